@@ -1,0 +1,647 @@
+"""The `.sotto` container: packets in a file or a pipe, written and read in one pass.
+
+    stream header  b"sotto", version, JSON length (uint16), JSON, CRC-32 of all that
+    records        sync byte, uint16 (bit 15: end record, bits 0-14: body length), CRC-8, body
+    end record     body: total samples (uint64), frames (uint32), CRC-32 of all packet bytes,
+                   CRC-32 of this record so far
+
+All numbers are big-endian. Nothing is ever patched afterwards, so the writer needs no seeking. A
+record that does not check out is skipped byte by byte until the next one that does; the sequence
+numbers of the packets then tell how many frames are missing. `docs/format.md` has every detail.
+
+Bits are counted honestly: packets (with their 8-byte headers) and the container around them are
+separate numbers, and both are reported.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from io import RawIOBase
+from struct import Struct
+from typing import Any, Protocol
+
+from codec.errors import BadInput, BadStream, SottoError, WrongModel, WrongVersion
+from codec.packet import (
+    HEADER_BYTES,
+    MAX_PACKET,
+    SEQUENCE_MODULUS,
+    Kind,
+    Packet,
+    short_id,
+    unpack,
+)
+
+MAGIC = b"sotto"
+CONTAINER_VERSION = 1
+MAX_JSON = 1024
+# A start that differs from the magic by no more bits than this is a damaged one, not a stranger.
+MAX_MAGIC_ERRORS = 4
+
+SYNC = 0xD5
+RECORD_HEAD_BYTES = 4
+MIN_RECORD = RECORD_HEAD_BYTES + HEADER_BYTES
+_END_FLAG = 0x8000
+
+# Frames that left no bytes behind (a piece cut out of the file) are believed up to this many per
+# file, 4.4 minutes of speech; beyond it a gap needs skipped bytes to account for it.
+MAX_UNSEEN_FRAMES = 256
+# Without a valid record for this long, what follows is no stream of ours any more.
+MAX_SKIP = 16 << 20
+
+_CHUNK = 1 << 16
+_OPENING = Struct(">5sBH")
+_RECORD_HEAD = Struct(">BH")
+_END_BODY = Struct(">QIII")
+_KINDS = {"speech": (Kind.SPEECH, Kind.COMFORT_NOISE), "image": (Kind.IMAGE,)}
+_KEYS = ("preset", "model_id", "kind", "sample_rate", "frame_samples")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_MODEL_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class ByteSink(Protocol):
+    """What a writer needs of a file, pipe or socket."""
+
+    def write(self, data: bytes, /) -> int | None: ...
+
+
+class ByteSource(Protocol):
+    """What a reader needs of a file, pipe or socket."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+@dataclass(frozen=True)
+class StreamHeader:
+    """What a decoder must know before the first packet.
+
+    preset: name, 1 to 32 of A-Z a-z 0-9 . _ -; model_id: 16 lower-case hex digits; kind: "speech"
+    or "image"; sample_rate in Hz and frame_samples per packet (both 0 for images); extra: further
+    named integers or short printable strings. Raises `BadInput` if a value is out of its range.
+    """
+
+    preset: str
+    model_id: str
+    kind: str = "speech"
+    sample_rate: int = 16_000
+    frame_samples: int = 16_384
+    extra: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.preset, str) or not _NAME.fullmatch(self.preset):
+            raise BadInput(f"preset {self.preset!r} is not a name")
+        if not isinstance(self.model_id, str) or not _MODEL_ID.fullmatch(self.model_id):
+            raise BadInput(f"model id {self.model_id!r} is not 16 lower-case hex digits")
+        if not isinstance(self.kind, str) or self.kind not in _KINDS:
+            raise BadInput(f"stream kind {self.kind!r} is neither speech nor image")
+        least = 0 if self.kind == "image" else 1
+        most = 0 if self.kind == "image" else 1 << 20
+        for name in ("sample_rate", "frame_samples"):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise BadInput(f"{name} {value!r} of a stream of kind {self.kind} is out of range")
+        for name, value in self.extra.items():
+            short_text = isinstance(value, str) and len(value) <= 64 and value.isprintable()
+            number = type(value) is int and abs(value) < 1 << 53
+            if not _NAME.fullmatch(name) or name in _KEYS or not (short_text or number):
+                raise BadInput(f"header entry {name!r} is neither a short text nor a number")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """`count` consecutive frames that could not be read, at least 1."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """A whole container in numbers.
+
+    Rates are in bits per second of the audio they describe: payload and packet rates over the
+    frames that were read, the total rate (every byte of the container) over the whole duration.
+    """
+
+    header: StreamHeader
+    frames: int
+    damaged_frames: int
+    truncated: bool
+    total_samples: int | None
+    duration_s: float
+    payload_bytes: int
+    packet_bytes: int
+    container_bytes: int
+    payload_bits_per_s: float
+    packet_bits_per_s: float
+    total_bits_per_s: float
+    intact: bool
+    integrity: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as nested plain values, for JSON."""
+        return asdict(self)
+
+
+def _crc8_table(polynomial: int = 0x07) -> bytes:
+    table = bytearray()
+    for value in range(256):
+        for _ in range(8):
+            value = (value << 1 ^ (polynomial if value & 0x80 else 0)) & 0xFF
+        table.append(value)
+    return bytes(table)
+
+
+_CRC8 = _crc8_table()
+
+
+def _crc8(data: bytes) -> int:
+    """CRC-8/SMBUS: polynomial 0x07, Hamming distance 4 up to 119 data bits."""
+    crc = 0
+    for byte in data:
+        crc = _CRC8[crc ^ byte]
+    return crc
+
+
+def _record_head(length: int, end: bool = False) -> bytes:
+    head = _RECORD_HEAD.pack(SYNC, length | (_END_FLAG if end else 0))
+    return head + bytes([_crc8(head)])
+
+
+def _parse_record_head(head: bytes) -> tuple[int, bool]:
+    """(body length, is the end record); length 0 if these bytes start no record."""
+    if len(head) < RECORD_HEAD_BYTES or head[0] != SYNC or head[3] != _crc8(head[:3]):
+        return 0, False
+    length = int.from_bytes(head[1:3], "big")
+    if length == _END_FLAG | _END_BODY.size:
+        return _END_BODY.size, True
+    return (length if HEADER_BYTES <= length <= MAX_PACKET else 0), False
+
+
+def pack_header(header: StreamHeader) -> bytes:
+    """The opening bytes of a container. Raises `BadInput` if they exceed the limit."""
+    values = {name: getattr(header, name) for name in _KEYS} | dict(header.extra)
+    text = json.dumps(values, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    if len(text) > MAX_JSON:
+        raise BadInput(f"stream header of {len(text)} bytes exceeds the limit of {MAX_JSON}")
+    opening = _OPENING.pack(MAGIC, CONTAINER_VERSION, len(text)) + text
+    return opening + zlib.crc32(opening).to_bytes(4, "big")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a repeated name would mean different things to different readers."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("repeated name")
+    return values
+
+
+def _parse_header_json(text: bytes) -> StreamHeader:
+    try:
+        values = json.loads(text.decode("ascii"), object_pairs_hook=_distinct)
+    except (ValueError, RecursionError):
+        raise BadStream("the stream header is not valid JSON") from None
+    if not isinstance(values, dict) or any(name not in values for name in _KEYS):
+        raise BadStream(f"the stream header does not name all of {', '.join(_KEYS)}")
+    known = {name: values.pop(name) for name in _KEYS}
+    try:
+        return StreamHeader(**known, extra=values)
+    except BadInput as reason:
+        raise BadStream(f"the stream header is not usable: {reason}") from None
+
+
+class ContainerWriter:
+    """Writes one container, front to back.
+
+    The packets of a container are consecutive frames, numbered from 0. Raises `BadInput` for what
+    does not belong in this stream; `OSError` comes through from `fileobj`.
+    """
+
+    def __init__(self, fileobj: ByteSink, header: StreamHeader) -> None:
+        self.header = header
+        self.frames = 0
+        self._sink = fileobj
+        self._model_id = short_id(header.model_id)
+        self._content_crc = 0
+        self._finished = False
+        self._put(pack_header(header))
+
+    def write(self, packet_bytes: bytes) -> None:
+        """Append the packet of the next frame, as `codec.packet.pack` made it."""
+        if self._finished:
+            raise BadInput("the stream is finished: no packet can be added")
+        try:
+            packet = unpack(packet_bytes)
+        except SottoError as reason:
+            raise BadInput(f"frame {self.frames} cannot be stored: {reason}") from None
+        if packet.model_id != self._model_id:
+            raise BadInput(
+                f"frame {self.frames} was coded with model {packet.model_id:04x}..., "
+                f"the stream is for model {self.header.model_id}"
+            )
+        if packet.kind not in _KINDS[self.header.kind]:
+            raise BadInput(
+                f"frame {self.frames} is of kind {packet.kind.name.lower()}, "
+                f"the stream is of kind {self.header.kind}"
+            )
+        if packet.sequence != self.frames % SEQUENCE_MODULUS:
+            raise BadInput(
+                f"frame {self.frames} carries sequence number {packet.sequence}, "
+                f"expected {self.frames % SEQUENCE_MODULUS}"
+            )
+        self._put(_record_head(len(packet_bytes)) + packet_bytes)
+        self._content_crc = zlib.crc32(packet_bytes, self._content_crc)
+        self.frames += 1
+
+    def finish(self, total_samples: int) -> None:
+        """Write the end record: the decoded stream is trimmed to `total_samples`.
+
+        Does not close the file. Raises `BadInput` if the frames written do not hold that many.
+        """
+        if self._finished:
+            raise BadInput("the stream is finished already")
+        if not 0 <= total_samples <= self.frames * self.header.frame_samples:
+            raise BadInput(f"{self.frames} frames do not hold {total_samples} samples")
+        self._finished = True
+        record = _record_head(_END_BODY.size, end=True) + _END_BODY.pack(
+            total_samples, self.frames, self._content_crc, 0
+        )
+        self._put(record[:-4] + zlib.crc32(record[:-4]).to_bytes(4, "big"))
+
+    def _put(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            # Unbuffered files may take less than all; buffered ones need not say how much.
+            written = self._sink.write(bytes(view))
+            view = view[len(view) if written is None else written :]
+
+
+class _Window:
+    """A few bytes of lookahead over a source that cannot seek; holds at most two chunks."""
+
+    def __init__(self, source: ByteSource) -> None:
+        # `read1` and raw `read` return what is there: a packet in a pipe is not held up by
+        # the chunk it is the beginning of.
+        self._partial = hasattr(source, "read1") or isinstance(source, RawIOBase)
+        self._read = getattr(source, "read1", source.read)
+        self._buffer = bytearray()
+        self.taken = 0
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes; fewer only at the end of the source."""
+        while len(self._buffer) < size:
+            chunk = self._read(_CHUNK if self._partial else size - len(self._buffer))
+            if chunk is None:
+                raise BadInput("the source is in non-blocking mode and has no data")
+            if not isinstance(chunk, bytes | bytearray | memoryview):
+                raise BadInput("the source is not opened in binary mode")
+            if not chunk:
+                break
+            self._buffer += chunk
+        return bytes(self._buffer[:size])
+
+    def take(self, size: int) -> None:
+        """Step over `size` bytes that were peeked at."""
+        del self._buffer[:size]
+        self.taken += size
+
+    def skip_to(self, byte: int) -> int:
+        """Step over the next byte and on to `byte`, within what is buffered; bytes skipped."""
+        at = self._buffer.find(byte, 1)
+        skipped = len(self._buffer) if at < 0 else at
+        self.take(skipped)
+        return skipped
+
+
+def _read_header(window: _Window) -> StreamHeader:
+    """Take the stream header off `window`."""
+    opening = window.peek(_OPENING.size)
+    if not opening:
+        raise BadStream("the stream is empty")
+    start = opening[: len(MAGIC)]
+    wrong = int.from_bytes(start, "big") ^ int.from_bytes(MAGIC[: len(start)], "big")
+    if wrong.bit_count() > MAX_MAGIC_ERRORS:
+        raise BadStream("this is not a sotto stream")
+    if len(opening) < _OPENING.size:
+        raise BadStream("the stream ends inside its header")
+    _, version, length = _OPENING.unpack(opening)
+    damaged = BadStream("the stream header is damaged, so the rest cannot be decoded")
+    if length > MAX_JSON:
+        raise damaged
+    size = _OPENING.size + length + 4
+    block = window.peek(size)
+    if len(block) < size:
+        raise BadStream("the stream ends inside its header, or its header is damaged")
+    if wrong or zlib.crc32(block[:-4]) != int.from_bytes(block[-4:], "big"):
+        raise damaged
+    # Only now, because up to here a strange version number may be a flipped bit.
+    if version != CONTAINER_VERSION:
+        raise WrongVersion(
+            f"the stream is of container version {version}, "
+            f"this program reads version {CONTAINER_VERSION}"
+        )
+    header = _parse_header_json(block[_OPENING.size : -4])
+    window.take(size)
+    return header
+
+
+@dataclass(frozen=True)
+class _End:
+    """The end record."""
+
+    total_samples: int
+    frames: int
+    content_crc: int
+
+
+class _Records:
+    """Iterates over the records that check out, as (body, meaning); steps over all else.
+
+    Public counters: `skipped`, the bytes stepped over so far, and `since`, those since the reader
+    last made use of a record.
+    """
+
+    def __init__(self, window: _Window, header: StreamHeader) -> None:
+        self.skipped = 0
+        self.since = 0
+        self._window = window
+        self._model_id = short_id(header.model_id)
+        self._kinds = _KINDS[header.kind]
+
+    def __iter__(self) -> Iterator[tuple[bytes, Packet | _End]]:
+        window = self._window
+        while self.since <= MAX_SKIP:
+            head = window.peek(RECORD_HEAD_BYTES)
+            if not head:
+                return
+            length, end = _parse_record_head(head)
+            block = window.peek(RECORD_HEAD_BYTES + length) if length else b""
+            record = self._parse(block, length, end)
+            if record is None:
+                # Not to the end of the record: its length may be part of the damage.
+                self.skip(window.skip_to(SYNC))
+            else:
+                window.take(len(block))
+                yield block[RECORD_HEAD_BYTES:], record
+
+    def skip(self, size: int) -> None:
+        """Count `size` bytes as of no use."""
+        self.skipped += size
+        self.since += size
+
+    def _parse(self, block: bytes, length: int, end: bool) -> Packet | _End | None:
+        body = block[RECORD_HEAD_BYTES:]
+        if not length or len(body) < length:
+            return None
+        if end:
+            total_samples, frames, content_crc, crc = _END_BODY.unpack(body)
+            intact = crc == zlib.crc32(block[:-4])
+            return _End(total_samples, frames, content_crc) if intact else None
+        try:
+            packet = unpack(body)
+        except SottoError:
+            return None
+        # All packets of a stream are of its model and kind; one that is not got here by damage.
+        return packet if packet.model_id == self._model_id and packet.kind in self._kinds else None
+
+
+class ContainerReader:
+    """Reads one container, front to back, with bounded memory.
+
+    Iterating yields the frames in order, each as a `Packet` or within a `Lost(count)`. A gap in
+    the sequence numbers is judged like this:
+
+    - It is believed if the bytes skipped before it can have held that many records (`MIN_RECORD`
+      bytes each), plus up to `MAX_UNSEEN_FRAMES` per container that left no bytes behind.
+    - A packet beyond that is put aside, as receivers of RTP do (RFC 3550, appendix A.1). If the
+      next packet continues it, both count and the gap is cut to what is believed; if not, it is
+      dropped, as is a packet from before the expected one.
+
+    So n bytes never yield more than n / MIN_RECORD + MAX_UNSEEN_FRAMES frames.
+
+    Attributes, final once iteration has ended: `frames` (read and lost), `damaged_frames` (the
+    lost ones), `total_samples` (None without a trustworthy end record), `truncated` (no end record
+    was found), `header_bytes` (the stream header), `packet_bytes` (with packet
+    headers), `payload_bytes`, and the properties below.
+
+    Raises `BadStream` if the stream header is damaged, `WrongVersion` if it is of another version.
+    """
+
+    def __init__(self, fileobj: ByteSource) -> None:
+        self._source = fileobj
+        self._origin: int | None = None
+        if getattr(fileobj, "seekable", lambda: False)():
+            self._origin = fileobj.tell()  # type: ignore[attr-defined]
+        window = _Window(fileobj)
+        self.header = _read_header(window)
+        self.header_bytes = window.taken
+        self._start(window)
+
+    def _start(self, window: _Window) -> None:
+        """Stand before the first record, which `window` begins with."""
+        window.taken = 0
+        self.frames = 0
+        self.damaged_frames = 0
+        self.total_samples: int | None = None
+        self.truncated = True
+        self.packet_bytes = 0
+        self.payload_bytes = 0
+        self._window = window
+        self._records = _Records(window, self.header)
+        self._expected = 0  # sequence number of the next frame
+        self._unseen = MAX_UNSEEN_FRAMES
+        self._content_crc = 0
+        self._end: _End | None = None
+        self._items = self._read_items()
+        self._ahead: Packet | Lost | None = None  # read by a seek, not yet handed out
+
+    def __iter__(self) -> Iterator[Packet | Lost]:
+        return self
+
+    def __next__(self) -> Packet | Lost:
+        item, self._ahead = self._ahead, None
+        return next(self._items) if item is None else item
+
+    @property
+    def position(self) -> int:
+        """Index of the frame that the next item starts with."""
+        return self.frames - _frames_of(self._ahead)
+
+    @property
+    def skipped_bytes(self) -> int:
+        """Bytes so far that belong to no record that could be used."""
+        return self._records.skipped
+
+    @property
+    def container_bytes(self) -> int:
+        """Bytes of everything so far: stream header, records and what was skipped."""
+        return self.header_bytes + self._window.taken
+
+    @property
+    def intact(self) -> bool:
+        """Whether everything is as it was written; final once iteration has ended."""
+        return self.integrity() == "intact"
+
+    def integrity(self) -> str:
+        """One line for people: "intact", or what is wrong."""
+        faults = []
+        if self.damaged_frames:
+            faults.append(f"{self.damaged_frames} of {self.frames} frames lost")
+        if self.skipped_bytes:
+            faults.append(f"{self.skipped_bytes} bytes unreadable")
+        if self._end is None:
+            faults.append("truncated (no end record)")
+        elif self.total_samples is None:
+            faults.append(f"the end record tells of {self._end.frames} frames")
+        elif self._end.content_crc != self._content_crc and not faults:
+            faults.append("the content differs from its checksum")
+        return ", ".join(faults) or "intact"
+
+    def require_model(self, model_id: str, preset: str | None = None) -> None:
+        """Raise `WrongModel` unless the stream was coded with this model (16 hex digits)."""
+        if self.header.model_id != model_id.lower():
+            ours = f" (preset {preset})" if preset else ""
+            raise WrongModel(
+                f"the stream was coded with model {self.header.model_id} "
+                f"(preset {self.header.preset}), the model at hand is {model_id.lower()}{ours}"
+            )
+
+    def has_trailing_data(self) -> bool:
+        """Whether bytes follow the end record. Waits for them if the source is a pipe."""
+        return bool(self._window.peek(1))
+
+    def seek(self, frame_index: int, *, decodable: bool = False) -> int:
+        """Continue iteration at a frame; returns the index it continues at.
+
+        With `decodable`, that is the latest frame up to `frame_index` whose packet needs no frame
+        before it, so that a decoder can catch up from there. Reads the file from its start up to
+        the place, so the attributes stay those of the whole file. Past the end, iteration is
+        over. Raises `BadInput` if the index is negative or the source cannot seek.
+        """
+        if frame_index < 0:
+            raise BadInput(f"cannot seek to frame {frame_index}")
+        entry = self._scan_to(frame_index)
+        if decodable and entry < self.position:
+            self._scan_to(entry)
+        return self.position
+
+    def _scan_to(self, frame_index: int) -> int:
+        """Stand before `frame_index`; returns the latest self-contained frame up to it."""
+        if self._origin is None:
+            raise BadInput("this stream cannot seek")
+        self._source.seek(self._origin + self.header_bytes)  # type: ignore[attr-defined]
+        self._start(_Window(self._source))
+        entry = 0
+        for item in self._items:
+            if isinstance(item, Packet) and not item.chained:
+                entry = self.frames - 1
+            if self.frames > frame_index:
+                lost = isinstance(item, Lost)
+                self._ahead = Lost(self.frames - frame_index) if lost else item
+                break
+        return entry
+
+    def _read_items(self) -> Iterator[Packet | Lost]:
+        aside: tuple[bytes, Packet] | None = None
+        for body, record in self._records:
+            if isinstance(record, _End):
+                self._drop(aside)
+                yield from self._finish(record)
+                return
+            if aside and record.sequence == _after(aside[1].sequence):
+                yield from self._lose(self._believed_gap())
+                yield self._accept(*aside)
+            else:
+                self._drop(aside)
+            aside = None
+            gap = (record.sequence - self._expected) % SEQUENCE_MODULUS
+            if gap <= self._believed_gap():
+                yield from self._lose(gap)
+                yield self._accept(body, record)
+            elif gap < SEQUENCE_MODULUS // 2:
+                aside = body, record
+            else:
+                self._drop((body, record))
+        self._drop(aside)
+
+    def _drop(self, unusable: tuple[bytes, Packet] | None) -> None:
+        if unusable:
+            self._records.skip(RECORD_HEAD_BYTES + len(unusable[0]))
+
+    def _believed_gap(self) -> int:
+        """The most frames that can be missing here."""
+        return self._records.since // MIN_RECORD + self._unseen
+
+    def _lose(self, count: int) -> Iterator[Lost]:
+        self._unseen -= max(0, count - self._records.since // MIN_RECORD)
+        self._records.since = 0
+        if count:
+            self.frames += count
+            self.damaged_frames += count
+            yield Lost(count)
+
+    def _accept(self, body: bytes, packet: Packet) -> Packet:
+        self.frames += 1
+        self.packet_bytes += len(body)
+        self.payload_bytes += len(packet.payload)
+        self._content_crc = zlib.crc32(body, self._content_crc)
+        self._expected = _after(packet.sequence)
+        return packet
+
+    def _finish(self, end: _End) -> Iterator[Lost]:
+        """Frames missing before the end record, and whether it agrees with what was read."""
+        yield from self._lose(min(max(0, end.frames - self.frames), self._believed_gap()))
+        self.truncated = False
+        self._end = end
+        fits = end.total_samples <= self.frames * self.header.frame_samples
+        if fits and end.frames == self.frames:
+            self.total_samples = end.total_samples
+
+
+def _frames_of(item: Packet | Lost | None) -> int:
+    if item is None:
+        return 0
+    return item.count if isinstance(item, Lost) else 1
+
+
+def _after(sequence: int) -> int:
+    return (sequence + 1) % SEQUENCE_MODULUS
+
+
+def scan(fileobj: ByteSource) -> StreamInfo:
+    """Read a whole container and describe it. Raises what `ContainerReader` raises."""
+    reader = ContainerReader(fileobj)
+    deque(reader, maxlen=0)
+    header = reader.header
+    samples = reader.total_samples
+    if samples is None:
+        samples = reader.frames * header.frame_samples
+    duration = samples / header.sample_rate if header.sample_rate else 0.0
+    read = reader.frames - reader.damaged_frames
+    read_duration = duration * read / reader.frames if reader.frames else 0.0
+
+    def rate(size: int, seconds: float) -> float:
+        return 8 * size / seconds if seconds else 0.0
+
+    integrity = reader.integrity()
+    if not reader.truncated and reader.has_trailing_data():
+        integrity += ", followed by other data"
+    return StreamInfo(
+        header=header,
+        frames=reader.frames,
+        damaged_frames=reader.damaged_frames,
+        truncated=reader.truncated,
+        total_samples=reader.total_samples,
+        duration_s=duration,
+        payload_bytes=reader.payload_bytes,
+        packet_bytes=reader.packet_bytes,
+        container_bytes=reader.container_bytes,
+        payload_bits_per_s=rate(reader.payload_bytes, read_duration),
+        packet_bits_per_s=rate(reader.packet_bytes, read_duration),
+        total_bits_per_s=rate(reader.container_bytes, duration),
+        intact=reader.intact,
+        integrity=integrity,
+    )

@@ -1,0 +1,588 @@
+"""The container: pinned bytes, streaming, and what is left of a damaged file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import threading
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codec import container
+from codec.container import (
+    MAX_SKIP,
+    MAX_UNSEEN_FRAMES,
+    ContainerReader,
+    ContainerWriter,
+    Lost,
+    StreamHeader,
+    scan,
+)
+from codec.errors import BadInput, BadStream, SottoError, WrongModel, WrongVersion
+from codec.packet import Kind, Packet, pack
+from tests.fuzz_stream import fuzz
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = json.loads((ROOT / "tests/golden/container.json").read_text())
+GOLDEN_BYTES = bytes.fromhex(GOLDEN["bytes"])
+
+MODEL_ID = "9f3c5a7e01b2c4d6"
+SHORT_ID = 0x9F3C
+HEADER = StreamHeader("2k", MODEL_ID)
+END_RECORD_BYTES = 24
+
+
+def packet_of(frame: int, payload: bytes | None = None, **fields) -> Packet:
+    if payload is None:
+        payload = f"frame {frame}".encode()
+    return Packet(frame % 65536, 3, payload, **{"model_id": SHORT_ID, **fields})
+
+
+def written(packets: list[Packet], total: int | None = None, header=HEADER) -> bytes:
+    sink = io.BytesIO()
+    writer = ContainerWriter(sink, header)
+    for packet in packets:
+        writer.write(pack(packet))
+    writer.finish(len(packets) * header.frame_samples if total is None else total)
+    return sink.getvalue()
+
+
+def record(packet: Packet) -> bytes:
+    data = pack(packet)
+    return container._record_head(len(data)) + data
+
+
+def slots(items) -> list[Packet | None]:
+    """One entry per frame; None is a lost one."""
+    return [
+        slot
+        for item in items
+        for slot in ([None] * item.count if isinstance(item, Lost) else [item])
+    ]
+
+
+def read(data: bytes) -> tuple[ContainerReader, list[Packet | None]]:
+    reader = ContainerReader(io.BytesIO(data))
+    return reader, slots(reader)
+
+
+FRAMES = [packet_of(i, bytes([i]) * (5 * i % 13)) for i in range(6)]
+SHORT = written(FRAMES, 90_000)
+SHORT_HEADER = len(container.pack_header(HEADER))
+
+
+def record_spans() -> list[tuple[int, int]]:
+    """(first byte, byte after the last) of the record of each frame in SHORT."""
+    spans, at = [], SHORT_HEADER
+    for packet in FRAMES:
+        spans.append((at, at + len(record(packet))))
+        at = spans[-1][1]
+    return spans
+
+
+def test_golden_bytes():
+    sink = io.BytesIO()
+    writer = ContainerWriter(sink, StreamHeader(**GOLDEN["header"]))
+    for packet in GOLDEN["packets"]:
+        writer.write(bytes.fromhex(packet))
+    writer.finish(GOLDEN["total_samples"])
+    assert sink.getvalue().hex() == GOLDEN["bytes"]
+
+    reader, items = read(GOLDEN_BYTES)
+    assert reader.header == StreamHeader(**GOLDEN["header"])
+    assert [pack(item).hex() for item in items if item] == GOLDEN["packets"]
+    assert None not in items
+    assert reader.total_samples == GOLDEN["total_samples"]
+    assert reader.intact
+
+
+def test_the_example_on_the_format_page_is_the_golden_container():
+    page = (ROOT / "docs/format.md").read_text()
+    example = re.search(r"```container\n(.*?)```", page, re.DOTALL)
+    assert example
+    hex_columns = [line.split("|")[0] for line in example[1].splitlines()]
+    assert bytes.fromhex("".join(hex_columns)) == GOLDEN_BYTES
+
+
+def test_limits_on_the_format_page_are_the_limits():
+    page = (ROOT / "docs/format.md").read_text()
+    for limit in ("MAX_JSON", "MAX_UNSEEN_FRAMES", "MAX_SKIP", "MIN_RECORD", "MAX_MAGIC_ERRORS"):
+        assert f"`{limit}` = {getattr(container, limit)}" in page
+
+
+def test_record_crc8_check_value():
+    assert container._crc8(b"123456789") == 0xF4
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.binary(max_size=1024), st.booleans()), max_size=8),
+    st.integers(0, 16383),
+)
+def test_round_trip_and_honest_counts(frames, unused):
+    packets = [packet_of(i, data, chained=chained) for i, (data, chained) in enumerate(frames)]
+    total = max(0, 16384 * len(packets) - unused)
+    data = written(packets, total)
+    reader, items = read(data)
+    assert items == packets
+    assert (reader.frames, reader.damaged_frames, reader.truncated) == (len(packets), 0, False)
+    assert reader.total_samples == total
+    assert reader.payload_bytes == sum(len(packet.payload) for packet in packets)
+    assert reader.packet_bytes == reader.payload_bytes + 8 * len(packets)
+    assert reader.container_bytes == len(data)
+    framing = reader.header_bytes + 4 * len(packets) + END_RECORD_BYTES
+    assert len(data) == reader.packet_bytes + framing
+    assert reader.intact
+
+
+def test_truncation_at_every_byte():
+    ends = [end for _, end in record_spans()]
+    for size in range(len(SHORT)):
+        if size < SHORT_HEADER:
+            with pytest.raises(BadStream):
+                ContainerReader(io.BytesIO(SHORT[:size]))
+            continue
+        reader, items = read(SHORT[:size])
+        assert items == FRAMES[: sum(end <= size for end in ends)]
+        assert reader.truncated
+        assert reader.total_samples is None
+        assert not reader.intact
+
+
+def test_every_flipped_bit_costs_at_most_its_own_frame():
+    spans = record_spans()
+    for bit in range(8 * len(SHORT)):
+        at = bit // 8
+        changed = bytearray(SHORT)
+        changed[at] ^= 1 << bit % 8
+        if at < SHORT_HEADER:
+            with pytest.raises(BadStream, match="damaged"):
+                ContainerReader(io.BytesIO(changed))
+            continue
+        reader, items = read(bytes(changed))
+        hit = [i for i, (start, end) in enumerate(spans) if start <= at < end]
+        if hit:
+            assert items == [None if i in hit else frame for i, frame in enumerate(FRAMES)]
+            assert reader.damaged_frames == 1
+            assert reader.total_samples == 90_000
+        else:
+            assert items == FRAMES
+            assert reader.truncated
+            assert reader.total_samples is None
+        assert not reader.intact
+
+
+def test_every_overwritten_byte_run_costs_only_the_records_it_touches():
+    spans = record_spans()
+    for start in range(SHORT_HEADER, spans[-1][1] - 20):
+        changed = SHORT[:start] + b"\xd5" * 20 + SHORT[start + 20 :]
+        _, items = read(changed)
+        for i, (first, end) in enumerate(spans):
+            if end <= start or first >= start + 20:
+                assert items[i] == FRAMES[i]
+        assert len(items) == len(FRAMES)
+
+
+def test_bytes_removed_or_inserted_at_every_place():
+    # A byte that does not occur: inserting a copy of its neighbour would leave a record whole.
+    other = bytes([next(value for value in range(256) if value not in SHORT)])
+    spans = record_spans()
+    for at in range(SHORT_HEADER, spans[-1][1]):
+        hit = next(i for i, (_, end) in enumerate(spans) if at < end)
+        for changed in (SHORT[:at] + SHORT[at + 1 :], SHORT[:at] + other + SHORT[at:]):
+            reader, items = read(changed)
+            between = len(changed) > len(SHORT) and at == spans[hit][0]
+            assert items == [None if i == hit and not between else f for i, f in enumerate(FRAMES)]
+            assert reader.skipped_bytes > 0
+
+
+def test_single_flipped_bit_in_the_version_is_damage_and_a_real_version_is_named():
+    future = bytearray(container.pack_header(HEADER)[:-4])
+    future[5] = 2
+    with pytest.raises(BadStream, match="damaged"):
+        ContainerReader(io.BytesIO(bytes(future) + container.pack_header(HEADER)[-4:]))
+    data = bytes(future) + zlib.crc32(future).to_bytes(4, "big")
+    with pytest.raises(WrongVersion, match="container version 2"):
+        ContainerReader(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"so", "ends inside"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not a sotto stream"),
+        (b"fLaC", "not a sotto stream"),
+        (b"sotto\x01\xff\xff" + bytes(100), "damaged"),
+        (bytes(100), "not a sotto stream"),
+    ],
+)
+def test_what_is_no_container_is_refused_clearly(data, reason):
+    with pytest.raises(BadStream, match=reason):
+        ContainerReader(io.BytesIO(data))
+
+
+def header_with(text: bytes) -> bytes:
+    opening = b"sotto\x01" + len(text).to_bytes(2, "big") + text
+    return opening + zlib.crc32(opening).to_bytes(4, "big")
+
+
+GOOD = '"preset":"2k","model_id":"9f3c5a7e01b2c4d6","kind":"speech","sample_rate":16000'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 1024,
+        "{" + GOOD + "}",
+        "{" + GOOD + ',"frame_samples":0}',
+        "{" + GOOD + ',"frame_samples":16384.0}',
+        "{" + GOOD + ',"frame_samples":true}',
+        "{" + GOOD + ',"frame_samples":NaN}',
+        "{" + GOOD + ',"frame_samples":1e999}',
+        "{" + GOOD + ',"frame_samples":16384,"frame_samples":16384}',
+        "{" + GOOD + ',"frame_samples":16384,"other":{}}',
+        "{" + GOOD + ',"frame_samples":16384,"other":"\\u001b[2J"}',
+        "{" + GOOD.replace("2k", "\\ud800") + ',"frame_samples":16384}',
+        "{" + GOOD.replace("9f3c", "9F3C") + ',"frame_samples":16384}',
+        "{" + GOOD.replace("speech", "video") + ',"frame_samples":16384}',
+    ],
+)
+def test_headers_with_a_right_checksum_and_wrong_contents(text):
+    with pytest.raises(BadStream) as caught:
+        ContainerReader(io.BytesIO(header_with(text.encode())))
+    assert str(caught.value).isprintable()
+
+
+def test_header_that_needs_nothing_more_is_accepted():
+    reader = ContainerReader(io.BytesIO(header_with(f'{{{GOOD},"frame_samples":16384}}'.encode())))
+    assert reader.header == HEADER
+
+
+def test_image_stream():
+    header = StreamHeader("still", MODEL_ID, "image", 0, 0, {"width": 640, "height": 480})
+    packets = [packet_of(i, kind=Kind.IMAGE) for i in range(3)]
+    data = written(packets, 0, header)
+    reader, items = read(data)
+    assert (reader.header, items, reader.total_samples) == (header, packets, 0)
+    assert scan(io.BytesIO(data)).total_bits_per_s == 0
+
+
+def test_sequence_numbers_wrap():
+    sink = io.BytesIO()
+    writer = ContainerWriter(sink, HEADER)
+    # As if the frames before had been written, and read, already.
+    writer.frames = reader_expects = 65_533
+    packets = [packet_of(i) for i in range(65_533, 65_540)]
+    for packet in packets:
+        writer.write(pack(packet))
+    writer.finish(0)
+    assert writer.frames == 65_540
+    data = sink.getvalue()
+    at = data.index(b"frame 65536")
+    reader = ContainerReader(io.BytesIO(data[:at] + b"?" + data[at + 1 :]))
+    reader._expected = reader.frames = reader_expects
+    assert slots(reader) == [*packets[:3], None, *packets[4:]]
+    assert reader.total_samples == 0
+
+
+@pytest.mark.slow
+def test_a_day_of_speech():
+    count = 84_375
+    start = SHORT_HEADER + 12 * 70_000
+    data = written([packet_of(i, b"") for i in range(count)])
+    reader, items = read(data[:start] + b"?" + data[start + 1 :])
+    assert reader.frames == len(items) == count
+    assert [i for i, item in enumerate(items) if item is None] == [70_000]
+
+
+def damaged_stream(*packets: Packet, frames: int | None = None, total: int = 0) -> bytes:
+    """A container of these packets, whatever their sequence numbers, and an end record."""
+    content = b"".join(pack(packet) for packet in packets)
+    end = container._record_head(20, end=True) + total.to_bytes(8, "big")
+    end += (len(packets) if frames is None else frames).to_bytes(4, "big")
+    end += zlib.crc32(content).to_bytes(4, "big")
+    records = b"".join(record(packet) for packet in packets)
+    return container.pack_header(HEADER) + records + end + zlib.crc32(end).to_bytes(4, "big")
+
+
+def test_a_piece_cut_out_leaves_a_gap():
+    packets = [packet_of(i) for i in (0, 1, 50, 51)]
+    reader, items = read(damaged_stream(*packets, frames=52, total=52 * 16384))
+    assert [i for i, item in enumerate(items) if item] == [0, 1, 50, 51]
+    assert reader.total_samples == 52 * 16384
+    assert reader.damaged_frames == 48
+
+
+def test_a_lone_wild_sequence_number_is_dropped():
+    packets = [packet_of(0), packet_of(9000), packet_of(2), packet_of(3)]
+    reader, items = read(damaged_stream(*packets))
+    assert items == [packets[0], None, packets[2], packets[3]]
+    assert reader.skipped_bytes == len(record(packets[1]))
+
+
+def test_a_confirmed_jump_is_cut_to_what_can_be_believed():
+    packets = [packet_of(i) for i in (0, 9000, 9001, 9002, 20_000, 20_001)]
+    reader, items = read(damaged_stream(*packets, frames=20_002, total=20_002 * 16384))
+    assert [item for item in items if item] == packets
+    assert reader.damaged_frames == MAX_UNSEEN_FRAMES
+    # The time line is no longer the original one, so its length is no use either.
+    assert reader.total_samples is None
+    assert "20002 frames" in reader.integrity()
+
+
+def test_skipped_bytes_vouch_for_a_longer_gap():
+    first, last = packet_of(0), packet_of(1 + 400)
+    head = container.pack_header(HEADER)
+    reader, items = read(head + record(first) + bytes(400 * 12) + record(last))
+    assert items == [first, *[None] * 400, last]
+    assert reader.damaged_frames == 400
+
+
+def test_old_and_repeated_packets_are_dropped():
+    packets = [packet_of(i) for i in (0, 1, 2, 0, 1, 2, 3)]
+    reader, items = read(damaged_stream(*packets, frames=4))
+    assert items == [packets[i] for i in (0, 1, 2, 6)]
+    assert reader.damaged_frames == 0
+    assert "unreadable" in reader.integrity()
+
+
+def test_packets_of_other_models_kinds_and_versions_are_damage():
+    foreign = packet_of(1, model_id=0xFFFF)
+    picture = packet_of(1, kind=Kind.IMAGE)
+    noise = packet_of(1, kind=Kind.COMFORT_NOISE)
+    for packet, frame in ((foreign, None), (picture, None), (noise, noise)):
+        stream = damaged_stream(packet_of(0), packet, packet_of(2), frames=3)
+        assert read(stream)[1] == [packet_of(0), frame, packet_of(2)]
+
+
+@pytest.mark.parametrize(("frames", "total"), [((1 << 32) - 1, 0), (1, 0), (3, (1 << 64) - 1)])
+def test_end_record_that_cannot_be_true(frames, total):
+    packets = [packet_of(i) for i in range(3)]
+    reader, items = read(damaged_stream(*packets, frames=frames, total=total))
+    assert items[:3] == packets
+    assert len(items) <= 3 + MAX_UNSEEN_FRAMES
+    assert reader.total_samples is None
+    assert not reader.intact
+
+
+def test_content_checksum_finds_what_the_packet_checksums_missed():
+    end_of_another = damaged_stream(packet_of(0, b"other"))[-END_RECORD_BYTES:]
+    reader, items = read(damaged_stream(packet_of(0))[:-END_RECORD_BYTES] + end_of_another)
+    assert items == [packet_of(0)]
+    assert reader.integrity() == "the content differs from its checksum"
+
+
+def test_endless_garbage_is_given_up():
+    class Endless:
+        given = 0
+
+        def __init__(self) -> None:
+            self.start = io.BytesIO(container.pack_header(HEADER) + record(packet_of(0)))
+
+        def read1(self, size: int) -> bytes:
+            data = self.start.read(size) or b"\xd5" + bytes(size - 1)
+            self.given += len(data)
+            return data
+
+        read = read1
+
+    source = Endless()
+    reader = ContainerReader(source)
+    assert slots(reader) == [packet_of(0)]
+    assert reader.truncated
+    assert source.given < MAX_SKIP + (1 << 18)
+
+
+def test_packets_come_out_of_a_pipe_as_they_go_in():
+    out, into = os.pipe()
+    got, arrived = [], threading.Semaphore(0)
+
+    def listen() -> None:
+        with open(out, "rb") as pipe:
+            for item in ContainerReader(pipe):
+                got.append(item)
+                arrived.release()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    with open(into, "wb", buffering=0) as pipe:
+        writer = ContainerWriter(pipe, HEADER)
+        for packet in FRAMES:
+            writer.write(pack(packet))
+            # The next packet is only written once this one is out.
+            assert arrived.acquire(timeout=30)
+        writer.finish(0)
+    listener.join(timeout=30)
+    assert got == FRAMES
+    assert not listener.is_alive()
+
+
+def test_text_and_non_blocking_sources_are_refused():
+    with pytest.raises(BadInput, match="binary"):
+        ContainerReader(io.StringIO("sotto"))  # type: ignore[arg-type]
+
+    class Dry:
+        def read(self, size: int) -> None:
+            return None
+
+    with pytest.raises(BadInput, match="non-blocking"):
+        ContainerReader(Dry())
+
+
+def test_writer_takes_short_writes():
+    class Narrow(io.BytesIO):
+        def write(self, data) -> int:
+            return super().write(data[:7])
+
+    sink = Narrow()
+    writer = ContainerWriter(sink, HEADER)
+    for packet in FRAMES:
+        writer.write(pack(packet))
+    writer.finish(90_000)
+    assert sink.getvalue() == SHORT
+
+
+def test_writer_refuses_what_does_not_belong():
+    writer = ContainerWriter(io.BytesIO(), HEADER)
+    for data, reason in (
+        (b"", "frame 0 cannot be stored"),
+        (pack(packet_of(0))[:-1], "checksum"),
+        (pack(packet_of(1)), "expected 0"),
+        (pack(packet_of(0, model_id=1)), "model 0001"),
+        (pack(packet_of(0, kind=Kind.IMAGE)), "kind image"),
+    ):
+        with pytest.raises(BadInput, match=reason):
+            writer.write(data)
+    writer.write(pack(packet_of(0)))
+    for total in (-1, 16385):
+        with pytest.raises(BadInput, match="do not hold"):
+            writer.finish(total)
+    writer.finish(16384)
+    with pytest.raises(BadInput, match="finished"):
+        writer.finish(16384)
+    with pytest.raises(BadInput, match="finished"):
+        writer.write(pack(packet_of(1)))
+
+
+def test_header_too_long_to_write():
+    extra = {f"name{i}": "x" * 60 for i in range(20)}
+    with pytest.raises(BadInput, match="exceeds"):
+        ContainerWriter(io.BytesIO(), StreamHeader("2k", MODEL_ID, extra=extra))
+
+
+def test_wrong_model_names_both():
+    reader = ContainerReader(io.BytesIO(SHORT))
+    reader.require_model(MODEL_ID)
+    reader.require_model(MODEL_ID.upper())
+    with pytest.raises(WrongModel) as caught:
+        reader.require_model("0" * 16, "4k")
+    for part in (MODEL_ID, "2k", "0" * 16, "4k"):
+        assert part in str(caught.value)
+
+
+def test_seek_continues_at_every_frame_also_past_damage():
+    start, _ = record_spans()[3]
+    for data, frames in (
+        (SHORT, FRAMES),
+        (SHORT[: start + 9] + b"?" + SHORT[start + 10 :], [*FRAMES[:3], None, *FRAMES[4:]]),
+    ):
+        # Not at the start of its file, to see that positions are relative.
+        file = io.BytesIO(b"before" + data)
+        file.seek(6)
+        reader = ContainerReader(file)
+        for frame in (5, 0, 3, 2, 6, 4, 99):
+            assert reader.seek(frame) == reader.position == min(frame, 6)
+            assert slots(reader) == frames[frame:]
+            assert (reader.frames, reader.container_bytes) == (6, len(data))
+            assert reader.total_samples == 90_000
+
+
+def test_seek_into_a_long_gap():
+    reader = ContainerReader(io.BytesIO(damaged_stream(packet_of(0), packet_of(50), frames=51)))
+    assert reader.seek(20) == 20
+    assert list(reader) == [Lost(30), packet_of(50)]
+    assert reader.damaged_frames == 49
+
+
+def test_seek_to_where_a_decoder_can_start():
+    packets = [packet_of(i, chained=i in (1, 2, 4)) for i in range(6)]
+    reader = ContainerReader(io.BytesIO(written(packets)))
+    entries = [reader.seek(i, decodable=True) for i in range(6)]
+    assert entries == [0, 0, 0, 3, 3, 5]
+    reader.seek(2, decodable=True)
+    assert list(reader) == packets
+
+
+def test_seek_where_it_cannot():
+    out, into = os.pipe()
+    os.write(into, SHORT)
+    os.close(into)
+    with open(out, "rb") as pipe, pytest.raises(BadInput, match="cannot seek"):
+        ContainerReader(pipe).seek(0)
+    with pytest.raises(BadInput, match="-1"):
+        ContainerReader(io.BytesIO(SHORT)).seek(-1)
+
+
+def test_scan():
+    info = scan(io.BytesIO(SHORT))
+    seconds = 90_000 / 16_000
+    assert info.intact and info.integrity == "intact"
+    assert (info.frames, info.duration_s, info.container_bytes) == (6, seconds, len(SHORT))
+    payload = sum(len(packet.payload) for packet in FRAMES)
+    assert info.payload_bits_per_s == pytest.approx(8 * payload / seconds)
+    assert info.packet_bits_per_s == pytest.approx(8 * (payload + 48) / seconds)
+    assert info.total_bits_per_s == pytest.approx(8 * len(SHORT) / seconds)
+    assert json.loads(json.dumps(info.as_dict()))["header"]["preset"] == "2k"
+
+
+def test_scan_of_damage():
+    start, _ = record_spans()[3]
+    damaged = SHORT[:start] + b"?" + SHORT[start + 1 :]
+    assert scan(io.BytesIO(damaged)).integrity.startswith("1 of 6 frames lost, ")
+    assert scan(io.BytesIO(damaged)).packet_bits_per_s == pytest.approx(
+        8
+        * (sum(len(packet.payload) + 8 for packet in FRAMES) - len(FRAMES[3].payload) - 8)
+        / (90_000 / 16_000 * 5 / 6)
+    )
+    cut = scan(io.BytesIO(SHORT[:-1]))
+    assert cut.truncated and "truncated" in cut.integrity
+    assert cut.duration_s == pytest.approx(6 * 1.024)
+    assert scan(io.BytesIO(SHORT + SHORT)).integrity == "intact, followed by other data"
+    assert scan(io.BytesIO(written([]))).total_bits_per_s == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=3000))
+def test_arbitrary_bytes_after_a_valid_header(data):
+    _, items = read(container.pack_header(HEADER) + data)
+    assert len(items) <= len(data) // 12 + MAX_UNSEEN_FRAMES
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=3000))
+def test_arbitrary_bytes(data):
+    with pytest.raises(SottoError) as caught:
+        ContainerReader(io.BytesIO(data))
+    assert str(caught.value).isprintable()
+
+
+def test_fuzz():
+    counts = fuzz(3_000, seed=1)
+    assert counts["inputs"] == 3_000
+    assert counts["readable"] > 1_000
+    assert counts["refused with a reason"] > 500
+
+
+@pytest.mark.slow
+def test_fuzz_long():
+    assert fuzz(100_000, seed=2)["inputs"] == 100_000
