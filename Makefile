@@ -1,0 +1,45 @@
+# Everything runs in .venv, which scripts/setup makes once and keeps up to date.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+CLIP ?= tests/clips/librispeech-6930.flac
+DIR ?= tests/clips
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready-dev ## set up .venv for use and development, without running anything
+
+demo: $(VENV)/.ready-bench ## set up, put a clip of speech through the codec, say how it came out
+	@mkdir -p build
+	$(BIN)/sotto transcode $(CLIP) build/demo.wav --picture build/demo.png
+	@echo
+	@echo "listen:    build/demo.wav   (before: $(CLIP))"
+	@echo "look:      build/demo.png"
+	@echo "more:      $(BIN)/sotto --help"
+
+test: $(VENV)/.ready-dev ## set up and run the tests (ARGS="-m slow" for the slow ones)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready-bench ## quality, bitrate and speed on a folder of speech (DIR=tests/clips)
+	$(BIN)/sotto bench speech $(DIR)
+
+clean: ## remove what was built (not .venv)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find codec models stream tui tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.ready-bench: pyproject.toml scripts/setup
+	VENV=$(VENV) scripts/setup bench
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml scripts/setup
+	VENV=$(VENV) scripts/setup dev
+	@touch $@ $(VENV)/.ready-bench

@@ -1,0 +1,1 @@
+"""The live voice link: capture, transport, jitter buffer, concealment and playback."""

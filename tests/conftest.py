@@ -1,0 +1,37 @@
+"""What several tests share: the shipped clips, and reproducible property tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import settings
+from numpy.typing import NDArray
+
+CLIPS = Path(__file__).parent / "clips"
+
+# No deadline: the first call of a numba kernel compiles it. In CI every run draws the same cases.
+settings.register_profile("sotto", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("sotto")
+
+
+@pytest.fixture(scope="session")
+def clip_paths() -> list[Path]:
+    """The shipped speech clips: 16 kHz mono FLAC, one speaker each."""
+    return sorted(CLIPS.glob("*.flac"))
+
+
+@pytest.fixture(scope="session")
+def clip_path() -> Path:
+    """One shipped clip, 5.05 s."""
+    return CLIPS / "librispeech-6930.flac"
+
+
+@pytest.fixture
+def clip(clip_path: Path) -> NDArray[np.float32]:
+    """The samples of `clip_path`: [80800] at 16 kHz, full scale 1."""
+    samples, _ = soundfile.read(clip_path, dtype="float32")
+    return samples
