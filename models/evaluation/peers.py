@@ -1,0 +1,362 @@
+"""Other speech codecs, run as the programs their projects ship.
+
+Bits are counted from the codec's own frames. Ogg pages, stream headers and comments are left out
+for Speex and Opus; Codec2 and Lyra write bare frames. For Speex and AMR-NB the payload is the bits
+of each frame's mode, and the total what is stored for it: whole octets, and for AMR-NB also a
+header octet per frame (RFC 4867, section 5.3). AMR-NB as SoX writes it may send fewer bits in
+silence.
+
+Codecs for 8 kHz speech get it resampled and are resampled back, outside the timing. The timing
+includes starting the program. Peak memory is the kernel's figure for the program's process. On
+Linux that figure cannot fall under the size of the small Python process that starts the program
+(about 10 MB); programs smaller than that are sampled every millisecond instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+from codec.errors import BadStream
+from models.evaluation.systems import Coded, FloatArray, System, Unavailable
+
+RATE = 16_000
+NARROW_RATE = 8_000
+
+TIMEOUT_S = 300.0
+MAX_STDERR = 2_000
+
+# Started with -I -S, so that it loads next to nothing: Linux carries the peak of the process that
+# forks over to the program it becomes, and this one's peak is small.
+_LAUNCHER = """
+import os, resource, sys, time
+null = os.open(os.devnull, os.O_RDWR)
+actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
+start = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
+sampled = 0
+linux = sys.platform == "linux"
+while linux and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    with open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                sampled = int(line.split()[1])
+    time.sleep(0.001)
+_, status, usage = os.wait4(pid, 0)
+seconds = time.perf_counter() - start
+floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+exact = usage.ru_maxrss > floor or not sampled
+print([os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss if exact else sampled])
+"""
+
+# AMR-NB speech bits per 20 ms frame by frame type (RFC 4867, table 1a); 8 is comfort noise,
+# 9 to 14 are not in use, 15 is no data.
+_AMR_BITS = {0: 95, 1: 103, 2: 118, 3: 134, 4: 148, 5: 159, 6: 204, 7: 244, 8: 39, 15: 0}
+_AMR_MAGIC = b"#!AMR\n"
+
+# Speex narrowband bits per 20 ms frame by mode (Speex manual, narrowband bit allocation).
+_SPEEX_BITS = {0: 5, 1: 43, 2: 119, 3: 160, 4: 220, 5: 300, 6: 364, 7: 492, 8: 79}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a program: wall-clock seconds, and peak resident memory in bytes."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def measure(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> Measured:
+    """Run a program to its end, silently.
+
+    Raises Unavailable with one line if it is not found, fails or takes longer than `timeout_s`.
+    """
+    program = shutil.which(command[0])
+    if program is None:
+        raise Unavailable(f"{command[0]} is not installed")
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _LAUNCHER, program, *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{command[0]} took longer than {timeout_s:g} s") from None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    complaint = err[-MAX_STDERR:].decode("utf-8", "replace").strip().splitlines()
+    reason = complaint[-1] if complaint else "no message"
+    if process.returncode:
+        raise Unavailable(f"{command[0]} could not be started: {reason}")
+    code, seconds, peak = json.loads(out)
+    if code:
+        raise Unavailable(f"{command[0]} failed with status {code}: {reason}")
+    # Linux counts ru_maxrss in KiB, macOS in bytes.
+    return Measured(float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A codec that is two command lines and a way of counting bits.
+
+    encoder, decoder: the command lines, with {source} and {target} for the files.
+    count: bytes of the coded file -> (payload bits, total bits).
+    rate: the sampling rate of the raw 16-bit files that go in and come out.
+    block: samples at `rate`; the input is padded to whole blocks, for programs that drop the rest.
+    """
+
+    name: str
+    family: str
+    encoder: tuple[str, ...]
+    decoder: tuple[str, ...]
+    suffix: str
+    count: Callable[[bytes], tuple[int, int]]
+    rate: int = NARROW_RATE
+    block: int = 1
+
+    def missing(self) -> str | None:
+        for program in (self.encoder[0], self.decoder[0]):
+            if shutil.which(program) is None:
+                return f"not installed ({program})"
+        return None
+
+    def run(self, samples: FloatArray) -> Coded:
+        with tempfile.TemporaryDirectory(prefix="sotto-bench-") as folder:
+            source = Path(folder, "source.raw")
+            coded, decoded = Path(folder, f"coded{self.suffix}"), Path(folder, "decoded.raw")
+            source.write_bytes(to_pcm(samples, self.rate, self.block))
+            encoding = measure(_filled(self.encoder, source, coded))
+            decoding = measure(_filled(self.decoder, coded, decoded))
+            payload, total = self.count(coded.read_bytes())
+            audio = from_pcm(decoded.read_bytes(), self.rate)
+        peak = max(encoding.peak_bytes, decoding.peak_bytes)
+        return Coded(audio, payload, total, encoding.seconds, decoding.seconds, peak)
+
+
+@dataclass(frozen=True)
+class Lyra:
+    """Lyra through the example programs its project builds, if they are on the path.
+
+    They take WAV files and write into folders under names of their own.
+    """
+
+    bit_rate: int
+    encoder: str = "encoder_main"
+    decoder: str = "decoder_main"
+    family: str = "Lyra"
+
+    @property
+    def name(self) -> str:
+        return f"Lyra {self.bit_rate}"
+
+    def missing(self) -> str | None:
+        for program in (self.encoder, self.decoder):
+            if shutil.which(program) is None:
+                return f"not installed ({program})"
+        return None
+
+    def run(self, samples: FloatArray) -> Coded:
+        with tempfile.TemporaryDirectory(prefix="sotto-bench-") as folder:
+            source, out = Path(folder, "clip.wav"), Path(folder, "out")
+            out.mkdir()
+            soundfile.write(source, np.clip(samples, -1, 1), RATE, subtype="PCM_16")
+            options = (f"--bitrate={self.bit_rate}", f"--output_dir={out}")
+            encoding = measure([self.encoder, f"--input_path={source}", *options])
+            coded = out / "clip.lyra"
+            if not coded.is_file():
+                raise Unavailable(f"{self.encoder} wrote no clip.lyra")
+            decoding = measure([self.decoder, f"--encoded_path={coded}", *options])
+            bits = 8 * coded.stat().st_size
+            decoded = out / "clip_decoded.wav"
+            if not decoded.is_file():
+                raise Unavailable(f"{self.decoder} wrote no clip_decoded.wav")
+            audio, _ = soundfile.read(decoded, dtype="float32")
+        peak = max(encoding.peak_bytes, decoding.peak_bytes)
+        return Coded(audio, bits, bits, encoding.seconds, decoding.seconds, peak)
+
+
+def installed_peers(families: Sequence[str] | None = None) -> tuple[list[System], dict[str, str]]:
+    """(peers that can run here, {name: why not} for the others).
+
+    families: lower-case names to keep, e.g. ["codec2", "opus"]; None keeps all.
+    """
+    ready: list[System] = []
+    absent: dict[str, str] = {}
+    for peer in all_peers():
+        if families is not None and peer.family.lower() not in families:
+            continue
+        reason = peer.missing()
+        if reason is None:
+            ready.append(peer)
+        else:
+            absent[peer.name] = reason
+    return ready, absent
+
+
+def all_peers() -> list[Peer | Lyra]:
+    """Every peer sotto knows how to run, installed or not."""
+    peers: list[Peer | Lyra] = [_codec2(rate) for rate in (1200, 2400, 3200)]
+    peers += [_speex(label, quality) for label, quality in (("2.15k", 0), ("4k", 1), ("8k", 3))]
+    peers += [_amr(label, mode) for label, mode in (("4.75k", 0), ("6.7k", 3))]
+    peers += [_opus(rate) for rate in (6, 9)]
+    peers += [Lyra(rate) for rate in (3200, 6000)]
+    return peers
+
+
+def peer_families() -> list[str]:
+    """Lower-case family names, for the command line."""
+    return list(dict.fromkeys(peer.family.lower() for peer in all_peers()))
+
+
+def _codec2(rate: int) -> Peer:
+    mode = str(rate)
+    # 40 ms frames at 1200 bit/s, 20 ms above; c2enc drops a last frame that is not whole.
+    return Peer(
+        f"Codec2 {rate}",
+        "Codec2",
+        ("c2enc", mode, "{source}", "{target}"),
+        ("c2dec", mode, "{source}", "{target}"),
+        ".bit",
+        _count_bare,
+        block=320 if rate == 1200 else 160,
+    )
+
+
+def _speex(label: str, quality: int) -> Peer:
+    raw = ("--rate", str(NARROW_RATE), "--le", "--16bit")
+    return Peer(
+        f"Speex {label}",
+        "Speex",
+        ("speexenc", "-n", *raw, "--quality", str(quality), "{source}", "{target}"),
+        ("speexdec", "{source}", "{target}"),
+        ".spx",
+        _count_speex,
+    )
+
+
+def _amr(label: str, mode: int) -> Peer:
+    raw = ("-t", "raw", "-r", str(NARROW_RATE), "-e", "signed", "-b", "16", "-c", "1", "-L")
+    return Peer(
+        f"AMR-NB {label}",
+        "AMR-NB",
+        ("sox", *raw, "{source}", "-C", str(mode), "-t", "amr-nb", "{target}"),
+        ("sox", "-t", "amr-nb", "{source}", *raw, "{target}"),
+        ".amr",
+        _count_amr,
+    )
+
+
+def _opus(rate: int) -> Peer:
+    raw = ("--raw", "--raw-rate", str(RATE), "--raw-chan", "1")
+    return Peer(
+        f"Opus {rate}k",
+        "Opus",
+        ("opusenc", "--quiet", *raw, "--speech", "--bitrate", str(rate), "{source}", "{target}"),
+        ("opusdec", "--quiet", "--no-dither", "--rate", str(RATE), "{source}", "{target}"),
+        ".opus",
+        _count_opus,
+        rate=RATE,
+    )
+
+
+def _filled(command: Sequence[str], source: Path, target: Path) -> list[str]:
+    files = {"{source}": str(source), "{target}": str(target)}
+    return [files.get(word, word) for word in command]
+
+
+def to_pcm(samples: FloatArray, rate: int, block: int = 1) -> bytes:
+    """16 kHz samples as 16-bit little-endian at `rate`, padded with zeros to whole blocks."""
+    if rate != RATE:
+        samples = resample_poly(samples, rate, RATE)
+    pad = -len(samples) % block
+    padded = np.pad(samples, (0, pad))
+    return np.clip(np.rint(padded * 32767.0), -32768, 32767).astype("<i2").tobytes()
+
+
+def from_pcm(data: bytes, rate: int) -> FloatArray:
+    """The inverse of `to_pcm`, at 16 kHz."""
+    samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32767.0
+    if rate != RATE and len(samples):
+        samples = resample_poly(samples, RATE, rate)
+    return np.asarray(samples, np.float32)
+
+
+def ogg_packets(data: bytes) -> list[bytes]:
+    """The packets of an Ogg file with one stream (RFC 3533, section 6).
+
+    Raises BadStream if it is not a run of whole Ogg pages.
+    """
+    packets: list[bytes] = []
+    position, begun = 0, b""
+    while position < len(data):
+        if data[position : position + 4] != b"OggS" or len(data) < position + 27:
+            raise BadStream(f"no Ogg page at byte {position}")
+        count = data[position + 26]
+        lacing = data[position + 27 : position + 27 + count]
+        body = position + 27 + count
+        if len(lacing) < count or len(data) < body + sum(lacing):
+            raise BadStream(f"the Ogg page at byte {position} is cut off")
+        for size in lacing:
+            begun += data[body : body + size]
+            body += size
+            if size < 255:
+                packets.append(begun)
+                begun = b""
+        position = body
+    return packets
+
+
+def _audio_packets(data: bytes) -> list[bytes]:
+    # The first two packets are the stream header and the comments, of Speex and Opus alike.
+    return ogg_packets(data)[2:]
+
+
+def _count_opus(data: bytes) -> tuple[int, int]:
+    bits = 8 * sum(map(len, _audio_packets(data)))
+    return bits, bits
+
+
+def _count_speex(data: bytes) -> tuple[int, int]:
+    packets = _audio_packets(data)
+    payload = 0
+    for packet in packets:
+        # One narrowband frame per packet: a zero bit, then four bits of mode.
+        mode = packet[0] >> 3 if packet else -1
+        if mode not in _SPEEX_BITS:
+            raise BadStream(f"unknown Speex mode {mode}")
+        payload += _SPEEX_BITS[mode]
+    return payload, 8 * sum(map(len, packets))
+
+
+def _count_bare(data: bytes) -> tuple[int, int]:
+    return 8 * len(data), 8 * len(data)
+
+
+def _count_amr(data: bytes) -> tuple[int, int]:
+    if not data.startswith(_AMR_MAGIC):
+        raise BadStream("not an AMR-NB file")
+    payload, position = 0, len(_AMR_MAGIC)
+    while position < len(data):
+        bits = _AMR_BITS.get(data[position] >> 3 & 15)
+        if bits is None:
+            raise BadStream(f"unknown AMR-NB frame type at byte {position}")
+        payload += bits
+        position += 1 + (bits + 7) // 8
+    return payload, 8 * (len(data) - len(_AMR_MAGIC))

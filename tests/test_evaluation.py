@@ -1,0 +1,477 @@
+"""Scores, phone errors, peers and the benchmark that puts them together."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.errors import BadInput, BadStream
+from models import bench as bench_entry
+from models.evaluation import bench, clips, coding, metrics, peers, phones, report, scoring, systems
+
+LETTERS = st.lists(st.sampled_from("abc"), max_size=7)
+
+
+def noisy(samples, ratio, seed=1):
+    noise = np.random.default_rng(seed).normal(0, 1, len(samples))
+    return samples + ratio * np.std(samples) * noise
+
+
+# --- scores ---------------------------------------------------------------------------------
+
+
+def test_identical_signals_score_the_maximum(clip):
+    scores = metrics.score(clip, clip)
+    assert set(scores) == set(metrics.SCORE_KEYS)
+    assert scores["pesq_wb"] == pytest.approx(4.644, abs=0.01)
+    assert scores["pesq_nb"] == pytest.approx(4.549, abs=0.01)
+    assert scores["stoi"] == pytest.approx(1, abs=1e-6)
+    assert scores["estoi"] == pytest.approx(1, abs=1e-6)
+
+
+def test_more_noise_scores_lower_on_every_measure(clip):
+    ladder = [metrics.score(clip, noisy(clip, ratio)) for ratio in (0.03, 0.3, 3.0)]
+    for key in metrics.SCORE_KEYS:
+        first, second, third = (scores[key] for scores in ladder)
+        assert first > second > third, key
+
+
+def test_delay_and_level_do_not_count(clip):
+    decoded = noisy(clip, 0.1)
+    late = np.concatenate([np.zeros(1000), decoded]) * 0.05
+    plain, moved = metrics.score(clip, decoded), metrics.score(clip, late)
+    for key in metrics.SCORE_KEYS:
+        assert moved[key] == pytest.approx(plain[key], abs=0.02)
+    assert metrics.score(clip, late, max_lag_s=0)["stoi"] < plain["stoi"] - 0.1
+
+
+@pytest.mark.parametrize("lag", [-3200, -777, -1, 0, 1, 40, 1234, 3200])
+def test_delay_is_recovered_to_the_sample(clip, lag):
+    decoded = noisy(metrics.shift(clip.astype(float), -lag), 0.2)
+    assert metrics.delay(clip, decoded) == lag
+    aligned = metrics.shift(decoded, metrics.delay(clip, decoded))
+    assert np.corrcoef(aligned[4000:60000], clip[4000:60000])[0, 1] > 0.9
+
+
+def test_delay_is_found_without_a_common_waveform(clip):
+    # New random phases under the old magnitudes: what a vocoder does.
+    hop, size = 64, 512
+    rng = np.random.default_rng(3)
+    window = np.hanning(size)
+    out = np.zeros(len(clip) + size)
+    for start in range(0, len(clip) - size, hop):
+        spectrum = np.abs(np.fft.rfft(clip[start : start + size] * window))
+        phases = np.exp(2j * np.pi * rng.random(len(spectrum)))
+        out[start : start + size] += np.fft.irfft(spectrum * phases) * window
+    late = np.concatenate([np.zeros(800), out])
+    assert metrics.delay(clip, late) == pytest.approx(800, abs=64)
+
+
+def test_delay_is_bounded(clip):
+    late = np.concatenate([np.zeros(16000), clip])
+    assert abs(metrics.delay(clip, late, 0.1)) <= 1600
+    assert metrics.delay(clip, np.zeros(100)) == 0
+
+
+def test_undefined_scores_are_nan_and_left_out_of_means(clip):
+    silent = metrics.score(np.zeros(16000), clip)
+    short = metrics.score(clip[20000:21000], clip[20000:21000])
+    assert all(math.isnan(value) for value in [*silent.values(), *short.values()])
+    assert math.isnan(metrics.score(clip, np.zeros(len(clip)))["pesq_wb"])
+    mean, low, high, missing = metrics.mean_interval([1.0, math.nan, 3.0])
+    assert (mean, missing) == (2.0, 1)
+    assert 1 <= low <= mean <= high <= 3
+    assert math.isnan(metrics.mean_interval([math.nan])[0])
+
+
+def test_other_rates_are_resampled(clip):
+    eight = clip[::2]
+    assert metrics.score(eight, eight, rate=8000)["stoi"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(0), np.zeros((10, 2)), np.array([0.0, np.nan])])
+def test_unusable_signals_are_refused(clip, bad):
+    with pytest.raises(BadInput):
+        metrics.score(clip, bad)
+
+
+def test_bootstrap_interval_shrinks_with_the_number_of_clips():
+    values = list(np.random.default_rng(0).normal(3, 1, 400))
+    few, many = metrics.mean_interval(values[:20]), metrics.mean_interval(values)
+    assert few[2] - few[1] > 2 * (many[2] - many[1])
+    # 95 % of a normal mean: 1.96 standard errors to each side.
+    assert many[2] - many[1] == pytest.approx(2 * 1.96 * np.std(values) / 20, rel=0.15)
+
+
+def test_ratio_is_pooled_over_clips():
+    assert metrics.ratio_interval([1, 9], [10, 10])[0] == pytest.approx(0.5)
+    assert metrics.ratio_interval([1, 9], [1, 99])[0] == pytest.approx(0.1)
+
+
+# --- edit distance and phones ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "expected"),
+    [
+        ("", "", 0),
+        ("abc", "abc", 0),
+        ("abc", "", 3),
+        ("", "abc", 3),
+        ("kitten", "sitting", 3),
+        ("flaw", "lawn", 2),
+        ("ab", "ba", 2),
+    ],
+)
+def test_edit_distance_of_known_pairs(reference, hypothesis, expected):
+    assert metrics.edit_distance(reference, hypothesis) == expected
+
+
+@given(LETTERS, LETTERS, LETTERS)
+def test_edit_distance_is_a_metric(a, b, c):
+    distance = metrics.edit_distance
+    assert distance(a, b) == distance(b, a)
+    assert (distance(a, b) == 0) == (a == b)
+    assert distance(a, c) <= distance(a, b) + distance(b, c)
+    assert abs(len(a) - len(b)) <= distance(a, b) <= max(len(a), len(b))
+
+
+def test_transcripts_become_phones_by_the_dictionary():
+    words = phones.transcript_phones("Don't read, THE boys'")
+    assert words is not None
+    assert len(words) == 4
+    assert ("R", "IY", "D") in words[1]
+    assert ("R", "EH", "D") in words[1]
+    assert phones.transcript_phones("qwxzzt") is None
+    assert phones.transcript_phones("route 66") is None
+    assert phones.transcript_errors("", ["AH"]) is None
+
+
+def test_transcript_errors_take_the_nearest_pronunciation():
+    assert phones.transcript_errors("boys read", ["B", "OY", "Z", "R", "EH", "D"]) == (0, 6)
+    assert phones.transcript_errors("boys read", ["B", "OY", "Z", "R", "IY", "D"]) == (0, 6)
+    assert phones.transcript_errors("boys read", ["B", "OY", "Z", "R", "AA", "D"]) == (1, 6)
+    assert phones.transcript_errors("boys read", []) == (6, 6)
+
+
+def test_phones_do_not_depend_on_level_or_on_what_was_heard_before(clip):
+    first = phones.decode_phones(clip)
+    phones.decode_phones(noisy(clip, 2.0))
+    assert phones.decode_phones(clip * 0.01) == first
+    assert len(first) > 20
+    assert all(phones.is_phone(phone) for phone in first)
+    assert not any(phones.is_phone(filler) for filler in ("SIL", "+NSN+", "<s>", "[NOISE]"))
+    assert phones.decode_phones(np.zeros(16000)) == []
+
+
+def test_noise_raises_the_phone_error_rate(clip):
+    heard = phones.decode_phones(clip)
+    light = phones.phone_errors(heard, phones.decode_phones(noisy(clip, 0.02)))
+    heavy = phones.phone_errors(heard, phones.decode_phones(noisy(clip, 2.0)))
+    assert light[1] == heavy[1] == len(heard)
+    assert light[0] < 0.6 * heavy[0]
+
+
+# --- clips ----------------------------------------------------------------------------------
+
+
+def write_clips(folder, speakers=3, each=3, seconds=1.0):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    lines = ["file\tspeaker\tlang\ttext"]
+    for speaker in range(speakers):
+        for at in range(each + speaker):
+            name = f"s{speaker}-{at}.wav"
+            soundfile.write(folder / name, rng.normal(0, 0.1, int(16000 * seconds)), 16000)
+            lines.append(f"{name}\tspk{speaker}\t{'zh' if at else 'en-GB'}\tTHE BOYS")
+    (folder.parent / "table.tsv").write_text("\n".join(lines))
+
+
+def test_a_choice_is_balanced_over_speakers_and_repeatable(tmp_path):
+    write_clips(tmp_path / "clips")
+    entries = clips.find_clips(tmp_path / "clips")
+    assert len(entries) == 12
+    chosen = clips.choose(entries, 6)
+    assert sorted(entry.speaker for entry in chosen) == [
+        f"spk{speaker}" for speaker in (0, 0, 1, 1, 2, 2)
+    ]
+    assert clips.choose(reversed(entries), 6) == chosen
+    assert set(clips.choose(entries, 3)) <= set(chosen)
+    assert len(clips.choose(entries, 100)) == 12
+
+
+def test_transcripts_are_english_and_only_of_whole_clips(tmp_path):
+    write_clips(tmp_path / "clips", 1, 2, seconds=2.0)
+    entries = clips.find_clips(tmp_path / "clips")
+    assert [entry.text for entry in entries] == ["THE BOYS", None]
+    whole, cropped = (clips.load(entries[0], limit) for limit in (3.0, 1.0))
+    assert (whole.seconds, whole.text) == (2.0, "THE BOYS")
+    assert (cropped.seconds, cropped.text) == (1.0, None)
+
+
+def test_unusable_clips_are_left_out_with_a_reason(tmp_path):
+    write_clips(tmp_path, 1, 1)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
+    soundfile.write(tmp_path / "short.wav", np.ones(100), 16000)
+    (tmp_path / "broken.flac").write_bytes(b"fLaC but no more")
+    (tmp_path / "odd.tsv").write_bytes(b"\xff\xfe\x00")
+    used, skipped = clips.load_clips(tmp_path, 10, 15.0)
+    assert [clip.name for clip in used] == ["s0-0.wav"]
+    assert set(skipped) == {"silent.wav", "short.wav", "broken.flac"}
+    assert all("\n" not in reason for reason in skipped.values())
+
+
+def test_folders_without_speech_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="no audio"):
+        clips.find_clips(tmp_path)
+    with pytest.raises(BadInput):
+        clips.find_clips(tmp_path / "absent")
+
+
+# --- peers ----------------------------------------------------------------------------------
+
+
+def ogg_page(sizes, fill=b"x"):
+    lacing = b"".join(bytes([255]) * (size // 255) + bytes([size % 255]) for size in sizes)
+    return b"OggS" + bytes(22) + bytes([len(lacing)]) + lacing + fill * sum(sizes)
+
+
+def test_ogg_packets_are_counted_across_pages():
+    packets = peers.ogg_packets(ogg_page([10, 300, 255]) + ogg_page([0, 7], b"y"))
+    assert packets == [b"x" * 10, b"x" * 300, b"x" * 255, b"", b"y" * 7]
+    # A packet of 255 + 40 bytes that goes on in the next page.
+    split = b"OggS" + bytes(22) + b"\x01\xff" + bytes(255) + ogg_page([40])
+    assert [len(packet) for packet in peers.ogg_packets(split)] == [295]
+
+
+@pytest.mark.parametrize("data", [b"junk", ogg_page([10])[:-1], ogg_page([10])[:20]])
+def test_damaged_ogg_is_refused(data):
+    with pytest.raises(BadStream):
+        peers.ogg_packets(data)
+
+
+def test_pcm_goes_both_ways(clip):
+    back = peers.from_pcm(peers.to_pcm(clip, 16000), 16000)
+    assert np.abs(back - clip).max() < 1e-4
+    assert len(peers.to_pcm(clip[:1001], 8000, 320)) == 2 * 640
+
+
+# Bits per second each codec is known for. Opus has a variable rate; AMR saves bits in silence.
+RATES = {
+    "Codec2 1200": (1200, 0.02),
+    "Codec2 3200": (3200, 0.02),
+    "Speex 2.15k": (2150, 0.02),
+    "Speex 8k": (8000, 0.02),
+    "AMR-NB 4.75k": (4750, 0.15),
+    "AMR-NB 6.7k": (6700, 0.15),
+    "Opus 6k": (6000, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_a_peer_codes_speech_at_its_rate(clip, name):
+    peer = next(peer for peer in peers.all_peers() if peer.name == name)
+    absent = peer.missing()
+    if absent:
+        pytest.skip(absent)
+    coded = peer.run(clip)
+    expected, tolerance = RATES[name]
+    assert coded.payload_bits / (len(clip) / 16000) == pytest.approx(expected, rel=tolerance)
+    assert coded.total_bits >= coded.payload_bits
+    assert len(coded.decoded) == pytest.approx(len(clip), abs=1600)
+    assert metrics.score(clip, coded.decoded)["stoi"] > 0.6
+    assert coded.encode_s > 0
+    assert coded.peak_bytes is not None
+    assert 1e6 < coded.peak_bytes < 200e6
+
+
+def test_programs_that_fail_hang_or_are_absent_give_one_line():
+    for command, timeout in (
+        (["no-such-codec"], 5),
+        ([sys.executable, "-c", "import sys; sys.exit('broken\\npipe')"], 30),
+        ([sys.executable, "-c", "import time; time.sleep(60)"], 0.5),
+    ):
+        with pytest.raises(systems.Unavailable) as caught:
+            peers.measure(command, timeout)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_memory_of_a_program_is_its_own():
+    hungry = "x = bytearray(150 * 1024 * 1024); x[::4096] = b'1' * len(x[::4096])"
+    small = peers.measure([sys.executable, "-S", "-c", "pass"])
+    large = peers.measure([sys.executable, "-S", "-c", hungry])
+    assert large.peak_bytes - small.peak_bytes == pytest.approx(150 * 2**20, rel=0.1)
+
+
+def test_absent_peers_are_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    ready, absent = peers.installed_peers()
+    assert ready == []
+    assert set(absent) == {peer.name for peer in peers.all_peers()}
+    assert all(reason.startswith("not installed") for reason in absent.values())
+
+
+# --- the benchmark --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A codec that adds noise and says it spent fewer bits for more of it."""
+
+    ratio: float
+    name: str = "noise"
+
+    def run(self, samples):
+        bits = round(1000 * len(samples) / 16000)
+        decoded = noisy(samples, self.ratio).astype(np.float32)
+        return systems.Coded(decoded, bits, 2 * bits, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A codec that fails in one of several ways."""
+
+    how: str
+    name: str = "broken"
+
+    def run(self, samples):
+        if self.how == "raises":
+            raise RuntimeError("two\nlines")
+        if self.how == "dies":
+            import os
+
+            os._exit(3)
+        if self.how == "hangs":
+            import time
+
+            time.sleep(60)
+        decoded = {"short": samples[:10], "nan": samples * np.nan}[self.how]
+        return systems.Coded(decoded, 1, 1, 0.0, 0.0)
+
+
+@pytest.fixture
+def spoken(clip):
+    return [
+        clips.Clip("one", "a", "", clip[:32000], None),
+        clips.Clip("two", "a", "", clip[32000:72000], None),
+    ]
+
+
+def test_systems_are_coded_and_scored_together(spoken):
+    codings = [
+        coding.code_clips(system, spoken, isolate=False)
+        for system in (systems.Original(), Noise(0.05, "light"), Noise(1.0, "heavy"))
+    ]
+    original, light, heavy = scoring.score_codings(codings, spoken, workers=0)
+    figures = report.summary(light)
+    assert figures["payload_bits_per_s"].value == pytest.approx(1000)
+    assert figures["total_bits_per_s"].value == pytest.approx(2000)
+    assert figures["encode_real_time_factor"].value == pytest.approx(0.2 / 4.5)
+    assert report.summary(original)["phone_error_rate"].value == 0
+    assert report.summary(heavy)["phone_error_rate"].value > figures["phone_error_rate"].value
+    gain = report.paired_gain(light, heavy)
+    assert gain["pesq_nb"].low > 0
+    assert gain["total_bits_per_s"].value == 0
+
+
+def test_a_system_in_its_own_process_gives_the_same(spoken):
+    here = coding.code_clips(Noise(0.3), spoken, isolate=False)
+    there = coding.code_clips(Noise(0.3), spoken)
+    assert there.failure is None
+    for a, b in zip(here.coded, there.coded, strict=True):
+        np.testing.assert_array_equal(a.decoded, b.decoded)
+    assert there.peak_bytes is not None
+    assert there.peak_bytes > 10e6
+
+
+@pytest.mark.parametrize("how", ["raises", "dies", "hangs", "short", "nan"])
+def test_a_failing_system_is_reported_and_not_fatal(spoken, how):
+    result = coding.code_clips(Broken(how), spoken, timeout_s=2.0 if how == "hangs" else 60.0)
+    assert result.failure
+    assert "\n" not in result.failure
+    assert result.coded == []
+
+
+def test_absent_search_options_are_said_and_not_faked():
+    names = [system.name for system in systems.search_systems("2k", (30,))]
+    assert names == ["2k: no search", "2k: back-propagation, 30", "2k: ADMM, 30"]
+    results = [report.SystemResult(name, "", []) for name in names]
+    pairs = [(a.name, b.name) for a, b in report.search_gains(results)]
+    assert pairs == [
+        ("2k: back-propagation, 30", "2k: no search"),
+        ("2k: ADMM, 30", "2k: no search"),
+        ("2k: ADMM, 30", "2k: back-propagation, 30"),
+    ]
+
+
+def test_registered_trade_off_systems_are_found(monkeypatch):
+    monkeypatch.setattr(systems, "_TRADE_OFF", [])
+    assert systems.trade_off_systems() == []
+    systems.register_trade_off(lambda: [Noise(0.1, "512 x 16")])
+    assert [system.name for system in systems.trade_off_systems()] == ["512 x 16"]
+
+
+def test_the_command_writes_table_figures_and_plot(tmp_path, clip_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "sotto_systems", lambda *_, **__: [Noise(0.1), Broken("raises")])
+    (tmp_path / "in").mkdir()
+    shutil.copy(clip_path, tmp_path / "in")
+    out, plot = tmp_path / "out.json", tmp_path / "out.png"
+    argv = ["speech", str(tmp_path / "in"), "--peers", "none", "--max-seconds", "2"]
+    argv += ["--workers", "1", "--no-phones", "--json", str(out), "--plot", str(plot)]
+    assert bench_entry.main(argv) == 0
+    printed = capsys.readouterr()
+    assert "noise" in printed.out
+    assert "broken: RuntimeError: two lines" in printed.out
+    assert printed.err == ""
+    figures = json.loads(out.read_text())
+    by_name = {system["name"]: system for system in figures["systems"]}
+    assert set(by_name) == {"original", "noise"}
+    assert by_name["noise"]["summary"]["total_bits_per_s"]["value"] == pytest.approx(2000)
+    assert by_name["noise"]["summary"]["phone_error_rate"]["value"] is None
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        ([], 2),
+        (["nonsense"], 2),
+        (["speech"], 2),
+        (["speech", ".", "--peers", "mp3"], 2),
+        (["speech", ".", "--clips", "0"], 2),
+        (["speech", ".", "--max-seconds", "nan"], 2),
+        (["speech", "/no/such/folder"], 1),
+        (["speech", ".", "--json", "/no/such/folder/x.json"], 1),
+        (["speech", "--help"], 0),
+    ],
+)
+def test_exit_statuses(argv, status, capsys):
+    assert bench_entry.main(argv) == status
+    if status == 1:
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_one_subprocess_run_is_quiet_in_a_pipe(tmp_path, clip_path):
+    shutil.copy(clip_path, tmp_path)
+    command = [sys.executable, "-m", "models.bench", "speech", str(tmp_path), "--json", "-"]
+    command += ["--presets", "no-such-preset", "--peers", "none", "--max-seconds", "2"]
+    done = subprocess.run(
+        command, capture_output=True, timeout=300, cwd=Path(__file__).parents[1], check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert [system["name"] for system in figures["systems"]] == ["original"]
+    assert any("no-such-preset" in name for name in figures["missing"])
+    assert b"\x1b" not in done.stderr
+    assert b"\r" not in done.stderr
