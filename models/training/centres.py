@@ -1,0 +1,67 @@
+"""Non-uniform quantisation centres: 1-D K-means over unrounded latents (Liu et al. 2020, sec. 3.2).
+
+Index k of a channel decodes to `centres[channel, k + MAX_INDEX]`, in units of one quantisation step.
+K-means starts from the whole numbers, so that the clusters keep their order and index 0 stays the
+cluster around zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import KMeans
+
+from models.nets import MAX_INDEX
+
+LARGEST_SHIFT = 0.45  # of a centre from its whole number: keeps the centres strictly increasing
+SCARCE = 16.0  # the whole number counts as this many latents of its cluster
+
+
+def kmeans_centres(
+    latents: ArrayLike,
+    *,
+    iterations: int = 30,
+    scarce: float = SCARCE,
+    largest_shift: float = LARGEST_SHIFT,
+) -> NDArray[np.float32]:
+    """Centres [C, 2 * MAX_INDEX + 1] of unrounded latents [N, C] in index units, rows increasing.
+
+    Each channel is clustered on its own (scikit-learn's K-means, Lloyd's algorithm) with one cluster
+    for every whole number that some latent rounds to. A centre is drawn to its whole number as if
+    `scarce` latents lay there, so that rare indices, and those never seen, decode to (nearly)
+    themselves; none moves further than `largest_shift`. Raises ValueError for latents that are not
+    [N, C], not finite, or none.
+    """
+    values = np.asarray(latents, np.float64)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"latents must be [N, C] and some, not {list(values.shape)}")
+    if not np.isfinite(values).all():
+        raise ValueError("latents are not finite")
+    if not 0.0 <= largest_shift < 0.5:
+        raise ValueError(f"largest_shift {largest_shift} is not in [0, 0.5)")
+    values = values.clip(-MAX_INDEX, MAX_INDEX)
+    rows = [_channel(column, iterations, scarce, largest_shift) for column in values.T]
+    return np.stack(rows).astype(np.float32)
+
+
+def _channel(
+    values: NDArray[np.float64], iterations: int, scarce: float, largest_shift: float
+) -> NDArray[np.float64]:
+    """Centres [2 * MAX_INDEX + 1] of one channel's latents [N]."""
+    whole = np.arange(-MAX_INDEX, MAX_INDEX + 1, dtype=np.float64)
+    seen = np.unique(np.rint(values))
+    if len(seen) == 1:
+        centres, counts = np.array([values.mean()]), np.array([len(values)])
+    else:
+        means = KMeans(
+            n_clusters=len(seen), init=seen[:, None], n_init=1, max_iter=iterations, algorithm="lloyd"
+        ).fit(values[:, None])
+        order = np.argsort(means.cluster_centers_[:, 0])
+        centres = means.cluster_centers_[order, 0]
+        counts = np.bincount(means.labels_, minlength=len(seen))[order]
+    drawn = (counts * centres + scarce * seen) / (counts + scarce)
+    out = whole.copy()
+    out[(seen + MAX_INDEX).astype(np.int64)] = np.clip(
+        drawn, seen - largest_shift, seen + largest_shift
+    )
+    return out
