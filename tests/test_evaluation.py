@@ -165,14 +165,18 @@ def test_transcript_errors_take_the_nearest_pronunciation():
     assert phones.transcript_errors("boys read", []) == (6, 6)
 
 
-def test_phones_do_not_depend_on_level_or_on_what_was_heard_before(clip):
-    first = phones.decode_phones(clip)
-    phones.decode_phones(noisy(clip, 2.0))
-    assert phones.decode_phones(clip * 0.01) == first
-    assert len(first) > 20
-    assert all(phones.is_phone(phone) for phone in first)
-    assert not any(phones.is_phone(filler) for filler in ("SIL", "+NSN+", "<s>", "[NOISE]"))
+def test_phones_depend_on_the_clip_alone(clip_paths):
+    spoken = [soundfile.read(path, frames=48000)[0] for path in clip_paths]
+    forward = [phones.decode_phones(clip) for clip in spoken]
+    backward = [phones.decode_phones(clip * 0.01) for clip in reversed(spoken)]
+    assert forward == backward[::-1]
+    assert all(len(heard) > 5 for heard in forward)
+    assert all(phones.is_phone(phone) for heard in forward for phone in heard)
+
+
+def test_silence_and_fillers_are_no_phones():
     assert phones.decode_phones(np.zeros(16000)) == []
+    assert not any(phones.is_phone(filler) for filler in ("SIL", "+NSN+", "<s>", "[NOISE]"))
 
 
 def test_noise_raises_the_phone_error_rate(clip):
@@ -276,6 +280,7 @@ RATES = {
     "AMR-NB 4.75k": (4750, 0.15),
     "AMR-NB 6.7k": (6700, 0.15),
     "Opus 6k": (6000, 0.3),
+    "Opus 9k CBR": (9000, 0.05),
 }
 
 
@@ -292,8 +297,8 @@ def test_a_peer_codes_speech_at_its_rate(clip, name):
     assert len(coded.decoded) == pytest.approx(len(clip), abs=1600)
     assert metrics.score(clip, coded.decoded)["stoi"] > 0.6
     assert coded.encode_s > 0
-    assert coded.peak_bytes is not None
-    assert 1e6 < coded.peak_bytes < 200e6
+    # A program that ends at once may not have been sampled.
+    assert coded.peak_bytes is None or 5e5 < coded.peak_bytes < 2e8
 
 
 def test_programs_that_fail_hang_or_are_absent_give_one_line():
@@ -309,9 +314,12 @@ def test_programs_that_fail_hang_or_are_absent_give_one_line():
 
 def test_the_memory_of_a_program_is_its_own():
     hungry = "x = bytearray(150 * 1024 * 1024); x[::4096] = b'1' * len(x[::4096])"
-    small = peers.measure([sys.executable, "-S", "-c", "pass"])
-    large = peers.measure([sys.executable, "-S", "-c", hungry])
-    assert large.peak_bytes - small.peak_bytes == pytest.approx(150 * 2**20, rel=0.1)
+    large = peers.measure([sys.executable, "-S", "-c", hungry]).peak_bytes
+    assert large == pytest.approx(160 * 2**20, rel=0.1)
+    small = peers.measure(["sleep", "0.2"]).peak_bytes
+    assert small is not None
+    # Less than the Python process that started it.
+    assert small < 6 * 2**20
 
 
 def test_absent_peers_are_named(monkeypatch):

@@ -9,7 +9,8 @@ silence.
 Codecs for 8 kHz speech get it resampled and are resampled back, outside the timing. The timing
 includes starting the program. Peak memory is the kernel's figure for the program's process. On
 Linux that figure cannot fall under the size of the small Python process that starts the program
-(about 10 MB); programs smaller than that are sampled every millisecond instead.
+(about 10 MB); programs smaller than that are sampled every millisecond instead, and those that
+end before the first sample have no figure.
 """
 
 from __future__ import annotations
@@ -41,24 +42,33 @@ MAX_STDERR = 2_000
 # Started with -I -S, so that it loads next to nothing: Linux carries the peak of the process that
 # forks over to the program it becomes, and this one's peak is small.
 _LAUNCHER = """
-import os, resource, sys, time
+import json, os, sys, time
+linux = sys.platform == "linux"
+
+def peak_kib(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next((int(l.split()[1]) for l in status if l.startswith("VmHWM:")), None)
+
 null = os.open(os.devnull, os.O_RDWR)
 actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
+own = os.path.realpath(sys.executable)
+ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+sampled = None
 start = time.perf_counter()
 pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
-sampled = 0
-linux = sys.platform == "linux"
-while linux and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-    with open(f"/proc/{pid}/status") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                sampled = int(line.split()[1])
+while linux and os.waitid(os.P_PID, pid, ended) is None:
+    try:
+        # Until the program has replaced this one, its memory is this one's.
+        if os.readlink(f"/proc/{pid}/exe") != own:
+            sampled = peak_kib(pid) or sampled
+    except OSError:
+        pass
     time.sleep(0.001)
 _, status, usage = os.wait4(pid, 0)
 seconds = time.perf_counter() - start
-floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-exact = usage.ru_maxrss > floor or not sampled
-print([os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss if exact else sampled])
+exact = not linux or usage.ru_maxrss > peak_kib("self")
+peak = usage.ru_maxrss if exact else sampled
+print(json.dumps([os.waitstatus_to_exitcode(status), seconds, peak]))
 """
 
 # AMR-NB speech bits per 20 ms frame by frame type (RFC 4867, table 1a); 8 is comfort noise,
@@ -72,10 +82,15 @@ _SPEEX_BITS = {0: 5, 1: 43, 2: 119, 3: 160, 4: 220, 5: 300, 6: 364, 7: 492, 8: 7
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of a program: wall-clock seconds, and peak resident memory in bytes."""
+    """One run of a program: wall-clock seconds, and peak resident memory in bytes if known."""
 
     seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
+
+
+def _peak(*runs: Measured) -> int | None:
+    known = [run.peak_bytes for run in runs if run.peak_bytes is not None]
+    return max(known, default=None)
 
 
 def measure(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> Measured:
@@ -109,7 +124,8 @@ def measure(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> Measured:
     if code:
         raise Unavailable(f"{command[0]} failed with status {code}: {reason}")
     # Linux counts ru_maxrss in KiB, macOS in bytes.
-    return Measured(float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024))
+    scale = 1 if sys.platform == "darwin" else 1024
+    return Measured(float(seconds), None if peak is None else int(peak) * scale)
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,7 @@ class Peer:
             decoding = measure(_filled(self.decoder, coded, decoded))
             payload, total = self.count(coded.read_bytes())
             audio = from_pcm(decoded.read_bytes(), self.rate)
-        peak = max(encoding.peak_bytes, decoding.peak_bytes)
+        peak = _peak(encoding, decoding)
         return Coded(audio, payload, total, encoding.seconds, decoding.seconds, peak)
 
 
@@ -188,7 +204,7 @@ class Lyra:
             if not decoded.is_file():
                 raise Unavailable(f"{self.decoder} wrote no clip_decoded.wav")
             audio, _ = soundfile.read(decoded, dtype="float32")
-        peak = max(encoding.peak_bytes, decoding.peak_bytes)
+        peak = _peak(encoding, decoding)
         return Coded(audio, bits, bits, encoding.seconds, decoding.seconds, peak)
 
 
@@ -200,7 +216,7 @@ def installed_peers(families: Sequence[str] | None = None) -> tuple[list[System]
     ready: list[System] = []
     absent: dict[str, str] = {}
     for peer in all_peers():
-        if families is not None and peer.family.lower() not in families:
+        if families is not None and _key(peer) not in families:
             continue
         reason = peer.missing()
         if reason is None:
@@ -215,14 +231,19 @@ def all_peers() -> list[Peer | Lyra]:
     peers: list[Peer | Lyra] = [_codec2(rate) for rate in (1200, 2400, 3200)]
     peers += [_speex(label, quality) for label, quality in (("2.15k", 0), ("4k", 1), ("8k", 3))]
     peers += [_amr(label, mode) for label, mode in (("4.75k", 0), ("6.7k", 3))]
-    peers += [_opus(rate) for rate in (6, 9)]
+    # Constant rate spends its bits otherwise, and neither mode is better at both rates.
+    peers += [_opus(rate, constant) for constant in (False, True) for rate in (6, 9)]
     peers += [Lyra(rate) for rate in (3200, 6000)]
     return peers
 
 
 def peer_families() -> list[str]:
-    """Lower-case family names, for the command line."""
-    return list(dict.fromkeys(peer.family.lower() for peer in all_peers()))
+    """Lower-case names of codecs, for the command line."""
+    return list(dict.fromkeys(_key(peer) for peer in all_peers()))
+
+
+def _key(peer: Peer | Lyra) -> str:
+    return peer.name.split()[0].lower()
 
 
 def _codec2(rate: int) -> Peer:
@@ -263,12 +284,13 @@ def _amr(label: str, mode: int) -> Peer:
     )
 
 
-def _opus(rate: int) -> Peer:
+def _opus(rate: int, constant: bool) -> Peer:
     raw = ("--raw", "--raw-rate", str(RATE), "--raw-chan", "1")
+    mode = ("--speech", "--hard-cbr" if constant else "--vbr", "--bitrate", str(rate))
     return Peer(
-        f"Opus {rate}k",
-        "Opus",
-        ("opusenc", "--quiet", *raw, "--speech", "--bitrate", str(rate), "{source}", "{target}"),
+        f"Opus {rate}k{' CBR' if constant else ''}",
+        "Opus CBR" if constant else "Opus",
+        ("opusenc", "--quiet", *raw, *mode, "{source}", "{target}"),
         ("opusdec", "--quiet", "--no-dither", "--rate", str(RATE), "{source}", "{target}"),
         ".opus",
         _count_opus,

@@ -40,6 +40,8 @@ def decode_phones(samples: ArrayLike) -> list[str]:
         return []
     pcm = np.clip(audio * (_LEVEL / level) * 32767, -32768, 32767).astype("<i2")
     decoder = _decoder()
+    # The cepstral mean of one clip must not colour the next: the result depends on the clip alone.
+    decoder.reinit_feat()
     decoder.start_utt()
     decoder.process_raw(pcm.tobytes(), no_search=False, full_utt=True)
     decoder.end_utt()
