@@ -1,0 +1,43 @@
+"""The named operating points of the speech codec. Light to import: no networks here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codec.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A bit rate and how to reach it.
+
+    rate: payload bits per second of coded frames; quality: usual rate point (in eighths);
+    iterations: default search steps; price: scale of the trained bit price in the search.
+    """
+
+    name: str
+    family: str
+    rate: float
+    quality: int
+    iterations: int = 60
+    price: float = 0.7
+    about: str = ""
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("1k2", "speech", 1140.0, 1, about="intelligible at 1.2 kbit/s with headers"),
+        Preset("2k", "speech", 1936.0, 9, about="the default: 2 kbit/s with headers"),
+        Preset("3k6", "speech", 3530.0, 16, about="3.6 kbit/s with headers"),
+    )
+}
+DEFAULT_PRESET = "2k"
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; BadInput naming the known ones otherwise."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise BadInput(f"unknown preset {name!r} (known: {', '.join(PRESETS)})") from None

@@ -1,0 +1,69 @@
+"""Rate control: a bounded bit reservoir that holds a stream to its preset's average rate.
+
+Frames are planned in groups. Within a group each frame is promised a number of bits up front, and
+what the frames before the group really took is settled at its start, so that a group's frames can
+be searched side by side and a stream coded live or offline makes the same decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CREDIT_FRAMES = 2.0  # the most that quiet frames may save up, in average frames
+OPENING_CREDIT = 0.3  # what a stream starts with, in average frames
+MAX_PACKET_FRAMES = 2.0  # no packet exceeds this many average frames
+MEMORY_FRAMES = 6.0  # how far back the usual demand is averaged
+
+
+@dataclass(frozen=True)
+class Plan:
+    """quality: rate point in eighths; allowed: the most bits the frame's payload may take."""
+
+    quality: int
+    allowed: float
+
+
+class RateControl:
+    """Chooses rate points so that all bits stay below rate * time + the opening credit."""
+
+    def __init__(self, average_bits: float, usual_quality: int, qualities: int) -> None:
+        """average_bits: per frame. Qualities 0..qualities-1 grow in bits."""
+        self.average = average_bits
+        self.qualities = qualities
+        self.usual_quality = usual_quality
+        self.credit = OPENING_CREDIT * average_bits
+        self._promised = 0.0
+        self._demand: NDArray[np.float64] | None = None
+
+    @property
+    def largest(self) -> float:
+        """The largest payload any frame is allowed, in bits."""
+        return MAX_PACKET_FRAMES * self.average
+
+    def plan(self, estimate: NDArray[np.float64]) -> Plan:
+        """estimate: expected bits of the next frame at each quality, [qualities], rising."""
+        available = self.credit - self._promised + self.average
+        allowed = min(available, self.largest)
+        if self._demand is None:
+            # Before any speech was seen, expect the usual quality to cost the average.
+            self._demand = estimate * (self.average / max(estimate[self.usual_quality], 1.0))
+        share = 1.0 / MEMORY_FRAMES
+        if estimate[self.usual_quality] > 0.25 * self.average:  # pauses say nothing about speech
+            self._demand = (1 - share) * self._demand + share * estimate
+        surplus = self.credit - self._promised - OPENING_CREDIT * self.average
+        wanted = self.average + 0.25 * surplus
+        quality = int(np.searchsorted(self._demand, wanted, side="right")) - 1
+        fitting = int(np.searchsorted(estimate, allowed, side="right")) - 1
+        quality = max(min(quality, fitting, self.qualities - 1), 0)
+        planned = min(max(estimate[quality] * 1.1, 0.2 * self.average), allowed)
+        self._promised += planned - self.average
+        return Plan(quality, planned)
+
+    def settle(self, taken: list[float]) -> None:
+        """Account for the bits that the frames planned since the last call really took."""
+        self.credit += sum(self.average - bits for bits in taken)
+        self.credit = min(self.credit, CREDIT_FRAMES * self.average)
+        self._promised = 0.0

@@ -1,0 +1,366 @@
+"""The speech codec: samples to packets and back, streaming and offline."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec import analysis
+from codec.concealment import Concealer
+from codec.container import ContainerReader, ContainerWriter, Lost, StreamHeader
+from codec.entropy import QUALITIES, RangeCoder
+from codec.errors import BadInput, BadStream, WrongModel
+from codec.huffman import HuffmanCoder
+from codec.packet import Entropy, Kind, Packet, pack, short_id, unpack
+from codec.phase import PhaseSynthesiser
+from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
+from codec.ratecontrol import Plan, RateControl
+from codec.search import SearchSettings, search
+
+__all__ = ["PRESETS", "SpeechCodec", "SpeechDecoder", "SpeechEncoder"]
+
+FloatArray = NDArray[np.float32]
+EntropyName = Literal["range", "huffman"]
+
+GROUP = 8  # frames searched side by side offline
+_LEAD = (analysis.WINDOW - analysis.HOP) // 2
+_SILENT = -0.98  # frames with nothing above this (1 dB over the floor) are coded as empty packets
+_SEARCH_SAVES = 0.93  # bits after the search against the encoder's own, on training speech
+
+
+class LatentCoder(Protocol):
+    """Entropy coder of latent frames; `overhead` is its cost over the prior's ideal bits."""
+
+    overhead: float
+
+    def encode(self, q: NDArray[np.integer], quality: int) -> bytes: ...
+
+    def decode(self, payload: bytes, quality: int) -> NDArray[np.int8]: ...
+
+
+def choose_device(name: str) -> torch.device:
+    """auto, cpu or cuda as a torch device. Raises BadInput when CUDA is asked for and absent."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise BadInput(f"unknown device {name!r} (auto, cpu or cuda)")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("no CUDA device is available")
+    use_cuda = name != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+class SpeechCodec:
+    """One preset with its networks loaded: `encode` and `decode`, or streaming halves of each."""
+
+    def __init__(self, preset: Preset, device: torch.device) -> None:
+        from models.loudness import FrameDistance
+        from models.store import load_model, search_networks
+
+        self.settings = preset
+        self.preset = preset.name
+        self.device = device
+        model = load_model(preset.family)
+        self.networks = model.networks.to(device)
+        self.searchable = search_networks(self.networks)
+        self.distance = FrameDistance().to(device)
+        self.model_id = model.model_id
+        steps, channels = model.networks.shape.steps, model.networks.shape.channels
+        self.coders: dict[str, LatentCoder] = {
+            "range": RangeCoder(model.context, steps),
+            "huffman": HuffmanCoder(model.runs, steps, channels, model.huffman_overhead),
+        }
+
+    @classmethod
+    def load(cls, preset: str = DEFAULT_PRESET, device: str = "auto") -> SpeechCodec:
+        """The codec of a preset. Raises BadInput for an unknown preset, device or broken model."""
+        return cls(find_preset(preset), choose_device(device))
+
+    def header(self) -> StreamHeader:
+        return StreamHeader(preset=self.preset, model_id=self.model_id)
+
+    def encoder(
+        self,
+        iterations: int | None = None,
+        budget: float | None = None,
+        search: bool = True,
+        entropy: EntropyName = "range",
+        group: int = 1,
+    ) -> SpeechEncoder:
+        """A streaming encoder. `budget`: seconds per frame; `group`: frames searched at once."""
+        return SpeechEncoder(self, iterations, budget, search, entropy, group)
+
+    def decoder(self) -> SpeechDecoder:
+        """A streaming decoder."""
+        return SpeechDecoder(self)
+
+    def encode(
+        self,
+        samples: FloatArray,
+        sample_rate: int,
+        *,
+        iterations: int | None = None,
+        budget: float | None = None,
+        search: bool = True,
+        entropy: EntropyName = "range",
+    ) -> bytes:
+        """Samples [n] or [n, channels], full scale 1, any rate -> a whole `.sotto` container."""
+        mono = to_speech(samples, sample_rate)
+        encoder = self.encoder(iterations, budget, search, entropy, group=GROUP)
+        out = io.BytesIO()
+        writer = ContainerWriter(out, self.header())
+        for packet in [*encoder.push(mono), *encoder.finish()]:
+            writer.write(packet)
+        writer.finish(len(mono))
+        return out.getvalue()
+
+    def decode(self, data: bytes) -> FloatArray:
+        """A `.sotto` container -> samples [n] at 16 kHz. Damaged frames are concealed.
+
+        Raises BadStream, WrongVersion or WrongModel when the container cannot be used at all.
+        """
+        reader = ContainerReader(io.BytesIO(data))
+        reader.require_model(self.model_id, self.preset)
+        decoder = self.decoder()
+        parts: list[FloatArray] = []
+        for item in reader:
+            if isinstance(item, Lost):
+                parts += [decoder.push(None) for _ in range(item.count)]
+            else:
+                parts.append(decoder.push_packet(item))
+        parts.append(decoder.finish())
+        samples = np.concatenate(parts)
+        return samples if reader.total_samples is None else samples[: reader.total_samples]
+
+
+def to_speech(samples: FloatArray, sample_rate: int) -> FloatArray:
+    """Mix [n, channels] down and resample to 16 kHz mono; NaN and infinities become silence."""
+    import soxr
+
+    samples = np.asarray(samples, np.float32)
+    if samples.ndim not in (1, 2):
+        raise BadInput(f"samples must be [n] or [n, channels], not {list(samples.shape)}")
+    if not 1_000 <= sample_rate <= 768_000:
+        raise BadInput(f"sample rate {sample_rate} Hz is out of range")
+    samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1)
+    if sample_rate != analysis.SAMPLE_RATE:
+        samples = soxr.resample(samples, sample_rate, analysis.SAMPLE_RATE, quality="HQ")
+    return np.clip(samples, -4.0, 4.0)
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """What became of one encoded frame, for statistics."""
+
+    quality: int
+    payload_bits: int
+    allowed_bits: float
+    iterations: int
+    cost: float
+    start_cost: float
+
+
+class SpeechEncoder:
+    """Samples in, packets out: one packet per whole frame of 16 384 samples."""
+
+    def __init__(
+        self,
+        codec: SpeechCodec,
+        iterations: int | None,
+        budget: float | None,
+        search: bool,
+        entropy: EntropyName,
+        group: int,
+    ) -> None:
+        if entropy not in codec.coders:
+            raise BadInput(f"unknown entropy coder {entropy!r} (range or huffman)")
+        preset = codec.settings
+        method: Literal["admm", "none"] = "admm" if search else "none"
+        steps = preset.iterations if iterations is None else iterations
+        if budget is not None and iterations is None:
+            steps = 10_000
+        self._codec = codec
+        self._settings = SearchSettings(method=method, iterations=steps)
+        self._budget = budget
+        self._coder = codec.coders[entropy]
+        self._entropy = Entropy.HUFFMAN if entropy == "huffman" else Entropy.RANGE
+        self._group = max(group, 1)
+        seconds = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
+        self.rate_control = RateControl(preset.rate * seconds, preset.quality, QUALITIES)
+        self._samples = np.zeros(_LEAD, np.float32)
+        self._frames: list[FloatArray] = []
+        self._sequence = 0
+        self.reports: list[FrameReport] = []
+        self.on_frame: Callable[[FrameReport], None] | None = None
+
+    def push(self, samples: FloatArray) -> list[bytes]:
+        """Take 16 kHz mono samples [n]; return the packets that became ready."""
+        self._samples = np.concatenate((self._samples, np.asarray(samples, np.float32)))
+        packets: list[bytes] = []
+        needed = analysis.FRAME_SAMPLES + analysis.WINDOW - analysis.HOP
+        while len(self._samples) >= needed:
+            self._frames.append(analysis.log_mel(self._samples[:needed]))
+            self._samples = self._samples[analysis.FRAME_SAMPLES :].copy()
+            if len(self._frames) >= self._group:
+                packets += self._encode_group()
+        return packets
+
+    def finish(self) -> list[bytes]:
+        """The packets of what is left, the last frame filled up with silence."""
+        packets: list[bytes] = []
+        while len(self._samples) > _LEAD or self._frames:
+            rest = len(self._samples) - _LEAD
+            if rest <= 0:
+                packets += self._encode_group()
+                break
+            needed = analysis.FRAME_SAMPLES + analysis.WINDOW - analysis.HOP
+            fill = np.zeros(max(needed - len(self._samples), 0), np.float32)
+            last = rest <= analysis.FRAME_SAMPLES
+            packets += self.push(fill)
+            if last:
+                self._samples = self._samples[:0]
+        self._samples = np.zeros(_LEAD, np.float32)
+        return packets
+
+    def _encode_group(self) -> list[bytes]:
+        frames, self._frames = self._frames, []
+        x = torch.from_numpy(np.stack(frames)).to(self._codec.device)
+        indices, plans, reports = self._search(x)
+        packets, taken = [], []
+        for row, plan in enumerate(plans):
+            silent = float(frames[row].max()) <= _SILENT
+            payload = b"" if silent else self._payload(indices[row], plan)
+            packet = Packet(
+                sequence=self._sequence & 0xFFFF,
+                quality=plan.quality,
+                payload=payload,
+                model_id=short_id(self._codec.model_id),
+                kind=Kind.SPEECH,
+                entropy=self._entropy,
+            )
+            self._sequence += 1
+            packets.append(pack(packet))
+            taken.append(8.0 * len(payload))
+            report = replace(reports[row], payload_bits=8 * len(payload))
+            if self.on_frame is not None:
+                self.on_frame(report)
+        self.rate_control.settle(taken)
+        return packets
+
+    @torch.no_grad()
+    def _estimates(self, x: torch.Tensor) -> NDArray[np.float64]:
+        """Expected payload bits of each frame at each quality, [B, QUALITIES], rising."""
+        networks, probes = self._codec.networks, torch.arange(0, QUALITIES, 4)
+        rate = (probes / 8.0).to(x.device)
+        repeated = x.repeat_interleave(len(probes), 0)
+        rates = rate.repeat(len(x))
+        q = networks.encoder(repeated, rates).round()
+        bits = networks.prior.bits(q, rates).sum((1, 2)).reshape(len(x), -1).cpu().numpy()
+        if self._settings.method == "admm":
+            bits = bits * _SEARCH_SAVES
+        bits = np.maximum.accumulate(bits * self._coder.overhead + 16.0, axis=1)
+        every = np.arange(QUALITIES)
+        return np.stack([np.interp(every, probes.numpy(), row) for row in bits])
+
+    def _search(self, x: torch.Tensor) -> tuple[NDArray[np.int8], list[Plan], list[FrameReport]]:
+        codec = self._codec
+        plans = [self.rate_control.plan(row) for row in self._estimates(x)]
+        rates = [plan.quality / 8.0 for plan in plans]
+        weights = [codec.networks.rate_weight(r) * codec.settings.price for r in rates]
+        allowed = [max(plan.allowed / self._coder.overhead - 24.0, 1.0) for plan in plans]
+        settings = self._settings
+        if self._budget is not None:
+            settings = replace(settings, budget=self._budget * len(x))
+        result = search(
+            codec.searchable,
+            codec.distance,
+            x,
+            torch.tensor(rates, device=x.device),
+            torch.tensor(weights, device=x.device),
+            settings,
+            allowed_bits=torch.tensor(allowed, device=x.device),
+        )
+        reports = [
+            FrameReport(plan.quality, 0, plan.allowed, result.iterations, float(c), float(s))
+            for plan, c, s in zip(plans, result.cost, result.start_cost, strict=True)
+        ]
+        return result.indices.to(torch.int8).cpu().numpy(), plans, reports
+
+    def _payload(self, indices: NDArray[np.int8], plan: Plan) -> bytes:
+        """Entropy-code a frame, thinning it out in the rare case that it exceeds its allowance."""
+        payload = self._coder.encode(indices, plan.quality)
+        while 8 * len(payload) > plan.allowed and indices.any():
+            indices = thin_out(indices)
+            payload = self._coder.encode(indices, plan.quality)
+        return payload
+
+
+def thin_out(indices: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Zero a tenth (at least one) of the nonzero indices, the smallest in high channels first."""
+    out = indices.copy()
+    steps, channels = np.nonzero(out)
+    order = np.lexsort((-channels, np.abs(out[steps, channels])))
+    drop = order[: max(len(order) // 10, 1)]
+    out[steps[drop], channels[drop]] = 0
+    return out
+
+
+class SpeechDecoder:
+    """Packets in, samples out; lost frames are concealed."""
+
+    def __init__(self, codec: SpeechCodec) -> None:
+        self._codec = codec
+        self._phase = PhaseSynthesiser()
+        self._concealer = Concealer()
+        self._short_id = short_id(codec.model_id)
+
+    def push(self, packet: bytes | None) -> FloatArray:
+        """Decode one packet, or conceal one lost frame (None); returns samples ready so far.
+
+        Raises BadStream for a damaged packet, WrongModel for one of another model; the decoder
+        stays usable, and the caller may conceal the frame instead.
+        """
+        return self._conceal() if packet is None else self.push_packet(unpack(packet))
+
+    def push_packet(self, packet: Packet) -> FloatArray:
+        """Like `push`, for a packet that is already unpacked."""
+        if packet.model_id != self._short_id:
+            raise WrongModel(
+                f"packet was coded with model {packet.model_id:04x}, this is {self._short_id:04x}"
+            )
+        if packet.kind is not Kind.SPEECH or packet.chained or packet.quality >= QUALITIES:
+            raise BadStream("packet is not a speech frame this decoder knows")
+        if not packet.payload:
+            frame = np.full((analysis.FRAME_HOPS, analysis.N_MELS), -1.0, np.float32)
+        else:
+            name = "huffman" if packet.entropy is Entropy.HUFFMAN else "range"
+            indices = self._codec.coders[name].decode(packet.payload, packet.quality)
+            frame = self._generate(indices, packet.quality)
+        self._concealer.heard(frame)
+        return self._synthesise(frame)
+
+    @torch.no_grad()
+    def _generate(self, indices: NDArray[np.int8], quality: int) -> FloatArray:
+        device = self._codec.device
+        z = torch.from_numpy(indices.astype(np.float32))[None].to(device)
+        rate = torch.tensor([quality / 8.0], device=device)
+        y: FloatArray = self._codec.networks.generator(z, rate)[0].cpu().numpy()
+        return y
+
+    def _conceal(self) -> FloatArray:
+        return self._synthesise(self._concealer.lost())
+
+    def _synthesise(self, frame: FloatArray) -> FloatArray:
+        magnitudes = analysis.mel_to_magnitudes(analysis.denormalise(frame))
+        return self._phase.push(magnitudes)
+
+    def finish(self) -> FloatArray:
+        """The samples still inside; afterwards the decoder is as new."""
+        self._concealer = Concealer()
+        return self._phase.finish()

@@ -1,0 +1,1 @@
+"""The networks of the codec: their definitions, shipped weights, training and evaluation."""

@@ -1,0 +1,151 @@
+"""Shipped models on disk: safetensors weights, integer tables, a JSON description; no pickles.
+
+A model folder holds `model.json` (shape, rate points, licence, checksums), `encoder.safetensors`,
+`generator.safetensors` (half precision) and `entropy.safetensors` (the float prior that the search
+descends and the integer context model and tables that the bitstream is defined by). The model id is
+a hash of everything that decides what a stream decodes to: generator, context model and shape.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from codec.entropy import ContextModel
+from codec.errors import BadInput
+from codec.huffman import RunModel
+from codec.search import Networks
+from models.nets import Encoder, Generator, ModelShape, Prior
+
+WEIGHTS = Path(__file__).parent / "weights"
+MAX_FILE_BYTES = 64 << 20
+_CONTEXT = (
+    "groups", "past", "within", "offset", "middle", "middle_bias", "leave", "leave_bias", "tables",
+)  # fmt: skip
+
+
+class LatentModel(nn.Module):
+    """Encoder, generator and prior of one model family, with what its description says of them."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = Encoder(shape)
+        self.generator = Generator(shape)
+        self.prior = Prior(shape)
+        self.log_rate_weights = [-7.5, -8.0, -9.0]  # log lambda at the rate anchors
+
+    def rate_weight(self, rate: float) -> float:
+        """Lagrangian weight (cost per bit) the networks were trained for at rate point r."""
+        anchors = np.arange(len(self.log_rate_weights))
+        return float(np.exp(np.interp(rate, anchors, self.log_rate_weights)))
+
+
+def _part(path: Path) -> dict[str, Tensor]:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadInput(f"{path}: larger than any model file may be")
+    return load_file(path)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model family: networks for the search, integer tables for the bitstream."""
+
+    networks: LatentModel
+    context: ContextModel
+    runs: RunModel
+    huffman_overhead: float
+    model_id: str
+
+
+def save_model(
+    model: LatentModel, context: ContextModel, runs: RunModel, folder: Path, about: dict[str, Any]
+) -> str:
+    """Write a model folder and return its model id (16 hex digits). Weights become float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("encoder", "generator"):
+        state = getattr(model, name).state_dict()
+        save_file(
+            {k: v.half().contiguous() for k, v in state.items()}, folder / f"{name}.safetensors"
+        )
+    arrays = {f"context.{name}": np.ascontiguousarray(getattr(context, name)) for name in _CONTEXT}
+    arrays |= {"huffman.runs": runs.runs, "huffman.values": runs.values}
+    for key, value in model.prior.state_dict().items():
+        arrays[f"prior.{key}"] = value.half().numpy()
+    save_numpy(arrays, folder / "entropy.safetensors")
+    description = {
+        "shape": model.shape.to_json(),
+        "log_rate_weights": model.log_rate_weights,
+        **about,
+    }
+    description["model_id"] = model_id(folder, description)
+    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+    return str(description["model_id"])
+
+
+def model_id(folder: Path, description: dict[str, Any]) -> str:
+    """Hash of generator weights, context model and shape: 16 hex digits."""
+    digest = hashlib.sha256(json.dumps(description["shape"], sort_keys=True).encode())
+    digest.update((folder / "generator.safetensors").read_bytes())
+    with safe_open(folder / "entropy.safetensors", "numpy") as file:
+        for name in _CONTEXT:
+            digest.update(file.get_tensor(f"context.{name}").tobytes())
+        for name in ("huffman.runs", "huffman.values"):
+            digest.update(file.get_tensor(name).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_model(family: str, folder: Path | None = None) -> Model:
+    """The shipped (or given) model folder of a family, checked. Raises BadInput when unusable."""
+    folder = folder or WEIGHTS / family
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        shape_fields = description["shape"]
+        shape_fields["prior_groups"] = tuple(shape_fields["prior_groups"])
+        networks = LatentModel(ModelShape(**shape_fields))
+        networks.log_rate_weights = [float(v) for v in description["log_rate_weights"]]
+        for name in ("encoder", "generator"):
+            part = getattr(networks, name)
+            part.load_state_dict(
+                {k: v.float() for k, v in _part(folder / f"{name}.safetensors").items()}
+            )
+        entropy = _part(folder / "entropy.safetensors")
+        networks.prior.load_state_dict(
+            {k[6:]: v.float() for k, v in entropy.items() if k.startswith("prior.")}
+        )
+        context = ContextModel(**{name: entropy[f"context.{name}"].numpy() for name in _CONTEXT})
+        context.check()
+        runs = RunModel(entropy["huffman.runs"].numpy(), entropy["huffman.values"].numpy())
+        runs.check()
+        overhead = float(description["huffman_overhead"])
+        if model_id(folder, description) != description["model_id"]:
+            raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"cannot load model {family!r} from {folder}: {error}") from error
+    networks.requires_grad_(False)
+    return Model(networks.eval(), context, runs, overhead, str(description["model_id"]))
+
+
+def search_networks(model: LatentModel) -> Networks:
+    """A frozen model as the search wants it, the sketch in bfloat16 where that is fast."""
+    device = next(model.generator.parameters()).device
+    sketch: Generator = model.generator
+    if device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        sketch = copy.deepcopy(model.generator).bfloat16().requires_grad_(False)
+    number = next(sketch.parameters()).dtype
+
+    def gradient_generator(z: Tensor, rate: Tensor) -> Tensor:
+        return sketch(z, rate.to(number)).float()
+
+    return Networks(model.encoder, model.generator, model.prior, gradient_generator)

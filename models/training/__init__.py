@@ -1,0 +1,1 @@
+"""Training: data, objective, the stages of the recipe, and their bookkeeping."""
