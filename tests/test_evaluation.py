@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
 import subprocess
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codec.container import ContainerWriter, StreamHeader
 from codec.errors import BadInput, BadStream
+from codec.packet import Packet, pack, short_id
 from models import bench as bench_entry
 from models.evaluation import bench, clips, coding, metrics, peers, phones, report, scoring, systems
 
@@ -411,7 +416,61 @@ def test_a_failing_system_is_reported_and_not_fatal(spoken, how):
     assert result.coded == []
 
 
-def test_absent_search_options_are_said_and_not_faked():
+class StoredCodec:
+    """Stands in for SpeechCodec: each frame's packet holds 100 bytes of nothing."""
+
+    MODEL_ID = "0123456789abcdef"
+    seen: ClassVar[list[bool]] = []
+
+    @classmethod
+    def load(cls, preset, device="auto"):
+        return cls()
+
+    def encode(self, samples, sample_rate, *, search=True):
+        self.seen.append(search)
+        out = io.BytesIO()
+        writer = ContainerWriter(out, StreamHeader("2k", self.MODEL_ID))
+        for at in range(-(-len(samples) // 16384)):
+            writer.write(pack(Packet(at, 0, bytes(100), short_id(self.MODEL_ID))))
+        writer.finish(len(samples))
+        self.samples = samples
+        return out.getvalue()
+
+    def decode(self, data):
+        return np.zeros(len(self.samples), np.float32)
+
+
+@pytest.fixture
+def stored_codec(monkeypatch):
+    module = types.ModuleType("codec.speech")
+    module.__dict__.update(SpeechCodec=StoredCodec, PRESETS={"2k": None, "9k": None})
+    monkeypatch.setitem(sys.modules, "codec.speech", module)
+    monkeypatch.setattr(StoredCodec, "seen", [])
+    systems._load.cache_clear()
+    yield
+    systems._load.cache_clear()
+
+
+def test_sotto_is_counted_in_packets_without_the_container(stored_codec, clip):
+    assert systems.default_presets() == ["2k", "9k"]
+    first, last = systems.sotto_systems(["2k"])
+    systems.prepare(last)
+    coded = last.run(clip[:40000])
+    assert coded.payload_bits == 3 * 8 * 100
+    assert coded.total_bits == 3 * 8 * 108
+    first.run(clip[:100])
+    assert StoredCodec.seen == [False, False, True]
+
+
+def test_an_option_the_encoder_lacks_is_said_and_not_faked(stored_codec):
+    none, *others = systems.search_systems("2k", (30,))
+    systems.prepare(none)
+    for system in others:
+        with pytest.raises(systems.Unavailable, match="no option"):
+            systems.prepare(system)
+
+
+def test_each_search_is_compared_with_none_and_admm_with_back_propagation():
     names = [system.name for system in systems.search_systems("2k", (30,))]
     assert names == ["2k: no search", "2k: back-propagation, 30", "2k: ADMM, 30"]
     results = [report.SystemResult(name, "", []) for name in names]

@@ -84,7 +84,8 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
             kept, clips, workers=options.workers, with_phones=with_phones, step=step
         )
     if not results:
-        raise SottoError(f"no system could run: {next(iter(absent.values()))}")
+        reasons = dict.fromkeys(f"{name}: {reason}" for name, reason in absent.items())
+        raise SottoError(f"no system could run: {'; '.join(reasons)}")
     by_name = {result.name: result for result in results}
     grouped = {
         title: [by_name[system.name] for system in members if system.name in by_name]
