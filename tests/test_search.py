@@ -1,0 +1,128 @@
+"""The latent search: it lowers the true cost, is anytime, and keeps its promises about bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from codec.entropy import MAX_INDEX
+from codec.search import Networks, SearchSettings, quantise, search
+
+STEPS, CHANNELS, HOPS, MELS = 4, 8, 16, 12
+
+
+class ToyDistance:
+    """Mean squared error."""
+
+    def reference(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x,)
+
+    def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        return (y - reference[0]).square().mean((1, 2))
+
+
+class ToyPrior:
+    """Bits that grow with magnitude."""
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        return torch.log2(1.0 + z.abs()) * 2.0 + 0.1
+
+
+def toy_networks() -> Networks:
+    """A smooth nonlinear generator whose warm start is deliberately poor."""
+    generator_ = torch.Generator().manual_seed(3)
+    mix = torch.randn(STEPS * CHANNELS, HOPS * MELS, generator=generator_) * 0.06
+
+    def generator(z: Tensor, rate: Tensor) -> Tensor:
+        return torch.sin(z.reshape(len(z), -1) @ mix).reshape(len(z), HOPS, MELS)
+
+    def encoder(x: Tensor, rate: Tensor) -> Tensor:
+        start = x.reshape(len(x), -1) @ mix.T * 0.3
+        return start.reshape(len(x), STEPS, CHANNELS)
+
+    return Networks(encoder, generator, ToyPrior(), generator)
+
+
+def targets(count: int) -> Tensor:
+    networks = toy_networks()
+    random = torch.Generator().manual_seed(5)
+    z = torch.randint(-3, 4, (count, STEPS, CHANNELS), generator=random).float()
+    return networks.generator(z, torch.ones(count))
+
+
+def run(settings: SearchSettings, count: int = 4, price: float = 1e-4, **options: object):
+    x = targets(count)
+    ones = torch.ones(count)
+    return search(toy_networks(), ToyDistance(), x, ones, ones * price, settings, **options)  # type: ignore[arg-type]
+
+
+def test_search_lowers_the_cost() -> None:
+    result = run(SearchSettings(iterations=200))
+    assert (result.cost <= result.start_cost).all()
+    assert result.cost.mean() < 0.5 * result.start_cost.mean()
+
+
+def test_result_is_quantised_and_its_cost_is_true() -> None:
+    result = run(SearchSettings(iterations=30))
+    q = result.indices
+    assert torch.equal(q, q.round())
+    assert q.abs().max() <= MAX_INDEX
+    networks, ones = toy_networks(), torch.ones(len(q))
+    bits = ToyPrior().bits(q, ones).sum((1, 2))
+    cost = (networks.generator(q, ones) - targets(len(q))).square().mean((1, 2)) + 1e-4 * bits
+    assert torch.allclose(cost, result.cost, atol=1e-6)
+    assert torch.allclose(bits, result.bits)
+
+
+def test_no_search_returns_the_rounded_encoder_output() -> None:
+    x = targets(3)
+    result = search(
+        toy_networks(), ToyDistance(), x, torch.ones(3), torch.ones(3), SearchSettings("none")
+    )
+    assert torch.equal(result.indices, quantise(toy_networks().encoder(x, torch.ones(3))))
+    assert result.iterations == 0
+
+
+def test_budget_stops_the_search_with_a_valid_candidate() -> None:
+    time = iter(range(1000))
+    result = run(
+        SearchSettings(iterations=10_000, budget=25.0, check_every=5), clock=lambda: next(time)
+    )
+    assert 5 <= result.iterations < 30
+    assert (result.cost <= result.start_cost).all()
+
+
+def test_frames_of_a_batch_do_not_affect_each_other() -> None:
+    x, settings = targets(5), SearchSettings(iterations=20)
+    together = search(
+        toy_networks(), ToyDistance(), x, torch.ones(5), torch.full((5,), 1e-4), settings
+    )
+    for row in range(5):
+        alone = search(
+            toy_networks(), ToyDistance(), x[row : row + 1], torch.ones(1), torch.tensor([1e-4]),
+            settings,
+        )  # fmt: skip
+        assert torch.equal(alone.indices[0], together.indices[row])
+
+
+def test_higher_price_spends_fewer_bits() -> None:
+    cheap, dear = (run(SearchSettings(iterations=100), price=p) for p in (1e-5, 3e-3))
+    assert dear.bits.mean() < cheap.bits.mean()
+
+
+def test_allowed_bits_are_kept_when_they_can_be() -> None:
+    free = run(SearchSettings(iterations=100), price=1e-5)
+    limit = free.bits * 0.8
+    held = run(SearchSettings(iterations=200), price=1e-5, allowed_bits=limit)
+    assert (held.bits <= limit).all()
+
+
+@pytest.mark.parametrize("dead_zone", [0.0, 0.1, 0.3])
+def test_quantise(dead_zone: float) -> None:
+    z = torch.linspace(-20, 20, 4001)
+    q = quantise(z, dead_zone)
+    inside = z.abs() < MAX_INDEX
+    assert (q - z)[inside].abs().max() <= 0.5 + dead_zone + 1e-5
+    assert q.abs().max() == MAX_INDEX
+    assert (q * z >= 0).all()
