@@ -1,0 +1,162 @@
+"""Files and pipes at the edge: outputs that appear whole or not at all, and errors in one line.
+
+A regular output is written under a temporary name in its own directory and renamed when whole, so
+that an error or an interruption never leaves half a file under the final name. Pipes, terminals
+and devices cannot be renamed over: they are written directly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from codec.errors import BadInput
+
+PIPE = "-"
+
+
+def display_name(path: str | os.PathLike[str]) -> str:
+    """A printable name for messages: never a control character, never an encoding error."""
+    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) or "''"
+
+
+def reason(error: OSError) -> str:
+    """The operating system's reason as a short phrase, e.g. 'no space left on device'."""
+    text = error.strerror or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
+
+
+@contextlib.contextmanager
+def os_errors(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn OSError inside the block into BadInput 'cannot ACTION PATH: reason'.
+
+    BrokenPipeError passes: a reader that has gone away is not a failure of the input, and the
+    command line ends quietly on it.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        names = {PIPE: "standard input" if action == "read" else "standard output"}
+        name = names.get(os.fspath(path)) or display_name(path)
+        raise BadInput(f"cannot {action} {name}: {reason(error)}") from error
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a pipe ('-', a FIFO), a terminal or a device, and so cannot be renamed."""
+    if os.fspath(path) == PIPE:
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextlib.contextmanager
+def open_input(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file for reading; '-' is standard input, which stays open afterwards.
+
+    Raises BadInput if the path is missing, a directory or not readable, or if standard input is
+    a terminal (a person would wait for ever).
+    """
+    if os.fspath(path) == PIPE:
+        if sys.stdin is None or sys.stdin.closed:
+            raise BadInput("cannot read standard input: it is closed")
+        if sys.stdin.isatty():
+            raise BadInput("standard input is a terminal: pipe data into it or name a file")
+        yield sys.stdin.buffer
+        return
+    with os_errors("read", path):
+        _refuse_nul(path)
+        file = open(path, "rb")  # noqa: SIM115 - closed below, errors are told apart from the body's
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_output(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` only when the block ends without an exception.
+
+    '-' is standard output; existing pipes and devices are written directly. On any exception,
+    KeyboardInterrupt included, the temporary file is removed and what was at `path` before is
+    untouched. A symbolic link keeps pointing where it did; its target is replaced.
+
+    Raises BadInput with one line for what the operating system refuses (no such directory, no
+    permission, no space), BrokenPipeError when a pipe's reader has gone.
+    """
+    if os.fspath(path) == PIPE:
+        if sys.stdout is None or sys.stdout.closed:
+            raise BadInput("cannot write standard output: it is closed")
+        if sys.stdout.isatty():
+            raise BadInput("standard output is a terminal: redirect it or name a file")
+        with os_errors("write", path), _standard_output() as stream:
+            yield stream
+            stream.flush()
+        return
+    if is_special(path):
+        with os_errors("write", path), open(path, "wb") as device:
+            yield device
+        return
+    with os_errors("write", path):
+        final = _checked_target(path)
+    # Short, so that a final name of the longest legal length still works.
+    temporary = final.parent / f".sotto-{secrets.token_hex(6)}.part"
+    try:
+        with os_errors("write", path):
+            with _create(temporary, like=final) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, final)
+    except BaseException:
+        # Missing if it was never created, or if the interruption came right after the rename.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[BinaryIO]:
+    stream = sys.stdout.buffer
+    if isinstance(stream, io.RawIOBase):
+        # PYTHONUNBUFFERED: what is left may take less than a whole write at a time.
+        with open(os.dup(stream.fileno()), "wb") as buffered:
+            yield buffered
+    else:
+        yield stream
+
+
+def _checked_target(path: str | os.PathLike[str]) -> Path:
+    """The file `path` finally names; OSError if a rename there would replace the wrong thing."""
+    _refuse_nul(path)
+    final = Path(os.path.realpath(path))
+    if final.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if final.exists() and not os.access(final, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return final
+
+
+def _create(temporary: Path, like: Path) -> BinaryIO:
+    """A new file with the permissions the file `like` has, or would get if it were created."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    file = open(os.open(temporary, flags, 0o666), "wb")  # noqa: SIM115 - the caller's to close
+    if like.exists():
+        os.chmod(temporary, stat.S_IMODE(like.stat().st_mode))
+    return file
+
+
+def _refuse_nul(path: str | os.PathLike[str]) -> None:
+    if "\0" in os.fsdecode(path):
+        raise OSError(errno.EINVAL, "the name holds a zero byte")

@@ -1,0 +1,124 @@
+"""A stand-in for `codec.speech`: the same streaming interface, no network, no torch.
+
+A frame is stored as 1 000 samples of 8 bits, evenly spaced, so that low tones survive it. Run as a
+program it is the `sotto` command line on top of that codec.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.container import StreamHeader
+from codec.errors import BadStream, SottoError
+from codec.packet import Packet, pack, short_id, unpack
+
+FRAME = 16_384
+KEPT = 1_000
+GROUP = 8
+MODEL_ID = "0123456789abcdef"
+# Names the file to create when a slow codec begins to work.
+STARTED = "FAKE_SPEECH_STARTED"
+_POSITIONS = np.linspace(0, FRAME - 1, KEPT)
+
+FloatArray = NDArray[np.float32]
+
+
+class SpeechCodec:
+    """Loads presets '2k' and 'slow' (which sleeps for every frame)."""
+
+    def __init__(self, preset: str) -> None:
+        self.preset, self.model_id = preset, MODEL_ID
+        self.pause = 0.05 if preset == "slow" else 0.0
+
+    @classmethod
+    def load(cls, preset: str = "2k", device: str = "auto") -> SpeechCodec:
+        if preset not in ("2k", "slow"):
+            raise SottoError(f"there is no preset {preset!r}")
+        return cls(preset)
+
+    def header(self) -> StreamHeader:
+        return StreamHeader(preset=self.preset, model_id=self.model_id)
+
+    def encoder(
+        self,
+        iterations: int | None = None,
+        budget: float | None = None,
+        search: bool = True,
+        entropy: str = "range",
+        group: int = 1,
+    ) -> _Encoder:
+        return _Encoder(self._begin())
+
+    def decoder(self) -> _Decoder:
+        return _Decoder(self._begin())
+
+    def _begin(self) -> float:
+        if self.pause and STARTED in os.environ:
+            Path(os.environ[STARTED]).touch()
+        return self.pause
+
+
+class _Encoder:
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._held = np.zeros(0, np.float32)
+        self._sequence = 0
+
+    def push(self, samples: FloatArray) -> list[bytes]:
+        self._held = np.concatenate([self._held, samples])
+        packets = []
+        while len(self._held) >= FRAME:
+            packets.append(self._frame(self._held[:FRAME]))
+            self._held = self._held[FRAME:]
+        return packets
+
+    def finish(self) -> list[bytes]:
+        if not len(self._held):
+            return []
+        return [self._frame(np.pad(self._held, (0, FRAME - len(self._held))))]
+
+    def _frame(self, samples: FloatArray) -> bytes:
+        time.sleep(self._pause)
+        kept = np.interp(_POSITIONS, np.arange(FRAME), samples)
+        payload = np.rint(kept * 127 + 128).astype(np.uint8).tobytes()
+        sequence, self._sequence = self._sequence, (self._sequence + 1) % 65_536
+        return pack(Packet(sequence, 0, payload, short_id(MODEL_ID)))
+
+
+class _Decoder:
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+
+    def push(self, packet: bytes | None) -> FloatArray:
+        time.sleep(self._pause)
+        if packet is None:
+            return np.zeros(FRAME, np.float32)
+        payload = unpack(packet).payload
+        if len(payload) != KEPT:
+            raise BadStream("not a whole frame")
+        kept = (np.frombuffer(payload, np.uint8).astype(np.float32) - 128) / 127
+        return np.interp(np.arange(FRAME), _POSITIONS, kept).astype(np.float32)
+
+    def finish(self) -> FloatArray:
+        return np.zeros(0, np.float32)
+
+
+def stand_in() -> types.ModuleType:
+    """What to import as `codec.speech`."""
+    module = types.ModuleType("codec.speech")
+    module.__dict__.update(SpeechCodec=SpeechCodec, GROUP=GROUP)
+    return module
+
+
+if __name__ == "__main__":
+    sys.modules["codec.speech"] = stand_in()
+    from tui.cli import main
+
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The terminal: the `sotto` command line."""

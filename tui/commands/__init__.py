@@ -1,0 +1,17 @@
+"""The subcommands: one module each, with `add_parser(subparsers)` and `run(args) -> int`.
+
+Modules here import nothing heavy at the top: all of them are read to build the help, and the help
+must appear at once. A module with `SUBJECTS` hands everything after the subject to the program
+that does the work: `delegate(arguments) -> int`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# In the order the help lists them.
+NAMES = ("encode", "decode", "transcode", "info", "train", "bench")

@@ -1,0 +1,192 @@
+"""`sotto transcode IN OUT.wav`: encode and decode, and say what it cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tui import options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tui.commands import Subparsers
+    from tui.speech_files import Codec
+
+# PESQ is made for utterances; its fixed tables overflow on long recordings.
+SCORED_SECONDS = 30
+_RATE = 16_000
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "transcode",
+        help="encode and decode, and report bitrate, quality and speed",
+        description="Encode and decode audio, and report bitrate, PESQ, STOI and speed. Quality "
+        f"is scored on the first {SCORED_SECONDS} seconds.",
+    )
+    parser.add_argument("input", metavar="IN", help="audio file or '-'")
+    parser.add_argument("output", metavar="OUT.wav", help="audio file or '-'")
+    options.add_encoding(parser)
+    parser.add_argument("--picture", metavar="OUT.png", help="spectrograms before and after")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcode and report; 0 if it went well."""
+    from codec.audio import AudioReader, AudioWriter, audio_format
+    from codec.container import ContainerReader, scan
+    from codec.files import PIPE, os_errors
+    from tui.batch import check_paths, stored_seconds
+    from tui.errors import UsageError
+    from tui.progress import Progress
+    from tui.speech_files import EncodeOptions, decode_stream, encode_stream, load_codec
+
+    options.check_encoding(args)
+    check_paths(args.input, args.output)
+    audio_format(args.output)
+    if args.picture is not None and not args.picture.lower().endswith(".png"):
+        raise UsageError("--picture writes a .png file")
+    total = stored_seconds(args.input)
+    codec = load_codec(args.preset, args.device)
+    _warm_up(codec)
+    original, decoded = _Start(), _Start()
+    with tempfile.TemporaryFile() as coded:
+        with (
+            Progress("encode", total) as progress,
+            AudioReader(args.input, warn=progress.note) as reader,
+            os_errors("write", "a temporary file"),
+        ):
+            encoded = encode_stream(
+                codec, original.keep(reader), coded, EncodeOptions.of(args), progress.advance
+            )
+        coded.seek(0)
+        found = scan(coded)
+        coded.seek(0)
+        with Progress("decode", found.duration_s) as progress, AudioWriter(args.output) as writer:
+            result = decode_stream(
+                codec, ContainerReader(coded), decoded.tee(writer.write), progress.advance,
+                total_samples=found.total_samples,
+            )
+    if args.picture is not None:
+        from tui.picture import save_spectrograms
+
+        save_spectrograms(original.samples(), decoded.samples(), args.picture)
+    seconds = found.duration_s
+    report: dict[str, Any] = {
+        "preset": codec.preset,
+        "model_id": codec.model_id,
+        "duration_s": seconds,
+        "frames": found.frames,
+        "payload_bits_per_s": found.payload_bits_per_s,
+        "total_bits_per_s": found.total_bits_per_s,
+        **_scores(original.samples(), decoded.samples()),
+        "scored_s": min(seconds, float(SCORED_SECONDS)),
+        "encode_real_time_factor": encoded.codec_seconds / seconds,
+        "decode_real_time_factor": result.codec_seconds / seconds,
+    }
+    text = json.dumps(report, indent=2) if args.json else _as_text(report)
+    # With the audio on standard output, the report would land inside it.
+    print(text, file=sys.stderr if args.output == PIPE else sys.stdout)
+    return 0
+
+
+def _warm_up(codec: Codec) -> None:
+    """One frame of silence there and back, so that compiling is not counted as coding."""
+    import numpy as np
+
+    from tui.speech_files import FRAME_SAMPLES
+
+    encoder, decoder = codec.encoder(iterations=1), codec.decoder()
+    silence = np.zeros(FRAME_SAMPLES, np.float32)
+    for packet in [*encoder.push(silence), *encoder.finish()]:
+        decoder.push(packet)
+    decoder.finish()
+
+
+class _Start:
+    """Remembers the first seconds of what passes by."""
+
+    def __init__(self) -> None:
+        self._kept: list[NDArray[np.float32]] = []
+        self._room = SCORED_SECONDS * _RATE
+
+    def samples(self) -> NDArray[np.float32]:
+        """At most SCORED_SECONDS at 16 kHz."""
+        import numpy as np
+
+        return np.concatenate(self._kept)
+
+    def keep(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """The same blocks."""
+        for block in blocks:
+            self._remember(block)
+            yield block
+
+    def tee(self, write: Any) -> Any:
+        """A `write` that remembers."""
+
+        def both(block: NDArray[np.float32]) -> None:
+            self._remember(block)
+            write(block)
+
+        return both
+
+    def _remember(self, block: NDArray[np.float32]) -> None:
+        if self._room:
+            part = block[: self._room].copy()
+            self._kept.append(part)
+            self._room -= len(part)
+
+
+def _scores(
+    original: NDArray[np.float32], decoded: NDArray[np.float32]
+) -> dict[str, float | str | None]:
+    """PESQ and STOI, None where not defined (no speech, too short) or not installed."""
+    names = ("pesq_nb", "pesq_wb", "stoi")
+    try:
+        from models.evaluation.metrics import score
+    except ModuleNotFoundError as error:
+        return {**dict.fromkeys(names), "not_scored": f"{error.name} is not installed"}
+    # The codec has no delay, so none is searched for.
+    found = score(original, decoded, max_lag_s=0.0)
+    values: dict[str, float | str | None] = {
+        name: found[name] if math.isfinite(found[name]) else None for name in names
+    }
+    if None in values.values():
+        return {**values, "not_scored": "too short, or no speech found"}
+    return values
+
+
+def _as_text(report: dict[str, Any]) -> str:
+    def quality(name: str) -> str:
+        value = report[name]
+        return f"not scored ({report['not_scored']})" if value is None else f"{value:.3f}"
+
+    part = report["scored_s"]
+    scored = f" (first {part:.0f} s)" if part < report["duration_s"] else ""
+    rows = [
+        ("preset", f"{report['preset']} (model {report['model_id']})"),
+        ("duration", f"{report['duration_s']:.3f} s, {report['frames']} frames"),
+        ("payload", f"{report['payload_bits_per_s']:.0f} bit/s"),
+        ("total", f"{report['total_bits_per_s']:.0f} bit/s"),
+        ("PESQ-NB", quality("pesq_nb") + scored),
+        ("PESQ-WB", quality("pesq_wb") + scored),
+        ("STOI", quality("stoi") + scored),
+        ("encode", _speed(report["encode_real_time_factor"])),
+        ("decode", _speed(report["decode_real_time_factor"])),
+    ]
+    return "\n".join(f"{name:<10} {value}" for name, value in rows)
+
+
+def _speed(factor: float) -> str:
+    times = f", {1 / factor:.1f}x real time" if factor > 0 else ""
+    return f"{factor:.3g} s per second of audio{times}"

@@ -1,0 +1,7 @@
+"""What a command can say besides a `codec.errors.SottoError`."""
+
+from __future__ import annotations
+
+
+class UsageError(Exception):
+    """The command line contradicts itself: exit status 2."""
