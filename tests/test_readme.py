@@ -26,7 +26,7 @@ README = ROOT / "README.md"
 SUBCOMMANDS_OF = {"image", "train", "bench"}
 # Commands of a no-test block that are the shell's or the system's own.
 FOREIGN = {"cd", "git", "sudo", "source", "."}
-BLOCK_SECONDS = 240
+BLOCK_SECONDS = 600
 
 
 @dataclass(frozen=True)
