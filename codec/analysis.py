@@ -87,7 +87,8 @@ def normalise(mel: FloatArray) -> FloatArray:
 def denormalise(log_mel: FloatArray) -> FloatArray:
     """Inverse of `normalise`; -1 maps to exactly 0."""
     decibel = np.clip(log_mel, -1.0, 1.0) * _HALF_RANGE_DB + _MID_DB
-    return np.maximum(10.0 ** (decibel / 20.0) - FLOOR, 0.0).astype(np.float32)
+    mel = np.maximum(10.0 ** (decibel / 20.0) - FLOOR, 0.0)
+    return np.where(log_mel > -1.0, mel, 0.0).astype(np.float32)
 
 
 def log_mel(samples: FloatArray) -> FloatArray:

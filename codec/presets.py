@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from codec.errors import BadInput
 
@@ -12,7 +13,8 @@ class Preset:
     """A bit rate and how to reach it.
 
     rate: payload bits per second of coded frames; quality: usual rate point (in eighths);
-    iterations: default search steps; price: scale of the trained bit price in the search.
+    iterations: default search steps; price: scale of the trained bit price in the search;
+    entropy: default coder.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Preset:
     iterations: int = 60
     price: float = 0.7
     about: str = ""
+    entropy: Literal["range", "huffman"] = "range"
 
 
 PRESETS: dict[str, Preset] = {
@@ -30,6 +33,14 @@ PRESETS: dict[str, Preset] = {
         Preset("1k2", "speech", 1140.0, 1, about="intelligible at 1.2 kbit/s with headers"),
         Preset("2k", "speech", 1936.0, 9, about="the default: 2 kbit/s with headers"),
         Preset("3k6", "speech", 3530.0, 16, about="3.6 kbit/s with headers"),
+        Preset(
+            "paper",
+            "paper",
+            2000.0,
+            0,
+            about="the system of Liu et al. 2020: 512 latents of 16 levels",
+            entropy="huffman",
+        ),
     )
 }
 DEFAULT_PRESET = "2k"

@@ -18,6 +18,9 @@ MAX_PACKET_FRAMES = 2.0  # no packet exceeds this many average frames
 MEMORY_FRAMES = 6.0  # how far back the usual demand is averaged
 
 
+Bits = NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Plan:
     """quality: rate point in eighths; allowed: the most bits the frame's payload may take."""
@@ -35,7 +38,8 @@ class RateControl:
         self.qualities = qualities
         self.usual_quality = usual_quality
         self.credit = OPENING_CREDIT * average_bits
-        self._promised = 0.0
+        self._promised = 0.0  # beyond the average, since the last settlement
+        self._expected = 0.0
         self._demand: NDArray[np.float64] | None = None
 
     @property
@@ -43,27 +47,33 @@ class RateControl:
         """The largest payload any frame is allowed, in bits."""
         return MAX_PACKET_FRAMES * self.average
 
-    def plan(self, estimate: NDArray[np.float64]) -> Plan:
-        """estimate: expected bits of the next frame at each quality, [qualities], rising."""
+    def plan(self, expected: Bits, certain: Bits) -> Plan:
+        """Plan the next frame.
+
+        expected, certain: payload bits at each quality, [qualities], rising: what the frame will
+        likely take, and what it surely can be coded in.
+        """
         available = self.credit - self._promised + self.average
         allowed = min(available, self.largest)
         if self._demand is None:
-            # Before any speech was seen, expect the usual quality to cost the average.
-            self._demand = estimate * (self.average / max(estimate[self.usual_quality], 1.0))
-        share = 1.0 / MEMORY_FRAMES
-        if estimate[self.usual_quality] > 0.25 * self.average:  # pauses say nothing about speech
-            self._demand = (1 - share) * self._demand + share * estimate
-        surplus = self.credit - self._promised - OPENING_CREDIT * self.average
+            # Before any speech was heard, take the usual quality to cost the average.
+            self._demand = expected * (self.average / max(expected[self.usual_quality], 1.0))
+        if expected[self.usual_quality] > 0.25 * self.average:  # pauses say nothing about speech
+            share = 1.0 / MEMORY_FRAMES
+            self._demand = (1 - share) * self._demand + share * expected
+        surplus = self.credit - self._expected - OPENING_CREDIT * self.average
         wanted = self.average + 0.25 * surplus
-        quality = int(np.searchsorted(self._demand, wanted, side="right")) - 1
-        fitting = int(np.searchsorted(estimate, allowed, side="right")) - 1
-        quality = max(min(quality, fitting, self.qualities - 1), 0)
-        planned = min(max(estimate[quality] * 1.1, 0.2 * self.average), allowed)
-        self._promised += planned - self.average
-        return Plan(quality, planned)
+        usual = int(np.searchsorted(self._demand, wanted, side="right")) - 1
+        fitting = int(np.searchsorted(certain, allowed, side="right")) - 1
+        quality = max(min(usual, fitting, self.qualities - 1), 0)
+        promised = min(max(certain[quality], 0.2 * self.average), allowed)
+        self._promised += promised - self.average
+        self._expected += expected[quality] - self.average
+        return Plan(quality, promised)
 
     def settle(self, taken: list[float]) -> None:
         """Account for the bits that the frames planned since the last call really took."""
         self.credit += sum(self.average - bits for bits in taken)
         self.credit = min(self.credit, CREDIT_FRAMES * self.average)
         self._promised = 0.0
+        self._expected = 0.0

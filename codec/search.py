@@ -32,18 +32,29 @@ class Prior(Protocol):
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor: ...
 
 
+def quantise(z: Tensor, dead_zone: float = 0.0) -> Tensor:
+    """Q: nearest whole number within range, values next to zero drawn to it by the dead zone."""
+    if dead_zone == 0.0:
+        return z.round().clamp(-MAX_INDEX, MAX_INDEX)
+    magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp_min(0.0)
+    return torch.copysign(magnitude, z).clamp(-MAX_INDEX, MAX_INDEX)
+
+
 @dataclass(frozen=True)
 class Networks:
     """What the search needs of a model, all frozen.
 
     `sketch` is the generator in a cheaper number format, for gradients alone; candidates are scored
-    by the `generator` itself, as the decoder runs it.
+    by the `generator` itself, as the decoder runs it. `quantise` is Q: latents and a dead zone to
+    the nearest allowed latents; `reach` bounds the magnitude of latents.
     """
 
     encoder: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
     prior: Prior
     sketch: Callable[[Tensor, Tensor], Tensor]
+    quantise: Callable[[Tensor, float], Tensor] = quantise
+    reach: float = MAX_INDEX
 
 
 class Distance(Protocol):
@@ -63,27 +74,24 @@ class SearchSettings:
     budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
     step: float = 0.08
     coupling: float = 6.0  # μ / λ
+    penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 10
     dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """indices: [B, S, C] whole numbers; cost, bits (by the float prior): [B]; iterations run."""
+    """What a search found.
+
+    indices: [B, S, C] quantised latents (whole numbers where Q rounds); cost, bits (by the prior):
+    [B]; iterations run.
+    """
 
     indices: Tensor
     cost: Tensor
     bits: Tensor
     start_cost: Tensor
     iterations: int
-
-
-def quantise(z: Tensor, dead_zone: float = 0.0) -> Tensor:
-    """Q: nearest whole number within range, values next to zero drawn to it by the dead zone."""
-    if dead_zone == 0.0:
-        return z.round().clamp(-MAX_INDEX, MAX_INDEX)
-    magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp_min(0.0)
-    return torch.copysign(magnitude, z).clamp(-MAX_INDEX, MAX_INDEX)
 
 
 def search(
@@ -103,10 +111,11 @@ def search(
     `allowed_bits` [B] makes candidates above it worthless unless no other exists (the least
     excessive one is then kept). `start` replaces the encoder's warm start.
     """
+    quantise, reach = networks.quantise, networks.reach
     deadline = None if settings.budget is None else clock() + settings.budget
     with torch.no_grad():
         z = networks.encoder(x, rate) if start is None else start.clone()
-        z = z.clamp(-MAX_INDEX, MAX_INDEX)
+        z = z.clamp(-reach, reach)
         reference = distance.reference(x)
 
     def cost_of(u: Tensor, times: int = 1) -> tuple[Tensor, Tensor]:
@@ -122,7 +131,7 @@ def search(
                 cost = cost + 1e3 * excess
         return cost, bits
 
-    best = quantise(z)
+    best = quantise(z, 0.0)
     best_cost, best_bits = cost_of(best)
     start_cost = best_cost.clone()
     if settings.method == "none" or settings.iterations == 0:
@@ -130,8 +139,10 @@ def search(
 
     u, dual = best, torch.zeros_like(z)
     coupling = settings.coupling * weight[:, None, None]
+    if settings.penalty is not None:
+        coupling = torch.full_like(coupling, settings.penalty)
     first, second = torch.zeros_like(z), torch.zeros_like(z)
-    price = weight.clone()
+    price, rounded, relaxed = weight.clone(), torch.ones_like(weight), torch.ones_like(weight)
     done = 0
     begun = clock()
     for k in range(settings.iterations):
@@ -143,17 +154,25 @@ def search(
                 break
             progress = max(progress, (now - begun) / max(deadline - begun, 1e-9))
         z.requires_grad_(True)
-        bits = networks.prior.bits(z, rate, quantise(z.detach())).sum((1, 2))
+        bits = networks.prior.bits(z, rate, quantise(z.detach(), 0.0)).sum((1, 2))
         loss = distance.against(reference, networks.sketch(z, rate)) + price * bits
         (gradient,) = torch.autograd.grad(loss.sum(), z)
         z = z.detach()
+        if allowed_bits is not None:
+            # Steer towards the allowance: dearer bits above it, back to the price below. Rounded
+            # latents take other bits than relaxed ones; how many is known from the candidates.
+            if done == 0:
+                rounded = best_bits / bits.detach().clamp_min(1.0)
+            relaxed = bits.detach()
+            step = torch.where(relaxed * rounded > 0.98 * allowed_bits, 1.06, 0.96)
+            price = torch.maximum(price * step, weight)
         if settings.method == "admm":
             gradient = gradient + coupling * (z - u + dual)
         first = first.lerp(gradient, 0.1)
         second = second.lerp(gradient.square(), 0.02)
         mean = first / (1 - 0.9 ** (k + 1))
         scale = (second / (1 - 0.98 ** (k + 1))).sqrt() + 1e-9
-        z = (z - settings.step * (1.0 - 0.9 * progress) * mean / scale).clamp(-MAX_INDEX, MAX_INDEX)
+        z = (z - settings.step * (1.0 - 0.9 * progress) * mean / scale).clamp(-reach, reach)
         candidates = [quantise(z, settings.dead_zone)]
         if settings.method == "admm":
             u = quantise(z + dual, settings.dead_zone)
@@ -169,6 +188,6 @@ def search(
                 best = torch.where(better[:, None, None], option, best)
                 best_bits = torch.where(better, size, best_bits)
                 best_cost = torch.where(better, cost, best_cost)
-                if allowed_bits is not None:
-                    price = torch.where(size > allowed_bits, price * 1.12, price)
+            if allowed_bits is not None:
+                rounded = sizes.chunk(len(candidates))[0] / relaxed.clamp_min(1.0)
     return SearchResult(best, best_cost, best_bits, start_cost, done)

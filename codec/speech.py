@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from codec import analysis
 from codec.concealment import Concealer
 from codec.container import ContainerReader, ContainerWriter, Lost, StreamHeader
-from codec.entropy import QUALITIES, RangeCoder
 from codec.errors import BadInput, BadStream, WrongModel
-from codec.huffman import HuffmanCoder
 from codec.packet import Entropy, Kind, Packet, pack, short_id, unpack
 from codec.phase import PhaseSynthesiser
 from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
 from codec.ratecontrol import Plan, RateControl
-from codec.search import SearchSettings, search
+from codec.search import Method, SearchSettings, search
 
 __all__ = ["PRESETS", "SpeechCodec", "SpeechDecoder", "SpeechEncoder"]
 
@@ -30,8 +28,9 @@ EntropyName = Literal["range", "huffman"]
 
 GROUP = 8  # frames searched side by side offline
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2
+_TAIL_BITS = 24.0  # what a range coder's last word and whole bytes cost beyond the ideal
+_CERTAINTY = 1.02  # margin for the prior's estimate against the coder's integer tables
 _SILENT = -0.98  # frames with nothing above this (1 dB over the floor) are coded as empty packets
-_SEARCH_SAVES = 0.93  # bits after the search against the encoder's own, on training speech
 
 
 class LatentCoder(Protocol):
@@ -69,11 +68,8 @@ class SpeechCodec:
         self.searchable = search_networks(self.networks)
         self.distance = FrameDistance().to(device)
         self.model_id = model.model_id
-        steps, channels = model.networks.shape.steps, model.networks.shape.channels
-        self.coders: dict[str, LatentCoder] = {
-            "range": RangeCoder(model.context, steps),
-            "huffman": HuffmanCoder(model.runs, steps, channels, model.huffman_overhead),
-        }
+        self.coders = model.coders
+        self.qualities = model.qualities
 
     @classmethod
     def load(cls, preset: str = DEFAULT_PRESET, device: str = "auto") -> SpeechCodec:
@@ -88,11 +84,12 @@ class SpeechCodec:
         iterations: int | None = None,
         budget: float | None = None,
         search: bool = True,
-        entropy: EntropyName = "range",
+        entropy: EntropyName | None = None,
         group: int = 1,
+        method: Method = "admm",
     ) -> SpeechEncoder:
         """A streaming encoder. `budget`: seconds per frame; `group`: frames searched at once."""
-        return SpeechEncoder(self, iterations, budget, search, entropy, group)
+        return SpeechEncoder(self, iterations, budget, method if search else "none", entropy, group)
 
     def decoder(self) -> SpeechDecoder:
         """A streaming decoder."""
@@ -106,11 +103,12 @@ class SpeechCodec:
         iterations: int | None = None,
         budget: float | None = None,
         search: bool = True,
-        entropy: EntropyName = "range",
+        entropy: EntropyName | None = None,
+        method: Method = "admm",
     ) -> bytes:
         """Samples [n] or [n, channels], full scale 1, any rate -> a whole `.sotto` container."""
         mono = to_speech(samples, sample_rate)
-        encoder = self.encoder(iterations, budget, search, entropy, group=GROUP)
+        encoder = self.encoder(iterations, budget, search, entropy, GROUP, method)
         out = io.BytesIO()
         writer = ContainerWriter(out, self.header())
         for packet in [*encoder.push(mono), *encoder.finish()]:
@@ -131,7 +129,10 @@ class SpeechCodec:
             if isinstance(item, Lost):
                 parts += [decoder.push(None) for _ in range(item.count)]
             else:
-                parts.append(decoder.push_packet(item))
+                try:
+                    parts.append(decoder.push_packet(item))
+                except BadStream:
+                    parts.append(decoder.push(None))
         parts.append(decoder.finish())
         samples = np.concatenate(parts)
         return samples if reader.total_samples is None else samples[: reader.total_samples]
@@ -174,25 +175,27 @@ class SpeechEncoder:
         codec: SpeechCodec,
         iterations: int | None,
         budget: float | None,
-        search: bool,
-        entropy: EntropyName,
+        method: Method,
+        entropy: EntropyName | None,
         group: int,
     ) -> None:
+        preset = codec.settings
+        entropy = preset.entropy if entropy is None else entropy
         if entropy not in codec.coders:
             raise BadInput(f"unknown entropy coder {entropy!r} (range or huffman)")
-        preset = codec.settings
-        method: Literal["admm", "none"] = "admm" if search else "none"
         steps = preset.iterations if iterations is None else iterations
         if budget is not None and iterations is None:
             steps = 10_000
         self._codec = codec
-        self._settings = SearchSettings(method=method, iterations=steps)
+        self._settings = SearchSettings(
+            method=method, iterations=steps, penalty=codec.networks.penalty
+        )
         self._budget = budget
         self._coder = codec.coders[entropy]
         self._entropy = Entropy.HUFFMAN if entropy == "huffman" else Entropy.RANGE
         self._group = max(group, 1)
         seconds = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
-        self.rate_control = RateControl(preset.rate * seconds, preset.quality, QUALITIES)
+        self.rate_control = RateControl(preset.rate * seconds, preset.quality, codec.qualities)
         self._samples = np.zeros(_LEAD, np.float32)
         self._frames: list[FloatArray] = []
         self._sequence = 0
@@ -235,10 +238,12 @@ class SpeechEncoder:
         packets, taken = [], []
         for row, plan in enumerate(plans):
             silent = float(frames[row].max()) <= _SILENT
-            payload = b"" if silent else self._payload(indices[row], plan)
+            payload, quality = b"", plan.quality
+            if not silent:
+                payload, quality = self._code(x[row : row + 1], indices[row], plan)
             packet = Packet(
                 sequence=self._sequence & 0xFFFF,
-                quality=plan.quality,
+                quality=quality,
                 payload=payload,
                 model_id=short_id(self._codec.model_id),
                 kind=Kind.SPEECH,
@@ -254,26 +259,29 @@ class SpeechEncoder:
         return packets
 
     @torch.no_grad()
-    def _estimates(self, x: torch.Tensor) -> NDArray[np.float64]:
-        """Expected payload bits of each frame at each quality, [B, QUALITIES], rising."""
-        networks, probes = self._codec.networks, torch.arange(0, QUALITIES, 4)
-        rate = (probes / 8.0).to(x.device)
-        repeated = x.repeat_interleave(len(probes), 0)
-        rates = rate.repeat(len(x))
-        q = networks.encoder(repeated, rates).round()
+    def _encoder_bits(self, x: torch.Tensor) -> NDArray[np.float64]:
+        """Payload bits of the warm start of each frame at each quality, [B, qualities], rising."""
+        networks = self._codec.networks
+        every = np.arange(self._codec.qualities)
+        probes = every[::4]
+        rates = torch.tensor(probes / 8.0, dtype=torch.float32, device=x.device).repeat(len(x))
+        q = networks.quantise(
+            self._codec.searchable.encoder(x.repeat_interleave(len(probes), 0), rates)
+        )
         bits = networks.prior.bits(q, rates).sum((1, 2)).reshape(len(x), -1).cpu().numpy()
-        if self._settings.method == "admm":
-            bits = bits * _SEARCH_SAVES
-        bits = np.maximum.accumulate(bits * self._coder.overhead + 16.0, axis=1)
-        every = np.arange(QUALITIES)
-        return np.stack([np.interp(every, probes.numpy(), row) for row in bits])
+        bits = np.maximum.accumulate(bits * self._coder.overhead, axis=1)
+        return np.stack([np.interp(every, probes, row) for row in bits])
 
     def _search(self, x: torch.Tensor) -> tuple[NDArray[np.int8], list[Plan], list[FrameReport]]:
         codec = self._codec
-        plans = [self.rate_control.plan(row) for row in self._estimates(x)]
+        saves = codec.networks.search_saves if self._settings.method != "none" else 1.0
+        plans = [
+            self.rate_control.plan(row * saves + _TAIL_BITS, (row + 2 * _TAIL_BITS) * _CERTAINTY)
+            for row in self._encoder_bits(x)
+        ]
         rates = [plan.quality / 8.0 for plan in plans]
         weights = [codec.networks.rate_weight(r) * codec.settings.price for r in rates]
-        allowed = [max(plan.allowed / self._coder.overhead - 24.0, 1.0) for plan in plans]
+        allowed = [max((plan.allowed - _TAIL_BITS) / self._coder.overhead, 1.0) for plan in plans]
         settings = self._settings
         if self._budget is not None:
             settings = replace(settings, budget=self._budget * len(x))
@@ -290,15 +298,31 @@ class SpeechEncoder:
             FrameReport(plan.quality, 0, plan.allowed, result.iterations, float(c), float(s))
             for plan, c, s in zip(plans, result.cost, result.start_cost, strict=True)
         ]
-        return result.indices.to(torch.int8).cpu().numpy(), plans, reports
+        return codec.networks.indices_of(result.indices), plans, reports
 
-    def _payload(self, indices: NDArray[np.int8], plan: Plan) -> bytes:
-        """Entropy-code a frame, thinning it out in the rare case that it exceeds its allowance."""
-        payload = self._coder.encode(indices, plan.quality)
-        while 8 * len(payload) > plan.allowed and indices.any():
-            indices = thin_out(indices)
-            payload = self._coder.encode(indices, plan.quality)
-        return payload
+    @torch.no_grad()
+    def _code(self, x: torch.Tensor, indices: NDArray[np.int8], plan: Plan) -> tuple[bytes, int]:
+        """Payload and quality of a frame x [1, T, M].
+
+        When the searched latents exceed their allowance after all, the warm start at a lower
+        quality takes their place, and at the lowest quality as many of its latents as fit.
+        """
+        networks = self._codec.networks
+        payload, quality = self._coder.encode(indices, plan.quality), plan.quality
+        while 8 * len(payload) > plan.allowed and quality > 0:
+            quality -= 1
+            rate = torch.tensor([quality / 8.0], device=x.device)
+            indices = networks.indices_of(
+                networks.quantise(self._codec.searchable.encoder(x, rate))[0]
+            )
+            payload = self._coder.encode(indices, quality)
+        while 8 * len(payload) > plan.allowed:
+            fewer = networks.thin_out(indices)
+            if np.array_equal(fewer, indices):
+                break
+            indices = fewer
+            payload = self._coder.encode(indices, quality)
+        return payload, quality
 
 
 def thin_out(indices: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -334,7 +358,11 @@ class SpeechDecoder:
             raise WrongModel(
                 f"packet was coded with model {packet.model_id:04x}, this is {self._short_id:04x}"
             )
-        if packet.kind is not Kind.SPEECH or packet.chained or packet.quality >= QUALITIES:
+        if (
+            packet.kind is not Kind.SPEECH
+            or packet.chained
+            or packet.quality >= self._codec.qualities
+        ):
             raise BadStream("packet is not a speech frame this decoder knows")
         if not packet.payload:
             frame = np.full((analysis.FRAME_HOPS, analysis.N_MELS), -1.0, np.float32)
@@ -348,9 +376,9 @@ class SpeechDecoder:
     @torch.no_grad()
     def _generate(self, indices: NDArray[np.int8], quality: int) -> FloatArray:
         device = self._codec.device
-        z = torch.from_numpy(indices.astype(np.float32))[None].to(device)
+        z = self._codec.networks.latents_of(indices)[None].to(device)
         rate = torch.tensor([quality / 8.0], device=device)
-        y: FloatArray = self._codec.networks.generator(z, rate)[0].cpu().numpy()
+        y: FloatArray = self._codec.searchable.generator(z, rate)[0].cpu().numpy()
         return y
 
     def _conceal(self) -> FloatArray:

@@ -17,16 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from codec.entropy import ContextModel
+from codec.entropy import MAX_INDEX, QUALITIES, ContextModel, RangeCoder
 from codec.errors import BadInput
-from codec.huffman import RunModel
-from codec.search import Networks
+from codec.huffman import HuffmanCoder, RunModel
+from codec.search import Networks, quantise
+from codec.search import Prior as SearchPrior
+from codec.speech import LatentCoder, thin_out
 from models.nets import Encoder, Generator, ModelShape, Prior
+from models.packed import can_pack, packed
 
 WEIGHTS = Path(__file__).parent / "weights"
 MAX_FILE_BYTES = 64 << 20
@@ -35,8 +39,45 @@ _CONTEXT = (
 )  # fmt: skip
 
 
-class LatentModel(nn.Module):
+class CodecNetworks(nn.Module):
+    """What the codec needs of a family's networks; latents are rounded unless a family differs."""
+
+    encoder: nn.Module
+    generator: nn.Module
+    prior: SearchPrior
+    penalty: float | None = None  # the search's coupling, where no bit price sets it
+    reach: float = MAX_INDEX  # largest magnitude of a latent
+    search_saves: float = 1.0  # bits after the search against the encoder's own
+
+    def rate_weight(self, rate: float) -> float:
+        """Lagrangian weight (cost per bit) at rate point r."""
+        raise NotImplementedError
+
+    def quantise(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
+        """Q: the allowed latents nearest to z."""
+        return quantise(z, dead_zone)
+
+    def indices_of(self, latents: Tensor) -> NDArray[np.int8]:
+        """Quantised latents to the symbols that the entropy coders write, same shape."""
+        indices: NDArray[np.int8] = latents.to(torch.int8).cpu().numpy()
+        return indices
+
+    def latents_of(self, indices: NDArray[np.int8]) -> Tensor:
+        """Symbols to quantised latents, same shape."""
+        return torch.from_numpy(indices.astype(np.float32))
+
+    def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
+        """A cheaper frame of symbols near the given one; the same when there is none."""
+        return thin_out(indices)
+
+
+class LatentModel(CodecNetworks):
     """Encoder, generator and prior of one model family, with what its description says of them."""
+
+    encoder: Encoder
+    generator: Generator
+    prior: Prior
+    search_saves = 0.93  # on training speech
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -52,7 +93,8 @@ class LatentModel(nn.Module):
         return float(np.exp(np.interp(rate, anchors, self.log_rate_weights)))
 
 
-def _part(path: Path) -> dict[str, Tensor]:
+def read_part(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file of a model folder. Raises BadInput when it is too large."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise BadInput(f"{path}: larger than any model file may be")
     return load_file(path)
@@ -60,12 +102,14 @@ def _part(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model family: networks for the search, integer tables for the bitstream."""
+    """A loaded model family: networks for the search, entropy coders for the bitstream.
 
-    networks: LatentModel
-    context: ContextModel
-    runs: RunModel
-    huffman_overhead: float
+    qualities: how many rate points it has; packets carry 0..qualities-1.
+    """
+
+    networks: CodecNetworks
+    coders: dict[str, LatentCoder]
+    qualities: int
     model_id: str
 
 
@@ -111,6 +155,10 @@ def load_model(family: str, folder: Path | None = None) -> Model:
     folder = folder or WEIGHTS / family
     try:
         description = json.loads((folder / "model.json").read_text())
+        if description.get("kind") == "paper":
+            from models import paper  # which needs this module
+
+            return paper.load(folder, description)
         shape_fields = description["shape"]
         shape_fields["prior_groups"] = tuple(shape_fields["prior_groups"])
         networks = LatentModel(ModelShape(**shape_fields))
@@ -118,9 +166,9 @@ def load_model(family: str, folder: Path | None = None) -> Model:
         for name in ("encoder", "generator"):
             part = getattr(networks, name)
             part.load_state_dict(
-                {k: v.float() for k, v in _part(folder / f"{name}.safetensors").items()}
+                {k: v.float() for k, v in read_part(folder / f"{name}.safetensors").items()}
             )
-        entropy = _part(folder / "entropy.safetensors")
+        entropy = read_part(folder / "entropy.safetensors")
         networks.prior.load_state_dict(
             {k[6:]: v.float() for k, v in entropy.items() if k.startswith("prior.")}
         )
@@ -134,18 +182,33 @@ def load_model(family: str, folder: Path | None = None) -> Model:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"cannot load model {family!r} from {folder}: {error}") from error
     networks.requires_grad_(False)
-    return Model(networks.eval(), context, runs, overhead, str(description["model_id"]))
+    steps, channels = networks.shape.steps, networks.shape.channels
+    coders: dict[str, LatentCoder] = {
+        "range": RangeCoder(context, steps),
+        "huffman": HuffmanCoder(runs, steps, channels, overhead),
+    }
+    return Model(networks.eval(), coders, QUALITIES, str(description["model_id"]))
 
 
-def search_networks(model: LatentModel) -> Networks:
-    """A frozen model as the search wants it, the sketch in bfloat16 where that is fast."""
+def search_networks(model: CodecNetworks) -> Networks:
+    """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
     device = next(model.generator.parameters()).device
-    sketch: Generator = model.generator
+    encoder, generator, sketch = model.encoder, model.generator, model.generator
     if device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         sketch = copy.deepcopy(model.generator).bfloat16().requires_grad_(False)
     number = next(sketch.parameters()).dtype
+    if device.type == "cpu" and can_pack():
+        encoder, generator = packed(encoder), packed(generator)
+        sketch = packed(sketch, differentiable=True)
 
     def gradient_generator(z: Tensor, rate: Tensor) -> Tensor:
         return sketch(z, rate.to(number)).float()
 
-    return Networks(model.encoder, model.generator, model.prior, gradient_generator)
+    return Networks(
+        encoder,
+        generator,
+        model.prior,
+        gradient_generator,
+        model.quantise,
+        model.reach,
+    )

@@ -1,0 +1,268 @@
+"""The speech codec with its shipped weights: rates held, streams equal, damage survived."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from codec import analysis
+from codec.container import ContainerReader, scan
+from codec.errors import BadInput, BadStream, SottoError, WrongModel
+from codec.packet import HEADER_BYTES, Packet, pack, unpack
+from codec.presets import PRESETS
+from codec.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT, RateControl
+from codec.speech import SpeechCodec, thin_out
+from models.evaluation.metrics import score
+
+FloatArray = NDArray[np.float32]
+SECONDS = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
+FAST = 4  # search steps in tests of anything but quality
+
+
+@pytest.fixture(scope="module")
+def codec() -> SpeechCodec:
+    return SpeechCodec.load("2k", "cpu")
+
+
+@pytest.fixture
+def stream(codec: SpeechCodec, clip: FloatArray) -> bytes:
+    return codec.encode(clip[:40_000], 16_000, iterations=FAST)
+
+
+def packets_of(container: bytes) -> list[bytes]:
+    return [
+        pack(item) for item in ContainerReader(io.BytesIO(container)) if isinstance(item, Packet)
+    ]
+
+
+def test_speech_survives_at_two_kilobits(codec: SpeechCodec, clip: FloatArray) -> None:
+    """A floor well under the measured figures: catches broken weights, tables or phase."""
+    container = codec.encode(clip, 16_000, iterations=30)
+    decoded = codec.decode(container)
+    assert decoded.shape == clip.shape
+    result = score(clip, decoded)
+    assert result["pesq_nb"] > 2.6
+    assert result["stoi"] > 0.82
+    info = scan(io.BytesIO(container))
+    assert info.intact
+    assert info.payload_bits_per_s <= PRESETS["2k"].rate * 1.1
+
+
+@pytest.mark.parametrize("preset", ["1k2", "2k", "3k6"])
+@pytest.mark.parametrize("entropy", ["range", "huffman"])
+def test_presets_hold_their_rate(preset: str, entropy: str, clip: FloatArray) -> None:
+    codec = SpeechCodec.load(preset, "cpu")
+    loud = np.tile(clip, 2)
+    container = codec.encode(loud, 16_000, search=False, entropy=entropy)  # type: ignore[arg-type]
+    sizes = [8 * (len(p) - HEADER_BYTES) for p in packets_of(container)]
+    average = PRESETS[preset].rate * SECONDS
+    spent = np.cumsum(sizes)
+    assert (spent <= average * (np.arange(len(sizes)) + 1 + OPENING_CREDIT) + 1).all()
+    assert max(sizes) <= MAX_PACKET_FRAMES * average
+    assert np.mean(sizes) > 0.6 * average  # and makes use of it
+    assert codec.decode(container).shape == loud.shape
+
+
+def test_search_lowers_the_cost_at_no_more_bits(codec: SpeechCodec, clip: FloatArray) -> None:
+    costs = {}
+    for name, iterations in (("none", 0), ("searched", 30)):
+        encoder = codec.encoder(iterations=iterations)
+        reports: list[float] = []
+        encoder.on_frame = lambda report, reports=reports: reports.append(report.cost)
+        encoder.push(clip)
+        costs[name] = np.mean(reports)
+    assert costs["searched"] < 0.97 * costs["none"]
+
+
+def test_streaming_decoder_equals_offline(codec: SpeechCodec, stream: bytes) -> None:
+    offline = codec.decode(stream)
+    decoder = codec.decoder()
+    parts = [decoder.push(packet) for packet in packets_of(stream)]
+    parts.append(decoder.finish())
+    streamed = np.concatenate(parts)
+    assert np.array_equal(streamed[: len(offline)], offline)
+
+
+def test_streaming_encoder_equals_offline(codec: SpeechCodec, clip: FloatArray) -> None:
+    """However the samples are cut into pushes, the same packets come out."""
+    whole = packets_of(codec.encode(clip[:50_000], 16_000, iterations=FAST))
+    encoder = codec.encoder(iterations=FAST, group=8)
+    random = np.random.default_rng(1)
+    packets: list[bytes] = []
+    position = 0
+    while position < 50_000:
+        step = int(random.integers(1, 9_000))
+        packets += encoder.push(clip[position : min(position + step, 50_000)])
+        position += step
+    packets += encoder.finish()
+    assert packets == whole
+
+
+def test_live_encoder_gives_one_packet_per_frame(codec: SpeechCodec, clip: FloatArray) -> None:
+    encoder = codec.encoder(iterations=1)
+    needed = analysis.FRAME_SAMPLES + (analysis.WINDOW - analysis.HOP) // 2
+    assert encoder.push(clip[: needed - 1]) == []
+    assert len(encoder.push(clip[needed - 1 : needed])) == 1
+
+
+def test_budget_bounds_the_time(codec: SpeechCodec, clip: FloatArray) -> None:
+    """Far more steps fit in a long budget than in a short one; both give valid frames."""
+    steps = {}
+    for budget in (0.02, 1.0):
+        encoder = codec.encoder(budget=budget)
+        seen: list[int] = []
+        encoder.on_frame = lambda report, seen=seen: seen.append(report.iterations)
+        encoder.push(clip[:17_000])
+        steps[budget] = seen[0]
+    assert steps[1.0] > steps[0.02]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 16_383, 16_384, 16_385])
+def test_lengths_are_kept(codec: SpeechCodec, clip: FloatArray, size: int) -> None:
+    container = codec.encode(clip[:size], 16_000, search=False)
+    assert codec.decode(container).shape == (size,)
+
+
+def test_silence_stays_silent_and_costs_only_headers(codec: SpeechCodec) -> None:
+    container = codec.encode(np.zeros(40_000, np.float32), 16_000, iterations=2)
+    assert not codec.decode(container).any()
+    assert scan(io.BytesIO(container)).payload_bytes == 0
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000, 96_000])
+def test_other_sample_rates_and_channels(codec: SpeechCodec, rate: int) -> None:
+    seconds = np.arange(rate) / rate
+    tone = (0.3 * np.sin(2 * np.pi * 440 * seconds)).astype(np.float32)
+    stereo = np.stack((tone, tone), axis=1)
+    decoded = codec.decode(codec.encode(stereo, rate, search=False))
+    assert abs(len(decoded) - 16_000) <= 1
+    spectrum = np.abs(np.fft.rfft(decoded[2_000:14_000]))
+    assert abs(spectrum.argmax() * 16_000 / 12_000 - 440) < 60
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        np.sign(np.sin(np.arange(20_000) * 0.1)),
+        np.full(20_000, np.nan),
+        np.where(np.arange(20_000) % 100 == 0, np.inf, 0.1),
+        np.full(20_000, 1.0),
+        1e6 * np.sin(np.arange(20_000) * 0.3),
+    ],
+    ids=["square", "nan", "infinite", "constant", "far too loud"],
+)
+def test_hostile_signals_simply_work(codec: SpeechCodec, signal: FloatArray) -> None:
+    decoded = codec.decode(codec.encode(signal.astype(np.float32), 16_000, iterations=2))
+    assert decoded.shape == signal.shape
+    assert np.isfinite(decoded).all()
+
+
+def test_unknown_choices_are_named() -> None:
+    with pytest.raises(BadInput, match=r"unknown preset '9k' \(known: .*2k"):
+        SpeechCodec.load("9k")
+    with pytest.raises(BadInput, match="unknown device"):
+        SpeechCodec.load("2k", "tpu")
+
+
+def test_packet_of_another_model_is_refused(codec: SpeechCodec, stream: bytes) -> None:
+    from dataclasses import replace
+
+    packet = unpack(packets_of(stream)[0])
+    other = replace(packet, model_id=packet.model_id ^ 1)
+    with pytest.raises(WrongModel):
+        codec.decoder().push(pack(other))
+
+
+def test_damaged_frame_costs_that_frame_only(codec: SpeechCodec, stream: bytes) -> None:
+    good = codec.decode(stream)
+    packets = packets_of(stream)
+    position = stream.index(packets[1]) + 40
+    broken = bytearray(stream)
+    broken[position] ^= 0x10
+    decoded = codec.decode(bytes(broken))
+    assert decoded.shape == good.shape
+    frame = analysis.FRAME_SAMPLES
+    assert np.array_equal(decoded[: frame - 1000], good[: frame - 1000])
+    assert not np.array_equal(decoded[frame : 2 * frame], good[frame : 2 * frame])
+
+
+def test_any_damage_is_survived_or_refused_in_a_line(codec: SpeechCodec, stream: bytes) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(25):
+        data = bytearray(stream)
+        for position in random.integers(0, len(data), 3):
+            data[position] ^= 1 << random.integers(0, 8)
+        data = data[: random.integers(1, len(data) + 1)]
+        try:
+            decoded = codec.decode(bytes(data))
+        except SottoError as error:
+            assert "\n" not in str(error)
+        else:
+            assert np.isfinite(decoded).all()
+
+
+def test_valid_packet_with_hostile_payload(codec: SpeechCodec, stream: bytes) -> None:
+    from dataclasses import replace
+
+    packet = unpack(packets_of(stream)[0])
+    random = np.random.default_rng(2)
+    decoder = codec.decoder()
+    for size in (1, 5, 200, 1000):
+        hostile = replace(packet, payload=random.bytes(size))
+        try:
+            samples = decoder.push(pack(hostile))
+        except BadStream:
+            continue
+        assert np.isfinite(samples).all()
+    with pytest.raises(BadStream):
+        decoder.push(pack(replace(packet, quality=200)))
+
+
+def test_lost_frames_fade_without_clicks(codec: SpeechCodec, clip: FloatArray) -> None:
+    """No concealed sample jumps more than speech itself does, and long gaps fall silent."""
+    packets = packets_of(codec.encode(clip, 16_000, search=False))
+    decoder = codec.decoder()
+    parts = [decoder.push(packets[0]), decoder.push(packets[1])]
+    parts += [decoder.push(None) for _ in range(3)]
+    parts += [decoder.push(packets[2]), decoder.finish()]
+    heard = np.concatenate(parts)
+    frame = analysis.FRAME_SAMPLES
+    jumps = np.abs(np.diff(heard))
+    gap = slice(2 * frame, 5 * frame)
+    assert jumps[gap].max() <= np.abs(np.diff(clip)).max()
+    assert np.abs(heard[gap]).max() <= np.abs(heard[: 2 * frame]).max()
+    loudness = [np.sqrt(np.mean(heard[i * frame : (i + 1) * frame] ** 2)) for i in (1, 3, 4)]
+    assert loudness[1] < 0.1 * loudness[0]
+    assert loudness[2] <= loudness[1]
+
+
+def test_rate_control_never_overdraws() -> None:
+    """Whatever frames cost, promises stay within the credit."""
+    random = np.random.default_rng(3)
+    control = RateControl(2000.0, 8, 17)
+    spent = 0.0
+    for group in range(200):
+        taken = []
+        for _ in range(8):
+            size = random.choice([10.0, 1500.0, 4000.0])
+            bits = size * np.linspace(0.5, 2.0, 17)
+            plan = control.plan(bits * 0.9, bits)
+            assert 0 <= plan.quality < 17
+            taken.append(min(plan.allowed, float(random.random() * 3000)))
+        control.settle(taken)
+        spent += sum(taken)
+        assert spent <= 2000.0 * (8 * (group + 1) + OPENING_CREDIT)
+
+
+def test_thin_out_ends_with_nothing() -> None:
+    q = np.random.default_rng(0).integers(-3, 4, (16, 20)).astype(np.int8)
+    for _ in range(1000):
+        if not q.any():
+            break
+        fewer = thin_out(q)
+        assert np.count_nonzero(fewer) < np.count_nonzero(q)
+        q = fewer
+    assert not q.any()
