@@ -68,8 +68,24 @@ READABLE = frozenset(WRITABLE) | {".wave", ".iff", ".svx", ".sf", ".paf", ".pvf"
 # First bytes of what libsndfile may read from a copy of a pipe; anything else is refused at once
 # rather than copied to disk without end.
 _MAGIC = (
-    b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b"caff", b".snd", b"dns.",
-    b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"NIST", b"Creative", b"PVF1",
+    b"RIFF",
+    b"RIFX",
+    b"RF64",
+    b"riff",
+    b"fLaC",
+    b"OggS",
+    b"FORM",
+    b"caff",
+    b".snd",
+    b"dns.",
+    b"ID3",
+    b"\xff\xfb",
+    b"\xff\xfa",
+    b"\xff\xf3",
+    b"\xff\xf2",
+    b"NIST",
+    b"Creative",
+    b"PVF1",
 )
 
 
@@ -239,8 +255,10 @@ class AudioReader:
         if not start:
             raise BadInput(f"{self.name} is empty")
         if not start.startswith(_MAGIC):
-            raise BadInput(f"{self.name} is not audio that can be read from a pipe (WAV, FLAC, "
-                           "Ogg, MP3, AIFF, AU or CAF)")
+            raise BadInput(
+                f"{self.name} is not audio that can be read from a pipe (WAV, FLAC, "
+                "Ogg, MP3, AIFF, AU or CAF)"
+            )
         if start[8:12] == b"WAVE" and start[:4] in (b"RIFF", b"RF64"):
             try:
                 header = wav.read_format(start, pipe.read)
@@ -260,8 +278,10 @@ class AudioReader:
             while data := pipe.read(_COPY_BYTES):
                 size += len(data)
                 if size > MAX_SPOOL_BYTES:
-                    raise BadInput(f"{self.name} is longer than {MAX_SPOOL_BYTES >> 30} GiB: "
-                                   "pipe uncompressed WAV, or name the file")
+                    raise BadInput(
+                        f"{self.name} is longer than {MAX_SPOOL_BYTES >> 30} GiB: "
+                        "pipe uncompressed WAV, or name the file"
+                    )
                 copy.write(data)
             copy.flush()
             copy.seek(0)
@@ -298,11 +318,14 @@ class AudioReader:
 
     def _report(self) -> None:
         if self._not_finite:
-            self._warn(f"{self.name}: {self._not_finite} samples are not numbers; "
-                       "replaced by silence")
+            self._warn(
+                f"{self.name}: {self._not_finite} samples are not numbers; replaced by silence"
+            )
         if self._beyond:
-            self._warn(f"{self.name}: {self._beyond} samples beyond full scale clipped "
-                       f"(peak {self._peak:.4g})")
+            self._warn(
+                f"{self.name}: {self._beyond} samples beyond full scale clipped "
+                f"(peak {self._peak:.4g})"
+            )
 
 
 def read_audio(path: str | os.PathLike[str], *, warn: Warn | None = None) -> FloatArray:
@@ -388,8 +411,10 @@ class _WavSink:
         data = wav.to_pcm16(samples)
         self._bytes += len(data)
         if self._seekable and self._bytes > wav.MAX_DATA_BYTES:
-            raise BadInput(f"cannot write {display_name(self._path)}: a WAV file ends at 4 GiB; "
-                           "write .w64, .caf or .flac")
+            raise BadInput(
+                f"cannot write {display_name(self._path)}: a WAV file ends at 4 GiB; "
+                "write .w64, .caf or .flac"
+            )
         self._file.write(data)
 
     def finish(self) -> None:

@@ -21,11 +21,14 @@ from codec.errors import BadInput
 
 HEADER_BYTES = 44
 MAX_DATA_BYTES = 0xFFFFFFFF - HEADER_BYTES
-UNKNOWN_LENGTH = 0xFFFFFFFF
+# What we leave for a length nobody knows yet: the one placeholder that sox, too, takes without a
+# warning.
+UNKNOWN_LENGTH = 0x7FFFF000
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 # Lengths from here up are a streaming writer's placeholder, never the truth about a pipe.
 _PLACEHOLDER = 0x7FFF0000
+_SEE_DS64 = 0xFFFFFFFF
 _MAX_FMT_BYTES = 4096
 _MAX_PREFIX_BYTES = 1 << 20
 _SKIP_BYTES = 1 << 16
@@ -124,7 +127,7 @@ def find_data(read: Read, long_length: int | None) -> int | None:
             raise BadInput("the WAV stream holds no samples")
         size: int = struct.unpack("<I", head[4:])[0]
         if head[:4] == b"data":
-            if size == UNKNOWN_LENGTH and long_length:
+            if size == _SEE_DS64 and long_length:
                 size = long_length
                 return size if size < 1 << 62 else None
             return size if 0 < size < _PLACEHOLDER else None
@@ -164,8 +167,20 @@ def to_pcm16(samples: NDArray[np.float32]) -> bytes:
 def pcm16_header(sample_rate: int, data_bytes: int | None) -> bytes:
     """The 44 bytes before mono 16-bit samples; data_bytes None means not known yet."""
     length = UNKNOWN_LENGTH if data_bytes is None else data_bytes
-    riff = UNKNOWN_LENGTH if data_bytes is None else data_bytes + HEADER_BYTES - 8
+    riff = length + HEADER_BYTES - 8
     return struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", riff, b"WAVE", b"fmt ", 16, _PCM, 1, sample_rate,
-        2 * sample_rate, 2, 16, b"data", length,
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        riff,
+        b"WAVE",
+        b"fmt ",
+        16,
+        _PCM,
+        1,
+        sample_rate,
+        2 * sample_rate,
+        2,
+        16,
+        b"data",
+        length,
     )

@@ -55,8 +55,13 @@ def wav_bytes(samples: np.ndarray, rate: int, subtype: str, form: str = "WAV") -
 
 def with_length(data: bytes, riff: int, length: int) -> bytes:
     at = data.index(b"data")
-    return (data[:4] + struct.pack("<I", riff) + data[8 : at + 4] + struct.pack("<I", length)
-            + data[at + 8 :])
+    return (
+        data[:4]
+        + struct.pack("<I", riff)
+        + data[8 : at + 4]
+        + struct.pack("<I", length)
+        + data[at + 8 :]
+    )
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
@@ -208,8 +213,16 @@ def test_wav_pipe_skips_chunks_around_the_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("form", "subtype"),
-    [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("AIFF", "PCM_16"), ("WAV", "ULAW"), ("CAF", "PCM_16"),
-     ("RF64", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("AU", "PCM_16")],
+    [
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("AIFF", "PCM_16"),
+        ("WAV", "ULAW"),
+        ("CAF", "PCM_16"),
+        ("RF64", "PCM_16"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("AU", "PCM_16"),
+    ],
 )
 def test_other_formats_come_through_a_pipe(form: str, subtype: str, tmp_path: Path) -> None:
     data = wav_bytes(tone(16_000), 16_000, subtype, form)
@@ -219,9 +232,17 @@ def test_other_formats_come_through_a_pipe(form: str, subtype: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"hello", b"RIFF", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata\4\0\0\0\0\0\0\0",
-     b"RIFF\0\0\0\0WAVEJUNK\xff\xff\xff\xff" + b"j" * 100, b"\0" * 4_000, b"fLaC" + b"\0" * 100,
-     wav.pcm16_header(16_000, None)],
+    [
+        b"",
+        b"hello",
+        b"RIFF",
+        b"RIFF\0\0\0\0WAVE",
+        b"RIFF\0\0\0\0WAVEdata\4\0\0\0\0\0\0\0",
+        b"RIFF\0\0\0\0WAVEJUNK\xff\xff\xff\xff" + b"j" * 100,
+        b"\0" * 4_000,
+        b"fLaC" + b"\0" * 100,
+        wav.pcm16_header(16_000, None),
+    ],
 )
 def test_pipes_that_hold_no_audio(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
@@ -276,6 +297,12 @@ print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     long, much = run(600)
     assert (short, long) == (160_000, 9_600_000)
     assert much - little < 15_000  # KiB; ten minutes at 16 kHz are 37 500, as stored 56 250
+
+
+def test_golden_header_of_a_stream() -> None:
+    assert wav.pcm16_header(16_000, None).hex() == (
+        "5249464624f0ff7f57415645666d74201000000001000100803e0000007d0000020010006461746100f0ff7f"
+    )
 
 
 @pytest.mark.parametrize("suffix", sorted(WRITABLE))

@@ -155,7 +155,11 @@ def test_strange_signals_work(kind: str, tmp_path: Path) -> None:
 def test_module_runs_too(coded: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tui", "info", "--json", str(coded)],
-        capture_output=True, cwd=ROOT, env=ENVIRONMENT, timeout=120, check=True,
+        capture_output=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        timeout=120,
+        check=True,
     )
     assert json.loads(done.stdout)["frames"] == 3
 
@@ -193,8 +197,10 @@ def test_reader_that_goes_away_is_no_noise(tmp_path: Path) -> None:
     with AudioWriter(tmp_path / "long.wav") as writer:
         writer.write(tone(120.0))
     sotto("encode", tmp_path / "long.wav", tmp_path / "long.sotto")
-    script = f"{' '.join(FAKE)} decode {tmp_path}/long.sotto - | head -c 10 >/dev/null; " \
+    script = (
+        f"{' '.join(FAKE)} decode {tmp_path}/long.sotto - | head -c 10 >/dev/null; "
         "echo ${PIPESTATUS[0]}"
+    )
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, env=ENVIRONMENT, timeout=120, check=True
     )
@@ -329,13 +335,16 @@ def test_bad_outputs_are_one_line(speech: Path, coded: Path, tmp_path: Path) -> 
 def test_disk_that_fills_up(speech: Path, coded: Path, tmp_path: Path) -> None:
     # A limit on file sizes stands in for a full disk: the same error path, in bash's kilobytes.
     for args in (
-        f"decode {coded} {tmp_path}/out.wav", f"decode {coded} {tmp_path}/out.w64",
+        f"decode {coded} {tmp_path}/out.wav",
+        f"decode {coded} {tmp_path}/out.w64",
         f"encode {speech} {tmp_path}/out.sotto",
     ):
         before = names(tmp_path)
         done = subprocess.run(
             ["bash", "-c", f"ulimit -f 2; exec {' '.join(FAKE)} {args}"],
-            capture_output=True, env={**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}, timeout=120,
+            capture_output=True,
+            env={**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},
+            timeout=120,
         )
         assert done.returncode == 1
         assert done.stderr.count(b"\n") == 1
@@ -390,17 +399,32 @@ def test_a_reason_of_several_lines_is_still_one(
 @pytest.mark.parametrize(
     "args",
     [
-        [], ["sing"], ["encode"], ["encode", "a.wav"], ["encode", "IN", "b", "--iterations", "-1"],
-        ["encode", "IN", "b", "--iterations", "2.5"], ["encode", "IN", "b", "--budget", "0"],
-        ["encode", "IN", "b", "--budget", "nan"], ["encode", "IN", "b", "--budget", "inf"],
-        ["encode", "IN", "b", "--entropy", "zip"], ["encode", "IN", "b", "--device", "tpu"],
-        ["encode", "IN", "b", "--no-search", "--iterations", "3"], ["encode", "IN", "IN"],
-        ["encode", "DIR", "-"], ["encode", "DIR", "IN"], ["decode", "IN", "b.wav", "--what"],
+        [],
+        ["sing"],
+        ["encode"],
+        ["encode", "a.wav"],
+        ["encode", "IN", "b", "--iterations", "-1"],
+        ["encode", "IN", "b", "--iterations", "2.5"],
+        ["encode", "IN", "b", "--budget", "0"],
+        ["encode", "IN", "b", "--budget", "nan"],
+        ["encode", "IN", "b", "--budget", "inf"],
+        ["encode", "IN", "b", "--entropy", "zip"],
+        ["encode", "IN", "b", "--device", "tpu"],
+        ["encode", "IN", "b", "--no-search", "--iterations", "3"],
+        ["encode", "IN", "IN"],
+        ["encode", "DIR", "-"],
+        ["encode", "DIR", "IN"],
+        ["decode", "IN", "b.wav", "--what"],
         ["decode", "IN", "b.wav", "--loss-rate", "1.5"],
         ["decode", "IN", "b.wav", "--burst", "0.5"],
-        ["decode", "IN", "b.wav", "--loss-rate", "-0.1"], ["decode", "IN", "b.wav", "--seed", "x"],
-        ["decode", "IN", "b.wav", "--loss-rate", "0.9", "--burst", "2"], ["train"],
-        ["train", "piano"], ["bench"], ["transcode", "IN", "b.wav", "--picture", "p.gif"], ["info"],
+        ["decode", "IN", "b.wav", "--loss-rate", "-0.1"],
+        ["decode", "IN", "b.wav", "--seed", "x"],
+        ["decode", "IN", "b.wav", "--loss-rate", "0.9", "--burst", "2"],
+        ["train"],
+        ["train", "piano"],
+        ["bench"],
+        ["transcode", "IN", "b.wav", "--picture", "p.gif"],
+        ["info"],
     ],
     ids=" ".join,
 )
@@ -408,8 +432,12 @@ def test_wrong_usage_is_status_2(
     args: list[str], speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = names(tmp_path)
-    places = {"IN": str(speech), "DIR": str(tmp_path), "b": str(tmp_path / "b"),
-              "b.wav": str(tmp_path / "b.wav")}
+    places = {
+        "IN": str(speech),
+        "DIR": str(tmp_path),
+        "b": str(tmp_path / "b"),
+        "b.wav": str(tmp_path / "b.wav"),
+    }
     assert main([places.get(arg, arg) for arg in args]) == 2
     heard = capsys.readouterr()
     assert heard.out == ""
@@ -490,9 +518,7 @@ def test_transcode_reports_what_it_did(tmp_path: Path, clip_path: Path) -> None:
 
 def test_transcode_of_what_has_no_score(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(32_000), 16_000)
-    report = json.loads(
-        sotto("transcode", tmp_path / "a.wav", tmp_path / "b.wav", "--json").stdout
-    )
+    report = json.loads(sotto("transcode", tmp_path / "a.wav", tmp_path / "b.wav", "--json").stdout)
     assert report["pesq_nb"] is None
     assert report["stoi"] is None
     assert report["not_scored"]
@@ -599,7 +625,9 @@ def _on_a_terminal(args: list[str]) -> tuple[str, int]:
     """What is seen on stderr if that is a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*FAKE, *args], stderr=theirs, stdin=subprocess.DEVNULL,
+        [*FAKE, *args],
+        stderr=theirs,
+        stdin=subprocess.DEVNULL,
         env={**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "100"},
     )
     os.close(theirs)
@@ -619,8 +647,12 @@ def test_terminal_is_no_pipe(coded: Path, tmp_path: Path) -> None:
     try:
         for args in (["encode", "-", str(tmp_path / "x")], ["decode", str(coded), "-"]):
             done = subprocess.run(
-                [*FAKE, *args], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE,
-                env=ENVIRONMENT, timeout=120,
+                [*FAKE, *args],
+                stdin=theirs,
+                stdout=theirs,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+                timeout=120,
             )
             assert done.returncode == 1
             assert b"is a terminal" in done.stderr

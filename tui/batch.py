@@ -25,8 +25,9 @@ def check_paths(source: str, target: str) -> None:
         raise UsageError("a directory goes into a directory, not into a pipe")
     if os.path.isdir(source):
         if os.path.exists(target) and not os.path.isdir(target):
-            raise UsageError(f"{display_name(source)} is a directory, "
-                             f"{display_name(target)} is not")
+            raise UsageError(
+                f"{display_name(source)} is a directory, {display_name(target)} is not"
+            )
         return
     if os.path.isfile(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise UsageError("input and output are the same file")

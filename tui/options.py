@@ -77,7 +77,7 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
         "--no-search", action="store_true", help="take the encoder's output as it is"
     )
     parser.add_argument(
-        "--entropy", choices=("range", "huffman"), default="range", help="the entropy coder"
+        "--entropy", choices=("range", "huffman"), help="the entropy coder (default: the preset's)"
     )
     add_device(parser)
 

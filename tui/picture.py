@@ -40,8 +40,13 @@ def save_spectrograms(original: FloatArray, decoded: FloatArray, path: str) -> N
     axes = figure.subplots(2, 1, sharex=True)
     for ax, samples, title in zip(axes, (original, decoded), ("original", "decoded"), strict=True):
         image = ax.imshow(
-            spectrogram(samples), origin="lower", aspect="auto", cmap="magma", vmin=_FLOOR_DB,
-            vmax=0.0, extent=(0.0, len(samples) / SAMPLE_RATE, 0.0, SAMPLE_RATE / 2000),
+            spectrogram(samples),
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=_FLOOR_DB,
+            vmax=0.0,
+            extent=(0.0, len(samples) / SAMPLE_RATE, 0.0, SAMPLE_RATE / 2000),
         )
         ax.set_title(title)
         ax.set_ylabel("kHz")

@@ -57,7 +57,7 @@ class Codec(Protocol):
         iterations: int | None = None,
         budget: float | None = None,
         search: bool = True,
-        entropy: EntropyName = "range",
+        entropy: EntropyName | None = None,
         group: int = 1,
     ) -> Encoder: ...
 
@@ -71,7 +71,7 @@ class EncodeOptions:
     iterations: int | None = None
     budget: float | None = None
     search: bool = True
-    entropy: EntropyName = "range"
+    entropy: EntropyName | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> EncodeOptions:

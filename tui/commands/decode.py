@@ -27,11 +27,17 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("input", metavar="IN.sotto", help="file, '-' or directory")
     parser.add_argument("output", metavar="OUT.wav", help="audio file, '-', or directory")
     parser.add_argument(
-        "--loss-rate", type=options.share, default=0.0, metavar="P",
+        "--loss-rate",
+        type=options.share,
+        default=0.0,
+        metavar="P",
         help="simulate the loss of this share of the frames (0..1) and conceal them",
     )
     parser.add_argument(
-        "--burst", type=options.burst, default=1.0, metavar="L",
+        "--burst",
+        type=options.burst,
+        default=1.0,
+        metavar="L",
         help="mean number of frames lost in a row (default: 1)",
     )
     parser.add_argument(

@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
         coded.seek(0)
         with Progress("decode", found.duration_s) as progress, AudioWriter(args.output) as writer:
             result = decode_stream(
-                codec, ContainerReader(coded), decoded.tee(writer.write), progress.advance,
+                codec,
+                ContainerReader(coded),
+                decoded.tee(writer.write),
+                progress.advance,
                 total_samples=found.total_samples,
             )
     if args.picture is not None:
