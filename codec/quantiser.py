@@ -1,0 +1,92 @@
+"""Non-uniform scalar quantiser: the same few centres for every latent (Liu et al. 2020, 3.2).
+
+Q(z) is the centre nearest to z. The centres come from K-means over unquantised latents of training
+signals and are float32 numbers stored with the model, so that a decoder only ever looks values up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+MAX_LEVELS = 128  # indices travel as int8
+
+
+class Quantiser(nn.Module):
+    """Indices 0..levels-1 <-> values; moves between devices with the model that owns it."""
+
+    centres: Tensor
+    borders: Tensor
+
+    def __init__(self, centres: NDArray[np.floating]) -> None:
+        """centres: [levels], finite and strictly rising as float32. Raises ValueError otherwise."""
+        super().__init__()
+        values = np.asarray(centres, np.float32)
+        if values.ndim != 1 or not 2 <= len(values) <= MAX_LEVELS:
+            raise ValueError(f"a quantiser has 2 to {MAX_LEVELS} centres")
+        if not np.isfinite(values).all() or not (np.diff(values) > 0).all():
+            raise ValueError("quantiser centres must be finite and strictly rising")
+        self.register_buffer("centres", torch.from_numpy(values.copy()), persistent=False)
+        middles = (values[:-1].astype(np.float64) + values[1:]) / 2.0
+        self.register_buffer(
+            "borders", torch.from_numpy(middles.astype(np.float32)), persistent=False
+        )
+
+    @property
+    def levels(self) -> int:
+        return len(self.centres)
+
+    @property
+    def reach(self) -> float:
+        """The largest magnitude of any centre."""
+        return float(self.centres.abs().max())
+
+    @property
+    def rest(self) -> int:
+        """Index of the centre nearest to zero."""
+        return int(self.centres.abs().argmin())
+
+    def index(self, z: Tensor) -> Tensor:
+        """Indices of the nearest centres, int64, same shape as z; a tie goes to the lower one."""
+        return torch.bucketize(z.float().contiguous(), self.borders)
+
+    def value(self, indices: Tensor) -> Tensor:
+        """Centres at whole-number indices of any shape. Raises ValueError outside 0..levels-1."""
+        if indices.numel() and not (0 <= int(indices.min()) <= int(indices.max()) < self.levels):
+            raise ValueError(f"quantiser indices must lie in 0..{self.levels - 1}")
+        return self.centres[indices.long()]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Q(z): every value replaced by its nearest centre."""
+        return self.centres[self.index(z)]
+
+    def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Move the tenth (at least one) of the indices that lie farthest out one level inwards."""
+        out = indices.copy()
+        flat = out.reshape(-1)
+        distance = flat.astype(np.int64) - self.rest
+        movable = int(np.count_nonzero(distance))
+        farthest = np.argsort(-np.abs(distance), kind="stable")[: min(len(flat) // 10 + 1, movable)]
+        flat[farthest] -= np.sign(distance[farthest]).astype(flat.dtype)
+        return out
+
+
+def fit_centres(latents: NDArray[np.floating], levels: int, seed: int = 0) -> NDArray[np.float32]:
+    """K-means centres of the pooled values of `latents` (any shape), rising, float32 [levels].
+
+    Raises ValueError when the values are fewer or less varied than the levels.
+    """
+    from sklearn.cluster import KMeans
+
+    values = np.asarray(latents, np.float64).reshape(-1, 1)
+    if not np.isfinite(values).all() or len(np.unique(values)) < levels:
+        raise ValueError(f"need at least {levels} different finite values for {levels} centres")
+    # Quantiles are within a step or two of the optimum in one dimension, so one start is enough.
+    start = np.quantile(values, (np.arange(levels) + 0.5) / levels)[:, None]
+    found = KMeans(levels, init=start, n_init=1, max_iter=300, random_state=seed).fit(values)
+    centres = np.sort(found.cluster_centers_[:, 0]).astype(np.float32)
+    if not (np.diff(centres) > 0).all():
+        raise ValueError("the latents fall into fewer clusters than levels")
+    return centres

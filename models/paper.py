@@ -1,0 +1,151 @@
+"""The `paper` family as the codec loads it: networks, shared centres, static tables.
+
+Its folder holds `model.json` (sizes, licence, model id), `encoder.safetensors` and
+`generator.safetensors` (half precision) and `entropy.safetensors` (centres and symbol counts).
+The model id is a hash of everything that decides what a stream decodes to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from codec.errors import BadInput
+from codec.quantiser import Quantiser
+from codec.speech import LatentCoder
+from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
+from models.paper_nets import PaperEncoder, PaperGenerator, PaperShape, channels_last
+from models.store import CodecNetworks, Model, read_part
+
+KIND = "paper"
+_TABLES = ("centres", "counts")
+
+
+class OrderZeroPrior(nn.Module):
+    """Ideal code length of each latent's nearest centre; it has no gradient."""
+
+    lengths: Tensor
+
+    def __init__(self, quantiser: Quantiser, counts: SymbolCounts) -> None:
+        super().__init__()
+        self.quantiser = quantiser
+        lengths = torch.from_numpy(counts.bits().astype(np.float32))
+        self.register_buffer("lengths", lengths, persistent=False)
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        """Bits of each latent of z [B, S, C] when quantised: [B, S, C]."""
+        return self.lengths[self.quantiser.index(z)]
+
+
+class PaperModel(CodecNetworks):
+    """Encoder, generator, quantiser and static table, as the codec and its search use them."""
+
+    encoder: PaperEncoder
+    generator: PaperGenerator
+    prior: OrderZeroPrior
+
+    def __init__(self, shape: PaperShape, quantiser: Quantiser, counts: SymbolCounts) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = PaperEncoder(shape)
+        self.generator = PaperGenerator(shape)
+        self.quantiser = quantiser
+        self.counts = counts
+        self.prior = OrderZeroPrior(quantiser, counts)
+        self.reach = shape.reach
+        self.penalty = 2e-3
+
+    def rate_weight(self, rate: float) -> float:
+        """Zero: there is no rate term, the number of levels bounds the rate."""
+        return 0.0
+
+    def quantise(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
+        """Q: nearest centre. The dead zone is for rounding quantisers and has no meaning here."""
+        return self.quantiser(z)
+
+    def indices_of(self, latents: Tensor) -> NDArray[np.int8]:
+        """Indices of the centres, same shape."""
+        indices: NDArray[np.int8] = self.quantiser.index(latents).to(torch.int8).cpu().numpy()
+        return indices
+
+    def latents_of(self, indices: NDArray[np.int8]) -> Tensor:
+        """Centres of the indices, same shape, on the model's device."""
+        return self.quantiser.value(torch.from_numpy(indices).to(self.quantiser.centres.device))
+
+    def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Move the outermost tenth of the indices one level inwards, where codes are shorter."""
+        return self.quantiser.thin_out(indices)
+
+
+def _arrays(model: PaperModel) -> dict[str, NDArray[Any]]:
+    centres = model.quantiser.centres.cpu().numpy()
+    return {"centres": np.ascontiguousarray(centres), "counts": model.counts.counts}
+
+
+def model_id(folder: Path, shape: dict[str, object]) -> str:
+    """Hash of sizes, generator weights, centres and counts: 16 hex digits."""
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    digest.update((folder / "generator.safetensors").read_bytes())
+    with safe_open(folder / "entropy.safetensors", "numpy") as file:
+        for name in _TABLES:
+            digest.update(file.get_tensor(name).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save(model: PaperModel, folder: Path, about: dict[str, Any]) -> str:
+    """Write a model folder, weights as float16; returns the model id."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("encoder", "generator"):
+        state = getattr(model, name).state_dict()
+        half = {key: value.half().contiguous() for key, value in state.items()}
+        save_file(half, folder / f"{name}.safetensors")
+    save_numpy(_arrays(model), folder / "entropy.safetensors")
+    shape = json.loads(json.dumps(model.shape.to_json()))
+    identity = model_id(folder, shape)
+    description = {"kind": KIND, "shape": shape, "penalty": model.penalty, **about}
+    description["model_id"] = identity
+    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+    return identity
+
+
+def load(folder: Path, description: dict[str, Any]) -> Model:
+    """The model in a folder whose `model.json` is `description`.
+
+    Raises BadInput, or KeyError, TypeError or ValueError when the description does not fit.
+    """
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in description["shape"].items()
+    }
+    shape = PaperShape(**fields)
+    shape.check()
+    tables = read_part(folder / "entropy.safetensors")
+    quantiser = Quantiser(tables["centres"].numpy())
+    counts = SymbolCounts(tables["counts"].numpy())
+    counts.check()
+    if not quantiser.levels == counts.levels == shape.levels:
+        raise ValueError("centres, counts and description disagree about the number of levels")
+    networks = PaperModel(shape, quantiser, counts)
+    for name in ("encoder", "generator"):
+        part = read_part(folder / f"{name}.safetensors")
+        getattr(networks, name).load_state_dict({key: v.float() for key, v in part.items()})
+    if model_id(folder, description["shape"]) != description["model_id"]:
+        raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
+    networks.penalty = float(description["penalty"])
+    networks.requires_grad_(False)
+    coders: dict[str, LatentCoder] = {
+        "range": StaticRangeCoder(counts, shape.steps, shape.channels),
+        "huffman": StaticHuffmanCoder(counts, shape.steps, shape.channels),
+    }
+    channels_last(networks)
+    return Model(networks.eval(), coders, 1, str(description["model_id"]))

@@ -1,0 +1,181 @@
+"""The networks of the `paper` family: the shape of Liu et al. (2020), on a linear start.
+
+Notation: B frames in a batch, T = 128 hops, M = 128 mel bands, S = 8 latent steps (16 hops each),
+C = 64 latents per step, so that a frame has 512. The generator spreads each step's latents over an
+8x8 (time x frequency) grid and grows it to 128x128 through transposed convolutions and residual
+blocks; most of the work is done at 16x16 and 32x32. The encoder is its mirror image.
+
+What differs from the paper: both networks add to a *linear* transform (the principal components of
+16-hop patches), which the convolutions correct; and tanh bounds the latents to ±`reach`, which is
+in units of the mean quantisation step, so that 16 levels are spread over a known range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.1  # of the leaky rectifiers, below zero
+
+
+@dataclass(frozen=True)
+class PaperShape:
+    """Sizes of the networks; stored with the weights. Widths are at 8x8, 16x16 and 32x32."""
+
+    hops: int = 128
+    mels: int = 128
+    steps: int = 8
+    channels: int = 64
+    levels: int = 16
+    reach: float = 8.0
+    encoder_widths: tuple[int, int, int] = (96, 64, 32)
+    generator_widths: tuple[int, int, int] = (128, 96, 48)
+    generator_blocks: tuple[int, int, int] = (2, 2, 1)
+
+    @property
+    def patch(self) -> int:
+        """Hops per latent step."""
+        return self.hops // self.steps
+
+    def check(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        if (self.hops, self.mels, self.steps) != (128, 128, 8):
+            raise ValueError("paper networks are made for 128x128 frames and 8 steps")
+        sizes = (*self.encoder_widths, *self.generator_widths, self.channels, self.levels)
+        if len(sizes) != 8 or not all(1 <= size <= 512 for size in sizes):
+            raise ValueError("paper network sizes are out of range")
+        if len(self.generator_blocks) != 3 or not all(0 <= n <= 16 for n in self.generator_blocks):
+            raise ValueError("paper network depths are out of range")
+        if not 0.0 < self.reach <= 64.0:
+            raise ValueError("latent reach is out of range")
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def start_at_zero(layer: nn.Module) -> None:
+    """Set a layer's weights to zero, so that what it adds to starts unchanged."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around the identity; starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        start_at_zero(self.second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, width, H, W] -> the same shape."""
+        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
+
+
+class PaperEncoder(nn.Module):
+    """E(x): log-mel frame to bounded latents, the warm start of the search."""
+
+    mean: Tensor
+
+    def __init__(self, shape: PaperShape) -> None:
+        super().__init__()
+        self.shape = shape
+        low, middle, high = shape.encoder_widths
+        self.register_buffer("mean", torch.zeros(shape.mels))
+        self.basis = nn.Parameter(torch.zeros(shape.patch * shape.mels, shape.channels))
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(16, high, 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(high, middle, 4, stride=2, padding=1),
+            ResidualBlock(middle),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(middle, low, 4, stride=2, padding=1),
+            ResidualBlock(low),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.leave = nn.Linear(low * 8, shape.channels)
+        start_at_zero(self.leave)
+
+    def forward(self, x: Tensor, rate: Tensor) -> Tensor:
+        """x: [B, T, M] in [-1, 1], rate: [B], unused -> latents [B, S, C] within ±reach."""
+        s = self.shape
+        x = x - self.mean
+        linear = x.reshape(len(x), s.steps, -1) @ self.basis
+        grid = x[:, None].contiguous(memory_format=torch.channels_last)
+        h = self.body(grid)  # [B, low, S, 8]
+        correction = self.leave(h.permute(0, 2, 3, 1).reshape(len(x), s.steps, -1))
+        return s.reach * torch.tanh((linear + correction).float() / s.reach)
+
+
+class PaperGenerator(nn.Module):
+    """G(z): latents to a log-mel frame; a linear synthesis plus a convolutional residual."""
+
+    mean: Tensor
+
+    def __init__(self, shape: PaperShape) -> None:
+        super().__init__()
+        self.shape = shape
+        low, middle, high = shape.generator_widths
+        deep, mid, shallow = shape.generator_blocks
+        self.register_buffer("mean", torch.zeros(shape.mels))
+        # Patches overlap by half on both sides, so that their borders can be smoothed out.
+        self.basis = nn.Parameter(torch.zeros(shape.channels, shape.mels, 2 * shape.patch))
+        self.enter = nn.Linear(shape.channels, 8 * low)
+        self.body = nn.Sequential(
+            *(ResidualBlock(low) for _ in range(deep)),
+            nn.LeakyReLU(SLOPE),
+            nn.ConvTranspose2d(low, middle, 4, stride=2, padding=1),
+            *(ResidualBlock(middle) for _ in range(mid)),
+            nn.LeakyReLU(SLOPE),
+            nn.ConvTranspose2d(middle, high, 4, stride=2, padding=1),
+            *(ResidualBlock(high) for _ in range(shallow)),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.leave = nn.Conv2d(high, 16, 3, padding=1)
+        self.unfold = nn.PixelShuffle(4)
+        start_at_zero(self.leave)
+
+    def forward(self, z: Tensor, rate: Tensor) -> Tensor:
+        """z: [B, S, C] latents, rate: [B], unused -> [B, T, M] normalised log-mel frame."""
+        s = self.shape
+        z = z.to(self.basis.dtype)
+        steps = z.transpose(1, 2)
+        linear = F.conv_transpose1d(steps, self.basis, stride=s.patch, padding=s.patch // 2)
+        grid = self.enter(z).reshape(len(z), s.steps, 8, -1).permute(0, 3, 1, 2)
+        residual = self.unfold(self.leave(self.body(grid)))[:, 0]
+        return (linear.transpose(1, 2) + residual).float() + self.mean
+
+
+def channels_last(network: nn.Module) -> None:
+    """Lay out the convolutions' weights as the frames are laid out, in place."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def start_linear(encoder: PaperEncoder, generator: PaperGenerator, frames: Tensor) -> None:
+    """Set both linear parts from training frames [N, T, M]: principal components, least squares.
+
+    The encoder gives each component the same spread; the generator's inverse is fitted on the
+    encoder's own bounded latents, so that the pair is a working codec before any training.
+    """
+    s = encoder.shape
+    mean = frames.mean((0, 1))
+    patches = (frames - mean).reshape(-1, s.patch * s.mels)
+    variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    order = torch.arange(len(variances) - 1, len(variances) - 1 - s.channels, -1)
+    spread = 0.55 * s.reach / variances[order].clamp_min(1e-8).sqrt()
+    encoder.mean.copy_(mean)
+    encoder.basis.copy_(vectors[:, order] * spread)
+    z = s.reach * torch.tanh(patches @ encoder.basis / s.reach)
+    inverse = torch.linalg.solve(z.T @ z + 1e-3 * len(z) * torch.eye(s.channels), z.T @ patches)
+    home = inverse.reshape(s.channels, s.patch, s.mels).transpose(1, 2)
+    generator.mean.copy_(mean)
+    generator.basis.zero_()
+    generator.basis[:, :, s.patch // 2 : s.patch // 2 + s.patch] = home
