@@ -11,8 +11,8 @@ doubles the redundancy the phase reconstruction works with, at no cost in bits.
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
-import librosa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,6 +44,8 @@ def hann() -> FloatArray:
 @lru_cache(maxsize=1)
 def mel_filters() -> FloatArray:
     """Triangular mel filterbank with unit peaks, shape [N_MELS, N_BINS]."""
+    import librosa  # only encoders need it, and it takes a second to import
+
     return librosa.filters.mel(
         sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0.0, fmax=SAMPLE_RATE / 2, norm=None
     ).astype(np.float32)
@@ -51,8 +53,11 @@ def mel_filters() -> FloatArray:
 
 @lru_cache(maxsize=1)
 def mel_inverse() -> FloatArray:
-    """Pseudo-inverse of `mel_filters`, shape [N_BINS, N_MELS]."""
-    return np.linalg.pinv(mel_filters().astype(np.float64)).astype(np.float32)
+    """Pseudo-inverse of `mel_filters`, shape [N_BINS, N_MELS].
+
+    Shipped as data: it is part of what a stream decodes to, and decoding starts sooner so.
+    """
+    return np.load(Path(__file__).parent / "data" / "mel_inverse.npy", allow_pickle=False)
 
 
 def stft_columns(samples: FloatArray) -> NDArray[np.complex64]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from codec.phase import PhaseSynthesiser
 from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
 from codec.ratecontrol import Plan, RateControl
 from codec.search import Method, SearchSettings, search
+
+if TYPE_CHECKING:
+    from models.loudness import FrameDistance
 
 __all__ = ["PRESETS", "SpeechCodec", "SpeechDecoder", "SpeechEncoder"]
 
@@ -57,7 +61,6 @@ class SpeechCodec:
     """One preset with its networks loaded: `encode` and `decode`, or streaming halves of each."""
 
     def __init__(self, preset: Preset, device: torch.device) -> None:
-        from models.loudness import FrameDistance
         from models.store import load_model, search_networks
 
         self.settings = preset
@@ -66,10 +69,16 @@ class SpeechCodec:
         model = load_model(preset.family)
         self.networks = model.networks.to(device)
         self.searchable = search_networks(self.networks)
-        self.distance = FrameDistance().to(device)
         self.model_id = model.model_id
         self.coders = model.coders
         self.qualities = model.qualities
+
+    @cached_property
+    def distance(self) -> FrameDistance:
+        """F, which encoders descend; decoders never need it."""
+        from models.loudness import FrameDistance
+
+        return FrameDistance().to(self.device)
 
     @classmethod
     def load(cls, preset: str = DEFAULT_PRESET, device: str = "auto") -> SpeechCodec:
@@ -199,7 +208,6 @@ class SpeechEncoder:
         self._samples = np.zeros(_LEAD, np.float32)
         self._frames: list[FloatArray] = []
         self._sequence = 0
-        self.reports: list[FrameReport] = []
         self.on_frame: Callable[[FrameReport], None] | None = None
 
     def push(self, samples: FloatArray) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Compile and cache the numba kernels once, so that the first decode of a fresh install is quick."""
+"""Compile and cache the numba kernels once, so that a fresh install decodes without a wait."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ and not the quality.
 
 from __future__ import annotations
 
-import librosa
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -47,6 +46,8 @@ class FrameDistance(nn.Module):
 
     def __init__(self, high_band_weight: float = 0.7) -> None:
         super().__init__()
+        import librosa  # takes a second to import; decoders do without
+
         hertz = librosa.mel_frequencies(analysis.N_MELS + 2, fmin=0.0, fmax=8000.0)[1:-1]
         position = _bark(hertz)
         centres = np.linspace(position[0], position[-1], _BANDS)
