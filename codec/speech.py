@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -35,16 +35,6 @@ _LEAD = (analysis.WINDOW - analysis.HOP) // 2
 _TAIL_BITS = 24.0  # what a range coder's last word and whole bytes cost beyond the ideal
 _CERTAINTY = 1.02  # margin for the prior's estimate against the coder's integer tables
 _SILENT = -0.98  # frames with nothing above this (1 dB over the floor) are coded as empty packets
-
-
-class LatentCoder(Protocol):
-    """Entropy coder of latent frames; `overhead` is its cost over the prior's ideal bits."""
-
-    overhead: float
-
-    def encode(self, q: NDArray[np.integer], quality: int) -> bytes: ...
-
-    def decode(self, payload: bytes, quality: int) -> NDArray[np.int8]: ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -331,16 +321,6 @@ class SpeechEncoder:
             indices = fewer
             payload = self._coder.encode(indices, quality)
         return payload, quality
-
-
-def thin_out(indices: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Zero a tenth (at least one) of the nonzero indices, the smallest in high channels first."""
-    out = indices.copy()
-    steps, channels = np.nonzero(out)
-    order = np.lexsort((-channels, np.abs(out[steps, channels])))
-    drop = order[: max(len(order) // 10, 1)]
-    out[steps[drop], channels[drop]] = 0
-    return out
 
 
 class SpeechDecoder:

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from codec.entropy import MAX_INDEX, QUALITIES, ContextModel, RangeCoder
 from codec.errors import BadInput
 from codec.huffman import HuffmanCoder, RunModel
+from codec.latents import LatentCoder, thin_out
 from codec.search import Networks, quantise
 from codec.search import Prior as SearchPrior
-from codec.speech import LatentCoder, thin_out
 from models.nets import Encoder, Generator, ModelShape, Prior
 from models.packed import can_pack, packed
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from codec import analysis
 from codec.container import ContainerReader, scan
 from codec.errors import BadInput, BadStream, SottoError, WrongModel
+from codec.latents import thin_out
 from codec.packet import HEADER_BYTES, Packet, pack, unpack
 from codec.presets import PRESETS
 from codec.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT, RateControl
-from codec.speech import SpeechCodec, thin_out
+from codec.speech import SpeechCodec
 from models.evaluation.metrics import score
 
 FloatArray = NDArray[np.float32]
