@@ -1,0 +1,38 @@
+"""`sotto train SUBJECT ...`; for several GPUs, `torchrun ... -m models.train SUBJECT ...`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+# Each names a module with `main(argv) -> int`; imported late, since they load much.
+_SUBJECTS = {"speech": "models.training.command"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train: argv is e.g. ["speech", "--data", "DIR", "--work", "DIR"].
+
+    Returns the exit status: 0, 1 for a failure with one line on stderr, 2 for wrong usage, 128 plus
+    the number of the signal that stopped it.
+    """
+    usage = f"usage: sotto train {{{','.join(_SUBJECTS)}}} [options]"
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"{usage}\n\nsotto train speech --help tells the options.")
+        return 0
+    if not argv or argv[0] not in _SUBJECTS:
+        print(usage, file=sys.stderr)
+        return 2
+    try:
+        subject = importlib.import_module(_SUBJECTS[argv[0]])
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("codec", "models"):
+            raise
+        print(f"sotto: {error}: install sotto with its train extra, sotto[train]", file=sys.stderr)
+        return 1
+    return int(subject.main(list(argv[1:])))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,226 @@
+"""`sotto train speech`: the command line of the training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from codec.errors import BadInput, SottoError
+from models.training.distributed import Team, join
+from models.training.evaluate import evaluate, write_scores
+from models.training.features import FeatureSettings
+from models.training.frames import FrameShards
+from models.training.interruption import Interruption
+from models.training.prepare import prepare
+from models.training.recipe import Recipe, Trainer
+from models.training.stages import StageSettings
+
+STAGES = ("prepare", "features", "one", "centres", "two", "export", "all")
+_MINUTES = 60.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run it; argv without the program and subject. 0, 1 failed, 2 usage, 128 + signal stopped."""
+    parser = _parser()
+    try:
+        args = parser.parse_args(list(argv))
+    except SystemExit as error:
+        return int(error.code or 0)
+    interruption = Interruption()
+    try:
+        team = join(args.device)
+        try:
+            _run(args, team, interruption)
+        finally:
+            team.leave()
+    except SottoError as error:
+        _say(str(error))
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"{where}{error.strerror or error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    if interruption.number:
+        _say("stopped; the checkpoint is written, the same command goes on from it")
+        return 128 + interruption.number
+    return 0
+
+
+def _run(args: argparse.Namespace, team: Team, interruption: Interruption) -> None:
+    work: Path = args.work
+    note = _say if team.leads else _quiet
+    stages = _stages(args)
+    packed = _packed_folder(args.data, work)
+    if "prepare" in stages and packed is None:
+        if team.leads:
+            _prepare(args.data, work / "data", args.processes, note)
+        team.wait()
+        packed = work / "data"
+    rest = [stage for stage in stages if stage != "prepare"]
+    if not rest:
+        return
+    if packed is None:
+        raise BadInput(f"no packed data in {work / 'data'}: run --stage prepare first")
+    trainer = Trainer(_recipe(args), FrameShards(packed, args.seed), team, interruption)
+    for stage in rest:
+        minutes = trainer.recipe.minutes_of(stage, stages) if stage in _TIMED else None
+        note(f"stage {stage}" + (f", {minutes:.1f} minutes" if minutes else ""))
+        finished = True
+        if stage == "features":
+            rate = trainer.features(minutes)
+            finished = rate is not None
+            if rate is not None:
+                note(f"phone error rate {100 * rate:.1f} % on held-out speakers")
+        elif stage in ("one", "two"):
+            finished = trainer.stage("one" if stage == "one" else "two", minutes)
+        elif stage == "centres":
+            trainer.centres()
+        elif team.leads:
+            _export(args, trainer, team, note)
+        if not finished:
+            if not interruption.number:
+                note("paused; the same command goes on from the checkpoint")
+            return
+
+
+_TIMED = ("features", "one", "two")
+
+
+def _stages(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.stage != "all":
+        return (args.stage,)
+    return tuple(s for s in STAGES[:-1] if s != "features" or args.feature_weight > 0)
+
+
+def _packed_folder(data: Path, work: Path) -> Path | None:
+    """Where finished shards are: in WORK/data, or in --data itself."""
+    for folder in (work / "data", data):
+        if (folder / "train.json").is_file():
+            return folder
+    return None
+
+
+def _prepare(data: Path, target: Path, processes: int, note: Callable[[str], None]) -> None:
+    shown = sys.stderr is not None and sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if shown:
+            end = "\n" if done == total else ""
+            print(f"\rpreparing {done}/{total} files", end=end, file=sys.stderr, flush=True)
+
+    result = prepare(data, target, processes=processes, progress=progress)
+    if result.skipped:
+        name, reason = next(iter(result.skipped.items()))
+        note(f"{len(result.skipped)} files left out, first {name}: {reason}")
+    note(
+        f"packed {result.utterances} utterances, {result.hours:.2f} hours, "
+        f"into {result.shards} shards"
+    )
+
+
+def _export(
+    args: argparse.Namespace, trainer: Trainer, team: Team, note: Callable[[str], None]
+) -> None:
+    out: Path = args.out or args.work / "model"
+    note(f"model {trainer.export(out)} written to {out}")
+    if args.dev is not None:
+        scores = evaluate(out, args.dev, team.device, note=note)
+        write_scores(scores, args.work / "scores.json")
+        print(json.dumps({k: v if math.isfinite(v) else None for k, v in scores.items()}))
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    minutes = args.minutes
+    if minutes is None and args.steps is None:
+        minutes = _MINUTES
+    return Recipe(
+        work=args.work,
+        minutes=minutes,
+        steps=args.steps,
+        feature_weight=args.feature_weight,
+        stage=StageSettings(
+            pause=args.pause,
+            batch=args.batch,
+            rate=args.rate,
+            adversarial=args.adversarial,
+            search_steps=args.search_steps,
+            seed=args.seed,
+            compile=args.compile,
+        ),
+        features=FeatureSettings(pause=args.pause, seed=args.seed),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sotto train speech",
+        description="Train the networks of the speech codec. Ctrl-C writes a checkpoint; the same "
+        "command goes on from it. For several GPUs: torchrun --nproc-per-node N -m models.train "
+        "speech ...",
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="DIR",
+        help="train.tsv and train/*, or a folder of packed shards")  # fmt: skip
+    add("--work", type=Path, required=True, metavar="DIR",
+        help="packed data, checkpoints, logs and curves go here")  # fmt: skip
+    add("--stage", choices=STAGES, default="all", help="what to do (default: all)")
+    add("--minutes", type=_positive, metavar="N",
+        help="length of the training; `all` shares it out (default: 60)")  # fmt: skip
+    add("--steps", type=_count, metavar="N", help="length of each stage in steps")
+    add("--pause", type=_positive, metavar="N",
+        help="stop this run after N minutes, to be continued")  # fmt: skip
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add("--batch", type=_count, default=48, metavar="N", help="frames per process (default: 48)")
+    add("--rate", type=_positive, default=1.2e-3, metavar="R",
+        help="peak learning rate (default: 1.2e-3)")  # fmt: skip
+    add("--adversarial", type=_share, default=0.01, metavar="W",
+        help="weight of the adversarial term, 0 for none (default: 0.01)")  # fmt: skip
+    add("--feature-weight", type=_share, default=0.0, metavar="W",
+        help="weight of the feature distance; above 0, `all` trains its network (default: 0)",
+        )  # fmt: skip
+    add("--search-steps", type=_count, default=6, metavar="N",
+        help="search steps per batch of stage two (default: 6)")  # fmt: skip
+    add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
+    add("--dev", type=Path, metavar="DIR", help="clips to score the exported model on")
+    add("--processes", type=_count, default=2, metavar="N",
+        help="processes that prepare data (default: 2)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of all that is random (default: 0)")
+    add("--compile", action="store_true", help="compile the networks (for a GPU)")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..100")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1_000_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _say(line: str) -> None:
+    if sys.stderr is not None:
+        print(f"sotto: {line}", file=sys.stderr, flush=True)
+
+
+def _quiet(line: str) -> None:
+    """Of several processes only one talks."""

@@ -1,0 +1,83 @@
+"""One process or several: `torchrun` starts one for each GPU, or with gloo for each CPU share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from codec.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among its equals."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """True for the one process that writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes of a small tensor."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over the team."""
+        if self.size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """Close the connections to the others."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def join(device: str) -> Team:
+    """The team that the environment describes (`torchrun` sets it); alone without one.
+
+    device: auto, cpu or cuda. Raises BadInput for another, for CUDA where there is none, and for
+    an environment that makes no sense.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise BadInput(f"unknown device {device!r} (auto, cpu or cuda)")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("no CUDA device is available")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    try:
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        rank = int(os.environ.get("RANK", "0"))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+    except ValueError as error:
+        raise BadInput(f"WORLD_SIZE, RANK and LOCAL_RANK must be numbers: {error}") from error
+    if cuda and local >= torch.cuda.device_count():
+        raise BadInput(f"process {local} has no GPU: there are {torch.cuda.device_count()}")
+    where = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(where)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    if size > 1:
+        try:
+            dist.init_process_group("nccl" if cuda else "gloo")
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise BadInput(f"cannot reach the other training processes: {reason}") from error
+    return Team(rank, size, where)

@@ -1,0 +1,66 @@
+"""Scores of a trained model folder on clips that it never saw."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from codec.errors import BadInput
+from codec.presets import DEFAULT_PRESET, find_preset
+from codec.speech import SpeechCodec
+
+MAX_SECONDS = 12.0
+
+
+def evaluate(
+    folder: Path,
+    clips: Path,
+    device: torch.device,
+    *,
+    count: int = 24,
+    iterations: int = 30,
+    preset: str = DEFAULT_PRESET,
+    note: Callable[[str], None] | None = None,
+) -> dict[str, float]:
+    """Code clips with the model in `folder`; means of PESQ, STOI, ESTOI and container bits/s.
+
+    Clips are balanced over speakers. Scores that are undefined for a clip are left out of the mean.
+    Raises BadInput when there is nothing to score, or the scoring packages are missing.
+    """
+    try:
+        from models.evaluation.clips import load_clips
+        from models.evaluation.metrics import SCORE_KEYS, score
+    except ImportError as error:
+        raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
+    # An absolute folder stands for itself where a family's name would be looked up.
+    settings = replace(find_preset(preset), family=str(folder.resolve()))
+    codec = SpeechCodec(settings, device)
+    chosen, skipped = load_clips(clips, count, MAX_SECONDS)
+    if note is not None and skipped:
+        note(f"{len(skipped)} clips left out, first {next(iter(skipped.values()))}")
+    rows = []
+    for clip in chosen:
+        data = codec.encode(clip.samples, 16_000, iterations=iterations)
+        row = score(clip.samples, codec.decode(data), max_lag_s=0.0)
+        rows.append(row | {"bits_per_second": 8.0 * len(data) / clip.seconds})
+        if note is not None:
+            note(f"{clip.name}: " + ", ".join(f"{k} {v:.3g}" for k, v in rows[-1].items()))
+    means = {}
+    for key in (*SCORE_KEYS, "bits_per_second"):
+        known = [row[key] for row in rows if math.isfinite(row[key])]
+        means[key] = float(np.mean(known)) if known else math.nan
+    return {"clips": float(len(rows))} | means
+
+
+def write_scores(scores: dict[str, float], target: Path) -> None:
+    """Scores as JSON; undefined ones as null."""
+    clean = {k: round(v, 4) if math.isfinite(v) else None for k, v in scores.items()}
+    draft = target.with_suffix(".draft")
+    draft.write_text(json.dumps(clean, indent=2) + "\n")
+    draft.replace(target)

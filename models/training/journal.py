@@ -1,0 +1,155 @@
+"""What a stage tells: log.jsonl, curves.png, and one progress bar on a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_MAX_LOG_BYTES = 64 << 20
+_NOT_CURVES = ("step", "minutes")
+
+
+class Journal:
+    """Means of what each step reported, written every `every` steps; a context manager.
+
+    folder: where log.jsonl grows; None keeps quiet altogether (the processes that do not lead).
+    """
+
+    def __init__(self, folder: Path | None, label: str, every: int = 50) -> None:
+        self._folder, self._label, self._every = folder, label, every
+        self._sums: dict[str, list[float]] = defaultdict(list)
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Journal:
+        if self._folder is not None and sys.stderr is not None and sys.stderr.isatty():
+            self._draw()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def note(self, line: str) -> None:
+        """One line for the person in front of the terminal."""
+        if self._folder is None:
+            return
+        if self._bar is not None:
+            self._bar.console.print(f"sotto: {line}", markup=False, highlight=False)
+        elif sys.stderr is not None:
+            print(f"sotto: {line}", file=sys.stderr, flush=True)
+
+    def step(
+        self, step: int, minutes: float, fraction: float, values: dict[str, float], rate: float
+    ) -> None:
+        """Take in one step's numbers; `rate` are frames per second of training."""
+        if self._folder is None:
+            return
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._sums[name].append(value)
+        if self._bar is not None:
+            loss = values.get("loss", math.nan)
+            self._bar.update(
+                self._task,
+                completed=min(fraction, 1.0),
+                state=f"step {step}  loss {loss:.4f}  {rate:.0f} frames/s",
+            )
+        if step % self._every == 0:
+            self.flush(step, minutes)
+
+    def flush(self, step: int, minutes: float) -> None:
+        """Write the means since the last line."""
+        if self._folder is None or not self._sums:
+            return
+        means = {name: sum(v) / len(v) for name, v in self._sums.items()}
+        self._sums.clear()
+        entry = {"step": step, "minutes": round(minutes, 3)} | {
+            name: float(f"{value:.6g}") for name, value in means.items()
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with open(self._folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def curves(self) -> None:
+        """Draw curves.png from the log."""
+        if self._folder is not None:
+            draw_curves(self._folder / "log.jsonl", self._folder / "curves.png")
+
+    def _draw(self) -> None:
+        # Only here: in a pipe the time to import it would be wasted.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f}%"),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(self._label, total=1.0, state="")
+        self._bar.start()
+
+
+def cut_log(log: Path, step: int) -> None:
+    """Drop lines after `step`: a resumed run writes them again."""
+    if log.exists():
+        kept = [entry for entry in read_log(log) if entry["step"] <= step]
+        draft = log.with_suffix(".draft")
+        draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        draft.replace(log)
+
+
+def read_log(log: Path) -> list[dict[str, float]]:
+    """The lines of a log; those that are damaged are left out."""
+    if not log.exists() or log.stat().st_size > _MAX_LOG_BYTES:
+        return []
+    entries = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            entries.append(entry)
+    return entries
+
+
+def draw_curves(log: Path, target: Path) -> None:
+    """One small plot for every number in the log, over steps. Nothing without matplotlib."""
+    entries = read_log(log)
+    names = [n for n in dict.fromkeys(k for e in entries for k in e) if n not in _NOT_CURVES]
+    if not names:
+        return
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        points = [(e["step"], e[name]) for e in entries if name in e]
+        axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    draft = target.with_suffix(".draft.png")
+    figure.savefig(draft, dpi=90)
+    draft.replace(target)

@@ -1,0 +1,133 @@
+"""What the stages minimise: distance + price * bits, with the price held to a target bit count.
+
+Stage one codes with the encoder's rounded latents (straight-through gradient) and prices relaxed
+ones, half of them with uniform noise in place of rounding (Ballé et al. 2017). Stage two codes
+searched latents, so that generator and prior meet what the decoder will really see.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from models.features import FeatureDistance
+from models.loudness import FrameDistance
+from models.nets import MAX_INDEX, anchor_weights, logistic_bits
+from models.store import LatentModel
+
+TARGET_BITS = (1350.0, 2250.0, 4000.0)  # per frame at the rate anchors
+START_PRICES = (7e-4, 3.5e-4, 1.3e-4)
+_PRICE_GAIN = 0.02
+_PULL = 3.0  # on the encoder towards searched latents, in units of the price
+
+
+class Objective(nn.Module):
+    """The networks under training behind one `forward`, so that several processes can share it."""
+
+    def __init__(self, model: LatentModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor, searched: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded frames [B, T, M], bits [B] and pull [B] (0 in stage one).
+
+        x: [B, T, M]; noise: [B, S, C] in ±0.5; noisy: [B, 1, 1] where noise is priced instead of
+        rounding; searched: [B, S, C] quantised latents (stage two) or None.
+        """
+        m = self.model
+        z = m.encoder(x, rate).clamp(-MAX_INDEX, MAX_INDEX)
+        if searched is not None:
+            y = m.generator(searched, rate)
+            bits = m.prior.bits(searched, rate).sum((1, 2))
+            return y, bits, _PULL * (z - searched).square().sum((1, 2))
+        rounded = z + (z.round() - z).detach()
+        y = m.generator(rounded, rate)
+        location, log_scale = m.prior(rounded, rate)
+        bits = logistic_bits(torch.where(noisy, z + noise, rounded), location, log_scale)
+        return y, bits.sum((1, 2)), torch.zeros_like(bits[:, 0, 0])
+
+
+class Distance(nn.Module):
+    """F of the training: loudness and log magnitude, and what the feature network sees."""
+
+    def __init__(self, features: FeatureDistance | None, feature_weight: float) -> None:
+        super().__init__()
+        self.frames = FrameDistance()
+        self.features = features if feature_weight > 0 else None
+        self.feature_weight = feature_weight
+
+    def reference(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The target's part, computed once."""
+        with torch.autocast(x.device.type, enabled=False):
+            reference: tuple[Tensor, ...] = self.frames.reference(x)
+        return reference if self.features is None else reference + self.features.reference(x)
+
+    def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        """F of decoded frames y [B, T, M] to a `reference`: [B]."""
+        # Powers span more decades than bfloat16 tells apart.
+        with torch.autocast(y.device.type, enabled=False):
+            distance = self.frames.against(reference[:4], y.float())
+        if self.features is None:
+            return distance
+        return distance + self.feature_weight * self.features.against(reference[4:], y)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """F of targets and decoded frames: [B]."""
+        return self.against(self.reference(x), y)
+
+
+class Prices:
+    """log λ at the rate anchors, steered until the mean bits there meet their targets."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        """scale: share of the shipped model's bit targets, for smaller networks."""
+        self.log_targets = torch.log(torch.tensor(TARGET_BITS) * scale)
+        self.log_prices = torch.log(torch.tensor(START_PRICES))
+
+    def of(self, rate: Tensor) -> Tensor:
+        """λ at rate points [B]: [B]."""
+        return torch.exp(anchor_weights(rate) @ self.log_prices.to(rate.device))
+
+    def sums(self, rate: Tensor, bits: Tensor) -> Tensor:
+        """[2, anchors]: bits and target bits around each anchor; add them up over processes."""
+        hats = anchor_weights(rate)
+        target = torch.exp(hats @ self.log_targets.to(rate.device))
+        return torch.stack(((hats * bits[:, None]).sum(0), (hats * target[:, None]).sum(0)))
+
+    def steer(self, sums: Tensor) -> None:
+        """Raise the price where frames took more bits than their target, lower it elsewhere."""
+        bits, target = sums.cpu()
+        ratio = torch.where(target > 1e-3, bits / target.clamp_min(1e-3), 1.0)
+        self.log_prices += _PRICE_GAIN * torch.log(ratio.clamp(1e-2, 1e2))
+        self.log_prices.clamp_(math.log(1e-7), math.log(1.0))
+
+
+def linear_start(model: LatentModel, x: Tensor, seed: int) -> None:
+    """Set encoder and generator to the principal components of patches of x [N, T, M].
+
+    Raises ValueError when x has fewer patches than the model has channels.
+    """
+    shape = model.shape
+    x = x.float().cpu()
+    mean = x.mean((0, 1))
+    patches = (x - mean).reshape(-1, shape.patch * shape.mels).numpy()
+    found = PCA(shape.channels, svd_solver="randomized", random_state=seed).fit(patches)
+    basis = torch.from_numpy(found.components_.astype("float32"))
+    with torch.no_grad():
+        for part in (model.encoder, model.generator):
+            part.mean.copy_(mean)
+        model.encoder.basis.copy_(basis.T)
+        model.generator.basis.copy_(basis)
+
+
+def noise_like(
+    steps: int, channels: int, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Uniform noise [size, steps, channels] in ±0.5, and which half of the frames gets it."""
+    noise = torch.rand(size, steps, channels, generator=generator) - 0.5
+    return noise, torch.rand(size, 1, 1, generator=generator) < 0.5

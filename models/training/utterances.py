@@ -1,0 +1,146 @@
+"""Transcribed utterances for the phone recogniser: phones, held-out speakers, bucketed batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.errors import BadInput
+from models.evaluation.phones import transcript_phones
+from models.features import PHONES, SUBSAMPLING
+from models.training.frames import FrameShards, change_level
+
+MAX_COLUMNS = 2048  # 16 s; longer utterances are left out
+_CLASS = {phone: k + 1 for k, phone in enumerate(PHONES)}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Columns [start, end) of a shard and the classes of its phones."""
+
+    shard: int
+    start: int
+    end: int
+    speaker: str
+    phones: tuple[int, ...]
+
+    @property
+    def columns(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x [B, T, 128] padded with silence; phones one after another; lengths of both."""
+
+    x: Tensor
+    steps: Tensor
+    phones: Tensor
+    lengths: Tensor
+
+
+def english_utterances(shards: FrameShards) -> list[Utterance]:
+    """The utterances of English corpora whose words are all in the dictionary.
+
+    The dictionary's first pronunciation of a word is taken. Raises BadInput when there are none.
+    """
+    found = []
+    for entry in shards.index:
+        text, language = str(entry.get("text") or ""), str(entry.get("lang") or "")
+        if not text or language.lower().split("-")[0] != "en":
+            continue
+        shard, start, end = (int(str(entry[key])) for key in ("shard", "start", "end"))
+        if not (0 <= shard < len(shards.shards) and 0 <= start < end <= len(shards.shards[shard])):
+            raise BadInput("train.json does not fit the packed shards; prepare them again")
+        words = transcript_phones(text)
+        if not words or end - start > MAX_COLUMNS:
+            continue
+        phones = tuple(_CLASS[phone] for variants in words for phone in variants[0])
+        # CTC needs a step for each phone, and a blank between two that are the same.
+        needed = len(phones) + sum(a == b for a, b in pairwise(phones))
+        if phones and needed <= (end - start) // SUBSAMPLING:
+            found.append(Utterance(shard, start, end, str(entry.get("speaker") or ""), phones))
+    if not found:
+        raise BadInput("no transcribed English utterance in the training data")
+    return found
+
+
+def hold_out(
+    utterances: list[Utterance], share: float = 0.06
+) -> tuple[list[Utterance], list[Utterance]]:
+    """(training, held out): a share of the speakers, chosen by a hash of their names, is held out.
+
+    Raises BadInput when all utterances are of one speaker.
+    """
+    speakers = sorted(
+        {u.speaker for u in utterances}, key=lambda s: hashlib.sha256(s.encode()).digest()
+    )
+    if len(speakers) < 2:
+        raise BadInput("the recogniser needs at least two speakers, to hold one out")
+    held = set(speakers[: max(round(share * len(speakers)), 1)])
+    return (
+        [u for u in utterances if u.speaker not in held],
+        [u for u in utterances if u.speaker in held],
+    )
+
+
+def batches(
+    utterances: list[Utterance], columns: int, random: np.random.Generator
+) -> list[list[Utterance]]:
+    """One epoch: batches of similar length, each of at most `columns` padded columns, shuffled."""
+    jitter = random.uniform(0.9, 1.1, len(utterances))
+    order = np.argsort([u.columns * j for u, j in zip(utterances, jitter, strict=True)])
+    groups: list[list[Utterance]] = []
+    longest = 0
+    for number in order:
+        utterance = utterances[int(number)]
+        longest = max(longest, utterance.columns)
+        if groups and longest * (len(groups[-1]) + 1) <= columns:
+            groups[-1].append(utterance)
+        else:
+            groups.append([utterance])
+            longest = utterance.columns
+    return [groups[int(k)] for k in random.permutation(len(groups))]
+
+
+def load_batch(
+    shards: FrameShards, group: list[Utterance], random: np.random.Generator | None
+) -> Batch:
+    """The columns and phones of a group; with `random`, at other levels and with parts masked."""
+    longest = max(u.columns for u in group)
+    longest += -longest % SUBSAMPLING
+    packed: NDArray[np.uint8] = np.zeros((len(group), longest, 128), np.uint8)
+    for row, utterance in enumerate(group):
+        packed[row, : utterance.columns] = shards.shards[utterance.shard][
+            utterance.start : utterance.end
+        ]
+    x = torch.from_numpy(packed).float() / 127.5 - 1.0
+    if random is not None:
+        gain = random.uniform(-14.0, 6.0, len(group)).astype(np.float32)
+        x = change_level(x, torch.from_numpy(gain))
+        for row, utterance in enumerate(group):
+            for rows, bands in _masks(utterance.columns, random):
+                x[row, rows, bands] = -1.0
+    return Batch(
+        x,
+        torch.tensor([u.columns // SUBSAMPLING for u in group]),
+        torch.tensor([phone for u in group for phone in u.phones]),
+        torch.tensor([len(u.phones) for u in group]),
+    )
+
+
+def _masks(columns: int, random: np.random.Generator) -> Iterator[tuple[slice, slice]]:
+    """One band of frequencies and one stretch of time, lighter than SpecAugment (Park 2019)."""
+    width = int(random.integers(0, 17))
+    low = int(random.integers(0, 128 - width))
+    yield slice(0, columns), slice(low, low + width)
+    length = int(random.integers(0, min(columns // 20, 24) + 1))
+    start = int(random.integers(0, columns - length + 1))
+    yield slice(start, start + length), slice(0, 128)

@@ -1,0 +1,451 @@
+"""Training end to end on synthetic frames, tiny networks: it learns, resumes, exports, codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from codec.errors import BadInput
+from models.nets import MAX_INDEX, ModelShape
+from models.store import load_model
+from models.training import checkpoints
+from models.training.batches import draw_frames
+from models.training.centres import kmeans_centres
+from models.training.command import main
+from models.training.distributed import Team
+from models.training.features import FeatureSettings
+from models.training.frames import FrameShards
+from models.training.interruption import Interruption
+from models.training.journal import draw_curves, read_log
+from models.training.prepare import prepare
+from models.training.recipe import Recipe, Trainer, trained_model
+from models.training.schedule import Budget, learning_rate
+from models.training.stages import StageSettings
+
+SHAPE = ModelShape(
+    channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=1,
+    prior_unit=8, prior_groups=(4, 4, 16),
+)  # fmt: skip
+SETTINGS = StageSettings(
+    batch=8, warmup=5, steer_from=5, adversarial_from=0.5, search_steps=2, log_every=1, rate=3e-3
+)
+
+
+def synthetic_columns(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Log-mel columns [count, 128] with moving formant-like bumps over a floor."""
+    random = np.random.default_rng(seed)
+    bands, time = np.arange(128)[None], np.arange(count)[:, None]
+    x = np.full((count, 128), 40.0)
+    for _ in range(4):
+        centre = 64 + 50 * np.sin(time / random.uniform(20, 200) + random.uniform(0, 6))
+        level = 60 + 60 * np.sin(time / random.uniform(10, 80))
+        x += level * np.exp(-(((bands - centre) / random.uniform(4, 20)) ** 2))
+    return np.clip(x + random.normal(0, 3, x.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    texts = ("hello world", "the cat sat", "good morning", "xqzt unknown", "")
+    index = []
+    for shard in range(2):
+        columns = synthetic_columns(3000, shard)
+        np.save(folder / f"train-{shard:03d}.npy", columns)
+        index += [
+            {
+                "shard": shard, "start": 200 * k, "end": 200 * k + 190, "speaker": f"s{k % 6}",
+                "lang": "en", "corpus": "synthetic", "text": texts[k % len(texts)],
+            }
+            for k in range(15)
+        ]  # fmt: skip
+    (folder / "train.json").write_text(json.dumps(index))
+    return folder
+
+
+def trainer(packed: Path, work: Path, steps: int, settings: StageSettings = SETTINGS) -> Trainer:
+    recipe = Recipe(
+        work, minutes=None, steps=steps, stage=settings, shape=SHAPE, bits_scale=0.15,
+        features=FeatureSettings(minutes=None, columns=1200, log_every=1), centre_frames=200,
+        example_batches=1, example_search_steps=2,
+    )  # fmt: skip
+    team = Team(0, 1, torch.device("cpu"))
+    return Trainer(recipe, FrameShards(packed, 0), team, Interruption())
+
+
+@pytest.fixture(scope="module")
+def trained(packed: Path, tmp_path_factory) -> Path:
+    """WORK of a whole tiny recipe: stage one, centres, stage two, export."""
+    work = tmp_path_factory.mktemp("work")
+    run = trainer(packed, work, 40)
+    assert run.stage("one", None)
+    run.centres()
+    assert trainer(packed, work, 6).stage("two", None)
+    run.export(work / "model")
+    return work
+
+
+def test_the_loss_falls(trained: Path):
+    log = read_log(trained / "one" / "log.jsonl")
+    assert [entry["step"] for entry in log] == list(range(1, 41))
+    first = np.mean([entry["distance"] for entry in log[:5]])
+    assert np.mean([entry["distance"] for entry in log[-5:]]) < 0.9 * first
+    # The adversarial term joined at the half, and the bit price was steered.
+    assert "critic" not in log[18] and "critic" in log[25]
+    assert log[-1]["log_price_1"] != log[0]["log_price_1"]
+
+
+def test_curves_are_drawn(trained: Path):
+    assert (trained / "one" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_of_an_empty_log_are_none(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_text("not json\n[1]\n")
+    draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_resumed_stage_equals_an_uninterrupted_one(packed, trained, tmp_path, name):
+    """Same losses to 1e-6: every draw depends on the step alone, all state is in the checkpoint."""
+    steps = {"one": 8, "two": 4}[name]
+    works = [tmp_path / "whole", tmp_path / "halves"]
+    for work in works:
+        work.mkdir()
+        shutil.copytree(trained / "centres", work / "centres")
+    assert trainer(packed, works[0], steps).stage(name, None)
+
+    stopped = trainer(packed, works[1], steps)
+    stopped.interruption = StopAfter(steps // 2 + 1)
+    assert not stopped.stage(name, None)
+    assert len(read_log(works[1] / name / "log.jsonl")) == steps // 2
+    assert trainer(packed, works[1], steps).stage(name, None)
+
+    logs = [read_log(work / name / "log.jsonl") for work in works]
+    assert [e["step"] for e in logs[0]] == [e["step"] for e in logs[1]] == [*range(1, steps + 1)]
+    for whole, halves in zip(*logs, strict=True):
+        for key in ("loss", "bits", "gradient", "log_price_0", "learning_rate"):
+            assert halves[key] == pytest.approx(whole[key], rel=1e-6), (key, whole["step"])
+    states = [trained_model(work, name).state_dict() for work in works]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=1e-6)
+
+
+class StopAfter(Interruption):
+    """Becomes set when it is looked at for the nth time, as if Ctrl-C came then."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+        super().__init__()
+
+    @property
+    def number(self) -> int:
+        self._looks -= 1
+        return signal.SIGINT if self._looks <= 0 else 0
+
+    @number.setter
+    def number(self, value: int) -> None:
+        pass
+
+
+def test_a_finished_stage_is_not_trained_again(packed: Path, trained: Path):
+    newest = checkpoints.latest_checkpoint(trained / "one")
+    assert newest is not None
+    before = (newest / "state.json").stat().st_mtime_ns
+    assert trainer(packed, trained, 40).stage("one", None)
+    assert (newest / "state.json").stat().st_mtime_ns == before
+
+
+def test_another_seed_is_refused(packed: Path, trained: Path):
+    with pytest.raises(BadInput, match="seed"):
+        trainer(packed, trained, 40, replace(SETTINGS, seed=1)).stage("one", None)
+
+
+def test_stage_two_needs_centres(packed: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="centres"):
+        trainer(packed, tmp_path, 1).stage("two", None)
+
+
+def test_centres_belong_to_the_exported_model(trained: Path):
+    state = load_model("speech", trained / "model").networks.state_dict()
+    centres = state["generator.centres"].numpy()
+    assert centres.shape == (SHAPE.channels, 2 * MAX_INDEX + 1)
+    assert (np.diff(centres) > 0).all()
+    assert np.abs(centres - np.arange(-MAX_INDEX, MAX_INDEX + 1)).max() > 1e-3
+
+
+def test_the_export_codes_speech(trained: Path, clip: NDArray[np.float32]):
+    from codec.presets import find_preset
+    from codec.speech import SpeechCodec
+
+    preset = replace(find_preset("2k"), family=str((trained / "model").resolve()))
+    codec = SpeechCodec(preset, torch.device("cpu"))
+    data = codec.encode(clip[:32768], 16_000, iterations=2)
+    decoded = codec.decode(data)
+    assert len(decoded) == 32768
+    assert np.isfinite(decoded).all() and np.abs(decoded).max() > 1e-3
+
+
+def test_export_replaces_a_model_and_nothing_else(packed: Path, trained: Path, tmp_path: Path):
+    kept = tmp_path / "letters"
+    kept.mkdir()
+    (kept / "dear.txt").write_text("sir")
+    with pytest.raises(BadInput, match="no model folder"):
+        trainer(packed, trained, 6).export(kept)
+    assert [p.name for p in kept.iterdir()] == ["dear.txt"]
+
+
+def test_checkpoints_split_large_tensors(tmp_path: Path):
+    large = torch.arange(9_000_000, dtype=torch.float32).reshape(3000, 3000)
+    tensors = {"large": large, "small": torch.ones(3), "step": torch.tensor(7.0)}
+    path = checkpoints.save_checkpoint(tmp_path, 3, tensors, {"a": 1})
+    parts = sorted(path.glob("*.safetensors"))
+    assert len(parts) == 3
+    assert all(part.stat().st_size <= checkpoints.PART_BYTES for part in parts)
+    loaded, numbers = checkpoints.load_checkpoint(path)
+    assert numbers == {"a": 1}
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+    assert not list(tmp_path.glob("*.draft"))
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
+    for step in (1, 20, 300):
+        checkpoints.save_checkpoint(tmp_path, step, {"x": torch.ones(1)}, {})
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["checkpoint-00000020", "checkpoint-00000300"]
+    assert checkpoints.latest_checkpoint(tmp_path) == tmp_path / names[-1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "json", "huge"])
+def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str):
+    path = checkpoints.save_checkpoint(tmp_path, 1, {"x": torch.ones(1000)}, {})
+    part, state = path / "part-000.safetensors", path / "state.json"
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:100])
+    elif damage == "missing":
+        part.unlink()
+    elif damage == "json":
+        state.write_text("{")
+    else:
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"parts": 10**9}))
+    with pytest.raises(BadInput):
+        checkpoints.load_checkpoint(path)
+
+
+def test_learning_rate_warms_up_holds_and_decays():
+    def at(fraction: float, step: int = 1000) -> float:
+        return learning_rate(fraction, step, 1.0, warmup=100, hold=0.3, floor=0.02)
+
+    assert at(0.0, 0) == pytest.approx(0.01)
+    assert at(0.2) == at(0.3) == 1.0
+    assert 1.0 > at(0.5) > at(0.9) > at(1.0) == pytest.approx(0.02)
+
+
+def test_the_clock_ends_a_stage_and_a_pause_ends_a_run():
+    now = [100.0]
+    budget = Budget(minutes=2.0, spent=30.0, pause=1.0, clock=lambda: now[0])
+    assert budget.fraction(10**6) == pytest.approx(0.25)
+    now[0] += 59.0
+    assert not budget.paused()
+    now[0] += 1.0
+    assert budget.paused() and budget.fraction(0) == pytest.approx(0.75)
+    now[0] += 30.0
+    assert budget.fraction(0) >= 1.0
+
+
+def test_centres_are_the_means_of_what_rounds_to_them():
+    random = np.random.default_rng(0)
+    z = np.stack((random.laplace(0, 2.0, 20_000), random.laplace(0, 0.1, 20_000)), axis=1)
+    centres = kmeans_centres(z, scarce=0.0)
+    assert centres.shape == (2, 31) and (np.diff(centres) > 0).all()
+    for k in (-2, 0, 1):
+        mean = z[np.rint(z[:, 0]) == k, 0].mean()
+        assert centres[0, k + MAX_INDEX] == pytest.approx(mean, abs=2e-3)
+    # The second channel never leaves the smallest whole numbers.
+    assert (centres[1, MAX_INDEX + 3 :] == np.arange(3, MAX_INDEX + 1)).all()
+    assert abs(centres[0, MAX_INDEX + 1]) < 1.0
+
+
+def test_more_iterations_lower_the_error_of_the_centres():
+    z = np.random.default_rng(1).laplace(0, 1.0, (20_000, 1))
+
+    def error(centres: NDArray[np.float32]) -> float:
+        return float(np.abs(z - centres[0][None]).min(axis=1).__pow__(2).mean())
+
+    assert error(kmeans_centres(z, iterations=50)) < error(kmeans_centres(z))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.zeros(3), np.full((4, 2), np.nan)])
+def test_centres_of_nothing_are_refused(bad):
+    with pytest.raises(ValueError):
+        kmeans_centres(bad)
+
+
+def test_frames_drawn_on_a_device_look_like_those_of_the_shards():
+    columns = torch.from_numpy(synthetic_columns(5000))
+    x = draw_frames(columns, 256, np.random.default_rng(0))
+    again = draw_frames(columns, 256, np.random.default_rng(0))
+    assert x.shape == (256, 128, 128) and torch.equal(x, again)
+    assert float(x.min()) >= -1.0 and float(x.max()) <= 1.0
+    silent = (x == -1.0).all(-1).any(-1).float().mean()
+    assert 0.01 < float(silent) < 0.15
+
+
+def test_prepare_packs_what_can_be_read(tmp_path: Path):
+    data = tmp_path / "data"
+    (data / "train").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(data / "train" / name, random.normal(0, 0.1, 48_000), 16_000)
+    (data / "train" / "bad.wav").write_bytes(b"no audio")
+    rows = [
+        ("file", "start", "end", "corpus", "speaker", "lang", "text"),
+        ("a.wav", "0", "16000", "c", "s1", "en", 'say "hello'),
+        ("a.wav", "16000", "48000", "c", "s1", "en", ""),
+        ("b.wav", "0", "1000", "c", "s2", "de", "too short"),
+        ("b.wav", "1000", "48000", "c", "s2", "de", "gut"),
+        ("bad.wav", "0", "16000", "c", "s3", "en", "lost"),
+    ]
+    (data / "train.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    seen = []
+    done = prepare(
+        data, tmp_path / "packed", processes=1, shard_bytes=60_000,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert list(done.skipped) == ["bad.wav"]
+    paths = sorted((tmp_path / "packed").glob("train-*.npy"))
+    assert len(paths) == done.shards > 1
+    assert all(path.stat().st_size <= 60_000 for path in paths)
+    shards = FrameShards(tmp_path / "packed", 0)
+    assert {str(e["text"]) for e in shards.index} == {'say "hello', "", "gut"}
+    covered = sum(int(str(e["end"])) - int(str(e["start"])) for e in shards.index)
+    assert covered == shards.columns
+    # One column for every 128 samples, first to last.
+    assert shards.columns == 125 + 250 + (48_000 - 1000 - 128) // 128 + 1
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("file\tstart\n", "lacks the column 'end'"),
+        ("file\tstart\tend\n", "no utterances"),
+        ("file\tstart\tend\na.wav\tx\t9\n", "sample numbers"),
+        ("file\tstart\tend\n../a.wav\t0\t9\n", "no plain file name"),
+        ("file\tstart\tend\na.wav\t0\t9000\n", "could be packed"),
+    ],
+)
+def test_prepare_refuses_tables_it_cannot_use(tmp_path: Path, table: str, reason: str):
+    (tmp_path / "train.tsv").write_text(table)
+    with pytest.raises(BadInput, match=reason):
+        prepare(tmp_path, tmp_path / "packed", processes=1)
+
+
+def test_the_feature_network_trains_resumes_and_loads(packed: Path, tmp_path: Path):
+    pytest.importorskip("pocketsphinx")
+    from models.features import FeatureDistance, load_features
+
+    run = trainer(packed, tmp_path / "a", 6)
+    rate = run.features(None)
+    assert rate is not None and 0.0 <= rate <= 1.5
+    folder = tmp_path / "a" / "features" / "model"
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 4 << 20
+
+    paused = trainer(packed, tmp_path / "b", 6)
+    paused.interruption = StopAfter(3)
+    assert paused.features(None) is None
+    assert trainer(packed, tmp_path / "b", 6).features(None) is not None
+    losses = [
+        [e["loss"] for e in read_log(tmp_path / name / "features" / "log.jsonl")] for name in "ab"
+    ]
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    networks = [load_features(tmp_path / n / "features" / "model").state_dict() for n in "ab"]
+    for key, value in networks[0].items():
+        torch.testing.assert_close(networks[1][key], value, rtol=1e-3, atol=1e-4)
+
+    distance = FeatureDistance(load_features(folder))
+    x = torch.from_numpy(synthetic_columns(128)).float()[None] / 127.5 - 1.0
+    y = (x + 0.05 * torch.randn_like(x)).requires_grad_(True)
+    near = distance(x, y)
+    near.sum().backward()
+    assert y.grad is not None and float(y.grad.abs().max()) > 0
+    assert distance(x, x).item() == 0.0 < near.item() < distance(x, -x).item()
+
+
+def test_a_damaged_feature_network_is_refused(tmp_path: Path):
+    from models.features import PhoneRecogniser, load_features, save_features
+
+    save_features(PhoneRecogniser(), tmp_path, {})
+    weights = tmp_path / "features.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(BadInput):
+        load_features(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["--help"], 0),
+        ([], 2),
+        (["--data", "x", "--work", "y", "--minutes", "0"], 2),
+        (["--data", "x", "--work", "y", "--batch", "-1"], 2),
+        (["--data", "missing", "--work", "w"], 1),
+        (["--data", "missing", "--work", "w", "--stage", "export"], 1),
+    ],
+)
+def test_exit_status(tmp_path: Path, monkeypatch, capsys, argv, status):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == status
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    if status == 1:
+        assert err.startswith("sotto: ") and err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(packed: Path, tmp_path: Path):
+    """Both see the same gradient and price: one log, one checkpoint, the loss of both in it."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.test_training import SETTINGS, SHAPE\n"
+        "from models.training.distributed import join\n"
+        "from models.training.frames import FrameShards\n"
+        "from models.training.interruption import Interruption\n"
+        "from models.training.recipe import Recipe, Trainer\n"
+        "team = join('cpu')\n"
+        "recipe = Recipe(Path(sys.argv[2]), minutes=None, steps=10, stage=SETTINGS, shape=SHAPE,\n"
+        "                bits_scale=0.15)\n"
+        "run = Trainer(recipe, FrameShards(Path(sys.argv[1]), 0), team, Interruption())\n"
+        "assert run.stage('one', None)\n"
+        "total = sum(float(p.double().sum()) for p in run.last.model.parameters())\n"
+        "print(f'{team.rank} {run.last.steps} {total!r}', flush=True)\n"
+        "team.leave()\n"
+    )
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         str(script), str(packed), str(tmp_path / "work")],
+        cwd=root, env=environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = sorted(line.split() for line in done.stdout.splitlines() if line.count(" ") == 2)
+    assert [line[:2] for line in told] == [["0", "10"], ["1", "10"]]
+    assert told[0][2] == told[1][2]
+    log = read_log(tmp_path / "work" / "one" / "log.jsonl")
+    assert [entry["step"] for entry in log] == list(range(1, 11))
+    assert log[-1]["distance"] < log[0]["distance"]
