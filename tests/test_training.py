@@ -449,3 +449,27 @@ def test_two_processes_train_together(packed: Path, tmp_path: Path):
     log = read_log(tmp_path / "work" / "one" / "log.jsonl")
     assert [entry["step"] for entry in log] == list(range(1, 11))
     assert log[-1]["distance"] < log[0]["distance"]
+
+
+def test_ctrl_c_writes_a_checkpoint_and_ends(packed: Path, tmp_path: Path):
+    pytest.importorskip("pocketsphinx")
+    root = Path(__file__).parent.parent
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "models.train", "speech", "--data", str(packed), "--work",
+               str(work), "--stage", "features", "--minutes", "30", "--device", "cpu"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            # Told when the training begins; from then on a signal is a flag.
+            assert any("held out" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "the checkpoint is written" in err and "Traceback" not in err
+    newest = checkpoints.latest_checkpoint(work / "features")
+    assert newest is not None and checkpoints.load_checkpoint(newest)[1]["step"] >= 1
