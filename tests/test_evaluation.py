@@ -482,13 +482,6 @@ def test_each_search_is_compared_with_none_and_admm_with_back_propagation():
     ]
 
 
-def test_registered_trade_off_systems_are_found(monkeypatch):
-    monkeypatch.setattr(systems, "_TRADE_OFF", [])
-    assert systems.trade_off_systems() == []
-    systems.register_trade_off(lambda: [Noise(0.1, "512 x 16")])
-    assert [system.name for system in systems.trade_off_systems()] == ["512 x 16"]
-
-
 def test_the_command_writes_table_figures_and_plot(tmp_path, clip_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "sotto_systems", lambda *_, **__: [Noise(0.1), Broken("raises")])
     (tmp_path / "in").mkdir()

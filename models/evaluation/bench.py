@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
-from models.evaluation import report
+from models.evaluation import report, tradeoff
 from models.evaluation.clips import load_clips
 from models.evaluation.coding import CLIP_TIMEOUT_S, Step, code_clips, one_line
 from models.evaluation.peers import installed_peers, peer_families
@@ -31,7 +31,6 @@ from models.evaluation.systems import (
     default_presets,
     search_systems,
     sotto_systems,
-    trade_off_systems,
 )
 
 
@@ -72,7 +71,13 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
     systems = [system for members in sections.values() for system in members]
     with_phones = not options.no_phones
     total = len(systems) * len(clips)
-    with _progress(2 * total + (len(clips) if with_phones else 0)) as step:
+    total = 2 * total + (len(clips) if with_phones else 0)
+    grid, points = tradeoff.Grid(), []
+    with _progress(total + (grid.work(len(clips)) if options.ablation else 0)) as step:
+        if options.ablation:
+            points = tradeoff.run(
+                clips, grid, device=options.device, workers=options.workers, step=step
+            )
         codings = []
         for system in systems:
             coding = code_clips(system, clips, timeout_s=options.timeout, step=step)
@@ -92,9 +97,14 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
         for title, members in sections.items()
     }
     answer = report.as_dict(grouped, absent, skipped, clips, options.max_seconds)
+    if points:
+        answer["trade_off"] = tradeoff.as_dict(points, grid)
     text = json.dumps(answer, indent=1, allow_nan=False) + "\n"
     to_pipe = options.json == "-"
-    report.print_tables(grouped, absent, clips, sys.stderr if to_pipe else sys.stdout)
+    screen = sys.stderr if to_pipe else sys.stdout
+    if points:
+        tradeoff.print_table(points, screen)
+    report.print_tables(grouped, absent, clips, screen)
     if to_pipe:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -104,6 +114,15 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
     if options.plot is not None:
         with atomic_output(options.plot) as file:
             report.plot(results, file)
+        if points:
+            with atomic_output(_beside(options.plot)) as file:
+                tradeoff.plot(points, file)
+
+
+def _beside(plot: str) -> Path:
+    """Where the plot of the trade-off goes: next to the other, with -tradeoff in its name."""
+    path = Path(plot)
+    return path.with_name(f"{path.stem}-tradeoff{path.suffix}")
 
 
 def _sections(
@@ -112,7 +131,6 @@ def _sections(
     """Titled groups of systems to run, and {name: reason} for what cannot run."""
     presets = options.presets or default_presets()
     if options.ablation:
-        trade_off = trade_off_systems()
         search = [
             system
             for preset in presets
@@ -120,10 +138,7 @@ def _sections(
                 preset, options.iterations or (10, 30, 100), options.device
             )
         ]
-        absent = {}
-        if not trade_off:
-            absent["latent size against levels"] = "no models for it are installed"
-        return {report.TRADE_OFF: trade_off, report.SEARCH: search}, absent
+        return {report.SEARCH: search}, {}
     peers, absent = installed_peers(families)
     ours = sotto_systems(presets, options.iterations or (), device=options.device)
     return {report.SYSTEMS: [Original(), *ours, *peers]}, absent
@@ -143,7 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-seconds", type=_seconds, default=15.0, help="longer clips are cropped (15)"
     )
-    parser.add_argument("--ablation", action="store_true", help="measure parts of sotto instead")
+    parser.add_argument(
+        "--ablation",
+        action="store_true",
+        help="measure parts of sotto instead: latent size against levels, and what the search "
+        "gains; --plot then also writes FILE with -tradeoff in its name",
+    )
     parser.add_argument("--no-phones", action="store_true", help="leave out phone error rates")
     parser.add_argument("--json", metavar="FILE", help="write all figures; - is stdout")
     parser.add_argument("--plot", metavar="FILE", help="draw quality against rate as PNG")

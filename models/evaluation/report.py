@@ -16,7 +16,6 @@ from models.evaluation.clips import Clip
 from models.evaluation.metrics import SCORE_KEYS, mean_interval, ratio_interval
 
 SYSTEMS = "Speech codecs"
-TRADE_OFF = "Latent size against levels"
 SEARCH = "What the search gains"
 
 _PIPE_WIDTH = 160

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
@@ -208,20 +208,3 @@ def search_systems(
         label = f"{preset}: ADMM, {count}"
         systems.append(SottoSystem(label, preset, {"iterations": count}, "ADMM", device))
     return systems
-
-
-_TRADE_OFF: list[Callable[[], Sequence[System]]] = []
-
-
-def register_trade_off(factory: Callable[[], Sequence[System]]) -> Callable[[], Sequence[System]]:
-    """Add systems to the trade-off of latent size against levels (first paper, Fig. 4).
-
-    factory: returns systems when called; usable as a decorator.
-    """
-    _TRADE_OFF.append(factory)
-    return factory
-
-
-def trade_off_systems() -> list[System]:
-    """All systems registered for the trade-off of latent size against levels."""
-    return [system for factory in _TRADE_OFF for system in factory()]

@@ -1,0 +1,381 @@
+"""Latent size against quantisation levels (Liu et al. 2020, Fig. 4), with the shipped networks.
+
+A cell of the grid allows only latents of a set S: the first `channels` channels of every step may
+differ from zero, and take one of `levels` evenly spaced values each. Its size alone bounds the
+rate, 16 channels log2(levels) bits a frame without entropy coding, so bits have no price here. Both
+ways of searching, ADMM and plain back-propagation with rounding, look for latents in the same S.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal, TextIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from codec import analysis
+from codec.entropy import MAX_INDEX
+from codec.phase import synthesise
+from codec.search import Networks, SearchSettings, search
+from codec.speech import choose_device
+from models.evaluation.clips import Clip
+from models.evaluation.coding import Coding, Step
+from models.evaluation.report import Figure, SystemResult, summary
+from models.evaluation.scoring import score_codings
+from models.evaluation.systems import Coded, Unavailable
+from models.loudness import FrameDistance
+from models.store import Model, load_model, search_networks
+
+FloatArray = NDArray[np.float32]
+SearchMethod = Literal["admm", "backprop"]
+
+TITLE = "Latent size against levels"
+METHODS: Mapping[SearchMethod, str] = {"admm": "ADMM", "backprop": "back-propagation"}
+HOW = (
+    "sotto's speech networks with all but the first channels of every step held at zero and the "
+    "others at evenly spaced levels; rate point and spacing of a cell are those of the lowest "
+    "distance F on some of the frames; rates per second of coded frames, without headers"
+)
+
+_FRAME_S = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
+_LEAD = (analysis.WINDOW - analysis.HOP) // 2
+_AT_ONCE = 64  # frames searched side by side
+_PROBES = 16  # frames that decide rate point and spacing
+_COUPLING = 6.0  # μ over the trained price of a bit, as in the codec's own search
+_PIPE_WIDTH = 160
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried. levels: odd numbers from 3 to 31; qualities: rate points in eighths."""
+
+    channels: Sequence[int] = (8, 16, 32, 64)
+    levels: Sequence[int] = (3, 5, 9, 15)
+    steps: int = 30
+    qualities: Sequence[int] = (0, 8)
+
+    def work(self, clips: int) -> int:
+        """How many times `run` calls `step`."""
+        cells = len(self.channels) * len(self.levels)
+        return cells * len(METHODS) * (1 + clips)
+
+
+@dataclass(frozen=True)
+class AllowedSet:
+    """S: per channel the spacing of its levels and the largest magnitude, both whole, [C]."""
+
+    spacing: Tensor
+    limit: Tensor
+
+    def nearest(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
+        """Q: the latents of S nearest to z [B, S, C]; there is no dead zone."""
+        return self.inside((z / self.spacing).round() * self.spacing)
+
+    def inside(self, z: Tensor) -> Tensor:
+        """z [B, S, C] brought into the range of S."""
+        return z.clamp(-self.limit, self.limit)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A cell of the grid and a way to search it.
+
+    latents: per frame; fixed_rate, coded_rate: bit/s without entropy coding and as range coded;
+    quality: rate point in eighths; distance: mean F; scores: of the clips.
+    """
+
+    channels: int
+    levels: int
+    method: SearchMethod
+    latents: int
+    fixed_rate: float
+    coded_rate: float
+    quality: int
+    distance: float
+    scores: Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Stands for a cell where scores are filed by system; its clips are coded by `run` below."""
+
+    name: str
+
+    def run(self, samples: FloatArray) -> Coded:
+        raise Unavailable(f"{self.name}: is searched for all clips at once")
+
+
+class _Free:
+    """A prior by which every latent costs nothing."""
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(z)
+
+
+def fixed_rate(latents: int, levels: int) -> float:
+    """Bit/s of `latents` per frame of 1.024 s at log2(levels) bits each: no entropy coding."""
+    return latents * math.log2(levels) / _FRAME_S
+
+
+def allowed_set(channels: int, levels: int, spread: Tensor, fitted: bool) -> AllowedSet:
+    """S of the first `channels` channels; spread: RMS of unrestricted latents, [C].
+
+    The levels are neighbouring whole numbers, or with `fitted` about as far apart as the best
+    uniform quantiser of a Laplacian has them. Raises ValueError outside the codec's range.
+    """
+    if not 1 <= channels <= len(spread):
+        raise ValueError(f"there are {len(spread)} channels, not {channels}")
+    if levels % 2 == 0 or not 3 <= levels <= 2 * MAX_INDEX + 1:
+        raise ValueError(f"levels must be an odd number from 3 to {2 * MAX_INDEX + 1}")
+    half = levels // 2
+    spacing = torch.ones_like(spread)
+    if fitted:
+        spacing = (1.3 * half**-0.5 * spread).round().clamp(1, MAX_INDEX // half)
+    limit = spacing * half
+    limit[channels:] = 0.0
+    return AllowedSet(spacing, limit)
+
+
+def restricted(networks: Networks, allowed: AllowedSet) -> Networks:
+    """The networks with S in place of all whole numbers, and with bits that cost nothing."""
+    return replace(
+        networks,
+        encoder=lambda x, rate: allowed.inside(networks.encoder(x, rate)),
+        sketch=lambda z, rate: networks.sketch(allowed.inside(z), rate),
+        prior=_Free(),
+        quantise=allowed.nearest,
+    )
+
+
+def frames_of(samples: FloatArray) -> Tensor:
+    """Samples [n] at 16 kHz as log-mel frames [B, T, M], the last one filled up with silence."""
+    count = max(math.ceil(len(samples) / analysis.FRAME_SAMPLES), 1)
+    padded = np.zeros(count * analysis.FRAME_SAMPLES + analysis.WINDOW - analysis.HOP, np.float32)
+    padded[_LEAD : _LEAD + len(samples)] = samples
+    return torch.from_numpy(analysis.log_mel(padded)).reshape(count, analysis.FRAME_HOPS, -1)
+
+
+class Bench:
+    """The speech networks and the frames of all clips, x [B, T, M]."""
+
+    def __init__(self, x: Tensor, device: str = "auto") -> None:
+        self.device = choose_device(device)
+        self.model: Model = load_model("speech")
+        self.networks = search_networks(self.model.networks.to(self.device))
+        self.distance = FrameDistance().to(self.device)
+        self.x = x.to(self.device)
+
+    def search(
+        self, allowed: AllowedSet, quality: int, method: SearchMethod, steps: int, every: int = 1
+    ) -> tuple[Tensor, float]:
+        """Latents in S of every `every`-th frame, [B', S, C], and their mean distance F."""
+        settings = SearchSettings(
+            method=method,
+            iterations=steps,
+            penalty=_COUPLING * self.model.networks.rate_weight(quality / 8.0),
+        )
+        found = [
+            search(
+                restricted(self.networks, allowed),
+                self.distance,
+                part,
+                torch.full((len(part),), quality / 8.0, device=self.device),
+                torch.zeros(len(part), device=self.device),
+                settings,
+            )
+            for part in self.x[::every].split(_AT_ONCE)
+        ]
+        cost = torch.cat([result.cost for result in found])
+        return torch.cat([result.indices for result in found]), float(cost.mean())
+
+    def choose(self, channels: int, levels: int, grid: Grid) -> tuple[AllowedSet, int]:
+        """S of a cell and its rate point, by the lowest F of a short search on a few frames."""
+        every = math.ceil(len(self.x) / _PROBES)
+        best: tuple[float, AllowedSet, int] | None = None
+        for quality, fitted in itertools.product(grid.qualities, (False, True)):
+            allowed = allowed_set(channels, levels, self._spread(quality), fitted)
+            _, cost = self.search(allowed, quality, "admm", max(grid.steps // 3, 1), every)
+            if best is None or cost < best[0]:
+                best = cost, allowed, quality
+        if best is None:
+            raise ValueError("there is no rate point to choose from")
+        return best[1], best[2]
+
+    @torch.no_grad()
+    def _spread(self, quality: int) -> Tensor:
+        parts = [
+            self.networks.encoder(part, torch.full((len(part),), quality / 8.0, device=self.device))
+            for part in self.x.split(_AT_ONCE)
+        ]
+        return torch.cat(parts).square().mean((0, 1)).sqrt()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, quality: int) -> FloatArray:
+        """Latents of one clip [B, S, C] to samples [B * 16384], as the decoder does."""
+        rate = torch.full((len(latents),), quality / 8.0, device=self.device)
+        frames = self.networks.generator(latents, rate).reshape(-1, self.x.shape[-1]).cpu().numpy()
+        return synthesise(analysis.mel_to_magnitudes(analysis.denormalise(frames)))
+
+    def coded_bits(self, latents: Tensor, quality: int) -> int:
+        """Bits of the range coder's payloads of one clip [B, S, C]."""
+        coder = self.model.coders["range"]
+        indices = self.model.networks.indices_of(latents)
+        return sum(8 * len(coder.encode(frame, quality)) for frame in indices)
+
+
+def run(
+    clips: Sequence[Clip],
+    grid: Grid | None = None,
+    *,
+    device: str = "auto",
+    workers: int = 2,
+    step: Step = lambda name: None,
+) -> list[Point]:
+    """Search, decode and score every cell of the grid both ways, in the order of the grid.
+
+    workers: scoring processes, 0 for none. Raises BadInput if the networks cannot be loaded.
+    """
+    grid = grid or Grid()
+    frames = [frames_of(clip.samples) for clip in clips]
+    counts = [len(part) for part in frames]
+    bench = Bench(torch.cat(frames), device)
+    points, codings = [], []
+    for channels, levels in itertools.product(grid.channels, grid.levels):
+        allowed, quality = bench.choose(channels, levels, grid)
+        for method in METHODS:
+            latents, distance = bench.search(allowed, quality, method, grid.steps)
+            coding = Coding(_Named(f"{channels} x {levels}, {method}"))
+            for clip, part in zip(clips, latents.split(counts), strict=True):
+                decoded = bench.decode(part, quality)[: len(clip.samples)]
+                bits = bench.coded_bits(part, quality)
+                coding.coded.append(Coded(decoded, bits, bits, 0.0, 0.0))
+            bits = sum(coded.payload_bits for coded in coding.coded)
+            per_frame = latents.shape[1] * channels
+            points.append(
+                Point(
+                    channels,
+                    levels,
+                    method,
+                    per_frame,
+                    fixed_rate(per_frame, levels),
+                    bits / (len(latents) * _FRAME_S),
+                    quality,
+                    distance,
+                    {},
+                )
+            )
+            codings.append(coding)
+            step("latent size and levels")
+    scored = score_codings(codings, clips, workers=workers, with_phones=False, step=step)
+    return [
+        replace(point, scores=_scores(result)) for point, result in zip(points, scored, strict=True)
+    ]
+
+
+def _scores(result: SystemResult) -> dict[str, Figure]:
+    figures = summary(result)
+    return {key: figures[key] for key in ("pesq_nb", "pesq_wb", "estoi")}
+
+
+def as_dict(points: Sequence[Point], grid: Grid) -> dict[str, Any]:
+    """All figures as plain values; undefined ones are None."""
+    return {
+        "how": HOW,
+        "steps": grid.steps,
+        "points": [
+            {
+                "channels": point.channels,
+                "latents": point.latents,
+                "levels": point.levels,
+                "method": point.method,
+                "quality": point.quality,
+                "fixed_bits_per_s": point.fixed_rate,
+                "range_coded_bits_per_s": point.coded_rate,
+                "distance": point.distance,
+                **{key: figure.as_dict() for key, figure in point.scores.items()},
+            }
+            for point in points
+        ],
+    }
+
+
+def print_table(points: Sequence[Point], stream: TextIO) -> None:
+    """The trade-off as a table, a row for each point."""
+    console = Console(file=stream, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=stream, highlight=False, width=_PIPE_WIDTH)
+    table = Table(title=TITLE, title_justify="left")
+    for head in ("latents", "levels"):
+        table.add_column(head, justify="right")
+    table.add_column("search", no_wrap=True)
+    heads = ("bit/s, no\nentropy coder", "bit/s,\nrange coder", "rate\npoint", "F")
+    for head in (*heads, "PESQ-NB", "PESQ-WB", "ESTOI"):
+        table.add_column(head, justify="right")
+    for point in points:
+        table.add_row(
+            str(point.latents),
+            str(point.levels),
+            METHODS[point.method],
+            f"{point.fixed_rate:.0f}",
+            f"{point.coded_rate:.0f}",
+            f"{point.quality / 8:g}",
+            f"{point.distance:.3f}",
+            *(
+                _figure(point.scores[key], digits)
+                for key, digits in (("pesq_nb", 2), ("pesq_wb", 2), ("estoi", 3))
+            ),
+        )
+    console.print(table)
+    console.print(f"{HOW[0].upper()}{HOW[1:]}.")
+
+
+def _figure(figure: Figure, digits: int) -> str:
+    if not math.isfinite(figure.value):
+        return "–"
+    return f"{figure.value:.{digits}f} ±{figure.half_width:.{digits}f}"
+
+
+def plot(points: Sequence[Point], file: BinaryIO) -> None:
+    """PESQ-NB against the rate without entropy coding, as PNG: a line for each latent size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    try:
+        sizes = sorted({point.latents for point in points})
+        for (at, size), method in itertools.product(enumerate(sizes), METHODS):
+            line = [p for p in points if p.latents == size and p.method == method]
+            line.sort(key=lambda point: point.fixed_rate)
+            axis.plot(
+                [point.fixed_rate for point in line],
+                [point.scores["pesq_nb"].value for point in line],
+                color=f"C{at % 10}",
+                linestyle="-" if method == "admm" else "--",
+                marker="o" if method == "admm" else "s",
+                label=f"{size} latents, {METHODS[method]}",
+            )
+            if method == "admm":
+                for point in line:
+                    place = (point.fixed_rate, point.scores["pesq_nb"].value)
+                    axis.annotate(
+                        str(point.levels), place, (0, 6), textcoords="offset points", fontsize=8
+                    )
+        axis.set_xscale("log")
+        axis.set_xlabel("bit/s without entropy coding (numbers: levels)")
+        axis.set_ylabel("PESQ-NB")
+        axis.grid(alpha=0.3)
+        if points:
+            axis.legend()
+        figure.savefig(file, format="png", dpi=110)
+    finally:
+        pyplot.close(figure)
