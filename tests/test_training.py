@@ -473,3 +473,23 @@ def test_ctrl_c_writes_a_checkpoint_and_ends(packed: Path, tmp_path: Path):
     assert "the checkpoint is written" in err and "Traceback" not in err
     newest = checkpoints.latest_checkpoint(work / "features")
     assert newest is not None and checkpoints.load_checkpoint(newest)[1]["step"] >= 1
+
+
+def test_the_exported_model_is_scored(trained: Path, clip: NDArray[np.float32], tmp_path: Path):
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    from models.training.evaluate import evaluate, write_scores
+
+    (tmp_path / "dev").mkdir()
+    soundfile.write(tmp_path / "dev" / "a.wav", clip[:40_000], 16_000)
+    (tmp_path / "dev" / "bad.wav").write_bytes(b"no audio")
+    lines: list[str] = []
+    scores = evaluate(
+        trained / "model", tmp_path / "dev", torch.device("cpu"), iterations=1, note=lines.append
+    )
+    assert scores["clips"] == 1 and 100 < scores["bits_per_second"] < 3000
+    # A model this small says little: that STOI could be computed is what counts.
+    assert -1.0 <= scores["stoi"] <= 1.0
+    assert lines[0].startswith("1 clips left out")
+    write_scores(scores | {"pesq_wb": float("nan")}, tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["pesq_wb"] is None
