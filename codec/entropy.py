@@ -2,12 +2,12 @@
 
 Everything that decides a table is integer arithmetic on integers stored with the model, so that any
 two machines decode the same symbols. The context model is the trained prior network
-(`models.nets.Prior`) in fixed point: int16 weights, 8-bit activations, 32-bit sums. It names, for
-each latent index, a location (in quarters) and a scale class; each class owns a table counted on
+(`models.nets.Prior`) in fixed point: int16 weights, 9-bit activations, 32-bit sums. It names, for
+each latent index, a location (in eighths) and a scale class; each class owns a table counted on
 training data. `constriction`'s range coder (Bamler 2022) turns the symbols into bytes.
 
-Fixed-point formats: weights 1/256, activations 1/32 in [0, 255], sums 1/256 (first layer, whose
-inputs are whole numbers) or 1/8192 (later layers).
+Fixed-point formats: weights 1/1024, activations 1/64 in [0, 511], sums 1/1024 (first layer, whose
+inputs are whole numbers) or 1/65536 (later layers).
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 from codec.errors import BadStream
 
 MAX_INDEX = 15  # latent indices lie in [-MAX_INDEX, MAX_INDEX]
-WEIGHT_ONE = 256
-MAX_WEIGHT = 2047
-LOCATION_SHIFT = 11  # 1/8192 -> quarters
-SCALE_SHIFT = 10  # 1/8192 -> eighths of a natural-log unit
-LOCATION_LIMIT = 32  # quarters
+WEIGHT_ONE = 1024
+MAX_WEIGHT = 4095  # with 511 and up to 1000 hidden units, sums stay below 2**31
+ACTIVATION_ONE = 64
+MAX_ACTIVATION = 511
+LOCATION_SHIFT = 13  # 1/65536 -> eighths
+SCALE_SHIFT = 13  # 1/65536 -> eighths of a natural-log unit
+LOCATION_LIMIT = 64  # eighths
 LOG_SCALE_START = -2.6
 SCALE_CLASSES = 36
-FRACTIONS = 4
-REACH = MAX_INDEX + LOCATION_LIMIT // 4  # largest |index - nearest whole location|
+FRACTIONS = 8
+REACH = MAX_INDEX + LOCATION_LIMIT // FRACTIONS  # largest |index - nearest whole location|
 SYMBOLS = 2 * REACH + 1
 TABLE_BITS = 16
 QUALITIES = 17  # quality k stands for rate point k / 8
@@ -47,11 +49,11 @@ class ContextModel:
     groups: Int32  # [number of groups] channels of each group, summing to C
     past: Int16  # [4C + 1, H] value and magnitude one and two steps back; then the first-step flag
     within: Int16  # [2C, H] value and magnitude of earlier groups of the same step
-    offset: Int32  # [QUALITIES, H] bias at each rate point, 1/256
+    offset: Int32  # [QUALITIES, H] bias at each rate point, 1/1024
     middle: Int16  # [H, H] output-major
-    middle_bias: Int32  # [H], 1/8192
+    middle_bias: Int32  # [H], 1/65536
     leave: Int16  # [2C, H] output-major: locations, then log scales
-    leave_bias: Int32  # [2C], 1/8192
+    leave_bias: Int32  # [2C], 1/65536
     tables: NDArray[np.uint32]  # [FRACTIONS * SCALE_CLASSES, SYMBOLS], rows sum to 2**TABLE_BITS
 
     @property
@@ -133,12 +135,12 @@ def _group(
     """Nearest whole location and table number of the `count` channels from `start` on."""
     low, high = group * unit, (group + 1) * unit
     for h in range(low, high):
-        hidden1[h] = min(max((sums[h] + 4) >> 3, 0), 255)
+        hidden1[h] = min(max((sums[h] + 8) >> 4, 0), MAX_ACTIVATION)
     for h in range(low, high):
         total = middle_bias[h]
         for i in range(high):
             total += np.int32(np.int32(middle[h, i]) * hidden1[i])
-        hidden2[h] = min(max((total + 128) >> 8, 0), 255)
+        hidden2[h] = min(max((total + 512) >> 10, 0), MAX_ACTIVATION)
     for j in range(count):
         c = start + j
         location: int = leave_bias[c]
@@ -146,10 +148,10 @@ def _group(
         for i in range(high):
             location += np.int32(leave[c, i]) * hidden2[i]
             scale += np.int32(leave[channels + c, i]) * hidden2[i]
-        quarters = (location + (1 << (LOCATION_SHIFT - 1))) >> LOCATION_SHIFT
-        quarters = min(max(quarters, -LOCATION_LIMIT), LOCATION_LIMIT)
-        whole = (quarters + 2) >> 2
-        fraction = quarters - 4 * whole + 2
+        eighths = (location + (1 << (LOCATION_SHIFT - 1))) >> LOCATION_SHIFT
+        eighths = min(max(eighths, -LOCATION_LIMIT), LOCATION_LIMIT)
+        whole = (eighths + 4) >> 3
+        fraction = eighths - 8 * whole + 4
         scale_class = min(max(scale >> SCALE_SHIFT, 0), SCALE_CLASSES - 1)
         centre[c] = whole
         table[c] = fraction * SCALE_CLASSES + scale_class

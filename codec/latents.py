@@ -19,10 +19,10 @@ class LatentCoder(Protocol):
 
 
 def thin_out(indices: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Zero a tenth (at least one) of the nonzero indices, the smallest in high channels first."""
+    """Zero a tenth (at least one) of the nonzero indices, those of the highest channels."""
     out = indices.copy()
     steps, channels = np.nonzero(out)
-    order = np.lexsort((-channels, np.abs(out[steps, channels])))
+    order = np.argsort(-channels, kind="stable")
     drop = order[: max(len(order) // 10, 1)]
     out[steps[drop], channels[drop]] = 0
     return out

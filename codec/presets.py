@@ -22,7 +22,7 @@ class Preset:
     rate: float
     quality: int
     iterations: int = 60
-    price: float = 0.7
+    price: float = 0.55
     about: str = ""
     entropy: Literal["range", "huffman"] = "range"
 
@@ -30,8 +30,8 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("1k2", "speech", 1140.0, 1, about="intelligible at 1.2 kbit/s with headers"),
-        Preset("2k", "speech", 1936.0, 9, about="the default: 2 kbit/s with headers"),
+        Preset("1k2", "speech", 1200.0, 0, about="intelligible at 1.2 kbit/s"),
+        Preset("2k", "speech", 1936.0, 8, about="the default: 2 kbit/s with headers"),
         Preset("3k6", "speech", 3530.0, 16, about="3.6 kbit/s with headers"),
         Preset(
             "paper",

@@ -72,8 +72,8 @@ class SearchSettings:
     method: Method = "admm"
     iterations: int = 60
     budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
-    step: float = 0.08
-    coupling: float = 6.0  # μ / λ
+    step: float = 0.04
+    coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 10
     dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
@@ -191,3 +191,24 @@ def search(
             if allowed_bits is not None:
                 rounded = sizes.chunk(len(candidates))[0] / relaxed.clamp_min(1.0)
     return SearchResult(best, best_cost, best_bits, start_cost, done)
+
+
+def cheapen(
+    networks: Networks, z: Tensor, rate: Tensor, limit: Tensor, steps: int = 80, size: float = 0.1
+) -> Tensor:
+    """Move latents z [B, S, C] down the rate until their quantised form takes `limit` [B] bits.
+
+    Frames within their limit stay as they are. What is cheap is what the prior expects, which need
+    not be zero. May give up above the limit after `steps` steps of `size`.
+    """
+    for _ in range(steps):
+        quantised = networks.quantise(z, 0.0)
+        with torch.no_grad():
+            above = networks.prior.bits(quantised, rate).sum((1, 2)) > limit
+        if not above.any():
+            break
+        z = z.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(networks.prior.bits(z, rate, quantised).sum(), z)
+        scale = slope.square().mean((1, 2), keepdim=True).sqrt() + 1e-9
+        z = torch.where(above[:, None, None], z - size * slope / scale, z).detach()
+    return z

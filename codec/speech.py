@@ -20,7 +20,7 @@ from codec.packet import Entropy, Kind, Packet, pack, short_id, unpack
 from codec.phase import PhaseSynthesiser
 from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
 from codec.ratecontrol import Plan, RateControl
-from codec.search import Method, SearchSettings, search
+from codec.search import Method, SearchSettings, cheapen, search
 
 if TYPE_CHECKING:
     from models.loudness import FrameDistance
@@ -32,8 +32,9 @@ EntropyName = Literal["range", "huffman"]
 
 GROUP = 8  # frames searched side by side offline
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2
-_TAIL_BITS = 24.0  # what a range coder's last word and whole bytes cost beyond the ideal
-_CERTAINTY = 1.02  # margin for the prior's estimate against the coder's integer tables
+_TAIL_BITS = 34.0  # what whole 32-bit words cost at most beyond the ideal
+_CERTAINTY = 1.01  # margin for the prior's estimate against the coder's integer tables
+_RETRIES = 16  # cheaper warm starts tried for a frame that exceeds its allowance
 _SILENT = -0.98  # frames with nothing above this (1 dB over the floor) are coded as empty packets
 
 
@@ -283,14 +284,17 @@ class SpeechEncoder:
         settings = self._settings
         if self._budget is not None:
             settings = replace(settings, budget=self._budget * len(x))
+        rate = torch.tensor(rates, device=x.device)
+        limit = torch.tensor(allowed, device=x.device)
         result = search(
             codec.searchable,
             codec.distance,
             x,
-            torch.tensor(rates, device=x.device),
+            rate,
             torch.tensor(weights, device=x.device),
             settings,
-            allowed_bits=torch.tensor(allowed, device=x.device),
+            start=self._start(x, rate, limit),
+            allowed_bits=limit,
         )
         reports = [
             FrameReport(plan.quality, 0, plan.allowed, result.iterations, float(c), float(s))
@@ -298,29 +302,34 @@ class SpeechEncoder:
         ]
         return codec.networks.indices_of(result.indices), plans, reports
 
-    @torch.no_grad()
+    def _start(self, x: torch.Tensor, rate: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+        """Warm starts [B, S, C] of the frames, made cheaper where they exceed their bit `limit`."""
+        with torch.no_grad():
+            start = self._codec.searchable.encoder(x, rate)
+        return cheapen(self._codec.searchable, start, rate, limit)
+
     def _code(self, x: torch.Tensor, indices: NDArray[np.int8], plan: Plan) -> tuple[bytes, int]:
         """Payload and quality of a frame x [1, T, M].
 
-        When the searched latents exceed their allowance after all, the warm start at a lower
-        quality takes their place, and at the lowest quality as many of its latents as fit.
+        When the searched latents exceed their allowance after all, ever cheaper warm starts at
+        lower qualities take their place.
         """
         networks = self._codec.networks
         payload, quality = self._coder.encode(indices, plan.quality), plan.quality
-        while 8 * len(payload) > plan.allowed and quality > 0:
-            quality -= 1
+        limit = (plan.allowed - _TAIL_BITS) / self._coder.overhead
+        for _ in range(_RETRIES):
+            if 8 * len(payload) <= plan.allowed:
+                return payload, quality
+            quality, limit = max(quality - 1, 0), 0.96 * limit
             rate = torch.tensor([quality / 8.0], device=x.device)
-            indices = networks.indices_of(
-                networks.quantise(self._codec.searchable.encoder(x, rate))[0]
-            )
+            start = self._start(x, rate, torch.tensor([limit], device=x.device))
+            indices = networks.indices_of(networks.quantise(start)[0])
             payload = self._coder.encode(indices, quality)
-        while 8 * len(payload) > plan.allowed:
-            fewer = networks.thin_out(indices)
-            if np.array_equal(fewer, indices):
-                break
-            indices = fewer
+        while 8 * len(payload) > plan.allowed and indices.any():
+            indices = networks.thin_out(indices)
             payload = self._coder.encode(indices, quality)
-        return payload, quality
+        # A frame that nothing makes small enough is sent as silence; none was ever seen.
+        return (payload if 8 * len(payload) <= plan.allowed else b""), quality
 
 
 class SpeechDecoder:

@@ -77,7 +77,6 @@ class LatentModel(CodecNetworks):
     encoder: Encoder
     generator: Generator
     prior: Prior
-    search_saves = 0.93  # on training speech
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ def logistic_tables() -> NDArray[np.float64]:
     symbols = np.arange(entropy.SYMBOLS) - entropy.REACH
     rows = []
     for fraction in range(entropy.FRACTIONS):
-        location = (fraction - 2) / 4.0
+        location = (fraction - entropy.FRACTIONS / 2) / entropy.FRACTIONS
         for scale_class in range(entropy.SCALE_CLASSES):
             scale = np.exp(entropy.LOG_SCALE_START + (scale_class + 0.5) / 8.0)
             upper = 1.0 / (1.0 + np.exp(-np.clip((symbols + 0.5 - location) / scale, -60, 60)))
@@ -63,7 +63,7 @@ def context_model(
     past = state["past.weight"].T
     rows = np.concatenate((past[: 4 * channels], past[-1:]))
     offset = state["past.bias"] + _rate_hats() @ past[4 * channels : 4 * channels + ANCHORS]
-    one = entropy.WEIGHT_ONE
+    one, later = entropy.WEIGHT_ONE, entropy.WEIGHT_ONE * entropy.ACTIVATION_ONE
     leave_bias = state["leave.bias"].astype(np.float64).copy()
     leave_bias[channels:] += -1.0 - entropy.LOG_SCALE_START
     parts = {
@@ -72,9 +72,9 @@ def context_model(
         "within": _fixed(within.T),
         "offset": np.rint(offset * one).astype(np.int32),
         "middle": _fixed(middle),
-        "middle_bias": np.rint(state["middle.bias"] * 32 * one).astype(np.int32),
+        "middle_bias": np.rint(state["middle.bias"] * later).astype(np.int32),
         "leave": _fixed(leave),
-        "leave_bias": np.rint(leave_bias * 32 * one).astype(np.int32),
+        "leave_bias": np.rint(leave_bias * later).astype(np.int32),
     }
     start = logistic_tables()
     model = ContextModel(**parts, tables=integer_table(start))
