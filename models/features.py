@@ -121,7 +121,7 @@ class FeatureDistance(nn.Module):
         return self._maps(x)
 
     def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        """Distance of decoded frames y [B, T, M] to a `reference`: [B]; 2 for unrelated speech."""
+        """Distance of decoded y [B, T, M] to a `reference`: [B]; near 2 for unrelated speech."""
         parts = [
             (b - a).float().square().mean((1, 2, 3))
             for a, b in zip(reference, self._maps(y), strict=True)
