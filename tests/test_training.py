@@ -21,17 +21,13 @@ from codec.errors import BadInput
 from models.nets import MAX_INDEX, ModelShape
 from models.store import load_model
 from models.training import checkpoints
-from models.training.batches import draw_frames
-from models.training.centres import kmeans_centres
 from models.training.command import main
 from models.training.distributed import Team
 from models.training.features import FeatureSettings
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.journal import draw_curves, read_log
-from models.training.prepare import prepare
 from models.training.recipe import Recipe, Trainer, trained_model
-from models.training.schedule import Budget, learning_rate
 from models.training.stages import StageSettings
 
 SHAPE = ModelShape(
@@ -204,152 +200,6 @@ def test_export_replaces_a_model_and_nothing_else(packed: Path, trained: Path, t
     with pytest.raises(BadInput, match="no model folder"):
         trainer(packed, trained, 6).export(kept)
     assert [p.name for p in kept.iterdir()] == ["dear.txt"]
-
-
-def test_checkpoints_split_large_tensors(tmp_path: Path):
-    large = torch.arange(9_000_000, dtype=torch.float32).reshape(3000, 3000)
-    tensors = {"large": large, "small": torch.ones(3), "step": torch.tensor(7.0)}
-    path = checkpoints.save_checkpoint(tmp_path, 3, tensors, {"a": 1})
-    parts = sorted(path.glob("*.safetensors"))
-    assert len(parts) == 3
-    assert all(part.stat().st_size <= checkpoints.PART_BYTES for part in parts)
-    loaded, numbers = checkpoints.load_checkpoint(path)
-    assert numbers == {"a": 1}
-    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
-    assert not list(tmp_path.glob("*.draft"))
-
-
-def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
-    for step in (1, 20, 300):
-        checkpoints.save_checkpoint(tmp_path, step, {"x": torch.ones(1)}, {})
-    names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["checkpoint-00000020", "checkpoint-00000300"]
-    assert checkpoints.latest_checkpoint(tmp_path) == tmp_path / names[-1]
-
-
-@pytest.mark.parametrize("damage", ["cut", "missing", "json", "huge"])
-def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str):
-    path = checkpoints.save_checkpoint(tmp_path, 1, {"x": torch.ones(1000)}, {})
-    part, state = path / "part-000.safetensors", path / "state.json"
-    if damage == "cut":
-        part.write_bytes(part.read_bytes()[:100])
-    elif damage == "missing":
-        part.unlink()
-    elif damage == "json":
-        state.write_text("{")
-    else:
-        state.write_text(json.dumps(json.loads(state.read_text()) | {"parts": 10**9}))
-    with pytest.raises(BadInput):
-        checkpoints.load_checkpoint(path)
-
-
-def test_learning_rate_warms_up_holds_and_decays():
-    def at(fraction: float, step: int = 1000) -> float:
-        return learning_rate(fraction, step, 1.0, warmup=100, hold=0.3, floor=0.02)
-
-    assert at(0.0, 0) == pytest.approx(0.01)
-    assert at(0.2) == at(0.3) == 1.0
-    assert 1.0 > at(0.5) > at(0.9) > at(1.0) == pytest.approx(0.02)
-
-
-def test_the_clock_ends_a_stage_and_a_pause_ends_a_run():
-    now = [100.0]
-    budget = Budget(minutes=2.0, spent=30.0, pause=1.0, clock=lambda: now[0])
-    assert budget.fraction(10**6) == pytest.approx(0.25)
-    now[0] += 59.0
-    assert not budget.paused()
-    now[0] += 1.0
-    assert budget.paused() and budget.fraction(0) == pytest.approx(0.75)
-    now[0] += 30.0
-    assert budget.fraction(0) >= 1.0
-
-
-def test_centres_are_the_means_of_what_rounds_to_them():
-    random = np.random.default_rng(0)
-    z = np.stack((random.laplace(0, 2.0, 20_000), random.laplace(0, 0.1, 20_000)), axis=1)
-    centres = kmeans_centres(z, scarce=0.0)
-    assert centres.shape == (2, 31) and (np.diff(centres) > 0).all()
-    for k in (-2, 0, 1):
-        mean = z[np.rint(z[:, 0]) == k, 0].mean()
-        assert centres[0, k + MAX_INDEX] == pytest.approx(mean, abs=2e-3)
-    # The second channel never leaves the smallest whole numbers.
-    assert (centres[1, MAX_INDEX + 3 :] == np.arange(3, MAX_INDEX + 1)).all()
-    assert abs(centres[0, MAX_INDEX + 1]) < 1.0
-
-
-def test_more_iterations_lower_the_error_of_the_centres():
-    z = np.random.default_rng(1).laplace(0, 1.0, (20_000, 1))
-
-    def error(centres: NDArray[np.float32]) -> float:
-        return float(np.abs(z - centres[0][None]).min(axis=1).__pow__(2).mean())
-
-    assert error(kmeans_centres(z, iterations=50)) < error(kmeans_centres(z))
-
-
-@pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.zeros(3), np.full((4, 2), np.nan)])
-def test_centres_of_nothing_are_refused(bad):
-    with pytest.raises(ValueError):
-        kmeans_centres(bad)
-
-
-def test_frames_drawn_on_a_device_look_like_those_of_the_shards():
-    columns = torch.from_numpy(synthetic_columns(5000))
-    x = draw_frames(columns, 256, np.random.default_rng(0))
-    again = draw_frames(columns, 256, np.random.default_rng(0))
-    assert x.shape == (256, 128, 128) and torch.equal(x, again)
-    assert float(x.min()) >= -1.0 and float(x.max()) <= 1.0
-    silent = (x == -1.0).all(-1).any(-1).float().mean()
-    assert 0.01 < float(silent) < 0.15
-
-
-def test_prepare_packs_what_can_be_read(tmp_path: Path):
-    data = tmp_path / "data"
-    (data / "train").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for name in ("a.wav", "b.wav"):
-        soundfile.write(data / "train" / name, random.normal(0, 0.1, 48_000), 16_000)
-    (data / "train" / "bad.wav").write_bytes(b"no audio")
-    rows = [
-        ("file", "start", "end", "corpus", "speaker", "lang", "text"),
-        ("a.wav", "0", "16000", "c", "s1", "en", 'say "hello'),
-        ("a.wav", "16000", "48000", "c", "s1", "en", ""),
-        ("b.wav", "0", "1000", "c", "s2", "de", "too short"),
-        ("b.wav", "1000", "48000", "c", "s2", "de", "gut"),
-        ("bad.wav", "0", "16000", "c", "s3", "en", "lost"),
-    ]
-    (data / "train.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
-    seen = []
-    done = prepare(
-        data, tmp_path / "packed", processes=1, shard_bytes=60_000,
-        progress=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert list(done.skipped) == ["bad.wav"]
-    paths = sorted((tmp_path / "packed").glob("train-*.npy"))
-    assert len(paths) == done.shards > 1
-    assert all(path.stat().st_size <= 60_000 for path in paths)
-    shards = FrameShards(tmp_path / "packed", 0)
-    assert {str(e["text"]) for e in shards.index} == {'say "hello', "", "gut"}
-    covered = sum(int(str(e["end"])) - int(str(e["start"])) for e in shards.index)
-    assert covered == shards.columns
-    # One column for every 128 samples, first to last.
-    assert shards.columns == 125 + 250 + (48_000 - 1000 - 128) // 128 + 1
-
-
-@pytest.mark.parametrize(
-    ("table", "reason"),
-    [
-        ("file\tstart\n", "lacks the column 'end'"),
-        ("file\tstart\tend\n", "no utterances"),
-        ("file\tstart\tend\na.wav\tx\t9\n", "sample numbers"),
-        ("file\tstart\tend\n../a.wav\t0\t9\n", "no plain file name"),
-        ("file\tstart\tend\na.wav\t0\t9000\n", "could be packed"),
-    ],
-)
-def test_prepare_refuses_tables_it_cannot_use(tmp_path: Path, table: str, reason: str):
-    (tmp_path / "train.tsv").write_text(table)
-    with pytest.raises(BadInput, match=reason):
-        prepare(tmp_path, tmp_path / "packed", processes=1)
 
 
 def test_the_feature_network_trains_resumes_and_loads(packed: Path, tmp_path: Path):
