@@ -12,6 +12,7 @@ inputs are whole numbers) or 1/65536 (later layers).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import constriction
@@ -206,6 +207,17 @@ def check_indices(q: NDArray[np.integer]) -> Int8:
     return np.ascontiguousarray(q, dtype=np.int8)
 
 
+def contexts(model: ContextModel, q: Int8, quality: int) -> tuple[Int32, Int32]:
+    """Whole locations and table numbers of every index of a known frame q [S, C], each [S, C]."""
+    centre = np.empty(q.shape, np.int32)
+    table = np.empty(q.shape, np.int32)
+    _all_classes(
+        q, model.groups, model.past, model.within, model.offset[quality], model.middle,
+        model.middle_bias, model.leave, model.leave_bias, centre, table,
+    )  # fmt: skip
+    return centre, table
+
+
 class RangeCoder:
     """Range coder over the context model's tables: [S, C] indices <-> bytes."""
 
@@ -219,21 +231,10 @@ class RangeCoder:
         self._bits = TABLE_BITS - np.log2(model.tables)
         self._family = constriction.stream.model.Categorical(perfect=False)
 
-    def classes(self, q: Int8, quality: int) -> tuple[Int32, Int32]:
-        """Whole locations and table numbers of every index of a frame, each [S, C]."""
-        m = self.model
-        centre = np.empty(q.shape, np.int32)
-        table = np.empty(q.shape, np.int32)
-        _all_classes(
-            q, m.groups, m.past, m.within, m.offset[quality], m.middle, m.middle_bias,
-            m.leave, m.leave_bias, centre, table,
-        )  # fmt: skip
-        return centre, table
-
     def bits(self, q: NDArray[np.integer], quality: int) -> float:
         """Ideal code length of [S, C] indices under the stored tables."""
         indices = check_indices(q)
-        centre, table = self.classes(indices, quality)
+        centre, table = contexts(self.model, indices, quality)
         return float(self._bits[table, indices - centre + REACH].sum())
 
     def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
@@ -241,7 +242,7 @@ class RangeCoder:
         indices = check_indices(q)
         if indices.shape != (self.steps, self.model.channels):
             raise ValueError(f"latents are {indices.shape}, the model's differ")
-        centre, table = self.classes(indices, quality)
+        centre, table = contexts(self.model, indices, quality)
         coder = constriction.stream.queue.RangeEncoder()
         symbols = (indices - centre + REACH).reshape(-1).astype(np.int32)
         coder.encode(symbols, self._family, self._probabilities[table.reshape(-1)])
@@ -250,20 +251,46 @@ class RangeCoder:
 
     def decode(self, payload: bytes, quality: int) -> Int8:
         """Inverse of `encode`. Raises BadStream when the bytes decode to impossible indices."""
-        m = self.model
         padded = payload + b"\0" * (-len(payload) % 4)
         words = np.frombuffer(padded, ">u4").astype(np.uint32)
         coder = constriction.stream.queue.RangeDecoder(words)
+        walk = ContextWalk(self.model, self.steps, quality)
+        for values, centre, table in walk:
+            try:
+                symbols = coder.decode(self._family, self._probabilities[table])
+            except (AssertionError, ValueError) as error:
+                raise BadStream("payload is not a valid latent frame") from error
+            walk.put(values, symbols - REACH + centre)
+        return walk.q
+
+
+class ContextWalk:
+    """The contexts of a frame that is being decoded, group by group.
+
+    Iterating yields, for every group in coding order, the place of its indices within `q` and
+    their whole locations and table numbers, each [channels of the group]; the place must be filled
+    with `put` before the next step of the iteration.
+    """
+
+    def __init__(self, model: ContextModel, steps: int, quality: int) -> None:
+        self.model = model
+        self.quality = quality
+        self.q = np.zeros((steps, model.channels), np.int8)
+
+    def put(self, place: Int8, values: NDArray[np.integer]) -> None:
+        """Fill in decoded indices. Raises BadStream if they are out of range."""
+        if np.abs(values).max(initial=0) > MAX_INDEX:
+            raise BadStream("payload decodes to latents out of range")
+        place[:] = values
+
+    def __iter__(self) -> Iterator[tuple[Int8, Int32, Int32]]:
+        m, q = self.model, self.q
         channels, hidden = m.channels, m.middle.shape[0]
         unit = hidden // len(m.groups)
-        q = np.zeros((self.steps, channels), np.int8)
-        sums = np.empty(hidden, np.int32)
-        hidden1 = np.zeros(hidden, np.int32)
-        hidden2 = np.zeros(hidden, np.int32)
-        centre = np.zeros(channels, np.int32)
-        table = np.zeros(channels, np.int32)
-        offset = m.offset[quality]
-        for step in range(self.steps):
+        sums, hidden1, hidden2 = (np.zeros(hidden, np.int32) for _ in range(3))
+        centre, table = (np.zeros(channels, np.int32) for _ in range(2))
+        offset = m.offset[self.quality]
+        for step in range(len(q)):
             _first_layer(q, step, m.past, offset, channels, sums)
             start = 0
             for group, count in enumerate(m.groups.tolist()):
@@ -272,14 +299,6 @@ class RangeCoder:
                     m.middle, m.middle_bias, m.leave, m.leave_bias, centre, table,
                 )  # fmt: skip
                 part = slice(start, start + count)
-                try:
-                    symbols = coder.decode(self._family, self._probabilities[table[part]])
-                except (AssertionError, ValueError) as error:
-                    raise BadStream("payload is not a valid latent frame") from error
-                values = symbols - REACH + centre[part]
-                if np.abs(values).max(initial=0) > MAX_INDEX:
-                    raise BadStream("payload decodes to latents out of range")
-                q[step, part] = values
+                yield q[step, part], centre[part], table[part]
                 _feed(q[step], start, count, channels, m.within, sums)
                 start += count
-        return q

@@ -181,10 +181,10 @@ def load_model(family: str, folder: Path | None = None) -> Model:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"cannot load model {family!r} from {folder}: {error}") from error
     networks.requires_grad_(False)
-    steps, channels = networks.shape.steps, networks.shape.channels
+    steps = networks.shape.steps
     coders: dict[str, LatentCoder] = {
         "range": RangeCoder(context, steps),
-        "huffman": HuffmanCoder(runs, steps, channels, overhead),
+        "huffman": HuffmanCoder(context, runs, steps, overhead),
     }
     return Model(networks.eval(), coders, QUALITIES, str(description["model_id"]))
 

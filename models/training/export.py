@@ -56,9 +56,9 @@ def export(
     model = model.eval().requires_grad_(False)
     examples = example_frames(model, shards, batches, search_steps)
     context = context_model(model.prior, examples)
-    runs = count_tokens([indices for indices, _ in examples])
+    runs = count_tokens(context, examples)
     ranged = RangeCoder(context, model.shape.steps)
-    probe = HuffmanCoder(runs, model.shape.steps, model.shape.channels, 1.0)
+    probe = HuffmanCoder(context, runs, model.shape.steps, 1.0)
     held = examples[:: max(len(examples) // 64, 1)]
     huffman_bits = sum(8.0 * len(probe.encode(q, k)) for q, k in held)
     overhead = huffman_bits / sum(ranged.bits(q, k) for q, k in held)

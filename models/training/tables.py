@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import entropy
-from codec.entropy import ContextModel, RangeCoder
+from codec.entropy import ContextModel, contexts
 from models.nets import ANCHORS, Prior
 
 
@@ -78,10 +78,9 @@ def context_model(
     }
     start = logistic_tables()
     model = ContextModel(**parts, tables=integer_table(start))
-    coder = RangeCoder(model, prior.shape.steps)
     counts = start * prior_weight
     for indices, quality in examples:
-        centre, table = coder.classes(indices, quality)
+        centre, table = contexts(model, indices, quality)
         np.add.at(counts, (table, indices - centre + entropy.REACH), 1.0)
     counts /= counts.sum(axis=1, keepdims=True)
     return ContextModel(**parts, tables=integer_table(counts))
