@@ -63,12 +63,12 @@ class Quantiser(nn.Module):
         return self.centres[self.index(z)]
 
     def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Move the tenth (at least one) of the indices that lie farthest out one level inwards."""
+        """Move the 2 % (at least one) of the indices that lie farthest out one level inwards."""
         out = indices.copy()
         flat = out.reshape(-1)
         distance = flat.astype(np.int64) - self.rest
         movable = int(np.count_nonzero(distance))
-        farthest = np.argsort(-np.abs(distance), kind="stable")[: min(len(flat) // 10 + 1, movable)]
+        farthest = np.argsort(-np.abs(distance), kind="stable")[: min(len(flat) // 50 + 1, movable)]
         flat[farthest] -= np.sign(distance[farthest]).astype(flat.dtype)
         return out
 

@@ -325,8 +325,11 @@ class SpeechEncoder:
             start = self._start(x, rate, torch.tensor([limit], device=x.device))
             indices = networks.indices_of(networks.quantise(start)[0])
             payload = self._coder.encode(indices, quality)
-        while 8 * len(payload) > plan.allowed and indices.any():
-            indices = networks.thin_out(indices)
+        while 8 * len(payload) > plan.allowed:
+            thinner = networks.thin_out(indices)
+            if np.array_equal(thinner, indices):
+                break
+            indices = thinner
             payload = self._coder.encode(indices, quality)
         # A frame that nothing makes small enough is sent as silence; none was ever seen.
         return (payload if 8 * len(payload) <= plan.allowed else b""), quality

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from codec.errors import BadInput
+from codec.latents import LatentCoder
 from codec.quantiser import Quantiser
-from codec.speech import LatentCoder
 from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from models.paper_nets import PaperEncoder, PaperGenerator, PaperShape, channels_last
 from models.store import CodecNetworks, Model, read_part
@@ -32,7 +32,7 @@ _TABLES = ("centres", "counts")
 
 
 class OrderZeroPrior(nn.Module):
-    """Ideal code length of each latent's nearest centre; it has no gradient."""
+    """Ideal code lengths under the static table, linear between the centres."""
 
     lengths: Tensor
 
@@ -43,8 +43,13 @@ class OrderZeroPrior(nn.Module):
         self.register_buffer("lengths", lengths, persistent=False)
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
-        """Bits of each latent of z [B, S, C] when quantised: [B, S, C]."""
-        return self.lengths[self.quantiser.index(z)]
+        """Bits of each latent of z [B, S, C], exact at the centres: [B, S, C]."""
+        centres = self.quantiser.centres
+        with torch.no_grad():
+            above = torch.searchsorted(centres, z.contiguous()).clamp(1, len(centres) - 1)
+        low, high = centres[above - 1], centres[above]
+        share = ((z - low) / (high - low)).clamp(0.0, 1.0)
+        return torch.lerp(self.lengths[above - 1], self.lengths[above], share)
 
 
 class PaperModel(CodecNetworks):
@@ -83,7 +88,7 @@ class PaperModel(CodecNetworks):
         return self.quantiser.value(torch.from_numpy(indices).to(self.quantiser.centres.device))
 
     def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Move the outermost tenth of the indices one level inwards, where codes are shorter."""
+        """Move the outermost 2 % of the indices one level inwards, where codes are shorter."""
         return self.quantiser.thin_out(indices)
 
 

@@ -7,7 +7,8 @@ blocks; most of the work is done at 16x16 and 32x32. The encoder is its mirror i
 
 What differs from the paper: both networks add to a *linear* transform (the principal components of
 16-hop patches), which the convolutions correct; and tanh bounds the latents to ±`reach`, which is
-in units of the mean quantisation step, so that 16 levels are spread over a known range.
+in units of the mean quantisation step, so that 16 levels are spread over a known range. The linear
+synthesis undoes the tanh.
 """
 
 from __future__ import annotations
@@ -62,6 +63,16 @@ def start_at_zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
+def compress(v: Tensor, reach: float) -> Tensor:
+    """Any numbers to within ±reach, nearly unchanged when small."""
+    return reach * torch.tanh(v / reach)
+
+
+def expand(z: Tensor, reach: float) -> Tensor:
+    """Inverse of `compress`, bounded at ±2.3 reach: even levels in z are uneven ones here."""
+    return reach * torch.atanh((z / reach).clamp(-0.98, 0.98))
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around the identity; starts as the identity."""
 
@@ -109,7 +120,7 @@ class PaperEncoder(nn.Module):
         grid = x[:, None].contiguous(memory_format=torch.channels_last)
         h = self.body(grid)  # [B, low, S, 8]
         correction = self.leave(h.permute(0, 2, 3, 1).reshape(len(x), s.steps, -1))
-        return s.reach * torch.tanh((linear + correction).float() / s.reach)
+        return compress((linear + correction).float(), s.reach)
 
 
 class PaperGenerator(nn.Module):
@@ -143,8 +154,8 @@ class PaperGenerator(nn.Module):
     def forward(self, z: Tensor, rate: Tensor) -> Tensor:
         """z: [B, S, C] latents, rate: [B], unused -> [B, T, M] normalised log-mel frame."""
         s = self.shape
+        steps = expand(z, s.reach).to(self.basis.dtype).transpose(1, 2)
         z = z.to(self.basis.dtype)
-        steps = z.transpose(1, 2)
         linear = F.conv_transpose1d(steps, self.basis, stride=s.patch, padding=s.patch // 2)
         grid = self.enter(z).reshape(len(z), s.steps, 8, -1).permute(0, 3, 1, 2)
         residual = self.unfold(self.leave(self.body(grid)))[:, 0]
@@ -162,19 +173,25 @@ def channels_last(network: nn.Module) -> None:
 def start_linear(encoder: PaperEncoder, generator: PaperGenerator, frames: Tensor) -> None:
     """Set both linear parts from training frames [N, T, M]: principal components, least squares.
 
-    The encoder gives each component the same spread; the generator's inverse is fitted on the
-    encoder's own bounded latents, so that the pair is a working codec before any training.
+    Every latent has the same levels, so each should matter the same: the components, scaled to
+    powers in proportion to their deviations (the best there is against white noise of a given
+    level), are mixed by a rotation. The generator's inverse is fitted on the encoder's own bounded
+    latents, so that the pair is a working codec before any training.
     """
     s = encoder.shape
     mean = frames.mean((0, 1))
     patches = (frames - mean).reshape(-1, s.patch * s.mels)
     variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     order = torch.arange(len(variances) - 1, len(variances) - 1 - s.channels, -1)
-    spread = 0.55 * s.reach / variances[order].clamp_min(1e-8).sqrt()
+    deviation = variances[order].clamp_min(1e-8).sqrt()
+    power = (0.4 * s.reach) ** 2 * deviation / deviation.mean()
+    mixing = torch.randn(s.channels, s.channels, generator=torch.Generator().manual_seed(0))
+    rotation, _ = torch.linalg.qr(mixing)
     encoder.mean.copy_(mean)
-    encoder.basis.copy_(vectors[:, order] * spread)
-    z = s.reach * torch.tanh(patches @ encoder.basis / s.reach)
-    inverse = torch.linalg.solve(z.T @ z + 1e-3 * len(z) * torch.eye(s.channels), z.T @ patches)
+    encoder.basis.copy_(vectors[:, order] * (power.sqrt() / deviation) @ rotation)
+    noise = len(patches) / 12.0  # of rounding to steps of one
+    z = expand(compress(patches @ encoder.basis, s.reach), s.reach)
+    inverse = torch.linalg.solve(z.T @ z + noise * torch.eye(s.channels), z.T @ patches)
     home = inverse.reshape(s.channels, s.patch, s.mels).transpose(1, 2)
     generator.mean.copy_(mean)
     generator.basis.zero_()

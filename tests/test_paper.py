@@ -1,0 +1,213 @@
+"""The `paper` preset with its shipped weights, its model folder, and a training in small."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from codec import analysis
+from codec.container import ContainerReader, scan
+from codec.errors import BadInput, BadStream
+from codec.packet import HEADER_BYTES, Entropy, Packet, pack, short_id
+from codec.presets import PRESETS
+from codec.quantiser import Quantiser
+from codec.search import SearchSettings, search
+from codec.speech import FrameReport, SpeechCodec
+from codec.static_entropy import SymbolCounts
+from models import paper
+from models.evaluation.metrics import score
+from models.loudness import FrameDistance
+from models.paper_nets import PaperShape
+from models.store import load_model, search_networks
+from models.training.frames import FrameShards
+from models.training.paper import PaperSettings, train_paper
+
+FloatArray = NDArray[np.float32]
+FAST = 3
+TINY = PaperShape(encoder_widths=(8, 8, 8), generator_widths=(8, 8, 8), generator_blocks=(1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def codec() -> SpeechCodec:
+    return SpeechCodec.load("paper", "cpu")
+
+
+def packets_of(container: bytes) -> list[Packet]:
+    return [item for item in ContainerReader(io.BytesIO(container)) if isinstance(item, Packet)]
+
+
+def tiny_model() -> paper.PaperModel:
+    torch.manual_seed(5)
+    quantiser = Quantiser(np.linspace(-7.5, 7.5, 16))
+    model = paper.PaperModel(TINY, quantiser, SymbolCounts(np.arange(1, 17, dtype=np.int64)))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.requires_grad_(False)
+
+
+def test_speech_survives(codec: SpeechCodec, clip: FloatArray) -> None:
+    """A floor well under the measured figures: catches broken weights, centres or tables."""
+    container = codec.encode(clip, 16_000, iterations=20)
+    decoded = codec.decode(container)
+    assert decoded.shape == clip.shape
+    result = score(clip, decoded)
+    assert result["pesq_nb"] > FLOOR_PESQ_NB
+    assert result["stoi"] > FLOOR_STOI
+
+
+FLOOR_PESQ_NB, FLOOR_STOI = 1.9, 0.75
+
+
+def test_huffman_is_the_default_and_both_coders_carry_the_same_latents(
+    codec: SpeechCodec, clip: FloatArray
+) -> None:
+    default = codec.encode(clip, 16_000, search=False)
+    ranged = codec.encode(clip, 16_000, search=False, entropy="range")
+    assert {packet.entropy for packet in packets_of(default)} == {Entropy.HUFFMAN}
+    assert {packet.entropy for packet in packets_of(ranged)} == {Entropy.RANGE}
+    for first, second in zip(packets_of(default), packets_of(ranged), strict=True):
+        q = codec.coders["huffman"].decode(first.payload, 0)
+        assert q.shape == (8, 64)
+        assert np.array_equal(q, codec.coders["range"].decode(second.payload, 0))
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_rate_is_held(codec: SpeechCodec, clip: FloatArray, search: bool) -> None:
+    loud = np.tile(clip, 3)
+    container = codec.encode(loud, 16_000, search=search, iterations=FAST if search else None)
+    sizes = [8 * len(packet.payload) for packet in packets_of(container)]
+    average = PRESETS["paper"].rate * analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
+    assert sum(sizes) <= average * (len(sizes) + 0.5)
+    assert sum(sizes) > 0.7 * average * len(sizes)  # the rate is used, too
+    assert scan(io.BytesIO(container)).intact
+
+
+def test_streaming_equals_offline(codec: SpeechCodec, clip: FloatArray) -> None:
+    container = codec.encode(clip, 16_000, iterations=FAST)
+    encoder = codec.encoder(iterations=FAST, group=8)
+    packets: list[bytes] = []
+    for start in range(0, len(clip), 777):
+        packets += encoder.push(clip[start : start + 777])
+    packets += encoder.finish()
+    assert packets == [pack(packet) for packet in packets_of(container)]
+    decoder = codec.decoder()
+    parts = [decoder.push(packet) for packet in packets]
+    streamed = np.concatenate([*parts, decoder.finish()])
+    assert np.array_equal(streamed[: len(clip)], codec.decode(container))
+
+
+def test_search_lowers_the_distance(codec: SpeechCodec, clip: FloatArray) -> None:
+    container = io.BytesIO()
+    reports: list[FrameReport] = []
+    encoder = codec.encoder(iterations=25, group=8)
+    encoder.on_frame = reports.append
+    for packet in [*encoder.push(clip), *encoder.finish()]:
+        container.write(packet)
+    found = sum(report.cost for report in reports)
+    start = sum(report.start_cost for report in reports)
+    assert found < 0.97 * start
+
+
+@pytest.mark.parametrize("payload", [b"\0", b"\xff" * 3, bytes(range(256)) * 4])
+def test_hostile_payloads_are_refused(codec: SpeechCodec, payload: bytes) -> None:
+    packet = Packet(0, 0, payload, short_id(codec.model_id), entropy=Entropy.HUFFMAN)
+    with pytest.raises(BadStream):
+        codec.decoder().push(pack(packet))
+
+
+def test_other_rate_points_are_refused(codec: SpeechCodec, clip: FloatArray) -> None:
+    packet = packets_of(codec.encode(clip, 16_000, search=False))[0]
+    other = Packet(0, 1, packet.payload, packet.model_id, entropy=packet.entropy)
+    with pytest.raises(BadStream):
+        codec.decoder().push(pack(other))
+
+
+def test_a_packet_fits_its_header(codec: SpeechCodec, clip: FloatArray) -> None:
+    packet = pack(packets_of(codec.encode(clip, 16_000, search=False))[0])
+    assert HEADER_BYTES < len(packet) <= HEADER_BYTES + 2 * 256
+
+
+def test_search_returns_centres_only() -> None:
+    model = tiny_model()
+    x = torch.rand(2, 128, 128) * 2.0 - 1.0
+    none = torch.zeros(2)
+    settings = SearchSettings(iterations=4, check_every=2, penalty=model.penalty)
+    found = search(search_networks(model), FrameDistance(), x, none, none, settings)
+    assert torch.isin(found.indices, model.quantiser.centres).all()
+    assert (found.cost <= found.start_cost).all()
+    symbols = model.indices_of(found.indices)
+    assert torch.equal(model.latents_of(symbols), found.indices)
+
+
+def test_model_folder_round_trip(tmp_path: Path) -> None:
+    model = tiny_model()
+    identity = paper.save(model, tmp_path, {"licence": "CC BY 4.0"})
+    loaded = load_model("paper", tmp_path)
+    assert loaded.model_id == identity
+    assert loaded.qualities == 1
+    z = torch.randn(1, 8, 64)
+    expected = model.generator(z, torch.zeros(1))
+    assert torch.allclose(loaded.networks.generator(z, torch.zeros(1)), expected, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d["shape"].update(levels=8),
+        lambda d: d["shape"].update(channels=100_000),
+        lambda d: d["shape"].update(reach=float("nan")),
+        lambda d: d["shape"].update(extra=1),
+        lambda d: d["shape"].update(generator_blocks=[1, 1]),
+        lambda d: d.pop("penalty"),
+        lambda d: d.update(model_id="0" * 16),
+    ],
+)
+def test_a_damaged_description_is_one_line(tmp_path: Path, damage) -> None:
+    paper.save(tiny_model(), tmp_path, {})
+    description = json.loads((tmp_path / "model.json").read_text())
+    damage(description)
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    with pytest.raises(BadInput) as caught:
+        load_model("paper", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_changed_weights_are_noticed(tmp_path: Path) -> None:
+    paper.save(tiny_model(), tmp_path, {})
+    file = tmp_path / "generator.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 4
+    file.write_bytes(data)
+    with pytest.raises(BadInput, match="model id"):
+        load_model("paper", tmp_path)
+
+
+def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    ramp = np.linspace(40, 160, 600)[:, None] + random.normal(0, 20, (600, 128)).cumsum(1) / 4
+    np.save(tmp_path / "train-000.npy", ramp.clip(0, 255).astype(np.uint8))
+    shards = FrameShards(tmp_path, 3)
+    settings = PaperSettings(
+        minutes=None,
+        steps=4,
+        batch=2,
+        start_frames=16,
+        table_batches=1,
+        search_every=1,
+        search_steps=1,
+        shape=TINY,
+    )
+    work, target = tmp_path / "work", tmp_path / "model"
+    paused = PaperSettings(**{**settings.__dict__, "pause": 1e-6})
+    assert train_paper(shards, work, target, paused) is None
+    assert not target.exists()
+    identity = train_paper(shards, work, target, settings)
+    assert load_model("paper", target).model_id == identity
+    log = (work / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["step"] == 4
