@@ -24,8 +24,8 @@ from codec.errors import BadInput
 from codec.latents import LatentCoder
 from codec.quantiser import Quantiser
 from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
+from models.family import CodecNetworks, Model, read_part
 from models.paper_nets import PaperEncoder, PaperGenerator, PaperShape, channels_last
-from models.store import CodecNetworks, Model, read_part
 
 KIND = "paper"
 _TABLES = ("centres", "counts")

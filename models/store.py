@@ -11,64 +11,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_numpy
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
-from codec.entropy import MAX_INDEX, QUALITIES, ContextModel, RangeCoder
+from codec.entropy import QUALITIES, ContextModel, RangeCoder
 from codec.errors import BadInput
 from codec.huffman import HuffmanCoder, RunModel
-from codec.latents import LatentCoder, thin_out
-from codec.search import Networks, quantise
-from codec.search import Prior as SearchPrior
+from codec.latents import LatentCoder
+from codec.search import Networks
+from models.family import CodecNetworks, Model, read_part
 from models.nets import Encoder, Generator, ModelShape, Prior
 from models.packed import can_pack, packed
 
 WEIGHTS = Path(__file__).parent / "weights"
-MAX_FILE_BYTES = 64 << 20
 _CONTEXT = (
     "groups", "past", "within", "offset", "middle", "middle_bias", "leave", "leave_bias", "tables",
 )  # fmt: skip
-
-
-class CodecNetworks(nn.Module):
-    """What the codec needs of a family's networks; latents are rounded unless a family differs."""
-
-    encoder: nn.Module
-    generator: nn.Module
-    prior: SearchPrior
-    penalty: float | None = None  # the search's coupling, where no bit price sets it
-    reach: float = MAX_INDEX  # largest magnitude of a latent
-    search_saves: float = 1.0  # bits after the search against the encoder's own
-
-    def rate_weight(self, rate: float) -> float:
-        """Lagrangian weight (cost per bit) at rate point r."""
-        raise NotImplementedError
-
-    def quantise(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
-        """Q: the allowed latents nearest to z."""
-        return quantise(z, dead_zone)
-
-    def indices_of(self, latents: Tensor) -> NDArray[np.int8]:
-        """Quantised latents to the symbols that the entropy coders write, same shape."""
-        indices: NDArray[np.int8] = latents.to(torch.int8).cpu().numpy()
-        return indices
-
-    def latents_of(self, indices: NDArray[np.int8]) -> Tensor:
-        """Symbols to quantised latents, same shape."""
-        return torch.from_numpy(indices.astype(np.float32))
-
-    def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
-        """A cheaper frame of symbols near the given one; the same when there is none."""
-        return thin_out(indices)
 
 
 class LatentModel(CodecNetworks):
@@ -90,26 +55,6 @@ class LatentModel(CodecNetworks):
         """Lagrangian weight (cost per bit) the networks were trained for at rate point r."""
         anchors = np.arange(len(self.log_rate_weights))
         return float(np.exp(np.interp(rate, anchors, self.log_rate_weights)))
-
-
-def read_part(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file of a model folder. Raises BadInput when it is too large."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise BadInput(f"{path}: larger than any model file may be")
-    return load_file(path)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model family: networks for the search, entropy coders for the bitstream.
-
-    qualities: how many rate points it has; packets carry 0..qualities-1.
-    """
-
-    networks: CodecNetworks
-    coders: dict[str, LatentCoder]
-    qualities: int
-    model_id: str
 
 
 def save_model(
@@ -179,7 +124,8 @@ def load_model(family: str, folder: Path | None = None) -> Model:
         if model_id(folder, description) != description["model_id"]:
             raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"cannot load model {family!r} from {folder}: {error}") from error
+        reason = " ".join(str(error).split())  # torch explains itself over many lines
+        raise BadInput(f"cannot load model {family!r} from {folder}: {reason}") from error
     networks.requires_grad_(False)
     steps = networks.shape.steps
     coders: dict[str, LatentCoder] = {
