@@ -22,11 +22,11 @@ from codec.static_entropy import (
 STEPS, CHANNELS, LEVELS = 8, 64, 16
 _BELL = np.exp(-0.5 * ((np.arange(LEVELS) - 7.3) / 3.0) ** 2)
 COUNTS = SymbolCounts((1 + 1e5 * _BELL).astype(np.int64))
-CODERS = [
+Coder = StaticHuffmanCoder | StaticRangeCoder
+CODERS: list[Coder] = [
     StaticHuffmanCoder(COUNTS, STEPS, CHANNELS),
     StaticRangeCoder(COUNTS, STEPS, CHANNELS),
 ]
-Coder = StaticHuffmanCoder | StaticRangeCoder
 both = pytest.mark.parametrize("coder", CODERS, ids=["huffman", "range"])
 
 
