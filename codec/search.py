@@ -75,7 +75,7 @@ class SearchSettings:
     step: float = 0.04
     coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
-    check_every: int = 10
+    check_every: int = 20
     dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
 
 

@@ -105,10 +105,14 @@ class SpeechCodec:
         search: bool = True,
         entropy: EntropyName | None = None,
         method: Method = "admm",
+        group: int = GROUP,
     ) -> bytes:
-        """Samples [n] or [n, channels], full scale 1, any rate -> a whole `.sotto` container."""
+        """Samples [n] or [n, channels], full scale 1, any rate -> a whole `.sotto` container.
+
+        `group` frames are searched side by side; 1 works as a live encoder does.
+        """
         mono = to_speech(samples, sample_rate)
-        encoder = self.encoder(iterations, budget, search, entropy, GROUP, method)
+        encoder = self.encoder(iterations, budget, search, entropy, group, method)
         out = io.BytesIO()
         writer = ContainerWriter(out, self.header())
         for packet in [*encoder.push(mono), *encoder.finish()]:

@@ -193,6 +193,7 @@ class Prior(nn.Module):
         super().__init__()
         self.shape = shape
         groups, unit, channels = shape.prior_groups, shape.prior_unit, shape.channels
+        self._folded = False
         if sum(groups) != channels:
             raise ValueError("prior groups do not cover the channels")
         hidden = unit * len(groups)
@@ -222,12 +223,26 @@ class Prior(nn.Module):
         first[:, 0] = 1.0
         where = anchor_weights(rate)[:, None].expand(-1, q.shape[1], -1)
         past = torch.cat((padded[:, 1:-1], padded[:, :-2], where, first), dim=-1)
-        h = self.past(past) + F.linear(features, self.within.weight * self.within_mask)
+        h = self.past(past) + self._masked(self.within, self.within_mask, features)
         h = h.clamp(0.0, 8.0)
-        h = F.linear(h, self.middle.weight * self.middle_mask, self.middle.bias).clamp(0.0, 8.0)
-        out = F.linear(h, self.leave.weight * self.leave_mask, self.leave.bias)
+        h = self._masked(self.middle, self.middle_mask, h).clamp(0.0, 8.0)
+        out = self._masked(self.leave, self.leave_mask, h)
         location, log_scale = out.float().chunk(2, dim=-1)
         return location.clamp(-8, 8), (log_scale - 1.0).clamp(-2.6, 1.8)
+
+    def fold_masks(self) -> None:
+        """Apply the masks to the weights once, for a prior that no longer trains."""
+        with torch.no_grad():
+            self.within.weight *= self.within_mask
+            self.middle.weight *= self.middle_mask
+            self.leave.weight *= self.leave_mask
+        self._folded = True
+
+    def _masked(self, layer: nn.Linear, mask: Tensor, x: Tensor) -> Tensor:
+        if self._folded:
+            y: Tensor = layer(x)
+            return y
+        return F.linear(x, layer.weight * mask, layer.bias)
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
         """Cost of the (relaxed) indices z given the rounded ones, in bits: [B, S, C]."""

@@ -139,12 +139,17 @@ def search_networks(model: CodecNetworks) -> Networks:
     """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
     device = next(model.generator.parameters()).device
     encoder, generator, sketch = model.encoder, model.generator, model.generator
+    prior = model.prior
     if device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         sketch = copy.deepcopy(model.generator).bfloat16().requires_grad_(False)
     number = next(sketch.parameters()).dtype
     if device.type == "cpu" and can_pack():
         encoder, generator = packed(encoder), packed(generator)
         sketch = packed(sketch, differentiable=True)
+        if isinstance(prior, Prior):
+            prior = copy.deepcopy(prior)
+            prior.fold_masks()
+            prior = packed(prior, differentiable=True)
 
     def gradient_generator(z: Tensor, rate: Tensor) -> Tensor:
         return sketch(z, rate.to(number)).float()
@@ -152,7 +157,7 @@ def search_networks(model: CodecNetworks) -> Networks:
     return Networks(
         encoder,
         generator,
-        model.prior,
+        prior,
         gradient_generator,
         model.quantise,
         model.reach,

@@ -140,7 +140,9 @@ def _sections(
         ]
         return {report.SEARCH: search}, {}
     peers, absent = installed_peers(families)
-    ours = sotto_systems(presets, options.iterations or (), device=options.device)
+    ours = sotto_systems(
+        presets, options.iterations or (), live=options.live, device=options.device
+    )
     return {report.SYSTEMS: [Original(), *ours, *peers]}, absent
 
 
@@ -163,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="measure parts of sotto instead: latent size against levels, and what the search "
         "gains; --plot then also writes FILE with -tradeoff in its name",
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="also time sotto one frame at a time, as in a call"
     )
     parser.add_argument("--no-phones", action="store_true", help="leave out phone error rates")
     parser.add_argument("--json", metavar="FILE", help="write all figures; - is stdout")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from codec.container import ContainerReader
 from codec.errors import SottoError
+from codec.presets import PRESETS
 
 RATE = 16_000
 FloatArray = NDArray[np.float32]
@@ -162,18 +163,26 @@ def sotto_systems(
     iterations: Sequence[int] = (),
     *,
     without_search: bool = True,
+    live: bool = False,
     device: str = "auto",
 ) -> list[System]:
-    """Each preset with its own search, then with given iteration counts, then without search."""
+    """Each preset with its own search, then with given iteration counts, then without search.
+
+    live: also one frame at a time, as a live encoder must.
+    """
     systems: list[System] = []
     for preset in presets:
         name = f"sotto {preset}"
-        systems.append(SottoSystem(name, preset, {}, device=device))
+        line = _line(preset)
+        systems.append(SottoSystem(name, preset, {}, line, device=device))
+        if live:
+            label, alone = f"{name}, frame by frame", {"group": 1}
+            systems.append(SottoSystem(label, preset, alone, f"{line}, live", device=device))
         for count in iterations:
             label = f"{name}, {count} steps"
             options = {"iterations": count}
             systems.append(
-                SottoSystem(label, preset, options, f"sotto, {count} steps", device=device)
+                SottoSystem(label, preset, options, f"{line}, {count} steps", device=device)
             )
         if without_search:
             systems.append(
@@ -181,11 +190,17 @@ def sotto_systems(
                     f"{name}, no search",
                     preset,
                     {"search": False},
-                    "sotto, no search",
+                    f"{line}, no search",
                     device=device,
                 )
             )
     return systems
+
+
+def _line(preset: str) -> str:
+    """The plot line of a preset: one for the presets that share the speech weights."""
+    known = PRESETS.get(preset)
+    return "sotto" if known is None or known.family == "speech" else f"sotto {preset}"
 
 
 # The first paper compares its search with plain back-propagation followed by one rounding; the
