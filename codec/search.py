@@ -143,8 +143,26 @@ def search(
         coupling = torch.full_like(coupling, settings.penalty)
     first, second = torch.zeros_like(z), torch.zeros_like(z)
     price, rounded, relaxed = weight.clone(), torch.ones_like(weight), torch.ones_like(weight)
-    done = 0
+    candidates: list[Tensor] = []
+    done = scored = 0
     begun = clock()
+
+    def score() -> None:
+        """Keep the best of the latest candidates, if they are new."""
+        nonlocal best, best_bits, best_cost, rounded, scored
+        if scored == done:
+            return
+        costs, sizes = cost_of(torch.cat(candidates), len(candidates))
+        for option, cost, size in zip(
+            candidates, costs.chunk(len(candidates)), sizes.chunk(len(candidates)), strict=True
+        ):
+            better = cost < best_cost
+            best = torch.where(better[:, None, None], option, best)
+            best_bits = torch.where(better, size, best_bits)
+            best_cost = torch.where(better, cost, best_cost)
+        rounded = sizes.chunk(len(candidates))[0] / relaxed.clamp_min(1.0)
+        scored = done
+
     for k in range(settings.iterations):
         # Without an iteration limit worth the name, time decides how far along the search is.
         progress = k / settings.iterations
@@ -158,12 +176,12 @@ def search(
         loss = distance.against(reference, networks.sketch(z, rate)) + price * bits
         (gradient,) = torch.autograd.grad(loss.sum(), z)
         z = z.detach()
+        relaxed = bits.detach()
         if allowed_bits is not None:
             # Steer towards the allowance: dearer bits above it, back to the price below. Rounded
             # latents take other bits than relaxed ones; how many is known from the candidates.
             if done == 0:
-                rounded = best_bits / bits.detach().clamp_min(1.0)
-            relaxed = bits.detach()
+                rounded = best_bits / relaxed.clamp_min(1.0)
             step = torch.where(relaxed * rounded > 0.98 * allowed_bits, 1.06, 0.96)
             price = torch.maximum(price * step, weight)
         if settings.method == "admm":
@@ -179,17 +197,9 @@ def search(
             dual = dual + z - u
             candidates.append(u)
         done = k + 1
-        if done % settings.check_every == 0 or done == settings.iterations:
-            costs, sizes = cost_of(torch.cat(candidates), len(candidates))
-            for option, cost, size in zip(
-                candidates, costs.chunk(len(candidates)), sizes.chunk(len(candidates)), strict=True
-            ):
-                better = cost < best_cost
-                best = torch.where(better[:, None, None], option, best)
-                best_bits = torch.where(better, size, best_bits)
-                best_cost = torch.where(better, cost, best_cost)
-            if allowed_bits is not None:
-                rounded = sizes.chunk(len(candidates))[0] / relaxed.clamp_min(1.0)
+        if done % settings.check_every == 0:
+            score()
+    score()
     return SearchResult(best, best_cost, best_bits, start_cost, done)
 
 

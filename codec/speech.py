@@ -277,9 +277,8 @@ class SpeechEncoder:
 
     def _search(self, x: torch.Tensor) -> tuple[NDArray[np.int8], list[Plan], list[FrameReport]]:
         codec = self._codec
-        saves = codec.networks.search_saves if self._settings.method != "none" else 1.0
         plans = [
-            self.rate_control.plan(row * saves + _TAIL_BITS, (row + 2 * _TAIL_BITS) * _CERTAINTY)
+            self.rate_control.plan(row + _TAIL_BITS, (row + 2 * _TAIL_BITS) * _CERTAINTY)
             for row in self._encoder_bits(x)
         ]
         rates = [plan.quality / 8.0 for plan in plans]

@@ -28,7 +28,6 @@ class CodecNetworks(nn.Module):
     prior: SearchPrior
     penalty: float | None = None  # the search's coupling, where no bit price sets it
     reach: float = MAX_INDEX  # largest magnitude of a latent
-    search_saves: float = 1.0  # bits after the search against the encoder's own
 
     def rate_weight(self, rate: float) -> float:
         """Lagrangian weight (cost per bit) at rate point r."""

@@ -93,6 +93,14 @@ def test_budget_stops_the_search_with_a_valid_candidate() -> None:
     assert (result.cost <= result.start_cost).all()
 
 
+def test_a_budget_that_ends_between_scorings_still_counts() -> None:
+    time = iter(range(1000))
+    settings = SearchSettings(iterations=10_000, budget=30.0, check_every=1000)
+    result = run(settings, clock=lambda: next(time))
+    assert 0 < result.iterations < 1000
+    assert (result.cost < result.start_cost).all()
+
+
 def test_frames_of_a_batch_do_not_affect_each_other() -> None:
     x, settings = targets(5), SearchSettings(iterations=20)
     together = search(
