@@ -71,7 +71,8 @@ class Talker:
     speech; steps, cost, start_cost: of the latest searched frame (cost is F + λR after the search,
     start_cost the warm start's); real_time: encoder seconds per second of speech, averaged;
     overflows: capture gaps counted by the sound system or our ring; unsent: packets dropped because
-    nobody was connected or the connection was full.
+    nobody was connected or the connection was full; capture, search: seconds from the air to the
+    encoder, and from a frame's last sample to its packet.
     """
 
     level_db: float = QUIETEST_DB
@@ -86,6 +87,8 @@ class Talker:
     real_time: float = 0.0
     overflows: int = 0
     unsent: int = 0
+    capture: float | None = None
+    search: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,9 @@ class Latency:
     """Where the time from mouth to ear goes, in seconds; None where not measured yet.
 
     frame: the length of a frame, paid while it fills; capture: sound card and ring; search: from
-    the frame's last sample to its packet; network: one way, from both clocks; playout: waiting in
-    the playout buffer; decode: packet to samples; device: samples to air; total: mouth to ear.
+    the frame's last sample to its packet (with the capture where that is not known); network: one
+    way, from both clocks; playout: waiting in the playout buffer; decode: packet to samples;
+    device: samples to air; total: mouth to ear.
     """
 
     frame: float = 1.024

@@ -1,0 +1,250 @@
+"""The other half of a call: one voice per remote party, decoded, mixed and played."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import SottoError
+from stream.meters import LoadMeter, Throughput
+from stream.requests import Requests
+from stream.snapshot import Latency, Listener
+
+if TYPE_CHECKING:
+    from codec.speech import SpeechCodec
+    from stream.journal import Journal
+    from stream.voice import Voice
+
+FloatArray = NDArray[np.float32]
+
+_IDLE_SECONDS = 0.005
+_LEAST_BLOCK = 64
+_LIMIT = 0.98  # loudest sample of a mix
+_OVERLOAD = 0.85  # share of real time the decoder may take
+_OVERLOAD_PATIENCE = 3.0  # seconds
+
+
+class Sink(Protocol):
+    """Where remote voices go (see stream.sinks)."""
+
+    name: str
+
+    @property
+    def underruns(self) -> int: ...
+    @property
+    def latency(self) -> float: ...
+    def start(self) -> None: ...
+    def room(self) -> int: ...
+    def write(self, samples: FloatArray) -> None: ...
+    def play_time(self) -> float: ...
+    def stop(self) -> None: ...
+
+
+class Connection(Protocol):
+    """What the transport knows of each party."""
+
+    def one_way(self, party: int) -> float | None: ...
+    def rejected(self, party: int) -> int: ...
+
+
+class Party:
+    """A remote party as we hear it."""
+
+    def __init__(self, number: int, name: str, fingerprint: str, voice: Voice) -> None:
+        self.number = number
+        self.name = name
+        self.fingerprint = fingerprint
+        self.voice = voice
+        self.joined = time.monotonic()
+        self.shed = False  # not listened to, because the machine does not carry it
+
+
+class Hearing:
+    """Decodes what arrives from every party and plays the mix, in two threads.
+
+    The decoder thread does the heavy work; the mixer thread only moves samples, so that a frame
+    which takes long to decode never starves the loudspeaker. heard(samples): all that is played.
+    """
+
+    def __init__(
+        self,
+        codec: SpeechCodec,
+        sink: Sink,
+        journal: Journal,
+        heard: Callable[[FloatArray], None] | None = None,
+    ) -> None:
+        self._codec = codec
+        self._sink = sink
+        self._journal = journal
+        self._heard = heard
+        self._parties: dict[int, Party] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._requests = Requests(journal)
+        self._load = LoadMeter()
+        self._wire = Throughput()
+        self._underruns_before = 0
+        self._threads = [
+            threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
+            for name, work in (("sotto-decoder", self._decode), ("sotto-mixer", self._mix))
+        ]
+        self.overloaded = False
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        """Open the sink and begin. Raises SottoError when the sink cannot be opened."""
+        self._sink.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End both threads and the sink; returns when they are down."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(5.0)
+        self._sink.stop()
+
+    def join(self, number: int, name: str, fingerprint: str) -> None:
+        """A party can now be heard; one that comes back keeps its voice and its counters."""
+        from stream.voice import Voice
+
+        with self._lock:
+            party = self._parties.get(number)
+            if party is None:
+                voice = Voice(self._codec)
+                self._parties[number] = Party(number, name, fingerprint, voice)
+            else:
+                party.name, party.fingerprint = name, fingerprint
+
+    def leave(self, number: int) -> None:
+        """Forget a party; whoever was not listened to for lack of time gets another chance."""
+        with self._lock:
+            self._parties.pop(number, None)
+            for party in self._parties.values():
+                party.shed = False
+
+    def arrive(self, number: int, packet: bytes, captured: float | None, arrived: float) -> None:
+        """Take a packet of a party; unknown parties are ignored."""
+        party = self._parties.get(number)
+        if party is not None and not party.shed:
+            party.voice.arrive(packet, captured, arrived)
+
+    def set_sink(self, make: Callable[[], Sink]) -> None:
+        """Ask for another sink; the present one stays if it cannot be opened."""
+        self._requests.post(lambda: self._change_sink(make))
+
+    @property
+    def sink_name(self) -> str:
+        return self._sink.name
+
+    def load(self, now: float) -> float:
+        """Share of the decoder thread's time that it is busy."""
+        return self._load.share(now)
+
+    def drained(self) -> bool:
+        """Whether every voice has played what it had."""
+        return all(not party.voice.pending() for party in self._present())
+
+    def snapshot(self, now: float, wire_bytes: int, connection: Connection) -> tuple[Listener, ...]:
+        """What is heard of each party, in the order they came.
+
+        wire_bytes: all that came over the connection so far; with several parties each is shown
+        the whole.
+        """
+        wire = self._wire.update(now, wire_bytes)
+        parties = sorted(self._present(), key=lambda party: party.joined)
+        return tuple(self._listener(party, wire, connection) for party in parties)
+
+    def _listener(self, party: Party, wire: float, connection: Connection) -> Listener:
+        voice = party.voice
+        arrivals = voice.arrivals()
+        underruns = arrivals.underruns + self._underruns_before + self._sink.underruns
+        rejected = arrivals.rejected + connection.rejected(party.number)
+        latency = split_off(voice.latency(), connection.one_way(party.number))
+        return Listener(
+            party=party.number,
+            name=party.name,
+            fingerprint=party.fingerprint,
+            level_db=voice.level_db(),
+            active=voice.active,
+            spectrogram=voice.spectrogram(),
+            rate=replace(voice.rate(), wire=wire),
+            arrivals=replace(arrivals, underruns=underruns, rejected=rejected),
+            latency=replace(latency, device=self._sink.latency),
+            real_time=voice.real_time(),
+        )
+
+    def _present(self) -> list[Party]:
+        with self._lock:
+            return list(self._parties.values())
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            while not self._stop.is_set():
+                work()
+        except SottoError as error:
+            self.failure = str(error)
+        except Exception as error:  # the call's owner must learn of it, whatever it is
+            self.failure = f"playback failed: {type(error).__name__}: {error}"
+
+    def _decode(self) -> None:
+        begun = time.monotonic()
+        parties = [party for party in self._present() if not party.shed]
+        worked = [party.voice.work() for party in parties]
+        if any(worked):
+            self._load.push(begun, time.monotonic())
+            self._shed(parties)
+        else:
+            self._stop.wait(_IDLE_SECONDS)
+
+    def _shed(self, parties: list[Party]) -> None:
+        """Stop listening to the newest party when there is no time to decode all of them."""
+        now = time.monotonic()
+        self.overloaded = self.load(now) > _OVERLOAD
+        if not self.overloaded or len(parties) < 2:
+            return
+        newest = max(parties, key=lambda party: party.joined)
+        if now - newest.joined > _OVERLOAD_PATIENCE:
+            newest.shed = True
+            self._journal.warning(
+                f"this machine cannot decode {len(parties)} voices at once:"
+                f" {newest.name or newest.number} is not heard"
+            )
+
+    def _mix(self) -> None:
+        self._requests.serve()
+        room = self._sink.room()
+        if room < _LEAST_BLOCK:
+            self._stop.wait(_IDLE_SECONDS)
+            return
+        play_time = self._sink.play_time()
+        mix = np.zeros(room, np.float32)
+        for party in self._present():
+            mix += party.voice.pull(room, play_time)
+        np.clip(mix, -_LIMIT, _LIMIT, out=mix)
+        self._sink.write(mix)
+        if self._heard is not None:
+            self._heard(mix)
+
+    def _change_sink(self, make: Callable[[], Sink]) -> None:
+        sink = make()
+        sink.start()
+        self._sink, before = sink, self._sink
+        self._underruns_before += before.underruns
+        before.stop()
+        self._journal.info(f"output is now {sink.name}")
+
+
+def split_off(latency: Latency, one_way: float | None) -> Latency:
+    """Tell the network's share of the time from capture to arrival from the sender's own."""
+    if latency.network is None or one_way is None:
+        return latency
+    network = min(max(one_way, 0.0), latency.network)
+    return replace(latency, network=network, search=latency.network - network)

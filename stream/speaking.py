@@ -1,0 +1,251 @@
+"""Our half of a call: source to packets, in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.analysis import FRAME_SAMPLES, SAMPLE_RATE
+from codec.errors import SottoError
+from stream.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
+from stream.requests import Requests
+from stream.snapshot import Talker
+
+if TYPE_CHECKING:
+    from codec.live import EncodedFrame
+
+    from codec.speech import SpeechCodec
+    from stream.journal import Journal
+
+FloatArray = NDArray[np.float32]
+
+_CHUNK = SAMPLE_RATE // 25  # at most this much is analysed between two slices of search
+_PATIENCE = 0.02  # seconds to wait for samples when there is nothing to search
+_BACKLOG = 0.5  # seconds of samples waiting, beyond the source's own latency, that mean overload
+_NICENESS = 5  # the search yields to sound, network and screen
+
+
+class Source(Protocol):
+    """Where our voice comes from (see stream.sources)."""
+
+    name: str
+
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def overflows(self) -> int: ...
+    @property
+    def latency(self) -> float: ...
+    def start(self) -> None: ...
+    def read(self, max_samples: int, timeout: float) -> tuple[FloatArray, float]: ...
+    def stop(self) -> None: ...
+
+
+class Gate:
+    """Whether our voice goes out: mute and push-to-talk."""
+
+    def __init__(self, push_to_talk: bool = False) -> None:
+        self.muted = False
+        self.push_to_talk = push_to_talk
+        self.talking = False
+
+    @property
+    def open(self) -> bool:
+        return not self.muted and (self.talking or not self.push_to_talk)
+
+
+class Speaking:
+    """Encodes what the source hears, frame by frame, and hands packets to `send`.
+
+    send(packet, captured): captured is the monotonic time at which the frame's last sample was in
+    the air; it returns False when the packet was dropped. heard(samples): every sample that was
+    encoded, for a recorder.
+    """
+
+    def __init__(
+        self,
+        codec: SpeechCodec,
+        source: Source,
+        send: Callable[[bytes, float], bool],
+        journal: Journal,
+        gate: Gate,
+        *,
+        iterations: int | None = None,
+        tail: float | None = None,
+        heard: Callable[[FloatArray], None] | None = None,
+    ) -> None:
+        from codec.activity import ActivityDetector
+        from codec.live import LiveEncoder
+
+        tail_option = {} if tail is None else {"tail": tail}
+        self._encoder = LiveEncoder(
+            codec, iterations=iterations, activity=ActivityDetector(), **tail_option
+        )
+        self._source = source
+        self._send = send
+        self._journal = journal
+        self._gate = gate
+        self._heard = heard
+        self._requests = Requests(journal)
+        self._stop = threading.Event()
+        self._calling = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sotto-encoder", daemon=True)
+        self._level = LevelMeter()
+        self._columns = ColumnHistory()
+        self._rate = RateMeter()
+        self._wire = Throughput()
+        self._load = LoadMeter()
+        self._latest: EncodedFrame | None = None
+        self._frames = self._silent_frames = self._unsent = self._pushed = 0
+        self._overflows_before = 0
+        self._search_seconds: deque[float] = deque(maxlen=8)
+        self._capture_seconds: deque[float] = deque(maxlen=32)
+        self._backlog = 0.0
+        self.source_ended = threading.Event()
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the source; returns when both are down."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+        self._source.stop()
+
+    def call(self, wanted: bool) -> None:
+        """Whether packets are wanted; the source is opened when they first are."""
+        if wanted:
+            self._calling.set()
+        else:
+            self._calling.clear()
+
+    def set_preset(self, name: str) -> None:
+        """Ask for another preset of the same model, from the next frame on."""
+        self._requests.post(lambda: self._encoder.set_preset(name))
+
+    def set_source(self, make: Callable[[], Source]) -> None:
+        """Ask for another source; the present one stays if it cannot be opened."""
+        self._requests.post(lambda: self._change_source(make))
+
+    @property
+    def source_name(self) -> str:
+        return self._source.name
+
+    @property
+    def behind(self) -> bool:
+        """Whether the encoder does not keep up with the source."""
+        return self._backlog > _BACKLOG
+
+    def load(self, now: float) -> float:
+        """Share of one core's time that the encoder thread is busy."""
+        return self._load.share(now)
+
+    def snapshot(self, now: float, wire_bytes: int) -> Talker:
+        """`wire_bytes`: all bytes handed to the transport so far."""
+        latest = self._latest
+        return Talker(
+            level_db=self._level.decibel(),
+            active=latest is not None and latest.active,
+            spectrogram=self._columns.snapshot(),
+            rate=self._rate.snapshot(self._wire.update(now, wire_bytes)),
+            frames=self._frames,
+            silent_frames=self._silent_frames,
+            steps=latest.steps if latest else 0,
+            cost=latest.cost if latest else 0.0,
+            start_cost=latest.start_cost if latest else 0.0,
+            real_time=self.load(now),
+            overflows=self._overflows_before + self._source.overflows,
+            unsent=self._unsent,
+            capture=median(self._capture_seconds),
+            search=median(self._search_seconds),
+        )
+
+    def _run(self) -> None:
+        yield_priority()
+        try:
+            while not self._calling.wait(_PATIENCE):
+                if self._stop.is_set():
+                    return
+            self._source.start()
+            busy = False
+            while not self._stop.is_set():
+                self._requests.serve()
+                samples, when = self._source.read(_CHUNK, 0.0 if busy else _PATIENCE)
+                begun = time.monotonic()
+                if len(samples):
+                    self._take(samples, when)
+                elif self._source.ended:
+                    self._finish()
+                    return
+                busy = len(samples) == _CHUNK or self._encoder.refine()
+                self._load.push(begun, time.monotonic())
+        except SottoError as error:
+            self.failure = str(error)
+        except Exception as error:  # the call's owner must learn of it, whatever it is
+            self.failure = f"encoder failed: {type(error).__name__}: {error}"
+        finally:
+            self.source_ended.set()
+
+    def _take(self, samples: FloatArray, when: float) -> None:
+        """Encode samples whose last one was in the air at `when`."""
+        lag = max(time.monotonic() - when, 0.0)
+        self._backlog = lag - self._source.latency
+        self._capture_seconds.append(lag)
+        self._level.push(samples)
+        if not self._calling.is_set():
+            return  # nobody to talk to: only the meter moves
+        if not self._gate.open:
+            samples = np.zeros_like(samples)
+        if self._heard is not None:
+            self._heard(samples)
+        self._pushed += len(samples)
+        frames = self._encoder.push(samples)
+        self._columns.push(self._encoder.columns())
+        for frame in frames:
+            end = (self._frames + 1) * FRAME_SAMPLES
+            self._ship(frame, when - (self._pushed - end) / SAMPLE_RATE)
+
+    def _ship(self, frame: EncodedFrame, captured: float) -> None:
+        self._frames += 1
+        self._silent_frames += not frame.active
+        self._latest = frame
+        self._rate.push(len(frame.packet))
+        if frame.active:
+            self._search_seconds.append(time.monotonic() - captured)
+        if not self._send(frame.packet, captured):
+            self._unsent += 1
+
+    def _finish(self) -> None:
+        """Fill up the last frame with silence, so that the end of a file is heard."""
+        rest = -self._pushed % FRAME_SAMPLES + SAMPLE_RATE // 8
+        self._take(np.zeros(rest, np.float32), time.monotonic())
+
+    def _change_source(self, make: Callable[[], Source]) -> None:
+        source = make()
+        source.start()
+        self._source, before = source, self._source
+        self._overflows_before += before.overflows
+        before.stop()
+        self._journal.info(f"input is now {source.name}")
+
+
+def median(values: deque[float]) -> float | None:
+    """The median of recent measurements, None before the first."""
+    recent = tuple(values)
+    return float(np.median(recent)) if recent else None
+
+
+def yield_priority() -> None:
+    """Let the calling thread give way to others where the system schedules threads one by one."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
