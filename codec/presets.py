@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from codec import analysis
 from codec.errors import BadInput
 
 
@@ -25,6 +26,11 @@ class Preset:
     price: float = 0.55
     about: str = ""
     entropy: Literal["range", "huffman"] = "range"
+
+    @property
+    def frame_bits(self) -> float:
+        """Average payload bits of a frame."""
+        return self.rate * analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
 
 
 PRESETS: dict[str, Preset] = {

@@ -47,6 +47,11 @@ class RateControl:
         """The largest payload any frame is allowed, in bits."""
         return MAX_PACKET_FRAMES * self.average
 
+    def retarget(self, average_bits: float, usual_quality: int) -> None:
+        """Hold what follows to another average; of the credit, what the new rate may save stays."""
+        self.average, self.usual_quality = average_bits, usual_quality
+        self.credit = min(self.credit, CREDIT_FRAMES * average_bits)
+
     def plan(self, expected: Bits, certain: Bits) -> Plan:
         """Plan the next frame.
 

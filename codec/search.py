@@ -94,6 +94,102 @@ class SearchResult:
     iterations: int
 
 
+class Descent:
+    """A search on its way: relaxed latents of B frames, their multipliers and Adam moments.
+
+    `z` [B, S, C] are the latents, `age` [B, S, 1] the steps each latent step has taken, and
+    `candidates` the quantised latents that the last step proposed. `weight` [B] is the bit price.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        distance: Distance,
+        x: Tensor,
+        rate: Tensor,
+        weight: Tensor,
+        settings: SearchSettings,
+        start: Tensor,
+        allowed_bits: Tensor | None = None,
+    ) -> None:
+        self._networks, self._distance, self._settings = networks, distance, settings
+        self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
+        with torch.no_grad():
+            self._reference = distance.reference(x)
+        self.z = start.clamp(-networks.reach, networks.reach)
+        self._u = networks.quantise(self.z, 0.0)
+        self._dual, self._first, self._second = (torch.zeros_like(self.z) for _ in range(3))
+        self.age = torch.zeros_like(self.z[:, :, :1], dtype=torch.float64)
+        self._price, self._relaxed = weight.clone(), torch.ones_like(weight)
+        # Rounded latents take other bits than relaxed ones; the ratio is known from candidates.
+        self._rounded: Tensor | None = None
+        self._whole_bits: Tensor | None = None
+        self.candidates: list[Tensor] = [self._u]
+
+    @torch.no_grad()
+    def score(self, candidates: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """True cost and bits of candidates [B, S, C] (those of the last step): [candidates, B]."""
+        options = self.candidates if candidates is None else candidates
+        times = len(options)
+        u, rates = torch.cat(options), self.rate.repeat(times)
+        bits = self._networks.prior.bits(u, rates).sum((1, 2))
+        target = tuple(part.repeat(times, *[1] * (part.ndim - 1)) for part in self._reference)
+        y = self._networks.generator(u, rates)
+        cost = self._distance.against(target, y) + self.weight.repeat(times) * bits
+        if self.allowed_bits is not None:
+            excess = (bits / self.allowed_bits.repeat(times) - 1.0).clamp_min(0.0)
+            cost = cost + 1e3 * excess
+        if candidates is None:
+            self._note(bits.chunk(times)[0])
+        return cost.reshape(times, -1), bits.reshape(times, -1)
+
+    def _note(self, bits: Tensor) -> None:
+        """Remember what the rounded latents take, beside the relaxed ones of the last step."""
+        if self.age.any():
+            self._rounded = bits / self._relaxed.clamp_min(1.0)
+        else:
+            self._whole_bits = bits
+
+    def step(self, size: float | Tensor) -> None:
+        """One iteration; `size` of the Adam step in quantisation steps, a number or [B, S, 1]."""
+        networks, settings = self._networks, self._settings
+        quantise, reach = networks.quantise, networks.reach
+        z = self.z.requires_grad_(True)
+        bits = networks.prior.bits(z, self.rate, quantise(z.detach(), 0.0)).sum((1, 2))
+        sketch = networks.sketch(z, self.rate)
+        loss = self._distance.against(self._reference, sketch) + self._price * bits
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+        z = z.detach()
+        self._relaxed = bits.detach()
+        if self.allowed_bits is not None:
+            # Steer towards the allowance: dearer bits above it, back to the price below.
+            if self._rounded is None:
+                if self._whole_bits is None:
+                    with torch.no_grad():
+                        whole = networks.prior.bits(quantise(z, 0.0), self.rate)
+                    self._whole_bits = whole.sum((1, 2))
+                self._rounded = self._whole_bits / self._relaxed.clamp_min(1.0)
+            above = self._relaxed * self._rounded > 0.98 * self.allowed_bits
+            factor = torch.where(above, 1.06, 0.96)
+            self._price = torch.maximum(self._price * factor, self.weight)
+        if settings.method == "admm":
+            coupling = settings.coupling * self.weight[:, None, None]
+            if settings.penalty is not None:
+                coupling = torch.full_like(coupling, settings.penalty)
+            gradient = gradient + coupling * (z - self._u + self._dual)
+        self.age = self.age + 1.0
+        self._first = self._first.lerp(gradient, 0.1)
+        self._second = self._second.lerp(gradient.square(), 0.02)
+        mean = self._first / (1 - 0.9**self.age).to(z.dtype)
+        scale = (self._second / (1 - 0.98**self.age).to(z.dtype)).sqrt() + 1e-9
+        self.z = (z - size * mean / scale).clamp(-reach, reach)
+        self.candidates = [quantise(self.z, settings.dead_zone)]
+        if settings.method == "admm":
+            self._u = quantise(self.z + self._dual, settings.dead_zone)
+            self._dual = self._dual + self.z - self._u
+            self.candidates.append(self._u)
+
+
 def search(
     networks: Networks,
     distance: Distance,
@@ -111,96 +207,40 @@ def search(
     `allowed_bits` [B] makes candidates above it worthless unless no other exists (the least
     excessive one is then kept). `start` replaces the encoder's warm start.
     """
-    quantise, reach = networks.quantise, networks.reach
     deadline = None if settings.budget is None else clock() + settings.budget
-    with torch.no_grad():
-        z = networks.encoder(x, rate) if start is None else start.clone()
-        z = z.clamp(-reach, reach)
-        reference = distance.reference(x)
-
-    def cost_of(u: Tensor, times: int = 1) -> tuple[Tensor, Tensor]:
-        """True cost and bits of candidates [times * B, S, C], `times` for each frame."""
+    if start is None:
         with torch.no_grad():
-            rates = rate.repeat(times)
-            bits = networks.prior.bits(u, rates).sum((1, 2))
-            target = tuple(part.repeat(times, *[1] * (part.ndim - 1)) for part in reference)
-            y = networks.generator(u, rates)
-            cost = distance.against(target, y) + weight.repeat(times) * bits
-            if allowed_bits is not None:
-                excess = (bits / allowed_bits.repeat(times) - 1.0).clamp_min(0.0)
-                cost = cost + 1e3 * excess
-        return cost, bits
-
-    best = quantise(z, 0.0)
-    best_cost, best_bits = cost_of(best)
+            start = networks.encoder(x, rate)
+    descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
+    best = descent.candidates[0]
+    costs, sizes = descent.score()
+    best_cost, best_bits = costs[0], sizes[0]
     start_cost = best_cost.clone()
     if settings.method == "none" or settings.iterations == 0:
         return SearchResult(best, best_cost, best_bits, start_cost, 0)
-
-    u, dual = best, torch.zeros_like(z)
-    coupling = settings.coupling * weight[:, None, None]
-    if settings.penalty is not None:
-        coupling = torch.full_like(coupling, settings.penalty)
-    first, second = torch.zeros_like(z), torch.zeros_like(z)
-    price, rounded, relaxed = weight.clone(), torch.ones_like(weight), torch.ones_like(weight)
-    candidates: list[Tensor] = []
     done = scored = 0
     begun = clock()
-
-    def score() -> None:
-        """Keep the best of the latest candidates, if they are new."""
-        nonlocal best, best_bits, best_cost, rounded, scored
-        if scored == done:
-            return
-        costs, sizes = cost_of(torch.cat(candidates), len(candidates))
-        for option, cost, size in zip(
-            candidates, costs.chunk(len(candidates)), sizes.chunk(len(candidates)), strict=True
-        ):
-            better = cost < best_cost
-            best = torch.where(better[:, None, None], option, best)
-            best_bits = torch.where(better, size, best_bits)
-            best_cost = torch.where(better, cost, best_cost)
-        rounded = sizes.chunk(len(candidates))[0] / relaxed.clamp_min(1.0)
-        scored = done
-
-    for k in range(settings.iterations):
+    while True:
         # Without an iteration limit worth the name, time decides how far along the search is.
-        progress = k / settings.iterations
+        ended = done == settings.iterations
+        progress = done / settings.iterations
         if deadline is not None:
             now = clock()
-            if now >= deadline:
-                break
+            ended = ended or now >= deadline
             progress = max(progress, (now - begun) / max(deadline - begun, 1e-9))
-        z.requires_grad_(True)
-        bits = networks.prior.bits(z, rate, quantise(z.detach(), 0.0)).sum((1, 2))
-        loss = distance.against(reference, networks.sketch(z, rate)) + price * bits
-        (gradient,) = torch.autograd.grad(loss.sum(), z)
-        z = z.detach()
-        relaxed = bits.detach()
-        if allowed_bits is not None:
-            # Steer towards the allowance: dearer bits above it, back to the price below. Rounded
-            # latents take other bits than relaxed ones; how many is known from the candidates.
-            if done == 0:
-                rounded = best_bits / relaxed.clamp_min(1.0)
-            step = torch.where(relaxed * rounded > 0.98 * allowed_bits, 1.06, 0.96)
-            price = torch.maximum(price * step, weight)
-        if settings.method == "admm":
-            gradient = gradient + coupling * (z - u + dual)
-        first = first.lerp(gradient, 0.1)
-        second = second.lerp(gradient.square(), 0.02)
-        mean = first / (1 - 0.9 ** (k + 1))
-        scale = (second / (1 - 0.98 ** (k + 1))).sqrt() + 1e-9
-        z = (z - settings.step * (1.0 - 0.9 * progress) * mean / scale).clamp(-reach, reach)
-        candidates = [quantise(z, settings.dead_zone)]
-        if settings.method == "admm":
-            u = quantise(z + dual, settings.dead_zone)
-            dual = dual + z - u
-            candidates.append(u)
-        done = k + 1
-        if done % settings.check_every == 0:
-            score()
-    score()
-    return SearchResult(best, best_cost, best_bits, start_cost, done)
+        if not ended:
+            descent.step(settings.step * (1.0 - 0.9 * progress))
+            done += 1
+        if scored < done and (ended or done % settings.check_every == 0):
+            costs, sizes = descent.score()
+            for option, cost, size in zip(descent.candidates, costs, sizes, strict=True):
+                better = cost < best_cost
+                best = torch.where(better[:, None, None], option, best)
+                best_bits = torch.where(better, size, best_bits)
+                best_cost = torch.where(better, cost, best_cost)
+            scored = done
+        if ended:
+            return SearchResult(best, best_cost, best_bits, start_cost, done)
 
 
 def cheapen(

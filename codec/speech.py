@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from codec import analysis
 from codec.concealment import Concealer
 from codec.container import ContainerReader, ContainerWriter, Lost, StreamHeader
 from codec.errors import BadInput, BadStream, WrongModel
-from codec.packet import Entropy, Kind, Packet, pack, short_id, unpack
+from codec.framecoder import SILENT, EntropyName, FrameCoder
+from codec.packet import Entropy, Kind, Packet, short_id, unpack
 from codec.phase import PhaseSynthesiser
 from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
-from codec.ratecontrol import Plan, RateControl
-from codec.search import Method, SearchSettings, cheapen, search
+from codec.ratecontrol import Plan
+from codec.search import Method, SearchSettings, search
 
 if TYPE_CHECKING:
     from models.loudness import FrameDistance
@@ -28,14 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "SpeechCodec", "SpeechDecoder", "SpeechEncoder"]
 
 FloatArray = NDArray[np.float32]
-EntropyName = Literal["range", "huffman"]
 
 GROUP = 8  # frames searched side by side offline
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2
-_TAIL_BITS = 34.0  # what whole 32-bit words cost at most beyond the ideal
-_CERTAINTY = 1.01  # margin for the prior's estimate against the coder's integer tables
-_RETRIES = 16  # cheaper warm starts tried for a frame that exceeds its allowance
-_SILENT = -0.98  # frames with nothing above this (1 dB over the floor) are coded as empty packets
 
 
 def choose_device(name: str) -> torch.device:
@@ -184,9 +180,6 @@ class SpeechEncoder:
         group: int,
     ) -> None:
         preset = codec.settings
-        entropy = preset.entropy if entropy is None else entropy
-        if entropy not in codec.coders:
-            raise BadInput(f"unknown entropy coder {entropy!r} (range or huffman)")
         steps = preset.iterations if iterations is None else iterations
         if budget is not None and iterations is None:
             steps = 10_000
@@ -195,14 +188,10 @@ class SpeechEncoder:
             method=method, iterations=steps, penalty=codec.networks.penalty
         )
         self._budget = budget
-        self._coder = codec.coders[entropy]
-        self._entropy = Entropy.HUFFMAN if entropy == "huffman" else Entropy.RANGE
+        self._coder = FrameCoder(codec, preset, entropy)
         self._group = max(group, 1)
-        seconds = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
-        self.rate_control = RateControl(preset.rate * seconds, preset.quality, codec.qualities)
         self._samples = np.zeros(_LEAD, np.float32)
         self._frames: list[FloatArray] = []
-        self._sequence = 0
         self.on_frame: Callable[[FrameReport], None] | None = None
 
     def push(self, samples: FloatArray) -> list[bytes]:
@@ -240,102 +229,39 @@ class SpeechEncoder:
         indices, plans, reports = self._search(x)
         packets, taken = [], []
         for row, plan in enumerate(plans):
-            silent = float(frames[row].max()) <= _SILENT
             payload, quality = b"", plan.quality
-            if not silent:
-                payload, quality = self._code(x[row : row + 1], indices[row], plan)
-            packet = Packet(
-                sequence=self._sequence & 0xFFFF,
-                quality=quality,
-                payload=payload,
-                model_id=short_id(self._codec.model_id),
-                kind=Kind.SPEECH,
-                entropy=self._entropy,
-            )
-            self._sequence += 1
-            packets.append(pack(packet))
+            if float(frames[row].max()) > SILENT:
+                payload, quality = self._coder.code(x[row : row + 1], indices[row], plan)
+            packets.append(self._coder.packet(payload, quality))
             taken.append(8.0 * len(payload))
             report = replace(reports[row], payload_bits=8 * len(payload))
             if self.on_frame is not None:
                 self.on_frame(report)
-        self.rate_control.settle(taken)
+        self._coder.rate_control.settle(taken)
         return packets
 
-    @torch.no_grad()
-    def _encoder_bits(self, x: torch.Tensor) -> NDArray[np.float64]:
-        """Payload bits of the warm start of each frame at each quality, [B, qualities], rising."""
-        networks = self._codec.networks
-        every = np.arange(self._codec.qualities)
-        probes = every[::4]
-        rates = torch.tensor(probes / 8.0, dtype=torch.float32, device=x.device).repeat(len(x))
-        q = networks.quantise(
-            self._codec.searchable.encoder(x.repeat_interleave(len(probes), 0), rates)
-        )
-        bits = networks.prior.bits(q, rates).sum((1, 2)).reshape(len(x), -1).cpu().numpy()
-        bits = np.maximum.accumulate(bits * self._coder.overhead, axis=1)
-        return np.stack([np.interp(every, probes, row) for row in bits])
-
     def _search(self, x: torch.Tensor) -> tuple[NDArray[np.int8], list[Plan], list[FrameReport]]:
-        codec = self._codec
-        plans = [
-            self.rate_control.plan(row + _TAIL_BITS, (row + 2 * _TAIL_BITS) * _CERTAINTY)
-            for row in self._encoder_bits(x)
-        ]
-        rates = [plan.quality / 8.0 for plan in plans]
-        weights = [codec.networks.rate_weight(r) * codec.settings.price for r in rates]
-        allowed = [max((plan.allowed - _TAIL_BITS) / self._coder.overhead, 1.0) for plan in plans]
+        codec, coder = self._codec, self._coder
+        plans = [coder.plan(row) for row in coder.bits(x)]
+        target = coder.target(plans)
         settings = self._settings
         if self._budget is not None:
             settings = replace(settings, budget=self._budget * len(x))
-        rate = torch.tensor(rates, device=x.device)
-        limit = torch.tensor(allowed, device=x.device)
         result = search(
             codec.searchable,
             codec.distance,
             x,
-            rate,
-            torch.tensor(weights, device=x.device),
+            target.rate,
+            target.weight,
             settings,
-            start=self._start(x, rate, limit),
-            allowed_bits=limit,
+            start=coder.start(x, target.rate, target.limit),
+            allowed_bits=target.limit,
         )
         reports = [
             FrameReport(plan.quality, 0, plan.allowed, result.iterations, float(c), float(s))
             for plan, c, s in zip(plans, result.cost, result.start_cost, strict=True)
         ]
         return codec.networks.indices_of(result.indices), plans, reports
-
-    def _start(self, x: torch.Tensor, rate: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
-        """Warm starts [B, S, C] of the frames, made cheaper where they exceed their bit `limit`."""
-        with torch.no_grad():
-            start = self._codec.searchable.encoder(x, rate)
-        return cheapen(self._codec.searchable, start, rate, limit)
-
-    def _code(self, x: torch.Tensor, indices: NDArray[np.int8], plan: Plan) -> tuple[bytes, int]:
-        """Payload and quality of a frame x [1, T, M].
-
-        When the searched latents exceed their allowance after all, ever cheaper warm starts at
-        lower qualities take their place.
-        """
-        networks = self._codec.networks
-        payload, quality = self._coder.encode(indices, plan.quality), plan.quality
-        limit = (plan.allowed - _TAIL_BITS) / self._coder.overhead
-        for _ in range(_RETRIES):
-            if 8 * len(payload) <= plan.allowed:
-                return payload, quality
-            quality, limit = max(quality - 1, 0), 0.96 * limit
-            rate = torch.tensor([quality / 8.0], device=x.device)
-            start = self._start(x, rate, torch.tensor([limit], device=x.device))
-            indices = networks.indices_of(networks.quantise(start)[0])
-            payload = self._coder.encode(indices, quality)
-        while 8 * len(payload) > plan.allowed:
-            thinner = networks.thin_out(indices)
-            if np.array_equal(thinner, indices):
-                break
-            indices = thinner
-            payload = self._coder.encode(indices, quality)
-        # A frame that nothing makes small enough is sent as silence; none was ever seen.
-        return (payload if 8 * len(payload) <= plan.allowed else b""), quality
 
 
 class SpeechDecoder:

@@ -37,6 +37,10 @@ class CodecNetworks(nn.Module):
         """Q: the allowed latents nearest to z."""
         return quantise(z, dead_zone)
 
+    def rescale(self, latents: Tensor, rate: Tensor, new_rate: Tensor) -> Tensor:
+        """Latents [B, S, C] of rate points [B] in the steps of others."""
+        return latents
+
     def indices_of(self, latents: Tensor) -> NDArray[np.int8]:
         """Quantised latents to the symbols that the entropy coders write, same shape."""
         indices: NDArray[np.int8] = latents.to(torch.int8).cpu().numpy()

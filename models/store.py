@@ -56,6 +56,12 @@ class LatentModel(CodecNetworks):
         anchors = np.arange(len(self.log_rate_weights))
         return float(np.exp(np.interp(rate, anchors, self.log_rate_weights)))
 
+    def rescale(self, latents: Tensor, rate: Tensor, new_rate: Tensor) -> Tensor:
+        """Latents [B, S, C] of rate points [B] in the steps of others, centres taken as even."""
+        with torch.no_grad():
+            gains = self.generator.gains
+            return latents * (gains(new_rate) / gains(rate))
+
 
 def save_model(
     model: LatentModel, context: ContextModel, runs: RunModel, folder: Path, about: dict[str, Any]
