@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
-from models.evaluation import report, tradeoff
-from models.evaluation.clips import load_clips
+from models.evaluation import context, report, tradeoff
+from models.evaluation.clips import Clip, load_clips
 from models.evaluation.coding import CLIP_TIMEOUT_S, Step, code_clips, one_line
 from models.evaluation.peers import installed_peers, peer_families
 from models.evaluation.scoring import score_codings
@@ -72,12 +72,13 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
     with_phones = not options.no_phones
     total = len(systems) * len(clips)
     total = 2 * total + (len(clips) if with_phones else 0)
-    grid, points = tradeoff.Grid(), []
+    grid, points, gain = tradeoff.Grid(), [], None
     with _progress(total + (grid.work(len(clips)) if options.ablation else 0)) as step:
         if options.ablation:
             points = tradeoff.run(
                 clips, grid, device=options.device, workers=options.workers, step=step
             )
+            gain = _context_gain(clips, options.device)
         codings = []
         for system in systems:
             coding = code_clips(system, clips, timeout_s=options.timeout, step=step)
@@ -99,11 +100,15 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
     answer = report.as_dict(grouped, absent, skipped, clips, options.max_seconds)
     if points:
         answer["trade_off"] = tradeoff.as_dict(points, grid)
+    if gain is not None:
+        answer["previous_frame_context"] = context.as_dict(gain)
     text = json.dumps(answer, indent=1, allow_nan=False) + "\n"
     to_pipe = options.json == "-"
     screen = sys.stderr if to_pipe else sys.stdout
     if points:
         tradeoff.print_table(points, screen)
+    if gain is not None:
+        context.print_line(gain, screen)
     report.print_tables(grouped, absent, clips, screen)
     if to_pipe:
         sys.stdout.write(text)
@@ -117,6 +122,14 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
         if points:
             with atomic_output(_beside(options.plot)) as file:
                 tradeoff.plot(points, file)
+
+
+def _context_gain(clips: Sequence[Clip], device: str) -> context.ContextGain | None:
+    """None where all clips are shorter than two frames."""
+    try:
+        return context.measure(clips, device=device)
+    except ValueError:
+        return None
 
 
 def _beside(plot: str) -> Path:

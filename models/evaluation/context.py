@@ -1,0 +1,80 @@
+"""What the previous frame would be worth as context of the entropy model.
+
+Frames are coded independently of each other: the two steps before a frame count as unknown. The
+same prior can be given the last two steps of the frame before instead, since inside a frame it
+always has two steps to look back on. The difference, in bits of the prior, is what chaining frames
+would save; its price is that a lost frame takes the next one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from codec.speech import choose_device
+from models.evaluation.clips import Clip
+from models.evaluation.tradeoff import frames_of
+from models.store import load_model, search_networks
+
+_PAST = 2  # steps the prior looks back
+
+
+@dataclass(frozen=True)
+class ContextGain:
+    """Mean bits of a frame that has one before it: on its own, and with that frame as context."""
+
+    frames: int
+    alone: float
+    chained: float
+
+    @property
+    def saved(self) -> float:
+        """The share of the bits that the context saves."""
+        return 1.0 - self.chained / self.alone
+
+
+@torch.no_grad()
+def measure(clips: Sequence[Clip], quality: int = 8, device: str = "auto") -> ContextGain:
+    """Bits of the encoder's rounded latents of all clips at a rate point (in eighths).
+
+    Raises ValueError if no clip has two frames.
+    """
+    where = choose_device(device)
+    networks = search_networks(load_model("speech").networks.to(where))
+    alone, chained = [], []
+    for clip in clips:
+        frames = frames_of(clip.samples).to(where)
+        if len(frames) < 2:
+            continue
+        rate = torch.full((len(frames),), quality / 8.0, device=where)
+        latents = networks.quantise(networks.encoder(frames, rate), 0.0)
+        alone.append(_bits(networks.prior.bits(latents[1:], rate[1:])))
+        joined = torch.cat((latents[:-1, -_PAST:], latents[1:]), dim=1)
+        chained.append(_bits(networks.prior.bits(joined, rate[1:])[:, _PAST:]))
+    if not alone:
+        raise ValueError("no clip is longer than a frame")
+    one, other = torch.cat(alone), torch.cat(chained)
+    return ContextGain(len(one), float(one.mean()), float(other.mean()))
+
+
+def _bits(bits: Tensor) -> Tensor:
+    return bits.sum((1, 2)).cpu()
+
+
+def as_dict(gain: ContextGain) -> dict[str, Any]:
+    """For the JSON answer."""
+    return {**asdict(gain), "saved": gain.saved}
+
+
+def print_line(gain: ContextGain, stream: TextIO) -> None:
+    """One line for the terminal."""
+    Console(file=stream, soft_wrap=True).print(
+        f"Context of the previous frame: {gain.alone:.0f} bits a frame without, "
+        f"{gain.chained:.0f} with ({100 * gain.saved:.1f} % saved, {gain.frames} frames)",
+        highlight=False,
+    )
