@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Literal
 
 from codec.errors import SottoError
@@ -156,18 +157,13 @@ def stream_settings(device: AudioDevice, direction: Direction) -> tuple[int, int
 
     Raises AudioDeviceError if it accepts nothing that was tried, with its reason.
     """
-    most = device.channels(direction)
-    reason: Exception | None = None
+    why = "no reason given"
     rates = dict.fromkeys((SAMPLE_RATE, device.native_rate, 48_000, 44_100))
-    for rate in rates:
-        for channels in dict.fromkeys((1, min(2, most), most)):
-            try:
-                _check(device.index, direction, rate, channels)
-            except Exception as error:
-                reason = error
-            else:
-                return rate, channels
-    why = one_line(reason) if reason else "no reason given"
+    for rate, channels in product(rates, _channel_counts(device.channels(direction))):
+        refusal = _refusal(device.index, direction, rate, channels)
+        if refusal is None:
+            return rate, channels
+        why = refusal
     raise AudioDeviceError(f"cannot open {direction} device {device.name}: {why}")
 
 
@@ -180,24 +176,28 @@ def one_line(error: BaseException) -> str:
 
 
 def _accepted(index: int, channels: int, direction: Direction) -> tuple[int, ...]:
-    rates = []
-    for rate in PROBED_RATES:
-        # Mono first; hardware without it may still take the rate with all its channels.
-        for count in dict.fromkeys((min(1, channels), min(2, channels), channels)):
-            try:
-                if count:
-                    _check(index, direction, rate, count)
-                    rates.append(rate)
-                    break
-            except Exception:  # noqa: S112, PERF203 - any refusal is the answer "no"
-                continue
-    return tuple(rates)
+    counts = _channel_counts(channels) if channels else ()
+    return tuple(
+        rate
+        for rate in PROBED_RATES
+        if any(_refusal(index, direction, rate, count) is None for count in counts)
+    )
 
 
-def _check(index: int, direction: Direction, rate: int, channels: int) -> None:
+def _channel_counts(most: int) -> tuple[int, ...]:
+    """What to try: mono; hardware without it may still do with two, or all it has."""
+    return tuple(dict.fromkeys((1, min(2, most), most)))
+
+
+def _refusal(index: int, direction: Direction, rate: int, channels: int) -> str | None:
+    """Why a device cannot be opened so; None if it can."""
     sound = sound_system()
     check = sound.check_input_settings if direction == "input" else sound.check_output_settings
-    check(device=index, channels=channels, dtype="float32", samplerate=rate)
+    try:
+        check(device=index, channels=channels, dtype="float32", samplerate=rate)
+    except (sound.PortAudioError, ValueError) as error:
+        return one_line(error)
+    return None
 
 
 def _listing(devices: Sequence[AudioDevice]) -> str:

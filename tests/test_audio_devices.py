@@ -1,0 +1,543 @@
+"""Choosing devices, and the sources and sinks: in simulated time, and on virtual sound cards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.errors import BadInput
+from stream.devices import AudioDevice, AudioDeviceError, choose
+from stream.pacing import Pacer, PeakMeter, SampleClock
+from stream.recorder import Recorder, stereo_header
+from stream.rig import soundcard
+from stream.rig.soundcard import VirtualSoundCards
+from stream.sinks import Cushion, NullSink
+from stream.sources import FileSource, PipeSource, Silence
+from tui.commands.devices import as_text
+
+needs_cards = pytest.mark.skipif(
+    not soundcard.available(), reason=soundcard.unavailable() or "cards are there"
+)
+
+
+class Time:
+    """A clock that moves when told, or when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def device(index: int, name: str, inputs: int = 1, outputs: int = 1, **more) -> AudioDevice:
+    values = {"default_input": False, "default_output": False, **more}
+    return AudioDevice(index, name, "ALSA", inputs, outputs, native_rate=48_000, **values)
+
+
+DEVICES = (
+    device(0, "HDA Intel PCH: ALC257", 2, 2),
+    device(1, "HDA Intel PCH: HDMI 0", 0, 8),
+    device(2, "USB headset", 1, 2, default_input=True, default_output=True),
+    device(3, "USB headset (hw:2,0)", 1, 2),
+)
+
+
+# Choosing a device
+
+
+@pytest.mark.parametrize(
+    ("wanted", "direction", "index"),
+    [
+        (None, "input", 2),
+        (0, "input", 0),
+        ("1", "output", 1),
+        ("alc257", "output", 0),
+        ("hdmi", "output", 1),
+        ("usb headset", "input", 2),
+        ("hw:2", "input", 3),
+        ("HDA", "input", 0),  # the HDMI output has no microphone
+    ],
+)
+def test_choosing_by_number_and_by_part_of_the_name(wanted, direction, index):
+    assert choose(wanted, direction, DEVICES).index == index
+
+
+@pytest.mark.parametrize(
+    ("wanted", "direction", "words"),
+    [
+        ("HDA", "output", ["several", "0 HDA Intel PCH: ALC257", "1 HDA"]),
+        ("trumpet", "input", ["no input device matches trumpet", "2 USB headset"]),
+        ("1", "input", ["HDMI 0", "has no input"]),
+        ("17", "input", ["no input device matches 17"]),
+        ("", "output", ["no output device"]),
+        ("\x1b[2J", "output", ["\\x1b[2J"]),
+    ],
+)
+def test_what_cannot_be_chosen_is_explained_in_one_line(wanted, direction, words):
+    with pytest.raises(AudioDeviceError) as caught:
+        choose(wanted, direction, DEVICES)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_machine_without_devices_says_so():
+    with pytest.raises(AudioDeviceError, match="no audio input device"):
+        choose(None, "input", [])
+
+
+def test_the_list_marks_defaults_and_rates():
+    text = as_text((device(0, "mic", 1, 0, default_input=True, input_rates=(16_000, 44_100)),))
+    assert text.splitlines()[1].startswith(">   0  mic")
+    assert "in 16 44.1" in text
+    assert "out" not in text.splitlines()[1]
+
+
+def run_sotto(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tui", *arguments],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_no_sound_system_at_all(tmp_path):
+    # No server to ask; a machine with sound cards of its own may still show those.
+    env = {"PULSE_SERVER": f"unix:{tmp_path}/none"}
+    done = run_sotto("devices", "--json", **env)
+    assert done.returncode == 0
+    assert isinstance(json.loads(done.stdout), list)
+    assert done.stderr == ""
+    if not json.loads(done.stdout):
+        done = run_sotto("devices", **env)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "sotto: this machine has no audio devices\n"
+
+
+# Time
+
+
+@given(
+    ppm=st.floats(-300, 300),
+    noise=st.floats(0.0, 0.004),
+    start=st.floats(0.0, 1e6),
+    seed=st.integers(0, 9),
+)
+def test_the_sample_clock_follows_a_drifting_noisy_card(ppm, noise, start, seed):
+    draw = np.random.default_rng(seed)
+    clock = SampleClock(16_000)
+    rate = 16_000 * (1 + ppm * 1e-6)
+    for k in range(2000):
+        true = start + 160 * k / rate
+        clock.stamp(160 * k, true + draw.uniform(-noise, noise))
+    estimate = clock.time_of(160 * 1999)
+    assert estimate is not None
+    # Drift leaves ppm · 10 ms / gain; noise is averaged over some fifty stamps.
+    assert abs(estimate - true) < abs(ppm) * 1e-6 * 0.01 / 0.02 + 0.7 * noise + 1e-6
+
+
+def test_the_sample_clock_jumps_when_samples_were_lost():
+    clock = SampleClock(16_000)
+    assert clock.time_of(0) is None
+    clock.stamp(0, 5.0)
+    clock.stamp(160, 5.01 + 0.2)
+    assert clock.time_of(320) == pytest.approx(5.22)
+    clock.stamp(320, 5.225, restart=True)
+    assert clock.time_of(320) == pytest.approx(5.225)
+
+
+def test_the_pacer_keeps_its_own_rate():
+    clock = Time()
+    pacer = Pacer(ppm=100.0, clock=clock)
+    assert pacer.due() == 0
+    pacer.start()
+    clock.now += 100.0
+    assert pacer.due() == 1_600_160
+    pacer.take(160)
+    pacer.forgive(1_600_000)
+    assert abs(pacer.due()) <= 1
+
+
+def test_the_meter_shows_the_last_tenth_of_a_second():
+    meter = PeakMeter()
+    assert meter.level_db == -100.0
+    meter.add(np.full(160, 0.5, np.float32))
+    assert meter.level_db == pytest.approx(-6.02, abs=0.01)
+    for _ in range(10):
+        meter.add(np.zeros(160, np.float32))
+    assert meter.level_db == -100.0
+
+
+# Sources
+
+
+def test_a_file_is_spoken_in_real_time_and_whole(clip_path, clip):
+    clock = Time()
+    source = FileSource(clip_path, clock=clock, sleep=clock.sleep)
+    source.start()
+    pieces, last = [], 0.0
+    while not source.ended:
+        samples, when = source.read(400, 0.1)
+        assert len(samples) <= 400
+        assert last <= when <= clock.now + 1e-9
+        pieces.append(samples)
+        last = when
+        # Never ahead of time.
+        assert sum(map(len, pieces)) <= (clock.now - 100.0) * 16_000 + 1
+    assert np.array_equal(np.concatenate(pieces), clip)
+    assert clock.now - 100.0 == pytest.approx(len(clip) / 16_000, abs=0.05)
+    # The last sample's moment is that of its place in the file.
+    assert last == pytest.approx(100.0 + len(clip) / 16_000, abs=1e-6)
+    assert len(source.read(400, 0.1)[0]) == 0
+    source.stop()
+
+
+def test_a_file_with_a_fast_clock_is_over_sooner(clip_path, clip):
+    clock = Time()
+    source = FileSource(clip_path, ppm=50_000.0, clock=clock, sleep=clock.sleep)
+    source.start()
+    while not source.ended:
+        source.read(400, 0.1)
+    assert clock.now - 100.0 == pytest.approx(len(clip) / 16_800, abs=0.05)
+    source.stop()
+
+
+def test_a_late_reader_loses_nothing_of_a_file(clip_path, clip):
+    clock = Time()
+    source = FileSource(clip_path, clock=clock, sleep=clock.sleep)
+    source.start()
+    clock.now += 1000.0
+    pieces = []
+    while not source.ended:
+        pieces.append(source.read(16_000, 0.1)[0])
+    assert source.overflows == 1
+    assert np.array_equal(np.concatenate(pieces), clip)
+    source.stop()
+
+
+def test_silence_takes_its_time():
+    clock = Time()
+    source = Silence(clock=clock, sleep=clock.sleep)
+    source.start()
+    total = 0
+    while clock.now < 101.0:
+        samples, when = source.read(400, 0.05)
+        total += len(samples)
+        assert not samples.any()
+        assert when <= clock.now
+    assert total == pytest.approx(16_000, abs=400)
+    source.stop()
+    assert source.ended
+
+
+def test_a_file_that_is_no_audio_is_refused(tmp_path):
+    bad = tmp_path / "x.wav"
+    bad.write_bytes(b"nothing of the kind")
+    with pytest.raises(BadInput):
+        FileSource(bad)
+
+
+def through_a_pipe(data: bytes, tmp_path: Path) -> tuple[np.ndarray, PipeSource]:
+    """What a PipeSource makes of `data`, fed to it through a FIFO."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+
+    def feed() -> None:
+        with open(path, "wb") as pipe:
+            pipe.write(data)
+
+    threading.Thread(target=feed, daemon=True).start()
+    source = PipeSource(path)
+    with source:
+        pieces = []
+        deadline = time.monotonic() + 20
+        while not source.ended and time.monotonic() < deadline:
+            pieces.append(source.read(16_000, 0.05)[0])
+        assert source.ended
+    return np.concatenate(pieces), source
+
+
+def test_raw_samples_from_a_pipe(tmp_path, clip):
+    stored = (clip[:8000] * 32768).astype("<i2")
+    begun = time.monotonic()
+    got, source = through_a_pipe(stored.tobytes() + b"\x01", tmp_path)
+    assert time.monotonic() - begun > 0.45  # as long as it is spoken
+    assert np.array_equal(got, stored.astype(np.float32) / 32768)
+    assert source.error is None
+
+
+def test_wav_of_another_rate_from_a_pipe(tmp_path, clip):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.stack([clip[:8000]] * 2, axis=1), 32_000, "FLOAT")
+    got, source = through_a_pipe(path.read_bytes(), tmp_path)
+    assert len(got) == pytest.approx(4000, abs=2)
+    assert source.error is None
+
+
+@pytest.mark.parametrize("data", [b"fLaC" + bytes(100), b"RIFF\x00\x00\x00\x00WAVE" + bytes(50)])
+def test_what_a_pipe_cannot_hold_is_said(tmp_path, data):
+    got, source = through_a_pipe(data, tmp_path)
+    assert not len(got)
+    assert source.error is not None
+    assert "pipe" in source.error
+
+
+# Sinks
+
+
+def test_nowhere_plays_in_real_time():
+    clock = Time()
+    sink = NullSink(buffer=0.04, clock=clock)
+    sink.start()
+    assert sink.room() == 640
+    clock.now += 5.0
+    assert (sink.room(), sink.underruns) == (640, 0)
+    sink.write(np.ones(640, np.float32))
+    assert sink.room() == 0
+    assert sink.play_time() == pytest.approx(clock.now + 0.04)
+    clock.now += 0.01
+    assert abs(sink.room() - 160) <= 1
+    assert sink.level == 0.0
+    clock.now += 1.0
+    assert (sink.room(), sink.underruns) == (640, 1)
+    assert (sink.room(), sink.underruns) == (640, 1)
+    sink.write(np.ones(160, np.float32))
+    assert abs(sink.room() - 480) <= 1
+
+
+def test_nowhere_with_a_fast_clock_takes_more():
+    clock = Time()
+    sink = NullSink(ppm=10_000.0, clock=clock)
+    taken = 0
+    for _ in range(1000):
+        room = sink.room()
+        sink.write(np.zeros(room, np.float32))
+        taken += room
+        clock.now += 0.01
+    assert taken == pytest.approx(10 * 16_160, abs=1000)
+
+
+def test_the_cushion_grows_with_underruns_and_shrinks_in_calm():
+    cushion = Cushion(480, 2080, 160, calm=20.0)
+    assert cushion.update(0, 100.0) == 480
+    assert cushion.update(2, 101.0) == 800
+    assert cushion.update(2, 120.0) == 800
+    assert cushion.update(2, 121.5) == 720
+    assert cushion.update(3, 122.0) == 880
+    assert cushion.update(300, 123.0) == 2080
+    for k in range(40):
+        cushion.update(300, 200.0 + 21 * k)
+    assert cushion.samples == 480
+
+
+PIPE_OUT = """
+import sys, time
+import numpy as np
+from stream.sinks import PipeSink
+sink = PipeSink(as_wav=sys.argv[1] == "wav")
+sink.start()
+for k in range(20):
+    sink.write(np.full(160, k / 32, np.float32))
+    time.sleep(0.005)
+sink.stop()
+"""
+
+
+@pytest.mark.parametrize(("form", "header"), [("raw", 0), ("wav", 44)])
+def test_samples_to_standard_output(form, header):
+    done = subprocess.run(
+        [sys.executable, "-c", PIPE_OUT, form], capture_output=True, timeout=60, check=True
+    )
+    assert done.stderr == b""
+    assert len(done.stdout) == header + 2 * 3200
+    samples = np.frombuffer(done.stdout[header:], "<i2")
+    assert samples[::160].tolist() == [k * 1024 for k in range(20)]
+
+
+# The recorder
+
+
+def test_a_recording_holds_both_sides_in_step(tmp_path):
+    path = tmp_path / "call.wav"
+    recorder = Recorder(path)
+    recorder.start()
+    begun = time.monotonic()
+    click = np.zeros(160, np.float32)
+    click[0] = 0.5
+    for k in range(60):
+        block = click if k == 30 else np.zeros(160, np.float32)
+        recorder.said(block, begun + (k + 1) * 0.01)
+        # The other side begins later and, by its clock, says the same at the same time.
+        if k >= 10:
+            recorder.heard(block, begun + k * 0.01)
+    assert not path.exists()
+    recorder.stop()
+    recorder.stop()
+    assert recorder.error is None
+    both, rate = soundfile.read(path)
+    assert rate == 16_000
+    left, right = np.flatnonzero(both[:, 0]), np.flatnonzero(both[:, 1])
+    assert len(left) == len(right) == 1
+    assert left[0] == pytest.approx(30 * 160, abs=320)
+    assert right[0] == pytest.approx(left[0], abs=2 * 160)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_recording_is_valid_while_it_grows(tmp_path):
+    recorder = Recorder(tmp_path / "call.wav")
+    with recorder:
+        begun = time.monotonic()
+        for k in range(100):
+            for direction in (recorder.said, recorder.heard):
+                direction(np.full(160, 0.25, np.float32), begun + k * 0.01)
+        deadline = time.monotonic() + 20
+        while recorder.frames < 8000 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (part,) = tmp_path.glob(".sotto-*.part")
+        crashed = soundfile.read(part)[0]
+    assert len(crashed) >= 8000
+
+
+def test_a_recording_ends_when_the_format_is_full(tmp_path):
+    path = tmp_path / "call.wav"
+    with Recorder(path, max_frames=1000) as recorder:
+        begun = time.monotonic()
+        for k in range(100):
+            recorder.said(np.zeros(160, np.float32), begun + k * 0.01)
+            recorder.heard(np.zeros(160, np.float32), begun + k * 0.01)
+        deadline = time.monotonic() + 20
+        while recorder.error is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert recorder.error is not None
+        assert "full" in recorder.error
+    assert soundfile.info(path).frames == 1000
+
+
+def test_what_cannot_be_recorded_to_is_refused(tmp_path):
+    for path in (tmp_path / "x.mp3", tmp_path / "no" / "x.wav", "-"):
+        with pytest.raises(BadInput):
+            Recorder(path).start()
+    assert len(stereo_header(10)) == 44
+
+
+# On virtual sound cards
+
+LOOP = """
+import sys, time
+import numpy as np
+from stream.sinks import Loudspeaker
+from stream.sources import Microphone
+microphone, loudspeaker = Microphone(), Loudspeaker()
+microphone.start(); loudspeaker.start()
+print("ready", flush=True)
+held, times, ahead = np.zeros(0, np.float32), [], []
+until = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < until:
+    samples, when = microphone.read(1600, 0.005)
+    if len(samples):
+        times.append((when, time.monotonic() - when))
+    held = np.concatenate([held, samples])[-1600:]
+    room = loudspeaker.room()
+    if len(held) >= room:
+        loudspeaker.write(held[:room]); held = held[room:]
+        ahead.append(loudspeaker.play_time() - time.monotonic())
+times = np.array(times)
+assert (np.diff(times[:, 0]) >= 0).all(), "time ran backwards"
+assert (times[:, 1] >= 0).all(), "samples from the future"
+print("age", np.median(times[:, 1]), "ahead", np.median(ahead))
+print("errors", microphone.error, loudspeaker.error)
+microphone.stop(); loudspeaker.stop()
+"""
+
+
+def child(card: str, cards: VirtualSoundCards, code: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        env={**os.environ, **cards.environment(card)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@needs_cards
+def test_microphone_to_loudspeaker(tmp_path):
+    noise = np.random.default_rng(0).normal(0.0, 0.1, 16_000).astype(np.float32)
+    soundfile.write(tmp_path / "talk.wav", noise, 16_000, "FLOAT")
+    with VirtualSoundCards(["alice"]) as cards:
+        recording = cards.record(tmp_path / "all.wav")
+        process = child("alice", cards, LOOP, "3")
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        cards.play("alice", tmp_path / "talk.wav").wait(20)
+        out, err = process.communicate(timeout=60)
+        recording.stop()
+    assert process.returncode == 0, err
+    assert err == ""
+    assert "errors None None" in out
+    both, _ = soundfile.read(tmp_path / "all.wav")
+    said = int(np.argmax(np.correlate(both[:, 0], noise[:2000], "valid")))
+    delays = []
+    for start in range(said, said + 12_000, 2000):
+        match = np.correlate(
+            both[start : start + 18_000, 1], both[start : start + 2000, 0], "valid"
+        )
+        delays.append(int(np.argmax(match)) / 16_000)
+    assert 0.01 < np.median(delays) < 0.5
+
+
+@needs_cards
+def test_a_card_that_goes_away_is_told_once_and_silence_goes_on():
+    code = """
+    import time
+    import numpy as np
+    from stream.sinks import Loudspeaker
+    from stream.sources import Microphone
+    microphone, loudspeaker = Microphone(), Loudspeaker()
+    microphone.start(); loudspeaker.start()
+    print("ready", flush=True)
+    until = time.monotonic() + 30
+    while time.monotonic() < until and not (microphone.error and loudspeaker.error):
+        microphone.read(1600, 0.01)
+        loudspeaker.write(np.zeros(loudspeaker.room(), np.float32))
+    begun, silent, played = time.monotonic(), 0, 0
+    while time.monotonic() < begun + 1:
+        samples, _ = microphone.read(1600, 0.01)
+        assert not samples.any()
+        silent += len(samples)
+        room = loudspeaker.room()
+        loudspeaker.write(np.zeros(room, np.float32))
+        played += room
+    microphone.stop(); loudspeaker.stop()
+    print(silent > 12000, played > 12000)
+    print(microphone.error, "|", loudspeaker.error)
+    """
+    with VirtualSoundCards(["alice"]) as cards:
+        process = child("alice", cards, code)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        cards.unplug()
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines()[0] == "True True"
+    assert "microphone default has stopped" in out
+    assert "loudspeaker default has stopped" in out
