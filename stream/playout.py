@@ -45,7 +45,8 @@ _RESERVE_LEAST = 10 * MILLISECOND
 _RESERVE_STEP = 8 * MILLISECOND
 _RESERVE_MOST = 80 * MILLISECOND
 _RESERVE_RECOVERY = MILLISECOND // 8  # per frame
-_START_EXTRA = 2 * MARGIN  # the first frame waits this much longer than it would have to
+# What the first frame waits on top of pull and reserve: a little more than is wanted later.
+_START_EXTRA = MARGIN + 4 * MILLISECOND
 _PULL_LIMIT = 300 * MILLISECOND
 _COST_LIMIT = CONCEAL_BLOCK * HOP  # a longer decoding time cannot be waited for by concealing
 _FIRST_DECODE = 40 * MILLISECOND
@@ -218,7 +219,7 @@ class Playout:
 
         A single one may be damaged in a way that the checksum did not show.
         """
-        before, self._strange = self._strange, frame
+        before, self._strange = self._jump or self._strange, frame
         follows = before is not None and 0 < frame.sequence - before.sequence < STORE
         if follows or self._run:
             self._jump = frame
@@ -301,7 +302,9 @@ class Playout:
         self._concealed = 0
         self._needs.clear()
         keep = self._pull + self._reserve + min(self._decode_cost.value, _COST_LIMIT)
-        self.queued = min(self.queued, int(keep))
+        if self.queued > keep and not self.idle:
+            self.queued = int(keep)
+            self.counters.partly_late += 1
         self.idle = False
         self._starting = True
         return Decode(frame, fresh=True)
@@ -309,9 +312,9 @@ class Playout:
     # --- what was done -------------------------------------------------------------------------
 
     def decoded(self, task: Decode, columns: int, samples: int, seconds: float) -> int:
-        """`columns` of a frame became `samples`; returns the silence to queue ahead of them.
+        """`columns` of a frame gave their first `samples`; returns the silence to queue before.
 
-        seconds: what decoding took.
+        seconds: what it took to have them. The rest of the samples is for `extended`.
         """
         if columns + task.skip > FRAME_HOPS:
             self.counters.stretched += columns + task.skip - FRAME_HOPS
@@ -334,6 +337,10 @@ class Playout:
         self._run = 0
         self._starting = False
         return silence
+
+    def extended(self, samples: int) -> None:
+        """The rest of a frame's `samples` are there."""
+        self.queued += samples
 
     def failed(self, task: Decode) -> None:
         """A frame cannot be decoded; it will be missed like one that never came."""
@@ -400,8 +407,8 @@ class Playout:
         columns = self._excess() / HOP
         if columns < -0.5:
             return int(0.5 - columns)
-        if columns > 1.5 and len(self._needs) >= TRUSTED:
-            return -int(columns - 0.5)
+        if columns > 1.0 and len(self._needs) >= TRUSTED:
+            return -int(columns)
         return 0
 
     def ahead(self) -> bool:

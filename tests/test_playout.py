@@ -122,7 +122,9 @@ class Simulation:
             del labels[1 : 1 - change]
             self.removed[sequence] = -change
         samples = len(labels) * HOP - (HELD if task.fresh else 0)
-        silence = playout.decoded(task, len(labels), samples, self.decode_seconds)
+        head = min(samples, 16 * HOP)
+        silence = playout.decoded(task, len(labels), head, self.decode_seconds)
+        playout.extended(samples - head)
         self.unheard += samples + silence + (HELD if task.fresh else 0)
         self.columns += labels
         # Everything before the frame's own columns is yet to be played.
@@ -357,6 +359,16 @@ def test_one_stray_packet_does_not_move_the_stream():
     simulation.check()
     assert simulation.playout.counters.restarts == 0
     assert simulation.playout.counters.lost == 0
+
+
+def test_a_burst_after_a_gap_is_followed_to_its_end():
+    """More frames at once than are kept; the last of them is the one to be played."""
+    simulation = Simulation()
+    burst = [(22 * FRAME + n * 1e-5, n) for n in range(32, 43)]
+    simulation.run([*steady(20, lambda n: 0.05), *burst], 22.5 * FRAME)
+    frames = {frame for kind, frame, _ in simulation.columns if kind == "heard"}
+    assert max(frames) == 42
+    assert simulation.playout.counters.restarts == 1
 
 
 def test_quiet_parts_take_the_delay_back_faster():
