@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,19 +14,24 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput, SottoError
 from codec.presets import PRESETS, find_preset
-from stream.hearing import Hearing, Sink
+from stream.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
+from stream.hearing import Hearing
 from stream.journal import Journal
-from stream.snapshot import CallState, Link, LogLine, Snapshot
-from stream.speaking import Gate, Source, Speaking
+from stream.recorder import Recorder
+from stream.sinks import Sink
+from stream.snapshot import CallState, Devices, Link, LogLine, Snapshot
+from stream.sources import Source
+from stream.speaking import Gate, Speaking
 
 if TYPE_CHECKING:
     from codec.speech import SpeechCodec
-    from stream.transport import Event
 
 FloatArray = NDArray[np.float32]
 
 _EVENT_WAIT = 0.05
-_GOODBYE_SECONDS = 4.0  # how long what was said last may take to be played
+_SWITCH_SECONDS = 0.001
+_GOODBYE_SECONDS = 1.5  # from the end of the source to hanging up: its last frame fills up
+_DRAIN_SECONDS = 4.0  # how long what a party said last may take to be played
 _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
 
 
@@ -41,14 +47,6 @@ class Endpoint(Protocol):
     def one_way(self, party: int) -> float | None: ...
     def rejected(self, party: int) -> int: ...
     def close(self, reason: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Devices:
-    """What may be chosen from."""
-
-    inputs: list[str]
-    outputs: list[str]
 
 
 @dataclass(frozen=True)
@@ -70,26 +68,16 @@ class CallSettings:
     hang_up: bool = False
 
 
-class Recorder(Protocol):
-    """Keeps both sides of a call."""
-
-    def said(self, samples: FloatArray) -> None: ...
-    def heard(self, samples: FloatArray) -> None: ...
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True)
 class Surroundings:
     """What the call reaches the machine by, so that tests can put other things there.
 
-    source(name), sink(name): open a device by name ("" is the default one); devices(): what there
-    is; recorder(path): an object with said(samples), heard(samples) and close().
+    source(name), sink(name): a microphone or loudspeaker by name; devices(): what there is.
     """
 
     source: Callable[[str], Source]
     sink: Callable[[str], Sink]
     devices: Callable[[], Devices]
-    recorder: Callable[[str], Recorder]
 
 
 class Call:
@@ -114,7 +102,6 @@ class Call:
         self._preset = settings.preset
         self._recorder: Recorder | None = None
         self._recording = ""
-        self._recorder_lock = threading.Lock()
         self._speaking = Speaking(
             codec,
             source,
@@ -123,19 +110,22 @@ class Call:
             self._gate,
             iterations=settings.iterations,
             tail=settings.tail,
-            heard=self._said,
+            said=self._said,
         )
         self._hearing = Hearing(codec, sink, journal, heard=self._heard)
         self._state = CallState.WAITING
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
         self._present: set[int] = set()
+        self._leaving: dict[int, tuple[float, str]] = {}  # by when, and why
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sotto-call", daemon=True)
         self._closing = threading.Lock()
 
     def start(self) -> None:
         """Open the sink and the connection. Raises SottoError when either is refused."""
+        # The default lets one thread keep the interpreter for 5 ms: too long for sound.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._hearing.start()
         try:
             self._endpoint.start()
@@ -231,13 +221,14 @@ class Call:
 
     def set_recording(self, path: str | None) -> None:
         """Record both sides to `path`, or finish the recording. Raises SottoError."""
-        recorder = None if path is None else self._surroundings.recorder(path)
-        with self._recorder_lock:
-            self._recorder, before = recorder, self._recorder
-            finished, self._recording = self._recording, path or ""
+        recorder = None if path is None else Recorder(path)
+        if recorder is not None:
+            recorder.start()
+        self._recorder, before = recorder, self._recorder
+        finished, self._recording = self._recording, path or ""
         if before is not None:
-            before.close()
-            self._journal.info(f"recorded {finished}")
+            before.stop()
+            self._journal.info(before.error or f"recorded {finished}")
         if path is not None:
             self._journal.info(f"recording to {path}")
 
@@ -256,6 +247,10 @@ class Call:
             failure = self._speaking.failure or self._hearing.failure
             if failure is not None:
                 self._end(CallState.FAILED, failure)
+            for party, (deadline, reason) in tuple(self._leaving.items()):
+                # What was said before the goodbye is heard to its end.
+                if now > deadline or self._hearing.drained(party):
+                    self._leave(party, reason)
             if self._gone(now):
                 self._end(CallState.ENDED, "the other side is gone")
             if self._settings.hang_up and self._speaking.source_ended.is_set():
@@ -272,13 +267,12 @@ class Call:
         )
 
     def _take(self, event: Event) -> None:
-        from stream.transport import AudioArrived, Joined, Left, Notice, StateChanged
-
         if isinstance(event, AudioArrived):
             self._hearing.arrive(event.party, event.packet, event.captured, event.arrived)
         elif isinstance(event, Joined):
             self._hearing.join(event.party, event.name, event.fingerprint)
             self._present.add(event.party)
+            self._leaving.pop(event.party, None)
             self._speaking.call(True)
             self._journal.info(f"{event.name or 'somebody'} is here ({event.fingerprint})")
             if event.preset in self.presets() and event.preset != self._preset:
@@ -286,7 +280,7 @@ class Call:
                 self._speaking.set_preset(event.preset)
         elif isinstance(event, Left):
             self._journal.info(f"party {event.party} left: {event.reason}")
-            self._leave(event.party, event.reason)
+            self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
         elif isinstance(event, StateChanged):
             self._change(event.state, event.reason)
         elif isinstance(event, Notice):
@@ -303,6 +297,7 @@ class Call:
         self._state, self._reason = state, reason
 
     def _leave(self, party: int, reason: str) -> None:
+        self._leaving.pop(party, None)
         self._hearing.leave(party)
         self._present.discard(party)
         if self._present:
@@ -320,12 +315,10 @@ class Call:
         )
         self._over.set()
 
-    def _said(self, samples: FloatArray) -> None:
-        with self._recorder_lock:
-            if self._recorder is not None:
-                self._recorder.said(samples)
+    def _said(self, samples: FloatArray, time_of_last: float) -> None:
+        if (recorder := self._recorder) is not None:
+            recorder.said(samples, time_of_last)
 
-    def _heard(self, samples: FloatArray) -> None:
-        with self._recorder_lock:
-            if self._recorder is not None:
-                self._recorder.heard(samples)
+    def _heard(self, samples: FloatArray, time_of_first: float) -> None:
+        if (recorder := self._recorder) is not None:
+            recorder.heard(samples, time_of_first)

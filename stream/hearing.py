@@ -19,6 +19,7 @@ from stream.snapshot import Latency, Listener
 if TYPE_CHECKING:
     from codec.speech import SpeechCodec
     from stream.journal import Journal
+    from stream.sinks import Sink
     from stream.voice import Voice
 
 FloatArray = NDArray[np.float32]
@@ -28,22 +29,6 @@ _LEAST_BLOCK = 64
 _LIMIT = 0.98  # loudest sample of a mix
 _OVERLOAD = 0.85  # share of real time the decoder may take
 _OVERLOAD_PATIENCE = 3.0  # seconds
-
-
-class Sink(Protocol):
-    """Where remote voices go (see stream.sinks)."""
-
-    name: str
-
-    @property
-    def underruns(self) -> int: ...
-    @property
-    def latency(self) -> float: ...
-    def start(self) -> None: ...
-    def room(self) -> int: ...
-    def write(self, samples: FloatArray) -> None: ...
-    def play_time(self) -> float: ...
-    def stop(self) -> None: ...
 
 
 class Connection(Protocol):
@@ -69,7 +54,8 @@ class Hearing:
     """Decodes what arrives from every party and plays the mix, in two threads.
 
     The decoder thread does the heavy work; the mixer thread only moves samples, so that a frame
-    which takes long to decode never starves the loudspeaker. heard(samples): all that is played.
+    which takes long to decode never starves the loudspeaker. heard(samples,
+    time_of_first): all that is played.
     """
 
     def __init__(
@@ -77,10 +63,11 @@ class Hearing:
         codec: SpeechCodec,
         sink: Sink,
         journal: Journal,
-        heard: Callable[[FloatArray], None] | None = None,
+        heard: Callable[[FloatArray, float], None] | None = None,
     ) -> None:
         self._codec = codec
         self._sink = sink
+        self._broken: Sink | None = None
         self._journal = journal
         self._heard = heard
         self._parties: dict[int, Party] = {}
@@ -148,9 +135,10 @@ class Hearing:
         """Share of the decoder thread's time that it is busy."""
         return self._load.share(now)
 
-    def drained(self) -> bool:
-        """Whether every voice has played what it had."""
-        return all(not party.voice.pending() for party in self._present())
+    def drained(self, number: int) -> bool:
+        """Whether all that came from a party has been played."""
+        party = self._parties.get(number)
+        return party is None or not party.voice.pending()
 
     def snapshot(self, now: float, wire_bytes: int, connection: Connection) -> tuple[Listener, ...]:
         """What is heard of each party, in the order they came.
@@ -230,8 +218,11 @@ class Hearing:
             mix += party.voice.pull(room, play_time)
         np.clip(mix, -_LIMIT, _LIMIT, out=mix)
         self._sink.write(mix)
+        if self._sink.error is not None and self._sink is not self._broken:
+            self._broken = self._sink
+            self._journal.error(self._sink.error)
         if self._heard is not None:
-            self._heard(mix)
+            self._heard(mix, play_time)
 
     def _change_sink(self, make: Callable[[], Sink]) -> None:
         sink = make()

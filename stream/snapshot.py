@@ -188,6 +188,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Devices:
+    """Names of the sound devices there are to choose from."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LogLine:
     """One line of the call's log. number: counts up from 0; level: debug, info, warning, error."""
 

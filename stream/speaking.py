@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,10 @@ from codec.errors import SottoError
 from stream.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
 from stream.requests import Requests
 from stream.snapshot import Talker
+from stream.sources import Silence, Source
 
 if TYPE_CHECKING:
     from codec.live import EncodedFrame
-
     from codec.speech import SpeechCodec
     from stream.journal import Journal
 
@@ -29,24 +29,9 @@ FloatArray = NDArray[np.float32]
 
 _CHUNK = SAMPLE_RATE // 25  # at most this much is analysed between two slices of search
 _PATIENCE = 0.02  # seconds to wait for samples when there is nothing to search
+DEFAULT_TAIL = 0.06  # seconds of search after a frame's last sample
 _BACKLOG = 0.5  # seconds of samples waiting, beyond the source's own latency, that mean overload
 _NICENESS = 5  # the search yields to sound, network and screen
-
-
-class Source(Protocol):
-    """Where our voice comes from (see stream.sources)."""
-
-    name: str
-
-    @property
-    def ended(self) -> bool: ...
-    @property
-    def overflows(self) -> int: ...
-    @property
-    def latency(self) -> float: ...
-    def start(self) -> None: ...
-    def read(self, max_samples: int, timeout: float) -> tuple[FloatArray, float]: ...
-    def stop(self) -> None: ...
 
 
 class Gate:
@@ -66,8 +51,8 @@ class Speaking:
     """Encodes what the source hears, frame by frame, and hands packets to `send`.
 
     send(packet, captured): captured is the monotonic time at which the frame's last sample was in
-    the air; it returns False when the packet was dropped. heard(samples): every sample that was
-    encoded, for a recorder.
+    the air; it returns False when the packet was dropped. said(samples, time_of_last): every
+    sample that was encoded, for a recorder.
     """
 
     def __init__(
@@ -80,20 +65,23 @@ class Speaking:
         *,
         iterations: int | None = None,
         tail: float | None = None,
-        heard: Callable[[FloatArray], None] | None = None,
+        said: Callable[[FloatArray, float], None] | None = None,
     ) -> None:
         from codec.activity import ActivityDetector
         from codec.live import LiveEncoder
 
-        tail_option = {} if tail is None else {"tail": tail}
         self._encoder = LiveEncoder(
-            codec, iterations=iterations, activity=ActivityDetector(), **tail_option
+            codec,
+            iterations=iterations,
+            tail=DEFAULT_TAIL if tail is None else tail,
+            activity=ActivityDetector(),
         )
         self._source = source
+        self._broken: Source | None = None
         self._send = send
         self._journal = journal
         self._gate = gate
-        self._heard = heard
+        self._said = said
         self._requests = Requests(journal)
         self._stop = threading.Event()
         self._calling = threading.Event()
@@ -181,12 +169,12 @@ class Speaking:
             while not self._stop.is_set():
                 self._requests.serve()
                 samples, when = self._source.read(_CHUNK, 0.0 if busy else _PATIENCE)
+                self._report_source()
                 begun = time.monotonic()
                 if len(samples):
                     self._take(samples, when)
                 elif self._source.ended:
-                    self._finish()
-                    return
+                    self._go_silent()
                 busy = len(samples) == _CHUNK or self._encoder.refine()
                 self._load.push(begun, time.monotonic())
         except SottoError as error:
@@ -206,8 +194,8 @@ class Speaking:
             return  # nobody to talk to: only the meter moves
         if not self._gate.open:
             samples = np.zeros_like(samples)
-        if self._heard is not None:
-            self._heard(samples)
+        if self._said is not None:
+            self._said(samples, when)
         self._pushed += len(samples)
         frames = self._encoder.push(samples)
         self._columns.push(self._encoder.columns())
@@ -225,18 +213,28 @@ class Speaking:
         if not self._send(frame.packet, captured):
             self._unsent += 1
 
-    def _finish(self) -> None:
-        """Fill up the last frame with silence, so that the end of a file is heard."""
-        rest = -self._pushed % FRAME_SAMPLES + SAMPLE_RATE // 8
-        self._take(np.zeros(rest, np.float32), time.monotonic())
+    def _report_source(self) -> None:
+        """Tell once when the source breaks."""
+        if self._source.error is not None and self._source is not self._broken:
+            self._broken = self._source
+            self._journal.error(self._source.error)
+
+    def _go_silent(self) -> None:
+        """The source is over: stay on the line without a word, which also fills the last frame."""
+        self.source_ended.set()
+        self._journal.info(f"{self._source.name} is over")
+        self._replace_source(Silence())
 
     def _change_source(self, make: Callable[[], Source]) -> None:
         source = make()
+        self._replace_source(source)
+        self._journal.info(f"input is now {source.name}")
+
+    def _replace_source(self, source: Source) -> None:
         source.start()
         self._source, before = source, self._source
         self._overflows_before += before.overflows
         before.stop()
-        self._journal.info(f"input is now {source.name}")
 
 
 def median(values: deque[float]) -> float | None:

@@ -57,7 +57,7 @@ def _number(text: str) -> float:
     return value
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse._ActionsContainer) -> None:
     """--device, where a network runs."""
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs"

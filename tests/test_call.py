@@ -1,0 +1,285 @@
+"""A call as a whole: source to sink through two calls, joined by an in-memory connection."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec.audio import AudioReader
+from codec.errors import BadInput
+from codec.speech import SpeechCodec
+from stream.call import Call, CallSettings, Surroundings
+from stream.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
+from stream.journal import Journal
+from stream.sinks import NullSink
+from stream.snapshot import CallState, Devices, Link
+from stream.sources import FileSource
+from stream.warmup import warm_up
+
+CLIP = Path(__file__).parent / "clips" / "librispeech-6930.flac"
+
+
+class Wire:
+    """One end of an in-memory connection."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.other: Wire | None = None
+        self.queue: queue.Queue[Event] = queue.Queue(100)
+        self.presets: list[str] = []
+        self.closed: str | None = None
+
+    def start(self) -> None:
+        self.queue.put(StateChanged(CallState.TALKING, ""))
+        self.queue.put(Joined(1, f"not {self.name}", "2k", "aaaa-bbbb"))
+
+    def send(self, packet: bytes, captured: float) -> bool:
+        assert self.other is not None
+        if self.other.closed is not None:
+            return False
+        self.other.queue.put(AudioArrived(1, packet, captured, time.monotonic()))
+        return True
+
+    def announce_preset(self, preset: str) -> None:
+        self.presets.append(preset)
+
+    def events(self, timeout: float) -> list[Event]:
+        try:
+            return [self.queue.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+
+    def link(self) -> Link:
+        return Link(peer=self.name)
+
+    def wire_bytes(self) -> tuple[int, int]:
+        return 1000, 2000
+
+    def one_way(self, party: int) -> float | None:
+        return 0.0
+
+    def rejected(self, party: int) -> int:
+        return 0
+
+    def close(self, reason: str) -> None:
+        if self.closed is None:
+            self.closed = reason
+            assert self.other is not None
+            self.other.queue.put(Left(1, reason))
+
+
+class CollectingSink(NullSink):
+    """Keeps what is played."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.played: list[np.ndarray] = []
+
+    def write(self, samples: np.ndarray) -> None:
+        self.played.append(samples.copy())
+        super().write(samples)
+
+
+def wires() -> tuple[Wire, Wire]:
+    """Both ends of a connection."""
+    one, two = Wire("one"), Wire("two")
+    one.other, two.other = two, one
+    return one, two
+
+
+def no_devices() -> Surroundings:
+    """A machine without sound."""
+
+    def none(name: str) -> FileSource:
+        raise BadInput(f"no device {name}")
+
+    return Surroundings(none, none, lambda: Devices((), ()))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def codec() -> SpeechCodec:
+    codec = SpeechCodec.load("2k", "cpu")
+    warm_up(codec)
+    return codec
+
+
+def make(codec, wire, sink=None, clip=CLIP, **settings) -> Call:
+    """A call that says `clip`."""
+    return Call(
+        codec,
+        wire,
+        FileSource(clip),
+        sink or CollectingSink(),
+        CallSettings("2k", iterations=2, **settings),
+        no_devices(),
+        Journal(),
+    )
+
+
+@pytest.fixture
+def pair(codec):
+    """Two calls that talk to each other."""
+    one, two = wires()
+    calls = make(codec, one), make(codec, two)
+    for call in calls:
+        call.start()
+    yield calls
+    for call in calls:
+        call.close()
+
+
+def wait_until(condition, seconds: float = 20.0) -> None:
+    """Fail unless the condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "never happened"
+        time.sleep(0.02)
+
+
+def test_what_is_said_is_heard(codec, tmp_path):
+    one, two = wires()
+    ear = CollectingSink()
+    talker, hearer = make(codec, one), make(codec, two, ear)
+    talker.start()
+    hearer.start()
+    hearer.set_recording(str(tmp_path / "call.wav"))
+    try:
+        with AudioReader(CLIP) as reader:
+            said = np.concatenate(list(reader))
+        frames = -(-len(said) // 16384)
+        wait_until(lambda: talker.snapshot().talker.frames >= frames)
+        time.sleep(2.0)
+        seen = hearer.snapshot()
+    finally:
+        talker.close()
+        hearer.close()
+    heard = np.concatenate(ear.played)
+    # Envelopes in steps of 10 ms: codecs keep them, whatever they do to the waveform.
+    a, b = (np.sqrt(np.convolve(x**2, np.ones(160), "same")[::160]) for x in (said, heard))
+    likeness = np.correlate(b, a, "valid") / np.linalg.norm(a)
+    best = int(likeness.argmax())
+    assert likeness[best] / np.linalg.norm(b[best : best + len(a)]) > 0.9, best
+    (listener,) = seen.listeners
+    assert listener.arrivals.received >= frames
+    assert listener.arrivals.lost == listener.arrivals.rejected == 0
+    assert listener.latency.total is not None and 1.0 < listener.latency.total < 4.0
+    assert seen.talker.frames > 0 and 500 < seen.talker.rate.average < 2600
+    with AudioReader(tmp_path / "call.wav") as reader:
+        recorded = sum(len(block) for block in reader)
+    assert recorded > len(said)
+
+
+def test_hanging_up_ends_the_other_side_too(pair):
+    one, two = pair
+    wait_until(lambda: one.snapshot().state is CallState.TALKING)
+    one.hang_up()
+    assert one.wait(1.0)
+    one.close()
+    assert two.wait(10.0)
+    assert two.snapshot().state is CallState.ENDED
+    assert not [t for t in threading.enumerate() if t.name == "sotto-encoder" and not t.daemon]
+
+
+def test_muting_sends_silence_and_costs_next_to_no_bits(codec):
+    one, two = wires()
+    call, other = make(codec, one), make(codec, two)
+    call.set_muted(True)
+    call.start()
+    other.start()
+    try:
+        wait_until(lambda: call.snapshot().talker.frames >= 3)
+        talker = call.snapshot().talker
+        assert talker.rate.average < 250
+        assert talker.level_db > -60  # the meter still shows the microphone
+        assert call.snapshot().muted and not call.snapshot().talking
+    finally:
+        call.close()
+        other.close()
+
+
+def test_push_to_talk_is_silent_until_pressed(pair):
+    call, _ = pair
+    call.set_push_to_talk(True)
+    wait_until(lambda: call.snapshot().state is CallState.TALKING)
+    assert not call.snapshot().talking
+    call.talk(True)
+    assert call.snapshot().talking
+
+
+def test_the_preset_changes_within_the_model_and_not_beyond(pair):
+    call, _ = pair
+    with pytest.raises(BadInput, match="cannot be changed"):
+        call.set_preset("paper")
+    call.set_preset("1k2")
+    assert call.snapshot().preset == "1k2"
+    before = call.snapshot().talker.frames
+    wait_until(lambda: call.snapshot().talker.frames >= before + 2)
+    assert call.snapshot().talker.rate.now < 1700
+
+
+def test_a_device_that_cannot_be_opened_is_reported_and_the_call_goes_on(pair):
+    call, _ = pair
+    call.set_input("gramophone")
+    call.set_output("gramophone")
+    wait_until(lambda: sum("no device gramophone" in line.text for line in call.log_lines(-1)) == 2)
+    assert not call.wait(0.0)
+
+
+def test_a_file_that_is_over_hangs_up_when_asked_to(codec):
+    one, two = wires()
+    short, other = make(codec, one, hang_up=True), make(codec, two)
+    short.start()
+    other.start()
+    try:
+        assert short.wait(30.0)
+        assert short.snapshot().reason == "all was said"
+    finally:
+        short.close()
+        other.close()
+
+
+def test_a_connection_that_never_returns_is_given_up(codec):
+    one, _ = wires()
+    call = make(codec, one, patience=0.3)
+    call.start()
+    try:
+        one.queue.put(StateChanged(CallState.RECONNECTING, "nothing heard"))
+        assert call.wait(10.0)
+        assert call.snapshot().state is CallState.ENDED
+        assert "gone" in call.snapshot().reason
+    finally:
+        call.close()
+
+
+@pytest.mark.parametrize("state", [CallState.REFUSED, CallState.FAILED])
+def test_refusal_ends_the_call_with_its_reason(codec, state):
+    one, _ = wires()
+    call = make(codec, one)
+    call.start()
+    try:
+        one.queue.put(Notice("warning", "a notice"))
+        one.queue.put(StateChanged(state, "the listener does not know our key"))
+        assert call.wait(10.0)
+        assert call.snapshot().state is state
+        assert "does not know" in call.snapshot().reason
+        assert "a notice" in [line.text for line in call.log_lines(-1)]
+    finally:
+        call.close()
+
+
+def test_a_lasting_listener_waits_for_the_next_caller(codec):
+    one, _ = wires()
+    call = make(codec, one, lasting=True)
+    call.start()
+    try:
+        wait_until(lambda: call.snapshot().listeners)
+        one.queue.put(Left(1, "bye"))
+        wait_until(lambda: not call.snapshot().listeners)
+        assert not call.wait(0.2)
+    finally:
+        call.close()

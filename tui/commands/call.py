@@ -1,0 +1,51 @@
+"""`sotto call HOST`: a voice call to a machine where `sotto listen` runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from tui import live
+
+if TYPE_CHECKING:
+    from stream.call import Endpoint
+    from stream.transport import Offer, Security
+    from tui.commands import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "call",
+        help="call a machine that listens",
+        description="Call a machine where `sotto listen` runs and talk, both ways at once.",
+    )
+    parser.add_argument("host", metavar="HOST[:PORT]", help="whom to call")
+    parser.add_argument(
+        "--stay", action="store_true", help="stay on the line when --send-file is over"
+    )
+    live.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Call and talk until somebody hangs up; 0 unless the call was refused or failed."""
+    from stream.addresses import parse_address
+    from stream.call import CallSettings
+    from stream.transport import dial
+
+    live.check_options(args)
+    address = parse_address(args.host)
+
+    def connect(offer: Offer, security: Security) -> Endpoint:
+        return dial(address.host, address.port, offer, security)
+
+    said_once = args.send_file is not None or args.input == live.PIPE
+    settings = CallSettings(
+        preset=args.preset,
+        iterations=args.iterations,
+        tail=args.tail,
+        push_to_talk=args.push_to_talk,
+        hang_up=said_once and not args.stay,
+    )
+    return live.run(args, connect, settings)

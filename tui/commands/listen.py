@@ -1,0 +1,55 @@
+"""`sotto listen`: wait for a voice call."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from tui import live
+
+if TYPE_CHECKING:
+    from stream.call import Endpoint
+    from stream.transport import Offer, Security
+    from tui.commands import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "listen",
+        help="wait for a voice call",
+        description="Wait for `sotto call` from another machine and talk, both ways at once.",
+    )
+    parser.add_argument(
+        "--bind",
+        default="",
+        metavar="[ADDRESS][:PORT]",
+        help="where to listen (default: everywhere, or this machine alone without keys)",
+    )
+    parser.add_argument("--room", action="store_true", help="up to eight parties hear each other")
+    parser.add_argument(
+        "--keep", action="store_true", help="wait for the next call when one is over"
+    )
+    live.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Listen until the call is over; 0 unless something failed."""
+    from stream.call import CallSettings
+    from stream.transport import listen
+
+    live.check_options(args)
+
+    def connect(offer: Offer, security: Security) -> Endpoint:
+        return listen(args.bind, offer, security, room=args.room)
+
+    settings = CallSettings(
+        preset=args.preset,
+        room=args.room,
+        iterations=args.iterations,
+        tail=args.tail,
+        push_to_talk=args.push_to_talk,
+        lasting=args.keep,
+    )
+    return live.run(args, connect, settings)

@@ -1,0 +1,291 @@
+"""What `sotto listen` and `sotto call` share: options, set-up, and running a call to its end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from codec.errors import BadInput, SottoError
+from codec.files import PIPE, os_errors
+from tui import options
+from tui.errors import UsageError
+
+if TYPE_CHECKING:
+    from stream.transport import Offer, Security
+
+    from codec.speech import SpeechCodec
+    from stream.call import Call, CallSettings, Endpoint, Surroundings
+    from stream.journal import Journal
+    from stream.sinks import Sink
+    from stream.sources import Source
+
+NONE = "none"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of both commands."""
+    speech = parser.add_argument_group("speech")
+    speech.add_argument(
+        "--preset", default="2k", metavar="NAME", help="what we code our voice with (default: 2k)"
+    )
+    speech.add_argument(
+        "--iterations", type=options.count, metavar="N", help="most steps of the search per frame"
+    )
+    speech.add_argument(
+        "--tail",
+        type=options.positive,
+        metavar="SECONDS",
+        help="time for the search after a frame's last sample",
+    )
+    options.add_device(speech)
+    speech.add_argument(
+        "--threads",
+        type=options.count,
+        metavar="N",
+        help="processor threads for the networks (default: half of the processors)",
+    )
+    sound = parser.add_argument_group("sound")
+    sound.add_argument(
+        "--input",
+        metavar="DEVICE",
+        help="microphone: number or part of its name; '-' reads stdin, 'none' is silence",
+    )
+    sound.add_argument(
+        "--output",
+        metavar="DEVICE",
+        help="loudspeaker: number or part of its name; '-' writes stdout, 'none' plays nothing",
+    )
+    sound.add_argument("--send-file", metavar="AUDIO", help="say this instead of the microphone")
+    sound.add_argument("--record", metavar="WAV", help="record the call: left us, right them")
+    sound.add_argument("--push-to-talk", action="store_true", help="begin with the microphone off")
+    trust = parser.add_argument_group("trust")
+    trust.add_argument("--key", metavar="FILE", help="our key (default: the one keygen made)")
+    trust.add_argument(
+        "--peer-key", metavar="KEY", help="the other side's public key, or a file that holds it"
+    )
+    trust.add_argument(
+        "--trust-new", action="store_true", help="accept and remember a key never seen before"
+    )
+    trust.add_argument(
+        "--insecure", action="store_true", help="without keys, even beyond this machine"
+    )
+    trust.add_argument("--name", help="what the other side sees us as (default: this host's name)")
+    output = parser.add_argument_group("what is shown")
+    output.add_argument("--headless", action="store_true", help="no screen: one line per second")
+    output.add_argument("--stats-json", metavar="FILE", help="one JSON object per second")
+    output.add_argument("--log", metavar="FILE", help="the call's log (headless default: stderr)")
+    output.add_argument(
+        "--seconds", type=options.positive, metavar="N", help="hang up after this long"
+    )
+    output.add_argument(
+        "--impair",
+        metavar="SPEC",
+        help="for tests: spoil what arrives, as in loss=0.1,burst=2,jitter=0.2,duplicate=0.05",
+    )
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UsageError where options contradict each other."""
+    if args.send_file is not None and args.input is not None:
+        raise UsageError("--send-file and --input are both where our voice comes from")
+    if PIPE in (args.input, args.send_file, args.output) and not args.headless:
+        raise UsageError("a pipe takes the terminal's place: add --headless")
+    if args.output == PIPE and args.stats_json == PIPE:
+        raise UsageError("--output - and --stats-json - cannot both be standard output")
+    if args.insecure and (args.key or args.peer_key or args.trust_new):
+        raise UsageError("--insecure does without keys: leave out --key, --peer-key, --trust-new")
+
+
+def make_source(args: argparse.Namespace) -> Source:
+    """Where our voice comes from. Raises SottoError when it cannot be had."""
+    from stream.sources import FileSource, Microphone, PipeSource, Silence
+
+    if args.send_file is not None:
+        return PipeSource() if args.send_file == PIPE else FileSource(args.send_file)
+    if args.input == PIPE:
+        return PipeSource()
+    if args.input == NONE:
+        return Silence()
+    with _suggesting("--input none or --send-file"):
+        return Microphone(args.input)
+
+
+def make_sink(args: argparse.Namespace) -> Sink:
+    """Where the other side is heard. Raises SottoError when it cannot be had."""
+    from stream.sinks import Loudspeaker, NullSink, PipeSink
+
+    if args.output == PIPE:
+        return PipeSink()
+    if args.output == NONE:
+        return NullSink()
+    with _suggesting("--output none"):
+        return Loudspeaker(args.output)
+
+
+@contextlib.contextmanager
+def _suggesting(way_out: str) -> Iterator[None]:
+    """Say what to do on a machine without sound."""
+    from stream.devices import AudioDeviceError
+
+    try:
+        yield
+    except AudioDeviceError as error:
+        raise BadInput(f"{error} ({way_out} does without)") from error
+
+
+def surroundings() -> Surroundings:
+    """This machine's microphones and loudspeakers."""
+    from stream.call import Surroundings
+    from stream.devices import list_devices
+    from stream.sinks import Loudspeaker
+    from stream.snapshot import Devices
+    from stream.sources import Microphone
+
+    def devices() -> Devices:
+        found = list_devices()
+        return Devices(
+            inputs=tuple(device.name for device in found if device.inputs),
+            outputs=tuple(device.name for device in found if device.outputs),
+        )
+
+    return Surroundings(Microphone, Loudspeaker, devices)
+
+
+def security(args: argparse.Namespace) -> Security:
+    """The keys to use. Raises BadInput when one that was asked for cannot be read."""
+    from stream.transport import Security
+
+    from stream.keys import default_key_path, read_key_pair, read_public_key
+
+    if args.insecure:
+        return Security(insecure=True)
+    path = Path(args.key) if args.key else default_key_path()
+    keys = read_key_pair(path) if args.key or path.exists() else None
+    peer_key = read_public_key(args.peer_key) if args.peer_key else None
+    return Security(keys=keys, peer_key=peer_key, trust_new=args.trust_new)
+
+
+def run(
+    args: argparse.Namespace,
+    connect: Callable[[Offer, Security], Endpoint],
+    settings: CallSettings,
+) -> int:
+    """Load the codec, make the call that `connect` begins, and stay until it is over.
+
+    0 when somebody hung up; otherwise raises SottoError with the reason.
+    """
+    from stream.transport import Offer
+
+    from stream.call import Call
+    from stream.snapshot import CallState
+    from tui.headless import statistics_file
+
+    # What may be misspelt is looked at before the seconds that loading takes.
+    keys = security(args)
+    source, sink = make_source(args), make_sink(args)
+    with (
+        statistics_file(args.stats_json) as statistics,
+        _log_file(args) as log,
+    ):
+        codec = _load(args)
+        offer = Offer(
+            codec.model_id, codec.preset, args.name or socket.gethostname(), settings.room
+        )
+        endpoint = connect(offer, keys)
+        if args.impair:
+            endpoint = _impaired(endpoint, args.impair)
+        journal = _journal(log)
+        call = Call(codec, endpoint, source, sink, settings, surroundings(), journal)
+        call.start()
+        try:
+            if args.record:
+                call.set_recording(args.record)
+            _stay(call, args, statistics)
+        finally:
+            call.close()
+        over = call.snapshot()
+    if over.state in (CallState.REFUSED, CallState.FAILED):
+        raise SottoError(over.reason)
+    return 0
+
+
+def _stay(call: Call, args: argparse.Namespace, statistics: TextIO | None) -> None:
+    """Show the call until it is over."""
+    from tui.headless import follow
+
+    if args.headless:
+        follow(call, show=not args.log, statistics=statistics, seconds=args.seconds)
+        return
+    from tui.app.app import CallApp
+
+    with following(call, statistics, args.seconds):
+        CallApp(call).run()
+
+
+@contextlib.contextmanager
+def following(call: Call, statistics: TextIO | None, seconds: float | None) -> Iterator[None]:
+    """Write statistics in a thread of their own while the screen has the main one."""
+    from tui.headless import follow
+
+    if statistics is None and seconds is None:
+        yield
+        return
+
+    def work() -> None:
+        follow(call, show=False, statistics=statistics, seconds=seconds)
+        if seconds is not None:
+            call.hang_up()
+
+    thread = threading.Thread(target=work, name="sotto-statistics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        call.hang_up()
+        thread.join(2.0)
+
+
+def _load(args: argparse.Namespace) -> SpeechCodec:
+    """The codec, ready to go: what is slow the first time is done once before the call."""
+    import torch
+
+    from codec.speech import SpeechCodec
+    from stream.warmup import warm_up
+    from tui.progress import Progress
+
+    torch.set_num_threads(args.threads or max((os.cpu_count() or 1) // 2, 1))
+    with Progress("loading the networks", None):
+        codec = SpeechCodec.load(args.preset, args.device)
+        warm_up(codec)
+    return codec
+
+
+def _impaired(endpoint: Endpoint, description: str) -> Endpoint:
+    from stream.impairment import Impaired, parse_impairment
+
+    return Impaired(endpoint, parse_impairment(description))
+
+
+@contextlib.contextmanager
+def _log_file(args: argparse.Namespace) -> Iterator[TextIO | None]:
+    """Where the log goes: --log, else standard error when there is no screen."""
+    if args.log is None:
+        yield sys.stderr if args.headless else None
+        return
+    with os_errors("write", args.log):
+        file = open(args.log, "a", encoding="utf-8")  # noqa: SIM115
+    with file:
+        yield file
+
+
+def _journal(log: TextIO | None) -> Journal:
+    from stream.journal import Journal
+
+    return Journal(log)
