@@ -1,4 +1,5 @@
-"""`sotto bench speech DIR ...`: the benchmark program in `models.bench`."""
+"""`sotto bench SUBJECT ...`: the benchmark of the codec in `models.bench`, that of the live link in
+`stream.evaluation.bench`."""
 
 from __future__ import annotations
 
@@ -6,19 +7,23 @@ import argparse
 import importlib
 from typing import TYPE_CHECKING
 
+from tui.progress import note
+
 if TYPE_CHECKING:
     from tui.commands import Subparsers
 
-SUBJECTS = ("speech",)
+LINK = "link"
+SUBJECTS = ("speech", LINK)
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "bench",
-        help="quality, bitrate and speed against other codecs",
-        description="Score the codec and the other codecs that are installed on a directory of "
-        "clips. `sotto bench speech --help` lists the options.",
+        help="quality, bitrate and speed against other codecs; latency of the live link",
+        description="speech: score the codec and the other codecs that are installed on a "
+        "directory of clips. link: a call between two processes on this machine, in good and in "
+        "bad times. `sotto bench SUBJECT --help` lists the options.",
     )
     parser.add_argument("subject", choices=SUBJECTS, help="what to score")
     parser.set_defaults(run=run)
@@ -31,5 +36,18 @@ def run(args: argparse.Namespace) -> int:
 
 def delegate(arguments: list[str]) -> int:
     """Hand over everything from the subject on."""
-    # Only here: it imports torch.
+    # Only here: they import torch.
+    if arguments and arguments[0] == LINK:
+        return _link(arguments[1:])
     return int(importlib.import_module("models.bench").main(arguments))
+
+
+def _link(arguments: list[str]) -> int:
+    try:
+        bench = importlib.import_module("stream.evaluation.bench")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("codec", "models", "stream"):
+            raise
+        note(f"{error}: install sotto with its bench extra, sotto[bench]")
+        return 1
+    return int(bench.main(arguments))

@@ -1,0 +1,406 @@
+"""The benchmark of the link measures what it says: on sounds, files and ports that are known."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from codec.errors import BadInput
+from codec.speech import SpeechCodec
+from stream.evaluation import accounting, bench, material, measures, report, stranger, usage
+from stream.evaluation.alignment import SAMPLE_RATE, best_lag, locate, mouth_to_ear
+from stream.evaluation.listening import find_talk, judge, mean_score, sharpest_break
+from stream.evaluation.runs import Run, Track
+from stream.evaluation.scenarios import SCENARIOS, find_scenario
+from stream.evaluation.usage import Usage
+from stream.rig.soundcard import unavailable as no_cards
+from tui import cli
+
+
+@pytest.fixture(scope="module")
+def clips(clip_paths):
+    return material.read_clips(clip_paths[0].parent)
+
+
+@pytest.fixture(scope="module")
+def talk(clips):
+    return material.talk(clips, 16.0)
+
+
+@pytest.fixture(scope="module")
+def coded(talk):
+    """The talk after 2 kbit/s, [n]; the codec adds no delay."""
+    codec = SpeechCodec.load("2k", "cpu")
+    return codec.decode(codec.encode(talk.samples, SAMPLE_RATE, search=False))
+
+
+def late(samples, seconds, room=5.0):
+    before = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
+    return np.concatenate([before, samples, np.zeros(round(room * SAMPLE_RATE), np.float32)])
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.1735, 1.4742, 3.2])
+def test_the_delay_of_coded_speech_is_found_to_two_milliseconds(talk, coded, delay):
+    found, missing = mouth_to_ear(talk.samples, late(0.3 * coded, delay))
+    assert len(found) >= 8
+    assert missing == []
+    delays = np.array([item.delay for item in found])
+    assert np.abs(delays - delay).max() < 0.002
+    assert min(item.similarity for item in found) > 0.85
+
+
+def test_a_delay_that_changes_is_followed(talk, coded):
+    cut = 8 * SAMPLE_RATE
+    heard = np.concatenate([late(coded[:cut], 1.2, 0.0), np.zeros(1600, np.float32), coded[cut:]])
+    found, _ = mouth_to_ear(talk.samples, late(heard, 0.0), window=2.0)
+    before = [item.delay for item in found if item.start < 5.9]
+    after = [item.delay for item in found if item.start > 8.1]
+    assert before == pytest.approx([1.2] * len(before), abs=0.002)
+    assert after == pytest.approx([1.3] * len(after), abs=0.002)
+    assert before
+    assert after
+
+
+def test_what_was_not_heard_is_missing(talk, coded):
+    heard = late(coded, 1.2)
+    heard[round(6.0 * SAMPLE_RATE) : round(10.0 * SAMPLE_RATE)] = 0.0
+    found, missing = mouth_to_ear(talk.samples, heard, window=2.0)
+    assert missing
+    assert all(4.0 < start < 9.0 for start in missing)
+    assert len(found) >= 5
+    # Another's voice is no echo.
+    _, nobody = mouth_to_ear(talk.samples, late(np.roll(coded, 9 * SAMPLE_RATE), 0.0))
+    assert len(nobody) >= 5
+
+
+def test_silence_has_no_delay():
+    nothing = np.zeros(8 * SAMPLE_RATE, np.float32)
+    assert mouth_to_ear(nothing, nothing) == ([], [])
+    assert best_lag(nothing[:16000], nothing) == (0.0, 0.0)
+
+
+def test_a_talk_is_found_in_the_recording_of_a_microphone(talk):
+    recording = late(0.5 * talk.samples, 2.34)
+    # The player fell behind once, by 50 ms, in a pause.
+    second = talk.utterances[1].first + round(2.34 * SAMPLE_RATE) - 4000
+    recording = np.insert(recording, second, np.zeros(800, np.float32))
+    starts = find_talk(talk, recording)
+    lead = round(2.34 * SAMPLE_RATE)
+    assert starts[0] == talk.utterances[0].first + lead
+    assert starts[1:] == [u.first + lead + 800 for u in talk.utterances[1:]]
+    assert find_talk(talk, np.zeros_like(recording)) == [-1] * len(talk.utterances)
+    assert locate(talk.samples[:1600], np.zeros(100, np.float32), 0, 50)[1] == 0.0
+
+
+def test_quality_does_not_depend_on_delay_and_level_but_on_loss(talk, coded):
+    starts = [utterance.first for utterance in talk.utterances]
+    plain = judge(talk, starts, talk.samples, late(coded, 0.0), with_phones=True)
+    delayed = judge(talk, starts, talk.samples, late(0.5 * coded, 1.2))
+    assert len(plain) == len(delayed) == len(talk.utterances)
+    assert mean_score(delayed, "pesq_nb") == pytest.approx(mean_score(plain, "pesq_nb"), abs=0.02)
+    assert [item.delay for item in delayed] == pytest.approx([1.2] * len(starts), abs=0.002)
+    assert 0 < sum(item.phone_errors for item in plain) < sum(item.phones for item in plain)
+    holes = late(coded, 1.2)
+    holes[: len(holes) // 3200 * 3200].reshape(-1, 3200)[:, :1000] = 0.0
+    assert mean_score(judge(talk, starts, talk.samples, holes), "pesq_nb") < 0.8 * mean_score(
+        plain, "pesq_nb"
+    )
+
+
+def test_a_click_stands_out_of_coded_speech(coded):
+    own, _ = sharpest_break(coded)
+    click = coded.copy()
+    click[90_000] += 0.5
+    level, at = sharpest_break(click)
+    assert level > own + 3.0
+    assert abs(at - 90_000) <= 20
+    # The level of the whole does not matter, and neither does a beginning out of silence.
+    assert sharpest_break(0.1 * click)[0] == pytest.approx(level, abs=0.1)
+    assert sharpest_break(late(coded, 0.1))[0] == pytest.approx(own, abs=1.0)
+    assert sharpest_break(np.zeros(16_000, np.float32)) == (-math.inf, 0)
+    assert sharpest_break(coded[:100]) == (-math.inf, 0)
+
+
+def test_a_talk_is_coded_once_and_its_beginning_reused(talk):
+    coded = []
+
+    class Codec:
+        def encode(self, samples, rate):
+            coded.append(len(samples))
+            return samples
+
+        def decode(self, data):
+            return 0.5 * data
+
+    offline = measures.Offline(Codec)  # type: ignore[arg-type]
+    whole = offline(talk.samples)
+    np.testing.assert_array_equal(offline(talk.samples[:5000]), whole[:5000])
+    np.testing.assert_array_equal(offline(talk.samples[9000:]), 0.5 * talk.samples[9000:])
+    assert coded == [len(talk.samples), len(talk.samples) - 9000]
+
+
+def test_talks_repeat_and_are_never_empty(clips):
+    assert len(material.talk(clips, 0.1).utterances) == 1
+    long = material.talk(clips, 60.0, first=3)
+    assert [u.name for u in long.utterances[:2]] == [clips[3].name, clips[4].name]
+    assert len(long.utterances) > len(clips)
+    assert long.seconds <= 61.0
+    with pytest.raises(BadInput):
+        material.talk([], 1.0)
+    noise = material.room_noise(2.0, -60.0).samples
+    assert 10 * np.log10(np.mean(noise**2)) == pytest.approx(-60.0, abs=0.1)
+
+
+def snapshot(seconds, *, overflows=0, underruns=0, lost=0, late=0, rate=140.0):
+    counts = dict.fromkeys(accounting.COUNTERS, 0)
+    return {
+        "state": "talking",
+        "seconds": seconds,
+        "talker": {"overflows": overflows, "frames": 40, "rate": {"average": 1990.0, "now": rate}},
+        "listeners": [
+            {
+                "arrivals": {**counts, "underruns": underruns, "lost": lost, "late": late},
+                "latency": {"total": 1.25},
+            }
+        ],
+    }
+
+
+def test_gaps_are_listed_when_they_happen():
+    lines = [snapshot(1.0), snapshot(2.0, underruns=2), snapshot(3.0, underruns=2, overflows=1)]
+    assert accounting.gaps(lines, "a") == [
+        accounting.Gap(2.0, "a", "underrun", 2),
+        accounting.Gap(3.0, "a", "overflow", 1),
+    ]
+    assert accounting.gaps([{**snapshot(1.0), "listeners": []}], "a") == []
+
+
+def test_statistics_files_are_checked(tmp_path):
+    path = tmp_path / "stats.jsonl"
+    path.write_text(json.dumps(snapshot(1.0)) + "\n" + '{"half')
+    assert len(accounting.read_snapshots(path)) == 1
+    path.write_text("[1]\n")
+    with pytest.raises(BadInput, match="line 1"):
+        accounting.read_snapshots(path)
+    path.write_text("{}\nno\n")
+    with pytest.raises(BadInput, match="line 2"):
+        accounting.read_snapshots(path)
+    with pytest.raises(BadInput):
+        accounting.read_snapshots(tmp_path / "nothing")
+
+
+def test_what_a_process_takes():
+    with usage.Watch({"me": os.getpid(), "nobody": 2**22 + 1}, 0.05) as watch:
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+        time.sleep(0.1)
+    mine = watch.samples["me"]
+    assert watch.samples["nobody"] == []
+    assert mine[-1].cpu - mine[0].cpu >= 0.2
+    assert 1 << 20 < mine[-1].proportional <= 1.05 * mine[-1].resident
+    share = usage.cpu_share(mine, mine[0].time, mine[-1].time)
+    assert share is not None
+    assert 0.0 < share < 4.0
+    assert usage.cpu_share(mine, mine[-1].time + 1, mine[-1].time + 2) is None
+
+
+def test_growth_is_of_medians_after_settling():
+    flat = [Usage(float(t), 0.0, 0, 100 + (50 if t < 30 else 0)) for t in range(200)]
+    assert usage.growth(flat, 30.0, 20.0) == 0.0
+    leak = [Usage(float(t), 0.0, 0, 10 * t) for t in range(200)]
+    assert usage.growth(leak, 30.0, 20.0) == pytest.approx(1500.0, abs=10)
+    assert usage.growth(leak, 180.0, 20.0) is None
+    assert usage.growth([], 0.0) is None
+
+
+def synthetic(scenario, talk, coded, *, delay=1.2, hole=None, snapshots=None):
+    """A run in which both ends say the talk and hear the other's after `delay`."""
+    began = 1000.0
+    heard = late(coded, 3.0 + delay)
+    if hole is not None:
+        heard[round(hole[0] * SAMPLE_RATE) : round(hole[1] * SAMPLE_RATE)] = 0.0
+    said = late(talk.samples, 3.0, 5.0 + delay)
+    samples = [Usage(began + t, 0.1 * t, 10**8, 10**8) for t in range(40)]
+    snapshots = snapshots or [snapshot(float(t)) for t in range(30)]
+    return Run(
+        scenario,
+        {"a": talk, "b": talk},
+        {"a": Track(said, heard, began), "b": Track(said, heard, began)},
+        {"a": snapshots, "b": snapshots},
+        {"a": samples, "b": samples},
+        began + 3.0,
+        began + 3.0 + talk.seconds,
+        2.0,
+        {"a": 0, "b": 143},
+        {"a": 0.1, "b": 0.1},
+    )
+
+
+def figure(outcome, name):
+    (found,) = [item for item in outcome.figures if item.name == name]
+    return found
+
+
+def test_figures_of_a_calm_call(talk, coded):
+    outcome = measures.outcome(synthetic(find_scenario("quiet-network"), talk, coded))
+    p95 = figure(outcome, "mouth to ear, 95th percentile")
+    assert p95.values == pytest.approx({"a": 1.2, "b": 1.2}, abs=0.002)
+    assert p95.verdict == "met"
+    assert figure(outcome, "windows not heard").verdict == "met"
+    assert all(math.isfinite(v) for v in figure(outcome, "sharpest break").values.values())
+    assert figure(outcome, "CPU, share of a core").values == pytest.approx({"a": 0.1, "b": 0.1})
+    assert outcome.gaps == []
+    slow = measures.outcome(synthetic(find_scenario("quiet-network"), talk, coded, delay=1.6))
+    assert figure(slow, "mouth to ear, 95th percentile").verdict == "missed"
+
+
+def test_the_moment_speech_is_heard_again(talk, coded):
+    run = synthetic(find_scenario("outage"), talk, coded, hole=(8.0, 13.0))
+    run.down_at, run.up_at = run.tracks["a"].began + 7.0, run.tracks["a"].began + 12.0
+    outcome = measures.outcome(run)
+    again = figure(outcome, "speech heard again after")
+    # In the recording it is at 13.0, or a little later if a pause begins there.
+    assert all(0.9 <= value <= 1.7 for value in again.values.values())
+    run.tracks["a"].heard[:] = run.tracks["b"].heard[:] = 0.0
+    assert figure(measures.outcome(run), "speech heard again after").verdict == "missed"
+
+
+def test_two_clocks_are_no_delay(talk, coded):
+    run = synthetic(find_scenario("soak"), talk, coded)
+    # b's card began half a second later, and counts faster than true by half a percent.
+    fast = 1.005
+    positions = np.arange(len(run.tracks["b"].heard)) / fast
+    stretched = np.interp(positions, np.arange(len(run.tracks["a"].heard)), run.tracks["a"].heard)
+    cut = round(0.5 * SAMPLE_RATE * fast)
+    run.tracks["b"] = Track(
+        run.tracks["b"].said, stretched[cut:].astype(np.float32), 1000.5, SAMPLE_RATE * fast
+    )
+    found = measures.skewed_delays(run.tracks["a"], run.tracks["b"], 1.5).found
+    assert len(found) >= 6
+    # Within 3 s half a percent is 15 ms, of which the middle is found.
+    assert [item.delay for item in found] == pytest.approx([1.2] * len(found), abs=0.02)
+
+
+def test_silence_and_strangers_have_their_figures(talk, coded):
+    run = synthetic(find_scenario("silence"), talk, coded)
+    assert figure(measures.outcome(run), "CPU, share of a core").verdict == "met"
+    assert figure(measures.outcome(run), "codec bits").verdict == "met"
+    run = synthetic(find_scenario("garbage"), talk, coded)
+    account = stranger.Account(1000, 5, 5, 0, 1, 2.0)
+    run.stranger = vars(account)
+    outcome = measures.outcome(run)
+    assert figure(outcome, "garbage packets per second").values == {"a": 500.0}
+    assert figure(outcome, "bytes the stranger got beyond the greeting").verdict == "met"
+    assert figure(outcome, "messages the stranger got").verdict == "missed"
+
+
+def test_jitter_explains_what_was_lost(talk, coded):
+    explained = [snapshot(9.0, lost=3, late=3)]
+    run = synthetic(find_scenario("jitter"), talk, coded, snapshots=explained)
+    name = "lost and not for missing its deadline"
+    assert figure(measures.outcome(run), name).verdict == "met"
+    run = synthetic(find_scenario("jitter"), talk, coded, snapshots=[snapshot(9.0, lost=3)])
+    assert figure(measures.outcome(run), name).verdict == "missed"
+
+
+def test_verdicts():
+    def verdict(value, bar=1.0, beyond=0.5):
+        return report.Figure("x", "s", {"a": value, "b": 0.1}, bar, beyond).verdict
+
+    assert verdict(0.4) == "beyond"
+    assert verdict(0.7) == "met"
+    assert verdict(1.1) == "missed"
+    assert verdict(None) == "missed"
+    assert verdict(math.nan) == "missed"
+    assert verdict(9.0, None, None) == ""
+
+
+def test_tables_and_json_hold_every_figure(talk, coded, capsys):
+    outcome = measures.outcome(synthetic(find_scenario("jitter"), talk, coded))
+    outcome.gaps = [accounting.Gap(3.0, "a", "underrun", 2)] * 30
+    failed = report.Outcome(find_scenario("outage"), failure="no [namespaces]")
+    for item in (outcome, failed):
+        report.print_outcome(item, sys.stdout)
+    shown = capsys.readouterr().out
+    assert "mouth to ear, median [s]" in shown
+    assert "and 10 more" in shown
+    assert "could not run: no [namespaces]" in shown
+    value = json.loads(json.dumps(report.as_dict([outcome, failed], {}), allow_nan=False))
+    assert len(value["scenarios"][0]["figures"]) == len(outcome.figures)
+    assert value["scenarios"][1]["failure"] == "no [namespaces]"
+
+
+class Port:
+    """A TCP server that says `greeting` and then what it is told to; counts what comes."""
+
+    def __init__(self, says):
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.says, self.bytes, self.clients = says, 0, 0
+        self.threads = [threading.Thread(target=self.accept, daemon=True)]
+        self.threads[0].start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            self.clients += 1
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        with client:
+            client.sendall(self.says)
+            with contextlib.suppress(ConnectionError):
+                while data := client.recv(65536):
+                    self.bytes += len(data)
+
+
+def test_a_stranger_counts_what_it_gets():
+    secretive, talkative = Port(stranger.greeting(b"CURVE")), Port(bytes(64) + b"hello")
+    for port, extra in ((secretive, 0), (talkative, 5)):
+        address = port.server.getsockname()
+        account = stranger.pelt(address, 2000.0, 0.5)
+        port.server.close()
+        assert account.packets > 100
+        assert account.connections >= 8
+        assert port.bytes > 1000
+        assert account.received_bytes == extra * account.greetings
+        assert account.received_messages == 0
+        assert account.greetings >= 8
+    assert len(stranger.greeting(b"NULL")) == 64
+
+
+def test_scenarios_are_what_the_link_understands():
+    impairment = pytest.importorskip("stream.impairment")
+    for scenario in SCENARIOS:
+        if scenario.impair:
+            impairment.parse_impairment(scenario.impair)
+    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
+
+
+def test_the_command_line(capsys, tmp_path):
+    assert cli.main(["bench", "link", "--list"]) == 0
+    assert "quiet-network" in capsys.readouterr().out
+    for wrong in (["--scenario", "nonsense"], ["--minutes", "0"], ["--minutes", "x"]):
+        assert bench.main(wrong) == 2
+    assert bench.main(["--clips", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("sotto: there is no audio")
+    assert bench.main(["--json", str(tmp_path / "no" / "x.json")]) == 1
+
+
+def test_a_scenario_that_cannot_run_is_reported(capsys, monkeypatch, clip_paths):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert no_cards() is not None
+    assert bench.main(["--scenario", "silence"]) == 1
+    assert "could not run: no virtual sound cards" in capsys.readouterr().out
