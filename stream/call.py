@@ -139,11 +139,11 @@ class Call:
         """Whether the call is over; waits up to `timeout` seconds for it."""
         return self._over.wait(timeout)
 
-    def close(self, reason: str = "hung up") -> None:
-        """Hang up, end every thread and finish the recording."""
+    def close(self) -> None:
+        """Hang up if the call is not over yet, end every thread and finish the recording."""
         with self._closing:
-            self._end(CallState.ENDED, reason)
-            self._endpoint.close(reason)
+            self._end(CallState.ENDED, "hung up")
+            self._endpoint.close(self._reason)
             self._speaking.stop()
             self._hearing.stop()
             if self._thread.is_alive() and threading.current_thread() is not self._thread:
@@ -274,7 +274,8 @@ class Call:
             self._present.add(event.party)
             self._leaving.pop(event.party, None)
             self._speaking.call(True)
-            self._journal.info(f"{event.name or 'somebody'} is here ({event.fingerprint})")
+            key = f" (key {event.fingerprint})" if event.fingerprint else ""
+            self._journal.info(f"{event.name or 'somebody'} is here{key}")
             if event.preset in self.presets() and event.preset != self._preset:
                 self._preset = event.preset
                 self._speaking.set_preset(event.preset)
