@@ -1,0 +1,173 @@
+"""Key files, fingerprints, known peers, and `sotto keygen`."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.errors import BadInput
+from stream import keys
+from stream.keys import KeyPair, KnownPeers
+from tui.cli import main
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOTTO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_a_pair_survives_its_files(tmp_path):
+    pair, path = keys.generate(), tmp_path / "a" / "key"
+    keys.write_key_pair(pair, path, name="Zoë at home")
+    assert keys.read_key_pair(path) == pair
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert (tmp_path / "a" / "key.pub").read_text().split() == [pair.public, "Zoë-at-home"]
+    assert keys.read_public_key(str(path) + ".pub") == pair.public
+    assert keys.read_public_key(pair.public) == pair.public
+    assert sorted(os.listdir(path.parent)) == ["key", "key.pub"]
+    assert pair.secret not in repr(pair)
+
+
+@pytest.mark.parametrize("existing", ["key", "key.pub"])
+def test_nothing_is_overwritten_unless_forced(tmp_path, existing):
+    (tmp_path / existing).write_text("precious")
+    with pytest.raises(BadInput, match="exists already"):
+        keys.write_key_pair(keys.generate(), tmp_path / "key")
+    assert os.listdir(tmp_path) == [existing]
+    assert (tmp_path / existing).read_text() == "precious"
+    pair = keys.generate()
+    keys.write_key_pair(pair, tmp_path / "key", force=True)
+    assert keys.read_key_pair(tmp_path / "key") == pair
+
+
+def test_a_key_others_can_read_is_refused(tmp_path):
+    path = tmp_path / "key"
+    keys.write_key_pair(keys.generate(), path)
+    path.chmod(0o644)
+    with pytest.raises(BadInput, match="chmod 600"):
+        keys.read_key_pair(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: text[:30],
+        lambda text: text.replace("sotto", "other"),
+        lambda text: text.replace("secret", "public"),
+        lambda text: text[:-6] + "\n",
+        lambda text: "\n".join([text.split("\n")[0], f"public {'0' * 40}", text.split("\n")[2]]),
+        lambda text: "\0" * 5000,
+    ],
+)
+def test_damaged_private_keys_are_refused(tmp_path, change):
+    path = tmp_path / "key"
+    keys.write_key_pair(keys.generate(), path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(BadInput):
+        keys.read_key_pair(path)
+
+
+def test_missing_keys_and_directories_are_refused(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(BadInput, match="cannot read"):
+            keys.read_key_pair(path)
+        with pytest.raises(BadInput, match="cannot read"):
+            keys.read_public_key(str(path))
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_z85_round_trip_and_fingerprints(data):
+    text = keys.key_text(data)
+    assert keys.key_bytes(text) == data
+    groups = keys.fingerprint(text).split("-")
+    assert [len(group) for group in groups] == [4, 4, 4, 4]
+
+
+def test_fingerprint_is_pinned():
+    """SHA-256 of 32 zero bytes begins 66687aadf862bd776c8f."""
+    assert keys.fingerprint("0" * 40) == "mzuh-vlpy-mk6x-o3ep"
+
+
+@given(st.text(max_size=50))
+def test_what_is_no_key_is_refused(text):
+    with pytest.raises(BadInput):
+        keys.key_bytes(text)
+
+
+def test_characters_that_overflow_are_refused():
+    with pytest.raises(BadInput):
+        KeyPair("#" * 40, "0" * 40)
+
+
+def test_known_peers(tmp_path):
+    peers = KnownPeers(tmp_path / "sub" / "peers")
+    one, two = keys.generate().public, keys.generate().public
+    assert peers.entries() == {}
+    assert peers.key_of("host", 4747) is None
+    assert peers.add("host:4747", one) == "host:4747"
+    assert peers.add("host:4747", one) == "host:4747"
+    assert peers.add("host:4747", two) == "host:4747-2"
+    assert peers.add("  a b\n", two) == "a-b"
+    assert peers.add("# evil", two) == "-evil"
+    assert peers.key_of("host", 4747) == one
+    assert peers.key_of("host", 1) is None
+    assert peers.knows(two)
+    assert peers.name_of(two) == "host:4747-2"
+    assert not peers.knows(keys.generate().public)
+    with open(peers.path, "a") as file:
+        file.write(f"\n# a comment\nother {one}")
+    assert peers.key_of("other", 99) == one
+    peers.add("last", one)
+    assert peers.entries()["last"] == peers.entries()["other"] == one
+
+
+@pytest.mark.parametrize("line", ["just-a-name", "name short", f"name {'#' * 40}", "a b c"])
+def test_damaged_known_peers_name_their_line(tmp_path, line):
+    path = tmp_path / "peers"
+    path.write_text(f"# fine\n\n{line}\n")
+    with pytest.raises(BadInput):
+        KnownPeers(path).entries()
+    path.write_bytes(b"x" * (2 << 20))
+    with pytest.raises(BadInput, match="too long"):
+        KnownPeers(path).entries()
+
+
+def test_home_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("SOTTO_HOME", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert keys.home() == tmp_path / "sotto"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "not/absolute")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(keys.home()) == "/home/someone/.config/sotto"
+    monkeypatch.setenv("SOTTO_HOME", "/elsewhere")
+    assert str(keys.default_key_path()) == "/elsewhere/key"
+
+
+def test_keygen(home, capsys):
+    assert main(["keygen", "--json", "--name", "me"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    pair = keys.read_key_pair(home / "key")
+    assert answer["public"] == pair.public
+    assert answer["fingerprint"] == pair.fingerprint
+    assert pair.secret not in json.dumps(answer)
+    assert main(["keygen"]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["keygen", "--force"]) == 0
+    out = capsys.readouterr().out
+    assert keys.read_key_pair(home / "key").fingerprint in out
+    assert keys.read_key_pair(home / "key") != pair
+
+
+def test_keygen_refuses_what_is_no_file(home, tmp_path, capsys):
+    assert main(["keygen", str(tmp_path / "file" / "x")]) == 0
+    assert main(["keygen", str(tmp_path / "file" / "x" / "below")]) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert main(["keygen", "-"]) == 2
