@@ -241,7 +241,7 @@ class Listener(Endpoint):
             for member in self._members.values()
             if member.talk is not None and (delay := member.talk.remote.one_way) is not None
         }
-        return max(wake_at, self._quiet_until) if self._quiet_until > now else wake_at
+        return min(wake_at, self._quiet_until) if self._quiet_until > now else wake_at
 
     # --- strangers ----------------------------------------------------------------------------
 
