@@ -159,6 +159,7 @@ class Caller(Endpoint):
             if beat is not None:
                 self._say(talk.seal(beat))
             talk.flush(now, self._say)
+            self._unsent += talk.take_dropped()
             if self._sweep_at is not None and now >= self._sweep_at:
                 self._sweep()
             self._measure(talk)
@@ -488,7 +489,7 @@ class Caller(Endpoint):
 
     def _lose(self, now: float, why: str) -> None:
         if self._talk is not None:
-            self._unsent += self._talk.dropped + self._talk.waiting
+            self._unsent += self._talk.take_dropped() + self._talk.waiting
         self._talk = None
         self._audible = False
         self._drop_socket()

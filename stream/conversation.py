@@ -122,6 +122,11 @@ class Conversation:
                 return
             self._waiting.popleft()
 
+    def take_dropped(self) -> int:
+        """Packets dropped since this was last asked."""
+        dropped, self.dropped = self.dropped, 0
+        return dropped
+
     def seal(self, message: Message) -> bytes:
         """The bytes of a message of this session."""
         return encode(message, self.session)

@@ -226,6 +226,7 @@ class Listener(Endpoint):
             if beat is not None:
                 self._say(member, talk.seal(beat))
             self._flush(member, now)
+            self._unsent += talk.take_dropped()
             wake_at = min(wake_at, talk.wake_at())
             if talk.waiting:
                 wake_at = min(wake_at, now + 0.1)
@@ -466,7 +467,7 @@ class Listener(Endpoint):
 
     def _forget(self, member: Member) -> None:
         if member.talk is not None:
-            self._unsent += member.talk.dropped + member.talk.waiting
+            self._unsent += member.talk.take_dropped() + member.talk.waiting
         if member.route is not None:
             self._routes.pop(member.route, None)
             self._retired.append(member.route)
