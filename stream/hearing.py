@@ -165,7 +165,7 @@ class Hearing:
             spectrogram=voice.spectrogram(),
             rate=replace(voice.rate(), wire=wire),
             arrivals=replace(arrivals, underruns=underruns, rejected=rejected),
-            latency=replace(latency, device=self._sink.latency),
+            latency=latency,
             real_time=voice.real_time(),
         )
 
