@@ -254,6 +254,7 @@ class Endpoint(ABC):
     def _change(self, state: CallState, reason: str) -> None:
         if state is not self._state and self._state not in OVER:
             self._state = state
+            self._link = self._describe()  # never behind what the events say
             self._events.put(StateChanged(state, reason))
 
     def _notice(self, level: str, text: str) -> None:

@@ -541,7 +541,7 @@ class Proxy:
                     time.sleep(0.01)
                 elif key.fileobj is self.server:
                     self.accept()
-                else:
+                elif key.fileobj in self.pairs:  # else dropped with its partner just now
                     self.relay(key.fileobj)
 
     def accept(self):
