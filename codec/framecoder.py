@@ -51,13 +51,17 @@ class FrameCoder:
         self._sequence = 0
         self.rate_control = RateControl(preset.frame_bits, preset.quality, codec.qualities)
 
-    def set_preset(self, preset: Preset) -> None:
-        """Code what follows at another rate. Raises BadInput for a preset of another model."""
+    def check_preset(self, preset: Preset) -> None:
+        """Raise BadInput for a preset that frames of this stream cannot be coded at."""
         if preset.family != self.preset.family:
             raise BadInput(
                 f"preset {preset.name!r} has another model than {self.preset.name!r}; "
                 "it needs a new stream"
             )
+
+    def set_preset(self, preset: Preset) -> None:
+        """Code what follows at another rate. Raises BadInput for a preset of another model."""
+        self.check_preset(preset)
         self.preset = preset
         self.rate_control.retarget(preset.frame_bits, preset.quality)
 
@@ -105,7 +109,7 @@ class FrameCoder:
         return cheapen(self._codec.searchable, start, rate, limit)
 
     def code(self, x: torch.Tensor, indices: NDArray[np.int8], plan: Plan) -> tuple[bytes, int]:
-        """Payload and quality of a frame x [1, T, M].
+        """Payload and quality of a frame x [1, T, M] whose search found `indices` [S, C].
 
         When the searched latents exceed their allowance after all, ever cheaper warm starts at
         lower qualities take their place.

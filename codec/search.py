@@ -76,6 +76,7 @@ class SearchSettings:
     coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 20
+    steering: float | None = None  # exponent of bits over allowance; None: small even steps
     dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
 
 
@@ -127,6 +128,34 @@ class Descent:
         self.candidates: list[Tensor] = [self._u]
 
     @torch.no_grad()
+    def revise(
+        self,
+        x: Tensor,
+        rate: Tensor,
+        weight: Tensor,
+        allowed_bits: Tensor | None,
+        latents: Tensor,
+        kept: Tensor,
+    ) -> None:
+        """Go on with other targets x [B, T, M], prices and limits, from `latents` [B, S, C].
+
+        kept: [B, S, 1], false for latent steps whose search begins anew.
+        """
+        self._reference = self._distance.reference(x)
+        self._price = torch.maximum(self._price + weight - self.weight, weight)
+        self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
+        reach, zero = self._networks.reach, torch.zeros_like(self.z)
+        before = torch.where(kept, self._dual - self.z + self._u, zero)
+        self.z = latents.clamp(-reach, reach)
+        self._u = self._networks.quantise(self.z + before, 0.0)
+        self._dual = torch.where(kept, before + self.z - self._u, zero)
+        self._first = torch.where(kept, self._first, zero)
+        self._second = torch.where(kept, self._second, zero)
+        self.age = torch.where(kept, self.age, torch.zeros_like(self.age))
+        self._rounded = self._whole_bits = None
+        self.candidates = [self._networks.quantise(self.z, 0.0)]
+
+    @torch.no_grad()
     def score(self, candidates: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """True cost and bits of candidates [B, S, C] (those of the last step): [candidates, B]."""
         options = self.candidates if candidates is None else candidates
@@ -169,8 +198,10 @@ class Descent:
                         whole = networks.prior.bits(quantise(z, 0.0), self.rate)
                     self._whole_bits = whole.sum((1, 2))
                 self._rounded = self._whole_bits / self._relaxed.clamp_min(1.0)
-            above = self._relaxed * self._rounded > 0.98 * self.allowed_bits
-            factor = torch.where(above, 1.06, 0.96)
+            share = self._relaxed * self._rounded / (0.98 * self.allowed_bits)
+            factor = torch.where(share > 1.0, 1.06, 0.96)
+            if settings.steering is not None:
+                factor = (share**settings.steering).clamp(0.9, 1.5)
             self._price = torch.maximum(self._price * factor, self.weight)
         if settings.method == "admm":
             coupling = settings.coupling * self.weight[:, None, None]
