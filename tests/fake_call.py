@@ -1,0 +1,357 @@
+"""A call that never takes place: scripted snapshots with moving voices, and a record of commands.
+
+As a program it shows the UI on a terminal, or writes the screenshots:
+
+    python -m tests.fake_call talking
+    python -m tests.fake_call --screenshots docs/screens
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from codec.errors import SottoError
+from stream.snapshot import (
+    Arrivals,
+    CallState,
+    FloatArray,
+    Latency,
+    Link,
+    Listener,
+    LogLine,
+    Rate,
+    Snapshot,
+    Spectrogram,
+    Talker,
+)
+from tui.app.controls import Devices
+
+COLUMNS_PER_SECOND = 125
+KEPT_COLUMNS = 512
+PERIOD = 1024
+SILENCE = -0.8
+SPEAKING_DB = -50.0
+CLIPS = Path(__file__).parent / "clips"
+OWN_KEY = "jrtw-6k2v-9qpx-c4ha"
+NAMES = ("Ada", "Grace Hopper", "Alan", "Hedy Lamarr", "Claude", "Radia", "Ken Thompson")
+
+
+@dataclass
+class Scene:
+    """What the fake call is like; `time` is moved by whoever plays it."""
+
+    state: CallState = CallState.TALKING
+    reason: str = ""
+    parties: int = 1
+    room: bool = False
+    silent: bool = False
+    lossy: bool = False
+    overloaded: bool = False
+    secured: bool = True
+
+
+SCENES = {
+    "waiting": Scene(CallState.WAITING, parties=0),
+    "connecting": Scene(CallState.CONNECTING, parties=0),
+    "talking": Scene(),
+    "loss": Scene(lossy=True),
+    "silence": Scene(silent=True),
+    "reconnecting": Scene(CallState.RECONNECTING, "no answer for 3 s", silent=True),
+    "insecure": Scene(secured=False),
+    "overloaded": Scene(room=True, parties=5, overloaded=True),
+    "room": Scene(room=True, parties=4),
+    "full-room": Scene(room=True, parties=7),
+    "empty-room": Scene(room=True, parties=0),
+    "refused": Scene(
+        CallState.REFUSED,
+        "the other side does not know your key; ask for it to be added to known_peers",
+        parties=0,
+    ),
+    "ended": Scene(CallState.ENDED, "Ada hung up"),
+    "failed": Scene(CallState.FAILED, "cannot listen on port 7700: address already in use", 0),
+}
+
+
+class FakeCall:
+    """Controls that write down what they are told."""
+
+    def __init__(
+        self,
+        scene: Scene | str = "talking",
+        clock: Callable[[], float] | None = None,
+        clips: bool = False,
+    ) -> None:
+        """clock: seconds since the call began; None takes `self.time`. clips: real voices."""
+        self._clips = clips
+        self.scene = SCENES[scene] if isinstance(scene, str) else scene
+        self.time = 75.0
+        self.fails: str | None = None
+        self._clock = clock
+        self.reset()
+        self.log = [
+            LogLine(0, 0.0, "info", "model 6f3a91bc, preset 2k, 2 threads"),
+            LogLine(1, 0.2, "info", "microphone Built-in Audio Analog Stereo at 48000 Hz"),
+            LogLine(2, 0.9, "info", "secured: Ada, key bk7d-9w3m-x2fe-p80q, known"),
+            LogLine(3, 1.4, "info", "clock offset -12.4 ms, round trip 23 ms"),
+        ]
+        if self.scene.lossy:
+            texts = ("2 frames lost, concealed", "playout delay 40 -> 180 ms", "1 frame late")
+            self.log += [
+                LogLine(4 + i, 60.0 + 4 * i, "warning", text) for i, text in enumerate(texts)
+            ]
+
+    def reset(self) -> None:
+        """Forget all commands."""
+        self.calls: list[tuple[object, ...]] = []
+        self.muted = self.push_to_talk = self.talking = False
+        self.preset = "2k"
+        self.input = "Built-in Audio Analog Stereo"
+        self.output = "USB Headset"
+        self.recording = ""
+
+    @property
+    def now(self) -> float:
+        return self.time if self._clock is None else self._clock()
+
+    def snapshot(self) -> Snapshot:
+        scene, now = self.scene, self.now
+        return Snapshot(
+            state=scene.state,
+            seconds=now,
+            preset=self.preset,
+            presets=("1k2", "2k", "3k6"),
+            model_id="6f3a91bc",
+            talker=self._talker(now),
+            listeners=tuple(self._listener(party, now) for party in range(scene.parties)),
+            link=Link(
+                peer="" if scene.state is CallState.WAITING else "ada.example.org:7700",
+                secured=scene.secured,
+                own_fingerprint=OWN_KEY,
+                round_trip=None if not scene.parties else 0.023,
+                clock_offset=-0.0124 if scene.parties else None,
+                reconnections=int(scene.state is CallState.RECONNECTING),
+            ),
+            input_device=self.input,
+            output_device=self.output,
+            muted=self.muted,
+            push_to_talk=self.push_to_talk,
+            talking=self.talking,
+            recording=self.recording,
+            room=scene.room,
+            overloaded=scene.overloaded,
+            reason=scene.reason,
+        )
+
+    def log_lines(self, after: int) -> list[LogLine]:
+        return [line for line in self.log if line.number > after][:100]
+
+    def devices(self) -> Devices:
+        self._note("devices")
+        return Devices(
+            ("Built-in Audio Analog Stereo", "USB Headset", "pulse"),
+            ("USB Headset", "HDMI / DisplayPort", "pulse"),
+        )
+
+    def set_muted(self, muted: bool) -> None:
+        self._note("set_muted", muted)
+        self.muted = muted
+
+    def set_push_to_talk(self, on: bool) -> None:
+        self._note("set_push_to_talk", on)
+        self.push_to_talk, self.talking = on, False
+
+    def talk(self, on: bool) -> None:
+        self._note("talk", on)
+        self.talking = on
+
+    def set_preset(self, name: str) -> None:
+        self._note("set_preset", name)
+        self.preset = name
+
+    def set_input(self, name: str) -> None:
+        self._note("set_input", name)
+        self.input = name
+
+    def set_output(self, name: str) -> None:
+        self._note("set_output", name)
+        self.output = name
+
+    def set_recording(self, path: str | None) -> None:
+        self._note("set_recording", path)
+        self.recording = path or ""
+
+    def hang_up(self) -> None:
+        self._note("hang_up")
+
+    def _note(self, *call: object) -> None:
+        self.calls.append(call)
+        if self.fails is not None:
+            raise SottoError(self.fails)
+
+    def _talker(self, now: float) -> Talker:
+        heard = not (self.scene.silent or self.muted) and self.scene.parties > 0
+        heard = heard and (self.talking or not self.push_to_talk)
+        frame = int(now / 1.024)
+        cost = 0.62 + 0.2 * _wander(frame)
+        spectrogram = self._spectrogram(now, 0, heard)
+        level = _level(spectrogram)
+        return Talker(
+            level_db=level,
+            active=level > SPEAKING_DB,
+            spectrogram=spectrogram,
+            rate=_rate(now, 0, heard),
+            frames=frame,
+            silent_frames=frame // 3,
+            steps=58 + frame % 7,
+            cost=cost,
+            start_cost=cost * 1.31,
+            real_time=0.56,
+        )
+
+    def _listener(self, party: int, now: float) -> Listener:
+        scene = self.scene
+        voice = party + 1
+        heard = not scene.silent and (not scene.room or party in (0, 2))
+        lossy = 1 if scene.lossy else 0
+        latency = Latency(1.024, 0.012, 0.041, 0.0115, 0.04 + 0.14 * lossy, 0.009, 0.022)
+        parts = (latency.capture, latency.search, latency.network, latency.playout)
+        total = 1.024 + sum(part or 0.0 for part in parts) + 0.009 + 0.022
+        frame = int(now / 1.024)
+        spectrogram = self._spectrogram(now, voice, heard, gaps=scene.lossy)
+        level = _level(spectrogram)
+        return Listener(
+            party=party,
+            name=NAMES[party],
+            fingerprint="bk7d-9w3m-x2fe-p80q",
+            level_db=level,
+            active=level > SPEAKING_DB,
+            spectrogram=spectrogram,
+            rate=_rate(now, voice, heard),
+            arrivals=Arrivals(
+                received=frame - 9 * lossy,
+                lost=9 * lossy,
+                late=2 * lossy,
+                partly_late=3 * lossy,
+                reordered=4 * lossy,
+                concealed=11.6 * lossy,
+                stretched=12,
+                shortened=9,
+            ),
+            latency=replace(latency, total=total),
+            real_time=0.034,
+        )
+
+    def _spectrogram(self, now: float, voice: int, heard: bool, gaps: bool = False) -> Spectrogram:
+        total = int(now * COLUMNS_PER_SECOND)
+        at = np.arange(max(0, total - KEPT_COLUMNS), total)
+        if not heard:
+            return Spectrogram(_hiss()[at % PERIOD], total)
+        source = _clip if self._clips else _voice
+        columns = source(voice)[at % PERIOD]
+        if gaps:
+            columns = np.where((at // 64 % 4 == 1)[:, None], columns - 0.35, columns)
+        return Spectrogram(columns, total)
+
+
+def _wander(step: int) -> float:
+    """A repeatable number in 0 .. 1."""
+    return (step * 7919 % 101) / 101
+
+
+def _level(spectrogram: Spectrogram) -> float:
+    """A level that goes with the picture, dB."""
+    return -45.0 + 55.0 * float(spectrogram.columns[-12:].max(initial=-1.0))
+
+
+def _rate(now: float, voice: int, heard: bool) -> Rate:
+    frame = int(now / 1.024)
+    history = tuple(
+        1600 + 700 * _wander(i + 31 * voice) if heard else 70.0
+        for i in range(max(0, frame - 119), frame + 1)
+    )
+    return Rate(history[-1], sum(history) / len(history), history, history[-1] + 940)
+
+
+@lru_cache(maxsize=1)
+def _hiss() -> FloatArray:
+    return np.random.default_rng(5).normal(SILENCE, 0.04, (PERIOD, 128)).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _voice(voice: int) -> FloatArray:
+    """Eight seconds of something like speech: [PERIOD, 128] log-mel columns in [-1, 1]."""
+    t = np.arange(PERIOD)[:, None] / COLUMNS_PER_SECOND
+    band = np.arange(128)[None, :]
+    two_pi = 2 * np.pi
+    # Everything repeats after PERIOD columns.
+    syllable = np.clip(np.sin(two_pi * t * (29 + voice) / 8.192) + 0.5, 0, 1)
+    phrase = np.clip(1.6 * np.sin(two_pi * (2 * t / 8.192 + 0.3 * voice)) + 1.1, 0, 1)
+    pitch = 5.5 + voice % 3 + 0.8 * np.sin(two_pi * 5 * t / 8.192 + voice)
+    harmonics = 0.5 + 0.5 * np.cos(two_pi * band / pitch)
+    picture = np.zeros((PERIOD, 128))
+    for centre, swing, rate, width, strength in (
+        (18, 6, 7, 7.0, 1.0),
+        (42, 16, 11, 8.0, 0.85),
+        (70, 10, 5, 9.0, 0.6),
+        (96, 6, 3, 9.0, 0.4),
+    ):
+        at = centre + swing * np.sin(two_pi * rate * t / 8.192 + 1.7 * voice)
+        picture += strength * np.exp(-(((band - at) / width) ** 2))
+    voiced = picture * (0.55 + 0.45 * harmonics * (band < 60) + 0.3 * (band >= 60))
+    hush = np.clip(np.sin(two_pi * t * 13 / 8.192 + 2 * voice) - 0.75, 0, 1) * 3.2
+    fricative = hush * np.exp(-(((band - 104) / 17.0) ** 2))
+    loud = (voiced * syllable + 0.8 * fricative) * phrase
+    return np.clip(_hiss() + 1.25 * loud, -1, 1).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _clip(voice: int) -> FloatArray:
+    """Eight seconds of one of the clips, as `_voice`."""
+    import soundfile
+
+    from codec.analysis import HOP, WINDOW, log_mel
+
+    paths = sorted(CLIPS.glob("*.flac"))
+    samples, _ = soundfile.read(paths[voice % len(paths)], dtype="float32")
+    needed = (PERIOD - 1) * HOP + WINDOW
+    return log_mel(np.resize(samples, needed))[:PERIOD]
+
+
+def screenshots(folder: str) -> None:
+    """Write the main states as SVG files of 100 x 30 characters."""
+    import asyncio
+
+    from tests.app_pictures import picture
+
+    for name in ("waiting", "connecting", "talking", "loss", "room", "refused"):
+        svg = asyncio.run(picture(name))
+        target = Path(folder, f"{name}.svg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(svg, encoding="utf-8")
+        print(f"{target}: {len(svg) / 1000:.0f} kB")
+
+
+def main(arguments: list[str]) -> int:
+    """Show a scene, or write the screenshots."""
+    if arguments[:1] == ["--screenshots"]:
+        screenshots(arguments[1])
+        return 0
+    from tui.app.app import CallApp
+
+    begun = time.monotonic()
+    call = FakeCall(arguments[0] if arguments else "talking", lambda: time.monotonic() - begun)
+    app = CallApp(call, today=lambda: datetime(2026, 1, 2, 3, 4, 5))
+    app.run()
+    return app.return_code or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,834 @@
+"""The terminal UI: every key, every state, every size, with and without colour.
+
+What the screen looks like in each state is kept in tests/snapshots as text. To accept a new look:
+
+    SOTTO_NEW_SNAPSHOTS=1 python3 -m pytest tests/test_app.py -k looks
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from textual.pilot import Pilot
+
+from stream.snapshot import QUIETEST_DB, CallState, Latency, LogLine, Snapshot, Spectrogram
+from tests.app_pictures import grid, picture
+from tests.fake_call import SCENES, FakeCall, Scene
+from tui.app import figures
+from tui.app.app import IDLE_DIVISOR, CallApp
+from tui.app.colormap import colours
+from tui.app.dialogs.confirm import Confirm
+from tui.app.dialogs.details import Details
+from tui.app.dialogs.help import KEYS, Help
+from tui.app.dialogs.parting import Parting
+from tui.app.latency_bar import PARTS, shares
+from tui.app.log_view import LogView
+from tui.app.meter import HOLD_SECONDS, PeakHold, bar
+from tui.app.painting import Painted, flow, width_of
+from tui.app.push_to_talk import HOLD_BEGINS, RELEASED_AFTER, PushToTalk
+from tui.app.sparkline import sparkline
+from tui.app.spectrogram import HOPS_PER_CELL, KEPT_CELLS, History, in_colour, in_shades
+from tui.app.theme import has_colour
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+SMALL, LARGE = (80, 24), (140, 40)
+NEVER = 0.001  # polls per second: the tests poll
+
+Step = Callable[[CallApp, FakeCall, "Pilot[None]"], Awaitable[None]]
+
+
+def play(
+    scene: Scene | str = "talking",
+    step: Step | None = None,
+    *,
+    keys: tuple[str, ...] = (),
+    size: tuple[int, int] = SMALL,
+    colour: bool = True,
+    prepare: Callable[[FakeCall], None] | None = None,
+) -> tuple[FakeCall, CallApp, str]:
+    """Show a scene, press `keys`, take `step`; the call, the app and what was on the screen."""
+    call = FakeCall(scene)
+    if prepare is not None:
+        prepare(call)
+
+    async def act() -> tuple[CallApp, str]:
+        app = app_of(call, colour=colour)
+        async with app.run_test(size=size, notifications=True) as pilot:
+            app.poll()  # whether or not the first one has come by itself
+            for _ in range(3):
+                call.time += 1.0
+                app.poll()
+            for _ in range(IDLE_DIVISOR):  # by then it is drawn, even if nobody speaks
+                app.poll()
+            await pilot.pause()
+            if keys:
+                await pilot.press(*keys)
+            if step is not None:
+                await step(app, call, pilot)
+            shown = "" if app._exit else grid(app)
+        return app, shown
+
+    app, shown = asyncio.run(act())
+    return call, app, shown
+
+
+def app_of(call: FakeCall, colour: bool = True) -> CallApp:
+    return CallApp(
+        call,
+        colour=colour,
+        clock=lambda: call.time,
+        today=lambda: datetime(2026, 1, 2, 3, 4, 5),
+        poll_hz=NEVER,
+    )
+
+
+def commands(call: FakeCall) -> list[tuple[object, ...]]:
+    return [entry for entry in call.calls if entry != ("devices",)]
+
+
+# Looks
+
+OVERLAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "muted": ("talking", ("m",)),
+    "push-to-talk": ("talking", ("t",)),
+    "on-air": ("talking", ("t", "space")),
+    "recording": ("talking", ("r", "enter")),
+    "record-prompt": ("talking", ("r",)),
+    "presets": ("talking", ("p",)),
+    "devices": ("talking", ("d",)),
+    "hang-up": ("talking", ("h",)),
+    "help": ("talking", ("question_mark",)),
+    "details": ("loss", ("i",)),
+    "long-log": ("loss", ("l",)),
+    "room-second": ("room", ("down",)),
+}
+STATES = {**{name: (name, ()) for name in SCENES}, **OVERLAYS}
+
+
+PLAIN = ("connecting", "talking", "loss", "room", "muted", "refused", "help")
+
+
+@pytest.mark.parametrize("name", sorted(STATES))
+def test_looks(name: str) -> None:
+    scene, keys = STATES[name]
+    shown: dict[str, str] = {}
+
+    async def both_sizes(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.pause()
+        shown["80x24"] = grid(app)
+        await pilot.resize_terminal(*LARGE)
+        await pilot.pause()
+        shown["140x40"] = grid(app)
+
+    play(scene, both_sizes, keys=keys)
+    if name in PLAIN:
+        shown["80x24 without colour"] = play(scene, keys=keys, colour=False)[2]
+    for title, text in shown.items():
+        width, height = LARGE if title == "140x40" else SMALL
+        lines = text.splitlines()
+        assert len(lines) <= height
+        assert max(map(cell_len, lines)) <= width
+    text = "\n".join(f"--- {title}\n{text}" for title, text in shown.items())
+    path = SNAPSHOTS / f"{name}.txt"
+    if os.environ.get("SOTTO_NEW_SNAPSHOTS"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("waiting", ["waiting for a call", "jrtw-6k2v-9qpx-c4ha"]),
+        ("connecting", ["connecting", "calling ada.example.org:7700"]),
+        (
+            "talking",
+            [
+                *("connected", "Ada", "bk7d-9w3m-x2fe-p80q", "✓ secured", "preset 2k"),
+                *("Built-in Audio Analog Stereo", "USB Headset", "mouth to ear 1160 ms"),
+                *("search   64 steps", "loss 1.035 → 0.790", "real time 0.56×", "bit/s"),
+            ],
+        ),
+        ("loss", ["lost    9", "late    2", "partly late    3", "concealed  11.6 s"]),
+        ("reconnecting", ["▲ connection lost, trying again: no answer for 3 s"]),
+        ("insecure", ["✗ NOT secured"]),
+        ("overloaded", ["▲ overloaded"]),
+        ("room", ["room of 5", "▸ Ada", "Hedy Lamarr", "↑↓ select"]),
+        ("empty-room", ["nobody else is here"]),
+        ("refused", ["✗ refused", "does not know your key", "press any key"]),
+        ("ended", ["Ada hung up"]),
+        ("failed", ["address already in use"]),
+    ],
+)
+def test_a_state_says_so_in_words_even_in_80x24_without_colour(name, words) -> None:
+    _, _, shown = play(name, colour=False)
+    for word in words:
+        assert word in shown
+    for part in PARTS:
+        assert part in shown
+
+
+def test_without_colour_nothing_is_sent_in_colour() -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        strips = app.screen._compositor.render_strips()
+        for strip in strips:
+            for text, style, _ in strip:
+                if style is not None and text:
+                    for colour in (style.color, style.bgcolor):
+                        assert colour is None or colour.is_default
+        seen.append(len(strips))
+
+    seen: list[int] = []
+    play("talking", look, colour=False, keys=("m",))
+    assert seen == [24]
+    assert "NO_COLOR" not in os.environ
+
+
+def test_the_spectrogram_is_in_colour_and_in_shades_without() -> None:
+    _, _, coloured = play("talking")
+    _, _, plain = play("talking", colour=False)
+    assert "▀" in coloured and "░" not in coloured
+    assert "▀" not in plain and "░" in plain
+
+
+SIZES = ((79, 23), (60, 20), (50, 12), (20, 6), (3, 40), (1, 1), (300, 80))
+
+
+@pytest.mark.parametrize("name", ["room", "waiting", "refused"])
+def test_any_size_will_do(name: str) -> None:
+    async def shrink(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        for size in SIZES:
+            await pilot.resize_terminal(*size)
+            call.time += 0.3
+            app.poll()
+            await pilot.pause()
+            if name != "refused":
+                await pilot.press("question_mark", "escape", "d", "escape")
+        assert app.size == SIZES[-1]
+
+    _, app, _ = play(name, shrink)
+    assert not app._exit
+
+
+def test_resizing_keeps_the_picture() -> None:
+    async def resize(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        before = grid(app)
+        await pilot.resize_terminal(*LARGE)
+        await pilot.pause()
+        larger = grid(app)
+        assert larger.count("▀") > before.count("▀")
+        await pilot.resize_terminal(*SMALL)
+        await pilot.pause()
+        assert grid(app) == before
+
+    play("talking", resize)
+
+
+def test_foreign_text_cannot_command_the_terminal() -> None:
+    evil = "Eve\x1b[2J\x07\n[red]x[/] \u202e"
+
+    class Evil(FakeCall):
+        def snapshot(self) -> Snapshot:
+            seen = super().snapshot()
+            listener = replace(seen.listeners[0], name=evil, fingerprint=evil)
+            link = replace(seen.link, peer=evil)
+            return replace(
+                seen,
+                listeners=(listener,),
+                link=link,
+                input_device=evil,
+                reason=evil,
+                room=self.scene.room,
+            )
+
+    for room in (False, True):
+        call = Evil(replace(SCENES["reconnecting"], room=room))
+        call.log.append(LogLine(9, 1.0, "error", evil))
+
+        async def look(call: FakeCall = call) -> str:
+            app = app_of(call)
+            async with app.run_test(size=SMALL) as pilot:
+                app.poll()
+                await pilot.press("i")
+                inside = grid(app)
+                await pilot.press("escape")
+                return inside + grid(app)
+
+        shown = asyncio.run(look())
+        assert "Eve [2J [red]x[/]" in shown
+        assert not set("\x1b\x07\u202e") & set(shown)
+
+
+# Keys
+
+CASES: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
+    ("mute", ("m",), [("set_muted", True)]),
+    ("unmute", ("m", "m"), [("set_muted", True), ("set_muted", False)]),
+    ("space alone", ("space",), []),
+    ("push-to-talk", ("t",), [("set_push_to_talk", True)]),
+    ("open microphone", ("t", "t"), [("set_push_to_talk", True), ("set_push_to_talk", False)]),
+    ("talk", ("t", "space"), [("set_push_to_talk", True), ("talk", True)]),
+    ("preset", ("p", "down", "enter"), [("set_preset", "3k6")]),
+    ("preset above", ("p", "up", "enter"), [("set_preset", "1k2")]),
+    ("no preset", ("p", "down", "escape"), []),
+    ("input", ("d", "down", "down", "enter"), [("set_input", "pulse")]),
+    ("output", ("d", "tab", "down", "enter"), [("set_output", "HDMI / DisplayPort")]),
+    (
+        "both devices",
+        ("d", "down", "enter", "right", "up", "enter", "escape", "m"),
+        [("set_input", "USB Headset"), ("set_output", "pulse"), ("set_muted", True)],
+    ),
+    ("record", ("r", "enter"), [("set_recording", "sotto-20260102-030405.wav")]),
+    ("record elsewhere", ("r", "ctrl+u", *"my m.wav", "enter"), [("set_recording", "my m.wav")]),
+    ("record nothing", ("r", "ctrl+u", "enter"), [("set_recording", "sotto-20260102-030405.wav")]),
+    ("no recording", ("r", "escape"), []),
+    (
+        "record and stop",
+        ("r", "enter", "r"),
+        [("set_recording", "sotto-20260102-030405.wav"), ("set_recording", None)],
+    ),
+    ("hang up", ("h", "h"), [("hang_up",)]),
+    ("hang up, yes", ("h", "y"), [("hang_up",)]),
+    ("hang up, enter", ("h", "enter"), [("hang_up",)]),
+    ("control-q", ("ctrl+q", "ctrl+q"), [("hang_up",)]),
+    ("control-c", ("ctrl+c", "ctrl+c"), [("hang_up",)]),
+    ("do not hang up", ("h", "n"), []),
+    ("nor then", ("h", "escape", "m"), [("set_muted", True)]),
+    ("control-c in help", ("question_mark", "ctrl+c", "y"), [("hang_up",)]),
+    ("keys in help are no commands", ("question_mark", "m", "t"), []),
+]
+
+
+LEAVING = [case for case in CASES if ("hang_up",) in case[2]]
+
+
+def test_a_key_does_what_it_says() -> None:
+    async def each(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        for name, keys, expected in CASES:
+            if ("hang_up",) in expected:
+                continue
+            await pilot.press(*keys)
+            assert commands(call) == expected, name
+            assert not app._exit, name
+            while len(app.screen_stack) > 1:
+                await pilot.press("escape")
+            call.reset()
+            app.poll()
+
+    play("talking", each)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"), [c[1:] for c in LEAVING], ids=[c[0] for c in LEAVING]
+)
+def test_a_key_that_hangs_up(keys, expected) -> None:
+    call, app, _ = play("talking", keys=keys)
+    assert commands(call) == expected
+    assert app._exit
+
+
+@pytest.mark.parametrize("name", ["waiting", "connecting"])
+def test_before_the_call_hanging_up_asks_nothing(name: str) -> None:
+    call, app, _ = play(name, keys=("h",))
+    assert commands(call) == [("hang_up",)]
+    assert app._exit
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("refused", "x"), ("refused", "escape"), ("ended", "m"), ("ended", "ctrl+q"), ("failed", "h")],
+)
+def test_when_it_is_over_any_key_leaves(name: str, key: str) -> None:
+    async def stays(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        assert isinstance(app.screen, Parting)
+        call.time += 60
+        app.poll()
+        app.poll()
+        assert not app._exit and len(app.screen_stack) == 2
+        await pilot.press(key)
+
+    call, app, _ = play(name, stays)
+    assert app._exit
+    assert commands(call) == [("hang_up",)]
+
+
+def test_a_call_that_ends_under_an_open_dialog_says_why() -> None:
+    async def end(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        call.scene = SCENES["ended"]
+        app.poll()
+        await pilot.pause()
+        assert "Ada hung up" in grid(app)
+        await pilot.press("a")
+
+    _, app, _ = play("talking", end, keys=("r",))
+    assert app._exit
+
+
+def test_help_names_every_key_and_closes() -> None:
+    async def read(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        assert isinstance(app.screen, Help)
+        shown = grid(app)
+        for key, what in KEYS:
+            assert key in shown and what in shown
+        await pilot.press("question_mark")
+        assert not isinstance(app.screen, Help)
+
+    play("talking", read, keys=("question_mark",))
+    named = " ".join(key for key, _ in KEYS) + " ctrl+q ctrl+c f1"
+    aliases = {"question_mark": "?", "pageup": "PgUp", "pagedown": "PgDn", "up": "↑", "down": "↓"}
+    for binding in CallApp.BINDINGS:
+        for key in str(getattr(binding, "key", binding)).split(","):
+            assert aliases.get(key, key) in named
+
+
+def test_details_follow_the_call() -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        assert isinstance(app.screen, Details)
+        assert "81 frames" not in grid(app)
+        call.time += 5
+        app.poll()
+        await pilot.pause()
+        assert "81 frames" in grid(app)
+
+    play("talking", look, keys=("i",))
+
+
+def test_the_log_grows_and_scrolls() -> None:
+    def fill(call: FakeCall) -> None:
+        call.log = [LogLine(i, float(i), "info", f"line {i}.") for i in range(60)]
+
+    async def scroll(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        before = grid(app)
+        assert "line 59." in before and "line 54." not in before
+        await pilot.press("l")
+        await pilot.pause()
+        longer = grid(app)
+        assert longer.count("line ") > before.count("line ")
+        await pilot.press("pageup")
+        assert "line 59." not in grid(app) and "newer" in grid(app)
+        call.log.append(LogLine(60, 60.0, "info", "line 60."))
+        held = [line for line in grid(app).splitlines() if "line " in line]
+        app.poll()
+        await pilot.pause()
+        assert [line for line in grid(app).splitlines() if "line " in line] == held
+        await pilot.press("pagedown", "pagedown")
+        assert "line 60." in grid(app) and "newer" not in grid(app)
+        await pilot.press(*["pageup"] * 30)
+        assert "line 0." in grid(app)
+        await pilot.press("l", *["pagedown"] * 30)
+        await pilot.pause()
+        assert "line 60." in grid(app)
+
+    play("talking", scroll, prepare=fill)
+
+
+def test_log_lines_are_taken_once_and_bounded() -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        for _ in range(20):
+            app.poll()
+        log = app.query_one(LogView)
+        assert log.last_number == 1999
+        assert len(log._entries) == 500
+
+    def fill(call: FakeCall) -> None:
+        call.log = [LogLine(i, float(i), "info", "x") for i in range(2000)]
+
+    play("talking", look, prepare=fill)
+
+
+def test_selecting_in_a_room() -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        assert "▸ Ada" in grid(app)
+        await pilot.press("up")
+        await pilot.pause()
+        assert "▸ Hedy Lamarr" in grid(app)
+        await pilot.click("#room", offset=(5, 2))
+        await pilot.pause()
+        assert "▸ Grace Hopper" in grid(app)
+        call.scene = replace(call.scene, parties=1)  # who was selected has left
+        app.poll()
+        await pilot.pause()
+        assert "▸ Ada" in grid(app)
+
+    play("room", look)
+
+
+def test_keys_can_be_clicked() -> None:
+    async def click(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.click("#keys", offset=(2, 0))
+
+    call, _, _ = play("talking", click)
+    assert commands(call) == [("set_muted", True)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [(("m",), "no such thing"), (("d",), "no such thing"), (("p", "down", "enter"), "no such")],
+)
+def test_what_the_call_refuses_is_said_and_the_screen_goes_on(keys, text) -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.pause()
+        assert text in grid(app)
+        call.fails = None
+        await pilot.press("t")
+
+    def fail(call: FakeCall) -> None:
+        call.fails = "no such thing: [bold]"
+
+    call, app, _ = play("talking", look, keys=keys, prepare=fail)
+    assert call.calls[-1] == ("set_push_to_talk", True)
+    assert not app._exit
+
+
+def test_a_device_that_fails_stays_unmarked() -> None:
+    def fail(call: FakeCall) -> None:
+        def refuse(name: str) -> None:
+            call.fails = "device is busy"
+            call._note("set_input", name)
+
+        call.set_input = refuse  # type: ignore[method-assign]
+
+    _, _, shown = play("talking", keys=("d", "down", "enter"), prepare=fail)
+    assert "● Built-in Audio Analog Stereo" in shown
+    assert "device is busy" in shown
+
+
+def test_hanging_up_leaves_even_if_the_call_objects() -> None:
+    def fail(call: FakeCall) -> None:
+        call.fails = "already gone"
+
+    _, app, _ = play("talking", keys=("h", "h"), prepare=fail)
+    assert app._exit
+
+
+def test_holding_the_talk_key() -> None:
+    async def hold(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.press("t", "space")
+        call.time += 0.5
+        for _ in range(40):
+            await pilot.press("space")
+            call.time += 0.05
+            app.poll()
+        assert commands(call)[-1] == ("talk", True)
+        call.time += RELEASED_AFTER
+        app.poll()
+        assert commands(call)[1:] == [("talk", True), ("talk", False)]
+
+    play("talking", hold)
+
+
+def test_sigterm_hangs_up_and_gives_the_terminal_back() -> None:
+    async def terminate(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if app._exit:
+                return
+
+    before = signal.getsignal(signal.SIGTERM)
+    call, app, _ = play("talking", terminate)
+    assert commands(call) == [("hang_up",)]
+    assert app.return_code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# Cost
+
+
+def test_a_silent_call_draws_seldom_and_only_what_changed(monkeypatch) -> None:
+    async def idle(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        drawn: list[str] = []
+        repaint = Painted.repaint
+
+        def counted(widget: Painted) -> None:
+            drawn.append("asked")
+            repaint(widget)
+
+        monkeypatch.setattr(Painted, "repaint", counted)
+        monkeypatch.setattr(Painted, "refresh", lambda *_, **__: drawn.append("refreshed"))
+        polls = 8 * IDLE_DIVISOR
+        for _ in range(polls):
+            app.poll()
+        assert drawn.count("asked") <= 7 * polls / IDLE_DIVISOR
+        assert set(drawn) == {"asked"}  # the clock stood still
+
+    play("silence", idle)
+
+
+def test_speech_and_switches_are_drawn_at_once() -> None:
+    async def speak(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        call.muted = True
+        app.poll()
+        await pilot.pause()
+        assert "MUTED" in grid(app)
+        call.scene = SCENES["talking"]
+        while not call.snapshot().listeners[0].active:
+            call.time += 0.1
+        app.poll()
+        await pilot.pause()
+        assert "● talking" in grid(app)
+
+    play("silence", speak)
+
+
+def test_a_key_is_answered_while_other_threads_keep_both_cores_busy() -> None:
+    stop = threading.Event()
+
+    def count() -> None:
+        n = 0
+        while not stop.is_set():
+            n = (31 * n + 7) % 1_000_003
+
+    def multiply() -> None:
+        a = np.ones((300, 300), np.float32)
+        while not stop.is_set():
+            a = a @ a
+            a /= a.max()
+
+    waits: list[float] = []
+    interval = sys.getswitchinterval()
+
+    async def press(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        threads = [threading.Thread(target=work, daemon=True) for work in (count, multiply)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(9):
+                before = len(call.calls)
+                begun = time.monotonic()
+                app.simulate_key("m")
+                while len(call.calls) == before and time.monotonic() - begun < 10:
+                    await asyncio.sleep(0)
+                waits.append(time.monotonic() - begun)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    play("talking", press)
+    assert statistics.median(waits) < 0.3
+    assert sys.getswitchinterval() == interval
+
+
+# Parts
+
+
+def test_push_to_talk_by_taps() -> None:
+    button = PushToTalk()
+    assert button.press(10.0)
+    assert button.poll(30.0)
+    assert not button.press(31.0)
+    assert not button.poll(32.0)
+    assert button.press(33.0)
+
+
+@pytest.mark.parametrize("delay", [0.2, 0.66])
+@pytest.mark.parametrize("every", [0.02, 0.1, 0.3])
+def test_push_to_talk_by_holding(delay: float, every: float) -> None:
+    button = PushToTalk()
+    now = 5.0
+    assert button.press(now)
+    now += delay
+    for _ in range(50):
+        assert button.press(now)
+        assert button.poll(now + every * 0.9)
+        now += every
+    last = now - every
+    assert not button.poll(last + RELEASED_AFTER + 0.01)
+    assert not button.talking
+    assert button.press(last + RELEASED_AFTER + 0.5)
+
+
+def test_push_to_talk_on_a_keyboard_that_repeats_late_does_not_flutter() -> None:
+    button = PushToTalk()
+    assert button.press(0.0)
+    states = [button.press(HOLD_BEGINS + 0.1 + 0.05 * i) for i in range(40)]
+    assert not any(states)
+
+
+def test_two_quick_taps_are_on_and_off() -> None:
+    button = PushToTalk()
+    button.press(0.0)
+    button.press(0.3)
+    assert not button.poll(0.3 + RELEASED_AFTER + 0.01)
+
+
+def test_peak_hold_holds_and_then_falls() -> None:
+    peak = PeakHold()
+    assert peak.update(-10.0, 0.0) == -10.0
+    assert peak.update(-40.0, HOLD_SECONDS) == -10.0
+    assert peak.update(-40.0, HOLD_SECONDS + 0.5) == pytest.approx(-20.0)
+    assert peak.update(-15.0, HOLD_SECONDS + 0.6) == -15.0
+    assert peak.update(QUIETEST_DB, 1000.0) == QUIETEST_DB
+
+
+@pytest.mark.parametrize("width", [1, 2, 31, 80])
+@pytest.mark.parametrize("level", [-200.0, -60.0, -59.9, -18.3, -0.001, 0.0, 6.0])
+def test_the_meter_is_as_wide_as_asked(width: int, level: float) -> None:
+    for peak in (level, 0.0, QUIETEST_DB):
+        assert width_of(bar(level, peak, width)) == width
+
+
+def test_the_meter_grows_with_the_level() -> None:
+    filled = [
+        sum(text.count("█") for text, _ in bar(level, QUIETEST_DB, 60)) for level in range(-60, 1)
+    ]
+    assert filled == list(range(61))
+
+
+def test_the_history_takes_each_column_once() -> None:
+    rng = np.random.default_rng(1)
+    columns = rng.uniform(-1, 1, (1000, 128)).astype(np.float32)
+    history, at = History(), 0
+    history.feed(Spectrogram(columns[:0], 0))
+    while at < 1000:
+        at = min(at + int(rng.integers(0, 40)), 1000)
+        history.feed(Spectrogram(columns[max(0, at - 300) : at], at))
+    whole = 1000 // HOPS_PER_CELL
+    assert history.drawn == whole
+    expected = columns.reshape(whole, HOPS_PER_CELL, 128).mean(axis=1)
+    assert np.array_equal(history._cells, expected[-KEPT_CELLS:])
+
+
+def test_the_history_survives_gaps_restarts_and_floods() -> None:
+    history = History()
+    columns = np.zeros((300, 128), np.float32)
+    assert history.feed(Spectrogram(columns, 300))
+    assert not history.feed(Spectrogram(columns, 300))
+    assert history.feed(Spectrogram(columns, 9000))  # more than were kept
+    assert history.feed(Spectrogram(columns[:80], 80))  # another voice
+    assert history._cells.shape == (10, 128)
+    for total in range(100, 40_000, 250):
+        history.feed(Spectrogram(columns, total))
+    assert len(history._cells) == KEPT_CELLS
+
+
+def test_the_spectrogram_puts_high_tones_on_top_and_now_at_the_right() -> None:
+    history = History()
+    columns = np.full((80, 128), -1.0, np.float32)
+    columns[72:, 112:] = 1.0
+    history.feed(Spectrogram(columns, 80))
+    rows = in_shades(history, 20, 8)
+    assert rows[0] == " " * 19 + "█"
+    assert all(not row.strip() for row in rows[1:])
+    strips = in_colour(history, 20, 4)
+    assert [strip.cell_length for strip in strips] == [20] * 4
+    assert "▀" in strips[0].text and not strips[1].text.strip()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (0, 3), (500, 200), (5, 0)])
+def test_the_spectrogram_at_odd_sizes(width: int, height: int) -> None:
+    history = History()
+    assert len(in_shades(history, width, height)) == height
+    history.feed(Spectrogram(np.zeros((40, 128), np.float32), 40))
+    assert [len(row) for row in in_shades(history, width, height)] == [width] * height
+    assert [strip.cell_length for strip in in_colour(history, width, height)] == [width] * height
+
+
+def test_colours_get_lighter_evenly() -> None:
+    table = colours(24).astype(float) / 255
+    assert table.shape == (24, 3)
+    linear = np.where(table <= 0.04045, table / 12.92, ((table + 0.055) / 1.055) ** 2.4)
+    lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16  # CIE L*
+    steps = np.diff(lightness)
+    assert (steps > 1.5).all() and (steps < 6).all()
+
+
+def test_latency_shares_are_to_scale_and_nothing_vanishes() -> None:
+    latency = Latency(1.024, 0.012, 0.041, 0.0004, 0.04, 0.009, 0.022)
+    for width in (10, 78, 138, 400):
+        cells = shares(latency, width)
+        assert sum(cells.values()) <= width
+        assert min(cells.values()) >= 1
+    assert shares(latency, 1500)["frame"] == 1024
+    assert sum(shares(replace(latency, playout=9.0), 78).values()) <= 78
+    assert shares(Latency(), 75) == {**dict.fromkeys(PARTS, 0), "frame": 51}
+
+
+@pytest.mark.parametrize(
+    ("draw", "values", "width"),
+    [
+        (figures.milliseconds, [None, 0.0, 0.0123, 1.024, 9.999], 7),
+        (figures.decibels, [-200.0, -99.5, -60.0, -9.6, -0.2, 0.0, 3.0], 6),
+        (figures.bits, [0.0, 70.0, 1999.6, 9999.4, 12_345.0, 998_000.0, 5e7], 4),
+        (figures.cost, [0.0, 0.1234, 9.9999, 12.3, 99.996, 999.96, 12_345.0], 5),
+        (figures.factor, [0.0, 0.56, 9.99, 10.0, 123.0, 1e9], 5),
+    ],
+)
+def test_figures_keep_their_width(draw, values, width: int) -> None:
+    assert {cell_len(draw(value)) for value in values} == {width}
+
+
+def test_text_is_cut_between_words_where_it_can_be() -> None:
+    assert figures.fit("Built-in Audio Analog Stereo", 40) == "Built-in Audio Analog Stereo"
+    assert figures.fit("Built-in Audio Analog Stereo", 20) == "Built-in Audio…"
+    assert figures.fit("Donaudampfschiff", 8) == "Donauda…"
+    assert figures.fit("漢字漢字漢字", 6) == "漢字…"
+    assert [figures.fit("ab", n) for n in (-1, 0, 1, 2)] == ["", "", "…", "ab"]
+    assert figures.wrap("one two three", 7) == ["one two", "three"]
+    assert figures.wrap("abcdefgh", 3) == ["abc", "def", "gh"]
+    assert figures.wrap("", 5) == [""]
+    assert figures.clock(3723.9) == "1:02:03" and figures.clock(-1) == "00:00"
+    assert flow([[("abc", "")], [], [("de", "")], [("f", "")]], 7) == [
+        ("abc", ""),
+        ("  ", "text"),
+        ("de", ""),
+    ]
+
+
+def test_the_sparkline() -> None:
+    assert sparkline([], 4) == "    "
+    assert sparkline([0.0, 0.0], 4) == "  ▁▁"
+    assert sparkline([9.0, 0.0, 4.0, 8.0], 3) == "▁▅█"
+    assert sparkline([1.0], 0) == ""
+
+
+def test_whether_the_terminal_has_colour() -> None:
+    assert not has_colour({"NO_COLOR": "1", "COLORTERM": "truecolor"})
+    assert has_colour({"NO_COLOR": "", "COLORTERM": "truecolor"})
+    assert has_colour({})
+    # terminfo is read once per process
+    for terminal, answer in (("vt100", "False"), ("xterm-256color", "True"), ("dumb", "False")):
+        code = f"from tui.app.theme import has_colour; print(has_colour({{'TERM': '{terminal}'}}))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.strip() == answer, done.stderr
+
+
+def test_a_screenshot_is_small_and_whole() -> None:
+    image = asyncio.run(picture("loss", SMALL, clips=False))
+    assert len(image) < 150_000
+    text = re.sub(r"<[^>]*>", "", image).replace("&#160;", " ")
+    for words in ("connected", "partly late", "mouth to ear", "hang up"):
+        assert words in text
+    assert "http" not in re.sub(r"<!--.*?-->|xmlns=\S+", "", image)
+
+
+def test_confirming_is_asked_again_after_a_no() -> None:
+    async def twice(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.press("h", "n", "h")
+        assert isinstance(app.screen, Confirm)
+        assert not app._exit
+
+    play("talking", twice)
+
+
+def test_states_all_have_a_scene() -> None:
+    assert {scene.state for scene in SCENES.values()} == set(CallState)

@@ -1,0 +1,54 @@
+"""A line that is there only while something needs saying."""
+
+from __future__ import annotations
+
+from stream.snapshot import CallState, Snapshot
+from tui.app.figures import clean, wrap
+from tui.app.painting import Line, Painted
+
+_MOST_LINES = 3
+
+
+class Alert(Painted):
+    """Warnings about the whole call."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._texts: tuple[str, ...] = ()
+
+    def show(self, snapshot: Snapshot) -> None:
+        texts = alerts(snapshot)
+        if texts != self._texts:
+            self._texts = texts
+            self._fit()
+        self.repaint()
+
+    def on_resize(self) -> None:
+        self._fit()
+        super().on_resize()
+
+    def _fit(self) -> None:
+        width = self.content_size.width or self.app.size.width - 2
+        self.styles.height = len(self._wrapped(width))
+        self.display = bool(self._texts)
+
+    def _wrapped(self, width: int) -> list[str]:
+        lines: list[str] = []
+        for text in self._texts:
+            first, *more = wrap(text, max(width - 2, 8))
+            lines += ["▲ " + first, *("  " + line for line in more)]
+        return lines[:_MOST_LINES]
+
+    def paint(self, width: int, height: int) -> list[Line]:
+        return [[(line, "warn")] for line in self._wrapped(width)]
+
+
+def alerts(snapshot: Snapshot) -> tuple[str, ...]:
+    """What to warn of, most urgent first."""
+    texts = []
+    if snapshot.state is CallState.RECONNECTING:
+        reason = clean(snapshot.reason)
+        texts.append(f"connection lost, trying again{': ' + reason if reason else ''}")
+    if snapshot.overloaded:
+        texts.append("overloaded: this machine cannot keep up, so speech will have gaps")
+    return tuple(texts)

@@ -1,0 +1,368 @@
+"""The application: polls the call, hands snapshots to the widgets, and keys to the call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import ClassVar, TypeVar
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+
+from codec.errors import SottoError
+from stream.snapshot import CallState, Latency, Listener, Snapshot, Talker
+from tui.app.alert import Alert
+from tui.app.call_bar import CallBar
+from tui.app.controls import Controls
+from tui.app.dialogs.ask_path import AskPath
+from tui.app.dialogs.choose import Choose
+from tui.app.dialogs.confirm import Confirm
+from tui.app.dialogs.details import Details
+from tui.app.dialogs.help import Help
+from tui.app.dialogs.parting import Parting
+from tui.app.dialogs.pick_devices import PickDevices
+from tui.app.key_bar import KeyBar
+from tui.app.latency_bar import LatencyBar
+from tui.app.log_view import LogView
+from tui.app.push_to_talk import PushToTalk
+from tui.app.room_list import RoomList
+from tui.app.theme import SOTTO_THEME, has_colour
+from tui.app.voice_panel import HeardVoice, OwnVoice
+
+POLL_HZ = 8
+# While nobody speaks, every how many polls the screen is drawn.
+IDLE_DIVISOR = 4
+# How long a thread of the call may keep the interpreter from the one that answers keys. A key takes
+# some ten turns; at Python's 5 ms each of them waits that long behind every busy thread.
+SWITCH_SECONDS = 0.001
+_AUDIBLE_DB = -50.0
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_OVER = (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
+_IN_CALL = (CallState.TALKING, CallState.RECONNECTING)
+
+Answer = TypeVar("Answer")
+
+
+class CallApp(App[None]):
+    """The terminal UI of one call. `run` returns when it is over; after a signal that ends
+    programs, `return_code` is 128 + its number."""
+
+    CSS_PATH = "sotto.tcss"
+    TITLE = "sotto"
+    ENABLE_COMMAND_PALETTE = False
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012
+        (0, "-tiny"),
+        (14, "-short"),
+        (20, "-normal"),
+        (24, "-roomy"),
+        (32, "-tall"),
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("m", "mute", show=False),
+        Binding("space", "talk", show=False),
+        Binding("t", "push_to_talk", show=False),
+        Binding("p", "preset", show=False),
+        Binding("d", "devices", show=False),
+        Binding("r", "record", show=False),
+        Binding("l", "log", show=False),
+        Binding("i", "details", show=False),
+        Binding("question_mark,f1", "help", show=False),
+        Binding("up", "select(-1)", show=False),
+        Binding("down", "select(1)", show=False),
+        Binding("pageup", "scroll_log(-1)", show=False),
+        Binding("pagedown", "scroll_log(1)", show=False),
+        Binding("h", "quit", show=False),
+        Binding("ctrl+q,ctrl+c", "quit", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        controls: Controls,
+        *,
+        colour: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        today: Callable[[], datetime] = datetime.now,
+        poll_hz: float = POLL_HZ,
+    ) -> None:
+        """colour: None asks the terminal; today: names the suggested recording."""
+        self.colour = has_colour() if colour is None else colour
+        with _told(self.colour):
+            # Without colour, leave the terminal its own two: then none at all are sent.
+            super().__init__(ansi_color=not self.colour)
+        self.register_theme(SOTTO_THEME)
+        self.set_reactive(App.theme, SOTTO_THEME.name)
+        self.controls = controls
+        self._clock = clock
+        self._today = today
+        self._poll_hz = poll_hz
+        self._snapshot: Snapshot | None = None
+        self._selected = -1
+        self._button = PushToTalk()
+        self._switch_interval = sys.getswitchinterval()
+        self._polls = 0
+        self._drawn: tuple[object, ...] = ()
+        self._last_error = ""
+        self._leaving = False
+
+    def compose(self) -> ComposeResult:
+        yield CallBar(id="call")
+        yield Alert(id="alert")
+        with Horizontal(id="voices"):
+            yield OwnVoice(colour=self.colour, id="own")
+            with Vertical(id="others"):
+                yield RoomList(id="room")
+                yield HeardVoice(colour=self.colour, id="heard")
+        yield LatencyBar(colour=self.colour, id="latency")
+        yield LogView(id="log")
+        yield KeyBar(id="keys")
+
+    def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            # Not in the main thread, or not on this system: then it is not ours to handle.
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+                loop.add_signal_handler(number, self._leave, 128 + number)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self.call_after_refresh(self.poll)
+        self.set_interval(1 / self._poll_hz, self.poll)
+
+    def on_unmount(self) -> None:
+        sys.setswitchinterval(self._switch_interval)
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+                loop.remove_signal_handler(number)
+
+    def poll(self) -> None:
+        """Look at the call, and draw what changed."""
+        if self._leaving:
+            return
+        self._poll_button()
+        snapshot = self._ask(self.controls.snapshot)
+        if snapshot is None:
+            return
+        self._snapshot = snapshot
+        log = self._main(LogView)
+        fresh = self._ask(lambda: self.controls.log_lines(log.last_number))
+        if fresh:
+            log.add(fresh)
+        self._polls += 1
+        if self._worth_drawing(snapshot):
+            self._draw(snapshot)
+        if snapshot.state in _OVER and not isinstance(self.screen, Parting):
+            self.push_screen(Parting(snapshot), self._on_parted)
+
+    # What the keys do
+
+    def action_mute(self) -> None:
+        if self._snapshot is not None:
+            muted = not self._snapshot.muted
+            self._change(lambda: self.controls.set_muted(muted))
+
+    def action_push_to_talk(self) -> None:
+        if self._snapshot is not None:
+            on = not self._snapshot.push_to_talk
+            self._button.stop()
+            self._change(lambda: self.controls.set_push_to_talk(on))
+
+    def action_talk(self) -> None:
+        if self._snapshot is None or not self._snapshot.push_to_talk:
+            return
+        before = self._button.talking
+        talking = self._button.press(self._clock())
+        if talking != before:
+            self._change(lambda: self.controls.talk(talking))
+
+    def action_preset(self) -> None:
+        if self._snapshot is None:
+            return
+        dialog = Choose("preset", self._snapshot.presets, self._snapshot.preset)
+        self._open(dialog, lambda name: self._change(lambda: self.controls.set_preset(name)))
+
+    def action_devices(self) -> None:
+        devices = self._ask(self.controls.devices)
+        if devices is None or self._snapshot is None:
+            return
+        current = (self._snapshot.input_device, self._snapshot.output_device)
+        dialog = PickDevices(
+            devices,
+            current,
+            lambda name: self._change(lambda: self.controls.set_input(name)),
+            lambda name: self._change(lambda: self.controls.set_output(name)),
+        )
+        self.push_screen(dialog)
+
+    def action_record(self) -> None:
+        if self._snapshot is None:
+            return
+        if self._snapshot.recording:
+            self._change(lambda: self.controls.set_recording(None))
+            return
+        name = f"sotto-{self._today():%Y%m%d-%H%M%S}.wav"
+        self._open(
+            AskPath("record to", name),
+            lambda path: self._change(lambda: self.controls.set_recording(path)),
+        )
+
+    def action_log(self) -> None:
+        self._main(LogView).screen.toggle_class("long-log")
+
+    def action_scroll_log(self, pages: int) -> None:
+        self._main(LogView).scroll_pages(pages)
+
+    def action_select(self, step: int) -> None:
+        """Show the listener above (-1) or below (1) the present one."""
+        listeners = self._snapshot.listeners if self._snapshot is not None else ()
+        if len(listeners) < 2:
+            return
+        parties = [listener.party for listener in listeners]
+        at = parties.index(self._selected) if self._selected in parties else 0
+        self._selected = parties[(at + step) % len(parties)]
+        self._redraw()
+
+    def on_room_list_selected(self, message: RoomList.Selected) -> None:
+        self._selected = message.party
+        self._redraw()
+
+    def action_details(self) -> None:
+        if self._snapshot is not None:
+            self.push_screen(Details(self._snapshot, self._chosen(self._snapshot)))
+
+    def action_help(self) -> None:
+        self.push_screen(Help())
+
+    async def action_quit(self) -> None:
+        """Hang up; in the middle of a call ask once. The same key again is a yes."""
+        talking = self._snapshot is not None and self._snapshot.state in _IN_CALL
+        if not talking or isinstance(self.screen, Confirm):
+            self._leave()
+            return
+        question = "Hang up? Press the key again, or y. The others go on talking without you."
+        if self._snapshot is None or not self._snapshot.room:
+            question = "Hang up? Press the key again, or y."
+        self._open(Confirm("hang up", question), lambda yes: self._leave() if yes else None)
+
+    # How it is done
+
+    def _leave(self, return_code: int = 0) -> None:
+        if self._leaving:
+            return
+        self._ask(self.controls.hang_up)
+        self._leaving = True
+        self.exit(return_code=return_code)
+
+    def _on_parted(self, answer: bool | None) -> None:
+        self._leave()
+
+    def _poll_button(self) -> None:
+        before = self._button.talking
+        if before and not self._button.poll(self._clock()):
+            self._change(lambda: self.controls.talk(False))
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer | None:
+        """The answer, or None with the reason on the screen."""
+        try:
+            answer = question()
+        except SottoError as error:
+            text = " ".join(str(error).split())
+            if text != self._last_error:  # a poll that keeps failing says so once
+                self._last_error = text
+                self.notify(text, severity="error", markup=False)
+            return None
+        self._last_error = ""
+        return answer
+
+    def _change(self, command: Callable[[], None]) -> bool:
+        """Give the call a command and show at once what came of it. Whether it was obeyed."""
+
+        def obeyed() -> bool:
+            command()
+            return True
+
+        done = self._ask(obeyed) is not None
+        self._last_error = ""
+        self._redraw()
+        return done
+
+    def _open(self, dialog: Choose | AskPath | Confirm, then: Callable[..., object]) -> None:
+        def answered(answer: object) -> None:
+            if answer is not None:
+                then(answer)
+
+        self.push_screen(dialog, answered)
+
+    def _redraw(self) -> None:
+        self._drawn = ()
+        self.poll()
+
+    def _main(self, kind: type[Answer]) -> Answer:
+        """A widget of the main screen, whatever is open over it."""
+        return self.screen_stack[0].query_one(kind)  # type: ignore[type-var]
+
+    def _chosen(self, snapshot: Snapshot) -> Listener | None:
+        for listener in snapshot.listeners:
+            if listener.party == self._selected:
+                return listener
+        return snapshot.listeners[0] if snapshot.listeners else None
+
+    def _worth_drawing(self, snapshot: Snapshot) -> bool:
+        """Whether somebody speaks, or something was switched, or it is time again anyway."""
+        voices: list[Talker | Listener] = [snapshot.talker, *snapshot.listeners]
+        if any(voice.active or voice.level_db > _AUDIBLE_DB for voice in voices):
+            self._drawn = ()
+            return True
+        switches = (
+            snapshot.state,
+            snapshot.muted,
+            snapshot.push_to_talk,
+            snapshot.talking,
+            snapshot.recording,
+            snapshot.overloaded,
+            snapshot.preset,
+            len(snapshot.listeners),
+        )
+        if switches == self._drawn and self._polls % IDLE_DIVISOR:
+            return False
+        self._drawn = switches
+        return True
+
+    def _draw(self, snapshot: Snapshot) -> None:
+        now = self._clock()
+        listener = self._chosen(snapshot)
+        self._selected = listener.party if listener is not None else -1
+        self._main(CallBar).show(snapshot, listener)
+        self._main(Alert).show(snapshot)
+        self._main(OwnVoice).show(snapshot, now)
+        room = self._main(RoomList)
+        room.display = snapshot.room and bool(snapshot.listeners)
+        room.screen.set_class(room.display and len(snapshot.listeners) > 4, "crowded")
+        if room.display:
+            room.show(snapshot.listeners, self._selected, now)
+        self._main(HeardVoice).show(snapshot, listener, now)
+        latency = listener.latency if listener is not None else Latency()
+        self._main(LatencyBar).show(latency, snapshot.link.round_trip)
+        self._main(KeyBar).show(snapshot)
+        if isinstance(self.screen, Details):
+            self.screen.show(snapshot, listener)
+
+
+@contextlib.contextmanager
+def _told(colour: bool) -> Iterator[None]:
+    """Textual asks the environment whether to use colour, as an application is made."""
+    before = os.environ.pop("NO_COLOR", None)
+    if not colour:
+        os.environ["NO_COLOR"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("NO_COLOR", None)
+        if before is not None:
+            os.environ["NO_COLOR"] = before

@@ -1,0 +1,99 @@
+"""The two lines at the top: who, since when, how safely, and through which devices."""
+
+from __future__ import annotations
+
+from stream.snapshot import CallState, Listener, Snapshot
+from tui.app.figures import UNKNOWN, clean, clock, fit
+from tui.app.painting import Line, Painted, spread, width_of
+
+STATES = {
+    CallState.WAITING: ("○", "waiting for a call", "warn"),
+    CallState.CONNECTING: ("○", "connecting", "warn"),
+    CallState.TALKING: ("●", "connected", "good"),
+    CallState.RECONNECTING: ("▲", "reconnecting", "warn"),
+    CallState.REFUSED: ("✗", "refused", "bad"),
+    CallState.ENDED: ("■", "ended", "label"),
+    CallState.FAILED: ("✗", "failed", "bad"),
+}
+_GAP: Line = [("  ", "text")]
+
+
+class CallBar(Painted):
+    """What holds for the whole call."""
+
+    _snapshot: Snapshot | None = None
+    _listener: Listener | None = None
+
+    def show(self, snapshot: Snapshot, listener: Listener | None) -> None:
+        """listener: the remote party whose key is shown."""
+        self._snapshot, self._listener = snapshot, listener
+        self.repaint()
+
+    def paint(self, width: int, height: int) -> list[Line]:
+        if self._snapshot is None:
+            return []
+        return [
+            _call_line(self._snapshot, self._listener, width),
+            _device_line(self._snapshot, self._listener, width),
+        ]
+
+
+def secured(snapshot: Snapshot) -> Line:
+    """Said in words: green alone tells nothing to those who do not see it."""
+    if snapshot.link.secured:
+        return [("✓ secured", "good")]
+    return [("✗ NOT secured", "bad")]
+
+
+def _call_line(snapshot: Snapshot, listener: Listener | None, width: int) -> Line:
+    symbol, word, role = STATES[snapshot.state]
+    left: Line = [
+        (f"{symbol} {word}", role),
+        *_GAP,
+        (clock(snapshot.seconds), "text"),
+    ]
+    right: Line = [*secured(snapshot), *_GAP, ("preset ", "label"), (snapshot.preset, "strong")]
+    room = width - width_of(left) - width_of(right) - 4
+    name = clean(listener.name) if listener is not None and not snapshot.room else ""
+    if snapshot.room:
+        name = f"room of {len(snapshot.listeners) + 1}"
+    peer = clean(snapshot.link.peer)
+    if name and room >= 4:
+        shown = fit(name, room)
+        left += [*_GAP, (shown, "strong")]
+        room = width - width_of(left) - width_of(right) - 4
+    if peer and peer != name and room >= min(len(peer), 12):
+        left += [*_GAP, (fit(peer, room), "label")]
+    return spread(left, right, width)
+
+
+def _device_line(snapshot: Snapshot, listener: Listener | None, width: int) -> Line:
+    right: Line = [("● REC", "bad")] if snapshot.recording else []
+    key = clean(listener.fingerprint) if listener is not None else ""
+    whose = "key " if key else "own key "
+    key = key or clean(snapshot.link.own_fingerprint) or UNKNOWN
+    labels = len(whose) + len("mic ") + len("out ") + 2 * 2 + (width_of(right) + 2 if right else 0)
+    room = max(width - labels, 3)
+    names = [clean(snapshot.input_device) or UNKNOWN, clean(snapshot.output_device) or UNKNOWN]
+    widths = _shares([len(key), *map(len, names)], room)
+    left: Line = [
+        (whose, "label"),
+        (fit(key, widths[0]), "text"),
+        *_GAP,
+        ("mic ", "label"),
+        (fit(names[0], widths[1]), "text"),
+        *_GAP,
+        ("out ", "label"),
+        (fit(names[1], widths[2]), "text"),
+    ]
+    return spread(left, right, width)
+
+
+def _shares(wanted: list[int], room: int) -> list[int]:
+    """Widths that sum to at most `room`: the short get what they want, the long share the rest."""
+    given = [0] * len(wanted)
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    for served, i in enumerate(order):
+        given[i] = min(wanted[i], room // (len(order) - served))
+        room -= given[i]
+    return given

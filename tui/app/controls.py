@@ -1,0 +1,52 @@
+"""What the screen needs of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from stream.snapshot import LogLine, Snapshot
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Names of the sound devices there are to choose from."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+class Controls(Protocol):
+    """A call as the screen sees it.
+
+    Every method returns at once and may be called from any thread. Each may raise SottoError, whose
+    line is shown; the screen goes on.
+    """
+
+    def snapshot(self) -> Snapshot: ...
+
+    def log_lines(self, after: int) -> list[LogLine]:
+        """Log lines numbered above `after`, oldest first; a bounded number of them."""
+        ...
+
+    def set_muted(self, muted: bool) -> None: ...
+
+    def set_push_to_talk(self, on: bool) -> None: ...
+
+    def talk(self, on: bool) -> None:
+        """With push-to-talk: send (or no longer send) what the microphone hears."""
+        ...
+
+    def set_preset(self, name: str) -> None: ...
+
+    def devices(self) -> Devices: ...
+
+    def set_input(self, name: str) -> None: ...
+
+    def set_output(self, name: str) -> None: ...
+
+    def set_recording(self, path: str | None) -> None:
+        """Record what is heard to a new WAV file, or with None finish the recording."""
+        ...
+
+    def hang_up(self) -> None: ...

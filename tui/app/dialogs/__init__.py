@@ -1,0 +1,1 @@
+"""What opens over the call: help, details, lists to choose from, questions."""

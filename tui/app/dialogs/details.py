@@ -1,0 +1,71 @@
+"""Every figure of the call that has no place on the main screen."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from stream.snapshot import Listener, Snapshot
+from tui.app.dialogs.dialog import Dialog
+from tui.app.figures import UNKNOWN, bits, clean, fit, milliseconds
+
+_LABEL = 14
+_VALUE = 54
+
+
+class Details(Dialog[None]):
+    """Kept up to date while it is open."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("i,q,enter", "close", show=False)]
+
+    def __init__(self, snapshot: Snapshot, listener: Listener | None) -> None:
+        super().__init__("details")
+        self._text = Static(_drawn(snapshot, listener))
+
+    def content(self) -> list[Widget]:
+        return [self._text]
+
+    def show(self, snapshot: Snapshot, listener: Listener | None) -> None:
+        self._text.update(_drawn(snapshot, listener), layout=False)
+
+
+def rows(snapshot: Snapshot, listener: Listener | None) -> list[tuple[str, str]]:
+    """(name, value) of everything; the same number of rows as long as the call has a listener."""
+    link, talker = snapshot.link, snapshot.talker
+    offset = UNKNOWN if link.clock_offset is None else f"{link.clock_offset * 1e3:+.1f} ms"
+    table = [
+        ("your key", clean(link.own_fingerprint) or UNKNOWN),
+        ("peer", clean(link.peer) or UNKNOWN),
+        ("link", "secured" if link.secured else "NOT secured"),
+        ("model", clean(snapshot.model_id)),
+        ("round trip", f"{milliseconds(link.round_trip).strip()}, remote clock {offset}"),
+        ("reconnections", f"{link.reconnections}, strangers turned away {link.strangers}"),
+        ("microphone", clean(snapshot.input_device) or UNKNOWN),
+        ("loudspeaker", clean(snapshot.output_device) or UNKNOWN),
+        ("recording", clean(snapshot.recording) or "off"),
+        ("sent", f"{talker.frames} frames, {talker.silent_frames} silent, {talker.unsent} unsent"),
+        ("", f"{bits(talker.rate.wire)} bit/s on the wire, {talker.overflows} capture gaps"),
+    ]
+    if listener is None:
+        return table
+    got = listener.arrivals
+    return [
+        *table,
+        ("their key", clean(listener.fingerprint) or UNKNOWN),
+        ("heard", f"{got.received} packets, {got.lost} lost, {got.late} late"),
+        ("", f"{got.partly_late} partly late, {got.concealed:.1f} s concealed"),
+        ("", f"{got.reordered} reordered, {got.duplicates} twice, {got.rejected} rejected"),
+        ("", f"columns {got.stretched} inserted, {got.shortened} removed"),
+        ("", f"{bits(listener.rate.wire)} bit/s on the wire, {got.underruns} underruns"),
+    ]
+
+
+def _drawn(snapshot: Snapshot, listener: Listener | None) -> Content:
+    return Content("\n").join(
+        Content.assemble((name.ljust(_LABEL), "$text-muted"), fit(value, _VALUE))
+        for name, value in rows(snapshot, listener)
+    )

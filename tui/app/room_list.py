@@ -1,0 +1,66 @@
+"""Everybody in the room, one line each."""
+
+from __future__ import annotations
+
+from rich.cells import set_cell_size
+from textual import events
+from textual.message import Message
+
+from stream.snapshot import Listener
+from tui.app.figures import clean, decibels, fit
+from tui.app.meter import PeakHold, bar
+from tui.app.painting import Line, Painted, heading
+
+MOST_LISTED = 8
+
+
+class RoomList(Painted):
+    """The remote parties, with their levels; one of them is selected."""
+
+    class Selected(Message):
+        """A line was clicked. party: its number in the call."""
+
+        def __init__(self, party: int) -> None:
+            super().__init__()
+            self.party = party
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._listeners: tuple[Listener, ...] = ()
+        self._selected = -1
+        self._peaks: dict[int, PeakHold] = {}
+        self._now = 0.0
+
+    def show(self, listeners: tuple[Listener, ...], selected: int, now: float) -> None:
+        """selected: a party's number; now: seconds on a clock that never jumps."""
+        rows = 1 + min(len(listeners), MOST_LISTED)
+        if len(listeners) != len(self._listeners):
+            self.styles.height = rows
+        self._listeners, self._selected, self._now = listeners, selected, now
+        present = {listener.party for listener in listeners}
+        self._peaks = {party: self._peaks.get(party) or PeakHold() for party in sorted(present)}
+        self.repaint()
+
+    def paint(self, width: int, height: int) -> list[Line]:
+        notes: Line = [("↑↓ ", "key"), ("select", "label")] if len(self._listeners) > 1 else []
+        lines = [heading(f"room · {len(self._listeners)} heard", notes, width)]
+        return [*lines, *(self._row(listener, width) for listener in self._listeners)]
+
+    def on_click(self, event: events.Click) -> None:
+        index = event.y - 1
+        if 0 <= index < len(self._listeners):
+            self.post_message(self.Selected(self._listeners[index].party))
+
+    def _row(self, listener: Listener, width: int) -> Line:
+        chosen = listener.party == self._selected
+        name_width = min(max(width // 3, 6), 24)
+        name = fit(clean(listener.name) or f"party {listener.party}", name_width)
+        peak = self._peaks[listener.party].update(listener.level_db, self._now)
+        meter = max(width - name_width - 13, 1)
+        return [
+            ("▸ " if chosen else "  ", "key"),
+            (set_cell_size(name, name_width) + " ", "strong" if chosen else "text"),
+            *bar(listener.level_db, peak, meter),
+            (" " + decibels(listener.level_db), "text"),
+            (" ●", "good") if listener.active else (" ○", "label"),
+        ]

@@ -1,0 +1,107 @@
+"""A scrolling mel spectrogram in character cells."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from stream.snapshot import FloatArray, Spectrogram
+from tui.app.colormap import colours
+
+HOPS_PER_CELL = 8  # 64 ms: a syllable is three cells wide
+LEVELS = 24
+KEPT_CELLS = 400
+# Where the normalised log-mel scale (codec.analysis) starts and stops to be of interest: about -82
+# and -23 dB of a full-scale sine.
+QUIET, LOUD = -0.68, 0.40
+SHADES = " ░▒▓█"
+
+
+class History:
+    """Log-mel columns averaged into cell columns, the latest `KEPT_CELLS` of them."""
+
+    def __init__(self) -> None:
+        self.drawn = 0  # cell columns so far
+        self._seen: int | None = None
+        self._cells: FloatArray = np.zeros((0, 0), np.float32)
+        self._waiting: FloatArray = np.zeros((0, 0), np.float32)
+
+    def feed(self, spectrogram: Spectrogram) -> bool:
+        """Take what is new of `spectrogram`; whether a cell column was added."""
+        columns, total = spectrogram.columns, spectrogram.total
+        if self._seen is None or total < self._seen:
+            self._seen = total - len(columns)  # the first look, or another voice
+            self._waiting = columns[:0]
+            self._cells = columns[:0]
+        new = min(total - self._seen, len(columns))
+        self._seen = total
+        if new <= 0:
+            return False
+        waiting = np.concatenate([self._waiting, columns[len(columns) - new :]])
+        whole = len(waiting) // HOPS_PER_CELL
+        self._waiting = waiting[whole * HOPS_PER_CELL :]
+        if not whole:
+            return False
+        cells = waiting[: whole * HOPS_PER_CELL].reshape(whole, HOPS_PER_CELL, -1).mean(axis=1)
+        self._cells = np.concatenate([self._cells, cells])[-KEPT_CELLS:]
+        self.drawn += whole
+        return True
+
+    def levels(self, width: int, bands: int, count: int) -> NDArray[np.uint8]:
+        """The picture: [bands, width] in 0 .. count - 1, high pitch first, the latest last."""
+        picture = np.zeros((bands, width), np.uint8)
+        cells = self._cells[-width:]
+        if not picture.size or not len(cells):
+            return picture
+        edges = np.linspace(0, cells.shape[1], bands + 1).astype(int)[:-1]
+        # More rows than bands would repeat some: reduceat then takes the single band, as it should.
+        pooled = np.add.reduceat(cells, edges, axis=1)
+        pooled /= np.diff(np.append(edges, cells.shape[1])).clip(1)
+        scaled = (pooled - QUIET) / (LOUD - QUIET) * count
+        picture[:, width - len(cells) :] = np.clip(scaled, 0, count - 1).astype(np.uint8).T[::-1]
+        return picture
+
+
+def in_colour(history: History, width: int, height: int) -> list[Strip]:
+    """Half blocks: two bands per cell."""
+    picture = history.levels(width, 2 * height, LEVELS)
+    pairs = picture[0::2].astype(np.int64) * LEVELS + picture[1::2]
+    return [_strip(row, width) for row in pairs]
+
+
+def in_shades(history: History, width: int, height: int) -> list[str]:
+    """One band per cell, drawn by how much of the cell is inked."""
+    picture = history.levels(width, height, len(SHADES))
+    return ["".join(SHADES[level] for level in row) for row in picture]
+
+
+def _strip(row: NDArray[np.int64], width: int) -> Strip:
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    lengths = np.diff(np.append(starts, width))
+    return Strip(
+        [
+            _run(pair, length)
+            for pair, length in zip(row[starts].tolist(), lengths.tolist(), strict=True)
+        ],
+        width,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _run(pair: int, length: int) -> Segment:
+    top, bottom = divmod(pair, LEVELS)
+    # A blank where both halves agree: its foreground need not be sent.
+    if top == bottom:
+        return Segment(" " * length, Style(bgcolor=_palette()[bottom]))
+    return Segment("▀" * length, Style(color=_palette()[top], bgcolor=_palette()[bottom]))
+
+
+@lru_cache(maxsize=1)
+def _palette() -> list[Color]:
+    return [Color.from_rgb(*map(int, rgb)) for rgb in colours(LEVELS)]
