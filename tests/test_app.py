@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.cells import cell_len
+from rich.color import Color
 from textual.pilot import Pilot
 
 from stream.snapshot import QUIETEST_DB, CallState, Latency, LogLine, Snapshot, Spectrogram
@@ -223,6 +224,16 @@ def test_any_size_will_do(name: str) -> None:
 
     _, app, _ = play(name, shrink)
     assert not app._exit
+
+
+def test_the_theme_is_in_force() -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        for selector in ("#own", "#log"):
+            widget = app.query_one(selector, Painted)
+            assert widget.look("title").color == Color.parse("#6fb7b0")
+            assert widget.look("title").bgcolor == Color.parse("#101519")
+
+    play("talking", look)
 
 
 def test_resizing_keeps_the_picture() -> None:

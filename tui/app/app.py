@@ -98,7 +98,9 @@ class CallApp(App[None]):
             # Without colour, leave the terminal its own two: then none at all are sent.
             super().__init__(ansi_color=not self.colour)
         self.register_theme(SOTTO_THEME)
+        # Before anything is drawn, so that nothing needs to be styled twice.
         self.set_reactive(App.theme, SOTTO_THEME.name)
+        self.stylesheet.set_variables(self.get_css_variables())
         self.controls = controls
         self._clock = clock
         self._today = today
