@@ -198,10 +198,11 @@ class Descent:
                         whole = networks.prior.bits(quantise(z, 0.0), self.rate)
                     self._whole_bits = whole.sum((1, 2))
                 self._rounded = self._whole_bits / self._relaxed.clamp_min(1.0)
-            share = self._relaxed * self._rounded / (0.98 * self.allowed_bits)
-            factor = torch.where(share > 1.0, 1.06, 0.96)
-            if settings.steering is not None:
-                factor = (share**settings.steering).clamp(0.9, 1.5)
+            taken, goal = self._relaxed * self._rounded, 0.98 * self.allowed_bits
+            if settings.steering is None:
+                factor = torch.where(taken > goal, 1.06, 0.96)
+            else:
+                factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
             self._price = torch.maximum(self._price * factor, self.weight)
         if settings.method == "admm":
             coupling = settings.coupling * self.weight[:, None, None]
