@@ -22,6 +22,7 @@ from codec.errors import SottoError
 from stream.snapshot import (
     Arrivals,
     CallState,
+    Devices,
     FloatArray,
     Latency,
     Link,
@@ -32,7 +33,6 @@ from stream.snapshot import (
     Spectrogram,
     Talker,
 )
-from tui.app.controls import Devices
 
 COLUMNS_PER_SECOND = 125
 KEPT_COLUMNS = 512

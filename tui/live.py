@@ -18,13 +18,14 @@ from tui import options
 from tui.errors import UsageError
 
 if TYPE_CHECKING:
-    from stream.transport import Offer, Security
-
     from codec.speech import SpeechCodec
-    from stream.call import Call, CallSettings, Endpoint, Surroundings
+    from stream.call import Call, CallSettings, Surroundings
+    from stream.call import Endpoint as CallEndpoint
+    from stream.endpoint import Endpoint
     from stream.journal import Journal
     from stream.sinks import Sink
     from stream.sources import Source
+    from stream.transport import Offer, Security
 
 NONE = "none"
 
@@ -160,9 +161,8 @@ def surroundings() -> Surroundings:
 
 def security(args: argparse.Namespace) -> Security:
     """The keys to use. Raises BadInput when one that was asked for cannot be read."""
-    from stream.transport import Security
-
     from stream.keys import default_key_path, read_key_pair, read_public_key
+    from stream.transport import Security
 
     if args.insecure:
         return Security(insecure=True)
@@ -181,10 +181,9 @@ def run(
 
     0 when somebody hung up; otherwise raises SottoError with the reason.
     """
-    from stream.transport import Offer
-
     from stream.call import Call
     from stream.snapshot import CallState
+    from stream.transport import Offer
     from tui.headless import statistics_file
 
     # What may be misspelt is looked at before the seconds that loading takes.
@@ -198,35 +197,35 @@ def run(
         offer = Offer(
             codec.model_id, codec.preset, args.name or socket.gethostname(), settings.room
         )
-        endpoint = connect(offer, keys)
-        if args.impair:
-            endpoint = _impaired(endpoint, args.impair)
+        endpoint = _impaired(connect(offer, keys), args.impair)
         journal = _journal(log)
         call = Call(codec, endpoint, source, sink, settings, surroundings(), journal)
         call.start()
         try:
             if args.record:
                 call.set_recording(args.record)
-            _stay(call, args, statistics)
+            status = _stay(call, args, statistics)
         finally:
             call.close()
         over = call.snapshot()
     if over.state in (CallState.REFUSED, CallState.FAILED):
         raise SottoError(over.reason)
-    return 0
+    return status
 
 
-def _stay(call: Call, args: argparse.Namespace, statistics: TextIO | None) -> None:
-    """Show the call until it is over."""
+def _stay(call: Call, args: argparse.Namespace, statistics: TextIO | None) -> int:
+    """Show the call until it is over; the exit status."""
     from tui.headless import follow
 
     if args.headless:
         follow(call, show=not args.log, statistics=statistics, seconds=args.seconds)
-        return
+        return 0
     from tui.app.app import CallApp
 
     with following(call, statistics, args.seconds):
-        CallApp(call).run()
+        app = CallApp(call)
+        app.run()
+    return app.return_code or 0
 
 
 @contextlib.contextmanager
@@ -267,10 +266,11 @@ def _load(args: argparse.Namespace) -> SpeechCodec:
     return codec
 
 
-def _impaired(endpoint: Endpoint, description: str) -> Endpoint:
+def _impaired(endpoint: Endpoint, description: str | None) -> CallEndpoint:
+    """The connection, behind a bad network if one is asked for. Raises BadInput."""
     from stream.impairment import Impaired, parse_impairment
 
-    return Impaired(endpoint, parse_impairment(description))
+    return Impaired(endpoint, parse_impairment(description)) if description else endpoint
 
 
 @contextlib.contextmanager

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from stream.snapshot import LogLine, Snapshot
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Names of the sound devices there are to choose from."""
-
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
+from stream.snapshot import Devices, LogLine, Snapshot
 
 
 class Controls(Protocol):

@@ -14,4 +14,15 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # In the order the help lists them.
-NAMES = ("encode", "decode", "transcode", "info", "listen", "call", "keygen", "devices", "train", "bench")
+NAMES = (
+    "encode",
+    "decode",
+    "transcode",
+    "info",
+    "listen",
+    "call",
+    "keygen",
+    "devices",
+    "train",
+    "bench",
+)

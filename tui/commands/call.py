@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tui import live
 
 if TYPE_CHECKING:
-    from stream.call import Endpoint
+    from stream.endpoint import Endpoint
     from stream.transport import Offer, Security
     from tui.commands import Subparsers
 
