@@ -167,7 +167,9 @@ def _feed(row: Int8, start: int, count: int, channels: int, within: Int16, sums:
             _add_features(value, within[c], within[channels + c], sums)
 
 
-@numba.njit(cache=True, boundscheck=False)
+# Only this kernel gives up the interpreter's lock: the others run for microseconds, and to get the
+# lock back from a busy thread takes milliseconds.
+@numba.njit(cache=True, boundscheck=False, nogil=True)
 def _all_classes(
     q: Int8,
     groups: Int32,

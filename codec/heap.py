@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 
 
 def _compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile once for one signature, cached on disk where there is a place for it."""
+    """Compile once for one signature, cached on disk where there is a place for it.
+
+    The kernels run without the interpreter's lock, so that audio callbacks need not wait for them.
+    """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
-            done: Callable[..., Any] = njit(signature, cache=True)(function)
+            done: Callable[..., Any] = njit(signature, cache=True, nogil=True)(function)
         except RuntimeError:  # numba found no writable place for its cache
-            done = njit(signature)(function)
+            done = njit(signature, nogil=True)(function)
         return done
 
     return wrap

@@ -7,7 +7,8 @@ and are integrated from the loudest bins outward (PGHI: Prusa, Balazs, Sondergaa
 of the spectrogram onto those that a signal can have (Griffin, Lim, IEEE TASSP 32(2), 1984).
 
 Blocks lie on a fixed grid of columns, so the samples do not depend on how the columns were cut
-into pushes, and the offline form is the streaming form applied to everything at once.
+into pushes, and the offline form is the streaming form applied to everything at once. A live link
+has no such grid: there every push may be a block of its own.
 
 Column k belongs to samples [k*HOP - LEAD, k*HOP - LEAD + WINDOW). Inside this module phases refer
 to the middle of the window.
@@ -159,6 +160,11 @@ class PhaseSynthesiser:
     T is a multiple of `block` (320 samples, 20 ms, are still inside with the default look-ahead
     of one column); `finish` gives the rest, so that T columns make exactly T * HOP samples. The
     samples are the same, bit for bit, however the columns were divided into pushes.
+
+    With `variable`, for live use, every push ends a block: after pushing T columns in all,
+    (T - look_ahead) * HOP - LEAD samples have come out (none before there are any), whatever the
+    sizes of the pushes. Then the samples do depend on how the columns were divided; long blocks
+    sound best.
     """
 
     def __init__(
@@ -167,8 +173,12 @@ class PhaseSynthesiser:
         look_ahead: int = LOOK_AHEAD,
         projections: int = PROJECTIONS,
         seed: int = SEED,
+        variable: bool = False,
     ) -> None:
-        """Raise ValueError unless 0 <= look_ahead < block and projections >= 0."""
+        """Raise ValueError unless 0 <= look_ahead < block and projections >= 0.
+
+        variable: blocks are as long as the pushes, not `block`.
+        """
         if not 0 <= look_ahead < block:
             raise ValueError(f"look-ahead {look_ahead} is not between 0 and the block's {block}")
         if projections < 0:
@@ -177,6 +187,7 @@ class PhaseSynthesiser:
         self.look_ahead = look_ahead
         self.projections = projections
         self.seed = seed
+        self.variable = variable
         self.state = PhaseState()
 
     def push(self, magnitudes: FloatArray) -> FloatArray:
@@ -196,7 +207,7 @@ class PhaseSynthesiser:
             columns = np.concatenate([state.waiting, magnitudes])
         samples = [np.zeros(0, np.float32)]
         start = 0
-        while start + (take := self._next_block()) + self.look_ahead <= len(columns):
+        while (take := self._next_block(len(columns) - start)) > 0:
             samples.append(self._block(columns[start : start + take + self.look_ahead], take))
             start += take
         state.waiting = columns[start:].copy()
@@ -208,7 +219,7 @@ class PhaseSynthesiser:
         columns = state.waiting
         samples = [np.zeros(0, np.float32)]
         while len(columns):
-            take = min(self._next_block(), len(columns))
+            take = min(self._grid_block(), len(columns))
             samples.append(self._block(columns[: take + self.look_ahead], take))
             columns = columns[take:]
         if state.column:
@@ -217,7 +228,15 @@ class PhaseSynthesiser:
         self.state = PhaseState()
         return np.concatenate(samples)
 
-    def _next_block(self) -> int:
+    def _next_block(self, available: int) -> int:
+        """Columns of the next block that `available` columns allow; 0 or less if none."""
+        take = available - self.look_ahead
+        if self.variable:
+            return take
+        size = self._grid_block()
+        return size if size <= take else 0
+
+    def _grid_block(self) -> int:
         """Columns of the next block: the first is shorter, so that blocks end with the frames."""
         return self.block if self.state.column else self.block - self.look_ahead
 

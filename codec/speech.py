@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from codec import analysis
-from codec.concealment import Concealer
 from codec.container import ContainerReader, ContainerWriter, Lost, StreamHeader
-from codec.errors import BadInput, BadStream, WrongModel
+from codec.errors import BadInput, BadStream
 from codec.framecoder import SILENT, EntropyName, FrameCoder
-from codec.packet import Entropy, Kind, Packet, short_id, unpack
+from codec.frames import FrameDecoder
+from codec.packet import Packet, unpack
 from codec.phase import PhaseSynthesiser
 from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
 from codec.ratecontrol import Plan
@@ -269,9 +269,8 @@ class SpeechDecoder:
 
     def __init__(self, codec: SpeechCodec) -> None:
         self._codec = codec
+        self._frames = FrameDecoder(codec)
         self._phase = PhaseSynthesiser()
-        self._concealer = Concealer()
-        self._short_id = short_id(codec.model_id)
 
     def push(self, packet: bytes | None) -> FloatArray:
         """Decode one packet, or conceal one lost frame (None); returns samples ready so far.
@@ -279,45 +278,18 @@ class SpeechDecoder:
         Raises BadStream for a damaged packet, WrongModel for one of another model; the decoder
         stays usable, and the caller may conceal the frame instead.
         """
-        return self._conceal() if packet is None else self.push_packet(unpack(packet))
+        if packet is None:
+            return self._synthesise(self._frames.conceal())
+        return self.push_packet(unpack(packet))
 
     def push_packet(self, packet: Packet) -> FloatArray:
         """Like `push`, for a packet that is already unpacked."""
-        if packet.model_id != self._short_id:
-            raise WrongModel(
-                f"packet was coded with model {packet.model_id:04x}, this is {self._short_id:04x}"
-            )
-        if (
-            packet.kind is not Kind.SPEECH
-            or packet.chained
-            or packet.quality >= self._codec.qualities
-        ):
-            raise BadStream("packet is not a speech frame this decoder knows")
-        if not packet.payload:
-            frame = np.full((analysis.FRAME_HOPS, analysis.N_MELS), -1.0, np.float32)
-        else:
-            name = "huffman" if packet.entropy is Entropy.HUFFMAN else "range"
-            indices = self._codec.coders[name].decode(packet.payload, packet.quality)
-            frame = self._generate(indices, packet.quality)
-        self._concealer.heard(frame)
-        return self._synthesise(frame)
-
-    @torch.no_grad()
-    def _generate(self, indices: NDArray[np.int8], quality: int) -> FloatArray:
-        device = self._codec.device
-        z = self._codec.networks.latents_of(indices)[None].to(device)
-        rate = torch.tensor([quality / 8.0], device=device)
-        y: FloatArray = self._codec.searchable.generator(z, rate)[0].cpu().numpy()
-        return y
-
-    def _conceal(self) -> FloatArray:
-        return self._synthesise(self._concealer.lost())
-
-    def _synthesise(self, frame: FloatArray) -> FloatArray:
-        magnitudes = analysis.mel_to_magnitudes(analysis.denormalise(frame))
-        return self._phase.push(magnitudes)
+        return self._synthesise(self._frames.decode(packet).columns)
 
     def finish(self) -> FloatArray:
         """The samples still inside; afterwards the decoder is as new."""
-        self._concealer = Concealer()
+        self._frames = FrameDecoder(self._codec)
         return self._phase.finish()
+
+    def _synthesise(self, columns: FloatArray) -> FloatArray:
+        return self._phase.push(analysis.mel_to_magnitudes(analysis.denormalise(columns)))

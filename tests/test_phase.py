@@ -348,3 +348,38 @@ def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
         PhaseSynthesiser(**settings)
     with pytest.raises(ValueError, match="projections"):
         PhaseSynthesiser(projections=-1)
+
+
+def variable(magnitudes: FloatArray, sizes: list[int]) -> FloatArray:
+    return in_pushes(magnitudes, sizes, variable=True)
+
+
+@settings(max_examples=10)
+@given(sizes=st.lists(st.integers(0, 128), min_size=1, max_size=12))
+def test_variable_blocks_give_what_is_there_but_for_20_ms(sizes: list[int]) -> None:
+    rng = np.random.default_rng(7)
+    synthesiser = PhaseSynthesiser(variable=True)
+    pushed = out = 0
+    for size in sizes:
+        samples = synthesiser.push(rng.random((size, N_BINS), np.float32) ** 4)
+        assert np.isfinite(samples).all()
+        pushed, out = pushed + size, out + len(samples)
+        assert out == max((pushed - LOOK_AHEAD) * HOP - LEAD, 0)
+    assert out + len(synthesiser.finish()) == pushed * HOP
+
+
+def test_variable_blocks_as_long_as_frames_are_the_fixed_grid(clip: FloatArray) -> None:
+    magnitudes = columns(whole_frames(clip, 3))
+    assert np.array_equal(variable(magnitudes, [FRAME_HOPS] * 3), synthesise(magnitudes))
+
+
+def test_variable_blocks_join_without_seams(clip: FloatArray) -> None:
+    """Blocks of eight columns have a border every eight; errors there are those of whole frames."""
+    magnitudes = columns(whole_frames(clip, 4))
+    whole = convergence(synthesise(magnitudes), magnitudes)
+    rng = np.random.default_rng(2)
+    for sizes in ([8] * 64, [1] * 40 + [2] * 20, [int(n) for n in rng.integers(1, 129, 20)]):
+        parts = variable(magnitudes, sizes)
+        assert len(parts) == len(magnitudes) * HOP
+        assert convergence(parts, magnitudes) < whole + 6.0
+        assert np.abs(np.diff(parts, 2)).max() < 1.5 * np.abs(np.diff(clip, 2)).max()

@@ -1,0 +1,234 @@
+"""Frames from packets: speech, comfort noise, and what stands in for lost frames."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from codec import analysis
+from codec.analysis import FRAME_HOPS, FRAME_SAMPLES, N_MELS
+from codec.comfort import DB_PER_UNIT, encode_noise
+from codec.container import ContainerReader, ContainerWriter
+from codec.errors import BadStream, WrongModel
+from codec.frames import FrameDecoder
+from codec.packet import Kind, Packet, pack, short_id
+from codec.phase import synthesise
+from codec.speech import SpeechCodec
+
+FloatArray = NDArray[np.float32]
+SILENCE = np.full((FRAME_HOPS, N_MELS), -1.0, np.float32)
+
+
+@pytest.fixture(scope="module", params=["2k", "paper"])
+def codec(request: pytest.FixtureRequest) -> SpeechCodec:
+    return SpeechCodec.load(request.param, "cpu")
+
+
+@pytest.fixture(scope="module")
+def packets(codec: SpeechCodec, clip_path: Path) -> list[Packet]:
+    """Four frames of speech in faint noise."""
+    speech = soundfile.read(clip_path, dtype="float32")[0][: 4 * FRAME_SAMPLES]
+    hiss = np.random.default_rng(0).normal(0.0, 10 ** (-50 / 20), len(speech))
+    data = codec.encode((speech + hiss).astype(np.float32), 16_000, search=False)
+    return [item for item in ContainerReader(io.BytesIO(data)) if isinstance(item, Packet)]
+
+
+def samples_of(columns: list[FloatArray]) -> FloatArray:
+    everything = np.concatenate(columns)
+    return synthesise(analysis.mel_to_magnitudes(analysis.denormalise(everything)))
+
+
+def noise_packet(codec: SpeechCodec, decibel: float = -55.0) -> Packet:
+    white = np.random.default_rng(1).normal(0.0, 10 ** (decibel / 20), 20_000)
+    payload = encode_noise(analysis.log_mel(white.astype(np.float32))[:FRAME_HOPS])
+    return Packet(0, 0, payload, short_id(codec.model_id), Kind.COMFORT_NOISE)
+
+
+def energy(samples: FloatArray, order: int) -> float:
+    """Largest energy over 16 samples of a difference of the waveform."""
+    difference = np.diff(samples, order) ** 2
+    return float(np.convolve(difference, np.ones(16, np.float32), "valid").max())
+
+
+def periodicity(samples: FloatArray, lag: int) -> float:
+    a, b = samples[:-lag], samples[lag:]
+    return float(abs(np.dot(a, b)) / np.sqrt(np.dot(a, a) * np.dot(b, b)))
+
+
+def test_speech_is_what_the_generator_makes(codec: SpeechCodec, packets: list[Packet]) -> None:
+    decoder = FrameDecoder(codec)
+    for packet in packets:
+        coder = codec.coders["huffman" if packet.entropy else "range"]
+        z = codec.networks.latents_of(coder.decode(packet.payload, packet.quality))[None]
+        with torch.no_grad():
+            expected = codec.searchable.generator(z, torch.tensor([packet.quality / 8.0]))
+        frame = decoder.decode(packet)
+        assert frame.active
+        assert frame.kind is Kind.SPEECH
+        assert np.array_equal(frame.columns, expected[0].numpy())
+
+
+def test_concealment_does_not_change_what_is_received(
+    codec: SpeechCodec, packets: list[Packet]
+) -> None:
+    plain, lossy = FrameDecoder(codec), FrameDecoder(codec)
+    for packet in packets:
+        lossy.conceal()
+        assert np.array_equal(plain.decode(packet).columns, lossy.decode(packet).columns)
+
+
+def test_seams_are_no_louder_than_speech(codec: SpeechCodec, packets: list[Packet]) -> None:
+    """First and second differences of the waveform where frames were lost, wherever that is."""
+    every = samples_of([FrameDecoder(codec).decode(packet).columns for packet in packets])
+    for lost in (1, 2, 3):
+        decoder = FrameDecoder(codec)
+        columns = [
+            decoder.conceal() if number == lost else decoder.decode(packet).columns
+            for number, packet in enumerate(packets)
+        ]
+        heard = samples_of(columns)
+        begin, end = lost * FRAME_SAMPLES - 400, (lost + 1) * FRAME_SAMPLES + 400
+        for order in (1, 2):
+            assert energy(heard[begin:end], order) <= energy(every, order)
+            # At the seam itself, not more than in the half second that it ends.
+            seam = heard[begin : begin + 800]
+            assert energy(seam, order) <= energy(heard[begin - 8000 : begin], order)
+
+
+def test_the_last_sound_goes_on(codec: SpeechCodec, packets: list[Packet]) -> None:
+    """Columns beside the seam differ hardly more than neighbours do in what was heard."""
+    for count in (1, 2, 3):
+        decoder = FrameDecoder(codec)
+        for packet in packets[:count]:
+            last = decoder.decode(packet).columns
+        usual = np.abs(np.diff(last, axis=0)).mean(axis=1)
+        step = np.abs(decoder.conceal()[0] - last[-1]).mean()
+        assert step <= usual.max()
+
+
+def test_a_long_loss_fades_and_never_repeats(codec: SpeechCodec, packets: list[Packet]) -> None:
+    decoder = FrameDecoder(codec)
+    last = decoder.decode(packets[0]).columns
+    columns = [decoder.conceal() for _ in range(59)]
+    levels = np.concatenate(columns).reshape(59, 8, 16, N_MELS).mean(axis=(2, 3)) * DB_PER_UNIT
+    assert (np.diff(levels.ravel()) < 2.0).all()  # dB
+    assert levels[0, -1] <= last.mean() * DB_PER_UNIT
+    assert levels[4].mean() < levels[0].mean() - 20.0
+    samples = samples_of([last, *columns])[FRAME_SAMPLES:]
+    assert not samples[30 * FRAME_SAMPLES :].any()
+    room = samples[FRAME_SAMPLES // 2 : 4 * FRAME_SAMPLES]
+    room /= np.sqrt(np.convolve(room**2, np.ones(2000) / 2000, "same")) + 1e-9
+    for lag in (FRAME_SAMPLES, FRAME_SAMPLES // 2, analysis.N_FFT, 2 * analysis.N_FFT):
+        assert periodicity(room, lag) < 0.25
+
+
+def test_the_room_is_heard_in_a_gap(codec: SpeechCodec, packets: list[Packet]) -> None:
+    """Not silence: the level of the pauses in what was heard, within 6 dB."""
+    decoder = FrameDecoder(codec)
+    heard = np.concatenate([decoder.decode(packet).columns for packet in packets[:3]])
+    pauses = np.sort(heard.mean(axis=1))[:30].mean()
+    room = decoder.conceal()[-32:].mean()
+    assert abs(room - pauses) * DB_PER_UNIT < 6.0
+
+
+def test_the_room_is_known_at_any_rate_point(clip: FloatArray) -> None:
+    """Quiet steps heard at one rate point fit behind a sound of another."""
+    rooms = {}
+    for presets in (("3k6", "1k2"), ("3k6", "3k6")):
+        quiet, loud = (SpeechCodec.load(preset, "cpu") for preset in presets)
+        hiss = np.random.default_rng(0).normal(0.0, 0.003, FRAME_SAMPLES).astype(np.float32)
+        decoder = FrameDecoder(quiet)
+        for codec, samples in ((quiet, hiss), (loud, clip[:FRAME_SAMPLES] + hiss)):
+            data = codec.encode(samples, 16_000, search=False)
+            packet = next(iter(ContainerReader(io.BytesIO(data))))
+            assert isinstance(packet, Packet)
+            decoder.decode(packet)
+        rooms[presets] = decoder.conceal()[64:].mean(axis=0)
+    first, second = rooms.values()
+    assert np.abs(first - second).mean() * DB_PER_UNIT < 4.0
+
+
+def test_nothing_heard_is_silence(codec: SpeechCodec) -> None:
+    decoder = FrameDecoder(codec)
+    assert np.array_equal(decoder.conceal(), SILENCE)
+    empty = Packet(0, 0, b"", short_id(codec.model_id))
+    frame = decoder.decode(empty)
+    assert not frame.active
+    assert np.array_equal(frame.columns, SILENCE)
+    assert np.array_equal(decoder.conceal(), SILENCE)
+
+
+def test_comfort_noise_begins_where_speech_ended(codec: SpeechCodec, packets: list[Packet]) -> None:
+    decoder = FrameDecoder(codec)
+    last = decoder.decode(packets[1]).columns
+    first, second = (decoder.decode(noise_packet(codec)) for _ in range(2))
+    assert not first.active
+    assert first.kind is Kind.COMFORT_NOISE
+    begin = first.columns[0] - last[-4:].mean(axis=0)
+    settled = first.columns[20:].mean(axis=0) - second.columns.mean(axis=0)
+    assert np.abs(begin).mean() * DB_PER_UNIT < 5.0
+    assert np.abs(settled).mean() * DB_PER_UNIT < 1.0
+    assert not np.array_equal(first.columns[20:], second.columns[20:])
+    steps = np.abs(np.diff(np.concatenate([first.columns[20:], second.columns]), axis=0))
+    assert steps[107].mean() < 1.5 * steps.mean()  # where the two frames meet
+
+
+def test_lost_comfort_noise_goes_on(codec: SpeechCodec) -> None:
+    decoder = FrameDecoder(codec)
+    heard = decoder.decode(noise_packet(codec)).columns[20:].mean()
+    for _ in range(2):
+        lost = decoder.conceal().mean()
+        assert abs(lost - heard) * DB_PER_UNIT < 8.0
+    for _ in range(12):
+        lost = decoder.conceal()
+    assert np.array_equal(lost, SILENCE)
+
+
+def test_same_packets_same_frames(codec: SpeechCodec, packets: list[Packet]) -> None:
+    def run(seed: int) -> FloatArray:
+        decoder = FrameDecoder(codec, seed)
+        parts = [decoder.decode(packets[0]).columns, decoder.conceal()]
+        return np.concatenate([*parts, decoder.decode(noise_packet(codec)).columns])
+
+    assert np.array_equal(run(0), run(0))
+    assert not np.array_equal(run(0), run(1))
+
+
+def test_unusable_packets_are_refused_and_change_nothing(
+    codec: SpeechCodec, packets: list[Packet]
+) -> None:
+    decoder = FrameDecoder(codec)
+    decoder.decode(packets[0])
+    expected = FrameDecoder(codec)
+    expected.decode(packets[0])
+    with pytest.raises(WrongModel):
+        decoder.decode(replace(packets[1], model_id=packets[1].model_id ^ 1))
+    for changes in (
+        {"kind": Kind.IMAGE},
+        {"chained": True},
+        {"quality": 200},
+        {"kind": Kind.COMFORT_NOISE, "payload": b"too short"},
+    ):
+        with pytest.raises(BadStream):
+            decoder.decode(replace(packets[1], **changes))
+    assert np.array_equal(decoder.conceal(), expected.conceal())
+
+
+def test_files_with_comfort_noise_are_decoded(codec: SpeechCodec, packets: list[Packet]) -> None:
+    out = io.BytesIO()
+    writer = ContainerWriter(out, codec.header())
+    writer.write(pack(packets[0]))
+    for sequence in (1, 2):
+        writer.write(pack(replace(noise_packet(codec), sequence=sequence)))
+    writer.finish(3 * FRAME_SAMPLES)
+    samples = codec.decode(out.getvalue())
+    assert len(samples) == 3 * FRAME_SAMPLES
+    loudness = 20 * np.log10(samples[20_000:].std())
+    assert abs(loudness + 55.0) < 1.5
