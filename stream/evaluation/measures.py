@@ -350,8 +350,10 @@ def _stranger(run: Run, result: Outcome) -> None:
 
 
 def _silence(run: Run, result: Outcome) -> None:
+    """Once the detector of speech has got used to the room."""
+
     def bits(end: Name) -> float | None:
-        first, last = run.talk_from + 5.0, run.talk_to
+        first, last = run.talk_from + scenarios.SILENCE_SETTLES, run.talk_to
         began = first_moment(run, end)
         rates = [
             float(s["talker"]["rate"]["now"])
@@ -360,9 +362,10 @@ def _silence(run: Run, result: Outcome) -> None:
         ]
         return float(np.mean(rates)) if rates else None
 
-    result.figures.append(
-        both("CPU, share of a core", "", lambda end: _cpu(run, end, 5.0), scenarios.SILENT_CPU)
-    )
+    def cpu(end: Name) -> float | None:
+        return _cpu(run, end, scenarios.SILENCE_SETTLES)
+
+    result.figures.append(both("CPU, share of a core", "", cpu, scenarios.SILENT_CPU))
     result.figures.append(both("codec bits", "bit/s", bits, scenarios.SILENT_BITS, 0))
 
 

@@ -1,0 +1,228 @@
+"""Calls between two real processes, each with its own sound card and, as root, its own host.
+
+One call serves most of the tests: starting two processes is what takes the time here.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream.evaluation import measures, runs
+from stream.evaluation.accounting import listener
+from stream.evaluation.alignment import SAMPLE_RATE, best_lag, mouth_to_ear
+from stream.evaluation.laboratory import (
+    ENDS,
+    End,
+    Laboratory,
+    Recording,
+    Setup,
+    await_state,
+)
+from stream.evaluation.listening import find_talk, judge, mean_score, sharpest_break
+from stream.evaluation.material import Talk, read_clips, talk
+from stream.evaluation.scenarios import find_scenario
+from stream.keys import generate
+from stream.rig import soundcard
+
+pytestmark = pytest.mark.skipif(
+    not soundcard.available(), reason=soundcard.unavailable() or "cards are there"
+)
+
+# Few steps of search: what is tested is the link, on machines that may be slow.
+SETUP = Setup(iterations=4)
+OTHER: dict[str, str] = {"a": "b", "b": "a"}
+DOWN_SECONDS = 3.0
+
+
+@dataclass
+class Finished:
+    """What a call left behind."""
+
+    talks: dict[str, Talk]
+    channels: Any
+    lines: dict[str, list[str]]
+    complaints: dict[str, str]
+    log: dict[str, str]
+    status: dict[str, int]
+    stop_seconds: float
+    back_after: float | None
+
+
+@pytest.fixture(scope="module")
+def clips(clip_paths):
+    return read_clips(clip_paths[0].parent)
+
+
+@pytest.fixture(scope="module")
+def call(clips, tmp_path_factory):
+    """Both say a clip; then, with two hosts, the cable is out for a while; b hangs up."""
+    folder = tmp_path_factory.mktemp("call")
+    talks: dict[str, Talk] = {name: talk(clips, 5.0, first) for name, first in (("a", 0), ("b", 3))}
+    with Laboratory(folder) as lab:
+        files = {name: talks[name].write(folder / f"{name}.wav") for name in ENDS}
+        with Recording(lab.cards, folder / "all.wav") as recording:
+            a, b = lab.connect(SETUP)
+            players = [lab.cards.play(name, files[name]) for name in ENDS]
+            for player in players:
+                player.wait(40)
+            time.sleep(5.0)
+        back_after = None
+        if lab.hosts is not None:
+            lab.hosts.link_down()
+            time.sleep(DOWN_SECONDS)
+            lab.hosts.link_up()
+            before = time.monotonic()
+            await_news(a, b)
+            await_state((a, b), "talking", 30.0)
+            back_after = time.monotonic() - before
+        status, took = b.stop(signal.SIGTERM)
+        followed = a.process.wait(15)
+    return Finished(
+        talks,
+        recording.channels(),
+        {end.name: end.statistics.read_text().splitlines() for end in (a, b)},
+        {end.name: end.errors.read_text() for end in (a, b)},
+        {end.name: end.log.read_text() for end in (a, b)},
+        {"a": followed, "b": status},
+        took,
+        back_after,
+    )
+
+
+def await_news(*ends: End) -> None:
+    """Wait until each has written a line of statistics after now."""
+    counts = {end.name: len(end.snapshots()) for end in ends}
+    deadline = time.monotonic() + 20.0
+    while any(len(end.snapshots()) == counts[end.name] for end in ends):
+        assert time.monotonic() < deadline, "no statistics any more"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_one_says_the_other_hears(call, name):
+    said = call.channels[name, "microphone"]
+    heard = call.channels[OTHER[name], "loudspeaker"]
+    found, missing = mouth_to_ear(said, heard, window=2.5, step=1.0)
+    # On a busy machine a sound card may stumble; a dead or garbled link is another matter.
+    assert len(found) > len(missing)
+    # The frame itself, and whatever this machine takes; never before it was said.
+    assert all(1.0 < item.delay < 4.0 for item in found)
+    starts = find_talk(call.talks[name], said)
+    assert min(starts) >= 0
+    judged = judge(call.talks[name], starts, said, heard)
+    assert mean_score(judged, "pesq_nb") > 1.5
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_nobody_hears_himself_or_a_bang(call, name):
+    said, own = call.channels[name, "microphone"], call.channels[name, "loudspeaker"]
+    start = find_talk(call.talks[name], said)[0]
+    (utterance,) = call.talks[name].utterances
+    part = said[start : start + utterance.last - utterance.first]
+    assert best_lag(part, own[start : start + len(part) + 3 * SAMPLE_RATE])[1] < 0.65
+    assert np.abs(own).max() < 1.0
+    assert sharpest_break(own)[0] < 40.0
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_statistics_are_one_valid_object_a_second(call, name):
+    snapshots = [json.loads(line) for line in call.lines[name]]
+    assert len(snapshots) >= 8
+    seconds = [snapshot["seconds"] for snapshot in snapshots]
+    assert seconds == sorted(seconds)
+    assert np.median(np.diff(seconds)) == pytest.approx(1.0, abs=0.3)
+    last = [s for s in snapshots if s["state"] == "talking" and s["listeners"]][-1]
+    assert last["preset"] == "2k"
+    assert last["link"]["secured"] is True
+    assert last["link"]["round_trip"] >= 0.0
+    assert last["talker"]["frames"] >= 5
+    party = listener(last)
+    assert party is not None
+    assert party["name"] == OTHER[name]
+    assert party["arrivals"]["received"] >= 5
+    assert party["arrivals"]["rejected"] == 0
+    assert 1.0 < party["latency"]["total"] < 4.0
+    # Speech at 2 kbit/s and near-silence after it.
+    assert 200.0 < last["talker"]["rate"]["average"] < 2300.0
+
+
+def test_the_call_comes_back_after_the_cable_was_out(call):
+    if call.back_after is None:
+        pytest.skip("needs network namespaces (root, iproute2)")
+    assert call.back_after < 15.0
+    for name in ENDS:
+        assert json.loads(call.lines[name][-1])["listeners"] or name == "a"
+
+
+def test_hanging_up_is_clean_on_both_sides(call):
+    assert call.status == {"a": 0, "b": 128 + signal.SIGTERM}
+    assert call.stop_seconds < 8.0
+    for name in ENDS:
+        assert "Traceback" not in call.complaints[name]
+        assert "Traceback" not in call.log[name]
+        assert call.log[name].strip()
+
+
+def test_a_wrong_key_is_reported_on_both_sides_and_ctrl_c_ends_the_listener(tmp_path):
+    with Laboratory(tmp_path) as lab:
+        a = lab.start("a", SETUP, peer_key=generate().public)
+        await_state((a,), "waiting", 60.0)
+        b = lab.start("b", SETUP)
+        status = b.process.wait(60)
+        told = time.monotonic()
+        while "key" not in a.log.read_text().lower() and time.monotonic() < told + 6.0:
+            time.sleep(0.05)
+        assert status == 1
+        assert "key" in b.complaint().lower()
+        # What b itself took, from its first attempt to the verdict.
+        assert b.snapshots() == [] or b.snapshots()[-1]["seconds"] < 6.0
+        assert "key" in a.log.read_text().lower()
+        assert a.running
+        assert a.state() == "waiting"
+        status, took = a.stop(signal.SIGINT)
+        assert status == 128 + signal.SIGINT
+        assert took < 8.0
+        assert "Traceback" not in a.errors.read_text() + b.errors.read_text()
+
+
+def test_the_listener_is_not_there(tmp_path):
+    """Nobody at the port: the caller keeps trying, and stops at once when told to."""
+    with Laboratory(tmp_path) as lab:
+        b = lab.start("b", SETUP)
+        await_state((b,), "connecting", 60.0)
+        assert b.stop()[0] == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_soak(clips, tmp_path):
+    """Six minutes, both directions, sound cards 100 ppm apart."""
+    scenario = replace(find_scenario("soak"), seconds=360.0, every=3.0)
+    run = runs.run(scenario, Setup(), clips, tmp_path)
+    outcome = measures.outcome(run)
+    figures: dict[str, Any] = {figure.name: figure.values for figure in outcome.figures}
+    for end in ENDS:
+        heard, unheard = figures["windows heard"][end], figures["windows not heard"][end]
+        assert unheard <= 0.02 * (heard + unheard)
+        assert figures["mouth to ear, growth over the run"][end] < 0.05
+        (gained,) = [value[end] for name, value in figures.items() if "memory gained" in name]
+        assert gained < 10.0
+        spoken = len(run.tracks[end].said) / SAMPLE_RATE
+        assert spoken == pytest.approx(365.0, abs=10.0)
+    if outcome.gaps:
+        print(outcome.gaps, file=sys.stderr)
+
+
+def test_processes_end_with_the_laboratory(tmp_path):
+    with Laboratory(tmp_path) as lab:
+        process = lab.run("a", ["sleep", "100"], stdout=subprocess.DEVNULL)
+        assert process.poll() is None
+    assert process.wait(5) != 0
