@@ -39,7 +39,8 @@ from stream.wire import (
 
 HUB = 0
 _PARTY_NUMBERS = 16  # of one listener; another one that answers in its place gets the next ones
-_LEAST_CONNECT = 0.75  # seconds for a TCP connection
+_LEAST_CONNECT = 0.3  # seconds for a TCP connection to where one was before
+_PATIENT = 8  # every so many attempts, one is given four times as long: the way may be another now
 _FIRST_CONNECT = 1.5
 _LEAST_HANDSHAKE = 1.0
 _LONGEST_ATTEMPT = 6.0
@@ -230,7 +231,9 @@ class Caller(Endpoint):
     def _connect_patience(self) -> float:
         """Seconds for TCP's handshake, one round trip, on a link known or not yet known."""
         if self._round_trip is not None:
-            return min(max(_LEAST_CONNECT, 2.5 * self._round_trip), _LONGEST_ATTEMPT)
+            patience = max(_LEAST_CONNECT, 2.5 * self._round_trip)
+            patience *= 1 if self._attempts % _PATIENT else 4
+            return min(patience, _LONGEST_ATTEMPT)
         return min(_FIRST_CONNECT * self._connect_growth, _LONGEST_ATTEMPT)
 
     def _happened(self, event: int, value: int, now: float) -> None:
