@@ -43,7 +43,7 @@ class FrameDecoder:
         self._codec = codec
         self._short_id = short_id(codec.model_id)
         self._noise = NoiseTexture(seed)
-        self._concealer = Concealer(self._generate, codec.networks.rescale, self._noise)
+        self._concealer = Concealer(self._generate, self._noise)
 
     def decode(self, packet: Packet) -> Frame:
         """The frame of a packet.

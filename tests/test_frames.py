@@ -130,29 +130,13 @@ def test_a_long_loss_fades_and_never_repeats(codec: SpeechCodec, packets: list[P
 
 
 def test_the_room_is_heard_in_a_gap(codec: SpeechCodec, packets: list[Packet]) -> None:
-    """Not silence: the level of the pauses in what was heard, within 6 dB."""
+    """Not silence, not speech: the level of the quieter parts of what was heard, within 6 dB."""
     decoder = FrameDecoder(codec)
-    heard = np.concatenate([decoder.decode(packet).columns for packet in packets[:3]])
-    pauses = np.sort(heard.mean(axis=1))[:30].mean()
+    for packet in packets[:3]:
+        heard = decoder.decode(packet).columns
+    pauses = np.sort(heard.mean(axis=1))[:40].mean()
     room = decoder.conceal()[-32:].mean()
     assert abs(room - pauses) * DB_PER_UNIT < 6.0
-
-
-def test_the_room_is_known_at_any_rate_point(clip: FloatArray) -> None:
-    """Quiet steps heard at one rate point fit behind a sound of another."""
-    rooms = {}
-    for presets in (("3k6", "1k2"), ("3k6", "3k6")):
-        quiet, loud = (SpeechCodec.load(preset, "cpu") for preset in presets)
-        hiss = np.random.default_rng(0).normal(0.0, 0.003, FRAME_SAMPLES).astype(np.float32)
-        decoder = FrameDecoder(quiet)
-        for codec, samples in ((quiet, hiss), (loud, clip[:FRAME_SAMPLES] + hiss)):
-            data = codec.encode(samples, 16_000, search=False)
-            packet = next(iter(ContainerReader(io.BytesIO(data))))
-            assert isinstance(packet, Packet)
-            decoder.decode(packet)
-        rooms[presets] = decoder.conceal()[64:].mean(axis=0)
-    first, second = rooms.values()
-    assert np.abs(first - second).mean() * DB_PER_UNIT < 4.0
 
 
 def test_nothing_heard_is_silence(codec: SpeechCodec) -> None:
@@ -183,10 +167,8 @@ def test_comfort_noise_begins_where_speech_ended(codec: SpeechCodec, packets: li
 def test_lost_comfort_noise_goes_on(codec: SpeechCodec) -> None:
     decoder = FrameDecoder(codec)
     heard = decoder.decode(noise_packet(codec)).columns[20:].mean()
-    for _ in range(2):
-        lost = decoder.conceal().mean()
-        assert abs(lost - heard) * DB_PER_UNIT < 8.0
-    for _ in range(12):
+    assert abs(decoder.conceal().mean() - heard) * DB_PER_UNIT < 1.0
+    for _ in range(6):
         lost = decoder.conceal()
     assert np.array_equal(lost, SILENCE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ltfatpy
 import numpy as np
@@ -35,7 +36,7 @@ def whole_frames(samples: FloatArray, frames: int) -> FloatArray:
     return samples[: frames * FRAME_SAMPLES]
 
 
-def in_pushes(magnitudes: FloatArray, sizes: list[int], **settings: int) -> FloatArray:
+def in_pushes(magnitudes: FloatArray, sizes: list[int], **settings: Any) -> FloatArray:
     synthesiser = PhaseSynthesiser(**settings)
     samples, start = [], 0
     for size in [*sizes, len(magnitudes)]:
@@ -343,7 +344,7 @@ def test_bad_magnitudes_are_refused_and_change_nothing(clip: FloatArray) -> None
 
 
 @pytest.mark.parametrize("settings", [{"look_ahead": -1}, {"block": 4, "look_ahead": 4}])
-def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="look-ahead"):
         PhaseSynthesiser(**settings)
     with pytest.raises(ValueError, match="projections"):
