@@ -17,7 +17,7 @@ Samples = NDArray[np.float32]
 
 SCORES = ("pesq_nb", "pesq_wb", "stoi")
 _MARGIN = round(0.25 * SAMPLE_RATE)
-_STRAYING = round(0.5 * SAMPLE_RATE)  # a player that starts a clip late, against the one before
+_STRAYING = round(2.0 * SAMPLE_RATE)  # a player that starts a clip late, against the one before
 _SAME = 0.9
 _BREAK_SAMPLES = 16  # 1 ms
 _AROUND = 128  # 8 ms

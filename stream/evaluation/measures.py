@@ -430,6 +430,10 @@ def _megabytes(value: float | None) -> float | None:
     return None if value is None else value / 1e6
 
 
+def _share(part: float, whole: float | None) -> float | None:
+    return part / whole if whole else None
+
+
 def _accounts(run: Run, result: Outcome) -> None:
     """What became of the packets of each voice; the other end counts them."""
     counts = {end: accounting.arrivals(run.snapshots[_OTHER[end]]) for end in ENDS}
@@ -439,6 +443,11 @@ def _accounts(run: Run, result: Outcome) -> None:
         return float(snapshots[-1]["talker"]["frames"]) if snapshots else None
 
     result.figures.append(both("frames sent", "", frames, digits=0))
+    if "loss" in run.scenario.impair:
+        share = both(
+            "share of frames lost", "", lambda end: _share(counts[end]["lost"], frames(end))
+        )
+        result.figures.append(share)
     for name in accounting.COUNTERS:
         unit, digits = ("s", 2) if name == "concealed" else ("", 0)
         figure = both(

@@ -55,13 +55,14 @@ OUTAGE_AT, OUTAGE_SECONDS = 12.0, 10.0
 GARBAGE_AT, GARBAGE_RATE = 4.0, 10_000.0
 SILENCE_SETTLES = 15.0  # before, the microphones heard digital silence: noise is news
 
+# Seeds with which the first minute has about the share and length of losses that are asked for.
 SCENARIOS = (
     Scenario("quiet-network", "Both talk, nothing else happens", 52.0, quality=True, phones=True),
     Scenario(
         "loss10",
         "10 % of the packets lost, in bursts of 2",
         45.0,
-        "loss=0.1,burst=2,seed=1",
+        "loss=0.1,burst=2,seed=3",
         phones=True,
         quality=True,
     ),
@@ -69,7 +70,7 @@ SCENARIOS = (
         "loss20",
         "20 % of the packets lost, in bursts of 2",
         45.0,
-        "loss=0.2,burst=2,seed=2",
+        "loss=0.2,burst=2,seed=234",
         phones=True,
         quality=True,
     ),
