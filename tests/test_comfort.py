@@ -162,3 +162,8 @@ def test_the_packet_on_the_page_is_what_it_says() -> None:
         np.interp(np.arange(128), nodes, steps),
         atol=1e-3,
     )
+
+
+def test_filters_are_those_of_the_analysis() -> None:
+    magnitudes = np.random.default_rng(2).random((9, analysis.N_BINS), np.float32)
+    assert np.allclose(comfort._mel(magnitudes), analysis.magnitudes_to_mel(magnitudes), atol=1e-4)
