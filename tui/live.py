@@ -254,12 +254,17 @@ def following(call: Call, statistics: TextIO | None, seconds: float | None) -> I
 def _load(args: argparse.Namespace) -> SpeechCodec:
     """The codec, ready to go: what is slow the first time is done once before the call."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from codec.speech import SpeechCodec
     from stream.warmup import warm_up
     from tui.progress import Progress
 
-    torch.set_num_threads(args.threads or max((os.cpu_count() or 1) // 2, 1))
+    threads = args.threads or max((os.cpu_count() or 1) // 2, 1)
+    torch.set_num_threads(threads)
+    # Small products gain nothing from more threads, and waiting for cores that the search keeps
+    # busy costs tens of milliseconds.
+    threadpool_limits(1, user_api="blas")
     with Progress("loading the networks", None):
         codec = SpeechCodec.load(args.preset, args.device)
         warm_up(codec)
