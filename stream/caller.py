@@ -32,6 +32,7 @@ from stream.wire import (
     Refuse,
     Welcome,
     Who,
+    capture_seconds,
     clipped,
     decode,
     encode,
@@ -458,7 +459,8 @@ class Caller(Endpoint):
         if untimely or remote.window.check(audio.sequence) is not Verdict.FRESH:
             self._reject(party)
             return
-        self._events.put(AudioArrived(party, audio.packet, captured, now))
+        capture = capture_seconds(audio.capture)
+        self._events.put(AudioArrived(party, audio.packet, captured, now, capture))
 
     def _join(self, joined: PartyJoined, key: str) -> None:
         if joined.party >= _PARTY_NUMBERS:
@@ -508,11 +510,12 @@ class Caller(Endpoint):
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _take_outgoing(self, packet: bytes, captured: float, since: float) -> None:
+    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
         if self._talk is None:
             self._unsent += 1
             return
-        self._talk.queue(Waiting(self._party, self._next_sequence(), captured, packet, since))
+        number = self._next_sequence()
+        self._talk.queue(Waiting(self._party, number, captured, packet, since, capture))
         self._talk.flush(self._clock(), self._say)
 
     def _announce(self, preset: str) -> None:

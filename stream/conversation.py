@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stream.clock import LinkClock, RemoteClock, seconds
-from stream.wire import NO_STAMP, Audio, Heartbeat, Message, encode
+from stream.wire import NO_CAPTURE, NO_STAMP, Audio, Heartbeat, Message, encode
 
 INTERVAL = 0.75  # seconds between heartbeats
 _FIRST_INTERVAL = 0.2
@@ -26,13 +26,14 @@ _WAITING = 24  # packets
 
 @dataclass(frozen=True)
 class Waiting:
-    """A packet on its way out. captured, since: our monotonic clock."""
+    """A packet on its way out. captured, since: our monotonic clock; capture: as in Audio."""
 
     party: int
     sequence: int
     captured: float | None
     packet: bytes
     since: float
+    capture: int = NO_CAPTURE
 
 
 class Conversation:
@@ -118,7 +119,8 @@ class Conversation:
         while self._waiting and not self.stalled(now):
             item = self._waiting[0]
             stamp = NO_STAMP if item.captured is None else self._clock.stamp(item.captured)
-            if not transmit(self.seal(Audio(item.party, item.sequence, stamp, item.packet))):
+            message = Audio(item.party, item.sequence, stamp, item.packet, item.capture)
+            if not transmit(self.seal(message)):
                 return
             self._waiting.popleft()
 

@@ -19,7 +19,7 @@ from stream.authentication import RateLimit, Security
 from stream.clock import LinkClock
 from stream.events import Event, EventQueue, Notice, Offer, StateChanged
 from stream.snapshot import CallState, Link
-from stream.wire import MAX_MESSAGE, MAX_NAME, MAX_REASON, Preset, clipped, encode
+from stream.wire import MAX_MESSAGE, MAX_NAME, MAX_REASON, Preset, capture_steps, clipped, encode
 
 Socket = zmq.Socket[bytes]
 
@@ -55,7 +55,7 @@ class Endpoint(ABC):
         self._events = EventQueue()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
-        self._outgoing: deque[tuple[bytes, float, float]] = deque()
+        self._outgoing: deque[tuple[bytes, float, float, int]] = deque()
         self._requests: deque[str] = deque(maxlen=8)  # presets to announce
         self._lock = threading.Lock()
         self._awake, self._wake = os.pipe()
@@ -96,8 +96,11 @@ class Endpoint(ABC):
         self._started = True
         self._thread.start()
 
-    def send(self, packet: bytes, captured: float) -> bool:
-        """Send one codec packet to everybody; captured: our monotonic clock.
+    def send(self, packet: bytes, captured: float, capture: float | None = None) -> bool:
+        """Send one codec packet to everybody.
+
+        captured: when its last sample was in the air, our monotonic clock; capture: seconds that
+        samples take from the air to the encoder.
 
         Never blocks. False if nobody is connected or the line is full: the packet is dropped.
         """
@@ -108,7 +111,7 @@ class Endpoint(ABC):
         with self._lock:
             if len(self._outgoing) >= _OUTGOING:
                 return False
-            self._outgoing.append((bytes(packet), captured, self._clock()))
+            self._outgoing.append((bytes(packet), captured, self._clock(), capture_steps(capture)))
         self._wake_up()
         return True
 
@@ -172,7 +175,7 @@ class Endpoint(ABC):
         """Do what is due; returns when something is next."""
 
     @abstractmethod
-    def _take_outgoing(self, packet: bytes, captured: float, since: float) -> None:
+    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
         """Put one packet of ours in line to everybody."""
 
     @abstractmethod

@@ -47,13 +47,15 @@ class Left:
 class AudioArrived:
     """A codec packet, not yet unpacked; times in seconds of our monotonic clock.
 
-    captured: when the frame's last sample was in the air; None until the clocks are compared.
+    captured: when the frame's last sample was in the air; None until the clocks are compared;
+    capture: how long samples take from the air to the party's encoder, seconds, if it says so.
     """
 
     party: int
     packet: bytes
     captured: float | None
     arrived: float
+    capture: float | None = None
 
 
 @dataclass(frozen=True)

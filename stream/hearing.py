@@ -18,6 +18,7 @@ from stream.snapshot import Latency, Listener
 
 if TYPE_CHECKING:
     from codec.speech import SpeechCodec
+    from stream.events import AudioArrived
     from stream.journal import Journal
     from stream.sinks import Sink
     from stream.voice import Voice
@@ -47,6 +48,7 @@ class Party:
         self.fingerprint = fingerprint
         self.voice = voice
         self.joined = time.monotonic()
+        self.capture: float | None = None  # seconds from the air to its encoder, as it says
         self.shed = False  # not listened to, because the machine does not carry it
 
 
@@ -117,11 +119,12 @@ class Hearing:
             for party in self._parties.values():
                 party.shed = False
 
-    def arrive(self, number: int, packet: bytes, captured: float | None, arrived: float) -> None:
+    def arrive(self, audio: AudioArrived) -> None:
         """Take a packet of a party; unknown parties are ignored."""
-        party = self._parties.get(number)
+        party = self._parties.get(audio.party)
         if party is not None and not party.shed:
-            party.voice.arrive(packet, captured, arrived)
+            party.capture = audio.capture
+            party.voice.arrive(audio.packet, audio.captured, audio.arrived)
 
     def set_sink(self, make: Callable[[], Sink]) -> None:
         """Ask for another sink; the present one stays if it cannot be opened."""
@@ -155,7 +158,7 @@ class Hearing:
         arrivals = voice.arrivals()
         underruns = arrivals.underruns + self._underruns_before + self._sink.underruns
         rejected = arrivals.rejected + connection.rejected(party.number)
-        latency = split_off(voice.latency(), connection.one_way(party.number))
+        latency = split(voice.latency(), connection.one_way(party.number), party.capture)
         return Listener(
             party=party.number,
             name=party.name,
@@ -233,9 +236,16 @@ class Hearing:
         self._journal.info(f"output is now {sink.name}")
 
 
-def split_off(latency: Latency, one_way: float | None) -> Latency:
-    """Tell the network's share of the time from capture to arrival from the sender's own."""
+def split(latency: Latency, one_way: float | None, capture: float | None) -> Latency:
+    """Tell the sender's shares of the time from the air to our door from the network's.
+
+    latency.network: all of it; one_way, capture: what is known of its parts.
+    """
     if latency.network is None or one_way is None:
         return latency
     network = min(max(one_way, 0.0), latency.network)
-    return replace(latency, network=network, search=latency.network - network)
+    before = latency.network - network
+    if capture is not None:
+        capture = min(capture, before)
+        before -= capture
+    return replace(latency, network=network, capture=capture, search=before)

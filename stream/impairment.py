@@ -121,8 +121,8 @@ class Impaired:
     def start(self) -> None:
         self._endpoint.start()
 
-    def send(self, packet: bytes, captured: float) -> bool:
-        return self._endpoint.send(packet, captured)
+    def send(self, packet: bytes, captured: float, capture: float | None = None) -> bool:
+        return self._endpoint.send(packet, captured, capture)
 
     def announce_preset(self, preset: str) -> None:
         self._endpoint.announce_preset(preset)

@@ -42,6 +42,7 @@ from stream.wire import (
     Type,
     Welcome,
     Who,
+    capture_seconds,
     clipped,
     decode,
     encode,
@@ -448,8 +449,10 @@ class Listener(Endpoint):
         if untimely or member.window.check(audio.sequence) is not Verdict.FRESH:
             self._reject(member.party)
             return
-        self._events.put(AudioArrived(member.party, audio.packet, captured, now))
-        waiting = Waiting(member.party, audio.sequence, captured, audio.packet, now)
+        self._events.put(
+            AudioArrived(member.party, audio.packet, captured, now, capture_seconds(audio.capture))
+        )
+        waiting = Waiting(member.party, audio.sequence, captured, audio.packet, now, audio.capture)
         for other in list(self._members.values()):
             if other is not member and other.talk is not None:
                 other.talk.queue(waiting)
@@ -486,8 +489,8 @@ class Listener(Endpoint):
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _take_outgoing(self, packet: bytes, captured: float, since: float) -> None:
-        waiting = Waiting(HUB, self._next_sequence(), captured, packet, since)
+    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
+        waiting = Waiting(HUB, self._next_sequence(), captured, packet, since, capture)
         for member in list(self._members.values()):
             if member.talk is not None:
                 member.talk.queue(waiting)

@@ -50,16 +50,16 @@ class Gate:
 class Speaking:
     """Encodes what the source hears, frame by frame, and hands packets to `send`.
 
-    send(packet, captured): captured is the monotonic time at which the frame's last sample was in
-    the air; it returns False when the packet was dropped. said(samples, time_of_last): every
-    sample that was encoded, for a recorder.
+    send(packet, captured, capture): captured is the monotonic time at which the frame's last sample
+    was in the air, capture how long samples take from there to us; it returns False when the packet
+    was dropped. said(samples, time_of_last): every sample that was encoded, for a recorder.
     """
 
     def __init__(
         self,
         codec: SpeechCodec,
         source: Source,
-        send: Callable[[bytes, float], bool],
+        send: Callable[[bytes, float, float | None], bool],
         journal: Journal,
         gate: Gate,
         *,
@@ -210,7 +210,7 @@ class Speaking:
         self._rate.push(len(frame.packet))
         if frame.active:
             self._search_seconds.append(time.monotonic() - captured)
-        if not self._send(frame.packet, captured):
+        if not self._send(frame.packet, captured, median(self._capture_seconds)):
             self._unsent += 1
 
     def _report_source(self) -> None:

@@ -42,6 +42,8 @@ KEY_BYTES = 32
 NO_KEY = bytes(KEY_BYTES)
 STAMP_BITS = 48
 NO_STAMP = 0
+CAPTURE_STEP = 0.002
+NO_CAPTURE = 255
 
 _HEADER = struct.Struct(">BBI")
 _MODEL_ID = re.compile(r"[0-9a-f]{16}")
@@ -139,13 +141,15 @@ class Audio:
 
     party: whose voice; sequence: counts a party's packets, 32 bits; captured: when the frame's
     last sample was in the air, a stamp of the clock of whoever sends this message (the room's hub
-    converts), NO_STAMP when not known.
+    converts), NO_STAMP when not known; capture: how long samples take from the air to the party's
+    encoder, in steps of CAPTURE_STEP seconds, NO_CAPTURE when not known or longer.
     """
 
     party: int
     sequence: int
     captured: int
     packet: bytes
+    capture: int = NO_CAPTURE
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,17 @@ def decode(data: bytes | bytearray | memoryview) -> tuple[int, Message]:
     return session, message
 
 
+def capture_steps(seconds: float | None) -> int:
+    """A capture delay as it goes over the wire."""
+    steps = NO_CAPTURE if seconds is None else round(max(seconds, 0.0) / CAPTURE_STEP)
+    return min(steps, NO_CAPTURE)
+
+
+def capture_seconds(steps: int) -> float | None:
+    """A capture delay as it came over the wire."""
+    return None if steps == NO_CAPTURE else steps * CAPTURE_STEP
+
+
 def clipped(text: str, limit: int) -> str:
     """`text` without control characters and cut to at most `limit` bytes of UTF-8."""
     printable = "".join(c if c.isprintable() else " " for c in text).strip()
@@ -339,6 +354,7 @@ def _write_audio(m: Audio) -> bytes:
         _party(m.party)
         + _number(m.sequence, 32, "sequence")
         + _number(m.captured, STAMP_BITS, "capture time")
+        + _number(m.capture, 8, "capture delay")
         + m.packet
     )
 
@@ -432,10 +448,11 @@ def _read_joined(body: _Body) -> PartyJoined:
 
 def _read_audio(body: _Body) -> Audio:
     party, sequence, captured = body.number(8), body.number(32), body.number(STAMP_BITS)
+    capture = body.number(8)
     packet = body.rest()
     if not packet:
         raise BadStream("message is too short for its type")
-    return Audio(party, sequence, captured, packet)
+    return Audio(party, sequence, captured, packet, capture)
 
 
 def _read_heartbeat(body: _Body) -> Heartbeat:

@@ -38,11 +38,11 @@ class Wire:
         self.queue.put(StateChanged(CallState.TALKING, ""))
         self.queue.put(Joined(1, f"not {self.name}", "2k", "aaaa-bbbb"))
 
-    def send(self, packet: bytes, captured: float) -> bool:
+    def send(self, packet: bytes, captured: float, capture: float | None) -> bool:
         assert self.other is not None
         if self.other.closed is not None:
             return False
-        self.other.queue.put(AudioArrived(1, packet, captured, time.monotonic()))
+        self.other.queue.put(AudioArrived(1, packet, captured, time.monotonic(), capture))
         return True
 
     def announce_preset(self, preset: str) -> None:

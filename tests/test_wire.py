@@ -46,6 +46,7 @@ messages = st.one_of(
         st.integers(0, 2**32 - 1),
         stamps,
         st.binary(min_size=1, max_size=80),
+        st.integers(0, 255),
     ),
     st.builds(wire.Heartbeat, stamps, stamps, stamps),
     st.builds(wire.Preset, parties, texts(16)),
@@ -205,3 +206,21 @@ def test_replay_window_jumps_far():
     assert window.check(5) is Verdict.FRESH
     assert window.check((1 << 32) - 1) is Verdict.FRESH
     assert window.check(5) is Verdict.OLD
+
+
+@pytest.mark.parametrize(
+    ("seconds", "heard"),
+    [
+        (None, None),
+        (0.0, 0.0),
+        (0.0181, 0.018),
+        (-1.0, 0.0),
+        (0.508, 0.508),
+        (0.51, None),
+        (9, None),
+    ],
+)
+def test_capture_delays_go_over_the_wire_in_steps_of_two_milliseconds(seconds, heard):
+    assert wire.capture_seconds(wire.capture_steps(seconds)) == (
+        heard if heard is None else pytest.approx(heard)
+    )
