@@ -24,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--bind",
         default="",
         metavar="[ADDRESS][:PORT]",
-        help="where to listen (default: everywhere, or this machine alone without keys)",
+        help="where to listen (default: everywhere, which takes keys)",
     )
     parser.add_argument("--room", action="store_true", help="up to eight parties hear each other")
     parser.add_argument(
