@@ -1,7 +1,7 @@
 """The codec: analysis, phase, latent search, entropy coding, packets and containers.
 
-`codec.SpeechCodec` is the way in; it is imported on first use, so that tools which only look at
-containers do not load the networks' runtime.
+`codec.SpeechCodec` and `codec.ImageCodec` are the ways in; they are imported on first use, so that
+tools which only look at containers do not load the networks' runtime.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codec.image.codec import ImageCodec
     from codec.speech import SpeechCodec
 
-__all__ = ["SpeechCodec"]
+__all__ = ["ImageCodec", "SpeechCodec"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from codec.speech import SpeechCodec
 
         return SpeechCodec
+    if name == "ImageCodec":
+        from codec.image.codec import ImageCodec
+
+        return ImageCodec
     raise AttributeError(f"module 'codec' has no attribute {name!r}")

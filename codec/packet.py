@@ -5,13 +5,13 @@
     bytes 2-3  short model id: the first 16 bits of the 64-bit model id
     bytes 4-5  sequence number, wraps at 65 536
     bytes 6-7  CRC-16 of bytes 0-5 followed by the payload
-    bytes 8-   payload, at most `MAX_PAYLOAD` bytes
+    bytes 8-   payload, at most `MAX_PAYLOAD` bytes, of images `MAX_IMAGE_PAYLOAD`
 
 All numbers are big-endian. The packet's length is the business of what carries it.
 
 The checksum is CRC-16/IBM-3740 ("CCITT-FALSE": polynomial 0x1021, initial value 0xFFFF), which is
 in the standard library. The polynomial has the factor x + 1 and x has order 32 767 modulo it, so
-in packets of up to 32 767 bits (ours have at most 8 256) every 1-, 2- and 3-bit error and every
+in packets of up to 32 767 bits (ours have at most 32 760) every 1-, 2- and 3-bit error and every
 error of an odd number of bits is detected: Hamming distance 4. No 16 check bits do better at this
 length: distance 5 needs 1 + n + n(n-1)/2 <= 2^16 (Hamming bound), n <= 361 bits. Other damage
 passes with probability 2^-16.
@@ -31,6 +31,9 @@ PACKET_VERSION = 1
 HEADER_BYTES = 8
 MAX_PAYLOAD = 1024
 MAX_PACKET = HEADER_BYTES + MAX_PAYLOAD
+# Images are files: longer packets cost them fewer headers. As long as the checksum is at its best.
+MAX_IMAGE_PAYLOAD = 4087
+MAX_IMAGE_PACKET = HEADER_BYTES + MAX_IMAGE_PAYLOAD
 SEQUENCE_MODULUS = 1 << 16
 
 _FIELDS = struct.Struct(">BBHH")
@@ -58,9 +61,10 @@ class Entropy(IntEnum):
 class Packet:
     """One frame as it travels.
 
-    sequence, model_id: 16-bit unsigned; quality: 8-bit unsigned; payload: at most MAX_PAYLOAD
-    bytes; chained: decoding needs the frame before this one as context. Raises `BadInput` if a
-    value does not fit its field.
+    sequence, model_id: 16-bit unsigned; quality: 8-bit unsigned; payload: at most
+    `max_payload(kind)` bytes; chained: decoding needs the frame before this one as context, in
+    images that the payload continues that of the packet before. Raises `BadInput` if a value does
+    not fit its field.
     """
 
     sequence: int
@@ -76,16 +80,22 @@ class Packet:
             value = getattr(self, name)
             if not 0 <= value < 1 << bits:
                 raise BadInput(f"packet {name} {value} does not fit in {bits} bits")
-        if len(self.payload) > MAX_PAYLOAD:
-            raise BadInput(
-                f"packet payload of {len(self.payload)} bytes exceeds the limit of {MAX_PAYLOAD}"
-            )
         try:
             # Plain integers are welcome; a number without a meaning is not.
             object.__setattr__(self, "kind", Kind(self.kind))
             object.__setattr__(self, "entropy", Entropy(self.entropy))
         except ValueError as reason:
             raise BadInput(f"packet cannot be written: {reason}") from None
+        if len(self.payload) > max_payload(self.kind):
+            raise BadInput(
+                f"packet payload of {len(self.payload)} bytes exceeds the limit of "
+                f"{max_payload(self.kind)}"
+            )
+
+
+def max_payload(kind: Kind) -> int:
+    """The most payload bytes of a packet of this kind."""
+    return MAX_IMAGE_PAYLOAD if kind is Kind.IMAGE else MAX_PAYLOAD
 
 
 def checksum(data: bytes, start: int = _CRC_START) -> int:
@@ -118,8 +128,9 @@ def unpack(data: bytes | bytearray | memoryview) -> Packet:
         raise BadStream(
             f"packet of {len(data)} bytes is shorter than its {HEADER_BYTES}-byte header"
         )
-    if len(data) > MAX_PACKET:
-        raise BadStream(f"packet of {len(data)} bytes is longer than the limit of {MAX_PACKET}")
+    limit = MAX_IMAGE_PACKET if data[0] >> 3 & 0b11 == Kind.IMAGE else MAX_PACKET
+    if len(data) > limit:
+        raise BadStream(f"packet of {len(data)} bytes is longer than the limit of {limit}")
     data = bytes(data)
     fields, payload = data[: _FIELDS.size], data[HEADER_BYTES:]
     if checksum(payload, checksum(fields)) != int.from_bytes(data[6:8], "big"):

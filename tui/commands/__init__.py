@@ -19,6 +19,7 @@ NAMES = (
     "decode",
     "transcode",
     "info",
+    "image",
     "listen",
     "call",
     "keygen",

@@ -1,0 +1,1 @@
+"""The image codec: pictures by the same latent search."""

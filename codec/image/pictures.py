@@ -1,0 +1,193 @@
+"""Pictures at the edge: whatever Pillow reads as 8-bit pixels, and decoded pixels as files."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from codec.errors import BadInput, BadStream
+from codec.files import display_name, open_input, os_errors
+from codec.image.container import MAX_PIXELS, MAX_SIDE
+
+MAX_PICTURE_BYTES = 1 << 29
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass
+class Picture:
+    """rgb: [H, W, 3]; alpha: [H, W] or None; grey: whether the three colours are always equal."""
+
+    rgb: Pixels
+    alpha: Pixels | None = None
+    grey: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def height(self) -> int:
+        return int(self.rgb.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.rgb.shape[1])
+
+    def image(self) -> Image.Image:
+        """As a Pillow image: L, LA, RGB or RGBA."""
+        parts = [self.rgb[:, :, 0]] if self.grey else list(np.moveaxis(self.rgb, 2, 0))
+        if self.alpha is not None:
+            parts.append(self.alpha)
+        mode = ("L", "LA", "RGB", "RGBA")[2 * (not self.grey) + (self.alpha is not None)]
+        return Image.merge(mode, [Image.fromarray(np.ascontiguousarray(p)) for p in parts])
+
+
+def read_picture(path: str) -> Picture:
+    """A picture file, '-' for standard input. Raises BadInput with one line."""
+    with open_input(path) as file, os_errors("read", path):
+        data = file.read(MAX_PICTURE_BYTES + 1)
+    if len(data) > MAX_PICTURE_BYTES:
+        raise BadInput(f"{display_name(path)} is over the limit of {MAX_PICTURE_BYTES >> 20} MiB")
+    return open_picture(io.BytesIO(data), display_name(path))
+
+
+def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
+    """The first frame of a picture file, upright, as 8-bit pixels. Raises BadInput."""
+    try:
+        with warnings.catch_warnings():
+            # The limit below is ours; Pillow's warning at half of its own would be one line more.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                _check_size(image.width, image.height, name)
+                notes = []
+                frames = int(getattr(image, "n_frames", 1))
+                if frames > 1:
+                    notes.append(f"{name} holds {frames} frames: the first is taken")
+                image.load()
+                picture = from_image(ImageOps.exif_transpose(image))
+                picture.notes += notes
+                return picture
+    except UnidentifiedImageError:
+        raise BadInput(f"{name} is no picture that can be read here") from None
+    except Image.DecompressionBombError:
+        raise BadInput(f"{name} is too large a picture") from None
+    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"cannot read {name}: {reason}") from None
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS or min(width, height) < 1:
+        raise BadInput(
+            f"{name} has {width}x{height} pixels; the limits are {MAX_SIDE} a side and "
+            f"{MAX_PIXELS >> 20} million"
+        )
+
+
+def from_image(image: Image.Image) -> Picture:
+    """A Pillow image of any mode as 8-bit pixels. Raises BadInput for a size out of range."""
+    _check_size(image.width, image.height, "the picture")
+    alpha = None
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+        image = _eight_bits(image)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        alpha = np.asarray(with_alpha.getchannel("A"))
+        image = with_alpha
+        if (alpha == 255).all():
+            alpha = None
+    rgb = np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    return Picture(rgb, alpha, _is_grey(rgb))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pixels of more than 8 bits scaled to 8; floats are taken for [0, 1] if none is above 1."""
+    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    most = float(values.max(initial=0.0))
+    if image.mode == "F":
+        full = 1.0 if most <= 1.0 else 255.0 if most <= 255.0 else 65_535.0
+    else:
+        full = 255.0 if image.mode == "I" and most <= 255.0 else 65_535.0
+    scaled = np.clip(values * (255.0 / full), 0.0, 255.0)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def from_array(pixels: NDArray[np.generic]) -> Picture:
+    """[H, W], [H, W, 1], [H, W, 3] or [H, W, 4] bytes as a picture. Raises BadInput."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+        raise BadInput(
+            f"pixels must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {pixels.dtype} "
+            f"{list(pixels.shape)}"
+        )
+    planes = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if planes.shape[2] not in (1, 3, 4):
+        raise BadInput(f"pictures have 1, 3 or 4 planes, not {planes.shape[2]}")
+    _check_size(planes.shape[1], planes.shape[0], "the picture")
+    rgb: Pixels = np.ascontiguousarray(np.broadcast_to(planes[:, :, :3], (*planes.shape[:2], 3)))
+    alpha: Pixels | None = None
+    if planes.shape[2] == 4:
+        alpha = np.ascontiguousarray(planes[:, :, 3])
+        if (alpha == 255).all():
+            alpha = None
+    return Picture(rgb, alpha, _is_grey(rgb))
+
+
+def _is_grey(rgb: Pixels) -> bool:
+    first = rgb[:, :, 0]
+    return bool((first == rgb[:, :, 1]).all() and (first == rgb[:, :, 2]).all())
+
+
+def save_format(path: str) -> str:
+    """Pillow's format for a file name; PNG for pipes. Raises BadInput for unknown endings."""
+    suffix = Path(path).suffix.lower()
+    if path == "-" or not suffix:
+        return "PNG"
+    try:
+        found = Image.registered_extensions()[suffix]
+    except KeyError:
+        raise BadInput(f"no picture format is known by the ending {suffix!r}") from None
+    if found not in Image.SAVE:
+        raise BadInput(f"pictures ending in {suffix!r} cannot be written")
+    return found
+
+
+def picture_bytes(image: Image.Image, form: str) -> bytes:
+    """The file of a picture. Formats without an alpha plane get none."""
+    if "A" in image.getbands() and form not in ("PNG", "WEBP", "TIFF", "TGA", "AVIF"):
+        image = image.convert("L" if image.mode == "LA" else "RGB")
+    out = io.BytesIO()
+    options = {"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}
+    try:
+        image.save(out, form, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"cannot write the picture as {form}: {reason}") from None
+    return out.getvalue()
+
+
+def pack_alpha(alpha: Pixels) -> bytes:
+    """An alpha plane [H, W] without loss: differences to the row above, deflated."""
+    rows = alpha.astype(np.uint8)
+    differences = rows.copy()
+    differences[1:] -= rows[:-1]
+    return zlib.compress(differences.tobytes(), 9)
+
+
+def unpack_alpha(data: bytes, height: int, width: int) -> Pixels:
+    """Inverse of `pack_alpha`. Raises BadStream for anything else; never inflates further."""
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(data, height * width + 1)
+    except zlib.error:
+        raise BadStream("the alpha plane is damaged") from None
+    if len(plain) != height * width:
+        raise BadStream("the alpha plane is damaged")
+    differences = np.frombuffer(plain, np.uint8).reshape(height, width)
+    return np.cumsum(differences, axis=0, dtype=np.uint8)

@@ -1,0 +1,49 @@
+"""The named models of the image codec. Light to import: no networks here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codec.errors import BadInput, BadStream
+
+
+@dataclass(frozen=True)
+class ImagePreset:
+    """A model and how its latents are searched.
+
+    number: what files say; family: its folder of weights; iterations: default search steps;
+    fast: those of the fast mode.
+    """
+
+    name: str
+    number: int
+    family: str
+    iterations: int = 60
+    fast: int = 8
+    about: str = ""
+
+
+IMAGE_PRESETS: dict[str, ImagePreset] = {
+    preset.name: preset
+    for preset in (
+        ImagePreset("photo", 0, "photo", about="the default: any picture, 0.1 to 2 bits per pixel"),
+    )
+}
+DEFAULT_IMAGE_PRESET = "photo"
+
+
+def find_image_preset(name: str) -> ImagePreset:
+    """The preset of that name; BadInput naming the known ones otherwise."""
+    try:
+        return IMAGE_PRESETS[name]
+    except KeyError:
+        known = ", ".join(IMAGE_PRESETS)
+        raise BadInput(f"unknown image preset {name!r} (known: {known})") from None
+
+
+def numbered_image_preset(number: int) -> ImagePreset:
+    """The preset that files know by this number; BadStream if there is none."""
+    for preset in IMAGE_PRESETS.values():
+        if preset.number == number:
+            return preset
+    raise BadStream(f"the picture was made with preset number {number}, which is not known here")

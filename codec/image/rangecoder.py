@@ -1,0 +1,100 @@
+"""A byte-wise range coder over 16-bit integer tables, for compiled loops.
+
+The carry-propagating coder of Martin (1979) as in LZMA: 32-bit range, 33-bit low, one pending byte
+and a count of 0xFF behind it. State lives in a small array so that compiled functions can share it.
+Beyond its end the input reads as zero bytes, which lets encoders cut trailing zeros off.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8 = NDArray[np.uint8]
+UInt64 = NDArray[np.uint64]
+
+TABLE_BITS = 16
+_LOW, _RANGE, _PENDING, _COUNT, _AT = 0, 1, 2, 3, 4  # of the encoder's state
+_CODE = 0  # of the decoder's, which has _RANGE and _AT as well
+_TOP = np.uint64(1 << 24)
+_FULL = np.uint64(0xFFFFFFFF)
+_EIGHT = np.uint64(8)
+_BITS = np.uint64(TABLE_BITS)
+
+
+def new_encoder() -> UInt64:
+    """The state of an encoder that has written nothing but the zero before the point."""
+    return np.array([0, 0xFFFFFFFF, 0, 1, 0], np.uint64)
+
+
+def new_decoder(data: UInt8) -> UInt64:
+    """The state of a decoder at the start of `data`."""
+    head = bytes(data[:4]).ljust(4, b"\0")
+    return np.array([int.from_bytes(head, "big"), 0xFFFFFFFF, 0, 0, 4], np.uint64)
+
+
+@numba.njit(cache=True, boundscheck=False)
+def _shift(state: UInt64, out: UInt8) -> None:
+    """Move the top byte of low out, resolving carries. `out` must have room."""
+    low = state[_LOW]
+    if low < np.uint64(0xFF000000) or low > _FULL:
+        carry = np.uint8(low >> np.uint64(32))
+        at = state[_AT]
+        out[at] = np.uint8(state[_PENDING]) + carry
+        at += np.uint64(1)
+        for _ in range(np.int64(state[_COUNT]) - 1):
+            out[at] = np.uint8(0xFF) + carry
+            at += np.uint64(1)
+        state[_AT] = at
+        state[_COUNT] = 0
+        state[_PENDING] = (low >> np.uint64(24)) & np.uint64(0xFF)
+    state[_COUNT] += np.uint64(1)
+    state[_LOW] = (low & np.uint64(0x00FFFFFF)) << _EIGHT
+
+
+@numba.njit(cache=True, boundscheck=False)
+def put(state: UInt64, out: UInt8, start: int, size: int) -> None:
+    """Encode the interval [start, start + size) of 2**TABLE_BITS."""
+    part = state[_RANGE] >> _BITS
+    state[_LOW] += part * np.uint64(start)
+    state[_RANGE] = part * np.uint64(size)
+    while state[_RANGE] < _TOP:
+        state[_RANGE] = (state[_RANGE] << _EIGHT) & _FULL
+        _shift(state, out)
+
+
+@numba.njit(cache=True, boundscheck=False)
+def finish(state: UInt64, out: UInt8) -> np.int64:
+    """Write what is left; the code is out[1 : size], trailing zeros cut. Returns size, at least 1.
+
+    out[0] is the zero before the point, which no carry can reach.
+    """
+    for _ in range(5):
+        _shift(state, out)
+    size = np.int64(state[_AT])
+    while size > 1 and out[size - 1] == 0:
+        size -= 1
+    return size
+
+
+@numba.njit(cache=True, boundscheck=False)
+def peek(state: UInt64) -> np.int64:
+    """Where in 2**TABLE_BITS the next symbol lies."""
+    at = state[_CODE] // (state[_RANGE] >> _BITS)
+    return min(np.int64(at), np.int64((1 << TABLE_BITS) - 1))
+
+
+@numba.njit(cache=True, boundscheck=False)
+def take(state: UInt64, data: UInt8, start: int, size: int) -> None:
+    """Consume the symbol of interval [start, start + size)."""
+    part = state[_RANGE] >> _BITS
+    state[_CODE] -= min(part * np.uint64(start), state[_CODE])
+    state[_RANGE] = part * np.uint64(size)
+    while state[_RANGE] < _TOP:
+        state[_RANGE] = (state[_RANGE] << _EIGHT) & _FULL
+        byte = np.uint64(0)
+        if state[_AT] < np.uint64(len(data)):
+            byte = np.uint64(data[state[_AT]])
+        state[_AT] += np.uint64(1)
+        state[_CODE] = ((state[_CODE] << _EIGHT) | byte) & _FULL

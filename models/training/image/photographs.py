@@ -1,0 +1,87 @@
+"""Training photographs: a folder of pictures, kept in memory, cropped at random scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from codec.errors import BadInput
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
+MAX_SIDE = 4096
+MAX_BYTES = 8 << 30  # of decoded pixels held in memory
+# Down to this share of a photograph's size: shrinking hides the traces of its own compression.
+SMALLEST_SCALE = 0.5
+
+
+class Photographs:
+    """Random crops of the photographs in a folder.
+
+    Every `held_out`-th file is left out for measuring progress. Raises BadInput when nothing in
+    the folder can be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        crop: int = 256,
+        held_out: int = 48,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.crop = crop
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        with ThreadPoolExecutor(2) as pool:
+            loaded = list(pool.map(self._load, files))
+        usable = [(f, image) for f, image in zip(files, loaded, strict=True) if image is not None]
+        if not usable:
+            raise BadInput(f"no photographs of at least {crop}x{crop} pixels in {folder}")
+        if len(usable) < len(files) and note is not None:
+            note(f"{len(files) - len(usable)} pictures are unreadable, too small or too large")
+        total = sum(image.width * image.height * 3 for _, image in usable)
+        if total > MAX_BYTES:
+            raise BadInput(f"{folder} holds {total >> 20} MiB of pixels, the limit is 8192")
+        every = held_out if len(usable) >= held_out else len(usable) + 1
+        self.training = [image for k, (_, image) in enumerate(usable) if (k + 1) % every]
+        self.held = [image for k, (_, image) in enumerate(usable) if not (k + 1) % every]
+
+    def batch(self, count: int, random: np.random.Generator) -> Tensor:
+        """[count, 3, crop, crop] in [0, 1]."""
+        crops = [self._random_crop(random) for _ in range(count)]
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255.0
+
+    def _load(self, file: Path) -> Image.Image | None:
+        try:
+            with Image.open(file) as image:
+                if max(image.size) > MAX_SIDE or min(image.size) < self.crop:
+                    return None
+                return image.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return None
+
+    def _random_crop(self, random: np.random.Generator) -> NDArray[np.uint8]:
+        image = self.training[random.integers(len(self.training))]
+        smallest = max(SMALLEST_SCALE, self.crop / min(image.size))
+        side = self.crop / random.uniform(smallest, 1.0)
+        left = random.uniform(0.0, image.width - side)
+        top = random.uniform(0.0, image.height - side)
+        if side < 1.02 * self.crop:
+            left, top, side = int(left), int(top), float(self.crop)
+        piece = image.resize(
+            (self.crop, self.crop),
+            Image.Resampling.LANCZOS if random.random() < 0.5 else Image.Resampling.BICUBIC,
+            box=(left, top, left + side, top + side),
+        )
+        pixels: NDArray[np.uint8] = np.asarray(piece)
+        if random.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        if random.random() < 0.25:
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels)

@@ -1,0 +1,105 @@
+"""Where training starts: a lapped transform of the principal colours, sorted by variance."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.image.nets import COLOURS, STRIDE, ImageNetworks, mirrored
+
+_CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
+
+
+def lapped_basis(size: int = STRIDE, correlation: float = _CORRELATION) -> NDArray[np.float64]:
+    """Optimal lapped orthogonal transform [size, 2 * size] of a first-order Markov source.
+
+    Malvar & Staelin (1989): DCT functions of two blocks are combined into symmetric and
+    antisymmetric functions of twice the length, then decorrelated. The first half of the rows is
+    symmetric, the second antisymmetric; each half is sorted by variance.
+    """
+    n, k = np.arange(size), np.arange(size)[:, None]
+    dct = np.sqrt(2.0 / size) * np.cos(np.pi * (2 * n + 1) * k / (2 * size))
+    dct[0] /= np.sqrt(2.0)
+    difference = dct[0::2] - dct[1::2]
+    mirrored = difference[:, ::-1]
+    start = 0.5 * np.block([[difference, mirrored], [difference, -mirrored]])
+    lags = np.abs(np.subtract.outer(np.arange(2 * size), np.arange(2 * size)))
+    covariance = start @ (correlation**lags) @ start.T
+    half = size // 2
+    rows = []
+    for part in (slice(0, half), slice(half, size)):
+        _, vectors = np.linalg.eigh(covariance[part, part])
+        rows.append(vectors[:, ::-1].T @ start[part])
+    basis: NDArray[np.float64] = np.concatenate(rows)
+    return basis
+
+
+def principal_colours(x: Tensor) -> NDArray[np.float64]:
+    """Orthonormal colour axes [3, 3] (rows) of the high-passed images x [N, 3, H, W]."""
+    detail = (x - F.avg_pool2d(x, 9, 1, 4, count_include_pad=False)).double()
+    flat = detail.permute(1, 0, 2, 3).reshape(COLOURS, -1)
+    _, vectors = np.linalg.eigh((flat @ flat.T / flat.shape[1]).numpy())
+    axes: NDArray[np.float64] = vectors[:, ::-1].T
+    return axes * np.sign(axes.sum(axis=1, keepdims=True) + 1e-9)
+
+
+def linear_start(model: ImageNetworks, x: Tensor) -> None:
+    """Set encoder and generator to the lapped transform of images x [N, 3, H, W] in [0, 1].
+
+    The channels are the directions of the largest mean variance, the largest first.
+    """
+    lapped, colours = lapped_basis(), principal_colours(x)
+    symmetric = np.where(np.arange(STRIDE) < STRIDE // 2, 1.0, -1.0)
+    functions, across, down, bands = [], [], [], []
+    for c, colour in enumerate(colours):
+        for i in range(STRIDE):
+            for j in range(STRIDE):
+                functions.append(np.einsum("c,y,x->cyx", colour, lapped[i], lapped[j]))
+                down.append(symmetric[i])
+                across.append(symmetric[j])
+                bands.append(_band(c, _frequency(i), _frequency(j)))
+    kernels = torch.from_numpy(np.array(functions)).float()
+    bases = _as_cells(kernels)
+    latents = F.conv2d(F.pixel_unshuffle(mirrored(x - 0.5), STRIDE), bases)
+    variance = latents.var(dim=(0, 2, 3))
+    chosen = variance.argsort(descending=True)[: model.shape.channels]
+    spread = variance[chosen].sqrt()
+    signs = torch.tensor([across, down], dtype=torch.float32)[:, chosen]
+    with torch.no_grad():
+        for part in (model.encoder, model.generator):
+            part.basis.copy_(bases[chosen])
+            part.spread.copy_(spread)
+        model.generator.signs.copy_(signs)
+        mean = spread / spread[0]
+        # Smooth channels are predicted from their neighbours, the others are not.
+        start = torch.tensor([0.6, 0.6, -0.3, 0.1])[:, None] * (mean > 0.5).float()
+        model.prior.predict.copy_(start)
+        model.prior.bands.copy_(torch.tensor(bands)[chosen])
+        log_scale = torch.log(0.4 * spread) + model.encoder.gains.log_gain
+        model.prior.log_scale.copy_(log_scale.clamp(-2.2, 3.0))
+
+
+def _as_cells(kernels: Tensor) -> Tensor:
+    """[N, 3, 32, 32] functions to the [N, 3 * 256, 2, 2] form over unshuffled cells."""
+    count = len(kernels)
+    split = kernels.reshape(count, COLOURS, 2, STRIDE, 2, STRIDE).permute(0, 1, 3, 5, 2, 4)
+    return split.reshape(count, COLOURS * STRIDE * STRIDE, 2, 2).contiguous()
+
+
+def _frequency(row: int) -> int:
+    """Zero crossings of a row of `lapped_basis`, up to a constant."""
+    half = STRIDE // 2
+    return 2 * row if row < half else 2 * (row - half) + 1
+
+
+def _band(colour: int, down: int, across: int) -> int:
+    """The band of a basis function: 36 of the first colour by octaves, 9 of each other one."""
+    if colour == 0:
+        edges = np.array([1, 2, 3, 5, 8])
+        first, second = np.searchsorted(edges, [down, across], side="right")
+        return int(6 * first + second)
+    first, second = np.searchsorted(np.array([1, 3]), [down, across], side="right")
+    return int(36 + 9 * (colour - 1) + 3 * first + second)

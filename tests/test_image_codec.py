@@ -1,0 +1,307 @@
+"""The image codec as a whole: any picture in, no more bytes than asked, damage kept local."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from codec.errors import BadInput, BadStream, WrongModel
+from codec.image import codec as image_codec
+from codec.image.codec import EncodeSettings, ImageCodec, Progress
+from codec.image.container import read_image
+from codec.image.maps import decode_map, encode_map
+from codec.image.pictures import (
+    from_array,
+    from_image,
+    open_picture,
+    pack_alpha,
+    unpack_alpha,
+)
+from codec.image.windows import cut_windows
+from models.image.distance import ImageDistance, ms_ssim
+from models.image.store import load_image_model
+from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec
+from tui.cli import main
+
+QUICK = EncodeSettings(bpp=1.0, iterations=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models") / "photo"
+
+
+@pytest.fixture(scope="module")
+def codec(folder: Path) -> ImageCodec:
+    return tiny_codec(folder)
+
+
+@pytest.mark.parametrize("bpp", [0.3, 0.8, 2.0])
+@pytest.mark.parametrize("iterations", [0, 6, 24])
+def test_the_file_takes_no_more_than_asked(codec: ImageCodec, bpp: float, iterations: int) -> None:
+    picture = photograph(100, 75)
+    data = codec.encode(picture, EncodeSettings(bpp=bpp, iterations=iterations))
+    assert 8 * len(data) <= bpp * 100 * 75
+    assert codec.decode(data).shape == (75, 100, 3)
+
+
+def test_more_bits_are_a_better_picture(codec: ImageCodec) -> None:
+    picture = photograph(128, 96)
+    scores = [
+        psnr(codec.decode(codec.encode(picture, replace(QUICK, bpp=b))), np.asarray(picture))
+        for b in (0.1, 0.2, 0.4)
+    ]
+    assert scores[0] + 0.5 < scores[1] < scores[2] - 0.5
+
+
+def test_the_search_pays(codec: ImageCodec) -> None:
+    picture = photograph(128, 96)
+    x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255.0
+
+    def cost(settings: EncodeSettings) -> float:
+        data = codec.encode(picture, settings)
+        y = torch.from_numpy(codec.decode(data)).permute(2, 0, 1)[None] / 255.0
+        price = float(codec.networks.price(torch.tensor([1.5])))
+        distance = ImageDistance("psnr", price)
+        return float(distance.against(distance.reference(x), y)) + 8 * len(data)
+
+    without = cost(EncodeSettings(quality=50, search=False))
+    assert cost(EncodeSettings(quality=50, iterations=25)) < 0.95 * without
+
+
+def test_progress_tells_of_a_falling_cost(codec: ImageCodec) -> None:
+    seen: list[Progress] = []
+    codec.encode(photograph(64, 64), EncodeSettings(bpp=1.0, iterations=24), progress=seen.append)
+    shares = [p.share for p in seen]
+    assert shares == sorted(shares)
+    assert seen[-1].share == 1.0
+    assert seen[-1].cost is not None
+    assert seen[-1].cost <= 1.0
+
+
+def test_a_budget_ends_the_search(codec: ImageCodec) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.05
+        return now[0]
+
+    steps: list[int] = []
+    settings = EncodeSettings(bpp=1.0, budget=6.0)
+    codec.encode(
+        photograph(64, 64), settings, progress=lambda p: steps.append(p.steps), clock=clock
+    )
+    assert 10 < len(steps) < 150
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 17), (16, 16), (33, 5), (700, 3)])
+def test_any_size(codec: ImageCodec, size: tuple[int, int]) -> None:
+    picture = photograph(*size)
+    data = codec.encode(picture, EncodeSettings(quality=60, iterations=3))
+    assert codec.decode(data).shape == (size[1], size[0], 3)
+
+
+def test_windows_leave_no_seam(codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(1, 3, 16 * 11, 16 * 9)
+    z = encode_map(codec.networks.encoder, x, 1.2)
+    y = decode_map(codec.networks.generator, z.round(), 1.2)
+    monkeypatch.setattr("codec.image.maps.WINDOW", 4)
+    monkeypatch.setattr("codec.image.maps.areas.__defaults__", (4,))
+    torch.testing.assert_close(encode_map(codec.networks.encoder, x, 1.2), z, atol=1e-4, rtol=0)
+    again = decode_map(codec.networks.generator, z.round(), 1.2)
+    torch.testing.assert_close(again, y, atol=1e-5, rtol=0)
+
+
+def test_a_picture_of_several_windows(codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_codec, "SEARCH_WINDOW", 8)
+    monkeypatch.setattr(image_codec, "TILE", 8)
+    picture = photograph(300, 200)
+    data = codec.encode(picture, EncodeSettings(bpp=0.8, iterations=8))
+    assert len(read_image(data).payloads) == 6
+    assert 8 * len(data) <= 0.8 * 300 * 200
+    whole = tiny_score(codec, picture, data)
+    # Damage to one tile is damage to one tile, and to pixels the transform shares with it.
+    file = read_image(data)
+    file.payloads[4] = None
+    broken = codec.decode_file(file).rgb.astype(int)
+    apart = np.abs(broken - codec.decode(data)).max(axis=2)
+    assert apart[:60].max() == 0
+    assert apart[150:, 130:170].max() > 0
+    assert whole > 24.0
+
+
+def tiny_score(codec: ImageCodec, picture: Image.Image, data: bytes) -> float:
+    return psnr(codec.decode(data), np.asarray(picture))
+
+
+def test_windows_are_made_of_whole_tiles(codec: ImageCodec) -> None:
+    from codec.image.container import ImageHeader
+
+    header = ImageHeader(3000, 1700, codec.model_id, tile=32)
+    windows = cut_windows(header.tiles(), 64)
+    assert sum(len(w.tiles) for w in windows) == len(header.tiles())
+    assert sum(w.shape[0] * w.shape[1] for w in windows) == header.cells[0] * header.cells[1]
+    assert max(max(w.shape) for w in windows) <= 64
+
+
+def test_grey_and_alpha_are_kept(codec: ImageCodec) -> None:
+    grey = photograph(40, 30).convert("L")
+    file = read_image(codec.encode(grey, QUICK))
+    assert file.header.grey
+    assert codec.decode_file(file).image().mode == "L"
+    mask = Image.fromarray((np.arange(1200).reshape(30, 40) % 251).astype(np.uint8))
+    clear = photograph(40, 30)
+    clear.putalpha(mask)
+    data = codec.encode(clear, EncodeSettings(quality=50, iterations=2))
+    pixels = codec.decode(data)
+    assert pixels.shape == (30, 40, 4)
+    assert (pixels[:, :, 3] == np.asarray(mask)).all()
+    assert codec.decode_file(read_image(data)).image().mode == "RGBA"
+
+
+def test_alpha_planes_are_bounded() -> None:
+    plane = np.random.default_rng(0).integers(0, 256, (9, 7)).astype(np.uint8)
+    assert (unpack_alpha(pack_alpha(plane), 9, 7) == plane).all()
+    for data in (
+        b"",
+        b"junk",
+        pack_alpha(plane)[:-4],
+        pack_alpha(np.zeros((4000, 4000), np.uint8)),
+    ):
+        with pytest.raises(BadStream):
+            unpack_alpha(data, 9, 8)
+
+
+def test_all_that_pillow_reads() -> None:
+    base = photograph(24, 20)
+    for mode in ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"):
+        image = base.convert("RGB").convert(mode) if mode != "LAB" else base
+        picture = from_image(image)
+        assert picture.rgb.shape == (20, 24, 3), mode
+    deep = Image.fromarray(np.full((4, 5), 0x8000, np.uint16))
+    assert from_image(deep).rgb.mean() == pytest.approx(128, abs=1)
+
+
+def test_orientation_and_frames() -> None:
+    upright = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph(30, 20).save(upright, "JPEG", exif=exif)
+    upright.seek(0)
+    assert open_picture(upright).rgb.shape == (30, 20, 3)
+    moving = io.BytesIO()
+    photograph(8, 8).save(moving, "GIF", save_all=True, append_images=[photograph(8, 8, 1)])
+    moving.seek(0)
+    assert "2 frames" in open_picture(moving, "x.gif").notes[0]
+
+
+def test_bad_pictures_are_one_line() -> None:
+    good = io.BytesIO()
+    photograph(64, 64).save(good, "PNG")
+    for data in (b"", b"no picture", good.getvalue()[:200]):
+        with pytest.raises(BadInput) as error:
+            open_picture(io.BytesIO(data))
+        assert "\n" not in str(error.value)
+    for side in (12_000, 40_000):  # one below Pillow's own limit, one above
+        header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        crc = struct.pack(">I", zlib.crc32(header))
+        bomb = good.getvalue()[:12] + header + crc + good.getvalue()[33:]
+        with pytest.raises(BadInput, match=r"too large|limits"):
+            open_picture(io.BytesIO(bomb))
+    for pixels in (np.zeros((3, 3), np.float32), np.zeros((3, 3, 2), np.uint8)):
+        with pytest.raises(BadInput):
+            from_array(pixels)
+    with pytest.raises(BadInput):
+        from_array(np.zeros((0, 3, 3), np.uint8))
+
+
+def test_too_few_bytes_are_refused(codec: ImageCodec) -> None:
+    with pytest.raises(BadInput, match="does not fit"):
+        codec.encode(photograph(32, 32), EncodeSettings(bpp=0.05))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bpp": 1.0, "ratio": 2.0}, {"bpp": -1.0}, {"bpp": float("nan")}, {"quality": 101.0},
+        {"iterations": -1}, {"budget": 0.0}, {"tune": "taste"},
+    ],
+)  # fmt: skip
+def test_wrong_settings(wrong: dict[str, object]) -> None:
+    with pytest.raises(BadInput):
+        EncodeSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_another_model_is_refused(codec: ImageCodec, folder: Path, tmp_path: Path) -> None:
+    data = bytearray(codec.encode(photograph(32, 32), QUICK))
+    file = read_image(bytes(data))
+    stranger = replace(file.header, model_id="0123456789abcdef")
+    with pytest.raises(WrongModel):
+        codec.decode_file(replace(file, header=stranger))
+    make_model(tmp_path / "m")
+    description = json.loads((tmp_path / "m" / "model.json").read_text())
+    description["model_id"] = "0" * 16
+    (tmp_path / "m" / "model.json").write_text(json.dumps(description))
+    with pytest.raises(BadInput, match="do not match"):
+        load_image_model("photo", tmp_path / "m")
+
+
+def test_ms_ssim_is_that_of_the_paper() -> None:
+    x = torch.from_numpy(np.asarray(photograph(256, 256)).copy()).permute(2, 0, 1)[None] / 255.0
+    torch.testing.assert_close(ms_ssim(x, x), torch.ones(1))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    scores = [float(ms_ssim(x, (x + s * noise).clamp(0, 1))) for s in (0.02, 0.05, 0.1)]
+    assert 1.0 > scores[0] > scores[1] > scores[2] > 0.3
+    # A change of brightness alone hardly counts, other than in squared error.
+    assert float(ms_ssim(x, x * 0.97)) > 0.99
+    assert 0.0 < float(ms_ssim(x[..., :5, :3], x[..., :5, :3] * 0.5)) < 1.0
+
+
+def test_the_command_line(
+    codec: ImageCodec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(ImageCodec, "load", lambda *_: codec)
+    source, coded, back = tmp_path / "a.png", tmp_path / "a.stim", tmp_path / "b.png"
+    photograph(80, 60).save(source)
+    args = ["image", "encode", str(source), str(coded), "--bpp", "1", "--iterations", "6"]
+    assert main([*args, "--preview", str(tmp_path / "p.png")]) == 0
+    with Image.open(tmp_path / "p.png") as shown:
+        assert shown.size == (3 * 80 + 16, 60)
+    assert main(["image", "info", str(coded), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["width"], found["height"], found["integrity"]) == (80, 60, "intact")
+    assert found["bits_per_pixel"] <= 1.0
+    assert main(["image", "info", str(coded)]) == 0
+    assert "intact" in capsys.readouterr().out
+    assert main(["image", "decode", str(coded), str(back)]) == 0
+    with Image.open(back) as image:
+        assert (image.size, image.mode) == ((80, 60), "RGB")
+    for wrong in (["--bpp", "1", "--ratio", "3"], ["--bpp", "0"], ["--quality", "x"]):
+        assert main(["image", "encode", str(source), str(coded), *wrong]) == 2
+    assert main([*args, "--no-search"]) == 2
+    capsys.readouterr()
+    for bad in (
+        ["image", "decode", str(source), str(back)],
+        ["image", "decode", str(coded), str(tmp_path / "b.xyz")],
+        ["image", "encode", str(tmp_path / "none.png"), str(coded)],
+        ["image", "encode", str(coded), str(tmp_path / "c.stim")],
+        ["image", "info", str(source)],
+    ):
+        assert main(bad) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert said.startswith("sotto: ")
+    assert sys.stdout is not None

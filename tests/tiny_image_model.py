@@ -1,0 +1,90 @@
+"""A small untrained image model: the lapped transform, no residual, a prior without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from codec.image.codec import ImageCodec
+from codec.image.presets import ImagePreset
+from models.image.nets import ImageNetworks, ImageShape
+from models.image.store import save_image_model
+from models.training.image.start import linear_start
+from models.training.image.tables import image_context
+
+SHAPE = ImageShape(
+    channels=40,
+    deep=16,
+    deep_blocks=1,
+    width=16,
+    blocks=2,
+    encoder_width=16,
+    encoder_blocks=1,
+    prior_unit=8,
+    prior_groups=(4, 12, 24),
+    prior_values=10,
+)
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Something smooth with edges and some texture."""
+    return Image.fromarray((255 * scene(width, height, seed)).astype(np.uint8))
+
+
+def scene(width: int, height: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    picture = np.zeros((height, width, 3), np.float32)
+    for _ in range(8):
+        colour = random.random(3)
+        angle, at = random.uniform(0, 2 * np.pi), random.uniform(-0.5, 0.5) * (width + height) / 2
+        side = np.cos(angle) * (x - width / 2) + np.sin(angle) * (y - height / 2) > at
+        picture += side[:, :, None] * colour * random.uniform(0.1, 0.4)
+    picture += 0.1 * np.sin(0.5 * x + 0.3 * y)[:, :, None] * (x > width / 2)[:, :, None]
+    picture += random.normal(0.0, 0.01, picture.shape)
+    return np.clip(picture, 0.0, 1.0)
+
+
+def training_pictures() -> Tensor:
+    pictures = np.stack([scene(96, 96, seed) for seed in range(1, 7)])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+
+
+def make_model(folder: Path) -> str:
+    """Write a model folder; returns its model id."""
+    torch.manual_seed(0)
+    model = ImageNetworks(SHAPE)
+    x = training_pictures()
+    linear_start(model, x)
+    with torch.no_grad():
+        # So that windows and batches which disagree would be noticed.
+        model.generator.leave.weight.normal_(0.0, 0.01)
+        for block in model.generator.blocks:
+            block.mix.weight.normal_(0.0, 0.05)  # type: ignore[union-attr, operator]
+    model.eval().requires_grad_(False)
+    examples = []
+    for quality in (0, 60, 120, 190):
+        z = model.encoder(x, torch.full((len(x),), quality / 64.0)).round()
+        maps = z.permute(0, 2, 3, 1).numpy().astype(np.int16)
+        examples += [(m, quality) for m in maps]
+    return save_image_model(model, image_context(model.prior, examples), folder, {})
+
+
+def tiny_codec(folder: Path) -> ImageCodec:
+    """A codec on such a model in `folder`, which is made if it is not there."""
+    if not (folder / "model.json").exists():
+        make_model(folder)
+    preset = ImagePreset("photo", 0, str(folder.resolve()), iterations=20, fast=6)
+    return ImageCodec(preset, torch.device("cpu"))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.mean((a.astype(np.float64) - b) ** 2)
+    return float(10.0 * np.log10(255.0**2 / max(error, 1e-9)))
+
+
+__all__ = ["make_model", "photograph", "psnr", "scene", "tiny_codec"]

@@ -1,0 +1,185 @@
+"""`sotto image encode|decode|info`: pictures to .stim files and back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from tui import options
+from tui.errors import UsageError
+
+if TYPE_CHECKING:
+    from codec.image.container import ImageFile
+    from codec.image.pictures import Picture
+    from tui.commands import Subparsers
+
+SUFFIX = ".stim"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "image",
+        help="pictures to .stim files and back",
+        description="Code still pictures by latent search.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_encode(actions)
+    decode = actions.add_parser(
+        "decode", help="a .stim file to a picture", description="Decode a .stim file."
+    )
+    decode.add_argument("input", metavar="IN.stim", help="file or '-'")
+    decode.add_argument("output", metavar="OUT.png", help="any picture format, or '-' for PNG")
+    options.add_device(decode)
+    decode.set_defaults(run=run_decode)
+    info = actions.add_parser(
+        "info", help="what a .stim file holds", description="Describe a .stim file."
+    )
+    info.add_argument("input", metavar="FILE", help="file or '-'")
+    info.add_argument("--json", action="store_true", help="for programs")
+    info.set_defaults(run=run_info)
+
+
+def _add_encode(actions: Subparsers) -> None:
+    parser = actions.add_parser(
+        "encode",
+        help="a picture to a .stim file",
+        description="Encode any picture that Pillow reads. The file takes no more than asked.",
+    )
+    add = parser.add_argument
+    add("input", metavar="IN", help="picture file or '-'")
+    add("output", metavar="OUT.stim", help="file or '-'")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--bpp", type=options.positive, metavar="B", help="bits per pixel (default: 0.29)"
+    )
+    size.add_argument(
+        "--ratio", type=options.positive, metavar="R", help="times smaller than the raw pixels"
+    )
+    size.add_argument("--quality", type=_quality, metavar="Q", help="0 to 100, whatever it takes")
+    add("--tune", choices=("psnr", "ms-ssim", "visual"), default="psnr",
+        help="what the search minimises (default: psnr)")  # fmt: skip
+    add("--iterations", type=options.count, metavar="N", help="steps of the search")
+    add("--budget", type=options.positive, metavar="SECONDS", help="time for the search")
+    add("--fast", action="store_true", help="a few steps only")
+    add("--no-search", action="store_true", help="take the encoder's output as it is")
+    add("--preset", default="photo", metavar="NAME", help="the model (default: photo)")
+    add("--preview", metavar="PNG", help="write original, decoded and difference side by side")
+    options.add_device(parser)
+    parser.set_defaults(run=run_encode)
+
+
+def _quality(text: str) -> float:
+    value = float(text) if text.replace(".", "", 1).isdigit() else -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 100")
+    return value
+
+
+def run_encode(args: argparse.Namespace) -> int:
+    """Encode; 0 if it went well."""
+    from codec.files import atomic_output
+    from codec.image.codec import EncodeSettings, ImageCodec
+    from codec.image.pictures import read_picture
+    from codec.image.presets import find_image_preset
+    from tui.batch import check_paths
+    from tui.progress import note
+    from tui.steps import StepProgress
+
+    if args.no_search and (args.iterations is not None or args.budget is not None or args.fast):
+        raise UsageError("--no-search leaves nothing for --iterations, --budget or --fast to limit")
+    if args.fast and (args.iterations is not None or args.budget is not None):
+        raise UsageError("--fast is a number of iterations of its own")
+    check_paths(args.input, args.output)
+    settings = EncodeSettings(
+        bpp=args.bpp, ratio=args.ratio, quality=args.quality, iterations=args.iterations,
+        budget=args.budget, fast=args.fast, search=not args.no_search, tune=args.tune,
+    )  # fmt: skip
+    # Before the model: a misspelt name should not take seconds to be noticed.
+    find_image_preset(args.preset)
+    picture = read_picture(args.input)
+    for line in picture.notes:
+        note(line)
+    codec = ImageCodec.load(args.preset, args.device)
+    with StepProgress("encode") as progress:
+        data = codec.encode(
+            picture, settings, progress=lambda p: progress.update(p.share, p.cost, p.steps)
+        )
+    if args.preview is not None:
+        from tui.preview import save_preview
+
+        save_preview(picture, codec.decode(data), args.preview)
+    with atomic_output(args.output) as file:
+        file.write(data)
+    return 0
+
+
+def run_decode(args: argparse.Namespace) -> int:
+    """Decode; 0 if it went well, damage that could be worked around included."""
+    from codec.files import atomic_output
+    from codec.image.codec import ImageCodec
+    from codec.image.container import read_image
+    from codec.image.pictures import picture_bytes, save_format
+    from codec.image.presets import numbered_image_preset
+    from tui.batch import check_paths
+    from tui.progress import note
+
+    check_paths(args.input, args.output)
+    form = save_format(args.output)
+    file = read_image(_read(args.input))
+    codec = ImageCodec.load(numbered_image_preset(file.header.preset).name, args.device)
+    picture: Picture = codec.decode_file(file)
+    for line in picture.notes:
+        note(line)
+    with atomic_output(args.output) as target:
+        target.write(picture_bytes(picture.image(), form))
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Describe; 0 if the file could be read, whatever state it is in."""
+    from codec.image.container import read_image
+
+    found = as_dict(read_image(_read(args.input)))
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(f"{name:<16} {value}" for name, value in found.items()))
+    return 0
+
+
+def as_dict(file: ImageFile) -> dict[str, object]:
+    """The answer of `info`: one flat object."""
+    from codec.errors import BadStream
+    from codec.image.presets import numbered_image_preset
+
+    header = file.header
+    try:
+        preset = numbered_image_preset(header.preset).name
+    except BadStream:
+        preset = f"number {header.preset}"
+    known = [p for p in file.payloads if p is not None]
+    return {
+        "preset": preset,
+        "model_id": header.model_id,
+        "width": header.width,
+        "height": header.height,
+        "grey": header.grey,
+        "alpha": header.alpha,
+        "quality": max((p.quality for p in known), default=None),
+        "tiles": len(file.payloads),
+        "damaged_tiles": file.damaged_tiles,
+        "payload_bytes": sum(len(p.data) for p in known),
+        "file_bytes": file.size,
+        "bits_per_pixel": round(file.bits_per_pixel, 4),
+        "integrity": ", ".join(file.notes) or "intact",
+    }
+
+
+def _read(path: str) -> bytes:
+    from codec.files import open_input, os_errors
+    from codec.image.container import MAX_FILE
+
+    with open_input(path) as file, os_errors("read", path):
+        return file.read(MAX_FILE + 1)
