@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
-_IDLE_SECONDS = 0.005
+_IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen at once
+_MIX_SECONDS = 0.006
 _LEAST_BLOCK = 64
 _LIMIT = 0.98  # loudest sample of a mix
 _OVERLOAD = 0.85  # share of real time the decoder may take
@@ -75,6 +76,7 @@ class Hearing:
         self._parties: dict[int, Party] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._something = threading.Event()  # has arrived
         self._requests = Requests(journal)
         self._load = LoadMeter()
         self._wire = Throughput()
@@ -125,6 +127,7 @@ class Hearing:
         if party is not None and not party.shed:
             party.capture = audio.capture
             party.voice.arrive(audio.packet, audio.captured, audio.arrived)
+            self._something.set()
 
     def set_sink(self, make: Callable[[], Sink]) -> None:
         """Ask for another sink; the present one stays if it cannot be opened."""
@@ -193,7 +196,8 @@ class Hearing:
             self._load.push(begun, time.monotonic())
             self._shed(parties)
         else:
-            self._stop.wait(_IDLE_SECONDS)
+            self._something.wait(_IDLE_SECONDS)
+            self._something.clear()
 
     def _shed(self, parties: list[Party]) -> None:
         """Stop listening to the newest party when there is no time to decode all of them."""
@@ -213,7 +217,7 @@ class Hearing:
         self._requests.serve()
         room = self._sink.room()
         if room < _LEAST_BLOCK:
-            self._stop.wait(_IDLE_SECONDS)
+            self._stop.wait(_MIX_SECONDS)
             return
         play_time = self._sink.play_time()
         mix = np.zeros(room, np.float32)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.analysis import FRAME_SAMPLES, SAMPLE_RATE
+from codec.analysis import FRAME_SAMPLES, HOP, SAMPLE_RATE, WINDOW
 from codec.errors import SottoError
 from stream.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
 from stream.requests import Requests
@@ -29,6 +29,8 @@ FloatArray = NDArray[np.float32]
 
 _CHUNK = SAMPLE_RATE // 25  # at most this much is analysed between two slices of search
 _PATIENCE = 0.02  # seconds to wait for samples when there is nothing to search
+_REST = 0.04  # seconds of samples to gather when there is nothing to search: small bites cost more
+_LOOK_AHEAD = (WINDOW - HOP) // 2  # samples beyond a frame's end that its last column sees
 DEFAULT_TAIL = 0.06  # seconds of search after a frame's last sample
 _BACKLOG = 0.5  # seconds of samples waiting, beyond the source's own latency, that mean overload
 _NICENESS = 5  # the search yields to sound, network and screen
@@ -97,6 +99,7 @@ class Speaking:
         self._search_seconds: deque[float] = deque(maxlen=8)
         self._capture_seconds: deque[float] = deque(maxlen=32)
         self._backlog = 0.0
+        self._latest_sample = time.monotonic()
         self.source_ended = threading.Event()
         self.failure: str | None = None
 
@@ -168,6 +171,8 @@ class Speaking:
             busy = False
             while not self._stop.is_set():
                 self._requests.serve()
+                if not busy:
+                    self._stop.wait(self._spare_time())
                 samples, when = self._source.read(_CHUNK, 0.0 if busy else _PATIENCE)
                 self._report_source()
                 begun = time.monotonic()
@@ -184,6 +189,12 @@ class Speaking:
         finally:
             self.source_ended.set()
 
+    def _spare_time(self) -> float:
+        """How long samples may gather without making the frame late."""
+        missing = (self._frames + 1) * FRAME_SAMPLES + _LOOK_AHEAD - self._pushed
+        left = missing / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
+        return min(max(left - _PATIENCE, 0.0), _REST)
+
     def _take(self, samples: FloatArray, when: float) -> None:
         """Encode samples whose last one was in the air at `when`."""
         lag = max(time.monotonic() - when, 0.0)
@@ -197,6 +208,7 @@ class Speaking:
         if self._said is not None:
             self._said(samples, when)
         self._pushed += len(samples)
+        self._latest_sample = when
         frames = self._encoder.push(samples)
         self._columns.push(self._encoder.columns())
         for frame in frames:
