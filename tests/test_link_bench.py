@@ -108,6 +108,9 @@ def test_a_talk_is_found_in_the_recording_of_a_microphone(talk):
     lead = round(2.34 * SAMPLE_RATE)
     assert starts[0] == talk.utterances[0].first + lead
     assert starts[1:] == [u.first + lead + 800 for u in talk.utterances[1:]]
+    # Said twice, it is the first time that is found.
+    twice = np.concatenate([recording, recording])
+    assert find_talk(talk, twice, 10.0)[0] == starts[0]
     assert find_talk(talk, np.zeros_like(recording)) == [-1] * len(talk.utterances)
     assert locate(talk.samples[:1600], np.zeros(100, np.float32), 0, 50)[1] == 0.0
 
@@ -154,9 +157,12 @@ def test_a_talk_is_coded_once_and_its_beginning_reused(talk):
 
     offline = measures.Offline(Codec)  # type: ignore[arg-type]
     whole = offline(talk.samples)
-    np.testing.assert_array_equal(offline(talk.samples[:5000]), whole[:5000])
-    np.testing.assert_array_equal(offline(talk.samples[9000:]), 0.5 * talk.samples[9000:])
-    assert coded == [len(talk.samples), len(talk.samples) - 9000]
+    for each in whole:
+        np.testing.assert_array_equal(each, 0.5 * talk.samples)
+    np.testing.assert_array_equal(offline(talk.samples[:5000])[2], whole[2][:5000])
+    np.testing.assert_array_equal(offline(talk.samples[9000:])[1], 0.5 * talk.samples[9000:])
+    lengths = [len(talk.samples) + lead for lead in measures.ALIGNMENTS]
+    assert coded == lengths + [length - 9000 for length in lengths]
 
 
 def test_talks_repeat_and_are_never_empty(clips):

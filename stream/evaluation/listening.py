@@ -37,7 +37,7 @@ class Judged:
     phones: int
 
 
-def find_talk(talk: Talk, recording: Samples, limit: float = 60.0) -> list[int]:
+def find_talk(talk: Talk, recording: Samples, limit: float = 20.0) -> list[int]:
     """Where in `recording` each utterance of the talk begins; those not there are -1.
 
     limit: seconds within which the first begins. The recording is of the microphone: the waveform
