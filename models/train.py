@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from types import FrameType
 
 # Each names a module with `main(argv) -> int`; imported late, since they load much.
-_SUBJECTS = {"speech": "models.training.command", "paper": "models.training.paper_command"}
+_SUBJECTS = {
+    "speech": "models.training.command",
+    "paper": "models.training.paper_command",
+    "image": "models.training.image.command",
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tui.commands import Subparsers
 
-SUBJECTS = ("speech", "paper")
+SUBJECTS = ("speech", "paper", "image")
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -208,13 +208,13 @@ class ImageStage:
         }
         checkpoints.save_checkpoint(folder, self.steps, tensors, numbers)
 
-    def restore(self, path: Path) -> tuple[float, bool]:
-        """Go on from a checkpoint: (seconds spent so far, whether it was finished)."""
+    def restore(self, path: Path) -> float:
+        """Go on from a checkpoint; returns the seconds spent so far."""
         tensors, numbers = checkpoints.load_checkpoint(path)
         try:
             if numbers["stage"] != "image":
                 raise BadInput(f"{path} is of stage {numbers['stage']}")
-            spent, finished = float(numbers["spent"]), bool(numbers["finished"])
+            spent = float(numbers["spent"])
             self.steps = int(numbers["step"])
             prices = [float(v) for v in numbers["log_prices"]]
         except (KeyError, TypeError, ValueError) as error:
@@ -223,23 +223,23 @@ class ImageStage:
         checkpoints.load_module("model", self.model, tensors)
         checkpoints.load_module("average", self.average, tensors)
         checkpoints.load_optimiser("moments", self.optimiser, self.model, tensors)
-        return spent, finished
+        return spent
 
 
 def train_stage(stage: ImageStage, folder: Path, interruption: Interruption) -> bool:
     """Run to the end, from the newest checkpoint in `folder` if there is one.
 
+    A training that had ended goes on when it is given more minutes or steps.
+
     Returns False when stopped before the end (a signal, or the pause of the settings); the
     checkpoint is written either way.
     """
     settings = stage.settings
-    spent, finished = 0.0, False
+    spent = 0.0
     newest = checkpoints.latest_checkpoint(folder)
     if newest is not None:
-        spent, finished = stage.restore(newest)
+        spent = stage.restore(newest)
         cut_log(folder / "log.jsonl", stage.steps)
-    if finished:
-        return True
     budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
     saved = time.monotonic()
     with Journal(folder, "image", settings.log_every) as journal, interruption:

@@ -1,0 +1,101 @@
+"""The still picture codecs that are measured: ours, and the peers that are installed."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from codec.errors import BadInput
+from codec.image.codec import EncodeSettings, ImageCodec
+
+Pixels = NDArray[np.uint8]
+_PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class ImageSystem:
+    """A codec at a list of settings; `encode` gives the file, `decode` the pixels."""
+
+    name: str
+    settings: tuple[float, ...]
+    encode: Callable[[Pixels, float], bytes]
+    decode: Callable[[bytes], Pixels]
+
+
+def pillow_system(name: str, form: str, settings: Sequence[float]) -> ImageSystem:
+    """A codec that Pillow has built in."""
+
+    def encode(pixels: Pixels, quality: float) -> bytes:
+        out = io.BytesIO()
+        more = {"method": 6} if form == "WEBP" else {}
+        Image.fromarray(pixels).save(out, form, quality=int(quality), **more)
+        return out.getvalue()
+
+    def decode(data: bytes) -> Pixels:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    return ImageSystem(name, tuple(settings), encode, decode)
+
+
+def hevc_system(settings: Sequence[float]) -> ImageSystem:
+    """HEVC intra, 4:4:4, by heif-enc; decoded by heif-convert."""
+
+    def run(*command: str) -> None:
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)
+        if done.returncode:
+            raise BadInput(f"{command[0]} failed: {done.stderr.decode(errors='replace')[-200:]}")
+
+    def encode(pixels: Pixels, quality: float) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder, "a.png"), Path(folder, "a.heic")
+            Image.fromarray(pixels).save(source)
+            run("heif-enc", "-q", str(int(quality)), "-p", "chroma=444", "-o", str(target),
+                str(source))  # fmt: skip
+            return target.read_bytes()
+
+    def decode(data: bytes) -> Pixels:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder, "a.heic"), Path(folder, "a.png")
+            source.write_bytes(data)
+            run("heif-convert", str(source), str(target))
+            return np.asarray(Image.open(target).convert("RGB"))
+
+    return ImageSystem("hevc", tuple(settings), encode, decode)
+
+
+def own_system(
+    name: str, codec: ImageCodec, settings: EncodeSettings, qualities: Sequence[float]
+) -> ImageSystem:
+    """Our codec at fixed rate points."""
+    from dataclasses import replace
+
+    def encode(pixels: Pixels, quality: float) -> bytes:
+        return codec.encode(pixels, replace(settings, quality=quality))
+
+    return ImageSystem(name, tuple(qualities), encode, lambda data: codec.decode(data)[:, :, :3])
+
+
+def peers(names: Sequence[str]) -> list[ImageSystem]:
+    """The named peers that are installed."""
+    found = []
+    if "jpeg" in names:
+        found.append(pillow_system("jpeg", "JPEG", (5, 10, 15, 25, 40, 60, 80)))
+    if "webp" in names and features.check("webp"):
+        found.append(pillow_system("webp", "WEBP", (1, 5, 15, 30, 50, 70, 85, 92)))
+    if "avif" in names and features.check("avif"):
+        found.append(pillow_system("avif", "AVIF", (10, 20, 30, 45, 60, 75, 85)))
+    if "hevc" in names and shutil.which("heif-enc") and shutil.which("heif-convert"):
+        found.append(hevc_system((8, 16, 24, 32, 40, 48, 56)))
+    return found
+
+
+PEERS = ("jpeg", "webp", "avif", "hevc")

@@ -1,0 +1,199 @@
+"""`sotto train image`: the command line of the training of image models."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from codec.errors import BadInput, SottoError
+from models.image.nets import ImageNetworks
+from models.image.store import shape_of
+from models.training import checkpoints
+from models.training.image.export import export_image_model
+from models.training.image.photographs import Photographs
+from models.training.image.stage import ImageStage, ImageStageSettings, train_stage
+from models.training.image.start import linear_start
+from models.training.interruption import Interruption
+
+_START_CROPS = 96
+_MINUTES = 60.0
+LICENCE = "CC BY-SA 4.0"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run it; argv without the program and subject. 0, 1 failed, 2 usage, 128 + signal stopped."""
+    parser = _parser()
+    try:
+        args = parser.parse_args(list(argv))
+    except SystemExit as error:
+        return int(error.code or 0)
+    interruption = Interruption()
+    try:
+        _run(args, interruption)
+    except SottoError as error:
+        _say(str(error))
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"{where}{error.strerror or error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    if interruption.number:
+        _say("stopped; the checkpoint is written, the same command goes on from it")
+        return 128 + interruption.number
+    return 0
+
+
+def _run(args: argparse.Namespace, interruption: Interruption) -> None:
+    device = _device(args.device)
+    folder: Path = args.work / "image"
+    photographs = Photographs(args.data, crop=args.crop, note=_say)
+    if args.stage != "export":
+        settings = ImageStageSettings(
+            minutes=_MINUTES if args.minutes is None and args.steps is None else args.minutes,
+            steps=args.steps,
+            pause=args.pause,
+            batch=args.batch,
+            rate=args.rate,
+            hold=args.hold,
+            seed=args.seed,
+        )
+        stage = ImageStage(_network(folder, photographs, args.seed), photographs, device, settings)
+        if not train_stage(stage, folder, interruption):
+            if not interruption.number:
+                _say("paused; the same command goes on from the checkpoint")
+            return
+    if args.stage == "train":
+        return
+    out: Path = args.out or args.work / "model"
+    about = {"name": "photo", "licence": LICENCE}
+    name = export_image_model(
+        trained_network(folder), photographs, out, about,
+        examples=args.examples, search_steps=args.search_steps, seed=args.seed,
+    )  # fmt: skip
+    _say(f"model {name} written to {out}")
+
+
+def _network(folder: Path, photographs: Photographs, seed: int) -> ImageNetworks:
+    """The networks of the newest checkpoint, or new ones at the lapped transform."""
+    newest = checkpoints.latest_checkpoint(folder)
+    if newest is not None:
+        return _shaped(checkpoints.load_checkpoint(newest)[1], newest)
+    from models.image.nets import ImageShape
+
+    torch.manual_seed(seed)
+    model = ImageNetworks(ImageShape())
+    linear_start(model, photographs.batch(_START_CROPS, np.random.default_rng((seed, 1 << 20))))
+    return model
+
+
+def _shaped(numbers: dict[str, object], path: Path) -> ImageNetworks:
+    try:
+        shape = numbers["shape"]
+        if not isinstance(shape, dict):
+            raise TypeError("no shape")
+        return ImageNetworks(shape_of(shape))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is damaged: {error}") from error
+
+
+def trained_network(folder: Path) -> ImageNetworks:
+    """The averaged networks of the newest checkpoint. Raises BadInput if there is none."""
+    newest = checkpoints.latest_checkpoint(folder)
+    if newest is None:
+        raise BadInput(f"{folder} holds no checkpoint: train first")
+    tensors, numbers = checkpoints.load_checkpoint(newest)
+    model = _shaped(numbers, newest)
+    try:
+        model.log_prices = [float(v) for v in numbers["log_prices"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{newest} is damaged: {error}") from error
+    checkpoints.load_module("average", model, tensors)
+    return model.eval()
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("no CUDA device is available")
+    use_cuda = name != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sotto train image",
+        description="Train the networks of the image codec. Ctrl-C writes a checkpoint; the same "
+        "command goes on from it, and with larger --minutes or --steps beyond its end.",
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="DIR", help="a folder of photographs")
+    add("--work", type=Path, required=True, metavar="DIR", help="checkpoints, log and curves")
+    add("--stage", choices=("train", "export", "all"), default="all",
+        help="what to do (default: all)")  # fmt: skip
+    add("--minutes", type=_positive, metavar="N",
+        help="length of the whole training (default: 60)")  # fmt: skip
+    add("--steps", type=_count, metavar="N", help="length of the whole training in steps")
+    add("--pause", type=_positive, metavar="N",
+        help="stop this run after N minutes, to be continued")  # fmt: skip
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add("--batch", type=_count, default=6, metavar="N", help="crops per step (default: 6)")
+    add("--crop", type=_crop, default=256, metavar="N", help="pixels a side (default: 256)")
+    add("--rate", type=_positive, default=1.5e-3, metavar="R",
+        help="peak learning rate (default: 1.5e-3)")  # fmt: skip
+    add("--hold", type=_share, default=0.4, metavar="S",
+        help="share of the training at the peak rate, before it falls (default: 0.4)")  # fmt: skip
+    add("--examples", type=_count, default=96, metavar="N",
+        help="crops that the tables are counted on (default: 96)")  # fmt: skip
+    add("--search-steps", type=_whole, default=10, metavar="N",
+        help="steps of their search (default: 10)")  # fmt: skip
+    add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
+    add("--seed", type=_whole, default=0, help="of all that is random (default: 0)")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 1_000_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is out of range")
+    return value
+
+
+def _count(text: str) -> int:
+    value = _whole(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _crop(text: str) -> int:
+    value = _count(text)
+    if value % 16 or not 32 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is no multiple of 16 from 32 to 1024")
+    return value
+
+
+def _say(line: str) -> None:
+    if sys.stderr is not None:
+        print(f"sotto: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,97 @@
+"""From trained image networks to a shipped model folder: searched examples, counted tables."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.errors import BadInput
+from codec.image.codec import search_settings
+from codec.image.container import Tile
+from codec.image.context import QUALITIES, QUALITY_STEPS
+from codec.image.maps import Area
+from codec.image.windows import Window, WindowTask, round_latents
+from codec.search import Descent
+from models.image.distance import ImageDistance
+from models.image.nets import STRIDE, ImageNetworks
+from models.image.store import load_image_model, save_image_model
+from models.training.image.photographs import Photographs
+from models.training.image.tables import image_context
+
+Example = tuple[NDArray[np.int16], int]
+
+
+def searched_examples(
+    model: ImageNetworks, photographs: Photographs, count: int, steps: int, seed: int
+) -> list[Example]:
+    """Searched latents of random crops at evenly spread qualities: (indices, quality) pairs."""
+    random = np.random.default_rng((seed, 3 << 20))
+    cells = photographs.crop // STRIDE
+    window = Window(Area(0, 0, cells, cells), (Tile(0, 0, cells, cells),))
+    size = (photographs.crop, photographs.crop)
+    half = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    examples: list[Example] = []
+    for k in range(count):
+        x = photographs.batch(1, random)
+        quality = round((k + random.uniform()) * (QUALITIES - 1) / count)
+        rate = torch.full((1,), quality / QUALITY_STEPS)
+        with torch.no_grad():
+            z = model.encoder(x, rate)
+        found = window.latents(round_latents(z))
+        if steps:
+            task = WindowTask(model, window, z, x, size, half)
+            distance = ImageDistance("psnr", float(model.price(rate)))
+            settings = search_settings(steps)
+            descent = Descent(
+                task.networks, distance, task.target, rate, torch.ones(1), settings,
+                window.latents(z),
+            )  # fmt: skip
+            for step in range(steps):
+                descent.step(settings.step * (1.0 - 0.9 * step / steps))
+            costs, _ = descent.score()
+            found = descent.candidates[int(costs[:, 0].argmin())]
+        indices = found[0].detach().reshape(cells, cells, -1).numpy().astype(np.int16)
+        examples.append((indices, quality))
+    return examples
+
+
+def export_image_model(
+    model: ImageNetworks,
+    photographs: Photographs,
+    out: Path,
+    about: dict[str, Any],
+    *,
+    examples: int = 96,
+    search_steps: int = 10,
+    seed: int = 0,
+) -> str:
+    """Write the model folder, replacing an old one at the end; returns the model id.
+
+    Tables are counted on training photographs only. Raises BadInput when `out` exists and holds
+    something else than a model.
+    """
+    if out.exists() and not (out / "model.json").is_file():
+        raise BadInput(f"{out} exists and is no model folder; give another --out")
+    model = model.cpu().eval().requires_grad_(False)
+    found = searched_examples(model, photographs, examples, search_steps, seed)
+    context = image_context(model.prior, found)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        name = save_image_model(model, context, draft, about)
+        load_image_model(out.name, draft)
+        draft.chmod(0o755)
+        for file in draft.iterdir():
+            file.chmod(0o644)
+        if out.exists():
+            shutil.rmtree(out)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return name

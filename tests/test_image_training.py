@@ -1,0 +1,136 @@
+"""Training, exporting and measuring image models, on a folder of tiny pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codec.image.codec import EncodeSettings, ImageCodec
+from models.bench import main as bench
+from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
+from models.image.nets import ImageNetworks, ImageShape
+from models.train import main as train
+from models.training.image import command
+from models.training.image.photographs import Photographs
+from models.training.image.stage import ImageStage, ImageStageSettings, objective
+from models.training.image.start import lapped_basis, linear_start
+from tests.tiny_image_model import SHAPE, photograph, tiny_codec, training_pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for k in range(5):
+        photograph(90, 80, k).save(folder / f"{k}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    photograph(20, 20).save(folder / "small.png")
+    return folder
+
+
+def test_the_lapped_transform_is_orthonormal() -> None:
+    basis = lapped_basis()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(16), atol=1e-12)
+    np.testing.assert_allclose(basis[:, :16] @ basis[:, 16:].T, 0.0, atol=1e-12)
+
+
+def test_with_all_channels_the_start_reconstructs() -> None:
+    model = ImageNetworks(ImageShape(channels=768, prior_unit=4, prior_groups=(300, 468)))
+    x = training_pictures()
+    linear_start(model, x)
+    rate = torch.full((len(x),), 1.7)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.generator(model.encoder(x, rate), rate), x, atol=1e-4, rtol=0
+        )
+
+
+def test_training_lowers_the_loss(pictures: Path) -> None:
+    torch.manual_seed(0)
+    notes: list[str] = []
+    photographs = Photographs(pictures, crop=64, note=notes.append)
+    assert len(photographs.training) == 5
+    assert notes
+    model = ImageNetworks(SHAPE)
+    linear_start(model, photographs.batch(6, np.random.default_rng(0)))
+    settings = ImageStageSettings(steps=40, batch=4, prior_steps=20, warmup=5, rate=3e-3)
+    stage = ImageStage(model, photographs, torch.device("cpu"), settings)
+    x, rate = photographs.batch(12, np.random.default_rng(9)), torch.linspace(0.0, 2.8, 12)
+
+    def loss() -> float:
+        noise, noisy = torch.zeros(12, SHAPE.channels, 4, 4), torch.zeros(12, 1, 1, 1) > 0
+        with torch.no_grad():
+            error, bits = objective(stage.model, x, rate, noise, noisy)
+        return float((bits + error / stage.model.price(rate)).mean())
+
+    before = loss()
+    for k in range(40):
+        assert np.isfinite(stage.step(k / 40)["loss"])
+    assert loss() < 0.97 * before
+
+
+def test_training_resumes_exports_and_codes(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.image.nets.ImageShape.__init__.__defaults__", _defaults())
+    base = ["image", "--data", str(pictures), "--work", str(tmp_path), "--crop", "64"]
+    base += ["--batch", "2", "--examples", "4", "--search-steps", "2", "--device", "cpu"]
+    assert train([*base, "--steps", "3", "--stage", "train"]) == 0
+    assert train([*base, "--steps", "5", "--out", str(tmp_path / "photo")]) == 0
+    log = (tmp_path / "image" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["step"] == 5
+    codec = tiny_codec(tmp_path / "photo")
+    data = codec.encode(photograph(48, 48), EncodeSettings(bpp=2.0, iterations=6))
+    assert codec.decode(data).shape == (48, 48, 3)
+    (tmp_path / "other").mkdir()
+    assert train([*base, "--stage", "export", "--out", str(tmp_path / "other")]) == 1
+
+
+def _defaults() -> tuple[object, ...]:
+    return tuple(getattr(SHAPE, name) for name in ImageShape.__dataclass_fields__)
+
+
+def test_bad_training_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["image", "--work", str(tmp_path), "--data"]
+    assert train([*base, str(tmp_path)]) == 1
+    assert "no photographs" in capsys.readouterr().err
+    assert command.main(["--data", "x", "--work", "y", "--crop", "100"]) == 2
+
+
+def test_bd_rate() -> None:
+    rates, scores = [0.1, 0.2, 0.4, 0.8], [28.0, 30.0, 32.5, 35.0]
+    assert bd_rate(rates, scores, rates, scores) == pytest.approx(0.0, abs=1e-9)
+    fewer = [0.9 * r for r in rates]
+    assert bd_rate(fewer, scores, rates, scores) == pytest.approx(-0.1, abs=1e-6)
+    assert np.isnan(bd_rate(rates, scores, rates, [s + 50 for s in scores]))
+    points = [Point("a", r, s, 0.9, 0.0, 0.0) for r, s in zip(rates, scores, strict=True)]
+    cheaper = [Point("a", 0.8 * p.bpp, p.psnr, 0.9, 0.0, 0.0) for p in points]
+    assert mean_bd_rate(cheaper, points, "psnr") == pytest.approx(-0.2, abs=1e-3)
+    assert mean_at(points, 0.2)[0] == pytest.approx(30.0)
+    assert np.isnan(mean_at(points, 5.0)[0])
+
+
+def test_bench(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codec = tiny_codec(tmp_path / "photo")
+    monkeypatch.setattr(ImageCodec, "load", lambda *_: codec)
+    (pictures / "broken.png").unlink(missing_ok=True)
+    args = ["image", str(pictures), "--count", "2", "--iterations", "2", "--peers", "jpeg"]
+    files = [str(tmp_path / n) for n in ("all.json", "curves.png", "crops.png")]
+    more = ["--json", files[0], "--curves", files[1], "--crops", files[2], "--at", "0.8"]
+    assert bench([*args, *more]) == 0
+    table = capsys.readouterr().out
+    assert "jpeg" in table
+    assert "BD-rate" in table
+    found = json.loads(Path(files[0]).read_text())
+    assert len(found["sotto"]) == 12
+    assert all(p["bpp"] > 0 and p["psnr"] > 10 for p in found["sotto"])
+    assert all(Path(f).stat().st_size > 1000 for f in files)
+    assert bench(["image", str(tmp_path / "none")]) == 1
