@@ -116,7 +116,7 @@ def test_what_one_says_the_other_hears(call, name):
     assert len(found) > len(missing)
     # The frame itself, and whatever this machine takes; never before it was said.
     assert all(1.0 < item.delay < 4.0 for item in found)
-    starts = find_talk(call.talks[name], said)
+    starts = find_talk(call.talks[name], said, 120.0)
     assert min(starts) >= 0
     judged = judge(call.talks[name], starts, said, heard)
     assert mean_score(judged, "pesq_nb") > 1.5
@@ -125,7 +125,7 @@ def test_what_one_says_the_other_hears(call, name):
 @pytest.mark.parametrize("name", ENDS)
 def test_nobody_hears_himself_or_a_bang(call, name):
     said, own = call.channels[name, "microphone"], call.channels[name, "loudspeaker"]
-    start = find_talk(call.talks[name], said)[0]
+    start = find_talk(call.talks[name], said, 120.0)[0]
     (utterance,) = call.talks[name].utterances
     part = said[start : start + utterance.last - utterance.first]
     assert best_lag(part, own[start : start + len(part) + 3 * SAMPLE_RATE])[1] < 0.65
