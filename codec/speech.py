@@ -18,10 +18,10 @@ from codec.errors import BadInput, BadStream
 from codec.framecoder import SILENT, EntropyName, FrameCoder
 from codec.frames import FrameDecoder
 from codec.packet import Packet, unpack
-from codec.phase import PhaseSynthesiser
 from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
 from codec.ratecontrol import Plan
 from codec.search import Method, SearchSettings, search
+from codec.synthesis import SpeechSynthesiser
 
 if TYPE_CHECKING:
     from models.loudness import FrameDistance
@@ -270,7 +270,7 @@ class SpeechDecoder:
     def __init__(self, codec: SpeechCodec) -> None:
         self._codec = codec
         self._frames = FrameDecoder(codec)
-        self._phase = PhaseSynthesiser()
+        self._synthesiser = SpeechSynthesiser()
 
     def push(self, packet: bytes | None) -> FloatArray:
         """Decode one packet, or conceal one lost frame (None); returns samples ready so far.
@@ -279,17 +279,14 @@ class SpeechDecoder:
         stays usable, and the caller may conceal the frame instead.
         """
         if packet is None:
-            return self._synthesise(self._frames.conceal())
+            return self._synthesiser.push(self._frames.conceal())
         return self.push_packet(unpack(packet))
 
     def push_packet(self, packet: Packet) -> FloatArray:
         """Like `push`, for a packet that is already unpacked."""
-        return self._synthesise(self._frames.decode(packet).columns)
+        return self._synthesiser.push(self._frames.decode(packet).columns)
 
     def finish(self) -> FloatArray:
         """The samples still inside; afterwards the decoder is as new."""
         self._frames = FrameDecoder(self._codec)
-        return self._phase.finish()
-
-    def _synthesise(self, columns: FloatArray) -> FloatArray:
-        return self._phase.push(analysis.mel_to_magnitudes(analysis.denormalise(columns)))
+        return self._synthesiser.finish()

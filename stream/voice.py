@@ -21,7 +21,8 @@ from codec import analysis
 from codec.analysis import FRAME_SAMPLES, HOP, SAMPLE_RATE
 from codec.errors import BadStream, SottoError
 from codec.packet import Packet, unpack
-from codec.phase import LEAD, LOOK_AHEAD, PhaseSynthesiser
+from codec.phase import LEAD, LOOK_AHEAD
+from codec.synthesis import SpeechSynthesiser
 from stream import timescale
 from stream.meters import ColumnHistory, LevelMeter, RateMeter
 from stream.playout import Conceal, Decode, Playout, Rest
@@ -227,7 +228,7 @@ class Voice:
         if task.fresh:
             self._synthesiser = _synthesiser()
         head = columns[: _HEAD if len(columns) >= 2 * _HEAD else None]
-        samples = self._synthesise(head)
+        samples = self._synthesiser.push(head)
         if task.fresh:
             samples = fade_in(samples)
         wait = self._clock() - begun
@@ -237,7 +238,7 @@ class Voice:
             self._enqueue(head, samples, 0 if task.fresh else SYNTHESIS_DELAY)
             self._active = frame.active
         tail = columns[len(head) :]
-        samples = self._synthesise(tail)
+        samples = self._synthesiser.push(tail)
         seconds = self._clock() - begun
         with self._lock:
             self._playout.extended(len(samples))
@@ -251,7 +252,7 @@ class Voice:
         if task.begin == 0:
             self._stand_in = self._decoder.conceal()
         columns = self._stand_in[task.begin : task.begin + task.count]
-        samples = self._synthesise(columns)
+        samples = self._synthesiser.push(columns)
         seconds = self._clock() - begun
         with self._lock:
             self._playout.concealed(task, len(samples), seconds)
@@ -265,13 +266,10 @@ class Voice:
             self._append(samples)
             self._active = False
 
-    def _synthesise(self, columns: FloatArray) -> FloatArray:
-        return self._synthesiser.push(analysis.mel_to_magnitudes(analysis.denormalise(columns)))
-
     def _warm_up(self) -> None:
         """Run what is slow the first time, so that the first frame is not late for it."""
         self._warm = True
-        noise = np.random.default_rng(0).random((16, analysis.N_BINS), np.float32)
+        noise = np.random.default_rng(0).uniform(-1, 0, (16, analysis.N_MELS)).astype(np.float32)
         _synthesiser().push(noise)
 
     def _append(self, samples: FloatArray) -> None:
@@ -398,9 +396,9 @@ class Voice:
             return bool(self._marks) or self._playout.ahead()
 
 
-def _synthesiser() -> PhaseSynthesiser:
+def _synthesiser() -> SpeechSynthesiser:
     """A synthesiser that gives the samples of all columns but the last of each push."""
-    return PhaseSynthesiser(variable=True)
+    return SpeechSynthesiser(variable=True)
 
 
 def _timing(mark: _Mark, played: float, device: float) -> _Timing:

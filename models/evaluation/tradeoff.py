@@ -23,9 +23,9 @@ from torch import Tensor
 
 from codec import analysis
 from codec.entropy import MAX_INDEX
-from codec.phase import synthesise
 from codec.search import Networks, SearchSettings, search
 from codec.speech import choose_device
+from codec.synthesis import synthesise_columns
 from models.evaluation.clips import Clip
 from models.evaluation.coding import Coding, Step
 from models.evaluation.report import Figure, SystemResult, summary
@@ -222,7 +222,7 @@ class Bench:
         """Latents of one clip [B, S, C] to samples [B * 16384], as the decoder does."""
         rate = torch.full((len(latents),), quality / 8.0, device=self.device)
         frames = self.networks.generator(latents, rate).reshape(-1, self.x.shape[-1]).cpu().numpy()
-        return synthesise(analysis.mel_to_magnitudes(analysis.denormalise(frames)))
+        return synthesise_columns(frames)
 
     def coded_bits(self, latents: Tensor, quality: int) -> int:
         """Bits of the range coder's payloads of one clip [B, S, C]."""
