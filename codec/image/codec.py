@@ -51,6 +51,7 @@ _SAMPLED_WINDOWS = 6
 _MAX_CUTS = 6
 _CORRECTIONS = 2  # of the rate point after the main search
 _AIM = 0.997  # of the allowance
+_PROBE_AIM = 1.04
 _LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
 
 
@@ -378,7 +379,8 @@ class _Encoder:
         allowed = self._tile_bits_allowed()
         if plan.probe:
             probed = self._code(quality, self._descend(quality, z, plan.probe, plan, 0))
-            wanted = self._corrected(probed, allowed)
+            # The main search will save a little more than the short one did.
+            wanted = self._corrected(probed, _PROBE_AIM * allowed)
             if wanted != quality:
                 quality, z = wanted, self._encoded(wanted)
         coded = self._code(quality, self._descend(quality, z, plan.main, plan, plan.probe))
@@ -532,7 +534,7 @@ class _Plan:
         if corrected and iterations >= 20:
             self.probe = self.correction = max(iterations // 8, 5)
         elif corrected and iterations >= 6:
-            self.probe = iterations // 3
+            self.probe = 2 * iterations // 5
         self.main = max(iterations - self.probe - _CORRECTIONS * self.correction, 1)
         self.total = self.probe + self.main + _CORRECTIONS * self.correction
         self._begun, self._budget = clock(), budget

@@ -19,7 +19,7 @@ class ImagePreset:
     number: int
     family: str
     iterations: int = 60
-    fast: int = 8
+    fast: int = 12
     about: str = ""
 
 
