@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from codec import analysis
 from codec.container import ContainerReader, ContainerWriter, Lost, StreamHeader
+from codec.device import choose_device
 from codec.errors import BadInput, BadStream
 from codec.framecoder import SILENT, EntropyName, FrameCoder
 from codec.frames import FrameDecoder
@@ -32,16 +33,6 @@ FloatArray = NDArray[np.float32]
 
 GROUP = 8  # frames searched side by side offline
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2
-
-
-def choose_device(name: str) -> torch.device:
-    """auto, cpu or cuda as a torch device. Raises BadInput when CUDA is asked for and absent."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise BadInput(f"unknown device {name!r} (auto, cpu or cuda)")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("no CUDA device is available")
-    use_cuda = name != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
 
 
 class SpeechCodec:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from codec.speech import choose_device
+from codec.device import choose_device
 from models.evaluation.clips import Clip
 from models.evaluation.tradeoff import frames_of
 from models.store import load_model, search_networks

@@ -22,9 +22,9 @@ from rich.table import Table
 from torch import Tensor
 
 from codec import analysis
+from codec.device import choose_device
 from codec.entropy import MAX_INDEX
 from codec.search import Networks, SearchSettings, search
-from codec.speech import choose_device
 from codec.synthesis import synthesise_columns
 from models.evaluation.clips import Clip
 from models.evaluation.coding import Coding, Step

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from codec.device import choose_device
 from codec.errors import BadInput
 
 
@@ -56,11 +57,7 @@ def join(device: str) -> Team:
     device: auto, cpu or cuda. Raises BadInput for another, for CUDA where there is none, and for
     an environment that makes no sense.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise BadInput(f"unknown device {device!r} (auto, cpu or cuda)")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("no CUDA device is available")
-    cuda = device != "cpu" and torch.cuda.is_available()
+    cuda = choose_device(device).type == "cuda"
     try:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0"))

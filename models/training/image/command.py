@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from codec.device import choose_device
 from codec.errors import BadInput, SottoError
 from models.image.nets import ImageNetworks
 from models.image.store import shape_of
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
-    device = _device(args.device)
+    device = choose_device(args.device)
     folder: Path = args.work / "image"
     photographs = Photographs(args.data, crop=args.crop, note=_say)
     if args.stage != "export":
@@ -118,13 +119,6 @@ def trained_network(folder: Path) -> ImageNetworks:
         raise BadInput(f"{newest} is damaged: {error}") from error
     checkpoints.load_module("average", model, tensors)
     return model.eval()
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("no CUDA device is available")
-    use_cuda = name != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
 
 
 def _parser() -> argparse.ArgumentParser:
