@@ -21,18 +21,15 @@ from codec.image.container import (
     ImageHeader,
     Payload,
     Tile,
+    read_header,
     read_image,
     write_image,
 )
 from codec.image.context import QUALITIES, QUALITY_STEPS
 from codec.image.maps import decode_map, encode_map
 from codec.image.pictures import Picture, from_array, from_image, pack_alpha, unpack_alpha
-from codec.image.presets import (
-    DEFAULT_IMAGE_PRESET,
-    ImagePreset,
-    find_image_preset,
-    numbered_image_preset,
-)
+from codec.image.presets import DEFAULT_IMAGE_PRESET, ImagePreset
+from codec.image.registry import PictureCodec, codec_for_header, load_image_codec
 from codec.image.windows import Window, WindowTask, cut_windows, round_latents, tile_bits
 from codec.search import Descent, Distance, SearchSettings
 
@@ -46,7 +43,7 @@ SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
 TILE = 32  # cells a tile is wide and high at most
 # The search spends fewer bits than the rounded latents of the encoder at the same rate point; it
 # starts from a finer one by this factor.
-_SEARCH_SAVES = 0.72
+_SEARCH_SAVES = 0.8
 _SAMPLED_WINDOWS = 6
 _MAX_CUTS = 6
 _CORRECTIONS = 2  # of the rate point after the main search
@@ -132,17 +129,17 @@ class ImageCodec:
         self.model_id = model.model_id
 
     @classmethod
-    def load(cls, preset: str = DEFAULT_IMAGE_PRESET, device: str = "auto") -> ImageCodec:
-        """The codec of a preset. Raises BadInput for an unknown preset, device or broken model."""
-        from codec.speech import choose_device
+    def load(cls, preset: str = DEFAULT_IMAGE_PRESET, device: str = "auto") -> PictureCodec:
+        """The codec of a preset, which may be of another class with the same methods.
 
-        return cls(find_image_preset(preset), choose_device(device))
+        Raises BadInput for an unknown preset or device, or a broken model.
+        """
+        return load_image_codec(preset, device)
 
     @classmethod
-    def for_file(cls, data: bytes, device: str = "auto") -> ImageCodec:
+    def for_file(cls, data: bytes, device: str = "auto") -> PictureCodec:
         """The codec that made a file. Raises BadStream if the file is none or unknown here."""
-        header = read_image(data).header
-        return cls.load(numbered_image_preset(header.preset).name, device)
+        return codec_for_header(read_header(data), device)
 
     def encode(
         self,
@@ -419,7 +416,8 @@ class _Encoder:
 
         networks = self.codec.networks
         rate = self.x.new_full((1,), quality / QUALITY_STEPS)
-        distance = ImageDistance(self.settings.tune, float(networks.price(rate)))
+        price = self.codec.settings.price * float(networks.price(rate))
+        distance = ImageDistance(self.settings.tune, price)
         latents = round_latents(z)
         total = len(self.windows)
         until = plan.deadline(done, iterations)
@@ -549,4 +547,4 @@ class _Plan:
 def search_settings(iterations: int) -> SearchSettings:
     """Steps long enough to get somewhere in so few iterations."""
     step = min(0.12, max(0.04, 2.0 / max(iterations, 1)))
-    return SearchSettings(iterations=iterations, step=step, coupling=3.0, check_every=10)
+    return SearchSettings(iterations=iterations, step=step, coupling=5.0, check_every=10)

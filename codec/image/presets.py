@@ -12,7 +12,8 @@ class ImagePreset:
     """A model and how its latents are searched.
 
     number: what files say; family: its folder of weights; iterations: default search steps;
-    fast: those of the fast mode.
+    fast: those of the fast mode; price: scale of the trained price of a bit in the search; system:
+    the class that codes with it, as "module:Class" (`codec.image.registry`).
     """
 
     name: str
@@ -20,7 +21,9 @@ class ImagePreset:
     family: str
     iterations: int = 60
     fast: int = 12
+    price: float = 0.7
     about: str = ""
+    system: str = "codec.image.codec:ImageCodec"
 
 
 IMAGE_PRESETS: dict[str, ImagePreset] = {

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from codec.errors import BadInput
-from codec.image.codec import EncodeSettings, ImageCodec
+from codec.image.codec import EncodeSettings
+from codec.image.registry import PictureCodec
 
 Pixels = NDArray[np.uint8]
 _PATIENCE = 300.0
@@ -73,7 +74,7 @@ def hevc_system(settings: Sequence[float]) -> ImageSystem:
 
 
 def own_system(
-    name: str, codec: ImageCodec, settings: EncodeSettings, qualities: Sequence[float]
+    name: str, codec: PictureCodec, settings: EncodeSettings, qualities: Sequence[float]
 ) -> ImageSystem:
     """Our codec at fixed rate points."""
     from dataclasses import replace
