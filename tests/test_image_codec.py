@@ -27,7 +27,7 @@ from codec.image.pictures import (
     pack_alpha,
     unpack_alpha,
 )
-from codec.image.windows import cut_windows
+from codec.image.windows import WindowTask, cut_windows
 from models.image.distance import ImageDistance, ms_ssim
 from models.image.store import load_image_model
 from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec
@@ -77,6 +77,28 @@ def test_the_search_pays(codec: ImageCodec) -> None:
 
     without = cost(EncodeSettings(quality=50, search=False))
     assert cost(EncodeSettings(quality=50, iterations=25)) < 0.95 * without
+
+
+def test_the_search_sees_what_an_index_does_to_later_ones(codec: ImageCodec) -> None:
+    x = torch.from_numpy(np.asarray(photograph(96, 64)).copy()).permute(2, 0, 1)[None] / 255.0
+    rate = torch.tensor([1.3])
+    relaxed = encode_map(codec.networks.encoder, x, 1.3)
+    whole = relaxed.round()
+    header = from_array(np.asarray(photograph(96, 64)))
+    tiles = image_codec.ImageHeader(header.width, header.height, codec.model_id).tiles()
+    (window,) = cut_windows(tiles, 64)
+    task = WindowTask(codec.networks, window, whole, x, (64, 96), False)
+    z = window.latents(relaxed).requires_grad_(True)
+    q = window.latents(whole)
+    # The bits of the first cell alone hang on it alone; those of its neighbours as well.
+    bits = task.networks.prior.bits(z, rate, q)
+    (slope,) = torch.autograd.grad(bits[:, 1:].sum(), z)
+    assert slope[:, 0].abs().max() > 0
+    # What is counted with a gradient is what is counted without, and what is coded.
+    same = task.networks.prior.bits(q.clone().requires_grad_(True), rate, q)
+    torch.testing.assert_close(same.detach(), task.networks.prior.bits(q, rate), atol=0, rtol=0)
+    indices = whole[0].permute(1, 2, 0).numpy().astype(np.int16)
+    assert same.sum().item() == pytest.approx(codec.coder.bits(indices, 83), rel=0.15)
 
 
 def test_progress_tells_of_a_falling_cost(codec: ImageCodec) -> None:

@@ -205,8 +205,9 @@ def neighbour_cells(height: int, width: int) -> Tensor:
 
 
 def magnitude_feature(d: Tensor) -> Tensor:
-    """log2(1 + |d|) in quarters, of whole numbers."""
-    return torch.round(4.0 * torch.log2(1.0 + d.abs())) / 4.0
+    """log2(1 + |d|) in quarters, of whole numbers; the gradient is that without rounding."""
+    exact = torch.log2(1.0 + d.abs())
+    return (torch.round(4.0 * exact) / 4.0).detach() + (exact - exact.detach())
 
 
 class Prior(nn.Module):
@@ -256,10 +257,13 @@ class Prior(nn.Module):
         )
 
     def forward(self, q: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """q: [B, C, h, w] whole indices, rate: [B] -> location and log scale, each [B, C, h, w]."""
+        """q: [B, C, h, w] whole indices, rate: [B] -> location and log scale, each [B, C, h, w].
+
+        Differentiable in q, so that a search can see what an index does to those after it.
+        """
         batch, channels, height, width = q.shape
         cells = neighbour_cells(height, width).to(q.device)
-        flat = q.detach().permute(0, 2, 3, 1).reshape(batch, height * width, channels).float()
+        flat = q.permute(0, 2, 3, 1).reshape(batch, height * width, channels).float()
         padded = F.pad(flat, (0, 0, 0, 1))
         near = [padded[:, cells[:, k]] for k in range(NEAR)]
         predicted = torch.zeros_like(flat)

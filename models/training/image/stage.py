@@ -82,7 +82,7 @@ def objective(
     z = model.encoder(x, rate).clamp(-MAX_INDEX, MAX_INDEX)
     rounded = z + (z.round() - z).detach()
     y = model.generator(rounded, rate)
-    location, log_scale = model.prior(rounded, rate)
+    location, log_scale = model.prior(rounded.detach(), rate)
     bits = logistic_bits(torch.where(noisy, z + noise, rounded), location, log_scale)
     pixels = x.shape[2] * x.shape[3]
     return (y - x).square().mean((1, 2, 3)), bits.sum((1, 2, 3)) / pixels
