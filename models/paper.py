@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,22 +52,30 @@ class OrderZeroPrior(nn.Module):
         return torch.lerp(self.lengths[above - 1], self.lengths[above], share)
 
 
-class PaperModel(CodecNetworks):
-    """Encoder, generator, quantiser and static table, as the codec and its search use them."""
+class StoredShape(Protocol):
+    """Sizes of networks, as `model.json` keeps them."""
 
-    encoder: PaperEncoder
-    generator: PaperGenerator
+    def to_json(self) -> dict[str, object]: ...
+
+
+class StaticModel(CodecNetworks):
+    """What all systems of the paper share: one quantiser and one static table for all latents.
+
+    Subclasses set `encoder` and `generator`.
+    """
+
     prior: OrderZeroPrior
+    penalty: float
 
-    def __init__(self, shape: PaperShape, quantiser: Quantiser, counts: SymbolCounts) -> None:
+    def __init__(
+        self, shape: StoredShape, quantiser: Quantiser, counts: SymbolCounts, reach: float
+    ) -> None:
         super().__init__()
         self.shape = shape
-        self.encoder = PaperEncoder(shape)
-        self.generator = PaperGenerator(shape)
         self.quantiser = quantiser
         self.counts = counts
         self.prior = OrderZeroPrior(quantiser, counts)
-        self.reach = shape.reach
+        self.reach = reach
         self.penalty = 2e-3
 
     def rate_weight(self, rate: float) -> float:
@@ -92,7 +100,19 @@ class PaperModel(CodecNetworks):
         return self.quantiser.thin_out(indices)
 
 
-def _arrays(model: PaperModel) -> dict[str, NDArray[Any]]:
+class PaperModel(StaticModel):
+    """The speech networks with quantiser and table, as the codec and its search use them."""
+
+    encoder: PaperEncoder
+    generator: PaperGenerator
+
+    def __init__(self, shape: PaperShape, quantiser: Quantiser, counts: SymbolCounts) -> None:
+        super().__init__(shape, quantiser, counts, shape.reach)
+        self.encoder = PaperEncoder(shape)
+        self.generator = PaperGenerator(shape)
+
+
+def _arrays(model: StaticModel) -> dict[str, NDArray[Any]]:
     centres = model.quantiser.centres.cpu().numpy()
     return {"centres": np.ascontiguousarray(centres), "counts": model.counts.counts}
 
@@ -107,7 +127,7 @@ def model_id(folder: Path, shape: dict[str, object]) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(model: PaperModel, folder: Path, about: dict[str, Any]) -> str:
+def save(model: StaticModel, folder: Path, about: dict[str, Any], kind: str = KIND) -> str:
     """Write a model folder, weights as float16; returns the model id."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("encoder", "generator"):
@@ -117,7 +137,7 @@ def save(model: PaperModel, folder: Path, about: dict[str, Any]) -> str:
     save_numpy(_arrays(model), folder / "entropy.safetensors")
     shape = json.loads(json.dumps(model.shape.to_json()))
     identity = model_id(folder, shape)
-    description = {"kind": KIND, "shape": shape, "penalty": model.penalty, **about}
+    description = {"kind": kind, "shape": shape, "penalty": model.penalty, **about}
     description["model_id"] = identity
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
     return identity
@@ -128,29 +148,47 @@ def load(folder: Path, description: dict[str, Any]) -> Model:
 
     Raises BadInput, or KeyError, TypeError or ValueError when the description does not fit.
     """
-    fields: dict[str, Any] = {
+    shape = PaperShape(**shape_fields(description))
+    shape.check()
+    quantiser, counts = read_tables(folder, shape.levels)
+    networks = PaperModel(shape, quantiser, counts)
+    fill(networks, folder, description)
+    coders: dict[str, LatentCoder] = {
+        "range": StaticRangeCoder(counts, shape.steps, shape.channels),
+        "huffman": StaticHuffmanCoder(counts, shape.steps, shape.channels),
+    }
+    return Model(networks, coders, 1, str(description["model_id"]))
+
+
+def shape_fields(description: dict[str, Any]) -> dict[str, Any]:
+    """The sizes in a description, lists as tuples. Raises KeyError or AttributeError."""
+    return {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in description["shape"].items()
     }
-    shape = PaperShape(**fields)
-    shape.check()
+
+
+def read_tables(folder: Path, levels: int) -> tuple[Quantiser, SymbolCounts]:
+    """Centres and counts of a model folder. Raises KeyError or ValueError when they do not fit."""
     tables = read_part(folder / "entropy.safetensors")
     quantiser = Quantiser(tables["centres"].numpy())
     counts = SymbolCounts(tables["counts"].numpy())
     counts.check()
-    if not quantiser.levels == counts.levels == shape.levels:
+    if not quantiser.levels == counts.levels == levels:
         raise ValueError("centres, counts and description disagree about the number of levels")
-    networks = PaperModel(shape, quantiser, counts)
+    return quantiser, counts
+
+
+def fill(networks: StaticModel, folder: Path, description: dict[str, Any]) -> None:
+    """Load the weights of a folder into a model, ready for use.
+
+    Raises BadInput when they are not those of the description, RuntimeError when they do not fit.
+    """
     for name in ("encoder", "generator"):
         part = read_part(folder / f"{name}.safetensors")
         getattr(networks, name).load_state_dict({key: v.float() for key, v in part.items()})
     if model_id(folder, description["shape"]) != description["model_id"]:
         raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
     networks.penalty = float(description["penalty"])
-    networks.requires_grad_(False)
-    coders: dict[str, LatentCoder] = {
-        "range": StaticRangeCoder(counts, shape.steps, shape.channels),
-        "huffman": StaticHuffmanCoder(counts, shape.steps, shape.channels),
-    }
+    networks.requires_grad_(False).eval()
     channels_last(networks)
-    return Model(networks.eval(), coders, 1, str(description["model_id"]))
