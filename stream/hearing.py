@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import SottoError
+from stream.capacity import Capacity, Demand
 from stream.meters import LoadMeter, Throughput
 from stream.requests import Requests
 from stream.snapshot import Latency, Listener
@@ -29,8 +30,7 @@ _IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen 
 _MIX_SECONDS = 0.006
 _LEAST_BLOCK = 64
 _LIMIT = 0.98  # loudest sample of a mix
-_OVERLOAD = 0.85  # share of real time the decoder may take
-_OVERLOAD_PATIENCE = 3.0  # seconds
+_LOOK_SECONDS = 0.5  # between looks whether there is time for all voices
 
 
 class Connection(Protocol):
@@ -47,6 +47,7 @@ class Party:
         self.number = number
         self.name = name
         self.fingerprint = fingerprint
+        self.preset = ""  # what its voice is coded with, as it says
         self.voice = voice
         self.joined = time.monotonic()
         self.capture: float | None = None  # seconds from the air to its encoder, as it says
@@ -58,7 +59,7 @@ class Hearing:
 
     The decoder thread does the heavy work; the mixer thread only moves samples, so that a frame
     which takes long to decode never starves the loudspeaker. heard(samples,
-    time_of_first): all that is played.
+    time_of_first): all that is played; voice: makes a party's voice, None for a `Voice` of `codec`.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Hearing:
         sink: Sink,
         journal: Journal,
         heard: Callable[[FloatArray, float], None] | None = None,
+        voice: Callable[[], Voice] | None = None,
     ) -> None:
         self._codec = codec
+        self._make_voice = voice
         self._sink = sink
         self._broken: Sink | None = None
         self._journal = journal
@@ -79,13 +82,14 @@ class Hearing:
         self._something = threading.Event()  # has arrived
         self._requests = Requests(journal)
         self._load = LoadMeter()
+        self._capacity = Capacity()
+        self._next_look = 0.0
         self._wire = Throughput()
         self._underruns_before = 0
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
             for name, work in (("sotto-decoder", self._decode), ("sotto-mixer", self._mix))
         ]
-        self.overloaded = False
         self.failure: str | None = None
 
     def start(self) -> None:
@@ -102,24 +106,30 @@ class Hearing:
                 thread.join(5.0)
         self._sink.stop()
 
-    def join(self, number: int, name: str, fingerprint: str) -> None:
+    def join(self, number: int, name: str, fingerprint: str, preset: str = "") -> None:
         """A party can now be heard; one that comes back keeps its voice and its counters."""
-        from stream.voice import Voice
-
         with self._lock:
             party = self._parties.get(number)
             if party is None:
-                voice = Voice(self._codec)
-                self._parties[number] = Party(number, name, fingerprint, voice)
-            else:
-                party.name, party.fingerprint = name, fingerprint
+                party = self._parties[number] = Party(number, name, fingerprint, self._voice())
+            party.name, party.fingerprint, party.preset = name, fingerprint, preset
+
+    def _voice(self) -> Voice:
+        from stream.voice import Voice
+
+        return Voice(self._codec) if self._make_voice is None else self._make_voice()
 
     def leave(self, number: int) -> None:
-        """Forget a party; whoever was not listened to for lack of time gets another chance."""
+        """Forget a party."""
         with self._lock:
             self._parties.pop(number, None)
-            for party in self._parties.values():
-                party.shed = False
+            self._capacity.forget(number)
+
+    def set_preset(self, number: int, preset: str) -> None:
+        """A party says that its voice is coded with another preset."""
+        party = self._parties.get(number)
+        if party is not None:
+            party.preset = preset
 
     def arrive(self, audio: AudioArrived) -> None:
         """Take a packet of a party; unknown parties are ignored."""
@@ -136,6 +146,11 @@ class Hearing:
     @property
     def sink_name(self) -> str:
         return self._sink.name
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the machine has no time to decode all that it is decoding."""
+        return self._capacity.overloaded
 
     def load(self, now: float) -> float:
         """Share of the decoder thread's time that it is busy."""
@@ -166,6 +181,8 @@ class Hearing:
             party=party.number,
             name=party.name,
             fingerprint=party.fingerprint,
+            preset=party.preset,
+            heard=not party.shed,
             level_db=voice.level_db(),
             active=voice.active,
             spectrogram=voice.spectrogram(),
@@ -190,28 +207,39 @@ class Hearing:
 
     def _decode(self) -> None:
         begun = time.monotonic()
-        parties = [party for party in self._present() if not party.shed]
+        parties = self._present()
+        # Those not listened to as well: what they said last is to end without a click.
         worked = [party.voice.work() for party in parties]
         if any(worked):
             self._load.push(begun, time.monotonic())
-            self._shed(parties)
         else:
             self._something.wait(_IDLE_SECONDS)
             self._something.clear()
+        if begun >= self._next_look:
+            self._next_look = begun + _LOOK_SECONDS
+            self._balance(begun)
 
-    def _shed(self, parties: list[Party]) -> None:
-        """Stop listening to the newest party when there is no time to decode all of them."""
-        now = time.monotonic()
-        self.overloaded = self.load(now) > _OVERLOAD
-        if not self.overloaded or len(parties) < 2:
-            return
-        newest = max(parties, key=lambda party: party.joined)
-        if now - newest.joined > _OVERLOAD_PATIENCE:
-            newest.shed = True
+    def _balance(self, now: float) -> None:
+        """Listen to as many parties as there is time to decode."""
+        with self._lock:
+            parties = dict(self._parties)
+            demands: tuple[list[Demand], list[Demand]] = ([], [])
+            for party in parties.values():
+                demand = Demand(party.number, party.joined, party.voice.real_time())
+                demands[party.shed].append(demand)
+            change = self._capacity.consider(now, self.load(now), *demands)
+        for number in change.drop:
+            party = parties[number]
+            party.shed = True
+            party.voice.leave_off()
             self._journal.warning(
-                f"this machine cannot decode {len(parties)} voices at once:"
-                f" {newest.name or newest.number} is not heard"
+                f"this machine cannot decode {len(demands[False])} voices at once:"
+                f" {party.name or number} is not heard"
             )
+        for number in change.take:
+            party = parties[number]
+            party.shed = False
+            self._journal.info(f"there is time again: {party.name or number} is heard")
 
     def _mix(self) -> None:
         self._requests.serve()

@@ -226,6 +226,14 @@ class Playout:
             self._strange = None
         return follows or bool(self._run)
 
+    def leave_off(self) -> None:
+        """Play what is queued and no more; what is missed until the next arrival is no loss."""
+        self._store.clear()
+        self._strange = self._jump = None
+        self._started = False
+        if not self.idle:
+            self._run = CONCEAL_LIMIT  # as if enough had been made up
+
     def pull(self, count: int) -> int:
         """The loudspeaker takes `count` samples; returns how many there are for it."""
         ready = min(count, self.queued)

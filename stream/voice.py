@@ -191,6 +191,14 @@ class Voice:
             if self._playout.counters.received > before:
                 self._rate.push(len(packet))
 
+    def leave_off(self) -> None:
+        """Nobody listens from now on: let the sound end, and count nothing that is missed as lost.
+
+        The next packet is where listening begins again.
+        """
+        with self._lock:
+            self._playout.leave_off()
+
     # --- the decoder's thread ------------------------------------------------------------------
 
     def work(self) -> bool:

@@ -1,0 +1,256 @@
+"""Eight parties over loopback TCP, each hearing the mix of the others: no codec, but all the rest.
+
+A packet says how high its speaker's tone is; whoever decodes it plays a quarter of a second of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from codec.speech import SpeechCodec
+from stream.endpoint import Endpoint
+from stream.events import AudioArrived, Joined, Left, Offer, PresetChanged, StateChanged
+from stream.hearing import Hearing
+from stream.journal import Journal
+from stream.sinks import NullSink
+from stream.snapshot import Arrivals, CallState, Latency, Listener, Rate, no_spectrogram
+from stream.transport import MAX_PARTIES, Security, dial, listen
+from stream.voice import Voice
+
+FloatArray = NDArray[np.float32]
+
+RATE = 16_000
+SPAN = 0.25  # seconds of sound in a packet
+TONES = [400 + 150 * k for k in range(MAX_PARTIES + 1)]
+LEVEL = 0.1
+OFFER = Offer("9f3c0a1b2c3d4e5f", "2k", "")
+WAIT = 20.0
+NO_CODEC = cast(SpeechCodec, None)
+
+
+class Tone:
+    """A voice whose packets name a tone. cost: seconds of decoding per second of sound."""
+
+    def __init__(self, cost: Callable[[], float] = lambda: 0.0) -> None:
+        self._packets: deque[bytes] = deque(maxlen=8)
+        self._cost = cost
+        self._hertz = self._left = self._at = 0
+        self._received = 0
+        self.left_off = 0
+
+    def arrive(self, packet: bytes, captured: float | None, arrived: float) -> None:
+        self._packets.append(packet)
+        self._received += 1
+
+    def leave_off(self) -> None:
+        self.left_off += 1
+        self._packets.clear()
+
+    def work(self) -> bool:
+        if not self._packets:
+            return False
+        time.sleep(self._cost() * SPAN)
+        self._hertz = int(self._packets.popleft())
+        self._left = int(1.5 * SPAN * RATE)  # a little more, so that late packets leave no gap
+        return True
+
+    def pull(self, n: int, play_time: float) -> FloatArray:
+        at = np.arange(self._at, self._at + n)
+        self._at += n
+        sounding = np.arange(n) < self._left
+        self._left = max(self._left - n, 0)
+        wave = LEVEL * np.sin(2 * np.pi * self._hertz / RATE * at) * sounding
+        return wave.astype(np.float32)
+
+    def pending(self) -> bool:
+        return bool(self._packets)
+
+    def arrivals(self) -> Arrivals:
+        return Arrivals(received=self._received)
+
+    def latency(self) -> Latency:
+        return Latency()
+
+    spectrogram = staticmethod(no_spectrogram)
+    active = True
+
+    def level_db(self) -> float:
+        return -20.0
+
+    def rate(self) -> Rate:
+        return Rate()
+
+    def real_time(self) -> float:
+        return self._cost()
+
+
+class Ear(NullSink):
+    """Keeps the last second of what is played."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._played: deque[FloatArray] = deque(maxlen=400)
+
+    def write(self, samples: FloatArray) -> None:
+        super().write(samples)
+        self._played.append(samples.copy())
+
+    def tones(self) -> set[int]:
+        """The tones in the latest half second."""
+        samples = np.concatenate(list(self._played) or [np.zeros(0, np.float32)])[-RATE // 2 :]
+        if len(samples) < RATE // 2:
+            return set()
+        spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) / (len(samples) / 4)
+        return {hertz for hertz in TONES if spectrum[hertz // 2] > LEVEL / 4}
+
+
+class Party:
+    """One end: says its tone four times a second, and plays the mix of what it hears."""
+
+    def __init__(self, endpoint: Endpoint, tone: int, make: Callable[[], Tone] = Tone) -> None:
+        self.endpoint, self.tone = endpoint, tone
+        self.ear, self.journal = Ear(), Journal()
+        self.present: dict[int, str] = {}
+        self.states: list[StateChanged] = []
+        self.hearing = Hearing(NO_CODEC, self.ear, self.journal, voice=lambda: cast(Voice, make()))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Party:
+        self.hearing.start()
+        self.endpoint.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._stop.set()
+        self._thread.join(5.0)
+        self.endpoint.close("bye")
+        self.hearing.stop()
+
+    def listeners(self) -> dict[str, Listener]:
+        found = self.hearing.snapshot(time.monotonic(), 0, self.endpoint)
+        return {listener.name: listener for listener in found}
+
+    def log(self) -> str:
+        return "\n".join(line.text for line in self.journal.after(-1))
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._stop.is_set():
+            for event in self.endpoint.events(0.02):
+                if isinstance(event, AudioArrived):
+                    self.hearing.arrive(event)
+                elif isinstance(event, Joined):
+                    self.present[event.party] = event.name
+                    self.hearing.join(event.party, event.name, "", event.preset)
+                elif isinstance(event, Left):
+                    self.present.pop(event.party, None)
+                    self.hearing.leave(event.party)
+                elif isinstance(event, PresetChanged):
+                    self.hearing.set_preset(event.party, event.preset)
+                elif isinstance(event, StateChanged):
+                    self.states.append(event)
+            now = time.monotonic()
+            if now >= due:
+                due = max(due + SPAN, now)
+                # Packets of a voice must differ.
+                self.endpoint.send(b"%d " % self.tone + b" " * (int(now / SPAN) % 3), now)
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Fail unless the condition comes true in time."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def hears(party: Party, everyone: list[Party]) -> None:
+    """Wait until a party hears all the others, and not itself."""
+    others = {other.tone for other in everyone if other is not party}
+    eventually(lambda: party.ear.tones() == others, f"{party.tone} hears {others}")
+
+
+def misses(party: Party, leaver: Party, left: int) -> None:
+    """Wait until a party does not hear another any more, and knows that it has left."""
+    eventually(lambda: leaver.tone not in party.ear.tones(), "the leaver is silent")
+    eventually(lambda: len(party.present) == left, "the leaver has left")
+
+
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def hub(stack: contextlib.ExitStack, make: Callable[[], Tone] = Tone) -> Party:
+    endpoint = listen("127.0.0.1:0", replace(OFFER, name="hub"), Security(), room=True)
+    return stack.enter_context(Party(endpoint, TONES[0], make))
+
+
+def guest(stack: contextlib.ExitStack, port: int, number: int) -> Party:
+    offer = replace(OFFER, name=f"guest {number}", room=True)
+    return stack.enter_context(Party(dial("127.0.0.1", port, offer, Security()), TONES[number]))
+
+
+def test_eight_hear_each_other_a_ninth_is_refused_and_a_place_is_free_when_one_leaves(stack):
+    first = hub(stack)
+    port = first.endpoint.port  # type: ignore[attr-defined]
+    leaver_stack = stack.enter_context(contextlib.ExitStack())
+    parties = [first, *(guest(stack, port, k) for k in range(1, MAX_PARTIES - 1))]
+    leaver = guest(leaver_stack, port, MAX_PARTIES - 1)
+    everyone = [*parties, leaver]
+    for party in everyone:
+        hears(party, everyone)
+        assert len(party.present) == MAX_PARTIES - 1
+    late = guest(stack, port, MAX_PARTIES)
+    eventually(lambda: late.states and late.states[-1].state is CallState.REFUSED, "refused")
+    assert late.states[-1].reason == "the room is full: 8 parties are in it"
+    assert not late.present
+
+    leaver_stack.close()
+    for party in parties:
+        misses(party, leaver, MAX_PARTIES - 2)
+    newcomer = guest(stack, port, MAX_PARTIES)
+    everyone = [*parties, newcomer]
+    for party in everyone:
+        hears(party, everyone)
+    for party in everyone:
+        heard = party.listeners().values()
+        assert all(listener.heard and listener.arrivals.received > 0 for listener in heard)
+
+
+def test_who_cannot_be_decoded_is_not_heard_and_is_heard_again_when_there_is_time(
+    stack, monkeypatch
+):
+    for name, value in (("PATIENCE", 0.5), ("SETTLE", 1.0), ("CALM", 1.0)):
+        monkeypatch.setattr(f"stream.capacity.{name}", value)
+    cost = [0.55]
+    first = hub(stack, lambda: Tone(lambda: cost[0]))
+    port = first.endpoint.port  # type: ignore[attr-defined]
+    one = guest(stack, port, 1)
+    eventually(lambda: first.ear.tones() == {one.tone}, "the first guest is heard")
+    two = guest(stack, port, 2)
+    eventually(lambda: len(first.listeners()) == 2, "both are here")
+    eventually(lambda: not first.listeners()["guest 2"].heard, "the second is dropped")
+    assert first.listeners()["guest 1"].heard
+    assert "cannot decode 2 voices at once: guest 2 is not heard" in first.log()
+    eventually(lambda: first.ear.tones() == {one.tone}, "only the first is heard")
+    # The others are no slower: they hear each other and the hub.
+    eventually(lambda: one.ear.tones() == {first.tone, two.tone}, "the guests hear all")
+    cost[0] = 0.02
+    eventually(lambda: first.listeners()["guest 2"].heard, "the second is taken back")
+    eventually(lambda: first.ear.tones() == {one.tone, two.tone}, "and heard")
+    assert "there is time again: guest 2 is heard" in first.log()
+    assert first.listeners()["guest 2"].preset == "2k"
