@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput, SottoError
 from codec.presets import PRESETS, find_preset
-from stream.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
+from stream.events import (
+    AudioArrived,
+    Event,
+    Joined,
+    Left,
+    Notice,
+    PresetChanged,
+    StateChanged,
+)
 from stream.hearing import Hearing
 from stream.journal import Journal
 from stream.recorder import Recorder
@@ -270,15 +278,16 @@ class Call:
         if isinstance(event, AudioArrived):
             self._hearing.arrive(event)
         elif isinstance(event, Joined):
-            self._hearing.join(event.party, event.name, event.fingerprint)
+            self._hearing.join(event.party, event.name, event.fingerprint, event.preset)
             self._present.add(event.party)
             self._leaving.pop(event.party, None)
             self._speaking.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""
             self._journal.info(f"{event.name or 'somebody'} is here{key}")
-            if event.preset in self.presets() and event.preset != self._preset:
-                self._preset = event.preset
-                self._speaking.set_preset(event.preset)
+            if event.agreed and event.preset != self._preset:
+                self._agree(event.preset)
+        elif isinstance(event, PresetChanged):
+            self._hearing.set_preset(event.party, event.preset)
         elif isinstance(event, Left):
             self._journal.info(f"party {event.party} left: {event.reason}")
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
@@ -286,6 +295,14 @@ class Call:
             self._change(event.state, event.reason)
         elif isinstance(event, Notice):
             self._journal.write(event.level, event.text)
+
+    def _agree(self, preset: str) -> None:
+        """Code our voice as agreed; say so where we cannot."""
+        if preset in self.presets():
+            self._preset = preset
+            self._speaking.set_preset(preset)
+        else:
+            self._endpoint.announce_preset(self._preset)
 
     def _change(self, state: CallState, reason: str) -> None:
         if state in _OVER:

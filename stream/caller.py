@@ -14,7 +14,7 @@ from stream.authentication import FAILURES, Security, secure_caller
 from stream.clock import seconds
 from stream.conversation import Conversation, Waiting
 from stream.endpoint import OVER, Endpoint, Socket, monitored, watch
-from stream.events import AudioArrived, Joined, Left, Offer
+from stream.events import AudioArrived, Joined, Left, Offer, PresetChanged
 from stream.keys import fingerprint, key_text
 from stream.replay import ReplayWindow, Verdict
 from stream.snapshot import CallState, Link
@@ -378,6 +378,7 @@ class Caller(Endpoint):
         if changed:
             # Another listener process: its sequence numbers and clock have begun anew.
             self._instance = welcome.instance
+            self._preset = clipped(welcome.preset, 16)
             self._base += _PARTY_NUMBERS
             self._remotes = {}
         elif again:
@@ -386,10 +387,12 @@ class Caller(Endpoint):
                 remote.stale = party != self._base + HUB
         self._reconnections += again
         joined = PartyJoined(HUB, NO_KEY, welcome.preset, welcome.name)
-        self._join(joined, self._listener_key)
+        self._join(joined, self._listener_key, agreed=changed)
         if changed:
             for party in before:
                 self._events.put(Left(party, "the listener was restarted"))
+        elif clipped(welcome.preset, 16) != self._preset:  # changed since that HELLO was sent
+            self._announce(self._preset)
         self._audible = True
         name = clipped(welcome.name, 64) or str(self._address)
         self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")
@@ -443,6 +446,7 @@ class Caller(Endpoint):
             remote.delay = seconds(message.microseconds)
         elif isinstance(message, Preset):
             remote.preset = clipped(message.preset, 16)
+            self._events.put(PresetChanged(party, remote.preset))
             self._notice("info", f"{remote.name or 'the other side'} now uses {remote.preset}")
         elif message.party != HUB:
             self._remotes.pop(party)
@@ -462,7 +466,7 @@ class Caller(Endpoint):
         capture = capture_seconds(audio.capture)
         self._events.put(AudioArrived(party, audio.packet, captured, now, capture))
 
-    def _join(self, joined: PartyJoined, key: str) -> None:
+    def _join(self, joined: PartyJoined, key: str, *, agreed: bool = False) -> None:
         if joined.party >= _PARTY_NUMBERS:
             self._reject(self._base + HUB)
             return
@@ -474,7 +478,8 @@ class Caller(Endpoint):
                 self._events.put(Left(party, "somebody else has taken this place"))
             remote = self._remotes[party] = Remote(name, key, preset)
         remote.preset, remote.stale = preset, False
-        self._events.put(Joined(party, name, preset, fingerprint(key) if key else ""))
+        print_ = fingerprint(key) if key else ""
+        self._events.put(Joined(party, name, preset, print_, agreed))
 
     def _sweep(self) -> None:
         """Forget who left the room while we were away."""

@@ -24,8 +24,9 @@ class Offer:
 
 @dataclass(frozen=True)
 class Joined:
-    """A remote party can now be heard. preset: the one agreed on; fingerprint: "" if unsecured.
+    """A remote party can now be heard. preset: what it codes its voice with.
 
+    fingerprint: "" if unsecured; agreed: whether the preset is the one both ends have agreed on.
     Comes again, with the same party number, when a party's connection has been restored.
     """
 
@@ -33,6 +34,15 @@ class Joined:
     name: str
     preset: str
     fingerprint: str
+    agreed: bool = True
+
+
+@dataclass(frozen=True)
+class PresetChanged:
+    """A remote party codes its voice with another preset from now on."""
+
+    party: int
+    preset: str
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,13 @@ class Notice:
     text: str
 
 
-Event = Joined | Left | AudioArrived | StateChanged | Notice
+Event = Joined | PresetChanged | Left | AudioArrived | StateChanged | Notice
 
 
 class EventQueue:
     """From the I/O thread to the one consumer. Never blocks the former, never grows without bound.
 
-    A consumer that has fallen far behind loses audio and notices first.
+    A consumer that has fallen far behind loses audio, notices and news of presets first.
     """
 
     def __init__(self) -> None:
@@ -90,7 +100,8 @@ class EventQueue:
 
     def put(self, event: Event) -> None:
         with self._changed:
-            if len(self._events) >= _FULL and isinstance(event, (AudioArrived, Notice)):
+            dispensable = isinstance(event, (AudioArrived, Notice, PresetChanged))
+            if len(self._events) >= _FULL and dispensable:
                 self._dropped += 1
                 return
             self._events.append(event)
@@ -107,5 +118,5 @@ class EventQueue:
 
     @property
     def dropped(self) -> int:
-        """Audio and notices lost because nobody took them."""
+        """Audio, notices and the like lost because nobody took them."""
         return self._dropped

@@ -21,7 +21,7 @@ from stream.authentication import (
 from stream.clock import microseconds
 from stream.conversation import Conversation, Waiting
 from stream.endpoint import Endpoint, Socket, monitored, watch
-from stream.events import AudioArrived, Joined, Left, Notice, Offer
+from stream.events import AudioArrived, Joined, Left, Notice, Offer, PresetChanged
 from stream.keys import fingerprint, key_bytes
 from stream.replay import ReplayWindow, Verdict
 from stream.snapshot import CallState, Link
@@ -299,6 +299,7 @@ class Listener(Endpoint):
         party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._members)
         name = clipped(hello.name, 64)
         preset = self._preset if self._room else clipped(hello.preset, 16)
+        self._preset = preset
         member = Member(party, name, key, hello.nonce, hello.attempt, preset)
         self._received_bytes += self._envelope(len(encode(hello)))
         self._members[party] = member
@@ -401,6 +402,8 @@ class Listener(Endpoint):
             self._room,
         )
         self._say(member, encode(welcome, session))
+        if self._preset != member.preset:
+            self._say(member, encode(Preset(HUB, self._preset), session))
         for other in self._members.values():
             if other is not member:
                 joined = PartyJoined(other.party, _wire_key(other.key), other.preset, other.name)
@@ -410,9 +413,13 @@ class Listener(Endpoint):
         """A caller is back on a new connection."""
         member.attempt = hello.attempt
         self._reconnections += 1
+        preset, member.preset = member.preset, clipped(hello.preset, 16)
         self._connect(member, route, now)
         print_ = fingerprint(member.key) if member.key else ""
-        self._events.put(Joined(member.party, member.name, member.preset, print_))
+        joined = Joined(member.party, member.name, member.preset, print_, agreed=False)
+        self._events.put(joined)
+        if member.preset != preset:  # changed while it was away
+            self._tell_others(member, Preset(member.party, member.preset))
         self._change(CallState.TALKING, f"{member.name or 'the caller'} is back")
 
     def _hear(self, member: Member, data: bytes, now: float) -> None:
@@ -436,6 +443,7 @@ class Listener(Endpoint):
             self._take_audio(member, talk, message, now)
         elif isinstance(message, Preset) and message.party == member.party:
             member.preset = clipped(message.preset, 16)
+            self._events.put(PresetChanged(member.party, member.preset))
             self._notice("info", f"{member.name or 'the caller'} now uses {member.preset}")
             self._tell_others(member, Preset(member.party, member.preset))
         elif isinstance(message, Bye):

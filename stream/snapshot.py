@@ -137,11 +137,17 @@ class Latency:
 
 @dataclass(frozen=True)
 class Listener:
-    """A remote party's voice on its way in. party: its number in the call."""
+    """A remote party's voice on its way in.
+
+    party: its number in the call; preset: what its voice is coded with, "" before that is known;
+    heard: False while the machine has no time to decode it.
+    """
 
     party: int = 0
     name: str = ""
     fingerprint: str = ""
+    preset: str = ""
+    heard: bool = True
     level_db: float = QUIETEST_DB
     active: bool = False
     spectrogram: Spectrogram = field(default_factory=no_spectrogram)

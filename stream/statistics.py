@@ -49,8 +49,12 @@ def to_line(snapshot: Snapshot) -> str:
         parts.append(f"out {talker.rate.now:.0f} bit/s {talker.steps} steps")
     for listener in snapshot.listeners:
         arrivals = listener.arrivals
+        if not listener.heard:
+            parts.append("in not heard")
+            continue
+        preset = f" {listener.preset}" if listener.preset else ""
         parts.append(
-            f"in {listener.rate.now:.0f} bit/s lost {arrivals.lost}"
+            f"in{preset} {listener.rate.now:.0f} bit/s lost {arrivals.lost}"
             f" late {arrivals.late + arrivals.partly_late} delay {milliseconds(listener.latency)}"
         )
     return " | ".join(parts)

@@ -13,7 +13,16 @@ from stream.addresses import DEFAULT_PORT, Address, parse_address
 from stream.authentication import RefusedAddress, Security
 from stream.caller import Caller
 from stream.endpoint import Endpoint
-from stream.events import AudioArrived, Event, Joined, Left, Notice, Offer, StateChanged
+from stream.events import (
+    AudioArrived,
+    Event,
+    Joined,
+    Left,
+    Notice,
+    Offer,
+    PresetChanged,
+    StateChanged,
+)
 from stream.listener import MAX_PARTIES, Listener
 
 __all__ = [
@@ -29,6 +38,7 @@ __all__ = [
     "Listener",
     "Notice",
     "Offer",
+    "PresetChanged",
     "RefusedAddress",
     "Security",
     "StateChanged",

@@ -231,6 +231,8 @@ class FakeCall:
             party=party,
             name=NAMES[party],
             fingerprint="bk7d-9w3m-x2fe-p80q",
+            preset="1k2" if party % 3 == 1 else "2k",
+            heard=not (scene.overloaded and party == scene.parties - 1),
             level_db=level,
             active=level > SPEAKING_DB,
             spectrogram=spectrogram,

@@ -161,7 +161,10 @@ def snapshot() -> Snapshot:
         presets=("2k",),
         model_id="0" * 16,
         talker=Talker(frames=80, steps=61, rate=Rate(now=1950.4), cost=float("nan")),
-        listeners=(Listener(1, "ann", latency=Latency(total=1.2345)),),
+        listeners=(
+            Listener(1, "ann", preset="1k2", latency=Latency(total=1.2345)),
+            Listener(2, "bob", heard=False),
+        ),
         link=Link("ann", True),
         input_device="mic",
         output_device="speaker",
@@ -175,6 +178,8 @@ def test_a_snapshot_is_one_line_of_valid_json_without_pictures():
     assert values["state"] == "talking"
     assert values["talker"]["cost"] is None
     assert values["listeners"][0]["latency"]["total"] == 1.2345
+    assert [item["preset"] for item in values["listeners"]] == ["1k2", ""]
+    assert [item["heard"] for item in values["listeners"]] == [True, False]
     assert "spectrogram" not in values["talker"] and "history" not in values["talker"]["rate"]
 
 
@@ -182,4 +187,6 @@ def test_a_snapshot_as_text_holds_rate_and_delay():
     line = to_line(snapshot())
     assert "01:23 connected" in line
     assert "1950 bit/s" in line
+    assert "in 1k2 0 bit/s" in line
     assert "1234 ms" in line
+    assert line.endswith("in not heard")

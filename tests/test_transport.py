@@ -30,6 +30,7 @@ from stream.transport import (
     Left,
     Notice,
     Offer,
+    PresetChanged,
     Security,
     StateChanged,
     dial,
@@ -637,6 +638,26 @@ def test_a_short_stall_is_not_followed_by_stale_audio(proxied):
     assert max(ages) < STALE + 1.5
 
 
+def test_presets_are_known_again_after_a_lost_connection(proxied):
+    """Changed while nothing passes: both ends know afterwards what the other one uses."""
+    host, guest, proxy = proxied
+    assert guest.joined().agreed and host.joined().preset == GUEST.preset
+    host.endpoint.announce_preset("3k6")
+    change = guest.until(lambda e: isinstance(e, PresetChanged))
+    assert change.preset == "3k6"
+    host.forget()
+    guest.forget()
+    proxy.cut()
+    guest.state(CallState.RECONNECTING)
+    guest.endpoint.announce_preset("2k")
+    proxy.stalled = False
+    assert not host.joined().agreed
+    host.until(lambda e: isinstance(e, (Joined, PresetChanged)) and e.preset == "2k")
+    back = guest.joined()
+    assert (back.party, back.agreed) == (change.party, False)
+    assert guest.until(lambda e: isinstance(e, PresetChanged)) == change
+
+
 def test_a_cut_connection_is_dialled_again_at_once(proxied):
     host, guest, proxy = proxied
     for ear in (host, guest):
@@ -750,6 +771,8 @@ def test_a_room(ends):
     assert hub.audio(b"one").party == 1
     one.endpoint.announce_preset("1k2")
     two.until(lambda e: isinstance(e, Notice) and "One now uses 1k2" in e.text)
+    assert two.until(lambda e: isinstance(e, PresetChanged)) == PresetChanged(1, "1k2")
+    assert hub.until(lambda e: isinstance(e, PresetChanged)) == PresetChanged(1, "1k2")
     one.endpoint.close("off")
     assert two.until(lambda e: isinstance(e, Left)) == Left(1, "off")
     assert b"one" not in [event.packet for event in audio_of(one)]

@@ -51,4 +51,10 @@ def alerts(snapshot: Snapshot) -> tuple[str, ...]:
         texts.append(f"connection lost, trying again{': ' + reason if reason else ''}")
     if snapshot.overloaded:
         texts.append("overloaded: this machine cannot keep up, so speech will have gaps")
+    unheard = [
+        clean(item.name) or f"party {item.party}" for item in snapshot.listeners if not item.heard
+    ]
+    if unheard:
+        names = ", ".join(unheard)
+        texts.append(f"this machine cannot decode so many voices at once; not heard: {names}")
     return tuple(texts)

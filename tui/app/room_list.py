@@ -43,7 +43,9 @@ class RoomList(Painted):
 
     def paint(self, width: int, height: int) -> list[Line]:
         notes: Line = [("↑↓ ", "key"), ("select", "label")] if len(self._listeners) > 1 else []
-        lines = [heading(f"room · {len(self._listeners)} heard", notes, width)]
+        heard = sum(listener.heard for listener in self._listeners)
+        of = f" of {len(self._listeners)}" if heard < len(self._listeners) else ""
+        lines = [heading(f"room · {heard}{of} heard", notes, width)]
         return [*lines, *(self._row(listener, width) for listener in self._listeners)]
 
     def on_click(self, event: events.Click) -> None:
@@ -62,5 +64,11 @@ class RoomList(Painted):
             (set_cell_size(name, name_width) + " ", "strong" if chosen else "text"),
             *bar(listener.level_db, peak, meter),
             (" " + decibels(listener.level_db), "text"),
-            (" ●", "good") if listener.active else (" ○", "label"),
+            _mark(listener),
         ]
+
+
+def _mark(listener: Listener) -> tuple[str, str]:
+    if not listener.heard:
+        return " ✗", "bad"
+    return (" ●", "good") if listener.active else (" ○", "label")

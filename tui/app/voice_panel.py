@@ -109,7 +109,8 @@ class HeardVoice(VoicePanel):
             self._party, self._history, self._hold = listener.party, History(), PeakHold()
         self._centred = []
         self._title = clean(listener.name) or "caller"
-        self._notes = [voice_state(listener.active)]
+        preset = clean(listener.preset)
+        self._notes = [(preset + "  " if preset else "", "label"), heard_state(listener)]
         self._feed(listener.spectrogram, listener.rate, listener.level_db, now)
         if snapshot.room:
             self._level = None  # the list of listeners has it
@@ -138,6 +139,11 @@ class HeardVoice(VoicePanel):
 
 def voice_state(active: bool) -> tuple[str, str]:
     return ("● talking", "good") if active else ("○ silent", "label")
+
+
+def heard_state(listener: Listener) -> tuple[str, str]:
+    """Whether a remote party speaks, and can be heard."""
+    return voice_state(listener.active) if listener.heard else ("✗ not heard", "bad")
 
 
 def own_state(snapshot: Snapshot) -> tuple[str, str]:

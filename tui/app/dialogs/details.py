@@ -56,6 +56,7 @@ def rows(snapshot: Snapshot, listener: Listener | None) -> list[tuple[str, str]]
     return [
         *table,
         ("their key", clean(listener.fingerprint) or UNKNOWN),
+        ("their preset", clean(listener.preset) or UNKNOWN),
         ("heard", f"{got.received} packets, {got.lost} lost, {got.late} late"),
         ("", f"{got.partly_late} partly late, {got.concealed:.1f} s concealed"),
         ("", f"{got.reordered} reordered, {got.duplicates} twice, {got.rejected} rejected"),
