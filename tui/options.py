@@ -1,67 +1,13 @@
-"""Values of command-line options, checked while the command line is read."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-import math
 
+from codec.arguments import add_device, count, positive
 from tui.errors import UsageError
 
-
-def count(text: str) -> int:
-    """A whole number, at least 0."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not least <= value <= 1_000_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is not between {least} and 1000000000")
-    return value
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def burst(text: str) -> float:
-    """A finite number, at least 1."""
-    value = _number(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
-
-
-def add_device(parser: argparse._ActionsContainer) -> None:
-    """--device, where a network runs."""
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs"
-    )
+__all__ = ["add_device", "add_encoding", "check_encoding", "count", "positive"]
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from codec.arguments import add_device, amount, positive_count
 from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
 from models.evaluation import context, report, tradeoff
@@ -32,6 +32,8 @@ from models.evaluation.systems import (
     search_systems,
     sotto_systems,
 )
+
+_SECONDS = amount("seconds", 0.5, 3600)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -169,9 +171,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--presets", type=_names, help="presets of sotto, e.g. 2k,paper")
     parser.add_argument("--iterations", type=_counts, help="search steps to add, e.g. 10,30,100")
     parser.add_argument("--peers", default="all", help="all, none, or e.g. codec2,opus")
-    parser.add_argument("--clips", type=_positive, default=24, help="clips to use (24)")
+    parser.add_argument("--clips", type=positive_count, default=24, help="clips to use (24)")
     parser.add_argument(
-        "--max-seconds", type=_seconds, default=15.0, help="longer clips are cropped (15)"
+        "--max-seconds", type=_SECONDS, default=15.0, help="longer clips are cropped (15)"
     )
     parser.add_argument(
         "--ablation",
@@ -185,12 +187,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-phones", action="store_true", help="leave out phone error rates")
     parser.add_argument("--json", metavar="FILE", help="write all figures; - is stdout")
     parser.add_argument("--plot", metavar="FILE", help="draw quality against rate as PNG")
-    parser.add_argument("--device", default="auto", help="for sotto: auto, cpu or cuda")
+    add_device(parser, "where sotto runs")
     parser.add_argument(
-        "--workers", type=_positive, default=min(os.cpu_count() or 1, 8), help="scoring processes"
+        "--workers",
+        type=positive_count,
+        default=min(os.cpu_count() or 1, 8),
+        help="scoring processes",
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=CLIP_TIMEOUT_S, help="seconds a clip may take (900)"
+        "--timeout", type=_SECONDS, default=CLIP_TIMEOUT_S, help="seconds a clip may take (900)"
     )
     return parser
 
@@ -215,27 +220,7 @@ def _names(text: str) -> list[str]:
 
 
 def _counts(text: str) -> list[int]:
-    return [_positive(part) for part in _names(text)]
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.5 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.5 to 3600")
-    return value
+    return [positive_count(part) for part in _names(text)]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from codec.arguments import add_device, count, number, positive, positive_count
 from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
 from codec.image.codec import EncodeSettings, ImageCodec
@@ -179,18 +180,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="a folder of pictures")
-    add("--count", type=int, metavar="N", help="the first N pictures only")
+    add("--count", type=positive_count, metavar="N", help="the first N pictures only")
     add("--preset", default="photo", metavar="NAME", help="the model (default: photo)")
     add("--qualities", type=_numbers, default=_QUALITIES, metavar="Q,Q,...",
         help="rate points of ours (default: 15,30,...,90)")  # fmt: skip
-    add("--iterations", type=int, metavar="N", help="steps of our search")
+    add("--iterations", type=count, metavar="N", help="steps of our search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="the encoder's output as it is")
     add("--tune", choices=("psnr", "ms-ssim", "visual"), default="psnr")
     add("--peers", type=_names, default=PEERS, metavar="NAME,...",
         help=f"of {', '.join(PEERS)} (default: all that are installed)")  # fmt: skip
-    add("--at", type=float, default=0.29, metavar="B", help="rate of the table (default: 0.29)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--at", type=positive, default=0.29, metavar="B", help="rate of the table (default: 0.29)")
+    add_device(parser, "where sotto runs")
     add("--json", metavar="FILE", help="every measurement")
     add("--curves", metavar="PNG", help="rate-quality curves")
     add("--crops", metavar="PNG", help="the middle of the first picture by every codec")
@@ -198,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    values = tuple(float(v) for v in text.split(","))
+    values = tuple(number(v) for v in text.split(","))
     if not values or not all(0 <= v <= 100 for v in values):
         raise argparse.ArgumentTypeError(f"{text} are not numbers from 0 to 100")
     return values

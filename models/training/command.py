@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from codec.arguments import add_device, between, count, positive, positive_count
 from codec.errors import BadInput, SottoError
 from models.training.distributed import Team, join
 from models.training.evaluate import evaluate, write_scores
@@ -171,50 +172,35 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, required=True, metavar="DIR",
         help="packed data, checkpoints, logs and curves go here")  # fmt: skip
     add("--stage", choices=STAGES, default="all", help="what to do (default: all)")
-    add("--minutes", type=_positive, metavar="N",
+    add("--minutes", type=positive, metavar="N",
         help="length of the training; `all` shares it out (default: 60)")  # fmt: skip
-    add("--steps", type=_count, metavar="N", help="length of each stage in steps")
-    add("--pause", type=_positive, metavar="N",
+    add("--steps", type=positive_count, metavar="N", help="length of each stage in steps")
+    add("--pause", type=positive, metavar="N",
         help="stop this run after N minutes, to be continued")  # fmt: skip
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    add("--batch", type=_count, default=48, metavar="N", help="frames per process (default: 48)")
-    add("--rate", type=_positive, default=1.2e-3, metavar="R",
+    add_device(parser, "default: auto")
+    add(
+        "--batch",
+        type=positive_count,
+        default=48,
+        metavar="N",
+        help="frames per process (default: 48)",
+    )
+    add("--rate", type=positive, default=1.2e-3, metavar="R",
         help="peak learning rate (default: 1.2e-3)")  # fmt: skip
-    add("--adversarial", type=_share, default=0.01, metavar="W",
+    add("--adversarial", type=between(0, 100), default=0.01, metavar="W",
         help="weight of the adversarial term, 0 for none (default: 0.01)")  # fmt: skip
-    add("--feature-weight", type=_share, default=0.0, metavar="W",
+    add("--feature-weight", type=between(0, 100), default=0.0, metavar="W",
         help="weight of the feature distance; above 0, `all` trains its network (default: 0)",
         )  # fmt: skip
-    add("--search-steps", type=_count, default=6, metavar="N",
+    add("--search-steps", type=positive_count, default=6, metavar="N",
         help="search steps per batch of stage two (default: 6)")  # fmt: skip
     add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
     add("--dev", type=Path, metavar="DIR", help="clips to score the exported model on")
-    add("--processes", type=_count, default=2, metavar="N",
+    add("--processes", type=positive_count, default=2, metavar="N",
         help="processes that prepare data (default: 2)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of all that is random (default: 0)")
+    add("--seed", type=count, default=0, metavar="S", help="of all that is random (default: 0)")
     add("--compile", action="store_true", help="compile the networks (for a GPU)")
     return parser
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0..100")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1_000_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _say(line: str) -> None:

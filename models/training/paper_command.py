@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from codec.arguments import count, positive, whole
 from codec.errors import SottoError
 from models.training.frames import FrameShards
 from models.training.paper import PaperSettings, train_paper
@@ -47,26 +47,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help="a folder of packed shards")
     add("--work", type=Path, required=True, metavar="DIR", help="checkpoints, log and curves")
-    add("--minutes", type=_minutes, default=20.0, metavar="N", help="length (default: 20)")
-    add("--pause", type=_minutes, metavar="N", help="stop after N minutes, to be continued")
-    add("--batch", type=_batch, default=32, metavar="N", help="frames per step (default: 32)")
-    add("--seed", type=int, default=0, help="of all that is random (default: 0)")
+    add("--minutes", type=positive, default=20.0, metavar="N", help="length (default: 20)")
+    add("--pause", type=positive, metavar="N", help="stop after N minutes, to be continued")
+    add(
+        "--batch",
+        type=whole(2, 4096),
+        default=32,
+        metavar="N",
+        help="frames per step (default: 32)",
+    )
+    add("--seed", type=count, default=0, metavar="S", help="of all that is random (default: 0)")
     add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
     return parser
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _batch(text: str) -> int:
-    value = int(text)
-    if not 2 <= value <= 4096:
-        raise argparse.ArgumentTypeError(f"{text} is not in 2..4096")
-    return value
 
 
 def _failed(reason: str) -> int:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codec.arguments import between, number
 from tui import options
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("output", metavar="OUT.wav", help="audio file, '-', or directory")
     parser.add_argument(
         "--loss-rate",
-        type=options.share,
+        type=between(0, 1),
         default=0.0,
         metavar="P",
         help="simulate the loss of this share of the frames (0..1) and conceal them",
     )
     parser.add_argument(
         "--burst",
-        type=options.burst,
+        type=_burst,
         default=1.0,
         metavar="L",
         help="mean number of frames lost in a row (default: 1)",
@@ -45,6 +46,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     options.add_device(parser)
     parser.set_defaults(run=run)
+
+
+def _burst(text: str) -> float:
+    value = number(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:

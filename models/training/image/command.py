@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from codec.arguments import add_device, count, number, positive, positive_count
 from codec.device import choose_device
 from codec.errors import BadInput, SottoError
 from models.image.nets import ImageNetworks
@@ -132,57 +132,36 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, required=True, metavar="DIR", help="checkpoints, log and curves")
     add("--stage", choices=("train", "export", "all"), default="all",
         help="what to do (default: all)")  # fmt: skip
-    add("--minutes", type=_positive, metavar="N",
+    add("--minutes", type=positive, metavar="N",
         help="length of the whole training (default: 60)")  # fmt: skip
-    add("--steps", type=_count, metavar="N", help="length of the whole training in steps")
-    add("--pause", type=_positive, metavar="N",
+    add("--steps", type=positive_count, metavar="N", help="length of the whole training in steps")
+    add("--pause", type=positive, metavar="N",
         help="stop this run after N minutes, to be continued")  # fmt: skip
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    add("--batch", type=_count, default=6, metavar="N", help="crops per step (default: 6)")
+    add_device(parser, "default: auto")
+    add("--batch", type=positive_count, default=6, metavar="N", help="crops per step (default: 6)")
     add("--crop", type=_crop, default=256, metavar="N", help="pixels a side (default: 256)")
-    add("--rate", type=_positive, default=1.5e-3, metavar="R",
+    add("--rate", type=positive, default=1.5e-3, metavar="R",
         help="peak learning rate (default: 1.5e-3)")  # fmt: skip
-    add("--hold", type=_share, default=0.4, metavar="S",
+    add("--hold", type=_below_one, default=0.4, metavar="S",
         help="share of the training at the peak rate, before it falls (default: 0.4)")  # fmt: skip
-    add("--examples", type=_count, default=96, metavar="N",
+    add("--examples", type=positive_count, default=96, metavar="N",
         help="crops that the tables are counted on (default: 96)")  # fmt: skip
-    add("--search-steps", type=_whole, default=10, metavar="N",
+    add("--search-steps", type=count, default=10, metavar="N",
         help="steps of their search (default: 10)")  # fmt: skip
     add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
-    add("--seed", type=_whole, default=0, help="of all that is random (default: 0)")
+    add("--seed", type=count, default=0, help="of all that is random (default: 0)")
     return parser
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
+def _below_one(text: str) -> float:
+    value = number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
     return value
 
 
-def _whole(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 1_000_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is out of range")
-    return value
-
-
-def _count(text: str) -> int:
-    value = _whole(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
 def _crop(text: str) -> int:
-    value = _count(text)
+    value = positive_count(text)
     if value % 16 or not 32 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} is no multiple of 16 from 32 to 1024")
     return value
