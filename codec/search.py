@@ -233,11 +233,13 @@ def search(
     start: Tensor | None = None,
     allowed_bits: Tensor | None = None,
     clock: Callable[[], float] = time.monotonic,
+    report: Callable[[float, float, int], None] | None = None,
 ) -> SearchResult:
     """Quantised latents of the frames x [B, T, M] at rate points [B] and bit prices `weight` [B].
 
     `allowed_bits` [B] makes candidates above it worthless unless no other exists (the least
-    excessive one is then kept). `start` replaces the encoder's warm start.
+    excessive one is then kept). `start` replaces the encoder's warm start. `report` hears, after
+    every iteration, the share done, the best cost relative to the start, and the iterations.
     """
     deadline = None if settings.budget is None else clock() + settings.budget
     if start is None:
@@ -271,6 +273,8 @@ def search(
                 best_bits = torch.where(better, size, best_bits)
                 best_cost = torch.where(better, cost, best_cost)
             scored = done
+        if report is not None:
+            report(min(progress, 1.0), float((best_cost / start_cost).mean()), done)
         if ended:
             return SearchResult(best, best_cost, best_bits, start_cost, done)
 

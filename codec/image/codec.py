@@ -16,7 +16,6 @@ from torch import Tensor
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image.container import (
     FILE_HEADER_BYTES,
-    STRIDE,
     ImageFile,
     ImageHeader,
     Payload,
@@ -27,7 +26,8 @@ from codec.image.container import (
 )
 from codec.image.context import QUALITIES, QUALITY_STEPS
 from codec.image.maps import decode_map, encode_map
-from codec.image.pictures import Picture, from_array, from_image, pack_alpha, unpack_alpha
+from codec.image.pictures import Picture, from_array, from_image, pack_alpha
+from codec.image.planes import padded_planes, picture_of
 from codec.image.presets import DEFAULT_IMAGE_PRESET, ImagePreset
 from codec.image.registry import PictureCodec, codec_for_header, load_image_codec
 from codec.image.windows import Window, WindowTask, cut_windows, round_latents, tile_bits
@@ -180,19 +180,7 @@ class ImageCodec:
             )
         z, quality, notes = self._latents(file)
         y = decode_map(self.networks.generator, z.to(self.device), quality / QUALITY_STEPS)
-        y = y[0, :, : header.height, : header.width]
-        rgb = (255.0 * y).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-        if header.grey:
-            rgb = np.repeat(rgb[:, :, 1:2], 3, axis=2)
-        alpha = None
-        if header.alpha:
-            alpha = np.full(rgb.shape[:2], 255, np.uint8)
-            if file.alpha is not None and file.alpha.whole:
-                try:
-                    alpha = unpack_alpha(file.alpha.data, header.height, header.width)
-                except BadStream as error:
-                    notes.append(str(error))
-        return Picture(np.ascontiguousarray(rgb), alpha, header.grey, [*file.notes, *notes])
+        return picture_of(file, y, notes)
 
     def _latents(self, file: ImageFile) -> tuple[Tensor, int, list[str]]:
         """The map of a file [1, C, rows, columns], its quality, and what was wrong."""
@@ -265,14 +253,7 @@ class _Encoder:
             picture.grey, picture.alpha is not None,
         )  # fmt: skip
         self.alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        rows, columns = self.header.cells
-        padded = np.pad(
-            picture.rgb,
-            ((0, rows * STRIDE - picture.height), (0, columns * STRIDE - picture.width), (0, 0)),
-            mode="symmetric",
-        )
-        x = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255.0
-        self.x = x.to(codec.device)
+        self.x = padded_planes(picture, self.header).to(codec.device)
         self.size = picture.height, picture.width
         self.windows = cut_windows(self.header.tiles(), SEARCH_WINDOW)
         self.allowed = settings.allowed_bytes(picture)

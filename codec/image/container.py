@@ -23,6 +23,7 @@ from codec.packet import (
     MAX_IMAGE_PACKET,
     MAX_IMAGE_PAYLOAD,
     PACKET_VERSION,
+    Entropy,
     Kind,
     Packet,
     checksum,
@@ -115,6 +116,7 @@ class Payload:
     quality: int
     data: bytes
     whole: bool
+    entropy: Entropy = Entropy.RANGE
 
 
 @dataclass
@@ -142,7 +144,11 @@ class ImageFile:
 
 
 def write_image(
-    header: ImageHeader, quality: int, payloads: list[bytes], alpha: bytes | None = None
+    header: ImageHeader,
+    quality: int,
+    payloads: list[bytes],
+    alpha: bytes | None = None,
+    entropy: Entropy = Entropy.RANGE,
 ) -> bytes:
     """The file's bytes. Raises BadInput when a tile is too long to be written."""
     flags = _GREY * header.grey | _ALPHA * header.alpha
@@ -156,13 +162,15 @@ def write_image(
     if alpha is not None:
         everything.append((ALPHA_SEQUENCE, alpha))
     for sequence, payload in everything:
-        for packet in _chain(sequence, quality, payload, model):
+        for packet in _chain(sequence, quality, payload, model, entropy):
             data = pack(packet)
             out += [_LENGTH.pack(len(data)), data]
     return b"".join(out)
 
 
-def _chain(sequence: int, quality: int, payload: bytes, model: int) -> list[Packet]:
+def _chain(
+    sequence: int, quality: int, payload: bytes, model: int, entropy: Entropy
+) -> list[Packet]:
     pieces = [payload[:MAX_IMAGE_PAYLOAD]]
     # A chain ends with a piece that is not full, so that a lost end is noticed.
     for at in range(MAX_IMAGE_PAYLOAD, len(payload) + 1, MAX_IMAGE_PAYLOAD - 1):
@@ -171,7 +179,7 @@ def _chain(sequence: int, quality: int, payload: bytes, model: int) -> list[Pack
             raise BadInput(f"{len(payload)} bytes are too many for one tile")
         pieces.append(bytes([number]) + payload[at : at + MAX_IMAGE_PAYLOAD - 1])
     return [
-        Packet(sequence, quality, piece, model, Kind.IMAGE, chained=k > 0)
+        Packet(sequence, quality, piece, model, Kind.IMAGE, entropy, chained=k > 0)
         for k, piece in enumerate(pieces)
     ]
 
@@ -262,7 +270,7 @@ def _joined(pieces: dict[int, Packet]) -> Payload | None:
         number += 1
     # Only the last piece of a chain may be short.
     whole = len(parts[-1]) + (number > 1) < MAX_IMAGE_PAYLOAD
-    return Payload(first.quality, b"".join(parts), whole)
+    return Payload(first.quality, b"".join(parts), whole, first.entropy)
 
 
 def _mark_truncation(found: ImageFile, pieces: dict[int, dict[int, Packet]], skipped: int) -> None:

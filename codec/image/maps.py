@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,25 @@ from codec.image.container import STRIDE
 from models.image.nets import Encoder, Generator
 
 WINDOW = 64  # cells a window is wide and high at most
+
+
+class Latents(Protocol):
+    """The sizes that maps need to know of."""
+
+    @property
+    def channels(self) -> int: ...
+
+
+class Seeing(Protocol):
+    """A network over maps of another system, which knows itself how far it sees."""
+
+    @property
+    def shape(self) -> Latents: ...
+
+    @property
+    def sight(self) -> int: ...
+
+    def __call__(self, z: Tensor, rate: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -57,8 +77,10 @@ def areas(rows: int, columns: int, side: int = WINDOW) -> Iterator[Area]:
             yield Area(top, left, min(top + side, rows), min(left + side, columns))
 
 
-def sight(network: Encoder | Generator) -> int:
+def sight(network: Encoder | Generator | Seeing) -> int:
     """How many cells away a cell can make a difference."""
+    if not isinstance(network, (Encoder, Generator)):
+        return network.sight
     shape = network.shape
     if isinstance(network, Encoder):
         return 1 + -(-shape.encoder_blocks // 2)
@@ -66,7 +88,9 @@ def sight(network: Encoder | Generator) -> int:
 
 
 @torch.no_grad()
-def encode_map(encoder: Encoder, x: Tensor, rate: float, part: Area | None = None) -> Tensor:
+def encode_map(
+    encoder: Encoder | Seeing, x: Tensor, rate: float, part: Area | None = None
+) -> Tensor:
     """Unrounded latents [1, C, rows, columns] of a padded picture x [1, 3, H, W], or of a part."""
     rows, columns = x.shape[2] // STRIDE, x.shape[3] // STRIDE
     whole = part or Area(0, 0, rows, columns)
@@ -84,7 +108,7 @@ def encode_map(encoder: Encoder, x: Tensor, rate: float, part: Area | None = Non
 
 
 @torch.no_grad()
-def decode_map(generator: Generator, z: Tensor, rate: float) -> Tensor:
+def decode_map(generator: Generator | Seeing, z: Tensor, rate: float) -> Tensor:
     """The picture [1, 3, H, W] in [0, 1] of latents [1, C, rows, columns]."""
     rows, columns = z.shape[2:]
     out = z.new_empty(1, 3, rows * STRIDE, columns * STRIDE)

@@ -50,7 +50,7 @@ class PictureCodec(Protocol):
 
 def load_image_codec(preset: str, device: str = "auto") -> PictureCodec:
     """The codec of a preset, loaded. Raises BadInput: unknown preset or device, broken model."""
-    from codec.speech import choose_device
+    from codec.device import choose_device
 
     found = find_image_preset(preset)
     return _class_of(found)(found, choose_device(device))

@@ -127,8 +127,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, 3, 16h, 16w] in [0, 1], rate: [B] -> indices before rounding [B, C, h, w]."""
         x = x - 0.5
-        cells = F.pixel_unshuffle(mirrored(x), STRIDE)
-        linear = F.conv2d(cells, self.basis)
+        linear = lapped_analysis(x, self.basis)
         h = self.enter(F.pixel_unshuffle(x, HALF))
         where = anchor_weights(rate)
         for block in self.blocks:
@@ -178,11 +177,25 @@ class Generator(nn.Module):
 
     def linear(self, z: Tensor) -> Tensor:
         """The lapped synthesis alone: latents in signal units [B, C, h, w] -> [B, 3, 16h, 16w]."""
-        across, down = self.signs[0][:, None, None], self.signs[1][:, None, None]
-        z = torch.cat((z[..., :1] * across, z, z[..., -1:] * across), dim=-1)
-        z = torch.cat((z[..., :1, :] * down, z, z[..., -1:, :] * down), dim=-2)
-        cells = F.conv_transpose2d(z, self.basis)[..., 1:-1, 1:-1]
-        return F.pixel_shuffle(cells, STRIDE)[..., HALF:-HALF, HALF:-HALF]
+        return lapped_synthesis(z, self.basis, self.signs)
+
+
+def lapped_synthesis(z: Tensor, basis: Tensor, signs: Tensor) -> Tensor:
+    """Coefficients [B, C, h, w] of functions [C, 768, 2, 2] as a picture [B, 3, 16h, 16w].
+
+    Beyond the outermost cells it is its own mirror image; signs [2, C]: whether each function is
+    symmetric (1) or antisymmetric (-1) across and down.
+    """
+    across, down = signs[0][:, None, None], signs[1][:, None, None]
+    z = torch.cat((z[..., :1] * across, z, z[..., -1:] * across), dim=-1)
+    z = torch.cat((z[..., :1, :] * down, z, z[..., -1:, :] * down), dim=-2)
+    cells = F.conv_transpose2d(z, basis)[..., 1:-1, 1:-1]
+    return F.pixel_shuffle(cells, STRIDE)[..., HALF:-HALF, HALF:-HALF]
+
+
+def lapped_analysis(x: Tensor, basis: Tensor) -> Tensor:
+    """Coefficients [B, C, h, w] of a picture around zero [B, 3, 16h, 16w]."""
+    return F.conv2d(F.pixel_unshuffle(mirrored(x), STRIDE), basis)
 
 
 def neighbour_cells(height: int, width: int) -> Tensor:

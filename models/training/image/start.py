@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.image.nets import COLOURS, STRIDE, ImageNetworks, mirrored
+from models.image.nets import COLOURS, STRIDE, ImageNetworks, lapped_analysis
 
 _CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
 
@@ -46,11 +48,22 @@ def principal_colours(x: Tensor) -> NDArray[np.float64]:
     return axes * np.sign(axes.sum(axis=1, keepdims=True) + 1e-9)
 
 
-def linear_start(model: ImageNetworks, x: Tensor) -> None:
-    """Set encoder and generator to the lapped transform of images x [N, 3, H, W] in [0, 1].
+@dataclass(frozen=True)
+class LappedChannels:
+    """The functions of the lapped transform that matter most, the largest variance first.
 
-    The channels are the directions of the largest mean variance, the largest first.
+    bases: [C, 768, 2, 2]; spread: their standard deviations [C]; signs: symmetric 1 or not -1,
+    across and down [2, C]; bands: of similar frequency [C].
     """
+
+    bases: Tensor
+    spread: Tensor
+    signs: Tensor
+    bands: Tensor
+
+
+def lapped_channels(x: Tensor, count: int) -> LappedChannels:
+    """The `count` directions of the largest mean variance in images x [N, 3, H, W] in [0, 1]."""
     lapped, colours = lapped_basis(), principal_colours(x)
     symmetric = np.where(np.arange(STRIDE) < STRIDE // 2, 1.0, -1.0)
     functions, across, down, bands = [], [], [], []
@@ -63,21 +76,31 @@ def linear_start(model: ImageNetworks, x: Tensor) -> None:
                 bands.append(_band(c, _frequency(i), _frequency(j)))
     kernels = torch.from_numpy(np.array(functions)).float()
     bases = _as_cells(kernels)
-    latents = F.conv2d(F.pixel_unshuffle(mirrored(x - 0.5), STRIDE), bases)
-    variance = latents.var(dim=(0, 2, 3))
-    chosen = variance.argsort(descending=True)[: model.shape.channels]
-    spread = variance[chosen].sqrt()
+    variance = lapped_analysis(x - 0.5, bases).var(dim=(0, 2, 3))
+    chosen = variance.argsort(descending=True)[:count]
     signs = torch.tensor([across, down], dtype=torch.float32)[:, chosen]
+    return LappedChannels(
+        bases[chosen], variance[chosen].sqrt(), signs, torch.tensor(bands)[chosen]
+    )
+
+
+def linear_start(model: ImageNetworks, x: Tensor) -> None:
+    """Set encoder and generator to the lapped transform of images x [N, 3, H, W] in [0, 1].
+
+    The channels are the directions of the largest mean variance, the largest first.
+    """
+    channels = lapped_channels(x, model.shape.channels)
+    spread = channels.spread
     with torch.no_grad():
         for part in (model.encoder, model.generator):
-            part.basis.copy_(bases[chosen])
+            part.basis.copy_(channels.bases)
             part.spread.copy_(spread)
-        model.generator.signs.copy_(signs)
+        model.generator.signs.copy_(channels.signs)
         mean = spread / spread[0]
         # Smooth channels are predicted from their neighbours, the others are not.
         start = torch.tensor([0.6, 0.6, -0.3, 0.1])[:, None] * (mean > 0.5).float()
         model.prior.predict.copy_(start)
-        model.prior.bands.copy_(torch.tensor(bands)[chosen])
+        model.prior.bands.copy_(channels.bands)
         log_scale = torch.log(0.4 * spread) + model.encoder.gains.log_gain
         model.prior.log_scale.copy_(log_scale.clamp(-2.2, 3.0))
 
