@@ -1,6 +1,6 @@
 """Eight parties over loopback TCP, each hearing the mix of the others: no codec, but all the rest.
 
-A packet says how high its speaker's tone is; whoever decodes it plays a quarter of a second of it.
+A packet says how high its speaker's tone is; whoever decodes it plays that tone for a while.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ FloatArray = NDArray[np.float32]
 
 RATE = 16_000
 SPAN = 0.25  # seconds of sound in a packet
+TAIL = 1.0  # seconds that a tone goes on, so that packets late on a busy machine leave no gap
 TONES = [400 + 150 * k for k in range(MAX_PARTIES + 1)]
 LEVEL = 0.1
 OFFER = Offer("9f3c0a1b2c3d4e5f", "2k", "")
-WAIT = 20.0
+WAIT = 40.0
 NO_CODEC = cast(SpeechCodec, None)
 
 
@@ -61,7 +62,7 @@ class Tone:
             return False
         time.sleep(self._cost() * SPAN)
         self._hertz = int(self._packets.popleft())
-        self._left = int(1.5 * SPAN * RATE)  # a little more, so that late packets leave no gap
+        self._left = int((SPAN + TAIL) * RATE)
         return True
 
     def pull(self, n: int, play_time: float) -> FloatArray:
