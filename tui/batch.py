@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from codec.console import note
 from codec.errors import BadInput, SottoError
 from codec.files import PIPE, display_name, is_special, open_input, os_errors
 from tui.errors import UsageError
-from tui.progress import Progress, Reporter, note
+from tui.progress import Progress, Reporter
 
 Process = Callable[[str, str, Reporter], None]
 _CONTAINER_SUFFIX = ".sotto"

@@ -18,11 +18,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType, ModuleType
 
+from codec.console import note
 from codec.errors import SottoError
 from codec.files import display_name, reason
 from tui.commands import NAMES
 from tui.errors import UsageError
-from tui.progress import note
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT

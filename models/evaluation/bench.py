@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from codec.arguments import add_device, amount, positive_count
+from codec.console import note
 from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
 from models.evaluation import context, report, tradeoff
@@ -50,14 +51,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         _run(options, families)
     except SottoError as error:
-        print(f"sotto: {one_line(error)}", file=sys.stderr)
+        note(one_line(error))
         return 1
     except BrokenPipeError:
         # The reader has gone; nothing more is to be written, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("sotto: interrupted", file=sys.stderr)
+        note("interrupted")
         return 1
     return 0
 
@@ -68,7 +69,7 @@ def _run(options: argparse.Namespace, families: list[str] | None) -> None:
             raise BadInput(f"cannot write {path}: there is no such folder")
     clips, skipped = load_clips(Path(options.folder), options.clips, options.max_seconds)
     for name, reason in skipped.items():
-        print(f"sotto: {name} left out: {reason}", file=sys.stderr)
+        note(f"{name} left out: {reason}")
     sections, absent = _sections(options, families)
     systems = [system for members in sections.values() for system in members]
     with_phones = not options.no_phones

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codec.arguments import add_device, count, number, positive, positive_count
+from codec.console import note
 from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
 from codec.image.codec import EncodeSettings, ImageCodec
@@ -39,10 +39,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         _run(args)
     except SottoError as error:
-        _say(str(error))
+        note(str(error))
         return 1
     except OSError as error:
-        _say(f"{error.filename or ''}: {error.strerror or error}")
+        note(f"{error.filename or ''}: {error.strerror or error}")
         return 1
     return 0
 
@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> None:
             results[system.name] += [
                 measure(system, setting, file.name, pixels) for setting in system.settings
             ]
-        _say(f"{file.name} done")
+        note(f"{file.name} done")
     print(report(results, args.at))
     if args.json is not None:
         data = {name: [asdict(p) for p in points] for name, points in results.items()}
@@ -210,8 +210,3 @@ def _names(text: str) -> tuple[str, ...]:
     if not set(names) <= set(PEERS):
         raise argparse.ArgumentTypeError(f"{text}: known are {', '.join(PEERS)}")
     return names
-
-
-def _say(line: str) -> None:
-    if sys.stderr is not None:
-        print(f"sotto: {line}", file=sys.stderr, flush=True)

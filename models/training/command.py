@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from codec.arguments import add_device, between, count, positive, positive_count
-from codec.errors import BadInput, SottoError
+from codec.console import note
+from codec.errors import BadInput
 from models.training.distributed import Team, join
 from models.training.evaluate import evaluate, write_scores
 from models.training.features import FeatureSettings
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
+from models.training.outcome import status_of
 from models.training.prepare import prepare
 from models.training.recipe import Recipe, Trainer
 from models.training.stages import StageSettings
@@ -32,36 +34,25 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     interruption = Interruption()
-    try:
+
+    def work() -> None:
         team = join(args.device)
         try:
             _run(args, team, interruption)
         finally:
             team.leave()
-    except SottoError as error:
-        _say(str(error))
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _say(f"{where}{error.strerror or error}")
-        return 1
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
-    if interruption.number:
-        _say("stopped; the checkpoint is written, the same command goes on from it")
-        return 128 + interruption.number
-    return 0
+
+    return status_of(work, interruption)
 
 
 def _run(args: argparse.Namespace, team: Team, interruption: Interruption) -> None:
     work: Path = args.work
-    note = _say if team.leads else _quiet
+    tell = note if team.leads else _quiet
     stages = _stages(args)
     packed = _packed_folder(args.data, work)
     if "prepare" in stages and packed is None:
         if team.leads:
-            _prepare(args.data, work / "data", args.processes, note)
+            _prepare(args.data, work / "data", args.processes, tell)
         team.wait()
         packed = work / "data"
     rest = [stage for stage in stages if stage != "prepare"]
@@ -72,22 +63,22 @@ def _run(args: argparse.Namespace, team: Team, interruption: Interruption) -> No
     trainer = Trainer(_recipe(args), FrameShards(packed, args.seed), team, interruption)
     for stage in rest:
         minutes = trainer.recipe.minutes_of(stage, stages) if stage in _TIMED else None
-        note(f"stage {stage}" + (f", {minutes:.1f} minutes" if minutes else ""))
+        tell(f"stage {stage}" + (f", {minutes:.1f} minutes" if minutes else ""))
         finished = True
         if stage == "features":
             rate = trainer.features(minutes)
             finished = rate is not None
             if rate is not None:
-                note(f"phone error rate {100 * rate:.1f} % on held-out speakers")
+                tell(f"phone error rate {100 * rate:.1f} % on held-out speakers")
         elif stage in ("one", "two"):
             finished = trainer.stage("one" if stage == "one" else "two", minutes)
         elif stage == "centres":
             trainer.centres()
         elif team.leads:
-            _export(args, trainer, team, note)
+            _export(args, trainer, team, tell)
         if not finished:
             if not interruption.number:
-                note("paused; the same command goes on from the checkpoint")
+                tell("paused; the same command goes on from the checkpoint")
             return
 
 
@@ -108,7 +99,7 @@ def _packed_folder(data: Path, work: Path) -> Path | None:
     return None
 
 
-def _prepare(data: Path, target: Path, processes: int, note: Callable[[str], None]) -> None:
+def _prepare(data: Path, target: Path, processes: int, tell: Callable[[str], None]) -> None:
     shown = sys.stderr is not None and sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:
@@ -119,20 +110,20 @@ def _prepare(data: Path, target: Path, processes: int, note: Callable[[str], Non
     result = prepare(data, target, processes=processes, progress=progress)
     if result.skipped:
         name, reason = next(iter(result.skipped.items()))
-        note(f"{len(result.skipped)} files left out, first {name}: {reason}")
-    note(
+        tell(f"{len(result.skipped)} files left out, first {name}: {reason}")
+    tell(
         f"packed {result.utterances} utterances, {result.hours:.2f} hours, "
         f"into {result.shards} shards"
     )
 
 
 def _export(
-    args: argparse.Namespace, trainer: Trainer, team: Team, note: Callable[[str], None]
+    args: argparse.Namespace, trainer: Trainer, team: Team, tell: Callable[[str], None]
 ) -> None:
     out: Path = args.out or args.work / "model"
-    note(f"model {trainer.export(out)} written to {out}")
+    tell(f"model {trainer.export(out)} written to {out}")
     if args.dev is not None:
-        scores = evaluate(out, args.dev, team.device, note=note)
+        scores = evaluate(out, args.dev, team.device, note=tell)
         write_scores(scores, args.work / "scores.json")
         print(json.dumps({k: v if math.isfinite(v) else None for k, v in scores.items()}))
 
@@ -201,11 +192,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=count, default=0, metavar="S", help="of all that is random (default: 0)")
     add("--compile", action="store_true", help="compile the networks (for a GPU)")
     return parser
-
-
-def _say(line: str) -> None:
-    if sys.stderr is not None:
-        print(f"sotto: {line}", file=sys.stderr, flush=True)
 
 
 def _quiet(line: str) -> None:

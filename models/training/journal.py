@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from codec.console import Bar
 
 _MAX_LOG_BYTES = 64 << 20
 _NOT_CURVES = ("step", "minutes")
@@ -21,14 +21,13 @@ class Journal:
     """
 
     def __init__(self, folder: Path | None, label: str, every: int = 50) -> None:
-        self._folder, self._label, self._every = folder, label, every
+        self._folder, self._every = folder, every
         self._sums: dict[str, list[float]] = defaultdict(list)
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar = Bar(label)
 
     def __enter__(self) -> Journal:
-        if self._folder is not None and sys.stderr is not None and sys.stderr.isatty():
-            self._draw()
+        if self._folder is not None:
+            self._bar.__enter__()
         return self
 
     def __exit__(
@@ -37,17 +36,12 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.__exit__(kind, error, trace)
 
     def note(self, line: str) -> None:
         """One line for the person in front of the terminal."""
-        if self._folder is None:
-            return
-        if self._bar is not None:
-            self._bar.console.print(f"sotto: {line}", markup=False, highlight=False)
-        elif sys.stderr is not None:
-            print(f"sotto: {line}", file=sys.stderr, flush=True)
+        if self._folder is not None:
+            self._bar.note(line)
 
     def step(
         self, step: int, minutes: float, fraction: float, values: dict[str, float], rate: float
@@ -58,13 +52,9 @@ class Journal:
         for name, value in values.items():
             if math.isfinite(value):
                 self._sums[name].append(value)
-        if self._bar is not None:
-            loss = values.get("loss", math.nan)
-            self._bar.update(
-                self._task,
-                completed=min(fraction, 1.0),
-                state=f"step {step}  loss {loss:.4f}  {rate:.0f} frames/s",
-            )
+        loss = values.get("loss", math.nan)
+        state = f"step {step}  loss {loss:.4f}  {rate:.0f} frames/s"
+        self._bar.update(min(fraction, 1.0), state)
         if step % self._every == 0:
             self.flush(step, minutes)
 
@@ -85,23 +75,6 @@ class Journal:
         """Draw curves.png from the log."""
         if self._folder is not None:
             draw_curves(self._folder / "log.jsonl", self._folder / "curves.png")
-
-    def _draw(self) -> None:
-        # Only here: in a pipe the time to import it would be wasted.
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f}%"),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task(self._label, total=1.0, state="")
-        self._bar.start()
 
 
 def cut_log(log: Path, step: int) -> None:

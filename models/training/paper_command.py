@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from codec.arguments import count, positive, whole
-from codec.errors import SottoError
+from codec.console import note
 from models.training.frames import FrameShards
+from models.training.outcome import status_of
 from models.training.paper import PaperSettings, train_paper
 
 
@@ -19,23 +19,17 @@ def main(argv: Sequence[str]) -> int:
         args = _parser().parse_args(list(argv))
     except SystemExit as error:
         return int(error.code or 0)
+    return status_of(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
     settings = PaperSettings(
         minutes=args.minutes, pause=args.pause, batch=args.batch, seed=args.seed
     )
     target: Path = args.out or args.work / "model"
-    try:
-        identity = train_paper(FrameShards(args.data, args.seed), args.work, target, settings)
-    except SottoError as error:
-        return _failed(str(error))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _failed(f"{where}{error.strerror or error}")
-    except KeyboardInterrupt:
-        _failed("interrupted")
-        return 130
+    identity = train_paper(FrameShards(args.data, args.seed), args.work, target, settings)
     if identity is not None:
-        print(f"sotto: model {identity} written to {target}", file=sys.stderr)
-    return 0
+        note(f"model {identity} written to {target}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,8 +53,3 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=count, default=0, metavar="S", help="of all that is random (default: 0)")
     add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
     return parser
-
-
-def _failed(reason: str) -> int:
-    print(f"sotto: {reason}", file=sys.stderr, flush=True)
-    return 1

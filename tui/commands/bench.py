@@ -7,7 +7,7 @@ import argparse
 import importlib
 from typing import TYPE_CHECKING
 
-from tui.progress import note
+from codec.console import note
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 
 from codec.arguments import add_device, count, number, positive, positive_count
+from codec.console import note
 from codec.device import choose_device
-from codec.errors import BadInput, SottoError
+from codec.errors import BadInput
 from models.image.nets import ImageNetworks
 from models.image.store import shape_of
 from models.training import checkpoints
@@ -21,6 +21,7 @@ from models.training.image.photographs import Photographs
 from models.training.image.stage import ImageStage, ImageStageSettings, train_stage
 from models.training.image.start import linear_start
 from models.training.interruption import Interruption
+from models.training.outcome import status_of
 
 _START_CROPS = 96
 _MINUTES = 60.0
@@ -35,28 +36,13 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     interruption = Interruption()
-    try:
-        _run(args, interruption)
-    except SottoError as error:
-        _say(str(error))
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _say(f"{where}{error.strerror or error}")
-        return 1
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
-    if interruption.number:
-        _say("stopped; the checkpoint is written, the same command goes on from it")
-        return 128 + interruption.number
-    return 0
+    return status_of(lambda: _run(args, interruption), interruption)
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     device = choose_device(args.device)
     folder: Path = args.work / "image"
-    photographs = Photographs(args.data, crop=args.crop, note=_say)
+    photographs = Photographs(args.data, crop=args.crop, note=note)
     if args.stage != "export":
         settings = ImageStageSettings(
             minutes=_MINUTES if args.minutes is None and args.steps is None else args.minutes,
@@ -70,7 +56,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         stage = ImageStage(_network(folder, photographs, args.seed), photographs, device, settings)
         if not train_stage(stage, folder, interruption):
             if not interruption.number:
-                _say("paused; the same command goes on from the checkpoint")
+                note("paused; the same command goes on from the checkpoint")
             return
     if args.stage == "train":
         return
@@ -80,7 +66,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         trained_network(folder), photographs, out, about,
         examples=args.examples, search_steps=args.search_steps, seed=args.seed,
     )  # fmt: skip
-    _say(f"model {name} written to {out}")
+    note(f"model {name} written to {out}")
 
 
 def _network(folder: Path, photographs: Photographs, seed: int) -> ImageNetworks:
@@ -165,8 +151,3 @@ def _crop(text: str) -> int:
     if value % 16 or not 32 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} is no multiple of 16 from 32 to 1024")
     return value
-
-
-def _say(line: str) -> None:
-    if sys.stderr is not None:
-        print(f"sotto: {line}", file=sys.stderr, flush=True)
