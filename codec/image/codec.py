@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -58,7 +58,8 @@ class EncodeSettings:
 
     At most one of bpp (bits per pixel of the whole file), ratio (of 24-bit, or 8-bit grey, pixels
     to the file) and quality (0 to 100: a rate point, whatever it takes); by default 0.29 bpp.
-    budget: seconds for the search; fast: few steps; search: False takes the encoder's output.
+    budget: seconds for the search; fast: few steps; search: False takes the encoder's output;
+    entropy: the coder, where a preset has more than one (`paper`: huffman or range).
     """
 
     bpp: float | None = None
@@ -69,6 +70,7 @@ class EncodeSettings:
     fast: bool = False
     search: bool = True
     tune: Tune = "psnr"
+    entropy: Literal["huffman", "range"] | None = None
 
     def __post_init__(self) -> None:
         if sum(v is not None for v in (self.bpp, self.ratio, self.quality)) > 1:
@@ -83,6 +85,8 @@ class EncodeSettings:
             raise BadInput("iterations must not be negative")
         if self.tune not in ("psnr", "ms-ssim", "visual"):
             raise BadInput(f"unknown tune {self.tune!r} (psnr, ms-ssim or visual)")
+        if self.entropy not in (None, "huffman", "range"):
+            raise BadInput(f"unknown entropy coder {self.entropy!r} (huffman or range)")
 
     def allowed_bytes(self, picture: Picture) -> int | None:
         """The most bytes that the file may have; None for a quality."""
@@ -157,7 +161,10 @@ class ImageCodec:
             picture = from_array(picture)
         elif not isinstance(picture, Picture):
             picture = from_image(picture)
-        encoder = _Encoder(self, picture, settings or EncodeSettings(), progress, clock)
+        settings = settings or EncodeSettings()
+        if settings.entropy == "huffman":
+            raise BadInput(f"preset {self.preset} has no Huffman codes, only the range coder")
+        encoder = _Encoder(self, picture, settings, progress, clock)
         return encoder.run()
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ class ImagePreset:
     fast: int = 12
     price: float = 0.7
     about: str = ""
+    one_rate: bool = False
     system: str = "codec.image.codec:ImageCodec"
 
 
@@ -30,6 +31,16 @@ IMAGE_PRESETS: dict[str, ImagePreset] = {
     preset.name: preset
     for preset in (
         ImagePreset("photo", 0, "photo", about="the default: any picture, 0.1 to 2 bits per pixel"),
+        ImagePreset(
+            "paper",
+            1,
+            "photo-paper",
+            iterations=40,
+            fast=8,
+            about="the system of the original paper, at the one rate it has",
+            one_rate=True,
+            system="codec.image.paper:PaperImageCodec",
+        ),
     )
 }
 DEFAULT_IMAGE_PRESET = "photo"

@@ -64,7 +64,10 @@ def _add_encode(actions: Subparsers) -> None:
     add("--budget", type=options.positive, metavar="SECONDS", help="time for the search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="take the encoder's output as it is")
-    add("--preset", default="photo", metavar="NAME", help="the model (default: photo)")
+    add("--preset", default="photo", metavar="NAME",
+        help="the model: photo or paper (default: photo)")  # fmt: skip
+    add("--entropy", choices=("huffman", "range"),
+        help="the coder of the paper preset (default: huffman)")  # fmt: skip
     add("--preview", metavar="PNG", help="write original, decoded and difference side by side")
     options.add_device(parser)
     parser.set_defaults(run=run_encode)
@@ -95,6 +98,7 @@ def run_encode(args: argparse.Namespace) -> int:
     settings = EncodeSettings(
         bpp=args.bpp, ratio=args.ratio, quality=args.quality, iterations=args.iterations,
         budget=args.budget, fast=args.fast, search=not args.no_search, tune=args.tune,
+        entropy=args.entropy,
     )  # fmt: skip
     # Before the model: a misspelt name should not take seconds to be noticed.
     find_image_preset(args.preset)
@@ -168,6 +172,7 @@ def as_dict(file: ImageFile) -> dict[str, object]:
         "grey": header.grey,
         "alpha": header.alpha,
         "quality": max((p.quality for p in known), default=None),
+        "entropy": ", ".join(sorted({p.entropy.name.lower() for p in known})) or None,
         "tiles": len(file.payloads),
         "damaged_tiles": file.damaged_tiles,
         "payload_bytes": sum(len(p.data) for p in known),

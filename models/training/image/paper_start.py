@@ -1,0 +1,38 @@
+"""Where the training of the paper's image system starts: the most important lapped functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.image.nets import COLOURS
+from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator
+from models.training.image.start import lapped_channels
+
+_USED = 0.4  # of the reach: the standard deviation of latents
+
+
+@torch.no_grad()
+def start_linear_image(
+    encoder: PaperImageEncoder, generator: PaperImageGenerator, x: Tensor
+) -> None:
+    """Set both linear parts from training pictures x [N, 3, H, W] in [0, 1].
+
+    Every latent has the same levels, so each should matter the same: the functions, scaled to
+    powers in proportion to their deviations (the best there is against white noise of a given
+    level), are mixed by a rotation, as in `models.paper_nets.start_linear`.
+    """
+    shape = encoder.shape
+    channels = lapped_channels(x, shape.channels)
+    power = (_USED * shape.reach) ** 2 * channels.spread / channels.spread.mean()
+    scale = power.sqrt() / channels.spread
+    random = torch.randn(shape.channels, shape.channels, generator=torch.Generator().manual_seed(0))
+    rotation, _ = torch.linalg.qr(random)
+    scaled = channels.bases * scale[:, None, None, None]
+    encoder.basis.copy_(torch.einsum("ck,cpij->kpij", rotation, scaled))
+    generator.mixing.copy_(rotation)
+    generator.basis.copy_(channels.bases / scale[:, None, None, None])
+    generator.signs.copy_(channels.signs)
+    # Only the mean colours of a cell are left when the functions are averaged over it.
+    means = channels.bases.reshape(shape.channels, COLOURS, -1).sum(2).abs().sum(1)
+    generator.smooth.copy_((means > 0.5 * means.max()).float())

@@ -1,0 +1,276 @@
+"""The paper's image system: a tiny model, its files, their damage, and the shipped weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from codec import ImageCodec
+from codec.errors import BadInput, BadStream, WrongModel
+from codec.image import paper as paper_codec
+from codec.image.codec import EncodeSettings, Progress
+from codec.image.container import read_image
+from codec.image.paper import PaperImageCodec
+from codec.image.presets import ImagePreset, find_image_preset
+from codec.packet import Entropy
+from codec.quantiser import Quantiser, fit_centres
+from codec.static_entropy import count_symbols
+from models.image.paper import (
+    PaperDistance,
+    PaperImageModel,
+    load_paper_image_model,
+    no_counts,
+    save_paper_image_model,
+)
+from models.image.paper_nets import PaperImageShape
+from models.training.image.paper_start import start_linear_image
+from tests.tiny_image_model import photograph, psnr, training_pictures
+from tui.cli import main
+
+SHAPE = PaperImageShape(
+    encoder_widths=(8, 8, 8), generator_widths=(8, 8, 8), generator_blocks=(1, 1, 1)
+)
+NO_SEARCH = EncodeSettings(search=False)
+
+
+def make_model(folder: Path) -> str:
+    """The linear codec with centres and counts from its own pictures, and a little residual."""
+    torch.manual_seed(0)
+    x = training_pictures()
+    model = PaperImageModel(SHAPE, Quantiser(np.linspace(-31.5, 31.5, 64)), no_counts(64))
+    start_linear_image(model.encoder, model.generator, x)
+    with torch.no_grad():
+        # So that windows which disagree would be noticed.
+        model.generator.finish[-1].weight.normal_(0.0, 0.01)
+        model.encoder.basis.mul_(0.93)  # so that the search has something to find
+        z = model.encoder(x, torch.zeros(len(x)))
+        quantiser = Quantiser(fit_centres(z.numpy(), 64))
+    counts = count_symbols(quantiser.index(z).numpy(), 64)
+    done = PaperImageModel(SHAPE, quantiser, counts)
+    done.load_state_dict(model.state_dict())
+    return save_paper_image_model(done, folder, {"name": "paper"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("models") / "photo-paper"
+    make_model(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def codec(folder: Path) -> PaperImageCodec:
+    preset = replace(find_image_preset("paper"), family=str(folder.resolve()), iterations=8, fast=3)
+    return PaperImageCodec(preset, torch.device("cpu"))
+
+
+def test_a_full_picture_has_the_latents_of_the_paper(codec: PaperImageCodec) -> None:
+    for size in ((768, 512), (512, 768)):
+        file = read_image(codec.encode(photograph(*size), NO_SEARCH))
+        rows, columns = file.header.cells
+        assert rows * columns * SHAPE.channels == 19_968
+        assert len(file.payloads) == 24
+
+
+def test_round_trip_and_search(codec: PaperImageCodec) -> None:
+    picture = photograph(120, 90)
+    x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255.0
+    distance, scores = PaperDistance(), []
+    for settings in (NO_SEARCH, EncodeSettings(iterations=12)):
+        decoded = codec.decode(codec.encode(picture, settings))
+        assert decoded.shape == (90, 120, 3)
+        y = torch.from_numpy(decoded).permute(2, 0, 1)[None] / 255.0
+        scores.append(float(distance(x, y)))
+    assert psnr(decoded, np.asarray(picture)) > 22.0
+    assert scores[1] < 0.9 * scores[0]
+
+
+@pytest.mark.parametrize("entropy", ["huffman", "range"])
+def test_both_coders_carry_the_same_latents(codec: PaperImageCodec, entropy: str) -> None:
+    picture = photograph(100, 60)
+    data = codec.encode(picture, replace(NO_SEARCH, entropy=entropy))
+    file = read_image(data)
+    assert {p.entropy for p in file.payloads if p} == {Entropy[entropy.upper()]}
+    other = codec.encode(picture, NO_SEARCH)
+    assert np.array_equal(codec.decode(data), codec.decode(other))
+    assert abs(len(data) - len(other)) < 0.03 * len(other)
+
+
+def test_huffman_takes_what_its_table_says(codec: PaperImageCodec) -> None:
+    picture = photograph(384, 256)
+    file = read_image(codec.encode(picture, NO_SEARCH))
+    x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255.0
+    with torch.no_grad():
+        z = codec.model.encoder(x, torch.zeros(1))
+    ideal = codec.model.counts.bits()[codec.model.quantiser.index(z).numpy()].sum()
+    bits = sum(8 * len(p.data) for p in file.payloads if p)
+    assert 0.98 * ideal < bits < 1.03 * ideal + 8 * len(file.payloads)
+    assert bits < 6 * z.numel()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 17), (33, 5), (300, 3)])
+def test_any_size(codec: PaperImageCodec, size: tuple[int, int]) -> None:
+    data = codec.encode(photograph(*size), EncodeSettings(iterations=2))
+    assert codec.decode(data).shape == (size[1], size[0], 3)
+
+
+def test_grey_and_alpha(codec: PaperImageCodec) -> None:
+    pixels = np.asarray(photograph(40, 30).convert("RGBA")).copy()
+    pixels[:9, :, 3] = 7
+    assert np.array_equal(codec.decode(codec.encode(pixels, NO_SEARCH))[:, :, 3], pixels[:, :, 3])
+    grey = codec.decode(codec.encode(np.asarray(photograph(40, 30).convert("L")), NO_SEARCH))
+    assert (grey[:, :, 0] == grey[:, :, 2]).all()
+
+
+def test_windows_leave_no_seam(codec: PaperImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = photograph(250, 170)
+    data = codec.encode(picture, EncodeSettings(iterations=6))
+    whole = codec.decode(data)
+    monkeypatch.setattr("codec.image.maps.areas.__defaults__", (8,))
+    assert np.abs(codec.decode(data).astype(int) - whole).max() <= 1
+    monkeypatch.setattr(paper_codec, "SEARCH_WINDOW", 8)
+    parts = codec.decode(codec.encode(picture, EncodeSettings(iterations=6)))
+    known = np.asarray(picture)
+    assert psnr(parts, known) > psnr(whole, known) - 0.3
+
+
+def test_one_rate(codec: PaperImageCodec) -> None:
+    picture = photograph(160, 128)
+    size = len(codec.encode(picture, NO_SEARCH))
+    bpp = 8 * size / (160 * 128)
+    for enough in (replace(NO_SEARCH, bpp=1.01 * bpp), replace(NO_SEARCH, ratio=23.7 / bpp)):
+        assert len(codec.encode(picture, enough)) == size
+    for less in (replace(NO_SEARCH, bpp=0.97 * bpp), replace(NO_SEARCH, ratio=25 / bpp)):
+        with pytest.raises(BadInput, match="one rate"):
+            codec.encode(picture, less)
+    with pytest.raises(BadInput, match="no quality"):
+        codec.encode(picture, EncodeSettings(quality=50))
+    steps: list[Progress] = []
+    with pytest.raises(BadInput, match="one rate"):
+        codec.encode(picture, EncodeSettings(bpp=0.05), progress=steps.append)
+    assert not steps  # known before the search
+
+
+def test_progress_and_budget(codec: PaperImageCodec) -> None:
+    seen: list[Progress] = []
+    codec.encode(photograph(64, 64), EncodeSettings(iterations=9), progress=seen.append)
+    shares = [p.share for p in seen]
+    assert shares == sorted(shares)
+    assert seen[-1].share == 1.0
+    assert seen[-1].cost is not None
+    assert seen[-1].cost < 1.0
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.05
+        return now[0]
+
+    seen.clear()
+    codec.encode(photograph(64, 64), EncodeSettings(budget=1.0), progress=seen.append, clock=clock)
+    assert 3 < len(seen) < 40
+
+
+def test_damage_costs_its_part(codec: PaperImageCodec) -> None:
+    picture = photograph(384, 300)
+    data = codec.encode(picture, NO_SEARCH)
+    whole = codec.decode(data).astype(int)
+    file = read_image(data)
+    assert file.payloads[0] is not None
+    # Somewhere in the payload of the first tile, behind headers of file, record and packet.
+    flipped = bytearray(data)
+    flipped[60] ^= 4
+    broken = codec.decode_file(read_image(bytes(flipped)))
+    assert "1 of 9 tiles damaged" in broken.notes
+    apart = np.abs(broken.rgb.astype(int) - whole).max(axis=2)
+    reach = 16 * codec.model.generator.sight
+    assert apart[:100, :100].max() > 20
+    assert apart[100 + reach :].max() == 0
+    assert apart[:, 128 + reach :].max() == 0
+    # Concealment is the colours around, not noise.
+    assert psnr(broken.rgb, np.asarray(picture)) > 14.0
+    half = codec.decode_file(read_image(data[: len(data) // 2]))
+    assert half.rgb.shape == (300, 384, 3)
+    assert half.notes
+    for cut in (0, 10, 30):
+        with pytest.raises(BadStream):
+            codec.decode(data[:cut])
+
+
+def test_payloads_that_no_encoder_writes(codec: PaperImageCodec) -> None:
+    file = read_image(codec.encode(photograph(64, 64), NO_SEARCH))
+    payload = file.payloads[0]
+    assert payload is not None
+    for data in (payload.data[:-3], payload.data + b"\1", b""):
+        file.payloads[0] = replace(payload, data=data)
+        with pytest.raises(BadStream):
+            codec.decode_file(file)
+
+
+def test_wrong_models(codec: PaperImageCodec, folder: Path, tmp_path: Path) -> None:
+    file = read_image(codec.encode(photograph(32, 32), NO_SEARCH))
+    stranger = replace(file.header, model_id="0123456789abcdef")
+    with pytest.raises(WrongModel):
+        codec.decode_file(replace(file, header=stranger))
+    description = json.loads((folder / "model.json").read_text())
+    for change in (
+        {"model_id": "0" * 16},
+        {"shape": {**description["shape"], "levels": 32}},
+        {"shape": {**description["shape"], "channels": 0}},
+        {"shape": 7},
+        {"kind": "paper"},
+    ):
+        for part in folder.iterdir():
+            (tmp_path / part.name).write_bytes(part.read_bytes())
+        (tmp_path / "model.json").write_text(json.dumps({**description, **change}))
+        with pytest.raises(BadInput) as caught:
+            load_paper_image_model("photo-paper", tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_command_line(
+    codec: PaperImageCodec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(ImageCodec, "load", lambda *_: codec)
+    source, coded, back = (str(tmp_path / n) for n in ("a.png", "a.stim", "b.png"))
+    photograph(80, 60).save(source)
+    args = ["image", "encode", source, coded, "--preset", "paper", "--iterations", "2"]
+    assert main(args) == 0
+    assert main(["image", "info", coded, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["preset"], found["entropy"], found["integrity"]) == ("paper", "huffman", "intact")
+    assert main(["image", "decode", coded, back]) == 0
+    with Image.open(back) as image:
+        assert image.size == (80, 60)
+    assert main([*args, "--entropy", "range"]) == 0
+    capsys.readouterr()
+    for wrong in (["--bpp", "0.1"], ["--quality", "50"]):
+        assert main([*args, *wrong]) == 1
+        said = capsys.readouterr().err
+        assert "one rate" in said
+        assert said.count("\n") == 1
+
+
+def test_the_preset_is_found_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = ImagePreset(
+        "paper", 1, str(folder.resolve()), one_rate=True, system=find_image_preset("paper").system
+    )
+    monkeypatch.setitem(paper_codec_presets(), "paper", tiny)
+    codec = ImageCodec.load("paper", "cpu")
+    assert isinstance(codec, PaperImageCodec)
+    data = codec.encode(photograph(32, 32), NO_SEARCH)
+    assert isinstance(ImageCodec.for_file(data, "cpu"), PaperImageCodec)
+
+
+def paper_codec_presets() -> dict[str, ImagePreset]:
+    from codec.image.presets import IMAGE_PRESETS
+
+    return IMAGE_PRESETS
