@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from codec.errors import BadInput, BadStream, WrongModel
-from codec.image import codec as image_codec
+from codec.image import encoder as image_encoder
 from codec.image.codec import EncodeSettings, ImageCodec, Progress
-from codec.image.container import read_image
+from codec.image.container import ImageHeader, read_image
 from codec.image.maps import decode_map, encode_map
 from codec.image.pictures import (
     from_array,
@@ -85,7 +85,7 @@ def test_the_search_sees_what_an_index_does_to_later_ones(codec: ImageCodec) -> 
     relaxed = encode_map(codec.networks.encoder, x, 1.3)
     whole = relaxed.round()
     header = from_array(np.asarray(photograph(96, 64)))
-    tiles = image_codec.ImageHeader(header.width, header.height, codec.model_id).tiles()
+    tiles = ImageHeader(header.width, header.height, codec.model_id).tiles()
     (window,) = cut_windows(tiles, 64)
     task = WindowTask(codec.networks, window, whole, x, (64, 96), False)
     z = window.latents(relaxed).requires_grad_(True)
@@ -145,8 +145,8 @@ def test_windows_leave_no_seam(codec: ImageCodec, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_picture_of_several_windows(codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_codec, "SEARCH_WINDOW", 8)
-    monkeypatch.setattr(image_codec, "TILE", 8)
+    monkeypatch.setattr(image_encoder, "SEARCH_WINDOW", 8)
+    monkeypatch.setattr(image_encoder, "TILE", 8)
     picture = photograph(300, 200)
     data = codec.encode(picture, EncodeSettings(bpp=0.8, iterations=8))
     assert len(read_image(data).payloads) == 6
@@ -167,8 +167,6 @@ def tiny_score(codec: ImageCodec, picture: Image.Image, data: bytes) -> float:
 
 
 def test_windows_are_made_of_whole_tiles(codec: ImageCodec) -> None:
-    from codec.image.container import ImageHeader
-
     header = ImageHeader(3000, 1700, codec.model_id, tile=32)
     windows = cut_windows(header.tiles(), 64)
     assert sum(len(w.tiles) for w in windows) == len(header.tiles())

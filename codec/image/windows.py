@@ -100,8 +100,8 @@ class _WindowPrior:
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
         window = self._window
-        # Whole numbers as they are, with the gradient of the relaxed ones: what an index makes those
-        # after it cost is as much its price as its own bits.
+        # Whole numbers as they are, with the gradient of the relaxed ones: what an index makes
+        # those after it cost is as much its price as its own bits.
         known = window.as_map(z if context is None else context + (z - z.detach()))
         # The same number format everywhere: bits with and without gradient must agree.
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self._half):

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from codec.errors import BadInput
-from codec.image.codec import search_settings
 from codec.image.container import Tile
 from codec.image.context import QUALITIES, QUALITY_STEPS
+from codec.image.encoder import search_settings
 from codec.image.maps import Area
 from codec.image.windows import Window, WindowTask, round_latents
 from codec.search import Descent

@@ -1,0 +1,394 @@
+"""One picture on its way to a file: the search, and the rate that it has to meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.errors import BadInput
+from codec.image.container import FILE_HEADER_BYTES, ImageHeader, Tile, write_image
+from codec.image.context import QUALITIES, QUALITY_STEPS
+from codec.image.maps import encode_map
+from codec.image.pictures import Picture, pack_alpha
+from codec.image.planes import padded_planes
+from codec.image.polish import Moves, curvature, moves_of, polish
+from codec.image.settings import EncodeSettings, Progress
+from codec.image.windows import Window, WindowTask, cut_windows, round_latents, tile_bits
+from codec.search import Descent, SearchSettings
+
+if TYPE_CHECKING:
+    from codec.image.codec import ImageCodec
+    from models.image.distance import ImageDistance
+
+SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
+TILE = 32  # cells a tile is wide and high at most
+# The search spends fewer bits than the rounded latents of the encoder at the same rate point; it
+# starts from a finer one by this factor.
+_SEARCH_SAVES = 0.8
+_SAMPLED_WINDOWS = 6
+_CORRECTIONS = 2  # of the rate point after the main search
+_NEAR = 0.02  # what is off by less is put right by single indices
+_PROBE_AIM = 1.03
+_LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
+_FITS = 8  # times that single indices are changed to meet the allowance
+_SLACK = 0.004  # of the allowance may be left
+
+
+@dataclass
+class _Coded:
+    """Latents of the whole picture at one quality, and what they take."""
+
+    quality: int
+    latents: Tensor  # [1, C, rows, columns] whole numbers
+    payloads: list[bytes]
+    size: int  # of the file
+
+
+class Encoder:
+    """A picture, how it is to be encoded, and everything made ready for that."""
+
+    def __init__(
+        self,
+        codec: ImageCodec,
+        picture: Picture,
+        settings: EncodeSettings,
+        progress: Callable[[Progress], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.codec, self.settings = codec, settings
+        self._report, self._clock = progress, clock
+        self._cost: float | None = None  # of the last window, as a share of its start
+        self.header = ImageHeader(
+            picture.width, picture.height, codec.model_id, codec.settings.number, TILE,
+            picture.grey, picture.alpha is not None,
+        )  # fmt: skip
+        self.alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
+        self.x = padded_planes(picture, self.header).to(codec.device)
+        self.size = picture.height, picture.width
+        self.windows = cut_windows(self.header.tiles(), SEARCH_WINDOW)
+        self.allowed = settings.allowed_bytes(picture)
+        self._half = codec.device.type == "cuda" or bool(
+            torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+
+    def run(self) -> bytes:
+        """Encode; the file's bytes. Raises BadInput if they cannot be as few as allowed."""
+        iterations = self._iterations()
+        if self.allowed is None:
+            quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
+        else:
+            saved = _SEARCH_SAVES if iterations else 1.0
+            quality = self._quality_for(self._tile_bits_allowed() / saved)
+        z = self._encoded(quality)
+        if iterations:
+            coded = self._search(quality, z, iterations)
+        else:
+            coded = self._code(quality, round_latents(z))
+        coded = self._fit(coded)
+        if self._report is not None:
+            self._report(Progress(1.0, self._cost, iterations))
+        return write_image(self.header, coded.quality, coded.payloads, self.alpha)
+
+    def _encoded(self, quality: int) -> Tensor:
+        return encode_map(self.codec.networks.encoder, self.x, quality / QUALITY_STEPS)
+
+    def _rate(self, quality: int) -> Tensor:
+        return self.x.new_full((1,), quality / QUALITY_STEPS)
+
+    def _distance(self, quality: int) -> ImageDistance:
+        from models.image.distance import ImageDistance
+
+        price = self.codec.settings.price * float(self.codec.networks.price(self._rate(quality)))
+        return ImageDistance(self.settings.tune, price)
+
+    def _iterations(self) -> int:
+        s, preset = self.settings, self.codec.settings
+        if not s.search:
+            return 0
+        if s.iterations is not None:
+            return s.iterations
+        if s.budget is not None:
+            return 100_000
+        return preset.fast if s.fast else preset.iterations
+
+    # --- The rate point that the allowance asks for.
+
+    def _tile_bits_allowed(self) -> float:
+        """Bits for the tiles alone, without headers, in the whole picture."""
+        if self.allowed is None:
+            raise ValueError("a quality has no allowance")
+        spent = FILE_HEADER_BYTES + 16 * len(self.header.tiles())
+        if self.alpha is not None:
+            spent += len(self.alpha) + 16
+        return max(8.0 * (self.allowed - spent), 1.0)
+
+    def _quality_for(self, bits: float) -> int:
+        """The finest quality whose rounded latents take about this many bits at most.
+
+        Log bits are nearly linear in the quality: a few steps of the secant method.
+        """
+        windows = self.windows
+        if len(windows) > _SAMPLED_WINDOWS:
+            picks = np.linspace(0, len(windows) - 1, _SAMPLED_WINDOWS).astype(int)
+            windows = [windows[k] for k in picks]
+        cells = sum(w.shape[0] * w.shape[1] for w in windows)
+        rows, columns = self.header.cells
+        wanted = np.log(bits * cells / (rows * columns))
+        # The quality lies in [low, high): low is affordable (or the coarsest), high is not.
+        low, high = 0, QUALITIES
+        at, slope = QUALITIES // 4, _LOG_BITS_PER_QUALITY
+        before: tuple[int, float] | None = None
+        while high - low > 1:
+            now = np.log(max(sum(self._window_bits(w, at) for w in windows), 1.0))
+            if now <= wanted:
+                low = at
+            else:
+                high = at
+            if before is not None and at != before[0]:
+                slope = max((now - before[1]) / (at - before[0]), 0.3 * _LOG_BITS_PER_QUALITY)
+            before = at, now
+            # Floor and one on: when the line is right, the next try closes the bracket.
+            at = at + int(np.floor(np.clip((wanted - now) / slope, -QUALITIES, QUALITIES)))
+            at += at == low
+            at = int(np.clip(at, low + 1, max(high - 1, low + 1)))
+        return low
+
+    @torch.no_grad()
+    def _window_bits(self, window: Window, quality: int) -> float:
+        """Bits of a window's rounded latents by the float prior."""
+        rate = quality / QUALITY_STEPS
+        q = round_latents(encode_map(self.codec.networks.encoder, self.x, rate, window.area))
+        with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
+            bits = tile_bits(self.codec.networks, window.tiles, q, q.new_full((1,), rate), q)
+        return float(bits.float().sum())
+
+    def _corrected(self, coded: _Coded, allowed: float) -> int:
+        """The quality at which this search would have met the allowance."""
+        change = round(self._excess(coded, allowed) / _LOG_BITS_PER_QUALITY)
+        return int(np.clip(coded.quality - change, 0, QUALITIES - 1))
+
+    def _excess(self, coded: _Coded, allowed: float) -> float:
+        """Natural log of bits over allowed bits."""
+        return float(np.log(max(8.0 * sum(map(len, coded.payloads)), 1.0) / allowed))
+
+    # --- The search.
+
+    def _search(self, quality: int, z: Tensor, iterations: int) -> _Coded:
+        """The quantised latents that the search finds, near the allowance if there is one.
+
+        Every latent of the picture is searched at the same price of a bit; the allowance is met by
+        the choice of the rate point, which a short search finds and later ones correct.
+        """
+        plan = Plan(iterations, self.settings.budget, self._clock, self.allowed is not None)
+        if self.allowed is None:
+            return self._code(quality, self._descend(quality, z, plan.main, plan, 0))
+        allowed = self._tile_bits_allowed()
+        if plan.probe:
+            probed = self._code(quality, self._descend(quality, z, plan.probe, plan, 0))
+            # The main search will save a little more than the short one did.
+            wanted = self._corrected(probed, _PROBE_AIM * allowed)
+            if wanted != quality:
+                quality, z = wanted, self._encoded(wanted)
+        coded = self._code(quality, self._descend(quality, z, plan.main, plan, plan.probe))
+        at = plan.probe + plan.main
+        for _ in range(_CORRECTIONS):
+            wanted = self._corrected(coded, allowed)
+            near = abs(self._excess(coded, allowed)) < _NEAR
+            if near or wanted == coded.quality or not plan.correction:
+                break
+            start = coded.latents * (self._gains(wanted) / self._gains(coded.quality))
+            tried = self._code(wanted, self._descend(wanted, start, plan.correction, plan, at))
+            at += plan.correction
+            if abs(self._excess(tried, allowed)) < abs(self._excess(coded, allowed)):
+                coded = tried
+        return coded
+
+    def _gains(self, quality: int) -> Tensor:
+        gains: Tensor = self.codec.networks.generator.gains(self._rate(quality))
+        return gains
+
+    def _descend(self, quality: int, z: Tensor, iterations: int, plan: Plan, done: int) -> Tensor:
+        """Searched latents of the whole picture, from a map of unrounded ones, window by window."""
+        networks = self.codec.networks
+        rate, distance = self._rate(quality), self._distance(quality)
+        latents = round_latents(z)
+        total = len(self.windows)
+        until = plan.deadline(done, iterations)
+        for number, window in enumerate(self.windows):
+            now = self._clock()
+            limit = None if until is None else now + (until - now) / (total - number)
+            task = WindowTask(networks, window, latents, self.x, self.size, self._half)
+
+            def report(share: float, cost: float, steps: int, number: int = number) -> None:
+                if self._report is not None:
+                    part = (number + min(share, 1.0)) / total
+                    whole = (done + part * iterations) / plan.total
+                    self._report(Progress(min(whole, 1.0), cost, steps))
+
+            start = window.latents(z)
+            found = self._search_window(task, distance, rate, start, iterations, limit, report)
+            window.area.of(latents)[:] = window.as_map(found)
+        return latents
+
+    def _search_window(
+        self,
+        task: WindowTask,
+        distance: ImageDistance,
+        rate: Tensor,
+        start: Tensor,
+        iterations: int,
+        until: float | None,
+        report: Callable[[float, float, int], None],
+    ) -> Tensor:
+        settings = search_settings(iterations)
+        descent = Descent(
+            task.networks, distance, task.target, rate, torch.ones_like(rate), settings, start
+        )
+        costs, _ = descent.score()
+        first = best_cost = float(costs[0])
+        best = descent.candidates[0]
+        begun = self._clock()
+        done = scored = 0
+        while True:
+            share = done / iterations
+            if until is not None:
+                share = max(share, (self._clock() - begun) / max(until - begun, 1e-9))
+            ended = share >= 1.0
+            if not ended:
+                descent.step(settings.step * (1.0 - 0.9 * share))
+                done += 1
+            if scored < done and (ended or done % settings.check_every == 0):
+                costs, _ = descent.score()
+                for option, cost in zip(descent.candidates, costs, strict=True):
+                    if float(cost) < best_cost:
+                        best, best_cost = option, float(cost)
+                scored = done
+            self._cost = best_cost / max(first, 1e-9)
+            report(share, self._cost, done)
+            if ended:
+                break
+        curve = curvature(self.codec.networks.generator, rate, distance.price)
+        return polish(task, distance, rate, best, curve)
+
+    # --- Single indices, until the file has the size it may have.
+
+    def _fit(self, coded: _Coded) -> _Coded:
+        """Latents whose file is just not larger than allowed; raises BadInput if there are none."""
+        if self.allowed is None:
+            return coded
+        best: _Coded | None = None
+        aim = 0.5 * _SLACK * self.allowed
+        for _ in range(_FITS):
+            if coded.size <= self.allowed and (best is None or coded.size > best.size):
+                best = coded
+            left = self.allowed - coded.size
+            full = coded.quality == QUALITIES - 1
+            if left >= 0 and (left <= max(_SLACK * self.allowed, 4.0) or full):
+                break
+            changed = self._changed(coded, 8.0 * (left - min(aim, 16.0)))
+            if changed is None:
+                break
+            coded = self._code(coded.quality, changed)
+        if best is None:
+            best = self._code(0, torch.zeros_like(coded.latents))
+        if best.size > self.allowed:
+            raise BadInput(
+                f"the picture does not fit in {self.allowed} bytes: headers and an empty picture "
+                f"take {best.size}"
+            )
+        return best
+
+    def _changed(self, coded: _Coded, bits: float) -> Tensor | None:
+        """The latents with some indices moved by one, to take about so many more (or fewer) bits.
+
+        Those moves are made that buy the most; None if there are none.
+        """
+        moves = self._moves(coded, 0.8 if bits > 0 else 1.25)
+        if bits > 0:
+            useful = moves.distance < 0
+            worth = moves.distance / moves.bits.clamp_min(1e-3)
+        else:
+            useful = moves.bits < 0
+            worth = moves.distance / (-moves.bits).clamp_min(1e-3)
+        worth = torch.where(useful, worth, torch.inf).flatten()
+        order = worth.argsort()
+        total = moves.bits.flatten()[order].cumsum(0)
+        reached = total >= bits if bits > 0 else total <= bits
+        count = min(int((~reached).sum()) + (bits < 0), int(useful.sum()))
+        if not count:
+            return None
+        values = coded.latents.flatten().clone()
+        chosen = order[:count]
+        values[chosen] += moves.step.flatten()[chosen]
+        return round_latents(values.reshape(coded.latents.shape))
+
+    def _moves(self, coded: _Coded, weight: float) -> Moves:
+        """The better move of every index of the picture, as maps [1, C, rows, columns]."""
+        networks = self.codec.networks
+        rate, distance = self._rate(coded.quality), self._distance(coded.quality)
+        curve = curvature(networks.generator, rate, distance.price)
+        whole = Moves(*(torch.zeros_like(coded.latents) for _ in range(3)))
+        for window in self.windows:
+            task = WindowTask(networks, window, coded.latents, self.x, self.size, self._half)
+            reference = distance.reference(task.target)
+            q = window.latents(coded.latents)
+            found = moves_of(task, distance, reference, rate, q, curve, weight)
+            for part, values in zip(
+                (whole.step, whole.distance, whole.bits),
+                (found.step, found.distance, found.bits),
+                strict=True,
+            ):
+                window.area.of(part)[:] = window.as_map(values)
+        return whole
+
+    def _code(self, quality: int, latents: Tensor) -> _Coded:
+        """Entropy-code whole latents."""
+        q = latents[0].permute(1, 2, 0).cpu().numpy().astype(np.int16)
+
+        def write(tile: Tile) -> bytes:
+            part = q[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+            return self.codec.coder.encode(part, quality)
+
+        # The compiled walk lets go of the interpreter: tiles run side by side.
+        with ThreadPoolExecutor(2) as pool:
+            payloads = list(pool.map(write, self.header.tiles()))
+        size = len(write_image(self.header, quality, payloads, self.alpha))
+        return _Coded(quality, latents, payloads, size)
+
+
+class Plan:
+    """How many steps each part of a search gets, and by when it must end."""
+
+    def __init__(
+        self,
+        iterations: int,
+        budget: float | None,
+        clock: Callable[[], float],
+        corrected: bool,
+    ) -> None:
+        self.probe = self.correction = 0
+        if corrected and iterations >= 20:
+            self.probe = self.correction = max(iterations // 8, 5)
+        elif corrected and iterations >= 6:
+            self.probe = 2 * iterations // 5
+        self.main = max(iterations - self.probe - _CORRECTIONS * self.correction, 1)
+        self.total = self.probe + self.main + _CORRECTIONS * self.correction
+        self._begun, self._budget = clock(), budget
+
+    def deadline(self, done: int, iterations: int) -> float | None:
+        """When the part that follows `done` steps must end."""
+        if self._budget is None:
+            return None
+        return self._begun + self._budget * (done + iterations) / self.total
+
+
+def search_settings(iterations: int) -> SearchSettings:
+    """Steps long enough to get somewhere in so few iterations."""
+    step = min(0.12, max(0.04, 2.0 / max(iterations, 1)))
+    return SearchSettings(iterations=iterations, step=step, coupling=5.0, check_every=10)

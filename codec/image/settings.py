@@ -1,0 +1,77 @@
+"""What a person asks of an encoding, and what is told while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from codec.errors import BadInput
+from codec.image.pictures import Picture
+
+if TYPE_CHECKING:
+    from models.image.distance import Tune
+
+DEFAULT_BPP = 0.29
+# A file without a rate that was asked for may have this many bytes even of the smallest picture.
+DEFAULT_LEAST = 200
+MOST_BYTES = 1 << 40  # so that no rate, however large, is too large a number
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How a picture is encoded.
+
+    At most one of bpp (bits per pixel of the whole file), ratio (of 24-bit, or 8-bit grey, pixels
+    to the file) and quality (0 to 100: a rate point, whatever it takes); by default 0.29 bpp,
+    or 200 bytes where that is less.
+    budget: seconds for the search; fast: few steps; search: False takes the encoder's output;
+    entropy: the coder, where a preset has more than one (`paper`: huffman or range).
+    """
+
+    bpp: float | None = None
+    ratio: float | None = None
+    quality: float | None = None
+    iterations: int | None = None
+    budget: float | None = None
+    fast: bool = False
+    search: bool = True
+    tune: Tune = "psnr"
+    entropy: Literal["huffman", "range"] | None = None
+
+    def __post_init__(self) -> None:
+        if sum(v is not None for v in (self.bpp, self.ratio, self.quality)) > 1:
+            raise BadInput("give one of bpp, ratio and quality")
+        for name in ("bpp", "ratio", "budget"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise BadInput(f"{name} {value} is not above 0")
+        if self.quality is not None and not 0 <= self.quality <= 100:
+            raise BadInput(f"quality {self.quality} is not between 0 and 100")
+        if self.iterations is not None and self.iterations < 0:
+            raise BadInput("iterations must not be negative")
+        if self.tune not in ("psnr", "ms-ssim", "visual"):
+            raise BadInput(f"unknown tune {self.tune!r} (psnr, ms-ssim or visual)")
+        if self.entropy not in (None, "huffman", "range"):
+            raise BadInput(f"unknown entropy coder {self.entropy!r} (huffman or range)")
+
+    def allowed_bytes(self, picture: Picture) -> int | None:
+        """The most bytes that the file may have; None for a quality."""
+        if self.quality is not None:
+            return None
+        pixels = picture.width * picture.height
+        if self.ratio is not None:
+            return int(min((1 if picture.grey else 3) * pixels / self.ratio, MOST_BYTES))
+        if self.bpp is not None:
+            return int(min(self.bpp * pixels / 8.0, MOST_BYTES))
+        return max(int(DEFAULT_BPP * pixels / 8.0), DEFAULT_LEAST)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an encoding is: share done in [0, 1], and the search's relative cost so far."""
+
+    share: float
+    cost: float | None
+    steps: int
