@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 
-# Each names a module with `main(argv) -> int`; imported late, since they load much.
+from models.subjects import run_subject
+
 _SUBJECTS = {"speech": "models.evaluation.bench", "image": "models.evaluation.image_bench"}
 
 
@@ -16,24 +15,7 @@ def main(argv: Sequence[str]) -> int:
 
     Returns the exit status: 0, 1 for a failure with one line on stderr, 2 for wrong usage.
     """
-    subjects = {
-        name: module for name, module in _SUBJECTS.items() if importlib.util.find_spec(module)
-    }
-    usage = f"usage: sotto bench {{{','.join(subjects)}}} DIR [options]"
-    if argv and argv[0] in ("-h", "--help"):
-        print(f"{usage}\n\nsotto bench speech --help tells the options.")
-        return 0
-    if not argv or argv[0] not in subjects:
-        print(usage, file=sys.stderr)
-        return 2
-    try:
-        benchmark = importlib.import_module(subjects[argv[0]])
-    except ImportError as error:
-        if (error.name or "").split(".")[0] in ("codec", "models"):
-            raise
-        print(f"sotto: {error}: install sotto with its bench extra, sotto[bench]", file=sys.stderr)
-        return 1
-    return int(benchmark.main(list(argv[1:])))
+    return run_subject("bench", _SUBJECTS, argv, "DIR [options]")
 
 
 if __name__ == "__main__":
