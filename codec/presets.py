@@ -23,7 +23,7 @@ class Preset:
     rate: float
     quality: int
     iterations: int = 60
-    price: float = 0.55
+    price: float = 0.45
     about: str = ""
     entropy: Literal["range", "huffman"] = "range"
 

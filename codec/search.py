@@ -76,7 +76,7 @@ class SearchSettings:
     coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 20
-    steering: float | None = None  # exponent of bits over allowance; None: small even steps
+    steering: float = 0.5  # of the price, towards the allowance: exponent of bits over it
     dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
 
 
@@ -184,7 +184,10 @@ class Descent:
         networks, settings = self._networks, self._settings
         quantise, reach = networks.quantise, networks.reach
         z = self.z.requires_grad_(True)
-        bits = networks.prior.bits(z, self.rate, quantise(z.detach(), 0.0)).sum((1, 2))
+        # The prior sees quantised latents; the gradient of the relaxed ones passes through them, for
+        # what a latent makes those after it cost is as much its price as its own bits.
+        context = z + (quantise(z.detach(), 0.0) - z).detach()
+        bits = networks.prior.bits(z, self.rate, context).sum((1, 2))
         sketch = networks.sketch(z, self.rate)
         loss = self._distance.against(self._reference, sketch) + self._price * bits
         (gradient,) = torch.autograd.grad(loss.sum(), z)
@@ -199,10 +202,7 @@ class Descent:
                     self._whole_bits = whole.sum((1, 2))
                 self._rounded = self._whole_bits / self._relaxed.clamp_min(1.0)
             taken, goal = self._relaxed * self._rounded, 0.98 * self.allowed_bits
-            if settings.steering is None:
-                factor = torch.where(taken > goal, 1.06, 0.96)
-            else:
-                factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
+            factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
             self._price = torch.maximum(self._price * factor, self.weight)
         if settings.method == "admm":
             coupling = settings.coupling * self.weight[:, None, None]
