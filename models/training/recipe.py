@@ -7,8 +7,6 @@ WORK/one       stage one                WORK/model     the exported model (or --
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from models.training.centres import kmeans_centres
 from models.training.distributed import Team
 from models.training.export import export
 from models.training.features import FeatureSettings, export_features, train_features
+from models.training.folders import new_model_folder
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.objective import Distance, Prices, linear_start
@@ -148,29 +147,17 @@ class Trainer:
 
         Raises BadInput when `out` exists and holds something else than a model.
         """
-        if out.exists() and not (out / "model.json").is_file():
-            raise BadInput(f"{out} exists and is no model folder; give another --out")
-        model = self._trained("two").cpu()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
+        with new_model_folder(out) as folder:
             self.shards.random = np.random.default_rng((self.recipe.stage.seed, 3 << 20))
-            about = {"name": "speech", "licence": "CC BY 4.0"}
             name = export(
-                model,
+                self._trained("two").cpu(),
                 self.shards,
-                draft,
-                about,
+                folder,
+                {"name": "speech", "licence": "CC BY 4.0"},
                 batches=self.recipe.example_batches,
                 search_steps=self.recipe.example_search_steps,
             )
-            load_model("speech", draft)
-            draft.chmod(0o755)
-            if out.exists():
-                shutil.rmtree(out)
-            draft.rename(out)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            load_model("speech", folder)
         return name
 
     def _centred(self) -> LatentModel:
