@@ -3,6 +3,7 @@
 As a program it shows the UI on a terminal, or writes the screenshots:
 
     python -m tests.fake_call talking
+    python -m tests.fake_call talking --plain
     python -m tests.fake_call --screenshots docs/screens
 """
 
@@ -350,7 +351,8 @@ def main(arguments: list[str]) -> int:
 
     begun = time.monotonic()
     call = FakeCall(arguments[0] if arguments else "talking", lambda: time.monotonic() - begun)
-    app = CallApp(call, today=lambda: datetime(2026, 1, 2, 3, 4, 5))
+    plain = "--plain" in arguments
+    app = CallApp(call, today=lambda: datetime(2026, 1, 2, 3, 4, 5), plain=plain)
     app.run()
     return app.return_code or 0
 

@@ -31,7 +31,7 @@ from stream.snapshot import QUIETEST_DB, CallState, Latency, LogLine, Snapshot, 
 from tests.app_pictures import grid, picture
 from tests.fake_call import SCENES, FakeCall, Scene
 from tui.app import figures
-from tui.app.app import IDLE_DIVISOR, CallApp
+from tui.app.app import IDLE_DIVISOR, PLAIN_DIVISOR, CallApp
 from tui.app.colormap import colours
 from tui.app.dialogs.confirm import Confirm
 from tui.app.dialogs.details import Details
@@ -43,7 +43,15 @@ from tui.app.meter import HOLD_SECONDS, PeakHold, bar
 from tui.app.painting import Painted, flow, width_of
 from tui.app.push_to_talk import HOLD_BEGINS, RELEASED_AFTER, PushToTalk
 from tui.app.sparkline import sparkline
-from tui.app.spectrogram import HOPS_PER_CELL, KEPT_CELLS, History, in_colour, in_shades
+from tui.app.spectrogram import (
+    HOPS_PER_CELL,
+    KEPT_CELLS,
+    LEVELS,
+    PLAIN_SHADES,
+    History,
+    in_colour,
+    in_shades,
+)
 from tui.app.theme import has_colour
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -582,6 +590,33 @@ def test_a_silent_call_draws_seldom_and_only_what_changed(monkeypatch) -> None:
     play("silence", idle)
 
 
+def test_the_plain_view_draws_speech_seldom_in_single_bytes_and_switches_at_once(
+    monkeypatch,
+) -> None:
+    async def plain(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        assert "▀" in grid(app)
+        await pilot.press("v")
+        await pilot.pause()
+        shown = grid(app)
+        assert "▀" not in shown
+        assert any(len(set(line) & set(PLAIN_SHADES)) > 3 for line in shown.splitlines())
+        draws: list[int] = []
+        monkeypatch.setattr(CallApp, "_draw", lambda *_: draws.append(app._polls))
+        for _ in range(4 * PLAIN_DIVISOR):
+            call.time += 1 / 8
+            app.poll()
+        assert len(draws) == 4
+        call.muted = True
+        app.poll()
+        assert len(draws) == 5
+        monkeypatch.undo()
+        await pilot.press("v")
+        await pilot.pause()
+        assert "▀" in grid(app)
+
+    play("talking", plain, size=LARGE)
+
+
 def test_speech_and_switches_are_drawn_at_once() -> None:
     async def speak(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
         call.muted = True
@@ -741,6 +776,26 @@ def test_the_spectrogram_puts_high_tones_on_top_and_now_at_the_right() -> None:
     strips = in_colour(history, 20, 4)
     assert [strip.cell_length for strip in strips] == [20] * 4
     assert "▀" in strips[0].text and not strips[1].text.strip()
+
+
+def test_small_differences_are_not_drawn_and_scrolling_changes_nothing_else() -> None:
+    columns = FakeCall("talking").snapshot().listeners[0].spectrogram.columns
+    exact, steady = History(), History()
+    before = np.zeros((0, 0), np.uint8)
+    for total in range(160, 481, 16):
+        seen = Spectrogram(columns[:total], total)
+        exact.feed(seen)
+        steady.feed(seen)
+        picture = steady.levels(20, 30, LEVELS, dead_zone=1)
+        difference = picture.astype(int) - exact.levels(20, 30, LEVELS)
+        assert np.abs(difference).max() == 1
+        if before.size:
+            assert np.array_equal(picture[:, :-2], before[:, 2:])
+        before = picture
+    changes = [
+        int((np.diff(h.levels(20, 30, LEVELS, z)) != 0).sum()) for h, z in ((exact, 0), (steady, 1))
+    ]
+    assert changes[1] < 0.9 * changes[0]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (0, 3), (500, 200), (5, 0)])

@@ -80,6 +80,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     trust.add_argument("--name", help="what the other side sees us as (default: this host's name)")
     output = parser.add_argument_group("what is shown")
     output.add_argument("--headless", action="store_true", help="no screen: one line per second")
+    output.add_argument(
+        "--plain", action="store_true", help="few bytes, for a slow terminal (key v changes it)"
+    )
     output.add_argument("--stats-json", metavar="FILE", help="one JSON object per second")
     output.add_argument("--log", metavar="FILE", help="the call's log (headless default: stderr)")
     output.add_argument(
@@ -223,7 +226,7 @@ def _stay(call: Call, args: argparse.Namespace, statistics: TextIO | None) -> in
     from tui.app.app import CallApp
 
     with following(call, statistics, args.seconds):
-        app = CallApp(call)
+        app = CallApp(call, plain=args.plain)
         app.run()
     return app.return_code or 0
 

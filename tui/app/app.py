@@ -39,6 +39,8 @@ from tui.app.voice_panel import HeardVoice, OwnVoice
 POLL_HZ = 8
 # While nobody speaks, every how many polls the screen is drawn.
 IDLE_DIVISOR = 4
+# On a slow terminal, whoever speaks.
+PLAIN_DIVISOR = 8
 # How long a thread of the call may keep the interpreter from the one that answers keys. A key takes
 # some ten turns; at Python's 5 ms each of them waits that long behind every busy thread.
 SWITCH_SECONDS = 0.001
@@ -73,6 +75,7 @@ class CallApp(App[None]):
         Binding("d", "devices", show=False),
         Binding("r", "record", show=False),
         Binding("l", "log", show=False),
+        Binding("v", "plain", show=False),
         Binding("i", "details", show=False),
         Binding("question_mark,f1", "help", show=False),
         Binding("up", "select(-1)", show=False),
@@ -91,8 +94,10 @@ class CallApp(App[None]):
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], datetime] = datetime.now,
         poll_hz: float = POLL_HZ,
+        plain: bool = False,
     ) -> None:
-        """colour: None asks the terminal; today: names the suggested recording."""
+        """colour: None asks the terminal; today: names the suggested recording; plain: begin as a
+        slow terminal needs it, with few bytes."""
         self.colour = has_colour() if colour is None else colour
         with _told(self.colour):
             # Without colour, leave the terminal its own two: then none at all are sent.
@@ -105,6 +110,7 @@ class CallApp(App[None]):
         self._clock = clock
         self._today = today
         self._poll_hz = poll_hz
+        self.plain = plain
         self._snapshot: Snapshot | None = None
         self._selected = -1
         self._button = PushToTalk()
@@ -217,6 +223,11 @@ class CallApp(App[None]):
     def action_log(self) -> None:
         self._main(LogView).screen.toggle_class("long-log")
 
+    def action_plain(self) -> None:
+        """Between the full picture and one for slow terminals."""
+        self.plain = not self.plain
+        self._redraw()
+
     def action_scroll_log(self, pages: int) -> None:
         self._main(LogView).scroll_pages(pages)
 
@@ -318,7 +329,8 @@ class CallApp(App[None]):
     def _worth_drawing(self, snapshot: Snapshot) -> bool:
         """Whether somebody speaks, or something was switched, or it is time again anyway."""
         voices: list[Talker | Listener] = [snapshot.talker, *snapshot.listeners]
-        if any(voice.active or voice.level_db > _AUDIBLE_DB for voice in voices):
+        audible = any(voice.active or voice.level_db > _AUDIBLE_DB for voice in voices)
+        if audible and not self.plain:
             self._drawn = ()
             return True
         switches = (
@@ -331,7 +343,8 @@ class CallApp(App[None]):
             snapshot.preset,
             len(snapshot.listeners),
         )
-        if switches == self._drawn and self._polls % IDLE_DIVISOR:
+        divisor = PLAIN_DIVISOR if self.plain else IDLE_DIVISOR
+        if switches == self._drawn and self._polls % divisor:
             return False
         self._drawn = switches
         return True
@@ -342,6 +355,8 @@ class CallApp(App[None]):
         self._selected = listener.party if listener is not None else -1
         self._main(CallBar).show(snapshot, listener)
         self._main(Alert).show(snapshot)
+        for panel in (self._main(OwnVoice), self._main(HeardVoice)):
+            panel.plain = self.plain
         self._main(OwnVoice).show(snapshot, now)
         room = self._main(RoomList)
         room.display = snapshot.room and bool(snapshot.listeners)

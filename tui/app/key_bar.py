@@ -54,6 +54,7 @@ def items(snapshot: Snapshot) -> list[tuple[str, str, str]]:
         ("?", "help", "help"),
         ("l", "log", "log"),
         ("i", "details", "details"),
+        ("v", "view", "plain"),
     ]
     if snapshot.push_to_talk:
         keys.insert(0, ("space", "talk", "talk"))

@@ -11,17 +11,24 @@ from tui.app.figures import bits, clean, cost, decibels, factor, wrap
 from tui.app.meter import PeakHold, bar
 from tui.app.painting import Line, Painted, flow, heading, width_of
 from tui.app.sparkline import sparkline
-from tui.app.spectrogram import History, in_colour, in_shades
+from tui.app.spectrogram import PLAIN_SHADES, SHADES, History, in_colour, in_shades
 
 _DETAILS_FROM_ROWS = 13
+# A picture of more cells than this is drawn every other time only: it is nearly all of what goes to
+# the terminal.
+_LARGE_PICTURE = 800
 
 
 class VoicePanel(Painted):
-    """What the two directions have in common."""
+    """What the two directions have in common. plain: draw for a slow terminal."""
 
     def __init__(self, *, colour: bool, id: str | None = None) -> None:
         super().__init__(id=id)
         self._colour = colour
+        self.plain = False
+        self._pictured: tuple[object, ...] = ()
+        self._picture: list[Line | Strip] = []
+        self._paints = 0
         self._history = History()
         self._hold = PeakHold()
         self._title = ""
@@ -41,11 +48,23 @@ class VoicePanel(Painted):
         rows = self._rows if height >= _DETAILS_FROM_ROWS else self._rows[:-1]
         below = [self._rate_line(width), *(flow(fields, width) for fields in rows)]
         picture = max(height - len(lines) - len(below), 0)
-        if self._colour:
-            lines += in_colour(self._history, width, picture)
+        return [*lines, *self._draw_picture(width, picture), *below]
+
+    def _draw_picture(self, width: int, height: int) -> list[Line | Strip]:
+        """The spectrogram, or the one drawn before."""
+        self._paints += 1
+        wanted = (width, height, self.plain, self._history)
+        large = width * height > _LARGE_PICTURE and not self.plain
+        if wanted == self._pictured and large and self._paints % 2:
+            return self._picture
+        self._pictured = wanted
+        if self._colour and not self.plain:
+            self._picture = list(in_colour(self._history, width, height))
         else:
-            lines += [[(row, "text")] for row in in_shades(self._history, width, picture)]
-        return [*lines, *below]
+            shades = PLAIN_SHADES if self.plain else SHADES
+            rows = in_shades(self._history, width, height, shades)
+            self._picture = [[(row, "text")] for row in rows]
+        return self._picture
 
     def _feed(self, spectrogram: Spectrogram, rate: Rate, level_db: float, now: float) -> None:
         self._history.feed(spectrogram)

@@ -20,6 +20,7 @@ KEYS = (
     ("d", "microphone and loudspeaker"),
     ("r", "record what you hear; again to stop"),
     ("l", "a longer log, and back"),
+    ("v", "plain view for a slow terminal, and back"),
     ("PgUp PgDn", "older and newer log lines"),
     ("↑ ↓", "in a room: whose voice is shown"),
     ("i", "details: keys, counts, clocks"),
