@@ -22,10 +22,12 @@ from stream.clock import microseconds
 from stream.conversation import Conversation, Waiting
 from stream.endpoint import Endpoint, Socket, monitored, watch
 from stream.events import AudioArrived, Joined, Left, Notice, Offer, PresetChanged
+from stream.guard import Guard
 from stream.keys import fingerprint, key_bytes
 from stream.replay import ReplayWindow, Verdict
 from stream.snapshot import CallState, Link
 from stream.wire import (
+    MAX_MESSAGE,
     NO_KEY,
     Audio,
     Bye,
@@ -112,6 +114,7 @@ class Listener(Endpoint):
         self._introducer: Socket | None = None
         self._monitor: Socket | None = None
         self._authenticator: Authenticator | None = None
+        self._guards: list[Guard] = []
         self.address = Address("", 0)
 
     @property
@@ -150,7 +153,7 @@ class Listener(Endpoint):
         """Bind the port, and the one after it when we introduce ourselves."""
         introduce = self._security.secured and self._security.trust_new
         for last in range(_PORT_TRIES - 1, -1, -1):
-            self.address = Address(found.host, _bind(self._router, found))
+            self.address = Address(found.host, self._bind_router(found))
             if not introduce:
                 return
             introducer = self._context.socket(zmq.ROUTER)
@@ -158,7 +161,7 @@ class Listener(Endpoint):
             introducer.linger = 0
             try:
                 if self.address.port < 65535:
-                    _bind(introducer, Address(found.host, self.address.port + 1))
+                    self._bind_guarded(introducer, Address(found.host, self.address.port + 1))
                     self._introducer = introducer
                     return
             except SottoError as error:
@@ -172,6 +175,28 @@ class Listener(Endpoint):
             if found.port:
                 return
             self._router.unbind(_last_endpoint(self._router))
+
+    def _bind_router(self, address: Address) -> int:
+        """Bind the socket for calls; the port it came to be. Raises SottoError."""
+        if self._security.secured:
+            return _bind(self._router, address)
+        return self._bind_guarded(self._router, address)
+
+    def _bind_guarded(self, socket: Socket, address: Address) -> int:
+        """Bind a socket without keys, which anybody may talk to, behind a guard."""
+        guard = Guard(address, MAX_MESSAGE)
+        self._guards.append(guard)
+        try:
+            socket.bind(guard.endpoint)
+        except zmq.ZMQError as error:
+            raise SottoError(f"cannot listen: {zmq.strerror(error.errno or 0)}") from None
+        guard.start()
+        return guard.port
+
+    def _release(self) -> None:
+        super()._release()
+        for guard in self._guards:
+            guard.close()
 
     # --- the I/O thread -----------------------------------------------------------------------
 
@@ -554,7 +579,7 @@ class Listener(Endpoint):
             round_trip=max(trips, default=None),
             clock_offset=talks[0].offset if talks else None,
             reconnections=self._reconnections,
-            strangers=self._strangers,
+            strangers=self._strangers + sum(guard.turned_away for guard in self._guards),
         )
 
 
