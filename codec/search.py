@@ -184,7 +184,7 @@ class Descent:
         networks, settings = self._networks, self._settings
         quantise, reach = networks.quantise, networks.reach
         z = self.z.requires_grad_(True)
-        # The prior sees quantised latents; the gradient of the relaxed ones passes through them, for
+        # The prior sees quantised latents; the gradient of the relaxed ones passes through them:
         # what a latent makes those after it cost is as much its price as its own bits.
         context = z + (quantise(z.detach(), 0.0) - z).detach()
         bits = networks.prior.bits(z, self.rate, context).sum((1, 2))
