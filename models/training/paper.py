@@ -1,300 +1,83 @@
-"""Training of the `paper` family in the two stages of Liu et al. (2020, section 3.1).
-
-Stage one trains encoder and generator as an auto-encoder on float latents, adversarially against a
-patch discriminator. Uniform noise one quantisation step wide stands in for the quantiser (the paper
-is silent on this), so that the latents make use of their range. Then K-means gives the centres.
-Stage two runs the ADMM search over training frames and retrains the generator on the quantised
-latents it finds; half of each batch are fresh frames through the quantised encoder, which keeps the
-warm start good (gradients pass the quantiser unchanged).
-"""
+"""Training of the `paper` family: log-mel frames in the two stages of Liu et al. (2020)."""
 
 from __future__ import annotations
 
-import copy
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from codec.quantiser import Quantiser, fit_centres
+from codec.quantiser import Quantiser
 from codec.search import SearchSettings, search
-from codec.static_entropy import SymbolCounts, count_symbols
-from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
+from codec.static_entropy import SymbolCounts
+from models.discriminator import PatchDiscriminator
 from models.loudness import FrameDistance
-from models.paper import PaperModel, save
-from models.paper_nets import (
-    PaperEncoder,
-    PaperGenerator,
-    PaperShape,
-    channels_last,
-    start_linear,
-)
+from models.paper import PaperModel, StaticModel, save
+from models.paper_nets import PaperEncoder, PaperGenerator, PaperShape, start_linear
 from models.store import search_networks
-from models.training.checkpoints import (
-    latest_checkpoint,
-    load_checkpoint,
-    load_module,
-    load_optimiser,
-    module_tensors,
-    optimiser_tensors,
-    save_checkpoint,
-)
 from models.training.frames import FrameShards
-from models.training.interruption import Interruption
-from models.training.journal import Journal, cut_log
-from models.training.schedule import Budget, learning_rate
-
-_CHECKPOINT_SECONDS = 120.0
-_CENTRE_SAMPLES = 100_000
+from models.training.two_stages import Pair, TwoStageSettings, train_two_stages
 
 
 @dataclass(frozen=True)
-class PaperSettings:
-    """How the family is trained. `minutes` of wall clock, or `steps`, whichever ends first.
+class PaperSettings(TwoStageSettings):
+    """How the family is trained, and the sizes of its networks."""
 
-    first_share: stage one's part of the length; adversary_from: where in stage one the adversary
-    enters; adversary: its weight beside F; search_every: steps of stage two between two searched
-    batches; pool: the most searched frames that are kept.
-    """
-
-    minutes: float | None = 20.0
-    steps: int | None = None
-    pause: float | None = None
-    batch: int = 32
-    rate: float = 1.5e-3
-    first_share: float = 0.6
-    adversary_from: float = 0.5
-    adversary: float = 0.02
-    search_every: int = 6
-    search_steps: int = 10
-    pool: int = 2048
-    start_frames: int = 1000
-    table_batches: int = 4
-    seed: int = 0
     shape: PaperShape = field(default_factory=PaperShape)
 
 
-class _Networks(nn.Module):
-    """Encoder and generator under one roof."""
+class SpeechSubject:
+    """Log-mel frames of packed shards."""
 
-    def __init__(self, shape: PaperShape) -> None:
-        super().__init__()
-        self.encoder = PaperEncoder(shape)
-        self.generator = PaperGenerator(shape)
+    name = "paper"
 
+    def __init__(self, shards: FrameShards, shape: PaperShape, about: dict[str, Any]) -> None:
+        self.shards, self.shape, self.about = shards, shape, about
+        self.reach, self.levels = shape.reach, shape.levels
+        self._distance = FrameDistance()
 
-class _Pool:
-    """Searched frames: their quantised latents and targets, the oldest overwritten."""
+    def networks(self) -> Pair:
+        """Untrained ones."""
+        return Pair(PaperEncoder(self.shape), PaperGenerator(self.shape))
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._latents: list[Tensor] = []
-        self._frames: list[Tensor] = []
-        self._next = 0
+    def judge(self) -> PatchDiscriminator:
+        """The adversary."""
+        return PatchDiscriminator()
 
-    def add(self, latents: Tensor, frames: Tensor) -> None:
-        for pair in zip(latents, frames, strict=True):
-            if len(self._latents) < self._size:
-                self._latents.append(pair[0])
-                self._frames.append(pair[1])
-            else:
-                self._latents[self._next], self._frames[self._next] = pair
-                self._next = (self._next + 1) % self._size
+    def batch(self, count: int, random: np.random.Generator) -> Tensor:
+        """[count, T, M]; the shards have a source of randomness of their own."""
+        return self.shards.batch(count)
 
-    def draw(self, count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Latents [count, S, C] and frames [count, T, M], at random."""
-        rows = random.integers(0, len(self._latents), count)
-        return (
-            torch.stack([self._latents[row] for row in rows]),
-            torch.stack([self._frames[row] for row in rows]),
-        )
+    def start(self, networks: Pair, signals: Tensor) -> None:
+        """Principal components of patches."""
+        encoder = cast(PaperEncoder, networks.encoder)
+        start_linear(encoder, cast(PaperGenerator, networks.generator), signals)
 
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """F of frames: [B]."""
+        return self._distance(x, y)
 
-class PaperTrainer:
-    """The state of one training: networks, averages, optimisers, and the step counter."""
+    def model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
+        """A model of the family."""
+        return PaperModel(self.shape, quantiser, counts)
 
-    def __init__(self, shards: FrameShards, settings: PaperSettings) -> None:
-        torch.manual_seed(settings.seed)
-        self.shards, self.settings = shards, settings
-        self.networks = _Networks(settings.shape)
-        self.judge = PatchDiscriminator()
-        channels_last(self.networks)
-        channels_last(self.judge)
-        self.average = copy.deepcopy(self.networks).requires_grad_(False)
-        self.distance = FrameDistance()
-        self.quantiser: Quantiser | None = None
-        self.pool = _Pool(settings.pool)
-        self.random = np.random.default_rng(settings.seed)
-        self.step = self.stage_start = 0
-        self._optimisers()
-
-    def _optimisers(self) -> None:
-        bases: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
-        for name, parameter in self.networks.named_parameters():
-            (bases if name.endswith("basis") else rest).append(parameter)
-        # The linear parts are already right to within a few per cent.
-        groups = [{"params": rest, "share": 1.0}, {"params": bases, "share": 0.1}]
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
-        self.judge_optimiser = torch.optim.AdamW(
-            self.judge.parameters(), lr=4e-4, betas=(0.5, 0.98), weight_decay=1e-4
-        )
-
-    def start(self) -> None:
-        """Begin from the linear codec."""
-        frames = self.shards.batch(self.settings.start_frames)
-        start_linear(self.networks.encoder, self.networks.generator, frames)
-        self.average.load_state_dict(self.networks.state_dict())
-
-    def model(self, counts: SymbolCounts | None = None) -> PaperModel:
-        """The averaged networks with the centres and a table, as the codec uses them."""
-        quantiser, shape = self.quantiser, self.settings.shape
-        if quantiser is None:
-            raise ValueError("the centres are fitted at the end of stage one")
-        counts = counts or SymbolCounts(np.ones(shape.levels, np.int64))
-        model = PaperModel(shape, quantiser, counts)
-        model.encoder = copy.deepcopy(self.average.encoder)
-        model.generator = copy.deepcopy(self.average.generator)
-        return model.requires_grad_(False).eval()
-
-    @torch.no_grad()
-    def begin_second_stage(self) -> None:
-        """Fit the centres to the averaged encoder's latents and go on from the averages."""
-        shape, batch = self.settings.shape, self.settings.batch
-        per_frame = shape.steps * shape.channels
-        rounds = max(4 * _CENTRE_SAMPLES // (batch * per_frame), 1)
-        rate = torch.zeros(batch)
-        latents = torch.cat(
-            [self.average.encoder(self.shards.batch(batch), rate) for _ in range(rounds)]
-        ).reshape(-1)
-        some = latents[torch.randperm(len(latents))[:_CENTRE_SAMPLES]]
-        self.quantiser = Quantiser(fit_centres(some.numpy(), shape.levels))
-        self.networks.load_state_dict(self.average.state_dict())
-        self.stage_start = self.step
-        self._optimisers()
-
-    def _search(self) -> float:
-        """Search a batch of fresh frames into the pool; returns the mean cost found."""
-        x = self.shards.batch(self.settings.batch)
-        model = self.model()
-        found = search(
-            search_networks(model),
-            self.distance,
-            x,
-            torch.zeros(len(x)),
-            torch.zeros(len(x)),
-            SearchSettings(
-                iterations=self.settings.search_steps, check_every=5, penalty=model.penalty
-            ),
-        )
-        self.pool.add(found.indices, x)
-        return float(found.cost.mean())
-
-    def train_step(self, progress: float) -> dict[str, float]:
-        """One step; `progress` is the share of the current stage that is done."""
-        settings, quantiser = self.settings, self.quantiser
-        values: dict[str, float] = {}
-        second = quantiser is not None
-        rate = learning_rate(
-            progress,
-            self.step - self.stage_start,
-            settings.rate * (0.4 if second else 1.0),
-            warmup=100,
-            floor=0.02 if second else 0.2,
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["share"]
-        if quantiser is not None and (self.step - self.stage_start) % settings.search_every == 0:
-            values["searched"] = self._search()
-        x = self.shards.batch(settings.batch if quantiser is None else settings.batch // 2)
+    def search(
+        self, model: StaticModel, x: Tensor, iterations: int, check_every: int
+    ) -> tuple[Tensor, Tensor]:
+        """Searched latents [B, S, C] and costs [B]."""
         none = torch.zeros(len(x))
-        with torch.autocast("cpu", torch.bfloat16):
-            z = self.networks.encoder(x, none)
-            if quantiser is None:
-                width = 2.0 * settings.shape.reach / settings.shape.levels
-                z = z + width * (torch.rand_like(z) - 0.5)
-            else:
-                z = z + (quantiser(z) - z).detach()
-                latents, frames = self.pool.draw(len(x), self.random)
-                z, x = torch.cat((z, latents)), torch.cat((x, frames))
-            y = self.networks.generator(z, none)
-        distance = self.distance(x, y)
-        loss = distance.mean()
-        values["distance"] = float(loss.detach())
-        if second:
-            values["encoded"] = float(distance[: len(none)].detach().mean())
-        if settings.adversary > 0 and (second or progress >= settings.adversary_from):
-            values |= self._train_judge(x, y.detach())
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = self.judge(y[::2])
-            loss = loss + settings.adversary * generator_loss(scores)
-        self.optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
-        self.optimiser.step()
-        self.step += 1
-        decay = min(0.998, 1.0 - 1.0 / (self.step - self.stage_start + 10))
-        with torch.no_grad():
-            for mean, now in zip(
-                self.average.parameters(), self.networks.parameters(), strict=True
-            ):
-                mean.lerp_(now, 1.0 - decay)
-        return values | {"loss": float(loss.detach()), "norm": float(norm), "rate": rate}
-
-    def _train_judge(self, real: Tensor, generated: Tensor) -> dict[str, float]:
-        self.judge.requires_grad_(True)
-        with torch.autocast("cpu", torch.bfloat16):
-            scores = self.judge(torch.cat((real[::2], generated[::2])))
-        loss = discriminator_loss(*scores.chunk(2))
-        self.judge_optimiser.zero_grad()
-        loss.backward()
-        self.judge_optimiser.step()
-        self.judge.requires_grad_(False)
-        return {"judge": float(loss.detach())}
-
-    def counts(self) -> SymbolCounts:
-        """Symbol counts of training frames, searched as the codec searches them."""
-        model = self.model()
-        networks = search_networks(model)
-        settings = SearchSettings(iterations=40, penalty=model.penalty)
-        found = []
-        for _ in range(self.settings.table_batches):
-            x = self.shards.batch(self.settings.batch)
-            none = torch.zeros(len(x))
-            latents = search(networks, self.distance, x, none, none, settings).indices
-            found.append(model.indices_of(latents))
-        return count_symbols(np.stack(found), self.settings.shape.levels)
-
-    def save(self, folder: Path, spent: float) -> None:
-        """Write a checkpoint; the pool is left out, it fills again."""
-        tensors = (
-            module_tensors("networks", self.networks)
-            | module_tensors("average", self.average)
-            | module_tensors("judge", self.judge)
-            | optimiser_tensors("optimiser", self.optimiser, self.networks)
-            | optimiser_tensors("judge_optimiser", self.judge_optimiser, self.judge)
+        settings = SearchSettings(
+            iterations=iterations, check_every=check_every, penalty=model.penalty
         )
-        centres = None if self.quantiser is None else self.quantiser.centres.tolist()
-        numbers = {"spent": spent, "stage_start": self.stage_start, "centres": centres}
-        save_checkpoint(folder, self.step, tensors, numbers | {"step": self.step})
+        found = search(search_networks(model), self._distance, x, none, none, settings)
+        return found.indices, found.cost
 
-    def resume(self, checkpoint: Path) -> float:
-        """Go on from a checkpoint; returns the seconds spent before it."""
-        tensors, numbers = load_checkpoint(checkpoint)
-        for name in ("networks", "average", "judge"):
-            load_module(name, getattr(self, name), tensors)
-            channels_last(getattr(self, name))
-        load_optimiser("optimiser", self.optimiser, self.networks, tensors)
-        load_optimiser("judge_optimiser", self.judge_optimiser, self.judge, tensors)
-        self.step, self.stage_start = int(numbers["step"]), int(numbers["stage_start"])
-        if numbers["centres"] is not None:
-            self.quantiser = Quantiser(np.array(numbers["centres"]))
-        self.random = np.random.default_rng(self.settings.seed + self.step)
-        return float(numbers["spent"])
+    def save(self, model: StaticModel, target: Path) -> str:
+        """Write the model folder."""
+        return save(model, target, {"name": "paper", "licence": "CC BY 4.0"} | self.about)
 
 
 def train_paper(
@@ -310,42 +93,5 @@ def train_paper(
     Raises BadInput for a damaged checkpoint or one of other networks.
     """
     settings = settings or PaperSettings()
-    trainer = PaperTrainer(shards, settings)
-    checkpoint = latest_checkpoint(folder)
-    spent = 0.0
-    if checkpoint is None:
-        trainer.start()
-    else:
-        spent = trainer.resume(checkpoint)
-        cut_log(folder / "log.jsonl", trainer.step)
-    budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
-    saved, begun, first = time.monotonic(), time.monotonic(), trainer.step
-    with Interruption() as interruption, Journal(folder, "paper") as journal:
-        while (fraction := budget.fraction(trainer.step)) < 1.0:
-            if interruption.number or budget.paused():
-                trainer.save(folder, budget.elapsed())
-                journal.note(f"stopped at step {trainer.step}; the same command goes on")
-                return None
-            if fraction >= settings.first_share and trainer.quantiser is None:
-                trainer.begin_second_stage()
-                journal.note(f"step {trainer.step}: stage two, on quantised latents")
-            if trainer.quantiser is None:
-                progress = fraction / settings.first_share
-            else:
-                progress = (fraction - settings.first_share) / (1.0 - settings.first_share)
-            values = trainer.train_step(progress)
-            speed = (trainer.step - first) * settings.batch / (time.monotonic() - begun)
-            minutes = budget.elapsed() / 60.0
-            journal.step(trainer.step, minutes, fraction, values | {"speed": speed}, speed)
-            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                trainer.save(folder, budget.elapsed())
-                saved = time.monotonic()
-        if trainer.quantiser is None:
-            trainer.begin_second_stage()
-        journal.flush(trainer.step, budget.elapsed() / 60.0)
-        trainer.save(folder, budget.elapsed())
-        journal.note("counting the symbols of searched training frames")
-        model = trainer.model(trainer.counts())
-        identity = save(model, target, {"name": "paper", "licence": "CC BY 4.0"} | (about or {}))
-        journal.curves()
-    return identity
+    subject = SpeechSubject(shards, settings.shape, about or {})
+    return train_two_stages(subject, folder, target, settings)
