@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.errors import BadInput, BadStream, WrongModel
-from codec.image.codec import EncodeSettings, Progress
 from codec.image.container import (
     STRIDE,
     ImageFile,
@@ -33,6 +32,7 @@ from codec.image.maps import Area, areas, decode_map, encode_map
 from codec.image.pictures import Picture, from_array, from_image, pack_alpha
 from codec.image.planes import padded_planes, picture_of
 from codec.image.presets import ImagePreset
+from codec.image.settings import EncodeSettings, Progress
 from codec.latents import LatentCoder
 from codec.packet import Entropy
 from codec.search import Networks, SearchSettings, search

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from codec.image.codec import EncodeSettings, Progress
     from codec.image.container import ImageFile, ImageHeader
     from codec.image.pictures import Picture
+    from codec.image.settings import EncodeSettings, Progress
 
 
 class PictureCodec(Protocol):

@@ -8,8 +8,8 @@ per cell to two and four a side; the encoder is its mirror image with strided co
 As in `models.paper_nets`, both networks add to a *linear* transform (here the most important
 functions of the lapped transform of `models.image.nets`), which the convolutions correct; tanh
 bounds the latents to ±`reach`, in units of the mean quantisation step, and the linear synthesis
-undoes it. A fixed rotation mixes the channels of a cell, so that all latents matter the same: they
-share their levels.
+undoes it. A fixed matrix scales and mixes the channels of a cell, so that all latents matter the
+same, since they share their levels.
 """
 
 from __future__ import annotations
@@ -53,14 +53,22 @@ class PaperImageShape:
         return asdict(self)
 
 
+def mixed(z: Tensor, matrix: Tensor) -> Tensor:
+    """A matrix [C, C] times the channels of every cell of z [B, C, h, w]."""
+    return F.conv2d(z, matrix[:, :, None, None])
+
+
 class PaperImageEncoder(nn.Module):
     """E(x): picture to bounded latents, the warm start of the search."""
+
+    mixing: Tensor
 
     def __init__(self, shape: PaperImageShape) -> None:
         super().__init__()
         self.shape = shape
         low, middle, high = shape.encoder_widths
         self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
+        self.register_buffer("mixing", torch.eye(shape.channels))
         self.body = nn.Sequential(
             nn.PixelUnshuffle(FOLD),
             nn.Conv2d(_PIXELS, high, 3, padding=1),
@@ -83,7 +91,7 @@ class PaperImageEncoder(nn.Module):
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, 3, 16h, 16w] in [0, 1], rate: [B], unused -> latents [B, C, h, w] in ±reach."""
         x = x - 0.5
-        linear = lapped_analysis(x, self.basis)
+        linear = mixed(lapped_analysis(x, self.basis), self.mixing)
         # In units of a tenth of the reach: corrections of several levels are soon learnt.
         correction = 0.1 * self.shape.reach * self.leave(self.body(x))
         return compress((linear + correction).float(), self.shape.reach)
@@ -138,9 +146,9 @@ class PaperImageGenerator(nn.Module):
 
     def _unmixed(self, z: Tensor) -> Tensor:
         """Coefficients of the lapped functions, [B, C, h, w]."""
-        return F.conv2d(expand(z, self.shape.reach), self.mixing[:, :, None, None])
+        return mixed(expand(z, self.shape.reach), self.mixing)
 
     def smoothed(self, z: Tensor) -> Tensor:
         """Latents [B, C, h, w] that keep the mean colours of their cells and nothing else."""
         kept = self._unmixed(z) * self.smooth[:, None, None]
-        return compress(F.conv2d(kept, self.mixing.T[:, :, None, None]), self.shape.reach)
+        return compress(mixed(kept, torch.linalg.inv(self.mixing)), self.shape.reach)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tui.commands import Subparsers
 
-SUBJECTS = ("speech", "paper", "image")
+SUBJECTS = ("speech", "paper", "image", "image-paper")
 
 
 def add_parser(subparsers: Subparsers) -> None:

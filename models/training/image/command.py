@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         help="stop this run after N minutes, to be continued")  # fmt: skip
     add_device(parser, "default: auto")
     add("--batch", type=positive_count, default=6, metavar="N", help="crops per step (default: 6)")
-    add("--crop", type=_crop, default=256, metavar="N", help="pixels a side (default: 256)")
+    add("--crop", type=crop_side, default=256, metavar="N", help="pixels a side (default: 256)")
     add("--rate", type=positive, default=1.5e-3, metavar="R",
         help="peak learning rate (default: 1.5e-3)")  # fmt: skip
     add("--hold", type=_below_one, default=0.4, metavar="S",
@@ -146,7 +146,8 @@ def _below_one(text: str) -> float:
     return value
 
 
-def _crop(text: str) -> int:
+def crop_side(text: str) -> int:
+    """Pixels a side of training crops: whole cells."""
     value = positive_count(text)
     if value % 16 or not 32 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} is no multiple of 16 from 32 to 1024")

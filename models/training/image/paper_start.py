@@ -28,10 +28,10 @@ def start_linear_image(
     scale = power.sqrt() / channels.spread
     random = torch.randn(shape.channels, shape.channels, generator=torch.Generator().manual_seed(0))
     rotation, _ = torch.linalg.qr(random)
-    scaled = channels.bases * scale[:, None, None, None]
-    encoder.basis.copy_(torch.einsum("ck,cpij->kpij", rotation, scaled))
-    generator.mixing.copy_(rotation)
-    generator.basis.copy_(channels.bases / scale[:, None, None, None])
+    for part in (encoder, generator):
+        part.basis.copy_(channels.bases)
+    encoder.mixing.copy_(rotation.T * scale)
+    generator.mixing.copy_(rotation / scale[:, None])
     generator.signs.copy_(channels.signs)
     # Only the mean colours of a cell are left when the functions are averaged over it.
     means = channels.bases.reshape(shape.channels, COLOURS, -1).sum(2).abs().sum(1)

@@ -1,0 +1,112 @@
+"""Training of the paper's image system on a folder of tiny pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codec.image.codec import EncodeSettings
+from codec.image.paper import PaperImageCodec
+from codec.image.presets import find_image_preset
+from models.image.paper import PaperDistance, load_paper_image_model
+from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator, PaperImageShape
+from models.train import main as train
+from models.training.image.paper import PaperImageSettings, train_paper_image
+from models.training.image.paper_start import start_linear_image
+from models.training.image.photographs import Photographs
+from tests.tiny_image_model import photograph, psnr, training_pictures
+
+SHAPE = PaperImageShape(
+    encoder_widths=(8, 8, 8), generator_widths=(8, 8, 8), generator_blocks=(1, 1, 1)
+)
+TINY = PaperImageSettings(
+    minutes=None, steps=6, batch=2, start_frames=6, table_batches=2, table_steps=2,
+    search_every=2, search_steps=2, adversary=0.01, adversary_from=0.4, shape=SHAPE,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for k in range(4):
+        photograph(90, 80, k).save(folder / f"{k}.png")
+    return folder
+
+
+def test_the_linear_start_keeps_what_matters_most() -> None:
+    x = training_pictures()
+    encoder, generator = PaperImageEncoder(SHAPE), PaperImageGenerator(SHAPE)
+    start_linear_image(encoder, generator, x)
+    with torch.no_grad():
+        z = encoder(x, torch.zeros(len(x)))
+        y = generator(z, torch.zeros(len(x)))
+        flat = generator(generator.smoothed(z), torch.zeros(len(x)))
+    error = float((y - x).square().mean())
+    assert error < 0.2 * float((x - x.mean((2, 3), keepdim=True)).square().mean())
+    # Mixed as they are, all latents are about as large, and all levels within reach are of use.
+    spread = z.std((0, 2, 3))
+    assert float(spread.max() / spread.min()) < 2.0
+    assert 0.2 * SHAPE.reach < float(spread.mean()) < 0.6 * SHAPE.reach
+    # Without detail the cells keep their colours.
+    means = torch.nn.functional.avg_pool2d(flat - y, 48)
+    assert float(means.abs().mean()) < 0.02
+
+
+def test_training_goes_on_after_a_pause_exports_and_codes(pictures: Path, tmp_path: Path) -> None:
+    photographs = Photographs(pictures, crop=64)
+    work, target = tmp_path / "work", tmp_path / "model"
+    assert train_paper_image(photographs, work, target, replace(TINY, pause=1e-6)) is None
+    assert not target.exists()
+    identity = train_paper_image(photographs, work, target, TINY)
+    assert load_paper_image_model("photo-paper", target).model_id == identity
+    log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 6
+    assert {"loss", "judge", "searched"} <= set().union(*log)
+    assert (work / "curves.png").exists()
+    preset = replace(find_image_preset("paper"), family=str(target))
+    codec = PaperImageCodec(preset, torch.device("cpu"))
+    picture = photograph(96, 64, 1)
+    decoded = codec.decode(codec.encode(picture, EncodeSettings(iterations=2)))
+    assert psnr(decoded, np.asarray(picture)) > 18.0
+
+
+def test_more_steps_lower_the_distance(pictures: Path, tmp_path: Path) -> None:
+    photographs = Photographs(pictures, crop=64)
+    x = photographs.batch(8, np.random.default_rng(5))
+    found = []
+    for steps in (1, 50):
+        settings = replace(TINY, steps=steps, adversary=0.0, search_every=10, rate=5e-3)
+        train_paper_image(photographs, tmp_path / f"work{steps}", tmp_path / f"{steps}", settings)
+        model = load_paper_image_model("photo-paper", tmp_path / f"{steps}")
+        with torch.no_grad():
+            y = model.generator(model.quantise(model.encoder(x, x[:, 0, 0, 0])), x[:, 0, 0, 0])
+        found.append(float(PaperDistance()(x, y).mean()))
+    assert found[1] < 0.97 * found[0]
+
+
+def test_the_command(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen = {}
+
+    def trained(photographs: Photographs, folder: Path, target: Path, s: PaperImageSettings) -> str:
+        seen.update(side=photographs.crop, steps=s.steps, minutes=s.minutes, target=target)
+        return "0123456789abcdef"
+
+    monkeypatch.setattr("models.training.image.paper_command.train_paper_image", trained)
+    base = ["image-paper", "--work", str(tmp_path), "--data"]
+    assert train([*base, str(pictures), "--steps", "3", "--crop", "64"]) == 0
+    assert seen == {"side": 64, "steps": 3, "minutes": None, "target": tmp_path / "model"}
+    assert "0123456789abcdef" in capsys.readouterr().err
+    assert train([*base, str(pictures), "--crop", "50"]) == 2
+    capsys.readouterr()
+    assert train([*base, str(tmp_path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
