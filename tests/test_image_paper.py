@@ -21,6 +21,7 @@ from codec.image.presets import ImagePreset, find_image_preset
 from codec.packet import Entropy
 from codec.quantiser import Quantiser, fit_centres
 from codec.static_entropy import count_symbols
+from models.bench import main as bench
 from models.image.paper import (
     PaperDistance,
     PaperImageModel,
@@ -30,7 +31,7 @@ from models.image.paper import (
 )
 from models.image.paper_nets import PaperImageShape
 from models.training.image.paper_start import start_linear_image
-from tests.tiny_image_model import photograph, psnr, training_pictures
+from tests.tiny_image_model import photograph, psnr, tiny_codec, training_pictures
 from tui.cli import main
 
 SHAPE = PaperImageShape(
@@ -257,6 +258,28 @@ def test_the_command_line(
         said = capsys.readouterr().err
         assert "one rate" in said
         assert said.count("\n") == 1
+
+
+def test_the_bench_shows_one_point_beside_a_curve(
+    codec: PaperImageCodec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photo = tiny_codec(tmp_path / "photo")
+    monkeypatch.setattr(ImageCodec, "load", lambda name, _: codec if name == "paper" else photo)
+    (tmp_path / "pictures").mkdir()
+    photograph(80, 64).save(tmp_path / "pictures" / "a.png")
+    args = ["image", str(tmp_path / "pictures"), "--preset", "paper", "--iterations", "1"]
+    files = [str(tmp_path / n) for n in ("all.json", "curves.png", "crops.png")]
+    more = ["--json", files[0], "--curves", files[1], "--crops", files[2], "--qualities", "20,80"]
+    assert bench([*args, *more, "--peers", "jpeg", "--at", "0.8"]) == 0
+    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    found = json.loads(Path(files[0]).read_text())
+    assert {name: len(points) for name, points in found.items()}["paper"] == 1
+    assert len(found["sotto"]) == 2
+    assert f"at {found['paper'][0]['bpp']:.3f} bpp" in table["paper"]
+    assert all(Path(f).stat().st_size > 1000 for f in files)
 
 
 def test_the_preset_is_found_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

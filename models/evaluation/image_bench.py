@@ -21,6 +21,7 @@ from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
 from codec.image.codec import EncodeSettings, ImageCodec
 from codec.image.pictures import read_picture
+from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
 from models.evaluation.image_systems import PEERS, ImageSystem, own_system, peers
 from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, psnr
 from models.image.distance import ms_ssim
@@ -52,13 +53,19 @@ def _run(args: argparse.Namespace) -> None:
     files = files[: args.count] if args.count else files
     if not files:
         raise BadInput(f"no pictures in {args.folder}")
-    codec = ImageCodec.load(args.preset, args.device)
+    # A preset of one rate is one point: it is measured beside the curve of the default.
+    names = {"sotto": args.preset}
+    if find_image_preset(args.preset).one_rate:
+        names = {"sotto": DEFAULT_IMAGE_PRESET, args.preset: args.preset}
+    codecs = {name: ImageCodec.load(preset, args.device) for name, preset in names.items()}
     settings = EncodeSettings(
         iterations=args.iterations, fast=args.fast, search=not args.no_search, tune=args.tune
     )
     # The first call compiles; its time is nobody's.
-    codec.decode(codec.encode(np.zeros((16, 16, 3), np.uint8), EncodeSettings(quality=50.0)))
-    systems = [own_system("sotto", codec, settings, args.qualities), *peers(args.peers)]
+    ours = [own_system(name, codec, settings, args.qualities) for name, codec in codecs.items()]
+    for system in ours:
+        system.decode(system.encode(np.zeros((16, 16, 3), np.uint8), system.settings[0]))
+    systems = [*ours, *peers(args.peers)]
     results: dict[str, list[Point]] = {system.name: [] for system in systems}
     for file in files:
         pixels = read_picture(str(file)).rgb
@@ -99,6 +106,11 @@ def measure(system: ImageSystem, setting: float, name: str, pixels: NDArray[np.u
     )
 
 
+def means(points: list[Point]) -> tuple[float, float]:
+    """Mean PSNR and MS-SSIM of a codec at its only rate."""
+    return float(np.mean([p.psnr for p in points])), float(np.mean([p.ms_ssim for p in points]))
+
+
 def report(results: dict[str, list[Point]], at: float) -> str:
     """A table: quality at one mean rate, BD-rates of ours against each, mean times."""
     lines = [
@@ -107,10 +119,14 @@ def report(results: dict[str, list[Point]], at: float) -> str:
     ]
     own = results["sotto"]
     for name, points in results.items():
-        score, similarity = mean_at(points, at)
+        alone = len({p.picture for p in points}) == len(points)
+        score, similarity = means(points) if alone else mean_at(points, at)
         times = [float(np.mean([getattr(p, key) for p in points]))
                  for key in ("encode_s", "decode_s")]  # fmt: skip
-        line = f"{name:<8} {score:7.2f} {similarity:8.4f} {'':>22}{times[0]:9.2f} {times[1]:9.2f}"
+        where = f"at {np.mean([p.bpp for p in points]):.3f} bpp" if alone else ""
+        line = (
+            f"{name:<8} {score:7.2f} {similarity:8.4f} {where:>22}{times[0]:9.2f} {times[1]:9.2f}"
+        )
         if name != "sotto":
             gains = [100.0 * mean_bd_rate(own, points, key) for key in ("psnr", "ms_ssim")]
             line += "   " + ", ".join("none" if math.isnan(g) else f"{g:+.1f} %" for g in gains)
@@ -131,6 +147,12 @@ def draw_curves(results: dict[str, list[Point]], path: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
     for name, points in results.items():
+        if len({p.picture for p in points}) == len(points):
+            score, similarity = means(points)
+            rate = float(np.mean([p.bpp for p in points]))
+            axes[0].plot(rate, score, "o", label=name)
+            axes[1].plot(rate, -10.0 * np.log10(1.0 - similarity), "o", label=name)
+            continue
         low, high = min(p.bpp for p in points), max(p.bpp for p in points)
         rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24)
         rows = np.array([mean_at(points, float(r)) for r in rates])

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image, features
 
 from codec.errors import BadInput
 from codec.image.codec import EncodeSettings
+from codec.image.presets import find_image_preset
 from codec.image.registry import PictureCodec
 
 Pixels = NDArray[np.uint8]
@@ -76,13 +77,14 @@ def hevc_system(settings: Sequence[float]) -> ImageSystem:
 def own_system(
     name: str, codec: PictureCodec, settings: EncodeSettings, qualities: Sequence[float]
 ) -> ImageSystem:
-    """Our codec at fixed rate points."""
-    from dataclasses import replace
+    """Our codec at fixed rate points, or the one it has."""
+    one_rate = find_image_preset(codec.preset).one_rate
 
     def encode(pixels: Pixels, quality: float) -> bytes:
-        return codec.encode(pixels, replace(settings, quality=quality))
+        return codec.encode(pixels, settings if one_rate else replace(settings, quality=quality))
 
-    return ImageSystem(name, tuple(qualities), encode, lambda data: codec.decode(data)[:, :, :3])
+    points = (0.0,) if one_rate else tuple(qualities)
+    return ImageSystem(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
 
 
 def peers(names: Sequence[str]) -> list[ImageSystem]:
