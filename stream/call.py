@@ -24,6 +24,7 @@ from stream.events import (
     StateChanged,
 )
 from stream.hearing import Hearing
+from stream.hotplug import Hotplug
 from stream.journal import Journal
 from stream.recorder import Recorder
 from stream.sinks import Sink
@@ -80,12 +81,16 @@ class CallSettings:
 class Surroundings:
     """What the call reaches the machine by, so that tests can put other things there.
 
-    source(name), sink(name): a microphone or loudspeaker by name; devices(): what there is.
+    source(name), sink(name): a microphone or loudspeaker by name; devices(): those this process
+    knows; look(): those there are by now, as another process sees them (None: the same); refresh():
+    let this process know of them, while none is open.
     """
 
     source: Callable[[str], Source]
     sink: Callable[[str], Sink]
     devices: Callable[[], Devices]
+    look: Callable[[], Devices] | None = None
+    refresh: Callable[[], None] = lambda: None
 
 
 class Call:
@@ -104,7 +109,6 @@ class Call:
         self._codec = codec
         self._endpoint = endpoint
         self._settings = settings
-        self._surroundings = surroundings
         self._journal = journal
         self._gate = Gate(settings.push_to_talk)
         self._preset = settings.preset
@@ -121,6 +125,16 @@ class Call:
             said=self._said,
         )
         self._hearing = Hearing(codec, sink, journal, heard=self._heard)
+        self._cards = Hotplug(
+            self._speaking,
+            self._hearing,
+            surroundings.source,
+            surroundings.sink,
+            surroundings.devices,
+            surroundings.look or surroundings.devices,
+            surroundings.refresh,
+            journal,
+        )
         self._state = CallState.WAITING
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
@@ -141,6 +155,7 @@ class Call:
             self._hearing.stop()
             raise
         self._speaking.start()
+        self._cards.start()
         self._thread.start()
 
     def wait(self, timeout: float) -> bool:
@@ -152,6 +167,7 @@ class Call:
         with self._closing:
             self._end(CallState.ENDED, "hung up")
             self._endpoint.close(self._reason)
+            self._cards.stop()
             self._speaking.stop()
             self._hearing.stop()
             if self._thread.is_alive() and threading.current_thread() is not self._thread:
@@ -195,7 +211,12 @@ class Call:
         return tuple(name for name, preset in PRESETS.items() if preset.family == family)
 
     def devices(self) -> Devices:
-        return self._surroundings.devices()
+        """The sound cards as seen last; asking makes the call look for new ones."""
+        return self._cards.devices()
+
+    def devices_seen(self) -> Devices | None:
+        """The sound cards as seen last, without another look."""
+        return self._cards.seen()
 
     # --- what a screen may ask for ------------------------------------------------------------
 
@@ -222,10 +243,12 @@ class Call:
         self._journal.info(f"preset is now {name}")
 
     def set_input(self, name: str) -> None:
-        self._speaking.set_source(lambda: self._surroundings.source(name))
+        """Change to a microphone, also one plugged in meanwhile."""
+        self._cards.open_input(name)
 
     def set_output(self, name: str) -> None:
-        self._hearing.set_sink(lambda: self._surroundings.sink(name))
+        """Change to a loudspeaker, also one plugged in meanwhile."""
+        self._cards.open_output(name)
 
     def set_recording(self, path: str | None) -> None:
         """Record both sides to `path`, or finish the recording. Raises SottoError."""

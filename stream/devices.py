@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
+import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -25,6 +28,9 @@ SAMPLE_RATE = 16_000
 PROBED_RATES = (16_000, 44_100, 48_000)
 
 Direction = Literal["input", "output"]
+
+_LOOK_SECONDS = 20.0
+_system = threading.RLock()  # PortAudio must not be asked while it is initialised anew
 
 
 class AudioDeviceError(SottoError):
@@ -86,6 +92,43 @@ def list_devices(*, probe: bool = False) -> tuple[AudioDevice, ...]:
     probe: ask each which of PROBED_RATES it accepts, which opens it for a moment.
     Raises AudioDeviceError if there is no sound system to ask.
     """
+    with _system:
+        return _list_devices(probe)
+
+
+def look() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the inputs and outputs there are now, as a new process sees them.
+
+    Takes a moment, and disturbs no stream. Raises AudioDeviceError if that cannot be found out.
+    """
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-m", "stream.devices"],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LOOK_SECONDS,
+            check=True,
+        )
+        found = json.loads(answer.stdout)
+        return tuple(map(str, found["inputs"])), tuple(map(str, found["outputs"]))
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
+        raise AudioDeviceError("cannot look for audio devices") from error
+
+
+def refresh() -> None:
+    """Let PortAudio look for devices again. No stream may be open. Raises AudioDeviceError."""
+    with _system:
+        sound = sound_system()
+        try:
+            sound._terminate()
+            sound._initialize()
+        except sound.PortAudioError as error:
+            raise AudioDeviceError(f"PortAudio does not start again: {one_line(error)}") from error
+
+
+def _list_devices(probe: bool) -> tuple[AudioDevice, ...]:
     sound = sound_system()
     try:
         apis = [str(api["name"]) for api in sound.query_hostapis()]
@@ -223,3 +266,20 @@ def _silence_c_libraries() -> None:
         return  # another C library: its noise is better than no sound
     if nowhere:
         pointer.value = nowhere
+
+
+def _main() -> None:
+    """What `look` asks a new process: the names of inputs and outputs, as JSON."""
+    devices = list_devices()
+    names = {
+        "inputs": [device.name for device in devices if device.inputs],
+        "outputs": [device.name for device in devices if device.outputs],
+    }
+    print(json.dumps(names))
+
+
+if __name__ == "__main__":
+    try:
+        _main()
+    except SottoError as error:
+        sys.exit(str(error))

@@ -15,13 +15,13 @@ from codec.errors import SottoError
 from stream.capacity import Capacity, Demand
 from stream.meters import LoadMeter, Throughput
 from stream.requests import Requests
+from stream.sinks import NullSink, Sink
 from stream.snapshot import Latency, Listener
 
 if TYPE_CHECKING:
     from codec.speech import SpeechCodec
     from stream.events import AudioArrived
     from stream.journal import Journal
-    from stream.sinks import Sink
     from stream.voice import Voice
 
 FloatArray = NDArray[np.float32]
@@ -139,9 +139,40 @@ class Hearing:
             party.voice.arrive(audio.packet, audio.captured, audio.arrived)
             self._something.set()
 
-    def set_sink(self, make: Callable[[], Sink]) -> None:
-        """Ask for another sink; the present one stays if it cannot be opened."""
-        self._requests.post(lambda: self._change_sink(make))
+    @property
+    def card(self) -> str | None:
+        """The sound card in use, if it is one."""
+        return self._sink.name if self._sink.is_card else None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the sink has broken."""
+        return self._sink.error is not None
+
+    def release(self, done: Callable[[SottoError | None], None]) -> None:
+        """Ask for the sound card to be let go of; what is said meanwhile is heard by nobody."""
+
+        def work() -> None:
+            if self._sink.is_card:
+                nowhere = NullSink()
+                nowhere.name = f"{self._sink.name} (away)"
+                self._replace_sink(nowhere)
+            done(None)
+
+        self._requests.post(work)
+
+    def open(self, make: Callable[[], Sink], done: Callable[[SottoError | None], None]) -> None:
+        """Ask for another sink; the present one stays if it cannot be opened, for that reason."""
+
+        def work() -> None:
+            try:
+                self._replace_sink(make())
+            except SottoError as error:
+                done(error)
+            else:
+                done(None)
+
+        self._requests.post(work)
 
     @property
     def sink_name(self) -> str:
@@ -259,13 +290,11 @@ class Hearing:
         if self._heard is not None:
             self._heard(mix, play_time)
 
-    def _change_sink(self, make: Callable[[], Sink]) -> None:
-        sink = make()
+    def _replace_sink(self, sink: Sink) -> None:
         sink.start()
         self._sink, before = sink, self._sink
         self._underruns_before += before.underruns
         before.stop()
-        self._journal.info(f"output is now {sink.name}")
 
 
 def split(latency: Latency, one_way: float | None, capture: float | None) -> Latency:

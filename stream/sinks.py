@@ -49,11 +49,13 @@ class Sink(ABC):
     """Samples on their way to the air.
 
     Attributes: name (for people), underruns (times it ran dry once playing had begun), latency
-    (seconds from `write` to the air, as far as known), error (None, or one line about what broke).
+    (seconds from `write` to the air, as far as known), error (None, or one line about what broke),
+    is_card (whether it is a sound card).
     """
 
     name = ""
     latency = 0.0
+    is_card = False
 
     def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self.underruns = 0
@@ -249,6 +251,8 @@ class Loudspeaker(Sink):
     instead of stepping to zero, and fades in again when they return. All channels get the same.
     Raises AudioDeviceError when made (no such device) or started (busy, unplugged).
     """
+
+    is_card = True
 
     def __init__(
         self,

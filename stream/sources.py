@@ -49,11 +49,12 @@ class Source(ABC):
 
     Attributes: name (for people), overflows (gaps: samples lost before they could be read),
     latency (seconds from the air to `read`, as far as known), ended (no more will come), error
-    (None, or one line about what broke).
+    (None, or one line about what broke), is_card (whether it is a sound card).
     """
 
     name = ""
     latency = 0.0
+    is_card = False
 
     def __init__(self, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> None:
         self.overflows = 0
@@ -350,6 +351,8 @@ class Microphone(Source):
     The callback copies into a ring and notes the card's time stamp; all else happens in `read`.
     Raises AudioDeviceError when made (no such device) or started (busy, unplugged).
     """
+
+    is_card = True
 
     def __init__(
         self,

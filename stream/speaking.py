@@ -85,6 +85,7 @@ class Speaking:
         self._gate = gate
         self._said = said
         self._requests = Requests(journal)
+        self._opened = False  # the source, when somebody is first talked to
         self._stop = threading.Event()
         self._calling = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sotto-encoder", daemon=True)
@@ -124,9 +125,40 @@ class Speaking:
         """Ask for another preset of the same model, from the next frame on."""
         self._requests.post(lambda: self._encoder.set_preset(name))
 
-    def set_source(self, make: Callable[[], Source]) -> None:
-        """Ask for another source; the present one stays if it cannot be opened."""
-        self._requests.post(lambda: self._change_source(make))
+    @property
+    def card(self) -> str | None:
+        """The sound card in use, if it is one."""
+        return self._source.name if self._source.is_card else None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the source has broken."""
+        return self._source.error is not None
+
+    def release(self, done: Callable[[SottoError | None], None]) -> None:
+        """Ask for the sound card to be let go of; silence takes its place."""
+
+        def work() -> None:
+            if self._source.is_card:
+                silence = Silence()
+                silence.name = f"{self._source.name} (away)"
+                self._replace_source(silence)
+            done(None)
+
+        self._requests.post(work)
+
+    def open(self, make: Callable[[], Source], done: Callable[[SottoError | None], None]) -> None:
+        """Ask for another source; the present one stays if it cannot be opened, for that reason."""
+
+        def work() -> None:
+            try:
+                self._replace_source(make())
+            except SottoError as error:
+                done(error)
+            else:
+                done(None)
+
+        self._requests.post(work)
 
     @property
     def source_name(self) -> str:
@@ -165,8 +197,10 @@ class Speaking:
         yield_priority()
         try:
             while not self._calling.wait(_PATIENCE):
+                self._requests.serve()
                 if self._stop.is_set():
                     return
+            self._opened = True
             self._source.start()
             busy = False
             while not self._stop.is_set():
@@ -237,13 +271,9 @@ class Speaking:
         self._journal.info(f"{self._source.name} is over")
         self._replace_source(Silence())
 
-    def _change_source(self, make: Callable[[], Source]) -> None:
-        source = make()
-        self._replace_source(source)
-        self._journal.info(f"input is now {source.name}")
-
     def _replace_source(self, source: Source) -> None:
-        source.start()
+        if self._opened:
+            source.start()
         self._source, before = source, self._source
         self._overflows_before += before.overflows
         before.stop()

@@ -114,6 +114,10 @@ class FakeCall:
         self.calls: list[tuple[object, ...]] = []
         self.muted = self.push_to_talk = self.talking = False
         self.preset = "2k"
+        self.cards = Devices(
+            ("Built-in Audio Analog Stereo", "USB Headset", "pulse"),
+            ("USB Headset", "HDMI / DisplayPort", "pulse"),
+        )
         self.input = "Built-in Audio Analog Stereo"
         self.output = "USB Headset"
         self.recording = ""
@@ -156,10 +160,10 @@ class FakeCall:
 
     def devices(self) -> Devices:
         self._note("devices")
-        return Devices(
-            ("Built-in Audio Analog Stereo", "USB Headset", "pulse"),
-            ("USB Headset", "HDMI / DisplayPort", "pulse"),
-        )
+        return self.cards
+
+    def devices_seen(self) -> Devices | None:
+        return self.cards
 
     def set_muted(self, muted: bool) -> None:
         self._note("set_muted", muted)

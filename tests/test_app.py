@@ -514,6 +514,23 @@ def test_what_the_call_refuses_is_said_and_the_screen_goes_on(keys, text) -> Non
     assert not app._exit
 
 
+def test_a_card_plugged_in_while_the_list_is_open_appears_and_can_be_chosen() -> None:
+    async def plug(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        assert "New card" not in grid(app)
+        call.cards = replace(call.cards, inputs=("New card", *call.cards.inputs))
+        app.poll()
+        await pilot.pause()
+        assert "New card" in grid(app)
+        await pilot.press("home", "enter")
+        assert ("set_input", "New card") in call.calls
+        call.cards = replace(call.cards, outputs=())
+        app.poll()
+        await pilot.pause()
+        assert "HDMI" not in grid(app)
+
+    play("talking", plug, keys=("d",))
+
+
 def test_a_device_that_fails_stays_unmarked() -> None:
     def fail(call: FakeCall) -> None:
         def refuse(name: str) -> None:

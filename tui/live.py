@@ -147,7 +147,7 @@ def _suggesting(way_out: str) -> Iterator[None]:
 def surroundings() -> Surroundings:
     """This machine's microphones and loudspeakers."""
     from stream.call import Surroundings
-    from stream.devices import list_devices
+    from stream.devices import list_devices, look, refresh
     from stream.sinks import Loudspeaker
     from stream.snapshot import Devices
     from stream.sources import Microphone
@@ -159,7 +159,7 @@ def surroundings() -> Surroundings:
             outputs=tuple(device.name for device in found if device.outputs),
         )
 
-    return Surroundings(Microphone, Loudspeaker, devices)
+    return Surroundings(Microphone, Loudspeaker, devices, lambda: Devices(*look()), refresh)
 
 
 def security(args: argparse.Namespace) -> Security:

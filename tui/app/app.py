@@ -159,6 +159,10 @@ class CallApp(App[None]):
             return
         self._snapshot = snapshot
         log = self._main(LogView)
+        if isinstance(self.screen, PickDevices):
+            devices = self._ask(self.controls.devices_seen)
+            if devices is not None:
+                self.screen.show(devices, (snapshot.input_device, snapshot.output_device))
         fresh = self._ask(lambda: self.controls.log_lines(log.last_number))
         if fresh:
             log.add(fresh)

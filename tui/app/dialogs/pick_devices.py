@@ -32,6 +32,7 @@ class PickDevices(Dialog[None]):
     ) -> None:
         """current: the names in use; set_input, set_output: whether the change was made."""
         super().__init__("devices", "enter use · tab other list · esc close")
+        self._devices = devices
         self._lists = {
             "inputs": (devices.inputs, current[0], set_input),
             "outputs": (devices.outputs, current[1], set_output),
@@ -43,6 +44,23 @@ class PickDevices(Dialog[None]):
             names, current, _ = self._lists[name]
             widgets += [Label(label), name_list(names, current, id=name)]
         return widgets
+
+    def show(self, devices: Devices, current: tuple[str, str]) -> None:
+        """List the cards there are by now; nothing moves while they are the same."""
+        if devices == self._devices:
+            return
+        self._devices = devices
+        found = {"inputs": (devices.inputs, current[0]), "outputs": (devices.outputs, current[1])}
+        for name, (names, used) in found.items():
+            before, _, change = self._lists[name]
+            self._lists[name] = (names, used, change)
+            if names == before:
+                continue
+            options = self.query_one(f"#{name}", OptionList)
+            at = options.highlighted
+            held = before[at] if at is not None and at < len(before) else ""
+            options.set_options(marked(names, used))
+            options.highlighted = names.index(held) if held in names else (0 if names else None)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         names, _, change = self._lists[event.option_list.id or ""]
