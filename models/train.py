@@ -14,6 +14,7 @@ _SUBJECTS = {
     "paper": "models.training.paper_command",
     "image": "models.training.image.command",
     "image-paper": "models.training.image.paper_command",
+    "ganz": "models.training.ganz_command",
 }
 
 

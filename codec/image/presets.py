@@ -41,6 +41,15 @@ IMAGE_PRESETS: dict[str, ImagePreset] = {
             one_rate=True,
             system="codec.image.paper:PaperImageCodec",
         ),
+        ImagePreset(
+            "ganz",
+            2,
+            "ganz",
+            iterations=40,
+            fast=10,
+            about="a BEGAN with a random first layer, 6 to 768 pixels a latent",
+            system="codec.image.ganz:GanzCodec",
+        ),
     )
 }
 DEFAULT_IMAGE_PRESET = "photo"

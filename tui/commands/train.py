@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tui.commands import Subparsers
 
-SUBJECTS = ("speech", "paper", "image", "image-paper")
+SUBJECTS = ("speech", "paper", "image", "image-paper", "ganz")
 
 
 def add_parser(subparsers: Subparsers) -> None:

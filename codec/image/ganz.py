@@ -1,0 +1,338 @@
+"""GANZ as a codec: `--preset ganz` (Smedemark-Margulies, Park & Vann 2020).
+
+A picture, mirrored out, is cut into tiles of 128x128 pixels. What is stored of each are the d_c =
+N / R latents that a search through the frozen generator with a random first layer finds: as
+32-bit floats, which is the paper's form, or quantised to shared levels and entropy-coded.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.errors import BadInput, BadStream, WrongModel
+from codec.image.container import (
+    STRIDE,
+    ImageFile,
+    ImageHeader,
+    Payload,
+    read_image,
+    write_image,
+)
+from codec.image.pictures import Picture, from_array, from_image, pack_alpha
+from codec.image.planes import picture_of
+from codec.image.presets import ImagePreset
+from codec.image.settings import EncodeSettings, Progress
+from codec.packet import Entropy
+from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from models.ganz.nets import RandomFirstLayer
+
+SIDE = 128  # pixels a tile is wide and high
+PIXELS = 3 * SIDE * SIDE  # N
+TILE = SIDE // STRIDE
+MAX_TILES = 1024
+RATIOS = (6.0, 768.0)
+DEFAULT_RATIO = 10.0
+FLOATS, CODED = 0, 1  # what packets say as their quality
+_COUNT = struct.Struct(">H")
+_CODED_HEAD = struct.Struct(">He")
+_LARGEST = 1e4  # magnitude of a latent; they are about 1
+_CORRECTIONS = 6
+
+
+class GanzCodec:
+    """The preset with its generator loaded; the same methods as `codec.image.codec.ImageCodec`."""
+
+    def __init__(self, preset: ImagePreset, device: torch.device) -> None:
+        from models.ganz.store import load_ganz_model
+
+        self.settings = preset
+        self.preset = preset.name
+        self.device = device
+        self.model = load_ganz_model(preset.family).to(device)
+        self.model_id = self.model.model_id
+        self.layer = functools.lru_cache(maxsize=8)(self._layer)
+
+    def _layer(self, latents: int) -> RandomFirstLayer:
+        return self.model.first_layer(latents)
+
+    def encode(
+        self,
+        picture: Picture | Image.Image | NDArray[np.uint8],
+        settings: EncodeSettings | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> bytes:
+        """A picture (Pillow image or uint8 array [H, W], [H, W, 3] or [H, W, 4]) to a file.
+
+        The ratio is N / d_c, 6 to 768, whatever form the latents take. Raises BadInput when the
+        picture cannot be coded, or not in so few bytes.
+        """
+        if isinstance(picture, np.ndarray):
+            picture = from_array(picture)
+        elif not isinstance(picture, Picture):
+            picture = from_image(picture)
+        return _Encoder(self, picture, settings or EncodeSettings(), progress, clock).run()
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """A file to pixels [H, W, 3], or [H, W, 4] if it has an alpha plane.
+
+        Raises BadStream or WrongModel. Lost tiles take the mean colour of the nearest one left.
+        """
+        picture = self.decode_file(read_image(data))
+        if picture.alpha is None:
+            return picture.rgb
+        return np.concatenate((picture.rgb, picture.alpha[:, :, None]), axis=2)
+
+    def decode_file(self, file: ImageFile) -> Picture:
+        """A file that was read to a picture; its notes say what is damaged."""
+        header = file.header
+        if header.model_id != self.model_id:
+            raise WrongModel(
+                f"the picture was coded with model {header.model_id}, "
+                f"the model at hand is {self.model_id} (preset {self.preset})"
+            )
+        if header.tile != TILE or len(file.payloads) > MAX_TILES:
+            raise BadStream(f"preset {self.preset} has up to {MAX_TILES} tiles of {SIDE} pixels")
+        notes: list[str] = []
+        tiles = [self._tile(payload, notes) for payload in file.payloads]
+        rows, columns = tile_grid(header)
+        return picture_of(file, join_tiles(tiles, rows, columns), notes)
+
+    def _tile(self, payload: Payload | None, notes: list[str]) -> Tensor | None:
+        """A tile as drawn, [3, 128, 128] in [0, 1]; None if it is lost, with a note of why."""
+        if payload is None or not payload.whole:
+            return None
+        try:
+            z = self.latents_of(payload)
+        except BadStream as error:
+            notes.append(str(error))
+            return None
+        with torch.no_grad():
+            y: Tensor = self.model.generator.body(self.layer(z.shape[1])(z))
+        return y[0].clamp(0.0, 1.0)
+
+    def payload_of(self, z: Tensor, kind: Entropy | None) -> bytes:
+        """Latents [1, d_c] as a tile's bytes; kind: the coder, None for 32-bit floats."""
+        values = z[0].detach().cpu().numpy()
+        if kind is None:
+            return _COUNT.pack(len(values)) + values.astype(">f4").tobytes()
+        scale = self.scale_of(values)
+        head = _CODED_HEAD.pack(len(values), scale)
+        levels = self.model.quantiser.index(z.detach() / scale)
+        indices = levels[0].cpu().numpy()
+        return head + self._coder(kind, len(values)).encode(indices[None].astype(np.int8), 0)
+
+    @staticmethod
+    def scale_of(values: NDArray[np.float32]) -> float:
+        """The size of latents, rounded to a half-precision number."""
+        size = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+        return float(np.float16(min(max(size, 1e-3), 1e3)))
+
+    def latents_of(self, payload: Payload) -> Tensor:
+        """Inverse of `payload_of`: [1, d_c]. Raises BadStream for bytes that it does not write."""
+        data = payload.data
+        if payload.quality not in (FLOATS, CODED) or len(data) < _COUNT.size:
+            raise BadStream("a tile is of an unknown form")
+        (count,) = _COUNT.unpack_from(data)
+        if not 1 <= count <= self.model.generator.shape.most_latents:
+            raise BadStream(f"a tile of {count} latents is impossible")
+        if payload.quality == FLOATS:
+            if len(data) != _COUNT.size + 4 * count:
+                raise BadStream("a tile has another size than its latents")
+            values = np.frombuffer(data, ">f4", offset=_COUNT.size).astype(np.float32)
+            if not (np.isfinite(values).all() and np.abs(values).max() <= _LARGEST):
+                raise BadStream("a tile's latents are out of range")
+            return torch.from_numpy(values)[None].to(self.device)
+        if len(data) < _CODED_HEAD.size:
+            raise BadStream("a tile is too short")
+        _, scale = _CODED_HEAD.unpack_from(data)
+        if not (np.isfinite(scale) and 0.0 < scale <= _LARGEST):
+            raise BadStream("a tile's latents are out of range")
+        indices = self._coder(payload.entropy, count).decode(data[_CODED_HEAD.size :], 0)
+        levels = torch.from_numpy(indices.astype(np.int64)).to(self.device)
+        return scale * self.model.quantiser.value(levels)
+
+    def _coder(self, kind: Entropy, count: int) -> StaticHuffmanCoder | StaticRangeCoder:
+        made = StaticHuffmanCoder if kind is Entropy.HUFFMAN else StaticRangeCoder
+        return made(self.model.counts, 1, count)
+
+
+def tile_grid(header: ImageHeader) -> tuple[int, int]:
+    """Rows and columns of tiles."""
+    return -(-header.height // SIDE), -(-header.width // SIDE)
+
+
+def cut_tiles(rgb: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """A picture [H, W, 3], mirrored out, as tiles [T, 3, 128, 128] in [0, 1] in raster order, and
+    which of their pixels are the picture's own, [T, 1, 128, 128]."""
+    height, width = rgb.shape[:2]
+    rows, columns = -(-height // SIDE), -(-width // SIDE)
+    more = (0, rows * SIDE - height), (0, columns * SIDE - width)
+    padded = np.pad(rgb, (*more, (0, 0)), mode="symmetric")
+    own = np.pad(np.ones((height, width, 1), np.uint8), (*more, (0, 0)))
+    parts = []
+    for plane in (padded, own):
+        grid = plane.reshape(rows, SIDE, columns, SIDE, -1).transpose(0, 2, 4, 1, 3)
+        parts.append(torch.from_numpy(grid.reshape(rows * columns, -1, SIDE, SIDE).copy()).float())
+    return parts[0] / 255.0, parts[1]
+
+
+def join_tiles(tiles: list[Tensor | None], rows: int, columns: int) -> Tensor:
+    """Tiles in raster order as one picture [1, 3, 128 rows, 128 columns]; lost ones get the mean
+    colour of the nearest. Raises BadStream if none is left."""
+    known = {k: tile for k, tile in enumerate(tiles) if tile is not None}
+    if not known:
+        raise BadStream("nothing of the picture is left")
+    places = np.array([divmod(k, columns) for k in known])
+    whole = []
+    for number, tile in enumerate(tiles):
+        if tile is None:
+            distance = np.square(places - np.array(divmod(number, columns))).sum(1)
+            near = known[list(known)[int(distance.argmin())]]
+            tile = near.mean((1, 2), keepdim=True).expand(-1, SIDE, SIDE)
+        whole.append(tile)
+    grid = torch.stack(whole).reshape(rows, columns, 3, SIDE, SIDE)
+    return grid.permute(2, 0, 3, 1, 4).reshape(1, 3, rows * SIDE, columns * SIDE)
+
+
+class _Encoder:
+    """One picture on its way to a file."""
+
+    def __init__(
+        self,
+        codec: GanzCodec,
+        picture: Picture,
+        settings: EncodeSettings,
+        progress: Callable[[Progress], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        if settings.quality is not None:
+            raise BadInput(f"preset {codec.preset} takes a ratio or bits per pixel, no quality")
+        if settings.tune != "psnr":
+            raise BadInput(f"preset {codec.preset} searches for the least squared error only")
+        self.codec, self.settings = codec, settings
+        self._progress, self._clock = progress, clock
+        self.header = ImageHeader(
+            picture.width, picture.height, codec.model_id, codec.settings.number, TILE,
+            picture.grey, picture.alpha is not None,
+        )  # fmt: skip
+        rows, columns = tile_grid(self.header)
+        if rows * columns > MAX_TILES:
+            raise BadInput(
+                f"a picture of {picture.width}x{picture.height} pixels is {rows * columns} tiles, "
+                f"preset {codec.preset} takes {MAX_TILES}"
+            )
+        self.alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
+        self.tiles, self.own = (part.to(codec.device) for part in cut_tiles(picture.rgb))
+        names = {"range": Entropy.RANGE, "huffman": Entropy.HUFFMAN, None: None}
+        self.kind = names[settings.entropy]
+        asked = settings.bpp is not None
+        self.allowed = settings.allowed_bytes(picture) if asked else None
+
+    def run(self) -> bytes:
+        """Encode; the file's bytes."""
+        count = self._count()
+        for _ in range(_CORRECTIONS):
+            data = self._file([self.codec.payload_of(z, self.kind) for z in self._search(count)])
+            if self.allowed is None or len(data) <= self.allowed:
+                return data
+            # Only coded latents can take more than was foreseen.
+            share = min(self.allowed / len(data), 0.99)
+            count = max(int(count * share), self._least())
+        raise BadInput(f"the picture does not fit in {self.allowed} bytes")
+
+    def _least(self) -> int:
+        return int(PIXELS / RATIOS[1])
+
+    def _count(self) -> int:
+        """d_c for what was asked. Raises BadInput when there is none."""
+        most, least = self.codec.model.generator.shape.most_latents, self._least()
+        if self.allowed is None:
+            ratio = DEFAULT_RATIO if self.settings.ratio is None else self.settings.ratio
+            if not RATIOS[0] <= ratio <= RATIOS[1]:
+                raise BadInput(
+                    f"ratio {ratio:g} is not between {RATIOS[0]:g} and {RATIOS[1]:g}, which preset "
+                    f"{self.codec.preset} has"
+                )
+            return min(int(PIXELS / ratio), most)
+        smallest = self._expected_size(least)
+        if smallest > self.allowed:
+            bpp = 8 * smallest / (self.header.width * self.header.height)
+            raise BadInput(
+                f"preset {self.codec.preset} takes at least {smallest} bytes here ({bpp:.3f} bits "
+                f"per pixel), {self.allowed} are allowed"
+            )
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self._expected_size(middle) <= self.allowed:
+                least = middle
+            else:
+                most = middle - 1
+        return least
+
+    def _expected_size(self, count: int) -> int:
+        """Bytes of the file with so many latents a tile; exact for floats."""
+        size = _COUNT.size + 4 * count
+        if self.kind is not None:
+            counts = self.codec.model.counts
+            share = counts.counts / counts.counts.sum()
+            size = _CODED_HEAD.size + int(count * float((share * counts.bits()).sum()) / 8) + 2
+        return len(self._file([bytes(size)] * len(self.tiles)))
+
+    def _file(self, payloads: list[bytes]) -> bytes:
+        form = FLOATS if self.kind is None else CODED
+        kind = self.kind or Entropy.RANGE
+        return write_image(self.header, form, payloads, self.alpha, kind)
+
+    def _search(self, count: int) -> list[Tensor]:
+        """Searched latents [1, d_c] of every tile."""
+        from codec.image.ganz_search import search_tile
+
+        s, preset = self.settings, self.codec.settings
+        steps = 0
+        if s.search:
+            steps = preset.fast if s.fast else preset.iterations
+            if s.iterations is not None:
+                steps = s.iterations
+            elif s.budget is not None:
+                steps = 100_000
+        layer, total = self.codec.layer(count), len(self.tiles)
+        begun, found, cost = self._clock(), [], None
+        for number in range(total):
+            until = None
+            if s.budget is not None:
+                left = s.budget - (self._clock() - begun)
+                until = self._clock() + left / (total - number)
+
+            def expired(until: float | None = until) -> bool:
+                return until is not None and self._clock() >= until
+
+            def report(done: int, share: float, number: int = number) -> None:
+                if self._progress is not None:
+                    part = done / steps if s.budget is None else 0.0
+                    self._progress(Progress((number + part) / total, share, done))
+
+            one = slice(number, number + 1)
+            result = search_tile(
+                self.codec.model.generator.body, layer, self.tiles[one], self.own[one], steps,
+                expired=expired, report=report,
+            )  # fmt: skip
+            cost = result.cost / max(result.start_cost, 1e-12)
+            found.append(result.latents)
+        if self._progress is not None:
+            self._progress(Progress(1.0, cost, steps))
+        return found

@@ -1,0 +1,123 @@
+"""The latent search of GANZ: gradient descent through the frozen generator for one tile.
+
+z* = argmin ||G(z) - x||^2 (equation 1 of the paper) from the latents that the linear synthesis
+alone would need. The descent is L-BFGS (Liu & Nocedal 1989), and its variables are the latents in
+the units of the picture: the random first layer is orthogonal but for its scales, so that there
+the linear part of the problem is as well conditioned as it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.ganz.nets import GRID, Convolutions, RandomFirstLayer
+
+HISTORY = 10
+CHUNK = 5  # steps between two looks at the clock
+_SCALE = 1e3  # of the cost, so that the line search's fixed tolerances mean little
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a descent came to: latents [1, d_c], their cost, and that of the start."""
+
+    latents: Tensor
+    cost: float
+    start_cost: float
+    steps: int
+
+
+def linear_latents(body: Convolutions, layer: RandomFirstLayer, x: Tensor) -> Tensor:
+    """The latents [B, d_c] of pictures x [B, 3, 128, 128], had G no convolutions."""
+    h = body.linear.transposed(x - 0.5) / body.spread[:, None, None]
+    return layer.inverse(h)
+
+
+class PictureUnits:
+    """Latents of a random first layer <-> the same numbers in the units of the linear synthesis."""
+
+    def __init__(self, body: Convolutions, layer: RandomFirstLayer) -> None:
+        spread = body.spread.repeat_interleave(GRID * GRID)
+        self._layer, self._units = layer, layer.scales * spread[layer.where]
+
+    def of(self, z: Tensor) -> Tensor:
+        """Latents to picture units, both [B, d_c]."""
+        mixed: Tensor = self._layer.random(z)
+        return mixed * self._units
+
+    def latents(self, w: Tensor) -> Tensor:
+        """Picture units to latents."""
+        return self._layer.random.transposed(w / self._units)
+
+
+def descend(
+    cost: Callable[[Tensor], Tensor],
+    start: Tensor,
+    steps: int,
+    *,
+    expired: Callable[[], bool] = lambda: False,
+    report: Callable[[int, float], None] = lambda steps, share: None,
+) -> Found:
+    """L-BFGS on `cost` of variables like `start`; the best ever seen is kept.
+
+    expired: asked now and then whether to stop; report: told the steps done and the cost as a share
+    of the start's.
+    """
+    best, best_cost, first = start.detach(), float("inf"), 0.0
+    variables = start.detach().clone().requires_grad_(True)
+    optimiser = torch.optim.LBFGS(
+        [variables], lr=1.0, max_iter=CHUNK, max_eval=2 * CHUNK, history_size=HISTORY,
+        tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def evaluate() -> Tensor:
+        nonlocal best, best_cost, first
+        optimiser.zero_grad()
+        found = _SCALE * cost(variables)
+        found.backward()
+        value = float(found.detach()) / _SCALE
+        if best_cost == float("inf"):
+            first = value
+        if value < best_cost:
+            best, best_cost = variables.detach().clone(), value
+        return found
+
+    done = 0
+    while done < steps and not (done and expired()):
+        optimiser.param_groups[0]["max_iter"] = min(CHUNK, steps - done)
+        optimiser.step(evaluate)
+        done += min(CHUNK, steps - done)
+        report(done, best_cost / max(first, 1e-12))
+        if not torch.isfinite(variables).all():
+            break
+    if not done:
+        with torch.no_grad():
+            first = best_cost = float(cost(best))
+    return Found(best, best_cost, first, done)
+
+
+def search_tile(
+    body: Convolutions,
+    layer: RandomFirstLayer,
+    x: Tensor,
+    weight: Tensor,
+    steps: int,
+    *,
+    expired: Callable[[], bool] = lambda: False,
+    report: Callable[[int, float], None] = lambda steps, share: None,
+) -> Found:
+    """Latents of one tile x [1, 3, 128, 128]; weight: of its pixels, [1, 1, 128, 128]."""
+    units = PictureUnits(body, layer)
+    total = weight.sum() * x.shape[1]
+
+    def cost(w: Tensor) -> Tensor:
+        y = body(layer(units.latents(w)))
+        return ((y - x).square() * weight).sum() / total
+
+    start = units.of(linear_latents(body, layer, x))
+    found = descend(cost, start, steps, expired=expired, report=report)
+    return Found(units.latents(found.latents), found.cost, found.start_cost, found.steps)

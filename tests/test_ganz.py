@@ -1,0 +1,376 @@
+"""GANZ: the random layer, the codec around it, damage, and the start of the training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codec.errors import BadInput, BadStream, WrongModel
+from codec.image.container import Payload, read_image
+from codec.image.ganz import PIXELS, GanzCodec, cut_tiles
+from codec.image.ganz_search import descend, linear_latents
+from codec.image.settings import EncodeSettings, Progress
+from codec.packet import Entropy
+from models.evaluation.wavelets import keep_largest
+from models.ganz.nets import GanzShape, RandomFirstLayer, as_grid, as_spectrum
+from models.ganz.random_layer import RandomLayer, hadamard, random_order, random_signs
+from models.ganz.store import load_ganz_model
+from models.train import main as train
+from models.training.ganz import train_ganz
+from models.training.interruption import Interruption
+from models.training.journal import read_log
+from tests.tiny_ganz_model import crop, photographs, tiny_ganz, tiny_trainer
+from tests.tiny_image_model import photograph, psnr
+
+# Of Philox with the key (2020, stream); see the test.
+GOLDEN_SIGNS = [-1, 1, 1, 1, 1, -1, -1, 1, -1, -1, 1, 1]
+GOLDEN_ORDER = [3251, 1914, 976, 4911, 3671, 820]
+GOLDEN_DIGEST = "123fc777788d131a"
+QUICK = EncodeSettings(ratio=48, iterations=5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ganz")
+
+
+@pytest.fixture(scope="module")
+def codec(folder: Path) -> GanzCodec:
+    return tiny_ganz(folder)
+
+
+# --- the random layer ----------------------------------------------------------------------------
+
+
+def test_the_random_layer_is_the_same_everywhere() -> None:
+    # Raw integers only: no machine may ever get other ones.
+    signs, order = random_signs(8192, 2020, 1), random_order(4915, 2020, 0)
+    assert signs[:12].tolist() == GOLDEN_SIGNS
+    assert order[:6].tolist() == GOLDEN_ORDER
+    digest = hashlib.sha256(signs.tobytes() + order.astype("<i8").tobytes()).hexdigest()
+    assert digest[:16] == GOLDEN_DIGEST
+    assert abs(int(signs.sum())) < 400
+    assert sorted(order) == list(range(4915))
+
+
+@pytest.mark.parametrize("latents", [1, 2, 64, 100, 4915, 8192])
+def test_the_random_layer_is_orthogonal(latents: int) -> None:
+    layer = RandomLayer(latents)
+    z = torch.randn(3, latents, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(layer.transposed(layer(z)), z, atol=1e-4, rtol=0)
+    torch.testing.assert_close(layer(z).norm(dim=1), z.norm(dim=1))
+
+
+def test_the_random_layer_mixes() -> None:
+    matrix = RandomLayer(100)(torch.eye(100))
+    assert float((matrix.abs() > 1e-6).float().mean()) > 0.8
+    assert float(matrix.abs().max()) < 0.3
+    assert hadamard(4).tolist() == [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
+
+
+def test_random_latents_have_the_statistics_of_the_trained_layer() -> None:
+    generator = torch.Generator().manual_seed(2)
+    scales = torch.rand(2048, generator=generator) + 0.5
+    layer = RandomFirstLayer(1500, scales, torch.full((2048,), 0.2), torch.ones(32))
+    h = layer(torch.randn(400, 1500, generator=generator))
+    spectrum = as_spectrum(h)
+    kept = layer.where
+    assert float(scales[kept].min()) >= float(scales.sort(descending=True).values[1500])
+    torch.testing.assert_close(spectrum[:, kept].std(0), scales[kept], rtol=0.25, atol=0)
+    torch.testing.assert_close(as_grid(spectrum), h)
+
+
+@pytest.mark.parametrize("shape", [{"widths": (24, 8, 8, 8, 8)}, {"widths": (32, 8)}])
+def test_impossible_shapes(shape: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError):
+        GanzShape(latents=16, widths=shape["widths"])
+
+
+# --- the codec -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ratio", [24.0, 100.0, 333.3, 768.0])
+def test_floats_are_as_many_as_the_ratio_says(codec: GanzCodec, ratio: float) -> None:
+    data = codec.encode(crop(), EncodeSettings(ratio=ratio, iterations=2))
+    file = read_image(data)
+    assert file.payloads[0] is not None
+    assert len(file.payloads[0].data) == 2 + 4 * int(PIXELS / ratio)
+    assert codec.decode(data).shape == (128, 128, 3)
+
+
+def test_every_ratio_the_shape_has_room_for_works(codec: GanzCodec) -> None:
+    for ratio in (6.0, 7.3, 11.0, 23.9):
+        data = codec.encode(crop(), EncodeSettings(ratio=ratio, search=False))
+        assert codec.decode(data).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize("ratio", [5.9, 769.0, 1e9])
+def test_other_ratios_are_refused(codec: GanzCodec, ratio: float) -> None:
+    with pytest.raises(BadInput, match="between 6 and 768"):
+        codec.encode(crop(), EncodeSettings(ratio=ratio))
+
+
+def test_what_the_preset_cannot_do_is_said(codec: GanzCodec) -> None:
+    with pytest.raises(BadInput, match="no quality"):
+        codec.encode(crop(), EncodeSettings(quality=50))
+    with pytest.raises(BadInput, match="squared error"):
+        codec.encode(crop(), EncodeSettings(tune="ms-ssim"))
+    with pytest.raises(BadInput, match="1024"):
+        codec.encode(np.zeros((128 * 33, 128 * 33, 3), np.uint8), QUICK)
+    with pytest.raises(BadInput, match="at least"):
+        codec.encode(crop(), EncodeSettings(bpp=0.05))
+
+
+def test_more_latents_are_a_better_picture(codec: GanzCodec) -> None:
+    scores = [
+        psnr(codec.decode(codec.encode(crop(), EncodeSettings(ratio=r, iterations=5))), crop())
+        for r in (768, 192, 30)
+    ]
+    assert scores[0] + 1 < scores[1] < scores[2] - 1
+
+
+def test_the_search_pays(codec: GanzCodec) -> None:
+    def score(settings: EncodeSettings) -> float:
+        return psnr(codec.decode(codec.encode(crop(), settings)), crop())
+
+    assert score(QUICK) > score(EncodeSettings(ratio=48, search=False)) + 0.2
+
+
+@pytest.mark.parametrize("entropy", ["range", "huffman"])
+def test_coded_latents_take_far_fewer_bytes(codec: GanzCodec, entropy: str) -> None:
+    floats = codec.encode(crop(), QUICK)
+    coded = codec.encode(
+        crop(),
+        EncodeSettings(ratio=48, iterations=5, entropy=entropy),  # type: ignore[arg-type]
+    )
+    assert len(coded) < 0.25 * len(floats)
+    assert psnr(codec.decode(coded), codec.decode(floats)) > 28
+
+
+@pytest.mark.parametrize("entropy", [None, "range"])
+def test_no_more_bytes_than_asked(codec: GanzCodec, entropy: None) -> None:
+    data = codec.encode(crop(), EncodeSettings(bpp=0.5, iterations=2, entropy=entropy))
+    assert 0.35 * 128 * 128 < 8 * len(data) <= 0.5 * 128 * 128
+
+
+@pytest.mark.parametrize("size", [(1, 1), (130, 5), (129, 200)])
+def test_any_size(codec: GanzCodec, size: tuple[int, int]) -> None:
+    picture = photograph(*size)
+    data = codec.encode(picture, QUICK)
+    decoded = codec.decode(data)
+    assert decoded.shape == (size[1], size[0], 3)
+    assert psnr(decoded, np.asarray(picture)) > 18
+
+
+def test_alpha_and_grey(codec: GanzCodec) -> None:
+    picture = photograph(40, 30).convert("L").convert("RGBA")
+    picture.putalpha(photograph(40, 30, 3).convert("L"))
+    decoded = codec.decode(codec.encode(picture, QUICK))
+    assert (decoded[:, :, 3] == np.asarray(picture)[:, :, 3]).all()
+    assert (decoded[:, :, 0] == decoded[:, :, 2]).all()
+
+
+def test_tiles_are_the_picture_mirrored_out() -> None:
+    pixels = np.asarray(photograph(200, 130))
+    tiles, own = cut_tiles(pixels)
+    assert tiles.shape == (4, 3, 128, 128)
+    assert float(own.sum()) == 200 * 130
+    back = (255 * tiles[1]).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(back[:, :72], pixels[:128, 128:], atol=0.01)
+    np.testing.assert_allclose(back[:, 72:], pixels[:128, 144:][:, ::-1], atol=0.01)
+
+
+def test_encoding_is_deterministic_and_tells_of_progress(codec: GanzCodec) -> None:
+    seen: list[Progress] = []
+    data = codec.encode(crop(), QUICK, progress=seen.append)
+    assert data == codec.encode(crop(), QUICK)
+    assert seen[-1].share == 1.0
+    assert seen[-1].cost is not None and seen[-1].cost < 1.0
+
+
+def test_a_budget_ends_the_search(codec: GanzCodec) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    steps: list[int] = []
+    codec.encode(
+        photograph(200, 100), EncodeSettings(ratio=400, budget=30.0),
+        progress=lambda p: steps.append(p.steps), clock=clock,
+    )  # fmt: skip
+    assert 2 < len(steps) < 40
+
+
+def test_damage_costs_its_tile_only(codec: GanzCodec) -> None:
+    picture = photograph(256, 128)
+    data = codec.encode(picture, QUICK)
+    whole = codec.decode(data)
+    broken = bytearray(data)
+    broken[len(data) // 4] ^= 4
+    file = read_image(bytes(broken))
+    found = codec.decode_file(file)
+    assert file.damaged_tiles == 1
+    assert found.notes
+    assert (found.rgb[:, 128:] == whole[:, 128:]).all()
+    assert np.ptp(found.rgb[:, :128], axis=(0, 1)).max() == 0  # one colour
+    short = codec.decode(data[: len(data) * 2 // 3])
+    assert (short[:, :128] == whole[:, :128]).all()
+    with pytest.raises(BadStream):
+        codec.decode(data[:30])
+
+
+def test_another_model_is_refused(codec: GanzCodec) -> None:
+    data = codec.encode(crop(), QUICK)
+    file = read_image(data)
+    with pytest.raises(WrongModel):
+        codec.decode_file(_as(file, model_id="0123456789abcdef"))
+    with pytest.raises(BadStream, match="tiles"):
+        codec.decode_file(_as(file, tile=32))
+
+
+def _as(file, **changes):
+    from dataclasses import replace
+
+    return replace(file, header=replace(file.header, **changes))
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        (0, b""),
+        (0, b"\0"),
+        (0, b"\0\0"),
+        (0, b"\xff\xff" + bytes(4)),
+        (0, b"\0\2" + bytes(4)),
+        (0, b"\0\1\x7f\xc0\0\0"),  # not a number
+        (0, b"\0\1\x7f\x7f\xff\xff"),
+        (1, b"\0\4"),
+        (1, b"\0\4\x7e\0abc"),
+        (1, b"\0\4\xbc\0abc"),
+        (1, b"\0\4\x3c\0" + b"\xff" * 40),
+        (7, b"\0\1" + bytes(4)),
+    ],
+)
+def test_impossible_payloads(codec: GanzCodec, form: int, data: bytes) -> None:
+    with pytest.raises(BadStream):
+        codec.latents_of(Payload(form, data, True))
+
+
+def test_random_payloads_never_do_worse_than_raise(codec: GanzCodec) -> None:
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        data = b"\0" + random.bytes(int(random.integers(1, 80)))
+        for kind in (Entropy.RANGE, Entropy.HUFFMAN):
+            try:
+                z = codec.latents_of(Payload(1, data, True, kind))
+            except BadStream:
+                continue
+            assert torch.isfinite(z).all()
+
+
+def test_a_damaged_model_is_refused(codec: GanzCodec, folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "ganz", copy)
+    described = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(described | {"model_id": "0" * 16}))
+    with pytest.raises(BadInput, match="model id"):
+        load_ganz_model("ganz", copy)
+    (copy / "model.json").write_text(json.dumps(described | {"shape": {"widths": [3]}}))
+    with pytest.raises(BadInput, match="cannot load"):
+        load_ganz_model("ganz", copy)
+
+
+def test_the_descent_finds_a_minimum() -> None:
+    target = torch.tensor([[3.0, -1.0, 0.5]])
+    weights = torch.tensor([1.0, 30.0, 4.0])
+    found = descend(lambda w: (weights * (w - target).square()).sum() + 1.0, torch.zeros(1, 3), 25)
+    torch.testing.assert_close(found.latents, target, atol=1e-3, rtol=0)
+    assert found.cost == pytest.approx(1.0, abs=1e-4)
+    assert found.start_cost == pytest.approx(41.0)
+
+
+def test_linear_latents_are_exact_without_convolutions(codec: GanzCodec) -> None:
+    generator = codec.model.generator
+    layer = codec.layer(2048)
+    z = torch.randn(1, 2048, generator=torch.Generator().manual_seed(0))
+    picture = generator.body.draw(layer(z))
+    torch.testing.assert_close(linear_latents(generator.body, layer, picture), z, atol=2e-2, rtol=0)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_training_learns_resumes_and_exports(folder: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(folder / "pictures", steps=6)
+    assert train_ganz(trainer, tmp_path, Interruption())
+    log = read_log(tmp_path / "log.jsonl")
+    assert log[-1]["step"] == 6
+    assert {"real", "fake", "k", "convergence", "psnr"} <= set(log[-1])
+    again = tiny_trainer(folder / "pictures", steps=7)
+    assert train_ganz(again, tmp_path, Interruption())
+    assert again.step == 7
+    assert again.began
+    moved = (again.generator.first.weight - trainer.generator.first.weight).detach().abs().max()
+    assert 0 < float(moved) < 0.1
+
+
+def test_k_follows_the_balance(folder: Path) -> None:
+    trainer = tiny_trainer(folder / "pictures")
+    trainer.start()
+    trainer.begin_began()
+    before = trainer.k
+    values = trainer.train_step(0.9)
+    difference = trainer.settings.balance * values["real"] - values["fake"]
+    assert trainer.k == pytest.approx(max(before + trainer.settings.gain * difference, 0.0))
+    assert values["convergence"] == pytest.approx(values["real"] + abs(difference))
+
+
+def test_the_auto_encoder_phase_lowers_the_error(folder: Path) -> None:
+    trainer = tiny_trainer(folder / "pictures")
+    trainer.start()
+    losses = [trainer.train_step(0.25 * k / 40)["loss"] for k in range(40)]
+    x = photographs(folder / "pictures").batch(6, np.random.default_rng(5))
+    h = trainer.passed_on(x, np.random.default_rng(6))
+    with torch.no_grad():
+        drawn = (trainer.average.body(h) - x).square().mean()
+        linear = (trainer.average.body.draw(h) - x).square().mean()
+    assert float(drawn) < float(linear)
+    assert np.isfinite(losses).all()
+
+
+def test_bad_training_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(["ganz", "--data", str(tmp_path), "--work", str(tmp_path)]) == 1
+    assert "no photographs" in capsys.readouterr().err
+    assert train(["ganz", "--data", "x", "--work", "y", "--minutes", "-1"]) == 2
+
+
+# --- the baseline --------------------------------------------------------------------------------
+
+
+def test_wavelets_of_a_constant_picture_are_one_number() -> None:
+    flat = np.full((128, 128, 3), (10, 90, 200), np.uint8)
+    assert (keep_largest(flat, 1) == flat).all()
+    assert (keep_largest(flat, 0) == 0).all()
+
+
+def test_wavelets_of_a_step_by_hand() -> None:
+    # Orthonormal: what is dropped is what the squared error is.
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, :, 1] = np.add.outer(np.arange(8) * 9, np.arange(8) * 5) + 60
+    import pywt
+
+    with pytest.warns(UserWarning):
+        parts = pywt.wavedec2(pixels[:, :, 1].astype(float), "db4", "periodization", 3)
+    values = np.sort(np.abs(pywt.coeffs_to_array(parts)[0]).ravel())[::-1]
+    kept = keep_largest(pixels, 12).astype(float)
+    error = np.square(kept[:, :, 1] - pixels[:, :, 1]).sum()
+    assert error == pytest.approx(np.square(values[12:]).sum(), rel=0.15)

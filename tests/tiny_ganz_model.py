@@ -1,0 +1,54 @@
+"""A small GANZ model: the start of its training, without any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from codec.image.ganz import GanzCodec
+from codec.image.presets import ImagePreset
+from models.ganz.nets import SIDE, GanzShape
+from models.training.ganz import GanzSettings, GanzTrainer
+from models.training.ganz_export import export_ganz_model
+from models.training.image.photographs import Photographs
+from tests.tiny_image_model import photograph
+
+SHAPE = GanzShape(latents=16, widths=(32, 8, 8, 4, 4))
+
+
+def photographs(folder: Path) -> Photographs:
+    """A few synthetic pictures, written to `folder` if they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(4):
+        if not (folder / f"{seed}.png").exists():
+            photograph(160, 144, seed).save(folder / f"{seed}.png")
+    return Photographs(folder, crop=SIDE)
+
+
+def tiny_trainer(folder: Path, steps: int = 4) -> GanzTrainer:
+    """A training of the small networks on such pictures."""
+    settings = GanzSettings(minutes=None, steps=steps, batch=2, start_crops=24, shape=SHAPE)
+    return GanzTrainer(photographs(folder), settings)
+
+
+def tiny_ganz(folder: Path) -> GanzCodec:
+    """A codec on an untrained model in `folder`, which is made if it is not there."""
+    if not (folder / "ganz" / "model.json").exists():
+        trainer = tiny_trainer(folder / "pictures")
+        trainer.start()
+        with torch.no_grad():
+            # So that the search has something to find beyond the linear synthesis.
+            trainer.average.body.leave.weight.normal_(0.0, 0.01)
+        export_ganz_model(
+            trainer.average.requires_grad_(False).eval(), trainer.photographs, folder / "ganz", {},
+            examples=6, search_steps=2,
+        )  # fmt: skip
+    preset = ImagePreset("ganz", 2, str((folder / "ganz").resolve()), iterations=10, fast=5)
+    return GanzCodec(preset, torch.device("cpu"))
+
+
+def crop(seed: int = 7) -> np.ndarray:
+    """A picture [128, 128, 3] that training has not seen."""
+    return np.asarray(photograph(SIDE, SIDE, seed))
