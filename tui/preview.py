@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codec.files import atomic_output
 from codec.image.pictures import Picture
 
 _GAP = 8  # white pixels between the pictures
@@ -24,11 +23,10 @@ def preview(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> NDArray[
     return np.concatenate((original, gap, decoded, gap, shown), axis=1)
 
 
-def save_preview(original: Picture, decoded: NDArray[np.uint8], path: str) -> None:
-    """Write it. Raises BadInput if the file cannot be written."""
+def preview_png(original: Picture, decoded: NDArray[np.uint8]) -> bytes:
+    """The file of it; decoded is [H, W, 3 or 4]. Scaled down if it is very wide."""
     image = Image.fromarray(preview(original.rgb, decoded[:, :, :3]))
     image.thumbnail((_WIDEST, _WIDEST))
     out = io.BytesIO()
     image.save(out, "PNG")
-    with atomic_output(path) as file:
-        file.write(out.getvalue())
+    return out.getvalue()

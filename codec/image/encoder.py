@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.errors import BadInput
@@ -36,7 +37,8 @@ _CORRECTIONS = 2  # of the rate point after the main search
 _NEAR = 0.02  # what is off by less is put right by single indices
 _PROBE_AIM = 1.03
 _LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
-_FITS = 8  # times that single indices are changed to meet the allowance
+_FITS = 4  # times that moves of single indices are looked for to meet the allowance
+_TRIES = 6  # at how many of them it takes
 _SLACK = 0.004  # of the allowance may be left
 
 
@@ -48,6 +50,14 @@ class _Coded:
     latents: Tensor  # [1, C, rows, columns] whole numbers
     payloads: list[bytes]
     size: int  # of the file
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Moves of single indices in the order they are to be made: flat places, and steps."""
+
+    places: Tensor
+    steps: Tensor
 
 
 class Encoder:
@@ -283,18 +293,16 @@ class Encoder:
         if self.allowed is None:
             return coded
         best: _Coded | None = None
-        aim = 0.5 * _SLACK * self.allowed
         for _ in range(_FITS):
-            if coded.size <= self.allowed and (best is None or coded.size > best.size):
+            below = coded.size <= self.allowed
+            if below and (best is None or coded.size > best.size):
                 best = coded
-            left = self.allowed - coded.size
-            full = coded.quality == QUALITIES - 1
-            if left >= 0 and (left <= max(_SLACK * self.allowed, 4.0) or full):
+            if self._fits(coded) or (below and coded.quality == QUALITIES - 1):
                 break
-            changed = self._changed(coded, 8.0 * (left - min(aim, 16.0)))
+            changed = self._changed(coded)
             if changed is None:
                 break
-            coded = self._code(coded.quality, changed)
+            coded = changed
         if best is None:
             best = self._code(0, torch.zeros_like(coded.latents))
         if best.size > self.allowed:
@@ -304,29 +312,67 @@ class Encoder:
             )
         return best
 
-    def _changed(self, coded: _Coded, bits: float) -> Tensor | None:
-        """The latents with some indices moved by one, to take about so many more (or fewer) bits.
+    def _changed(self, coded: _Coded) -> _Coded | None:
+        """The same with as many indices moved by one as it takes to meet the allowance.
 
-        Those moves are made that buy the most; None if there are none.
+        Moves are made in the order of what they buy. How many it takes is found by coding, since
+        neighbouring moves change each other's bits; the nearest below the allowance is returned,
+        or else the nearest above. None if no move is of use.
         """
-        moves = self._moves(coded, 0.8 if bits > 0 else 1.25)
-        if bits > 0:
-            useful = moves.distance < 0
-            worth = moves.distance / moves.bits.clamp_min(1e-3)
-        else:
-            useful = moves.bits < 0
-            worth = moves.distance / (-moves.bits).clamp_min(1e-3)
-        worth = torch.where(useful, worth, torch.inf).flatten()
-        order = worth.argsort()
-        total = moves.bits.flatten()[order].cumsum(0)
-        reached = total >= bits if bits > 0 else total <= bits
-        count = min(int((~reached).sum()) + (bits < 0), int(useful.sum()))
-        if not count:
+        allowed = self.allowed or 0
+        grow = coded.size < allowed
+        order, gained = self._order(coded, grow)
+        if not len(order.steps):
             return None
-        values = coded.latents.flatten().clone()
-        chosen = order[:count]
-        values[chosen] += moves.step.flatten()[chosen]
-        return round_latents(values.reshape(coded.latents.shape))
+        aim = allowed - 0.3 * _SLACK * allowed
+        few, size_few = 0, float(coded.size)  # moves that do not suffice
+        many, size_many = len(order.steps), None  # those that do, or all there are
+        count = int(np.searchsorted(gained, abs(aim - coded.size) * 8.0)) + 1
+        best: _Coded | None = None
+        for _ in range(_TRIES):
+            count = min(max(count, few + 1), many)
+            values = coded.latents.flatten().clone()
+            values[order.places[:count]] += order.steps[:count]
+            tried = self._code(coded.quality, round_latents(values.reshape(coded.latents.shape)))
+            if best is None or self._misses(tried) < self._misses(best):
+                best = tried
+            if self._fits(tried):
+                break
+            if (tried.size < allowed) == grow:
+                few, size_few = count, float(tried.size)
+            else:
+                many, size_many = count, float(tried.size)
+            if many - few <= 1:
+                break
+            # On a straight line: between the two, or else on from the start.
+            if size_many is None:
+                ahead = (aim - size_few) * few / ((size_few - coded.size) or 1.0)
+                ahead = ahead if ahead > 0 else few
+            else:
+                between = (aim - size_few) / ((size_many - size_few) or 1.0)
+                ahead = min(max(between, 0.1), 0.9) * (many - few)
+            count = few + int(min(ahead, many - few))
+        return best
+
+    def _fits(self, coded: _Coded) -> bool:
+        """Whether the file is below the allowance, and not far."""
+        allowed = self.allowed or 0
+        return 0 <= allowed - coded.size <= max(_SLACK * allowed, 4.0)
+
+    def _misses(self, coded: _Coded) -> float:
+        """Bytes off the allowance; those above count more than all that are below."""
+        left = (self.allowed or 0) - coded.size
+        return left if left >= 0 else 1e12 - left
+
+    def _order(self, coded: _Coded, grow: bool) -> tuple[_Order, NDArray[np.float64]]:
+        """Useful moves, what buys most first, and the bits all up to each one take or save."""
+        moves = self._moves(coded, 0.8 if grow else 1.25)
+        bits, distance = moves.bits.flatten(), moves.distance.flatten()
+        useful = distance < 0 if grow else bits < 0
+        worth = distance / (bits if grow else -bits).clamp_min(1e-3)
+        places = torch.where(useful, worth, torch.inf).argsort()[: int(useful.sum())]
+        gained = (bits if grow else -bits)[places].cumsum(0).cpu().double().numpy()
+        return _Order(places, moves.step.flatten()[places]), np.maximum.accumulate(gained)
 
     def _moves(self, coded: _Coded, weight: float) -> Moves:
         """The better move of every index of the picture, as maps [1, C, rows, columns]."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 from typing import TYPE_CHECKING
 
 from tui import options
@@ -87,6 +89,7 @@ def run_encode(args: argparse.Namespace) -> int:
     from codec.image.pictures import read_picture
     from codec.image.presets import find_image_preset
     from tui.batch import check_paths
+    from tui.preview import preview_png
     from tui.progress import note
     from tui.steps import StepProgress
 
@@ -95,6 +98,10 @@ def run_encode(args: argparse.Namespace) -> int:
     if args.fast and (args.iterations is not None or args.budget is not None):
         raise UsageError("--fast is a number of iterations of its own")
     check_paths(args.input, args.output)
+    if args.preview is not None:
+        check_paths(args.input, args.preview)
+        if os.path.realpath(args.preview) == os.path.realpath(args.output):
+            raise UsageError("the preview and the output are the same file")
     settings = EncodeSettings(
         bpp=args.bpp, ratio=args.ratio, quality=args.quality, iterations=args.iterations,
         budget=args.budget, fast=args.fast, search=not args.no_search, tune=args.tune,
@@ -105,17 +112,18 @@ def run_encode(args: argparse.Namespace) -> int:
     picture = read_picture(args.input)
     for line in picture.notes:
         note(line)
-    codec = ImageCodec.load(args.preset, args.device)
-    with StepProgress("encode") as progress:
-        data = codec.encode(
-            picture, settings, progress=lambda p: progress.update(p.share, p.cost, p.steps)
-        )
-    if args.preview is not None:
-        from tui.preview import save_preview
-
-        save_preview(picture, codec.decode(data), args.preview)
-    with atomic_output(args.output) as file:
+    with contextlib.ExitStack() as outputs:
+        # Opened before the search: a place that cannot be written to is no surprise at its end.
+        file = outputs.enter_context(atomic_output(args.output))
+        shown = args.preview and outputs.enter_context(atomic_output(args.preview))
+        codec = ImageCodec.load(args.preset, args.device)
+        with StepProgress("encode") as progress:
+            data = codec.encode(
+                picture, settings, progress=lambda p: progress.update(p.share, p.cost, p.steps)
+            )
         file.write(data)
+        if shown:
+            shown.write(preview_png(picture, codec.decode(data)))
     return 0
 
 
