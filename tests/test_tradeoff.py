@@ -64,7 +64,8 @@ def test_searching_lowers_the_distance(measured):
 def test_latents_outside_the_set_are_moved_to_the_nearest_inside():
     allowed = tradeoff.AllowedSet(torch.tensor([1.0, 3.0, 1.0]), torch.tensor([2.0, 3.0, 0.0]))
     z = torch.tensor([[[2.6, 4.4, 9.0], [-0.6, 1.6, -1.0], [-7.0, -1.4, 0.2]]])
-    assert allowed.nearest(z).tolist() == [[[2, 3, 0], [-1, 3, 0], [-2, 0, 0]]]
+    found = allowed.latents(allowed.nearest(allowed.levels(z)))
+    assert found.tolist() == [[[2, 3, 0], [-1, 3, 0], [-2, 0, 0]]]
 
 
 @pytest.mark.parametrize(("channels", "levels"), [(0, 5), (193, 5), (8, 4), (8, 1), (8, 33)])

@@ -50,6 +50,7 @@ _LEAD = (analysis.WINDOW - analysis.HOP) // 2
 _AT_ONCE = 64  # frames searched side by side
 _PROBES = 16  # frames that decide rate point and spacing
 _COUPLING = 6.0  # μ over the trained price of a bit, as in the codec's own search
+_STEP = 0.2  # of the search, in level spacings: coarse levels are far apart
 _PIPE_WIDTH = 160
 
 
@@ -75,13 +76,22 @@ class AllowedSet:
     spacing: Tensor
     limit: Tensor
 
-    def nearest(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
-        """Q: the latents of S nearest to z [B, S, C]; there is no dead zone."""
-        return self.inside((z / self.spacing).round() * self.spacing)
+    def levels(self, z: Tensor) -> Tensor:
+        """Latents z [B, S, C] in level spacings, within the range of S."""
+        return self.inside(z / self.spacing)
 
-    def inside(self, z: Tensor) -> Tensor:
-        """z [B, S, C] brought into the range of S."""
-        return z.clamp(-self.limit, self.limit)
+    def latents(self, levels: Tensor) -> Tensor:
+        """The latents [B, S, C] that are so many level spacings."""
+        return self.inside(levels) * self.spacing
+
+    def nearest(self, levels: Tensor, dead_zone: float = 0.0) -> Tensor:
+        """Q: the levels of S nearest to relaxed ones [B, S, C]; there is no dead zone."""
+        return self.inside(levels.round())
+
+    def inside(self, levels: Tensor) -> Tensor:
+        """Relaxed levels [B, S, C] brought into the range of S."""
+        most = self.limit / self.spacing
+        return levels.clamp(-most, most)
 
 
 @dataclass(frozen=True)
@@ -145,11 +155,12 @@ def allowed_set(channels: int, levels: int, spread: Tensor, fitted: bool) -> All
 
 
 def restricted(networks: Networks, allowed: AllowedSet) -> Networks:
-    """The networks with S in place of all whole numbers, and with bits that cost nothing."""
+    """The networks with the levels of S as their latents, and with bits that cost nothing."""
     return replace(
         networks,
-        encoder=lambda x, rate: allowed.inside(networks.encoder(x, rate)),
-        sketch=lambda z, rate: networks.sketch(allowed.inside(z), rate),
+        encoder=lambda x, rate: allowed.levels(networks.encoder(x, rate)),
+        generator=lambda z, rate: networks.generator(allowed.latents(z), rate),
+        sketch=lambda z, rate: networks.sketch(allowed.latents(z), rate),
         prior=_Free(),
         quantise=allowed.nearest,
     )
@@ -180,6 +191,7 @@ class Bench:
         settings = SearchSettings(
             method=method,
             iterations=steps,
+            step=_STEP,
             penalty=_COUPLING * self.model.networks.rate_weight(quality / 8.0),
         )
         found = [
@@ -194,7 +206,8 @@ class Bench:
             for part in self.x[::every].split(_AT_ONCE)
         ]
         cost = torch.cat([result.cost for result in found])
-        return torch.cat([result.indices for result in found]), float(cost.mean())
+        levels = torch.cat([result.indices for result in found])
+        return allowed.latents(levels), float(cost.mean())
 
     def choose(self, channels: int, levels: int, grid: Grid) -> tuple[AllowedSet, int]:
         """S of a cell and its rate point, by the lowest F of a short search on a few frames."""
