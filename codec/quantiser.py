@@ -83,10 +83,28 @@ def fit_centres(latents: NDArray[np.floating], levels: int, seed: int = 0) -> ND
     values = np.asarray(latents, np.float64).reshape(-1, 1)
     if not np.isfinite(values).all() or len(np.unique(values)) < levels:
         raise ValueError(f"need at least {levels} different finite values for {levels} centres")
-    # Quantiles are within a step or two of the optimum in one dimension, so one start is enough.
-    start = np.quantile(values, (np.arange(levels) + 0.5) / levels)[:, None]
-    found = KMeans(levels, init=start, n_init=1, max_iter=300, random_state=seed).fit(values)
+    # In one dimension a good start is near the optimum, so that one is enough.
+    start = _companded(values[:, 0], levels)[:, None]
+    found = KMeans(levels, init=start, n_init=1, max_iter=300, tol=0.0, random_state=seed).fit(
+        values
+    )
     centres = np.sort(found.cluster_centers_[:, 0]).astype(np.float32)
     if not (np.diff(centres) > 0).all():
         raise ValueError("the latents fall into fewer clusters than levels")
     return centres
+
+
+def _companded(values: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+    """Where many centres lie best: as dense as the cube root of the density of the values.
+
+    (Panter & Dite 1951.) Quantiles are too dense where the values are, and Lloyd's iteration moves
+    many centres slowly. The density is that of 2**10 equally full bins.
+    """
+    edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, min(1024, len(values)) + 1)))
+    counts, _ = np.histogram(values, edges)
+    widths = np.diff(edges)
+    share = np.cbrt(counts / widths) * widths
+    below = np.concatenate(([0.0], np.cumsum(share)))
+    wanted = (np.arange(levels) + 0.5) / levels * below[-1]
+    start: NDArray[np.float64] = np.interp(wanted, below, edges)
+    return start
