@@ -48,10 +48,10 @@ def test_the_linear_start_keeps_what_matters_most() -> None:
         flat = generator(generator.smoothed(z), torch.zeros(len(x)))
     error = float((y - x).square().mean())
     assert error < 0.2 * float((x - x.mean((2, 3), keepdim=True)).square().mean())
-    # Mixed as they are, all latents are about as large, and all levels within reach are of use.
+    # Mixed as they are, all latents are about as large, well within reach.
     spread = z.std((0, 2, 3))
     assert float(spread.max() / spread.min()) < 2.0
-    assert 0.2 * SHAPE.reach < float(spread.mean()) < 0.6 * SHAPE.reach
+    assert 0.08 * SHAPE.reach < float(spread.mean()) < 0.3 * SHAPE.reach
     # Without detail the cells keep their colours.
     means = torch.nn.functional.avg_pool2d(flat - y, 48)
     assert float(means.abs().mean()) < 0.02

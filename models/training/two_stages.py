@@ -48,7 +48,8 @@ _CENTRE_BATCHES = 400
 class TwoStageSettings:
     """How a training runs. `minutes` of wall clock, or `steps`, whichever ends first.
 
-    first_share: stage one's part of the length; adversary_from: where in stage one the adversary
+    noise: width of the noise of stage one in even steps over the latents' reach; first_share: stage
+    one's part of the length; adversary_from: where in stage one the adversary
     enters; adversary: its weight beside F; search_every: steps of stage two between two searched
     batches; pool: the most searched signals that are kept; start_frames: signals that the linear
     start is fitted on; table_batches, table_steps: searched batches that the symbols are counted
@@ -60,6 +61,7 @@ class TwoStageSettings:
     pause: float | None = None
     batch: int = 32
     rate: float = 1.5e-3
+    noise: float = 1.0
     first_share: float = 0.6
     adversary_from: float = 0.5
     adversary: float = 0.02
@@ -229,7 +231,7 @@ class TwoStageTrainer:
         with torch.autocast("cpu", torch.bfloat16):
             z = self.networks.encoder(x, none)
             if quantiser is None:
-                width = 2.0 * self.subject.reach / self.subject.levels
+                width = settings.noise * 2.0 * self.subject.reach / self.subject.levels
                 z = z + width * (torch.rand_like(z) - 0.5)
             else:
                 z = z + (quantiser(z) - z).detach()

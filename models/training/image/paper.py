@@ -33,6 +33,7 @@ class PaperImageSettings(TwoStageSettings):
 
     batch: int = 8
     rate: float = 1e-3
+    noise: float = 0.35  # the centres are denser where the latents are
     adversary: float = 0.002
     adversary_from: float = 0.7
     search_every: int = 10

@@ -9,7 +9,7 @@ from models.image.nets import COLOURS
 from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator
 from models.training.image.start import lapped_channels
 
-_USED = 0.4  # of the reach: the standard deviation of latents
+_USED = 0.15  # of the reach: the standard deviation of latents
 
 
 @torch.no_grad()
