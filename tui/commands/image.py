@@ -1,4 +1,4 @@
-"""`sotto image encode|decode|info`: pictures to .stim files and back."""
+"""`sotto image encode|decode|info|sense`: pictures to .stim files and back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tui import options
+from tui.commands.sense import add_sense
 from tui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
     info.add_argument("input", metavar="FILE", help="file or '-'")
     info.add_argument("--json", action="store_true", help="for programs")
     info.set_defaults(run=run_info)
+    add_sense(actions)
 
 
 def _add_encode(actions: Subparsers) -> None:
@@ -67,9 +69,10 @@ def _add_encode(actions: Subparsers) -> None:
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="take the encoder's output as it is")
     add("--preset", default="photo", metavar="NAME",
-        help="the model: photo or paper (default: photo)")  # fmt: skip
+        help="the model: photo, paper or ganz (default: photo)")  # fmt: skip
     add("--entropy", choices=("huffman", "range"),
-        help="the coder of the paper preset (default: huffman)")  # fmt: skip
+        help="the coder of the paper preset (default: huffman), or of the ganz preset, whose "
+        "latents are quantised then (default: 32-bit floats)")  # fmt: skip
     add("--preview", metavar="PNG", help="write original, decoded and difference side by side")
     options.add_device(parser)
     parser.set_defaults(run=run_encode)
