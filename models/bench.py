@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 from models.subjects import run_subject
 
-_SUBJECTS = {"speech": "models.evaluation.bench", "image": "models.evaluation.image_bench"}
+_SUBJECTS = {
+    "speech": "models.evaluation.bench",
+    "image": "models.evaluation.image_bench",
+    "ganz": "models.evaluation.ganz_bench",
+}
 
 
 def main(argv: Sequence[str]) -> int:

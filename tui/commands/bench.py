@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tui.commands import Subparsers
 
 LINK = "link"
-SUBJECTS = ("speech", "image", LINK)
+SUBJECTS = ("speech", "image", "ganz", LINK)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -22,7 +22,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "bench",
         help="quality, bitrate and speed against other codecs; latency of the live link",
         description="speech: score the codec and the other codecs that are installed on a "
-        "directory of clips. image: the same for pictures. link: a call between two processes on "
+        "directory of clips. image: the same for pictures. ganz: the ganz preset beside "
+        "wavelets, and compressive sensing. link: a call between two processes on "
         "this machine, in good and in bad times. `sotto bench SUBJECT --help` lists the options.",
     )
     parser.add_argument("subject", choices=SUBJECTS, help="what to score")

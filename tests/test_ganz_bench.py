@@ -1,0 +1,66 @@
+"""`sotto bench ganz` on a folder of tiny pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.bench import main as bench
+from models.evaluation import ganz_bench
+from models.evaluation.ganz_bench import CODED, GANZ, WAVELETS, middle_crops
+from tests.tiny_ganz_model import tiny_ganz
+from tests.tiny_image_model import photograph
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    photograph(150, 140, 1).save(folder / "a.png")
+    photograph(128, 129, 2).save(folder / "b.png")
+    photograph(120, 200).save(folder / "small.png")
+    return folder
+
+
+def test_the_middle_is_taken(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crops = middle_crops(pictures, None)
+    assert list(crops) == ["a.png", "b.png"]
+    assert all(crop.shape == (128, 128, 3) for crop in crops.values())
+    assert "small.png is smaller" in capsys.readouterr().err
+    assert list(middle_crops(pictures, 1)) == ["a.png"]
+
+
+def test_table_json_and_curves(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codec = tiny_ganz(tmp_path)
+    monkeypatch.setattr(ganz_bench, "load_image_codec", lambda *_: codec)
+    monkeypatch.setattr("models.ganz.store.load_ganz_model", lambda family: codec.model)
+    found, curves = tmp_path / "all.json", tmp_path / "curves.png"
+    args = ["ganz", str(pictures), "--count", "1", "--ratios", "48,768", "--iterations", "2"]
+    args += ["--sense", "0.02", "--priors", "ganz", "--sense-steps", "8", "--device", "cpu"]
+    assert bench([*args, "--json", str(found), "--curves", str(curves)]) == 0
+    table = capsys.readouterr().out
+    assert "wavelets" in table
+    assert "0.02  ganz" in table
+    everything = json.loads(found.read_text())
+    assert set(everything["compression"]) == {GANZ, CODED, WAVELETS}
+    points = everything["compression"][GANZ]
+    assert [p["ratio"] for p in points] == [48.0, 768.0]
+    assert points[0]["psnr"] > points[1]["psnr"] > 10
+    assert points[0]["bpp"] > 2.0  # 1024 floats
+    assert everything["compression"][WAVELETS][0]["bpp"] is None
+    assert everything["compression"][CODED][0]["bpp"] < 0.5
+    assert everything["sensing"]["ganz"][0]["psnr"] > 10
+    assert curves.stat().st_size > 1000
+
+
+def test_bad_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench(["ganz", str(tmp_path)]) == 1
+    assert "no pictures" in capsys.readouterr().err
+    assert bench(["ganz", str(tmp_path), "--ratios", "3"]) == 2
+    assert bench(["ganz", str(tmp_path), "--priors", "jpeg"]) == 2
