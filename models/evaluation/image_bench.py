@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from codec.arguments import add_device, count, number, positive, positive_count
 from codec.console import note
@@ -22,13 +24,21 @@ from codec.files import atomic_output
 from codec.image.codec import EncodeSettings, ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
-from models.evaluation.image_systems import PEERS, ImageSystem, own_system, peers
-from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, psnr
+from models.evaluation.image_figures import draw_crops, draw_curves
+from models.evaluation.image_systems import (
+    PEERS,
+    ImageSystem,
+    own_system,
+    peers,
+    rate_system,
+)
+from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, means, psnr, single
 from models.image.distance import ms_ssim
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
-_QUALITIES = (15.0, 30.0, 45.0, 60.0, 75.0, 90.0)
-_CROP = 192
+_QUALITIES = (6.0, 14.0, 24.0, 36.0, 50.0)  # 0.15 to 0.8 bits per pixel of most photographs
+_SHOWN = 3  # pictures in the sheet of crops
+_ALONE = "encoder"  # ours without the search
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,36 +63,108 @@ def _run(args: argparse.Namespace) -> None:
     files = files[: args.count] if args.count else files
     if not files:
         raise BadInput(f"no pictures in {args.folder}")
-    # A preset of one rate is one point: it is measured beside the curve of the default.
-    names = {"sotto": args.preset}
-    if find_image_preset(args.preset).one_rate:
-        names = {"sotto": DEFAULT_IMAGE_PRESET, args.preset: args.preset}
-    codecs = {name: ImageCodec.load(preset, args.device) for name, preset in names.items()}
-    settings = EncodeSettings(
-        iterations=args.iterations, fast=args.fast, search=not args.no_search, tune=args.tune
-    )
-    # The first call compiles; its time is nobody's.
-    ours = [own_system(name, codec, settings, args.qualities) for name, codec in codecs.items()]
-    for system in ours:
-        system.decode(system.encode(np.zeros((16, 16, 3), np.uint8), system.settings[0]))
-    systems = [*ours, *peers(args.peers)]
-    results: dict[str, list[Point]] = {system.name: [] for system in systems}
-    for file in files:
-        pixels = read_picture(str(file)).rgb
-        for system in systems:
-            results[system.name] += [
-                measure(system, setting, file.name, pixels) for setting in system.settings
-            ]
+    plan = Systems(args)
+    own = plan.load()
+    results: dict[str, list[Point]] = {system.name: [] for system in own}
+    jobs = min(args.jobs or (1 if args.device == "cuda" else os.cpu_count() or 1), len(files))
+    for file, found in zip(files, _measured(files, own, plan, jobs), strict=True):
+        for name, points in found.items():
+            results[name] += points
         note(f"{file.name} done")
-    print(report(results, args.at))
+    # Beside each other they wait for each other: times are those of pictures alone.
+    timed = results
+    if jobs > 1:
+        timed = {s.name: _timed(s, results[s.name], files[: args.timed], args.at) for s in own}
+    print(report(results, timed, args.at))
     if args.json is not None:
-        data = {name: [asdict(p) for p in points] for name, points in results.items()}
+        parts = {"points": results, "timed": timed}
+        data = {
+            part: {name: [asdict(p) for p in points] for name, points in found.items()}
+            for part, found in parts.items()
+        }
         with atomic_output(args.json) as target:
             target.write((json.dumps(data, indent=1) + "\n").encode())
     if args.curves is not None:
         draw_curves(results, args.curves)
     if args.crops is not None:
-        draw_crops(systems, results, files[0], args.at, args.crops)
+        shown = [s for s in own if s.span is not None or (single(results[s.name]))]
+        draw_crops(shown, files[:_SHOWN], args.at, args.crops)
+
+
+@dataclass(frozen=True)
+class Systems:
+    """The codecs that a command line asks for; small, so that every process can load its own."""
+
+    args: argparse.Namespace
+
+    def load(self) -> list[ImageSystem]:
+        """Ours, then the peers that are installed; everything is compiled afterwards."""
+        args = self.args
+        settings = EncodeSettings(
+            iterations=args.iterations, fast=args.fast, search=not args.no_search, tune=args.tune
+        )
+        # A preset of one rate is one point: it is measured beside the curve of the default.
+        one_rate = find_image_preset(args.preset).one_rate
+        default = DEFAULT_IMAGE_PRESET if one_rate else args.preset
+        codec = ImageCodec.load(default, args.device)
+        ours = [own_system("sotto", codec, settings, args.qualities)]
+        if settings.search:
+            alone = replace(settings, search=False, fast=False, iterations=None)
+            ours.append(own_system(_ALONE, codec, alone, args.qualities))
+        ours.append(rate_system("sotto --bpp", codec, settings, args.at))
+        if settings.search and not settings.fast and settings.iterations is None:
+            fast = replace(settings, fast=True)
+            ours.append(rate_system("sotto --fast", codec, fast, args.at))
+        if one_rate:
+            other = ImageCodec.load(args.preset, args.device)
+            ours.append(own_system(args.preset, other, settings, args.qualities))
+        for system in ours:
+            # The first call compiles; its time is nobody's.
+            grey = np.full((64, 64, 3), 128, np.uint8)
+            system.decode(system.encode(grey, max(system.settings[0], 1.0)))
+        return [*ours, *peers(args.peers)]
+
+
+_systems: list[ImageSystem] = []  # of a worker process
+
+
+def _start_worker(plan: Systems) -> None:
+    torch.set_num_threads(1)
+    _systems[:] = plan.load()
+
+
+def _by_worker(file: Path) -> dict[str, list[Point]]:
+    return _picture(file, _systems)
+
+
+def _measured(
+    files: list[Path], own: list[ImageSystem], plan: Systems, jobs: int
+) -> Iterator[dict[str, list[Point]]]:
+    """Every codec at every setting, picture by picture; with several jobs each on one thread."""
+    if jobs == 1:
+        yield from (_picture(file, own) for file in files)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _start_worker, (plan,)) as pool:
+        yield from pool.map(_by_worker, files)
+
+
+def _picture(file: Path, systems: list[ImageSystem]) -> dict[str, list[Point]]:
+    pixels = read_picture(str(file)).rgb
+    return {
+        system.name: [measure(system, s, file.name, pixels) for s in system.settings]
+        for system in systems
+    }
+
+
+def _timed(system: ImageSystem, points: list[Point], files: list[Path], at: float) -> list[Point]:
+    """A few pictures alone, at the setting whose mean rate is nearest to `at`."""
+    count = len(system.settings)
+    rates = [float(np.mean([p.bpp for p in points[k::count]])) for k in range(count)]
+    nearest = min(range(count), key=lambda k: abs(math.log(rates[k] / at)))
+    return [
+        measure(system, system.settings[nearest], f.name, read_picture(str(f)).rgb) for f in files
+    ]
 
 
 def measure(system: ImageSystem, setting: float, name: str, pixels: NDArray[np.uint8]) -> Point:
@@ -106,92 +188,29 @@ def measure(system: ImageSystem, setting: float, name: str, pixels: NDArray[np.u
     )
 
 
-def means(points: list[Point]) -> tuple[float, float]:
-    """Mean PSNR and MS-SSIM of a codec at its only rate."""
-    return float(np.mean([p.psnr for p in points])), float(np.mean([p.ms_ssim for p in points]))
-
-
-def report(results: dict[str, list[Point]], at: float) -> str:
+def report(results: dict[str, list[Point]], timed: dict[str, list[Point]], at: float) -> str:
     """A table: quality at one mean rate, BD-rates of ours against each, mean times."""
     lines = [
-        f"{'codec':<8} {'PSNR':>7} {'MS-SSIM':>8}   at {at} bpp on average"
-        f"  {'encode s':>9} {'decode s':>9}   BD-rate of sotto: PSNR, MS-SSIM"
+        f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
+        "BD-rate of sotto: PSNR, MS-SSIM"
     ]
     own = results["sotto"]
     for name, points in results.items():
-        alone = len({p.picture for p in points}) == len(points)
-        score, similarity = means(points) if alone else mean_at(points, at)
-        times = [float(np.mean([getattr(p, key) for p in points]))
+        rate, score, similarity = means(points) if single(points) else (at, *mean_at(points, at))
+        times = [float(np.mean([getattr(p, key) for p in timed[name]]))
                  for key in ("encode_s", "decode_s")]  # fmt: skip
-        where = f"at {np.mean([p.bpp for p in points]):.3f} bpp" if alone else ""
         line = (
-            f"{name:<8} {score:7.2f} {similarity:8.4f} {where:>22}{times[0]:9.2f} {times[1]:9.2f}"
+            f"{name:<13} {rate:6.4f} {score:6.2f} {similarity:7.4f} {times[0]:6.2f} s "
+            f"{times[1]:5.2f} s"
         )
-        if name != "sotto":
+        if name != "sotto" and not single(points):
             gains = [100.0 * mean_bd_rate(own, points, key) for key in ("psnr", "ms_ssim")]
             line += "   " + ", ".join("none" if math.isnan(g) else f"{g:+.1f} %" for g in gains)
         lines.append(line)
+    if _ALONE in results:
+        gain = mean_at(own, at)[0] - mean_at(results[_ALONE], at)[0]
+        lines.append(f"the search gains {gain:.2f} dB at {at:g} bpp")
     return "\n".join(lines)
-
-
-def draw_curves(results: dict[str, list[Point]], path: str) -> None:
-    """Mean PSNR and MS-SSIM (in dB) over the mean rate, as a PNG."""
-    import io
-
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2)
-    for name, points in results.items():
-        if len({p.picture for p in points}) == len(points):
-            score, similarity = means(points)
-            rate = float(np.mean([p.bpp for p in points]))
-            axes[0].plot(rate, score, "o", label=name)
-            axes[1].plot(rate, -10.0 * np.log10(1.0 - similarity), "o", label=name)
-            continue
-        low, high = min(p.bpp for p in points), max(p.bpp for p in points)
-        rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24)
-        rows = np.array([mean_at(points, float(r)) for r in rates])
-        axes[0].plot(rates, rows[:, 0], label=name)
-        axes[1].plot(rates, -10.0 * np.log10(1.0 - rows[:, 1]), label=name)
-    for ax, label in zip(axes, ("PSNR (dB)", "MS-SSIM (dB)"), strict=True):
-        ax.set_xlabel("bits per pixel")
-        ax.set_ylabel(label)
-        ax.grid(alpha=0.3)
-        ax.legend()
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
-    with atomic_output(path) as file:
-        file.write(out.getvalue())
-
-
-def draw_crops(
-    systems: list[ImageSystem],
-    results: dict[str, list[Point]],
-    file: Path,
-    at: float,
-    path: str,
-) -> None:
-    """The middle of one picture by every codec at about the same rate, side by side, as a PNG."""
-    import io
-
-    pixels = read_picture(str(file)).rgb
-    top = max((pixels.shape[0] - _CROP) // 2, 0)
-    left = max((pixels.shape[1] - _CROP) // 2, 0)
-    shown = [pixels]
-    for system in systems:
-        own = [p for p in results[system.name] if p.picture == file.name]
-        best = min(range(len(own)), key=lambda k: abs(math.log(own[k].bpp / at)))
-        shown.append(system.decode(system.encode(pixels, system.settings[best])))
-    crops = [x[top : top + _CROP, left : left + _CROP] for x in shown]
-    out = io.BytesIO()
-    Image.fromarray(np.concatenate(crops, axis=1)).save(out, "PNG")
-    with atomic_output(path) as target:
-        target.write(out.getvalue())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -205,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=positive_count, metavar="N", help="the first N pictures only")
     add("--preset", default="photo", metavar="NAME", help="the model (default: photo)")
     add("--qualities", type=_numbers, default=_QUALITIES, metavar="Q,Q,...",
-        help="rate points of ours (default: 15,30,...,90)")  # fmt: skip
+        help="rate points of ours (default: 6,14,24,36,50)")  # fmt: skip
     add("--iterations", type=count, metavar="N", help="steps of our search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="the encoder's output as it is")
@@ -216,7 +235,11 @@ def _parser() -> argparse.ArgumentParser:
     add_device(parser, "where sotto runs")
     add("--json", metavar="FILE", help="every measurement")
     add("--curves", metavar="PNG", help="rate-quality curves")
-    add("--crops", metavar="PNG", help="the middle of the first picture by every codec")
+    add("--crops", metavar="PNG", help="crops of the first pictures by every codec")
+    add("--jobs", type=positive_count, metavar="N",
+        help="pictures at a time (default: one per processor)")  # fmt: skip
+    add("--timed", type=positive_count, default=3, metavar="N",
+        help="pictures whose times are taken, alone (default: 3)")  # fmt: skip
     return parser
 
 

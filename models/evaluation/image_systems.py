@@ -25,12 +25,31 @@ _PATIENCE = 300.0
 
 @dataclass(frozen=True)
 class ImageSystem:
-    """A codec at a list of settings; `encode` gives the file, `decode` the pixels."""
+    """A codec at a list of settings; `encode` gives the file, `decode` the pixels.
+
+    span: the whole-numbered settings there are, coarsest first, of a codec that has no rates.
+    """
 
     name: str
     settings: tuple[float, ...]
     encode: Callable[[Pixels, float], bytes]
     decode: Callable[[bytes], Pixels]
+    span: tuple[int, int] | None = None
+
+    def encode_at(self, pixels: Pixels, bpp: float) -> bytes:
+        """The finest file of at most so many bits per pixel, or else the coarsest there is."""
+        if self.span is None:
+            return self.encode(pixels, self.settings[0])
+        low, high = self.span
+        best = self.encode(pixels, low)
+        while low < high:
+            middle = (low + high + 1) // 2
+            data = self.encode(pixels, middle)
+            if 8 * len(data) <= bpp * pixels.shape[0] * pixels.shape[1]:
+                low, best = middle, data
+            else:
+                high = middle - 1
+        return best
 
 
 def pillow_system(name: str, form: str, settings: Sequence[float]) -> ImageSystem:
@@ -45,7 +64,7 @@ def pillow_system(name: str, form: str, settings: Sequence[float]) -> ImageSyste
     def decode(data: bytes) -> Pixels:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
-    return ImageSystem(name, tuple(settings), encode, decode)
+    return ImageSystem(name, tuple(settings), encode, decode, (1, 95))
 
 
 def hevc_system(settings: Sequence[float]) -> ImageSystem:
@@ -71,7 +90,7 @@ def hevc_system(settings: Sequence[float]) -> ImageSystem:
             run("heif-convert", str(source), str(target))
             return np.asarray(Image.open(target).convert("RGB"))
 
-    return ImageSystem("hevc", tuple(settings), encode, decode)
+    return ImageSystem("hevc", tuple(settings), encode, decode, (1, 95))
 
 
 def own_system(
@@ -85,6 +104,17 @@ def own_system(
 
     points = (0.0,) if one_rate else tuple(qualities)
     return ImageSystem(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
+
+
+def rate_system(
+    name: str, codec: PictureCodec, settings: EncodeSettings, bpp: float
+) -> ImageSystem:
+    """Our codec as it is used: every file of at most so many bits per pixel."""
+
+    def encode(pixels: Pixels, bpp: float) -> bytes:
+        return codec.encode(pixels, replace(settings, bpp=bpp))
+
+    return ImageSystem(name, (bpp,), encode, lambda data: codec.decode(data)[:, :, :3])
 
 
 def peers(names: Sequence[str]) -> list[ImageSystem]:

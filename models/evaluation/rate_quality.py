@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,34 +29,51 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def bd_rate(
-    rates: list[float], scores: list[float], base_rates: list[float], base_scores: list[float]
+    rates: list[float],
+    scores: list[float],
+    base_rates: list[float],
+    base_scores: list[float],
+    span: tuple[float, float] = (0.0, math.inf),
 ) -> float:
     """Mean difference in rate at equal score, as a share: -0.1 is ten per cent fewer bits.
 
     Bjøntegaard (2001) with monotone cubic interpolation of log rate over score, on the range of
-    scores both curves have. NaN where they have none, or fewer than two points.
+    scores that both curves reach at rates within `span`. NaN where there is none, or for curves of
+    fewer than two points.
     """
     curve, base = _curve(rates, scores), _curve(base_rates, base_scores)
     if curve is None or base is None:
         return float("nan")
-    low = max(curve[0][0], base[0][0])
-    high = min(curve[0][-1], base[0][-1])
-    if high <= low:
+    ends = [_reached(c, span) for c in (curve, base)]
+    low, high = max(e[0] for e in ends), min(e[1] for e in ends)
+    if not high > low:
         return float("nan")
     at = np.linspace(low, high, 200)
     difference = PchipInterpolator(*curve)(at) - PchipInterpolator(*base)(at)
     return float(np.exp(np.mean(difference)) - 1.0)
 
 
+def _reached(
+    curve: tuple[NDArray[np.float64], NDArray[np.float64]], span: tuple[float, float]
+) -> tuple[float, float]:
+    """The lowest and the highest score of a curve (scores, log rates) at rates within a span."""
+    scores, logs = curve
+    if np.exp(logs[0]) > span[1] or np.exp(logs[-1]) < span[0]:
+        return math.inf, -math.inf
+    score = PchipInterpolator(logs, scores)
+    low = scores[0] if np.exp(logs[0]) >= span[0] else score(math.log(span[0]))
+    high = scores[-1] if np.exp(logs[-1]) <= span[1] else score(math.log(span[1]))
+    return float(low), float(high)
+
+
 def _curve(
     rates: list[float], scores: list[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Scores, rising, and log rates; points that give no better score for more bits left out."""
-    order = np.argsort(rates)
     x: list[float] = []
     y: list[float] = []
-    for k in order:
-        if not x or scores[k] > x[-1] + 1e-6:
+    for k in np.argsort(rates):
+        if not x or (scores[k] > x[-1] + 1e-6 and np.log(rates[k]) > y[-1]):
             x.append(scores[k])
             y.append(float(np.log(rates[k])))
     if len(x) < 2:
@@ -63,19 +81,14 @@ def _curve(
     return np.array(x), np.array(y)
 
 
-def within(points: list[Point], low: float, high: float) -> list[Point]:
-    """The points of a curve in a range of rates, and the next one on either side."""
-    ordered = sorted(points, key=lambda p: p.bpp)
-    inside = [k for k, p in enumerate(ordered) if low <= p.bpp <= high]
-    if not inside:
-        return ordered
-    return ordered[max(inside[0] - 1, 0) : inside[-1] + 2]
-
-
 def mean_bd_rate(
-    curve: list[Point], base: list[Point], score: str, low: float = 0.15, high: float = 0.8
+    curve: list[Point],
+    base: list[Point],
+    score: str,
+    span: tuple[float, float] = (0.15, 0.8),
 ) -> float:
-    """Mean over the pictures of the BD-rate of `score` ("psnr" or "ms_ssim")."""
+    """Mean over the pictures of the BD-rate of `score` ("psnr" or "ms_ssim") within a span of bits
+    per pixel. NaN if no picture has one."""
 
     def value(p: Point) -> float:
         # In dB, so that the curve is as smooth as that of the other score.
@@ -83,16 +96,27 @@ def mean_bd_rate(
 
     found = []
     for name in sorted({p.picture for p in curve} & {p.picture for p in base}):
-        a = within([p for p in curve if p.picture == name], low, high)
-        b = within([p for p in base if p.picture == name], low, high)
+        a, b = ([p for p in points if p.picture == name] for points in (curve, base))
         found.append(
             bd_rate(
                 [p.bpp for p in a], [value(p) for p in a],
-                [p.bpp for p in b], [value(p) for p in b],
+                [p.bpp for p in b], [value(p) for p in b], span,
             )
         )  # fmt: skip
     known = [v for v in found if np.isfinite(v)]
     return float(np.mean(known)) if known else float("nan")
+
+
+def means(points: list[Point]) -> tuple[float, float, float]:
+    """Mean bits per pixel, PSNR and MS-SSIM."""
+    rows = [(p.bpp, p.psnr, p.ms_ssim) for p in points]
+    bpp, score, similarity = (float(v) for v in np.mean(rows, axis=0))
+    return bpp, score, similarity
+
+
+def single(points: list[Point]) -> bool:
+    """Whether a codec was measured at one setting only."""
+    return len({p.picture for p in points}) == len(points)
 
 
 def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
