@@ -25,21 +25,37 @@ from codec.search import Descent, SearchSettings
 
 if TYPE_CHECKING:
     from codec.image.codec import ImageCodec
-    from models.image.distance import ImageDistance
+    from models.image.distance import ImageDistance, Tune
 
 SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
 TILE = 32  # cells a tile is wide and high at most
-# The search spends fewer bits than the rounded latents of the encoder at the same rate point; it
-# starts from a finer one by this factor.
-_SEARCH_SAVES = 0.8
 _SAMPLED_WINDOWS = 6
 _CORRECTIONS = 2  # of the rate point after the main search
 _NEAR = 0.02  # what is off by less is put right by single indices
-_PROBE_AIM = 1.03
 _LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
-_FITS = 4  # times that moves of single indices are looked for to meet the allowance
+_FITS = 12  # times that moves of single indices are looked for to meet the allowance
 _TRIES = 6  # at how many of them it takes
+_MOVED = 0.08  # of the bits at most by moves that know nothing of each other
 _SLACK = 0.004  # of the allowance may be left
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What suits a distance best, by trial on training photographs.
+
+    price: of a bit in the search, in the trained price; saves: what the search takes of the bits
+    that the encoder's rounded latents take at the same rate point.
+    """
+
+    price: float
+    saves: float
+
+
+TUNINGS: dict[Tune, Tuning] = {
+    "psnr": Tuning(0.9, 0.6),
+    "ms-ssim": Tuning(1.4, 0.5),
+    "visual": Tuning(1.2, 0.55),
+}
 
 
 @dataclass
@@ -93,7 +109,7 @@ class Encoder:
         if self.allowed is None:
             quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
         else:
-            saved = _SEARCH_SAVES if iterations else 1.0
+            saved = TUNINGS[self.settings.tune].saves if iterations else 1.0
             quality = self._quality_for(self._tile_bits_allowed() / saved)
         z = self._encoded(quality)
         if iterations:
@@ -114,7 +130,8 @@ class Encoder:
     def _distance(self, quality: int) -> ImageDistance:
         from models.image.distance import ImageDistance
 
-        price = self.codec.settings.price * float(self.codec.networks.price(self._rate(quality)))
+        price = TUNINGS[self.settings.tune].price
+        price *= float(self.codec.networks.price(self._rate(quality)))
         return ImageDistance(self.settings.tune, price)
 
     def _iterations(self) -> int:
@@ -201,8 +218,7 @@ class Encoder:
         allowed = self._tile_bits_allowed()
         if plan.probe:
             probed = self._code(quality, self._descend(quality, z, plan.probe, plan, 0))
-            # The main search will save a little more than the short one did.
-            wanted = self._corrected(probed, _PROBE_AIM * allowed)
+            wanted = self._corrected(probed, allowed)
             if wanted != quality:
                 quality, z = wanted, self._encoded(wanted)
         coded = self._code(quality, self._descend(quality, z, plan.main, plan, plan.probe))
@@ -283,8 +299,7 @@ class Encoder:
             report(share, self._cost, done)
             if ended:
                 break
-        curve = curvature(self.codec.networks.generator, rate, distance.price)
-        return polish(task, distance, rate, best, curve)
+        return polish(task, distance, self.codec.networks.generator, rate, best)
 
     # --- Single indices, until the file has the size it may have.
 
@@ -366,24 +381,28 @@ class Encoder:
 
     def _order(self, coded: _Coded, grow: bool) -> tuple[_Order, NDArray[np.float64]]:
         """Useful moves, what buys most first, and the bits all up to each one take or save."""
-        moves = self._moves(coded, 0.8 if grow else 1.25)
+        # Of the two of an index, the one that lessens the distance, or else the one that saves.
+        moves = self._moves(coded, 0.0 if grow else 1e6)
         bits, distance = moves.bits.flatten(), moves.distance.flatten()
         useful = distance < 0 if grow else bits < 0
         worth = distance / (bits if grow else -bits).clamp_min(1e-3)
         places = torch.where(useful, worth, torch.inf).argsort()[: int(useful.sum())]
         gained = (bits if grow else -bits)[places].cumsum(0).cpu().double().numpy()
-        return _Order(places, moves.step.flatten()[places]), np.maximum.accumulate(gained)
+        gained = np.maximum.accumulate(gained)
+        count = int(np.searchsorted(gained, _MOVED * 8.0 * coded.size)) + 1
+        places = places[:count]
+        return _Order(places, moves.step.flatten()[places]), gained[:count]
 
     def _moves(self, coded: _Coded, weight: float) -> Moves:
         """The better move of every index of the picture, as maps [1, C, rows, columns]."""
         networks = self.codec.networks
         rate, distance = self._rate(coded.quality), self._distance(coded.quality)
-        curve = curvature(networks.generator, rate, distance.price)
         whole = Moves(*(torch.zeros_like(coded.latents) for _ in range(3)))
         for window in self.windows:
             task = WindowTask(networks, window, coded.latents, self.x, self.size, self._half)
             reference = distance.reference(task.target)
             q = window.latents(coded.latents)
+            curve = curvature(task, distance, reference, networks.generator, rate, q)
             found = moves_of(task, distance, reference, rate, q, curve, weight)
             for part, values in zip(
                 (whole.step, whole.distance, whole.bits),
@@ -436,5 +455,5 @@ class Plan:
 
 def search_settings(iterations: int) -> SearchSettings:
     """Steps long enough to get somewhere in so few iterations."""
-    step = min(0.12, max(0.04, 2.0 / max(iterations, 1)))
+    step = min(0.12, max(0.08, 2.0 / max(iterations, 1)))
     return SearchSettings(iterations=iterations, step=step, coupling=5.0, check_every=10)

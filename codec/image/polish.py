@@ -13,13 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codec.image.windows import WindowTask
 from codec.search import Distance
 from models.image.nets import MAX_INDEX, Generator
 
-_ROUNDS = 4
+_ROUNDS = 6
 _SHARE = 0.6  # of the promising moves are made in the first round
 
 
@@ -35,14 +36,34 @@ class Moves:
     bits: Tensor
 
 
-def curvature(generator: Generator, rate: Tensor, price: float) -> Tensor:
-    """Second derivative of a squared error in bits by each channel's indices, [C].
+def curvature(
+    task: WindowTask,
+    distance: Distance,
+    reference: tuple[Tensor, ...],
+    generator: Generator,
+    rate: Tensor,
+    u: Tensor,
+) -> Tensor:
+    """Second derivative of the distance by each whole index u [1, S, C], about: [1, S, C].
 
-    That of the linear synthesis; price as in `models.image.distance.ImageDistance`.
+    That of the linear synthesis, by what a squared error counts in each cell: the slope of the
+    distance along the error that there is. For a mean squared error that is exact.
     """
-    gains = generator.gains(rate)[0, :, 0, 0]
-    energy: Tensor = generator.basis.square().sum((1, 2, 3)) / gains.square()
-    return energy * (2.0 / (3.0 * price))
+    y = task.networks.sketch(u, rate).detach().requires_grad_(True)
+    (slope,) = torch.autograd.grad(distance.against(reference, y).sum(), y)
+    with torch.no_grad():
+        error = y - task.target
+        along = _around(task.by_cell((slope * error).sum(1, keepdim=True)))
+        square = _around(task.by_cell(error.square().sum(1, keepdim=True)))
+        weight = (along / square.clamp_min(1e-12)).clamp_min(0.0)
+        gains = generator.gains(rate)[0, :, 0, 0]
+        energy = generator.basis.square().sum((1, 2, 3)) / gains.square()
+        return weight.reshape(1, -1, 1) * energy
+
+
+def _around(cells: Tensor) -> Tensor:
+    """Means over 3x3 cells of a map [1, 1, h, w]."""
+    return F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def moves_of(
@@ -77,7 +98,9 @@ def moves_of(
         )
 
 
-def polish(task: WindowTask, distance: Distance, rate: Tensor, u: Tensor, curve: Tensor) -> Tensor:
+def polish(
+    task: WindowTask, distance: Distance, generator: Generator, rate: Tensor, u: Tensor
+) -> Tensor:
     """Whole latents u [1, S, C] of a window with the moves that lower the true cost."""
     reference = distance.reference(task.target)
 
@@ -87,6 +110,7 @@ def polish(task: WindowTask, distance: Distance, rate: Tensor, u: Tensor, curve:
             return float(distance.against(reference, y) + task.networks.prior.bits(v, rate).sum())
 
     best, share = cost(u), _SHARE
+    curve = curvature(task, distance, reference, generator, rate, u)
     for _ in range(_ROUNDS):
         moves = moves_of(task, distance, reference, rate, u, curve)
         gain = moves.distance + moves.bits

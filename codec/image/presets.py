@@ -12,16 +12,15 @@ class ImagePreset:
     """A model and how its latents are searched.
 
     number: what files say; family: its folder of weights; iterations: default search steps;
-    fast: those of the fast mode; price: scale of the trained price of a bit in the search; system:
-    the class that codes with it, as "module:Class" (`codec.image.registry`).
+    fast: those of the fast mode; one_rate: whether it has no rate to choose; system: the class
+    that codes with it, as "module:Class" (`codec.image.registry`).
     """
 
     name: str
     number: int
     family: str
-    iterations: int = 60
-    fast: int = 12
-    price: float = 0.7
+    iterations: int
+    fast: int
     about: str = ""
     one_rate: bool = False
     system: str = "codec.image.codec:ImageCodec"
@@ -30,7 +29,14 @@ class ImagePreset:
 IMAGE_PRESETS: dict[str, ImagePreset] = {
     preset.name: preset
     for preset in (
-        ImagePreset("photo", 0, "photo", about="the default: any picture, 0.1 to 2 bits per pixel"),
+        ImagePreset(
+            "photo",
+            0,
+            "photo",
+            iterations=32,
+            fast=8,
+            about="the default: any picture, 0.1 to 2 bits per pixel",
+        ),
         ImagePreset(
             "paper",
             1,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codec.image.container import STRIDE, Tile
@@ -41,7 +42,7 @@ def tile_bits(
         if len(tiles) == 1:
             return bits
         bottom, right = out.shape[2] - area.bottom, out.shape[3] - area.right
-        pieces.append(torch.nn.functional.pad(bits, (area.left, right, area.top, bottom)))
+        pieces.append(F.pad(bits, (area.left, right, area.top, bottom)))
     return torch.stack(pieces).sum(0)
 
 
@@ -136,6 +137,7 @@ class WindowTask:
         self.target = x[..., seen.top * STRIDE : bottom, seen.left * STRIDE : right].contiguous()
         self._around = wide.of(z).clone()
         self._inner = window.area.within(wide)
+        self._seen = window.area.within(seen)
         self._crop = (
             slice((seen.top - wide.top) * STRIDE, bottom - wide.top * STRIDE),
             slice((seen.left - wide.left) * STRIDE, right - wide.left * STRIDE),
@@ -148,6 +150,15 @@ class WindowTask:
             quantise=round_latents,
             reach=MAX_INDEX,
         )
+
+    def by_cell(self, x: Tensor) -> Tensor:
+        """Sums over the pixels of each cell of the window, of a map like the target: [B, C, h, w].
+
+        What lies beyond the picture counts for nothing.
+        """
+        missing = -x.shape[2] % STRIDE, -x.shape[3] % STRIDE
+        x = F.pad(x, (0, missing[1], 0, missing[0]))
+        return self._seen.of(F.avg_pool2d(x, STRIDE) * STRIDE**2)
 
     def _decode(self, generator: Generator, frames: Tensor, rate: Tensor, half: bool) -> Tensor:
         around = self._around.expand(len(frames), -1, -1, -1)
