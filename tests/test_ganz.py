@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image.container import Payload, read_image
 from codec.image.ganz import PIXELS, GanzCodec, cut_tiles
 from codec.image.ganz_search import descend, linear_latents
+from codec.image.registry import load_image_codec
 from codec.image.settings import EncodeSettings, Progress
 from codec.packet import Entropy
 from models.evaluation.wavelets import keep_largest
@@ -374,3 +376,21 @@ def test_wavelets_of_a_step_by_hand() -> None:
     kept = keep_largest(pixels, 12).astype(float)
     error = np.square(kept[:, :, 1] - pixels[:, :, 1]).sum()
     assert error == pytest.approx(np.square(values[12:]).sum(), rel=0.15)
+
+
+# --- the shipped model ---------------------------------------------------------------------------
+
+
+def test_the_shipped_model() -> None:
+    codec = load_image_codec("ganz", "cpu")
+    with Image.open(Path(__file__).parent / "images" / "kodak-23-parrots.png") as image:
+        pixels = np.asarray(image.convert("RGB"))[100:228, 100:228]
+    scores = {}
+    for ratio in (10.0, 192.0):
+        data = codec.encode(pixels, EncodeSettings(ratio=ratio, iterations=5))
+        scores[ratio] = psnr(codec.decode(data), pixels)
+        wavelets = psnr(keep_largest(pixels, int(PIXELS / ratio) // 3), pixels)
+        if ratio > 100:
+            assert scores[ratio] > wavelets
+    assert scores[10.0] > 30
+    assert scores[10.0] > scores[192.0] + 3

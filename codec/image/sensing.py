@@ -19,8 +19,8 @@ from codec.image.settings import Progress
 MAX_TILES = 64
 MAX_NOISE = 1.0
 DEFAULT_PRIOR: Prior = "ganz"
-DEFAULT_STEPS = {"photo": 80, "ganz": 80}
-_ROUNDS = 8
+DEFAULT_STEPS = {"photo": 80, "ganz": 200}
+_ROUNDS = 5
 
 
 @dataclass(frozen=True)
