@@ -147,7 +147,7 @@ class Hotplug:
         """Do what there is to do now."""
         if self._look_wanted:
             self._look_wanted = False
-            self._devices = self._look()
+            self._see()
         halves: tuple[_Half[Any], ...] = self._halves
         for half in halves:
             name, half.asked = half.asked, None
@@ -160,8 +160,9 @@ class Hotplug:
         lost = [half for half in halves if half.missing]
         if not lost or now < self._next_try:
             return
-        self._devices = self._look()
-        back = [half for half in lost if half.wanted in half.names(self._devices)]
+        self._next_try = now + self._retry
+        devices = self._see()
+        back = [half for half in lost if half.wanted in half.names(devices)]
         if back and not self._stop.is_set():
             self._reopen()
         self._retry = min(2.0 * self._retry, _LONGEST_RETRY) if back else RETRY
@@ -169,14 +170,20 @@ class Hotplug:
             self._retry = RETRY
         self._next_try = self._clock() + self._retry
 
+    def _see(self) -> Devices:
+        """The cards there are now; those we know where that cannot be found out."""
+        try:
+            self._devices = self._look()
+        except SottoError:
+            self._devices = self._known()
+        return self._devices
+
     def _change(self, half: _Half[Any], name: str) -> None:
         """Open what was asked for; with a new PortAudio if this one does not know it."""
-        if name not in half.names(self._known()):
-            self._devices = self._look()
-            if name in half.names(self._devices):
-                half.wanted, half.missing = name, True
-                self._reopen()
-                return
+        if name not in half.names(self._known()) and name in half.names(self._see()):
+            half.wanted, half.missing = name, True
+            self._reopen()
+            return
         error = self._open(half, name)
         if error is None:
             half.wanted, half.missing = name, False

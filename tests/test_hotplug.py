@@ -234,6 +234,22 @@ def test_what_is_not_there_is_said_and_nothing_changes():
         assert scene.log() == ["no input device matches gramophone"]
 
 
+def test_where_nobody_can_look_the_known_cards_are_tried():
+    machine = Machine("headset", "speaker")
+
+    def blind() -> Devices:
+        raise AudioDeviceError("cannot look for audio devices")
+
+    machine.look = blind  # type: ignore[method-assign]
+    with Scene(machine, "headset", "speaker") as scene:
+        scene.lose(scene.speaking, "headset")
+        for _ in range(60):
+            scene.later(0.5)
+        assert machine.refreshed == 1  # after that PortAudio does not know it either
+        assert scene.hearing.card == "speaker"
+        assert not [line for line in scene.log() if "cannot look" in line]
+
+
 def test_files_and_pipes_are_left_alone():
     machine = Machine("headset")
     with Scene(machine, "headset", "headset") as scene:
