@@ -35,6 +35,10 @@ FloatArray = NDArray[np.float32]
 # bridge that, and the cushion grows where they do not.
 _DEVICE_BUFFER = 0.02
 BUFFER = 0.05
+# Where the sound system itself underflows this often in a second, it is asked for twice the
+# latency, up to the most: PulseAudio may lose its buffer with every block where it resamples.
+_FLAGS_PER_SECOND = 10
+_MOST_DEVICE_BUFFER = 0.16
 # A sound card that has not called for this long is gone.
 STALLED = 2.0
 _FADE = 48
@@ -245,7 +249,8 @@ class Loudspeaker(Sink):
 
     wanted: index, name, part of a name, None for the default. buffer: seconds between `write` and
     the air to aim at, 20 ms of them in the sound system, the rest here; a machine so busy that it
-    runs dry gets up to 0.1 s more until it is calm again (see `Cushion`).
+    runs dry gets up to 0.1 s more until it is calm again (see `Cushion`). A sound system that keeps
+    underflowing is opened again with twice its share, as often as is needed.
 
     The callback only moves samples out of a ring. Where they run out it fades from the last one
     instead of stepping to zero, and fades in again when they return. All channels get the same.
@@ -267,6 +272,7 @@ class Loudspeaker(Sink):
         self._buffer = buffer
         self.latency = buffer
         self._stream: Any = None
+        self._device_buffer = _DEVICE_BUFFER
         self._instead = NullSink(buffer=buffer, clock=clock)
 
     def start(self) -> None:
@@ -290,13 +296,15 @@ class Loudspeaker(Sink):
         self._last = np.float32(0.0)
         self._faded = _FADE
         self._called = self._clock()
+        self._flagged = self._gaps = 0
+        self._watched = (self._called, 0)
         try:
             self._stream = sound.OutputStream(
                 device=self.device.index,
                 samplerate=self.rate,
                 channels=self._channels,
                 blocksize=block,
-                latency=_DEVICE_BUFFER,
+                latency=self._device_buffer,
                 dtype="float32",
                 callback=self._callback,
             )
@@ -318,7 +326,10 @@ class Loudspeaker(Sink):
     def room(self) -> int:
         if self._broken():
             return self._instead.room()
-        hold = self._cushion.update(self.underruns, self._clock())
+        if self._storm():
+            return self.room()
+        # What the sound system lost by itself, more samples of ours would not have saved.
+        hold = self._cushion.update(self._gaps, self._clock())
         self.latency = self._device_latency + hold / self.rate
         return max(0, (hold - self._ring.available) * SAMPLE_RATE // self.rate)
 
@@ -369,11 +380,34 @@ class Loudspeaker(Sink):
             out[count + ramp :] = 0.0
             self._faded += ramp
             # Counted once per gap, and not before there was anything to play.
-            self.underruns += self._playing and not self._dry
+            fresh = self._playing and not self._dry
+            self.underruns += fresh
+            self._gaps += fresh
             self._dry = True
         elif status.output_underflow and self._playing:
             self.underruns += 1
+            self._flagged += 1
         outdata[:] = out[:, None]
+
+    def _storm(self) -> bool:
+        """Whether the sound system underflowed all the time, and has been opened anew for that."""
+        now = self._clock()
+        since, flagged = self._watched
+        if now - since < 1.0:
+            return False
+        self._watched = (now, self._flagged)
+        if (
+            self._flagged - flagged < _FLAGS_PER_SECOND * (now - since)
+            or 2.0 * self._device_buffer > _MOST_DEVICE_BUFFER
+        ):
+            return False
+        self._device_buffer *= 2.0
+        self.stop()
+        try:
+            self.start()
+        except AudioDeviceError as error:
+            self.error = f"the loudspeaker {self.name} has stopped: {error}"
+        return True
 
     def _broken(self) -> bool:
         if self.error is not None:

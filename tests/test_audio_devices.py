@@ -23,7 +23,7 @@ from stream.pacing import Pacer, PeakMeter, SampleClock
 from stream.recorder import Recorder, stereo_header
 from stream.rig import soundcard
 from stream.rig.soundcard import VirtualSoundCards
-from stream.sinks import Cushion, NullSink
+from stream.sinks import Cushion, Loudspeaker, NullSink
 from stream.sources import FileSource, PipeSource, Silence
 from tui.commands.devices import as_text
 
@@ -438,31 +438,107 @@ def test_what_cannot_be_recorded_to_is_refused(tmp_path):
     assert len(stereo_header(10)) == 44
 
 
+class Flags:
+    """What PortAudio says with every block."""
+
+    def __init__(self, underflow: bool) -> None:
+        self.output_underflow = underflow
+        self.outputBufferDacTime, self.currentTime = 0.02, 0.0
+
+
+class Sound:
+    """A sound system whose streams are called by hand, and underflow below a certain latency."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self, needed: float) -> None:
+        self.needed = needed
+        self.asked: list[float] = []
+        self.streams: list[Sound.Stream] = []
+
+    class Stream:
+        def __init__(self, latency: float, callback) -> None:
+            self.latency, self.callback, self.active = latency, callback, False
+
+        def start(self) -> None:
+            self.active = True
+
+        def close(self) -> None:
+            self.active = False
+
+        abort = close
+
+    def OutputStream(self, *, latency: float, callback, **_: object) -> Sound.Stream:
+        self.asked.append(latency)
+        self.streams.append(Sound.Stream(latency, callback))
+        return self.streams[-1]
+
+    def turn(self, seconds: float, loudspeaker: Loudspeaker, clock: Time) -> None:
+        """Let it play, with the mixer looking in between blocks."""
+        block = np.zeros((loudspeaker.rate // 100, 1), np.float32)
+        for _ in range(round(100 * seconds)):
+            room = loudspeaker.room()
+            loudspeaker.write(np.zeros(room, np.float32))
+            stream = self.streams[-1]
+            flags = Flags(stream.latency < self.needed)
+            stream.callback(block, len(block), flags, flags)
+            clock.now += 0.01
+
+
+@pytest.mark.parametrize(
+    ("needed", "asked"),
+    [(0.01, [0.02]), (0.05, [0.02, 0.04, 0.08]), (9.0, [0.02, 0.04, 0.08, 0.16])],
+)
+def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch, needed, asked):
+    sound, clock = Sound(needed), Time()
+    monkeypatch.setattr("stream.sinks.sound_system", lambda: sound)
+    monkeypatch.setattr("stream.sinks.find", lambda *_: device(0, "card"))
+    monkeypatch.setattr("stream.sinks.settings_of", lambda *_: (48_000, 1))
+    loudspeaker = Loudspeaker(clock=clock)
+    loudspeaker.start()
+    sound.turn(20.0, loudspeaker, clock)
+    assert sound.asked == pytest.approx(asked)
+    assert [stream.active for stream in sound.streams] == [False] * (len(asked) - 1) + [True]
+    assert loudspeaker.error is None
+    # Our own cushion does not grow for it.
+    assert loudspeaker.latency < asked[-1] + 0.05
+
+
 # On virtual sound cards
 
 LOOP = """
-import sys, time
+import sys, threading, time
 import numpy as np
+from stream import devices
+rate, asked = int(sys.argv[1]), devices._refusal
+devices._refusal = lambda index, direction, hertz, channels: (
+    asked(index, direction, hertz, channels) if hertz == rate else "Invalid sample rate"
+)
 from stream.sinks import Loudspeaker
 from stream.sources import Microphone
 microphone, loudspeaker = Microphone(), Loudspeaker()
 microphone.start(); loudspeaker.start()
+assert microphone.rate == loudspeaker.rate == rate, (microphone.rate, loudspeaker.rate)
 print("ready", flush=True)
 held, times, ahead = np.zeros(0, np.float32), [], []
-until = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < until:
+told = threading.Thread(target=sys.stdin.read, daemon=True)  # until our input is closed
+told.start()
+while told.is_alive():
     samples, when = microphone.read(1600, 0.005)
     if len(samples):
         times.append((when, time.monotonic() - when))
-    held = np.concatenate([held, samples])[-1600:]
+    held = np.concatenate([held, samples])
     room = loudspeaker.room()
-    if len(held) >= room:
-        loudspeaker.write(held[:room]); held = held[room:]
+    if room >= 64:  # as the mixer does: what is lacking is silence, which then is the delay
+        block, held = held[:room], held[room:]
+        loudspeaker.write(np.pad(block, (0, room - len(block))))
         ahead.append(loudspeaker.play_time() - time.monotonic())
 times = np.array(times)
 assert (np.diff(times[:, 0]) >= 0).all(), "time ran backwards"
 assert (times[:, 1] >= 0).all(), "samples from the future"
 print("age", np.median(times[:, 1]), "ahead", np.median(ahead))
+print("underruns", loudspeaker.underruns, "gaps", microphone.overflows)
 print("errors", microphone.error, loudspeaker.error)
 microphone.stop(); loudspeaker.stop()
 """
@@ -472,22 +548,39 @@ def child(card: str, cards: VirtualSoundCards, code: str, *arguments: str) -> su
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         env={**os.environ, **cards.environment(card)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+TONE = 1000.0
+
+
+def pitch(samples: np.ndarray) -> float:
+    """The strongest frequency at 16 kHz, also of a tone with gaps."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(spectrum.argmax()) * 16_000 / len(samples)
+
+
 @needs_cards
-def test_microphone_to_loudspeaker(tmp_path):
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_microphone_to_loudspeaker(tmp_path, rate):
+    """On a card that does `rate` only: what is said comes out again, no higher, soon."""
     noise = np.random.default_rng(0).normal(0.0, 0.1, 16_000).astype(np.float32)
-    soundfile.write(tmp_path / "talk.wav", noise, 16_000, "FLOAT")
+    tone = 0.2 * np.sin(2 * np.pi * TONE / 16_000 * np.arange(16_000))
+    talk = np.concatenate([noise, tone.astype(np.float32)])
+    soundfile.write(tmp_path / "talk.wav", talk, 16_000, "FLOAT")
     with VirtualSoundCards(["alice"]) as cards:
         recording = cards.record(tmp_path / "all.wav")
-        process = child("alice", cards, LOOP, "3")
+        process = child("alice", cards, LOOP, str(rate))
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        if rate != 16_000:
+            time.sleep(3.0)  # PulseAudio resamples: the latency that this takes is found out first
         cards.play("alice", tmp_path / "talk.wav").wait(20)
+        time.sleep(1.0)  # what was said last comes out
         out, err = process.communicate(timeout=60)
         recording.stop()
     assert process.returncode == 0, err
@@ -501,7 +594,12 @@ def test_microphone_to_loudspeaker(tmp_path):
             both[start : start + 18_000, 1], both[start : start + 2000, 0], "valid"
         )
         delays.append(int(np.argmax(match)) / 16_000)
-    assert 0.01 < np.median(delays) < 0.5
+    assert 0.01 < np.median(delays) < 0.8
+    print(f"{rate} Hz: mouth to ear {np.median(delays):.4f} s, {out}")
+    begun = said + 16_000 + int(np.median(delays) * 16_000)
+    heard = both[begun + 1600 : begun + 14_400, 1]
+    print(f"a tone of {TONE} Hz came out at {pitch(heard):.3f} Hz")
+    assert pitch(heard) == pytest.approx(TONE, abs=4.0)
 
 
 @needs_cards
