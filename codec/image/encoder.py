@@ -33,6 +33,7 @@ _SAMPLED_WINDOWS = 6
 _CORRECTIONS = 2  # of the rate point after the main search
 _NEAR = 0.02  # what is off by less is put right by single indices
 _LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
+_MOST_ROUNDS = 6  # of the polish
 _FITS = 12  # times that moves of single indices are looked for to meet the allowance
 _TRIES = 6  # at how many of them it takes
 _MOVED = 0.08  # of the bits at most by moves that know nothing of each other
@@ -53,7 +54,7 @@ class Tuning:
 
 TUNINGS: dict[Tune, Tuning] = {
     "psnr": Tuning(0.9, 0.6),
-    "ms-ssim": Tuning(1.4, 0.5),
+    "ms-ssim": Tuning(1.6, 0.3),
     "visual": Tuning(1.2, 0.55),
 }
 
@@ -217,7 +218,8 @@ class Encoder:
             return self._code(quality, self._descend(quality, z, plan.main, plan, 0))
         allowed = self._tile_bits_allowed()
         if plan.probe:
-            probed = self._code(quality, self._descend(quality, z, plan.probe, plan, 0))
+            found = self._descend(quality, z, plan.probe, plan, 0, probe=True)
+            probed = self._code(quality, found)
             wanted = self._corrected(probed, allowed)
             if wanted != quality:
                 quality, z = wanted, self._encoded(wanted)
@@ -225,7 +227,7 @@ class Encoder:
         at = plan.probe + plan.main
         for _ in range(_CORRECTIONS):
             wanted = self._corrected(coded, allowed)
-            near = abs(self._excess(coded, allowed)) < _NEAR
+            near = abs(self._excess(coded, allowed)) < plan.near
             if near or wanted == coded.quality or not plan.correction:
                 break
             start = coded.latents * (self._gains(wanted) / self._gains(coded.quality))
@@ -239,10 +241,21 @@ class Encoder:
         gains: Tensor = self.codec.networks.generator.gains(self._rate(quality))
         return gains
 
-    def _descend(self, quality: int, z: Tensor, iterations: int, plan: Plan, done: int) -> Tensor:
+    def _descend(
+        self,
+        quality: int,
+        z: Tensor,
+        iterations: int,
+        plan: Plan,
+        done: int,
+        *,
+        probe: bool = False,
+    ) -> Tensor:
         """Searched latents of the whole picture, from a map of unrounded ones, window by window."""
         networks = self.codec.networks
         rate, distance = self._rate(quality), self._distance(quality)
+        # A probe only asks for bits, of which the polish changes few.
+        rounds = 0 if probe else min(_MOST_ROUNDS, 2 + iterations // 6)
         latents = round_latents(z)
         total = len(self.windows)
         until = plan.deadline(done, iterations)
@@ -258,7 +271,9 @@ class Encoder:
                     self._report(Progress(min(whole, 1.0), cost, steps))
 
             start = window.latents(z)
-            found = self._search_window(task, distance, rate, start, iterations, limit, report)
+            found = self._search_window(
+                task, distance, rate, start, iterations, rounds, limit, report
+            )
             window.area.of(latents)[:] = window.as_map(found)
         return latents
 
@@ -269,6 +284,7 @@ class Encoder:
         rate: Tensor,
         start: Tensor,
         iterations: int,
+        rounds: int,
         until: float | None,
         report: Callable[[float, float, int], None],
     ) -> Tensor:
@@ -299,7 +315,9 @@ class Encoder:
             report(share, self._cost, done)
             if ended:
                 break
-        return polish(task, distance, self.codec.networks.generator, rate, best)
+        if not rounds:
+            return best
+        return polish(task, distance, self.codec.networks.generator, rate, best, rounds)
 
     # --- Single indices, until the file has the size it may have.
 
@@ -438,11 +456,13 @@ class Plan:
         corrected: bool,
     ) -> None:
         self.probe = self.correction = 0
+        self.near = _NEAR
         if corrected and iterations >= 20:
             self.probe = self.correction = max(iterations // 8, 5)
         elif corrected and iterations >= 6:
-            self.probe = 2 * iterations // 5
-        self.main = max(iterations - self.probe - _CORRECTIONS * self.correction, 1)
+            self.probe, self.correction = 2 * iterations // 5, 2
+            self.near = 3.0 * _NEAR  # few steps, and few to spare
+        self.main = max(iterations - self.probe - self.correction, 1)
         self.total = self.probe + self.main + _CORRECTIONS * self.correction
         self._begun, self._budget = clock(), budget
 

@@ -20,7 +20,6 @@ from codec.image.windows import WindowTask
 from codec.search import Distance
 from models.image.nets import MAX_INDEX, Generator
 
-_ROUNDS = 6
 _SHARE = 0.6  # of the promising moves are made in the first round
 
 
@@ -80,15 +79,14 @@ def moves_of(
     y = task.networks.sketch(z, rate)
     (slope,) = torch.autograd.grad(distance.against(reference, y).sum(), z)
     known = u.clone().requires_grad_(True)
-    # Through the context alone: what the indices do to the price of later ones.
-    bits = task.networks.prior.bits(u, rate, known)
+    # The gradient through the context alone: what the indices do to the price of later ones.
+    below, bits, above = task.networks.prior.bits(torch.cat((u - 1.0, u, u + 1.0)), rate, known)
     (later,) = torch.autograd.grad(bits.sum(), known)
-    bits = bits.detach()
-    options = []
     with torch.no_grad():
-        for step in (-1.0, 1.0):
-            own = task.networks.prior.bits(u + step, rate, u) - bits
-            options.append((step * slope + 0.5 * curve, own + step * later))
+        options = [
+            (step * slope + 0.5 * curve, own - bits + step * later)
+            for step, own in ((-1.0, below), (1.0, above))
+        ]
         down, up = (d + weight * b for d, b in options)
         better = up < down
         return Moves(
@@ -99,7 +97,12 @@ def moves_of(
 
 
 def polish(
-    task: WindowTask, distance: Distance, generator: Generator, rate: Tensor, u: Tensor
+    task: WindowTask,
+    distance: Distance,
+    generator: Generator,
+    rate: Tensor,
+    u: Tensor,
+    rounds: int,
 ) -> Tensor:
     """Whole latents u [1, S, C] of a window with the moves that lower the true cost."""
     reference = distance.reference(task.target)
@@ -111,7 +114,7 @@ def polish(
 
     best, share = cost(u), _SHARE
     curve = curvature(task, distance, reference, generator, rate, u)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         moves = moves_of(task, distance, reference, rate, u, curve)
         gain = moves.distance + moves.bits
         gain = torch.where((u + moves.step).abs() <= MAX_INDEX, gain, torch.zeros_like(gain))

@@ -33,7 +33,10 @@ def round_latents(z: Tensor, dead_zone: float = 0.0) -> Tensor:
 def tile_bits(
     networks: ImageNetworks, tiles: Sequence[Tile], z: Tensor, rate: Tensor, context: Tensor
 ) -> Tensor:
-    """Bits of a map [B, C, h, w] whose tiles (in its own coordinates) are coded on their own."""
+    """Bits of a map [B, C, h, w] whose tiles (in its own coordinates) are coded on their own.
+
+    context: the same, rounded; or one [1, C, h, w] that all share.
+    """
     out = torch.zeros_like(z)
     pieces = []
     for tile in tiles:
@@ -100,10 +103,15 @@ class _WindowPrior:
         self._networks, self._window, self._half = networks, window, half
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        """Bits of z; context [1, S, C] may be shared by several z."""
         window = self._window
-        # Whole numbers as they are, with the gradient of the relaxed ones: what an index makes
-        # those after it cost is as much its price as its own bits.
-        known = window.as_map(z if context is None else context + (z - z.detach()))
+        if context is None:
+            context = z
+        elif len(context) == len(z):
+            # Whole numbers as they are, with the gradient of the relaxed ones: what an index makes
+            # those after it cost is as much its price as its own bits.
+            context = context + (z - z.detach())
+        known = window.as_map(context)
         # The same number format everywhere: bits with and without gradient must agree.
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self._half):
             bits = tile_bits(self._networks, window.tiles, window.as_map(z), rate, known)
