@@ -281,9 +281,7 @@ def test_the_bench_shows_one_point_beside_a_curve(
 
 
 def test_the_preset_is_found_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = ImagePreset(
-        "paper", 1, str(folder.resolve()), one_rate=True, system=find_image_preset("paper").system
-    )
+    tiny = replace(find_image_preset("paper"), family=str(folder.resolve()))
     monkeypatch.setitem(paper_codec_presets(), "paper", tiny)
     codec = ImageCodec.load("paper", "cpu")
     assert isinstance(codec, PaperImageCodec)
