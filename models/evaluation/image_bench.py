@@ -209,7 +209,8 @@ def report(results: dict[str, list[Point]], timed: dict[str, list[Point]], at: f
         lines.append(line)
     if _ALONE in results:
         gain = mean_at(own, at)[0] - mean_at(results[_ALONE], at)[0]
-        lines.append(f"the search gains {gain:.2f} dB at {at:g} bpp")
+        if not math.isnan(gain):
+            lines.append(f"the search gains {gain:.2f} dB at {at:g} bpp")
     return "\n".join(lines)
 
 
