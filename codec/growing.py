@@ -39,6 +39,7 @@ _MARGIN = 8  # hops after its own that a latent step must have seen for what it 
 _ESTIMATE = 32  # hops after which the frame's bits are estimated anew
 _GROWTH = 0.5  # steps are larger by this power of how many fewer a latent step will see ...
 _LARGEST = 2.5  # ... and at most so much
+_STEERING = 0.5  # bit prices move faster than offline: there are fewer steps to move them
 _FEW = 10  # steps at the end towards the bit limit, where the search went beyond it
 
 
@@ -95,7 +96,9 @@ class GrowingSearch:
         self._networks, self._searchable = codec.networks, codec.searchable
         self._distance, self._device = codec.distance, codec.device
         self._coder = coder
-        self._settings = SearchSettings(iterations=iterations, penalty=codec.networks.penalty)
+        self._settings = SearchSettings(
+            iterations=iterations, penalty=codec.networks.penalty, steering=_STEERING
+        )
         self._clock = clock
         self._step_pace, self._score_pace = Pace(0.01), Pace(0.01)
         self.reset()

@@ -23,7 +23,7 @@ class Preset:
     rate: float
     quality: int
     iterations: int = 60
-    price: float = 0.45
+    price: float = 0.48
     about: str = ""
     entropy: Literal["range", "huffman"] = "range"
 

@@ -76,7 +76,7 @@ class SearchSettings:
     coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 20
-    steering: float = 0.5  # of the price, towards the allowance: exponent of bits over it
+    steering: float | None = None  # exponent of bits over allowance; None: small even steps
     dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
 
 
@@ -202,7 +202,10 @@ class Descent:
                     self._whole_bits = whole.sum((1, 2))
                 self._rounded = self._whole_bits / self._relaxed.clamp_min(1.0)
             taken, goal = self._relaxed * self._rounded, 0.98 * self.allowed_bits
-            factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
+            if settings.steering is None:
+                factor = torch.where(taken > goal, 1.06, 0.96)
+            else:
+                factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
             self._price = torch.maximum(self._price * factor, self.weight)
         if settings.method == "admm":
             coupling = settings.coupling * self.weight[:, None, None]
