@@ -296,12 +296,12 @@ def paper_codec_presets() -> dict[str, ImagePreset]:
 
 
 def test_shipped_weights() -> None:
-    """A floor under what the linear start alone reaches: catches broken weights or tables."""
+    """A floor under what they reach: catches broken weights or tables."""
     codec = ImageCodec.load("paper", "cpu")
     with Image.open(Path(__file__).parent / "images" / "kodak-23-parrots.png") as image:
         picture = np.asarray(image.convert("RGB"))
     data = codec.encode(picture, EncodeSettings(iterations=2))
     file = read_image(data)
-    assert 0.2 < file.bits_per_pixel < 0.31
+    assert 0.2 < file.bits_per_pixel < 0.34
     assert file.intact
-    assert psnr(codec.decode(data), picture) > 22.0
+    assert psnr(codec.decode(data), picture) > 24.5
