@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -48,7 +49,9 @@ def make_model(folder: Path) -> str:
     start_linear_image(model.encoder, model.generator, x)
     with torch.no_grad():
         # So that windows which disagree would be noticed.
-        model.generator.finish[-1].weight.normal_(0.0, 0.01)
+        last = model.generator.finish[-1].weight
+        assert isinstance(last, torch.Tensor)
+        last.normal_(0.0, 0.01)
         model.encoder.basis.mul_(0.93)  # so that the search has something to find
         z = model.encoder(x, torch.zeros(len(x)))
         quantiser = Quantiser(fit_centres(z.numpy(), 64))
@@ -93,7 +96,9 @@ def test_round_trip_and_search(codec: PaperImageCodec) -> None:
 
 
 @pytest.mark.parametrize("entropy", ["huffman", "range"])
-def test_both_coders_carry_the_same_latents(codec: PaperImageCodec, entropy: str) -> None:
+def test_both_coders_carry_the_same_latents(
+    codec: PaperImageCodec, entropy: Literal["huffman", "range"]
+) -> None:
     picture = photograph(100, 60)
     data = codec.encode(picture, replace(NO_SEARCH, entropy=entropy))
     file = read_image(data)

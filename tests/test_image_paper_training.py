@@ -95,7 +95,7 @@ def test_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    seen = {}
+    seen: dict[str, object] = {}
 
     def trained(photographs: Photographs, folder: Path, target: Path, s: PaperImageSettings) -> str:
         seen.update(side=photographs.crop, steps=s.steps, minutes=s.minutes, target=target)
