@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput
 from models.nets import MAX_INDEX, ModelShape
-from models.store import load_model
+from models.store import WEIGHTS, load_model
 from models.training import checkpoints
 from models.training.command import main
 from models.training.distributed import Team
@@ -171,6 +171,26 @@ def test_another_seed_is_refused(packed: Path, trained: Path):
 def test_stage_two_needs_centres(packed: Path, tmp_path: Path):
     with pytest.raises(BadInput, match="centres"):
         trainer(packed, tmp_path, 1).stage("two", None)
+
+
+def test_a_training_goes_on_from_a_model(packed: Path, trained: Path, tmp_path: Path):
+    """Its first errors are the old model's, not those of a start from principal components."""
+    again = trainer(packed, tmp_path, 4, replace(SETTINGS, rate=1e-6))
+    again.recipe = replace(again.recipe, start=trained / "model")
+    assert again.stage("one", None)
+    fresh = read_log(trained / "one" / "log.jsonl")[:4]
+    log = read_log(tmp_path / "one" / "log.jsonl")
+    assert np.mean([e["distance"] for e in log]) < 0.95 * np.mean([e["distance"] for e in fresh])
+    start = json.loads((trained / "model" / "model.json").read_text())
+    assert log[0]["log_price_0"] == pytest.approx(start["log_rate_weights"][0], abs=1e-3)
+
+
+def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path):
+    run = trainer(packed, tmp_path, 4)
+    for start in (WEIGHTS / "paper", tmp_path / "nowhere"):
+        run.recipe = replace(run.recipe, start=start)
+        with pytest.raises(BadInput, match=r"paper|cannot load model"):
+            run.stage("one", None)
 
 
 def test_centres_belong_to_the_exported_model(trained: Path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from codec.arguments import add_device, between, count, positive, positive_count
 from codec.console import note
 from codec.errors import BadInput
+from models.store import WEIGHTS
 from models.training.distributed import Team, join
 from models.training.evaluate import evaluate, write_scores
 from models.training.features import FeatureSettings
@@ -132,8 +133,12 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     minutes = args.minutes
     if minutes is None and args.steps is None:
         minutes = _MINUTES
+    start: Path | None = args.start
+    if start is not None and not start.exists():
+        start = WEIGHTS / str(start)  # a shipped model by its name
     return Recipe(
         work=args.work,
+        start=start,
         minutes=minutes,
         steps=args.steps,
         feature_weight=args.feature_weight,
@@ -163,6 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, required=True, metavar="DIR",
         help="packed data, checkpoints, logs and curves go here")  # fmt: skip
     add("--stage", choices=STAGES, default="all", help="what to do (default: all)")
+    add("--start", type=Path, metavar="MODEL",
+        help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
     add("--minutes", type=positive, metavar="N",
         help="length of the training; `all` shares it out (default: 60)")  # fmt: skip
     add("--steps", type=positive_count, metavar="N", help="length of each stage in steps")

@@ -36,9 +36,13 @@ _START_FRAMES = 2500
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that is asked of a training; `minutes` and `steps` are of the stages run."""
+    """Everything that is asked of a training; `minutes` and `steps` are of the stages run.
+
+    start: a model folder to train on from; None starts at principal components.
+    """
 
     work: Path
+    start: Path | None = None
     minutes: float | None = 60.0
     steps: int | None = None
     feature_weight: float = 0.0
@@ -99,13 +103,9 @@ class Trainer:
         settings = replace(recipe.stage, minutes=minutes, steps=recipe.steps)
         prices = Prices(recipe.bits_scale)
         if name == "one":
-            model = LatentModel(recipe.shape)
-            if checkpoints.latest_checkpoint(recipe.work / "one") is None:
-                random = np.random.default_rng((settings.seed, 1 << 20))
-                torch.manual_seed(settings.seed)
-                model = LatentModel(recipe.shape)
-                frames = max(_START_FRAMES, 2 * recipe.shape.channels // recipe.shape.steps)
-                linear_start(model, self.source.batch(frames, random), settings.seed)
+            model = self._start(settings.seed)
+            if recipe.start is not None:
+                prices.log_prices = torch.tensor(model.log_rate_weights)
         else:
             model = self._centred()
             prices.log_prices = torch.tensor(model.log_rate_weights)
@@ -159,6 +159,22 @@ class Trainer:
             )
             load_model("speech", folder)
         return name
+
+    def _start(self, seed: int) -> LatentModel:
+        """What stage one begins with. Raises BadInput when there is no such speech model."""
+        recipe = self.recipe
+        if recipe.start is not None:
+            model = load_model("speech", recipe.start).networks
+            if not isinstance(model, LatentModel):
+                raise BadInput(f"{recipe.start}: the paper's system; `sotto train paper` trains it")
+            return model
+        torch.manual_seed(seed)
+        model = LatentModel(recipe.shape)
+        if checkpoints.latest_checkpoint(recipe.work / "one") is None:
+            random = np.random.default_rng((seed, 1 << 20))
+            frames = max(_START_FRAMES, 2 * recipe.shape.channels // recipe.shape.steps)
+            linear_start(model, self.source.batch(frames, random), seed)
+        return model
 
     def _centred(self) -> LatentModel:
         if checkpoints.latest_checkpoint(self.recipe.work / "centres") is None:
