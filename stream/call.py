@@ -126,8 +126,8 @@ class Call:
         )
         self._hearing = Hearing(codec, sink, journal, heard=self._heard)
         self._cards = Hotplug(
-            self._speaking,
-            self._hearing,
+            self._speaking.jack,
+            self._hearing.jack,
             surroundings.source,
             surroundings.sink,
             surroundings.devices,
@@ -190,8 +190,8 @@ class Call:
             talker=talker,
             listeners=listeners,
             link=self._endpoint.link(),
-            input_device=self._speaking.source_name,
-            output_device=self._hearing.sink_name,
+            input_device=self._speaking.jack.name,
+            output_device=self._hearing.jack.name,
             muted=self._gate.muted,
             push_to_talk=self._gate.push_to_talk,
             talking=self._gate.open and self._state is CallState.TALKING,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from codec.errors import SottoError
 from stream.capacity import Capacity, Demand
+from stream.jack import Jack
 from stream.meters import LoadMeter, Throughput
 from stream.requests import Requests
 from stream.sinks import NullSink, Sink
@@ -72,8 +73,6 @@ class Hearing:
     ) -> None:
         self._codec = codec
         self._make_voice = voice
-        self._sink = sink
-        self._broken: Sink | None = None
         self._journal = journal
         self._heard = heard
         self._parties: dict[int, Party] = {}
@@ -81,11 +80,13 @@ class Hearing:
         self._stop = threading.Event()
         self._something = threading.Event()  # has arrived
         self._requests = Requests(journal)
+        self.jack: Jack[Sink] = Jack(
+            sink, NullSink, lambda sink: sink.underruns, self._requests, journal
+        )
         self._load = LoadMeter()
         self._capacity = Capacity()
         self._next_look = 0.0
         self._wire = Throughput()
-        self._underruns_before = 0
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
             for name, work in (("sotto-decoder", self._decode), ("sotto-mixer", self._mix))
@@ -94,7 +95,7 @@ class Hearing:
 
     def start(self) -> None:
         """Open the sink and begin. Raises SottoError when the sink cannot be opened."""
-        self._sink.start()
+        self.jack.start()
         for thread in self._threads:
             thread.start()
 
@@ -104,7 +105,7 @@ class Hearing:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(5.0)
-        self._sink.stop()
+        self.jack.stop()
 
     def join(self, number: int, name: str, fingerprint: str, preset: str = "") -> None:
         """A party can now be heard; one that comes back keeps its voice and its counters."""
@@ -140,45 +141,6 @@ class Hearing:
             self._something.set()
 
     @property
-    def card(self) -> str | None:
-        """The sound card in use, if it is one."""
-        return self._sink.name if self._sink.is_card else None
-
-    @property
-    def lost(self) -> bool:
-        """Whether the sink has broken."""
-        return self._sink.error is not None
-
-    def release(self, done: Callable[[SottoError | None], None]) -> None:
-        """Ask for the sound card to be let go of; what is said meanwhile is heard by nobody."""
-
-        def work() -> None:
-            if self._sink.is_card:
-                nowhere = NullSink()
-                nowhere.name = f"{self._sink.name} (away)"
-                self._replace_sink(nowhere)
-            done(None)
-
-        self._requests.post(work)
-
-    def open(self, make: Callable[[], Sink], done: Callable[[SottoError | None], None]) -> None:
-        """Ask for another sink; the present one stays if it cannot be opened, for that reason."""
-
-        def work() -> None:
-            try:
-                self._replace_sink(make())
-            except SottoError as error:
-                done(error)
-            else:
-                done(None)
-
-        self._requests.post(work)
-
-    @property
-    def sink_name(self) -> str:
-        return self._sink.name
-
-    @property
     def overloaded(self) -> bool:
         """Whether the machine has no time to decode all that it is decoding."""
         return self._capacity.overloaded
@@ -205,7 +167,7 @@ class Hearing:
     def _listener(self, party: Party, wire: float, connection: Connection) -> Listener:
         voice = party.voice
         arrivals = voice.arrivals()
-        underruns = arrivals.underruns + self._underruns_before + self._sink.underruns
+        underruns = arrivals.underruns + self.jack.gaps
         rejected = arrivals.rejected + connection.rejected(party.number)
         latency = split(voice.latency(), connection.one_way(party.number), party.capture)
         return Listener(
@@ -274,27 +236,20 @@ class Hearing:
 
     def _mix(self) -> None:
         self._requests.serve()
-        room = self._sink.room()
+        sink = self.jack.plug
+        room = sink.room()
         if room < _LEAST_BLOCK:
             self._stop.wait(_MIX_SECONDS)
             return
-        play_time = self._sink.play_time()
+        play_time = sink.play_time()
         mix = np.zeros(room, np.float32)
         for party in self._present():
             mix += party.voice.pull(room, play_time)
         np.clip(mix, -_LIMIT, _LIMIT, out=mix)
-        self._sink.write(mix)
-        if self._sink.error is not None and self._sink is not self._broken:
-            self._broken = self._sink
-            self._journal.error(self._sink.error)
+        sink.write(mix)
+        self.jack.report()
         if self._heard is not None:
             self._heard(mix, play_time)
-
-    def _replace_sink(self, sink: Sink) -> None:
-        sink.start()
-        self._sink, before = sink, self._sink
-        self._underruns_before += before.underruns
-        before.stop()
 
 
 def split(latency: Latency, one_way: float | None, capture: float | None) -> Latency:

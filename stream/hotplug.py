@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from codec.errors import SottoError
+from stream.jack import Done, Jack, Plug
 from stream.snapshot import Devices
 
 if TYPE_CHECKING:
@@ -28,27 +29,7 @@ _LONGEST_RETRY = 60.0
 _TICK = 0.5
 _PATIENCE = 5.0  # seconds for the other threads to let go of a card or open it
 
-Card = TypeVar("Card")
-Opened = TypeVar("Opened", contravariant=True)
-Done = Callable[["SottoError | None"], None]
-
-
-class User(Protocol[Opened]):
-    """Whoever uses a card in a thread of its own: see Speaking and Hearing."""
-
-    @property
-    def card(self) -> str | None:
-        """The name of the card in use; None where sound comes from or goes to something else."""
-
-    @property
-    def lost(self) -> bool:
-        """Whether that card has stopped."""
-
-    def release(self, done: Done) -> None:
-        """Let go of the card and be silent; then call `done`."""
-
-    def open(self, make: Callable[[], Opened], done: Done) -> None:
-        """Use what `make` makes; then call `done` with None, or why that failed."""
+Card = TypeVar("Card", bound=Plug)
 
 
 @dataclass
@@ -56,7 +37,7 @@ class _Half(Generic[Card]):
     """One direction. wanted: the card it had or shall have; missing: since it was lost."""
 
     what: str
-    user: User[Card]
+    jack: Jack[Card]
     make: Callable[[str], Card]
     names: Callable[[Devices], tuple[str, ...]]
     wanted: str | None = None
@@ -73,8 +54,8 @@ class Hotplug:
 
     def __init__(
         self,
-        speaking: User[Source],
-        hearing: User[Sink],
+        speaking: Jack[Source],
+        hearing: Jack[Sink],
         source: Callable[[str], Source],
         sink: Callable[[str], Sink],
         known: Callable[[], Devices],
@@ -153,9 +134,9 @@ class Hotplug:
             name, half.asked = half.asked, None
             if name is not None:
                 self._change(half, name)
-            if half.user.card is not None:
-                half.wanted = half.user.card
-                half.missing = half.missing or half.user.lost
+            if half.jack.card is not None:
+                half.wanted = half.jack.card
+                half.missing = half.missing or half.jack.lost
         now = self._clock()
         lost = [half for half in halves if half.missing]
         if not lost or now < self._next_try:
@@ -194,9 +175,9 @@ class Hotplug:
     def _reopen(self) -> None:
         """Let go of both cards, begin anew, and open them by their names."""
         halves: tuple[_Half[Any], ...] = self._halves
-        held = [half for half in halves if half.user.card is not None or half.missing]
+        held = [half for half in halves if half.jack.card is not None or half.missing]
         for half in held:
-            if self._wait(half.user.release) is not None:
+            if self._wait(half.jack.release) is not None:
                 return  # it still has its card: PortAudio must be left alone
             half.missing = True
         self._refresh()
@@ -211,7 +192,7 @@ class Hotplug:
                 self._journal.warning(str(error))
 
     def _open(self, half: _Half[Any], name: str) -> SottoError | None:
-        return self._wait(lambda done: half.user.open(lambda: half.make(name), done))
+        return self._wait(lambda done: half.jack.open(lambda: half.make(name), done))
 
     def _wait(self, ask: Callable[[Done], None]) -> SottoError | None:
         """Have something done by another thread; what it says, or that it does not answer."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from codec.analysis import FRAME_SAMPLES, HOP, SAMPLE_RATE, WINDOW
 from codec.errors import SottoError
+from stream.jack import Jack
 from stream.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
 from stream.requests import Requests
 from stream.snapshot import Talker
@@ -78,14 +79,14 @@ class Speaking:
             tail=DEFAULT_TAIL if tail is None else tail,
             activity=ActivityDetector(),
         )
-        self._source = source
-        self._broken: Source | None = None
         self._send = send
         self._journal = journal
         self._gate = gate
         self._said = said
         self._requests = Requests(journal)
-        self._opened = False  # the source, when somebody is first talked to
+        self.jack: Jack[Source] = Jack(
+            source, Silence, lambda source: source.overflows, self._requests, journal
+        )
         self._stop = threading.Event()
         self._calling = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sotto-encoder", daemon=True)
@@ -96,7 +97,6 @@ class Speaking:
         self._load = LoadMeter()
         self._latest: EncodedFrame | None = None
         self._frames = self._silent_frames = self._unsent = self._pushed = 0
-        self._overflows_before = 0
         self._search_seconds: deque[float] = deque(maxlen=8)
         self._capture_seconds: deque[float] = deque(maxlen=32)
         self._backlog = 0.0
@@ -112,7 +112,7 @@ class Speaking:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
-        self._source.stop()
+        self.jack.stop()
 
     def call(self, wanted: bool) -> None:
         """Whether packets are wanted; the source is opened when they first are."""
@@ -124,45 +124,6 @@ class Speaking:
     def set_preset(self, name: str) -> None:
         """Ask for another preset of the same model, from the next frame on."""
         self._requests.post(lambda: self._encoder.set_preset(name))
-
-    @property
-    def card(self) -> str | None:
-        """The sound card in use, if it is one."""
-        return self._source.name if self._source.is_card else None
-
-    @property
-    def lost(self) -> bool:
-        """Whether the source has broken."""
-        return self._source.error is not None
-
-    def release(self, done: Callable[[SottoError | None], None]) -> None:
-        """Ask for the sound card to be let go of; silence takes its place."""
-
-        def work() -> None:
-            if self._source.is_card:
-                silence = Silence()
-                silence.name = f"{self._source.name} (away)"
-                self._replace_source(silence)
-            done(None)
-
-        self._requests.post(work)
-
-    def open(self, make: Callable[[], Source], done: Callable[[SottoError | None], None]) -> None:
-        """Ask for another source; the present one stays if it cannot be opened, for that reason."""
-
-        def work() -> None:
-            try:
-                self._replace_source(make())
-            except SottoError as error:
-                done(error)
-            else:
-                done(None)
-
-        self._requests.post(work)
-
-    @property
-    def source_name(self) -> str:
-        return self._source.name
 
     @property
     def behind(self) -> bool:
@@ -187,7 +148,7 @@ class Speaking:
             cost=latest.cost if latest else 0.0,
             start_cost=latest.start_cost if latest else 0.0,
             real_time=self.load(now),
-            overflows=self._overflows_before + self._source.overflows,
+            overflows=self.jack.gaps,
             unsent=self._unsent,
             capture=median(self._capture_seconds),
             search=median(self._search_seconds),
@@ -200,19 +161,18 @@ class Speaking:
                 self._requests.serve()
                 if self._stop.is_set():
                     return
-            self._opened = True
-            self._source.start()
+            self.jack.start()
             busy = False
             while not self._stop.is_set():
                 self._requests.serve()
                 if not busy:
                     self._stop.wait(self._spare_time())
-                samples, when = self._source.read(_CHUNK, 0.0 if busy else _PATIENCE)
-                self._report_source()
+                samples, when = self.jack.plug.read(_CHUNK, 0.0 if busy else _PATIENCE)
+                self.jack.report()
                 begun = time.monotonic()
                 if len(samples):
                     self._take(samples, when)
-                elif self._source.ended:
+                elif self.jack.plug.ended:
                     self._go_silent()
                 busy = len(samples) == _CHUNK or self._encoder.refine()
                 self._load.push(begun, time.monotonic())
@@ -232,7 +192,7 @@ class Speaking:
     def _take(self, samples: FloatArray, when: float) -> None:
         """Encode samples whose last one was in the air at `when`."""
         lag = max(time.monotonic() - when, 0.0)
-        self._backlog = lag - self._source.latency
+        self._backlog = lag - self.jack.plug.latency
         self._capture_seconds.append(lag)
         self._level.push(samples)
         if not self._calling.is_set():
@@ -259,24 +219,11 @@ class Speaking:
         if not self._send(frame.packet, captured, median(self._capture_seconds)):
             self._unsent += 1
 
-    def _report_source(self) -> None:
-        """Tell once when the source breaks."""
-        if self._source.error is not None and self._source is not self._broken:
-            self._broken = self._source
-            self._journal.error(self._source.error)
-
     def _go_silent(self) -> None:
         """The source is over: stay on the line without a word, which also fills the last frame."""
         self.source_ended.set()
-        self._journal.info(f"{self._source.name} is over")
-        self._replace_source(Silence())
-
-    def _replace_source(self, source: Source) -> None:
-        if self._opened:
-            source.start()
-        self._source, before = source, self._source
-        self._overflows_before += before.overflows
-        before.stop()
+        self._journal.info(f"{self.jack.name} is over")
+        self.jack.replace(Silence())
 
 
 def median(values: deque[float]) -> float | None:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from codec.errors import SottoError
 from stream.devices import AudioDeviceError, refresh
 from stream.hotplug import RETRY, Hotplug
+from stream.jack import Jack
 from stream.journal import Journal
 from stream.requests import Requests
 from stream.sinks import NullSink
@@ -73,39 +72,17 @@ class Microphone(Silence):
             self._machine.open.remove(self.name)
 
 
-class User:
-    """Speaking or Hearing, without sound: serves requests when told."""
+class Half:
+    """What Speaking and Hearing share: a jack, and the requests of the thread that serves it."""
 
     def __init__(self, machine: Machine, name: str) -> None:
         self.journal = Journal()
         self.requests = Requests(self.journal)
-        self.using: Any = Microphone(machine, name)
-        self.using.start()
-
-    @property
-    def card(self) -> str | None:
-        return self.using.name if self.using.is_card else None
-
-    @property
-    def lost(self) -> bool:
-        return self.using.error is not None
-
-    def release(self, done: Callable[[SottoError | None], None]) -> None:
-        self.open(Silence, done)
-
-    def open(self, make: Callable[[], Any], done: Callable[[SottoError | None], None]) -> None:
-        def work() -> None:
-            try:
-                fresh = make()
-                fresh.start()
-            except SottoError as error:
-                done(error)
-                return
-            self.using.stop()
-            self.using = fresh
-            done(None)
-
-        self.requests.post(work)
+        self.jack: Jack[Any] = Jack(
+            Microphone(machine, name), Silence, lambda plug: plug.overflows, self.requests,
+            self.journal,
+        )  # fmt: skip
+        self.jack.start()
 
 
 class Scene:
@@ -114,7 +91,8 @@ class Scene:
     def __init__(self, machine: Machine, microphone: str, loudspeaker: str) -> None:
         self.machine = machine
         self.now = 100.0
-        self.speaking, self.hearing = User(machine, microphone), User(machine, loudspeaker)
+        self.halves = Half(machine, microphone), Half(machine, loudspeaker)
+        self.speaking, self.hearing = (half.jack for half in self.halves)
         self.journal = Journal()
 
         def make(name: str) -> Any:
@@ -145,16 +123,16 @@ class Scene:
 
     def _serve(self) -> None:
         while not self._stop.wait(0.002):
-            self.speaking.requests.serve()
-            self.hearing.requests.serve()
+            for half in self.halves:
+                half.requests.serve()
 
     def later(self, seconds: float) -> None:
         self.now += seconds
         self.hotplug.step()
 
-    def lose(self, user: User, name: str) -> None:
+    def lose(self, jack: Jack[Any], name: str) -> None:
         self.machine.unplug(name)
-        user.using.error = f"the microphone {name} has stopped: silence is sent instead"
+        jack.plug.error = f"the microphone {name} has stopped: silence is sent instead"
 
     def log(self) -> list[str]:
         return [line.text for line in self.journal.after(-1)]
@@ -253,13 +231,13 @@ def test_where_nobody_can_look_the_known_cards_are_tried():
 def test_files_and_pipes_are_left_alone():
     machine = Machine("headset")
     with Scene(machine, "headset", "headset") as scene:
-        scene.hearing.using.stop()
-        scene.hearing.using = NullSink()
+        scene.hearing.plug.stop()
+        scene.hearing.plug = NullSink()
         scene.lose(scene.speaking, "headset")
         machine.plugged.add("headset")
         scene.later(RETRY)
         assert scene.speaking.card == "headset"
-        assert isinstance(scene.hearing.using, NullSink)
+        assert isinstance(scene.hearing.plug, NullSink)
 
 
 def test_a_thread_that_does_not_let_go_keeps_portaudio_from_being_touched(monkeypatch):
