@@ -19,6 +19,7 @@ from models.train import main as train
 from models.training.image.paper import PaperImageSettings, train_paper_image
 from models.training.image.paper_start import start_linear_image
 from models.training.image.photographs import Photographs
+from models.training.interruption import Interruption
 from tests.tiny_image_model import photograph, psnr, training_pictures
 
 SHAPE = PaperImageShape(
@@ -97,7 +98,13 @@ def test_the_command(
 ) -> None:
     seen: dict[str, object] = {}
 
-    def trained(photographs: Photographs, folder: Path, target: Path, s: PaperImageSettings) -> str:
+    def trained(
+        photographs: Photographs,
+        folder: Path,
+        target: Path,
+        s: PaperImageSettings,
+        interruption: Interruption,
+    ) -> str:
         seen.update(side=photographs.crop, steps=s.steps, minutes=s.minutes, target=target)
         return "0123456789abcdef"
 

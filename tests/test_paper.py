@@ -26,6 +26,7 @@ from models.loudness import FrameDistance
 from models.paper_nets import PaperShape
 from models.store import load_model, search_networks
 from models.training.frames import FrameShards
+from models.training.interruption import Interruption
 from models.training.paper import PaperSettings, train_paper
 
 FloatArray = NDArray[np.float32]
@@ -206,6 +207,9 @@ def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> 
     work, target = tmp_path / "work", tmp_path / "model"
     paused = PaperSettings(**{**settings.__dict__, "pause": 1e-6})
     assert train_paper(shards, work, target, paused) is None
+    signalled = Interruption()
+    signalled.number = 2
+    assert train_paper(shards, work, target, settings, interruption=signalled) is None
     assert not target.exists()
     identity = train_paper(shards, work, target, settings)
     assert load_model("paper", target).model_id == identity

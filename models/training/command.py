@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from codec.arguments import add_device, between, count, positive, positive_count
+from codec.arguments import add_device, between, positive, positive_count
 from codec.console import note
 from codec.errors import BadInput
 from models.store import WEIGHTS
@@ -18,32 +18,35 @@ from models.training.evaluate import evaluate, write_scores
 from models.training.features import FeatureSettings
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
-from models.training.outcome import status_of
+from models.training.options import (
+    add_length,
+    add_result,
+    add_stages,
+    length,
+    result,
+    run_training,
+    tell_pause,
+    training_parser,
+)
 from models.training.prepare import prepare
 from models.training.recipe import Recipe, Trainer
 from models.training.stages import StageSettings
 
-STAGES = ("prepare", "features", "one", "centres", "two", "export", "all")
+STAGES = ("prepare", "features", "one", "centres", "two", "export")
 _MINUTES = 60.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; argv without the program and subject. 0, 1 failed, 2 usage, 128 + signal stopped."""
-    parser = _parser()
+    """Run it; see `run_training`."""
+    return run_training(_parser(), argv, _work)
+
+
+def _work(args: argparse.Namespace, interruption: Interruption) -> None:
+    team = join(args.device)
     try:
-        args = parser.parse_args(list(argv))
-    except SystemExit as error:
-        return int(error.code or 0)
-    interruption = Interruption()
-
-    def work() -> None:
-        team = join(args.device)
-        try:
-            _run(args, team, interruption)
-        finally:
-            team.leave()
-
-    return status_of(work, interruption)
+        _run(args, team, interruption)
+    finally:
+        team.leave()
 
 
 def _run(args: argparse.Namespace, team: Team, interruption: Interruption) -> None:
@@ -78,8 +81,8 @@ def _run(args: argparse.Namespace, team: Team, interruption: Interruption) -> No
         elif team.leads:
             _export(args, trainer, team, tell)
         if not finished:
-            if not interruption.number:
-                tell("paused; the same command goes on from the checkpoint")
+            if team.leads:
+                tell_pause(interruption)
             return
 
 
@@ -89,7 +92,7 @@ _TIMED = ("features", "one", "two")
 def _stages(args: argparse.Namespace) -> tuple[str, ...]:
     if args.stage != "all":
         return (args.stage,)
-    return tuple(s for s in STAGES[:-1] if s != "features" or args.feature_weight > 0)
+    return tuple(s for s in STAGES if s != "features" or args.feature_weight > 0)
 
 
 def _packed_folder(data: Path, work: Path) -> Path | None:
@@ -121,7 +124,7 @@ def _prepare(data: Path, target: Path, processes: int, tell: Callable[[str], Non
 def _export(
     args: argparse.Namespace, trainer: Trainer, team: Team, tell: Callable[[str], None]
 ) -> None:
-    out: Path = args.out or args.work / "model"
+    out = result(args)
     tell(f"model {trainer.export(out)} written to {out}")
     if args.dev is not None:
         scores = evaluate(out, args.dev, team.device, note=tell)
@@ -130,16 +133,13 @@ def _export(
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    minutes = args.minutes
-    if minutes is None and args.steps is None:
-        minutes = _MINUTES
     start: Path | None = args.start
     if start is not None and not start.exists():
         start = WEIGHTS / str(start)  # a shipped model by its name
     return Recipe(
         work=args.work,
         start=start,
-        minutes=minutes,
+        minutes=length(args, _MINUTES),
         steps=args.steps,
         feature_weight=args.feature_weight,
         stage=StageSettings(
@@ -156,25 +156,17 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sotto train speech",
-        description="Train the networks of the speech codec. Ctrl-C writes a checkpoint; the same "
-        "command goes on from it. For several GPUs: torchrun --nproc-per-node N -m models.train "
-        "speech ...",
+    parser = training_parser(
+        "speech",
+        "Train the networks of the speech codec. For several GPUs: "
+        "torchrun --nproc-per-node N -m models.train speech ...",
+        data="train.tsv and train/*, or a folder of packed shards",
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DIR",
-        help="train.tsv and train/*, or a folder of packed shards")  # fmt: skip
-    add("--work", type=Path, required=True, metavar="DIR",
-        help="packed data, checkpoints, logs and curves go here")  # fmt: skip
-    add("--stage", choices=STAGES, default="all", help="what to do (default: all)")
+    add_stages(parser, STAGES)
     add("--start", type=Path, metavar="MODEL",
         help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
-    add("--minutes", type=positive, metavar="N",
-        help="length of the training; `all` shares it out (default: 60)")  # fmt: skip
-    add("--steps", type=positive_count, metavar="N", help="length of each stage in steps")
-    add("--pause", type=positive, metavar="N",
-        help="stop this run after N minutes, to be continued")  # fmt: skip
+    add_length(parser, _MINUTES, note="; `all` shares it out")
     add_device(parser, "default: auto")
     add(
         "--batch",
@@ -192,12 +184,11 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     add("--search-steps", type=positive_count, default=6, metavar="N",
         help="search steps per batch of stage two (default: 6)")  # fmt: skip
-    add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
     add("--dev", type=Path, metavar="DIR", help="clips to score the exported model on")
     add("--processes", type=positive_count, default=2, metavar="N",
         help="processes that prepare data (default: 2)")  # fmt: skip
-    add("--seed", type=count, default=0, metavar="S", help="of all that is random (default: 0)")
     add("--compile", action="store_true", help="compile the networks (for a GPU)")
+    add_result(parser)
     return parser
 
 

@@ -19,6 +19,7 @@ from models.paper import PaperModel, StaticModel, save
 from models.paper_nets import PaperEncoder, PaperGenerator, PaperShape, start_linear
 from models.store import search_networks
 from models.training.frames import FrameShards
+from models.training.interruption import Interruption
 from models.training.two_stages import Pair, TwoStageSettings, train_two_stages
 
 
@@ -86,6 +87,7 @@ def train_paper(
     target: Path,
     settings: PaperSettings | None = None,
     about: dict[str, Any] | None = None,
+    interruption: Interruption | None = None,
 ) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
 
@@ -94,4 +96,4 @@ def train_paper(
     """
     settings = settings or PaperSettings()
     subject = SpeechSubject(shards, settings.shape, about or {})
-    return train_two_stages(subject, folder, target, settings)
+    return train_two_stages(subject, folder, target, settings, interruption)

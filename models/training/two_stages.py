@@ -311,7 +311,11 @@ class TwoStageTrainer:
 
 
 def train_two_stages(
-    subject: Subject, folder: Path, target: Path, settings: TwoStageSettings
+    subject: Subject,
+    folder: Path,
+    target: Path,
+    settings: TwoStageSettings,
+    interruption: Interruption | None = None,
 ) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
 
@@ -328,11 +332,12 @@ def train_two_stages(
         cut_log(folder / "log.jsonl", trainer.step)
     budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
     saved, begun, first = time.monotonic(), time.monotonic(), trainer.step
-    with Interruption() as interruption, Journal(folder, subject.name) as journal:
+    interruption = interruption or Interruption()
+    with interruption, Journal(folder, subject.name) as journal:
         while (fraction := budget.fraction(trainer.step)) < 1.0:
             if interruption.number or budget.paused():
                 trainer.save(folder, budget.elapsed())
-                journal.note(f"stopped at step {trainer.step}; the same command goes on")
+                journal.note(f"stopped at step {trainer.step}")
                 return None
             if fraction >= settings.first_share and trainer.quantiser is None:
                 trainer.begin_second_stage()

@@ -21,7 +21,16 @@ from models.training.image.photographs import Photographs
 from models.training.image.stage import ImageStage, ImageStageSettings, train_stage
 from models.training.image.start import linear_start
 from models.training.interruption import Interruption
-from models.training.outcome import status_of
+from models.training.options import (
+    add_length,
+    add_result,
+    add_stages,
+    length,
+    result,
+    run_training,
+    tell_pause,
+    training_parser,
+)
 
 _START_CROPS = 96
 _MINUTES = 60.0
@@ -29,14 +38,8 @@ LICENCE = "CC BY-SA 4.0"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; argv without the program and subject. 0, 1 failed, 2 usage, 128 + signal stopped."""
-    parser = _parser()
-    try:
-        args = parser.parse_args(list(argv))
-    except SystemExit as error:
-        return int(error.code or 0)
-    interruption = Interruption()
-    return status_of(lambda: _run(args, interruption), interruption)
+    """Run it; see `run_training`."""
+    return run_training(_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
@@ -45,7 +48,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     photographs = Photographs(args.data, crop=args.crop, note=note)
     if args.stage != "export":
         settings = ImageStageSettings(
-            minutes=_MINUTES if args.minutes is None and args.steps is None else args.minutes,
+            minutes=length(args, _MINUTES),
             steps=args.steps,
             pause=args.pause,
             batch=args.batch,
@@ -55,12 +58,11 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         )
         stage = ImageStage(_network(folder, photographs, args.seed), photographs, device, settings)
         if not train_stage(stage, folder, interruption):
-            if not interruption.number:
-                note("paused; the same command goes on from the checkpoint")
+            tell_pause(interruption)
             return
     if args.stage == "train":
         return
-    out: Path = args.out or args.work / "model"
+    out = result(args)
     about = {"name": "photo", "licence": LICENCE}
     name = export_image_model(
         trained_network(folder), photographs, out, about,
@@ -108,22 +110,16 @@ def trained_network(folder: Path) -> ImageNetworks:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sotto train image",
-        description="Train the networks of the image codec. Ctrl-C writes a checkpoint; the same "
-        "command goes on from it, and with larger --minutes or --steps beyond its end.",
+    parser = training_parser(
+        "image",
+        "Train the networks of the image codec. With larger --minutes or --steps than before a "
+        "training goes on beyond its end.",
+        data="a folder of photographs",
     )
-    add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DIR", help="a folder of photographs")
-    add("--work", type=Path, required=True, metavar="DIR", help="checkpoints, log and curves")
-    add("--stage", choices=("train", "export", "all"), default="all",
-        help="what to do (default: all)")  # fmt: skip
-    add("--minutes", type=positive, metavar="N",
-        help="length of the whole training (default: 60)")  # fmt: skip
-    add("--steps", type=positive_count, metavar="N", help="length of the whole training in steps")
-    add("--pause", type=positive, metavar="N",
-        help="stop this run after N minutes, to be continued")  # fmt: skip
+    add_stages(parser, ("train", "export"))
+    add_length(parser, _MINUTES)
     add_device(parser, "default: auto")
+    add = parser.add_argument
     add("--batch", type=positive_count, default=6, metavar="N", help="crops per step (default: 6)")
     add("--crop", type=crop_side, default=256, metavar="N", help="pixels a side (default: 256)")
     add("--rate", type=positive, default=1.5e-3, metavar="R",
@@ -134,8 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         help="crops that the tables are counted on (default: 96)")  # fmt: skip
     add("--search-steps", type=count, default=10, metavar="N",
         help="steps of their search (default: 10)")  # fmt: skip
-    add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
-    add("--seed", type=count, default=0, help="of all that is random (default: 0)")
+    add_result(parser)
     return parser
 
 

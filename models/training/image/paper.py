@@ -22,6 +22,7 @@ from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator, Pape
 from models.paper import StaticModel
 from models.training.image.paper_start import start_linear_image
 from models.training.image.photographs import Photographs
+from models.training.interruption import Interruption
 from models.training.two_stages import Pair, TwoStageSettings, train_two_stages
 
 LICENCE = "CC BY-SA 4.0"
@@ -105,6 +106,7 @@ def train_paper_image(
     folder: Path,
     target: Path,
     settings: PaperImageSettings | None = None,
+    interruption: Interruption | None = None,
 ) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
 
@@ -112,6 +114,5 @@ def train_paper_image(
     Raises BadInput for a damaged checkpoint or one of other networks.
     """
     settings = settings or PaperImageSettings()
-    return train_two_stages(
-        PhotographSubject(photographs, settings.shape), folder, target, settings
-    )
+    subject = PhotographSubject(photographs, settings.shape)
+    return train_two_stages(subject, folder, target, settings, interruption)
