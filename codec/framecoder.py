@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codec.engine import SpeechEngine
 from codec.errors import BadInput
 from codec.packet import SEQUENCE_MODULUS, Entropy, Kind, Packet, pack, short_id
 from codec.presets import Preset
 from codec.ratecontrol import Bits, Plan, RateControl
 from codec.search import cheapen
-
-if TYPE_CHECKING:
-    from codec.speech import SpeechCodec
 
 EntropyName = Literal["range", "huffman"]
 
@@ -39,7 +37,7 @@ class Target:
 class FrameCoder:
     """The decisions and the bitstream of one encoder; keeps its rate and its packet numbers."""
 
-    def __init__(self, codec: SpeechCodec, preset: Preset, entropy: EntropyName | None) -> None:
+    def __init__(self, codec: SpeechEngine, preset: Preset, entropy: EntropyName | None) -> None:
         entropy = preset.entropy if entropy is None else entropy
         if entropy not in codec.coders:
             raise BadInput(f"unknown entropy coder {entropy!r} (range or huffman)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,11 +12,9 @@ from torch import Tensor
 from codec import analysis
 from codec.comfort import NoiseTexture, decode_levels, textured
 from codec.concealment import Concealer
+from codec.engine import SpeechEngine
 from codec.errors import BadStream, WrongModel
 from codec.packet import Entropy, Kind, Packet, short_id
-
-if TYPE_CHECKING:
-    from codec.speech import SpeechCodec
 
 FloatArray = NDArray[np.float32]
 
@@ -39,7 +36,7 @@ class FrameDecoder:
     Deterministic: the same packets and losses give the same frames.
     """
 
-    def __init__(self, codec: SpeechCodec, seed: int = 0) -> None:
+    def __init__(self, codec: SpeechEngine, seed: int = 0) -> None:
         self._codec = codec
         self._short_id = short_id(codec.model_id)
         self._noise = NoiseTexture(seed)

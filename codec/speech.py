@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,17 +13,15 @@ from numpy.typing import NDArray
 from codec import analysis
 from codec.container import ContainerReader, ContainerWriter, Lost, StreamHeader
 from codec.device import choose_device
+from codec.engine import SpeechEngine
 from codec.errors import BadInput, BadStream
 from codec.framecoder import SILENT, EntropyName, FrameCoder
 from codec.frames import FrameDecoder
 from codec.packet import Packet, unpack
-from codec.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
+from codec.presets import DEFAULT_PRESET, PRESETS, find_preset
 from codec.ratecontrol import Plan
 from codec.search import Method, SearchSettings, search
 from codec.synthesis import SpeechSynthesiser
-
-if TYPE_CHECKING:
-    from models.loudness import FrameDistance
 
 __all__ = ["PRESETS", "SpeechCodec", "SpeechDecoder", "SpeechEncoder"]
 
@@ -35,28 +31,8 @@ GROUP = 8  # frames searched side by side offline
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2
 
 
-class SpeechCodec:
+class SpeechCodec(SpeechEngine):
     """One preset with its networks loaded: `encode` and `decode`, or streaming halves of each."""
-
-    def __init__(self, preset: Preset, device: torch.device) -> None:
-        from models.store import load_model, search_networks
-
-        self.settings = preset
-        self.preset = preset.name
-        self.device = device
-        model = load_model(preset.family)
-        self.networks = model.networks.to(device)
-        self.searchable = search_networks(self.networks)
-        self.model_id = model.model_id
-        self.coders = model.coders
-        self.qualities = model.qualities
-
-    @cached_property
-    def distance(self) -> FrameDistance:
-        """F, which encoders descend; decoders never need it."""
-        from models.loudness import FrameDistance
-
-        return FrameDistance().to(self.device)
 
     @classmethod
     def load(cls, preset: str = DEFAULT_PRESET, device: str = "auto") -> SpeechCodec:
@@ -163,7 +139,7 @@ class SpeechEncoder:
 
     def __init__(
         self,
-        codec: SpeechCodec,
+        codec: SpeechEngine,
         iterations: int | None,
         budget: float | None,
         method: Method,
@@ -258,7 +234,7 @@ class SpeechEncoder:
 class SpeechDecoder:
     """Packets in, samples out; lost frames are concealed."""
 
-    def __init__(self, codec: SpeechCodec) -> None:
+    def __init__(self, codec: SpeechEngine) -> None:
         self._codec = codec
         self._frames = FrameDecoder(codec)
         self._synthesiser = SpeechSynthesiser()
