@@ -72,6 +72,23 @@ class PackedLinear(nn.Module):
         return _apply(x, self._forward_weight, self._bias)
 
 
+class HalfProduct:
+    """x -> x Wᵀ + b in bfloat16, of a frozen weight, and the gradient with respect to x."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        weight = weight.detach().bfloat16()
+        self._bias = None if bias is None else bias.detach().bfloat16()
+        self._forward_weight, self._backward_weight = _pack(weight), _pack(weight.t())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out], contiguous."""
+        return _apply(x, self._forward_weight, self._bias)
+
+    def back(self, slope: Tensor) -> Tensor:
+        """[..., out] -> [..., in], contiguous."""
+        return _apply(slope, self._backward_weight, None)
+
+
 def packed(network: Net, *, differentiable: bool = False) -> Net:
     """A copy of a frozen network with its linear layers packed; its weights must not change."""
     out = copy.deepcopy(network)

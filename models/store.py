@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from codec.search import Networks
 from models.family import CodecNetworks, Model, read_part
 from models.nets import Encoder, Generator, ModelShape, Prior
 from models.packed import can_pack, packed
+from models.prior_sketch import PriorSketch
+from models.sketch import Sketch
 
 WEIGHTS = Path(__file__).parent / "weights"
 _CONTEXT = (
@@ -144,27 +148,34 @@ def load_model(family: str, folder: Path | None = None) -> Model:
 def search_networks(model: CodecNetworks) -> Networks:
     """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
     device = next(model.generator.parameters()).device
-    encoder, generator, sketch = model.encoder, model.generator, model.generator
-    prior = model.prior
-    if device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        sketch = copy.deepcopy(model.generator).bfloat16().requires_grad_(False)
-    number = next(sketch.parameters()).dtype
-    if device.type == "cpu" and can_pack():
+    encoder, generator, prior = model.encoder, model.generator, model.prior
+    quick = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    pack = device.type == "cpu" and can_pack()
+    if pack:
         encoder, generator = packed(encoder), packed(generator)
-        sketch = packed(sketch, differentiable=True)
         if isinstance(prior, Prior):
             prior = copy.deepcopy(prior)
             prior.fold_masks()
-            prior = packed(prior, differentiable=True)
+            exact = packed(prior, differentiable=not quick)
+            prior = PriorSketch(prior, exact) if quick else exact
 
-    def gradient_generator(z: Tensor, rate: Tensor) -> Tensor:
-        return sketch(z, rate.to(number)).float()
+    @cache
+    def sketch() -> Callable[[Tensor, Tensor], Tensor]:
+        # Only once it is wanted: decoders never search.
+        if pack and quick and isinstance(model.generator, Generator):
+            return Sketch(model.generator)
+        drawn = copy.deepcopy(model.generator).requires_grad_(False)
+        number = torch.bfloat16 if quick else next(drawn.parameters()).dtype
+        drawn = drawn.to(number)
+        if pack:
+            drawn = packed(drawn, differentiable=True)
+        return lambda z, rate: drawn(z, rate.to(number)).float()
 
     return Networks(
         encoder,
         generator,
         prior,
-        gradient_generator,
+        lambda z, rate: sketch()(z, rate),
         model.quantise,
         model.reach,
     )
