@@ -23,6 +23,7 @@ from codec.errors import SottoError
 from codec.files import display_name, reason
 from tui.commands import NAMES
 from tui.errors import UsageError
+from tui.process import prepare
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -33,6 +34,7 @@ DEBUG = "SOTTO_DEBUG"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; argv without the program's name. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare()
     try:
         with _terminable(), warnings.catch_warnings():
             if not sys.warnoptions:

@@ -18,7 +18,7 @@ from codec.image.context import QUALITIES, QUALITY_STEPS
 from codec.image.maps import encode_map
 from codec.image.pictures import Picture, pack_alpha
 from codec.image.planes import padded_planes
-from codec.image.polish import Moves, curvature, moves_of, polish
+from codec.image.polish import Moves, polish
 from codec.image.settings import EncodeSettings, Progress
 from codec.image.windows import Window, WindowTask, cut_windows, round_latents, tile_bits
 from codec.search import Descent, SearchSettings
@@ -30,32 +30,39 @@ if TYPE_CHECKING:
 SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
 TILE = 32  # cells a tile is wide and high at most
 _SAMPLED_WINDOWS = 6
-_CORRECTIONS = 2  # of the rate point after the main search
-_NEAR = 0.02  # what is off by less is put right by single indices
+_CORRECTIONS = 2  # of the rate point after the search
+_CLOSE = 0.02  # to the wanted bits, as the first rate point's may be (natural log)
+_NEAR = 0.06  # what is off by less is put right by single indices
 _LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
-_MOST_ROUNDS = 6  # of the polish
+_DEAD_ZONE = 0.15  # rounding as the search does it, more or less
+_ROUNDS = 1  # of the polish, and one more for so many steps:
+_STEPS_PER_ROUND = 6
+_MOST_ROUNDS = 6
 _FITS = 12  # times that moves of single indices are looked for to meet the allowance
 _TRIES = 6  # at how many of them it takes
 _MOVED = 0.08  # of the bits at most by moves that know nothing of each other
 _SLACK = 0.004  # of the allowance may be left
+_CHECK_EVERY = 16  # steps, that candidates are scored
 
 
 @dataclass(frozen=True)
 class Tuning:
     """What suits a distance best, by trial on training photographs.
 
-    price: of a bit in the search, in the trained price; saves: what the search takes of the bits
-    that the encoder's rounded latents take at the same rate point.
+    price: of a bit in the search, in the trained price; saves: bits after the search, as a share of
+    those that the encoder's latents take, rounded with the dead zone; later: the same as a share of
+    what rounded latents take when a third of the search is done.
     """
 
     price: float
     saves: float
+    later: float
 
 
 TUNINGS: dict[Tune, Tuning] = {
-    "psnr": Tuning(0.9, 0.6),
-    "ms-ssim": Tuning(1.6, 0.3),
-    "visual": Tuning(1.2, 0.55),
+    "psnr": Tuning(0.9, 1.0, 0.95),
+    "ms-ssim": Tuning(1.6, 0.75, 0.75),
+    "visual": Tuning(1.2, 0.9, 0.9),
 }
 
 
@@ -91,6 +98,8 @@ class Encoder:
         self.codec, self.settings = codec, settings
         self._report, self._clock = progress, clock
         self._cost: float | None = None  # of the last window, as a share of its start
+        # Of a picture of one window: latents, and the moves that their polish left.
+        self._left: tuple[Tensor, Moves] | None = None
         self.header = ImageHeader(
             picture.width, picture.height, codec.model_id, codec.settings.number, TILE,
             picture.grey, picture.alpha is not None,
@@ -110,8 +119,10 @@ class Encoder:
         if self.allowed is None:
             quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
         else:
-            saved = TUNINGS[self.settings.tune].saves if iterations else 1.0
-            quality = self._quality_for(self._tile_bits_allowed() / saved)
+            saves, dead_zone = TUNINGS[self.settings.tune].saves, _DEAD_ZONE
+            if not iterations:
+                saves, dead_zone = 1.0, 0.0
+            quality = self._quality_for(self._tile_bits_allowed() / saves, dead_zone)
         z = self._encoded(quality)
         if iterations:
             coded = self._search(quality, z, iterations)
@@ -156,7 +167,7 @@ class Encoder:
             spent += len(self.alpha) + 16
         return max(8.0 * (self.allowed - spent), 1.0)
 
-    def _quality_for(self, bits: float) -> int:
+    def _quality_for(self, bits: float, dead_zone: float) -> int:
         """The finest quality whose rounded latents take about this many bits at most.
 
         Log bits are nearly linear in the quality: a few steps of the secant method.
@@ -170,14 +181,17 @@ class Encoder:
         wanted = np.log(bits * cells / (rows * columns))
         # The quality lies in [low, high): low is affordable (or the coarsest), high is not.
         low, high = 0, QUALITIES
-        at, slope = QUALITIES // 4, _LOG_BITS_PER_QUALITY
+        at, slope = QUALITIES // 3, _LOG_BITS_PER_QUALITY
         before: tuple[int, float] | None = None
         while high - low > 1:
-            now = np.log(max(sum(self._window_bits(w, at) for w in windows), 1.0))
+            bits = sum(self._encoded_bits(w, at, dead_zone) for w in windows)
+            now = np.log(max(bits, 1.0))
             if now <= wanted:
                 low = at
             else:
                 high = at
+            if abs(wanted - now) < _CLOSE:
+                return at
             if before is not None and at != before[0]:
                 slope = max((now - before[1]) / (at - before[0]), 0.3 * _LOG_BITS_PER_QUALITY)
             before = at, now
@@ -187,23 +201,31 @@ class Encoder:
             at = int(np.clip(at, low + 1, max(high - 1, low + 1)))
         return low
 
-    @torch.no_grad()
-    def _window_bits(self, window: Window, quality: int) -> float:
-        """Bits of a window's rounded latents by the float prior."""
+    def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
+        """Bits of a window's rounded latents as the encoder gives them."""
         rate = quality / QUALITY_STEPS
-        q = round_latents(encode_map(self.codec.networks.encoder, self.x, rate, window.area))
-        with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
-            bits = tile_bits(self.codec.networks, window.tiles, q, q.new_full((1,), rate), q)
-        return float(bits.float().sum())
+        z = encode_map(self.codec.networks.encoder, self.x, rate, window.area)
+        return self._window_bits(window, quality, round_latents(z, dead_zone))
 
-    def _corrected(self, coded: _Coded, allowed: float) -> int:
-        """The quality at which this search would have met the allowance."""
-        change = round(self._excess(coded, allowed) / _LOG_BITS_PER_QUALITY)
-        return int(np.clip(coded.quality - change, 0, QUALITIES - 1))
+    @torch.no_grad()
+    def _window_bits(self, window: Window, quality: int, q: Tensor) -> float:
+        """Bits of a window's whole latents q [1, C, h, w] by the float prior."""
+        with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
+            bits = tile_bits(self.codec.networks, window.tiles, q, self._rate(quality), q)
+        return float(bits.float().sum())
 
     def _excess(self, coded: _Coded, allowed: float) -> float:
         """Natural log of bits over allowed bits."""
         return float(np.log(max(8.0 * sum(map(len, coded.payloads)), 1.0) / allowed))
+
+    def _requantised(self, quality: int, z: Tensor, excess: float) -> tuple[int, Tensor]:
+        """Latents z at the quality where they take exp(-excess) of the bits, about."""
+        wanted = int(np.clip(quality - round(excess / _LOG_BITS_PER_QUALITY), 0, QUALITIES - 1))
+        return wanted, z * (self._gains(wanted) / self._gains(quality))
+
+    def _gains(self, quality: int) -> Tensor:
+        gains: Tensor = self.codec.networks.generator.gains(self._rate(quality))
+        return gains
 
     # --- The search.
 
@@ -211,71 +233,61 @@ class Encoder:
         """The quantised latents that the search finds, near the allowance if there is one.
 
         Every latent of the picture is searched at the same price of a bit; the allowance is met by
-        the choice of the rate point, which a short search finds and later ones correct.
+        the choice of the rate point, which is made anew when a third of the search is done, and
+        once or twice more if its end is off by more than single indices can put right.
         """
         plan = Plan(iterations, self.settings.budget, self._clock, self.allowed is not None)
-        if self.allowed is None:
-            return self._code(quality, self._descend(quality, z, plan.main, plan, 0))
-        allowed = self._tile_bits_allowed()
-        if plan.probe:
-            found = self._descend(quality, z, plan.probe, plan, 0, probe=True)
-            probed = self._code(quality, found)
-            wanted = self._corrected(probed, allowed)
-            if wanted != quality:
-                quality, z = wanted, self._encoded(wanted)
-        coded = self._code(quality, self._descend(quality, z, plan.main, plan, plan.probe))
-        at = plan.probe + plan.main
-        for _ in range(_CORRECTIONS):
-            wanted = self._corrected(coded, allowed)
-            near = abs(self._excess(coded, allowed)) < plan.near
-            if near or wanted == coded.quality or not plan.correction:
+        allowed = 0.0 if self.allowed is None else self._tile_bits_allowed()
+        if plan.first:
+            z, latents = self._descend(quality, z, plan, 0, plan.first)
+            bits = sum(self._window_bits(w, quality, w.area.of(latents)) for w in self.windows)
+            excess = np.log(max(bits, 1.0) * TUNINGS[self.settings.tune].later / allowed)
+            quality, z = self._requantised(quality, z, float(excess))
+        done = plan.main
+        coded = self._code(quality, self._descend(quality, z, plan, plan.first, done)[1])
+        for _ in range(_CORRECTIONS if plan.correction else 0):
+            excess = self._excess(coded, allowed)
+            wanted, start = self._requantised(coded.quality, coded.latents, excess)
+            if abs(excess) < _NEAR or wanted == coded.quality:
                 break
-            start = coded.latents * (self._gains(wanted) / self._gains(coded.quality))
-            tried = self._code(wanted, self._descend(wanted, start, plan.correction, plan, at))
-            at += plan.correction
-            if abs(self._excess(tried, allowed)) < abs(self._excess(coded, allowed)):
+            until = done + plan.correction
+            tried = self._code(wanted, self._descend(wanted, start, plan, done, until)[1])
+            done = until
+            if abs(self._excess(tried, allowed)) < abs(excess):
                 coded = tried
         return coded
 
-    def _gains(self, quality: int) -> Tensor:
-        gains: Tensor = self.codec.networks.generator.gains(self._rate(quality))
-        return gains
-
     def _descend(
-        self,
-        quality: int,
-        z: Tensor,
-        iterations: int,
-        plan: Plan,
-        done: int,
-        *,
-        probe: bool = False,
-    ) -> Tensor:
-        """Searched latents of the whole picture, from a map of unrounded ones, window by window."""
+        self, quality: int, z: Tensor, plan: Plan, done: int, until: int
+    ) -> tuple[Tensor, Tensor]:
+        """Steps `done` to `until` of the plan on a map of relaxed latents, window by window.
+
+        Relaxed latents, and the best whole ones, polished when the search is at its end.
+        """
         networks = self.codec.networks
         rate, distance = self._rate(quality), self._distance(quality)
-        # A probe only asks for bits, of which the polish changes few.
-        rounds = 0 if probe else min(_MOST_ROUNDS, 2 + iterations // 6)
-        latents = round_latents(z)
+        latents, z = round_latents(z), z.clone()
         total = len(self.windows)
-        until = plan.deadline(done, iterations)
+        deadline = plan.deadline(until)
+        self._left = None
         for number, window in enumerate(self.windows):
             now = self._clock()
-            limit = None if until is None else now + (until - now) / (total - number)
+            limit = None if deadline is None else now + (deadline - now) / (total - number)
             task = WindowTask(networks, window, latents, self.x, self.size, self._half)
 
-            def report(share: float, cost: float, steps: int, number: int = number) -> None:
+            def report(share: float, steps: int, number: int = number) -> None:
                 if self._report is not None:
-                    part = (number + min(share, 1.0)) / total
-                    whole = (done + part * iterations) / plan.total
-                    self._report(Progress(min(whole, 1.0), cost, steps))
+                    whole = done + (number + share) / total * (until - done)
+                    self._report(Progress(min(whole / plan.total, 1.0), self._cost, steps))
 
-            start = window.latents(z)
-            found = self._search_window(
-                task, distance, rate, start, iterations, rounds, limit, report
+            relaxed, found, moves = self._search_window(
+                task, distance, rate, window.latents(z), plan, done, until, limit, report
             )
+            window.area.of(z)[:] = window.as_map(relaxed)
             window.area.of(latents)[:] = window.as_map(found)
-        return latents
+            if total == 1 and moves is not None:
+                self._left = latents, moves
+        return z, latents
 
     def _search_window(
         self,
@@ -283,41 +295,56 @@ class Encoder:
         distance: ImageDistance,
         rate: Tensor,
         start: Tensor,
-        iterations: int,
-        rounds: int,
-        until: float | None,
-        report: Callable[[float, float, int], None],
-    ) -> Tensor:
-        settings = search_settings(iterations)
+        plan: Plan,
+        done: int,
+        until: int,
+        limit: float | None,
+        report: Callable[[float, int], None],
+    ) -> tuple[Tensor, Tensor, Moves | None]:
+        """Relaxed and whole latents [1, S, C] of a window after some steps from `start`.
+
+        And, at the end of the search, what moves of single indices are left.
+        """
+        settings = plan.settings
         descent = Descent(
             task.networks, distance, task.target, rate, torch.ones_like(rate), settings, start
         )
-        costs, _ = descent.score()
-        first = best_cost = float(costs[0])
-        best = descent.candidates[0]
+        final = until >= plan.main
+        best, first, best_cost = descent.candidates[0], 0.0, np.inf
+
+        def check() -> None:
+            nonlocal best, best_cost
+            costs, _ = descent.score()
+            for option, cost in zip(descent.candidates, costs, strict=True):
+                if float(cost) < best_cost:
+                    best, best_cost = option, float(cost)
+            self._cost = best_cost / max(first, 1e-9)
+
+        if final:
+            check()
+            first = best_cost
+            self._cost = 1.0
         begun = self._clock()
-        done = scored = 0
+        steps = scored = 0
         while True:
-            share = done / iterations
-            if until is not None:
-                share = max(share, (self._clock() - begun) / max(until - begun, 1e-9))
+            share = steps / max(until - done, 1)
+            if limit is not None:
+                share = max(share, (self._clock() - begun) / max(limit - begun, 1e-9))
             ended = share >= 1.0
             if not ended:
-                descent.step(settings.step * (1.0 - 0.9 * share))
-                done += 1
-            if scored < done and (ended or done % settings.check_every == 0):
-                costs, _ = descent.score()
-                for option, cost in zip(descent.candidates, costs, strict=True):
-                    if float(cost) < best_cost:
-                        best, best_cost = option, float(cost)
-                scored = done
-            self._cost = best_cost / max(first, 1e-9)
-            report(share, self._cost, done)
+                descent.step(plan.step_size(done + share * (until - done)))
+                steps += 1
+            if final and scored < steps and (ended or steps % _CHECK_EVERY == 0):
+                check()
+                scored = steps
+            report(min(share, 1.0), done + steps)
             if ended:
                 break
-        if not rounds:
-            return best
-        return polish(task, distance, self.codec.networks.generator, rate, best, rounds)
+        if not final:
+            return descent.z, descent.candidates[0], None
+        rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
+        best, moves = polish(task, distance, self.codec.networks.generator, rate, best, rounds)
+        return descent.z, best, moves
 
     # --- Single indices, until the file has the size it may have.
 
@@ -400,8 +427,7 @@ class Encoder:
     def _order(self, coded: _Coded, grow: bool) -> tuple[_Order, NDArray[np.float64]]:
         """Useful moves, what buys most first, and the bits all up to each one take or save."""
         # Of the two of an index, the one that lessens the distance, or else the one that saves.
-        moves = self._moves(coded, 0.0 if grow else 1e6)
-        bits, distance = moves.bits.flatten(), moves.distance.flatten()
+        steps, distance, bits = (m.flatten() for m in self._moves(coded, 0.0 if grow else 1e6))
         useful = distance < 0 if grow else bits < 0
         worth = distance / (bits if grow else -bits).clamp_min(1e-3)
         places = torch.where(useful, worth, torch.inf).argsort()[: int(useful.sum())]
@@ -409,24 +435,25 @@ class Encoder:
         gained = np.maximum.accumulate(gained)
         count = int(np.searchsorted(gained, _MOVED * 8.0 * coded.size)) + 1
         places = places[:count]
-        return _Order(places, moves.step.flatten()[places]), gained[:count]
+        return _Order(places, steps[places]), gained[:count]
 
-    def _moves(self, coded: _Coded, weight: float) -> Moves:
-        """The better move of every index of the picture, as maps [1, C, rows, columns]."""
+    def _moves(self, coded: _Coded, weight: float) -> tuple[Tensor, ...]:
+        """The better move of every index of the picture, bits counting `weight`.
+
+        Maps [1, C, rows, columns] of steps, and of distance and bits that they would add.
+        """
         networks = self.codec.networks
         rate, distance = self._rate(coded.quality), self._distance(coded.quality)
-        whole = Moves(*(torch.zeros_like(coded.latents) for _ in range(3)))
+        whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
         for window in self.windows:
-            task = WindowTask(networks, window, coded.latents, self.x, self.size, self._half)
-            reference = distance.reference(task.target)
             q = window.latents(coded.latents)
-            curve = curvature(task, distance, reference, networks.generator, rate, q)
-            found = moves_of(task, distance, reference, rate, q, curve, weight)
-            for part, values in zip(
-                (whole.step, whole.distance, whole.bits),
-                (found.step, found.distance, found.bits),
-                strict=True,
-            ):
+            # What the polish left of these very latents, or else to be found now.
+            if self._left is not None and self._left[0] is coded.latents:
+                moves = self._left[1]
+            else:
+                task = WindowTask(networks, window, coded.latents, self.x, self.size, self._half)
+                _, moves = polish(task, distance, networks.generator, rate, q, 0)
+            for part, values in zip(whole, moves.better(weight), strict=True):
                 window.area.of(part)[:] = window.as_map(values)
         return whole
 
@@ -446,7 +473,11 @@ class Encoder:
 
 
 class Plan:
-    """How many steps each part of a search gets, and by when it must end."""
+    """Steps of a search: when its rate point is chosen anew, when it ends, and by when it must.
+
+    first: steps up to which only the rate is of interest, or 0; main: those up to the result;
+    correction: more of them, for each correction of the rate after that, or 0.
+    """
 
     def __init__(
         self,
@@ -455,25 +486,26 @@ class Plan:
         clock: Callable[[], float],
         corrected: bool,
     ) -> None:
-        self.probe = self.correction = 0
-        self.near = _NEAR
-        if corrected and iterations >= 20:
-            self.probe = self.correction = max(iterations // 8, 5)
-        elif corrected and iterations >= 6:
-            self.probe, self.correction = 2 * iterations // 5, 2
-            self.near = 3.0 * _NEAR  # few steps, and few to spare
-        self.main = max(iterations - self.probe - self.correction, 1)
-        self.total = self.probe + self.main + _CORRECTIONS * self.correction
+        self.first = self.correction = 0
+        if corrected and iterations >= 6:
+            self.first, self.correction = iterations // 3, max(iterations // 8, 1)
+        self.main = iterations
+        self.total = self.main + _CORRECTIONS * self.correction
+        self.settings = search_settings(iterations)
         self._begun, self._budget = clock(), budget
 
-    def deadline(self, done: int, iterations: int) -> float | None:
-        """When the part that follows `done` steps must end."""
+    def step_size(self, done: float) -> float:
+        """Length of a step after `done` others, in quantisation steps."""
+        return self.settings.step * (1.0 - 0.9 * min(done / self.main, 1.0))
+
+    def deadline(self, until: int) -> float | None:
+        """By when the first `until` steps must be done."""
         if self._budget is None:
             return None
-        return self._begun + self._budget * (done + iterations) / self.total
+        return self._begun + self._budget * until / self.total
 
 
 def search_settings(iterations: int) -> SearchSettings:
     """Steps long enough to get somewhere in so few iterations."""
     step = min(0.12, max(0.08, 2.0 / max(iterations, 1)))
-    return SearchSettings(iterations=iterations, step=step, coupling=5.0, check_every=10)
+    return SearchSettings(iterations=iterations, step=step, coupling=5.0)

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from codec.image.container import STRIDE
+from codec.image.container import STRIDE, Tile
 from models.image.nets import Encoder, Generator
 
 WINDOW = 64  # cells a window is wide and high at most
@@ -46,6 +46,10 @@ class Area:
     left: int
     bottom: int
     right: int
+
+    @classmethod
+    def of_tile(cls, tile: Tile) -> Area:
+        return cls(tile.top, tile.left, tile.top + tile.height, tile.left + tile.width)
 
     def widened(self, cells: int, rows: int, columns: int) -> Area:
         """With `cells` more on every side, within a map of rows x columns."""

@@ -25,14 +25,27 @@ _SHARE = 0.6  # of the promising moves are made in the first round
 
 @dataclass(frozen=True)
 class Moves:
-    """The better one of the two moves of every index: all [1, S, C].
+    """The two moves of every index, one less and one more: all [1, S, C].
 
-    step: -1 or 1; distance, bits: what it would add.
+    slope, curve: first and second derivative of the distance; below, above: bits that a move adds;
+    cost: what the indices cost as they are.
     """
 
-    step: Tensor
-    distance: Tensor
-    bits: Tensor
+    slope: Tensor
+    curve: Tensor
+    below: Tensor
+    above: Tensor
+    cost: float
+
+    def better(self, weight: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each index the move that is better where bits count `weight`.
+
+        Steps (-1 or 1), and what they would add: distance and bits.
+        """
+        up = self.slope + weight * self.above < weight * self.below - self.slope
+        step = torch.where(up, 1.0, -1.0)
+        distance = step * self.slope + 0.5 * self.curve
+        return step, distance, torch.where(up, self.above, self.below)
 
 
 def curvature(
@@ -72,28 +85,19 @@ def moves_of(
     rate: Tensor,
     u: Tensor,
     curve: Tensor,
-    weight: float = 1.0,
 ) -> Moves:
-    """The better move of each whole index u [1, S, C], bits counting `weight`."""
+    """What moving each whole index u [1, S, C] by one would do, and what u costs."""
     z = u.clone().requires_grad_(True)
-    y = task.networks.sketch(z, rate)
-    (slope,) = torch.autograd.grad(distance.against(reference, y).sum(), z)
-    known = u.clone().requires_grad_(True)
-    # The gradient through the context alone: what the indices do to the price of later ones.
-    below, bits, above = task.networks.prior.bits(torch.cat((u - 1.0, u, u + 1.0)), rate, known)
-    (later,) = torch.autograd.grad(bits.sum(), known)
-    with torch.no_grad():
-        options = [
-            (step * slope + 0.5 * curve, own - bits + step * later)
-            for step, own in ((-1.0, below), (1.0, above))
-        ]
-        down, up = (d + weight * b for d, b in options)
-        better = up < down
-        return Moves(
-            torch.where(better, 1.0, -1.0),
-            torch.where(better, options[1][0], options[0][0]),
-            torch.where(better, options[1][1], options[0][1]),
-        )
+    away = distance.against(reference, task.networks.sketch(z, rate)).sum()
+    (slope,) = torch.autograd.grad(away, z)
+    prices = task.prior.prices(u, rate)
+    return Moves(
+        slope,
+        curve,
+        prices.below - prices.own - prices.later,
+        prices.above - prices.own + prices.later,
+        float(away.detach()) + float(prices.own.sum()),
+    )
 
 
 def polish(
@@ -103,29 +107,27 @@ def polish(
     rate: Tensor,
     u: Tensor,
     rounds: int,
-) -> Tensor:
-    """Whole latents u [1, S, C] of a window with the moves that lower the true cost."""
-    reference = distance.reference(task.target)
+) -> tuple[Tensor, Moves]:
+    """Whole latents u [1, S, C] of a window with the moves that lower the cost.
 
-    def cost(v: Tensor) -> float:
-        with torch.no_grad():
-            y = task.networks.generator(v, rate)
-            return float(distance.against(reference, y) + task.networks.prior.bits(v, rate).sum())
-
-    best, share = cost(u), _SHARE
+    And the moves that are left, for whom it must cost less or may cost more.
+    """
+    with torch.no_grad():
+        reference = distance.reference(task.target)
     curve = curvature(task, distance, reference, generator, rate, u)
+    moves, share = moves_of(task, distance, reference, rate, u, curve), _SHARE
     for _ in range(rounds):
-        moves = moves_of(task, distance, reference, rate, u, curve)
-        gain = moves.distance + moves.bits
-        gain = torch.where((u + moves.step).abs() <= MAX_INDEX, gain, torch.zeros_like(gain))
+        step, away, bits = moves.better()
+        gain = away + bits
+        gain = torch.where((u + step).abs() <= MAX_INDEX, gain, torch.zeros_like(gain))
         promising = int((gain < 0).sum())
         if not promising:
             break
         limit = gain.flatten().kthvalue(max(int(share * promising), 1)).values
-        tried = torch.where(gain <= limit, u + moves.step, u)
-        now = cost(tried)
-        if now < best:
-            u, best = tried, now
+        tried = torch.where(gain <= limit, u + step, u)
+        ahead = moves_of(task, distance, reference, rate, tried, curve)
+        if ahead.cost < moves.cost:
+            u, moves = tried, ahead
         else:
             share *= 0.3
-    return u
+    return u, moves

@@ -17,6 +17,7 @@ from codec.image.container import STRIDE, Tile
 from codec.image.maps import Area, sight
 from codec.search import Networks
 from models.image.nets import MAX_INDEX, Generator, ImageNetworks
+from models.nets import logistic_bits
 
 # Cells around a window whose pixels it shapes noticeably; they count in its distance.
 MARGIN = 1
@@ -40,7 +41,7 @@ def tile_bits(
     out = torch.zeros_like(z)
     pieces = []
     for tile in tiles:
-        area = Area(tile.top, tile.left, tile.top + tile.height, tile.left + tile.width)
+        area = Area.of_tile(tile)
         bits = networks.prior.bits(area.of(z), rate, area.of(context))
         if len(tiles) == 1:
             return bits
@@ -62,8 +63,11 @@ class Window:
 
     def latents(self, z: Tensor) -> Tensor:
         """Its part of a map [1, C, rows, columns] as a frame [1, S, C]."""
-        part = self.area.of(z)
-        return part.permute(0, 2, 3, 1).reshape(len(z), -1, z.shape[1])
+        return self.frames(self.area.of(z))
+
+    def frames(self, part: Tensor) -> Tensor:
+        """Maps [B, C, h, w] of the window as frames [B, S, C]."""
+        return part.permute(0, 2, 3, 1).reshape(len(part), -1, part.shape[1])
 
     def as_map(self, frames: Tensor) -> Tensor:
         """Frames [B, S, C] as maps [B, C, h, w]."""
@@ -96,11 +100,43 @@ def _gather(spans: list[tuple[int, int]], side: int) -> list[tuple[int, int]]:
     return out
 
 
-class _WindowPrior:
+@dataclass(frozen=True)
+class Prices:
+    """Bits of whole indices [1, S, C], and what other indices would take instead.
+
+    own: as they are; below, above: with the index one less or more; later: what the bits of all
+    indices after it grow by for each that it grows.
+    """
+
+    own: Tensor
+    below: Tensor
+    above: Tensor
+    later: Tensor
+
+
+class WindowPrior:
     """The prior over frames [B, S, C] of a window."""
 
     def __init__(self, networks: ImageNetworks, window: Window, half: bool) -> None:
         self._networks, self._window, self._half = networks, window, half
+
+    def prices(self, u: Tensor, rate: Tensor) -> Prices:
+        """Of whole indices u [1, S, C] and their neighbours, from one run of the prior."""
+        window, whole = self._window, self._window.as_map(u)
+        maps = [torch.zeros_like(whole) for _ in range(4)]
+        for tile in window.tiles:
+            area = Area.of_tile(tile)
+            z = area.of(whole)
+            known = z.clone().requires_grad_(True)
+            with torch.autocast(u.device.type, torch.bfloat16, enabled=self._half):
+                location, log_scale = self._networks.prior(known, rate)
+            own = logistic_bits(z, location, log_scale)
+            (later,) = torch.autograd.grad(own.sum(), known)
+            location, log_scale = location.detach(), log_scale.detach()
+            below, above = (logistic_bits(z + d, location, log_scale) for d in (-1.0, 1.0))
+            for part, values in zip(maps, (own.detach(), below, above, later), strict=True):
+                area.of(part)[:] = values
+        return Prices(*(window.frames(part) for part in maps))
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits of z; context [1, S, C] may be shared by several z."""
@@ -121,7 +157,8 @@ class _WindowPrior:
 class WindowTask:
     """One window of a picture made ready for the search.
 
-    networks: what the engine calls; target: the pixels that count, [1, 3, H, W].
+    networks: what the engine calls; prior: the one among them; target: the pixels that count,
+    [1, 3, H, W].
     """
 
     def __init__(
@@ -150,10 +187,11 @@ class WindowTask:
             slice((seen.top - wide.top) * STRIDE, bottom - wide.top * STRIDE),
             slice((seen.left - wide.left) * STRIDE, right - wide.left * STRIDE),
         )
+        self.prior = WindowPrior(networks, window, half)
         self.networks = Networks(
             encoder=_no_encoder,
             generator=lambda frames, rate: self._decode(generator, frames, rate, False),
-            prior=_WindowPrior(networks, window, half),
+            prior=self.prior,
             sketch=lambda frames, rate: self._decode(generator, frames, rate, half),
             quantise=round_latents,
             reach=MAX_INDEX,
