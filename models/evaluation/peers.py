@@ -79,6 +79,9 @@ _AMR_MAGIC = b"#!AMR\n"
 # Speex narrowband bits per 20 ms frame by mode (Speex manual, narrowband bit allocation).
 _SPEEX_BITS = {0: 5, 1: 43, 2: 119, 3: 160, 4: 220, 5: 300, 6: 364, 7: 492, 8: 79}
 
+_LYRA_FRAME = 320  # samples, 20 ms
+_LYRA_CONFIG = "lyra_config.binarypb"  # among Lyra's weights
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -168,9 +171,11 @@ class Peer:
 
 @dataclass(frozen=True)
 class Lyra:
-    """Lyra through the example programs its project builds, if they are on the path.
+    """Lyra 1.2 and later through the example programs its project builds, if they are on the path.
 
-    They take WAV files and write into folders under names of their own.
+    They take WAV files and write into folders under names of their own. Their weights are looked
+    for where those programs look, `lyra/model_coeffs` in the working folder, and in `model_coeffs`
+    beside the encoder.
     """
 
     bit_rate: int
@@ -186,14 +191,26 @@ class Lyra:
         for program in (self.encoder, self.decoder):
             if shutil.which(program) is None:
                 return f"not installed ({program})"
+        if self._weights() is None:
+            return f"no model_coeffs beside {self.encoder}"
+        return None
+
+    def _weights(self) -> Path | None:
+        beside = Path(shutil.which(self.encoder) or self.encoder).resolve().parent
+        for folder in (Path("lyra/model_coeffs"), beside / "model_coeffs"):
+            if (folder / _LYRA_CONFIG).is_file():
+                return folder.resolve()
         return None
 
     def run(self, samples: FloatArray) -> Coded:
         with tempfile.TemporaryDirectory(prefix="sotto-bench-") as folder:
             source, out = Path(folder, "clip.wav"), Path(folder, "out")
             out.mkdir()
-            soundfile.write(source, np.clip(samples, -1, 1), RATE, subtype="PCM_16")
-            options = (f"--bitrate={self.bit_rate}", f"--output_dir={out}")
+            # The encoder leaves out a last frame that is not whole.
+            padded = np.pad(samples, (0, -len(samples) % _LYRA_FRAME))
+            soundfile.write(source, np.clip(padded, -1, 1), RATE, subtype="PCM_16")
+            options = [f"--bitrate={self.bit_rate}", f"--output_dir={out}"]
+            options.append(f"--model_path={self._weights()}")
             encoding = measure([self.encoder, f"--input_path={source}", *options])
             coded = out / "clip.lyra"
             if not coded.is_file():

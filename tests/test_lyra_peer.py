@@ -1,0 +1,122 @@
+"""Lyra's runner against stand-ins that take the flags of the real programs and no others.
+
+The real ones are in no package; flags, file names, the dropped remainder and the folder of weights
+are those of `lyra/cli_example` in the project's sources (version 1.3).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.evaluation.peers import Lyra, installed_peers
+from models.evaluation.systems import Unavailable
+
+PROGRAM = """#!{python}
+import argparse, struct, sys, wave
+from pathlib import Path
+
+encodes = {encodes}
+parser = argparse.ArgumentParser(allow_abbrev=False)
+parser.add_argument("--input_path" if encodes else "--encoded_path", dest="source", default="")
+parser.add_argument("--output_dir", default="")
+parser.add_argument("--bitrate", type=int, default=3200)
+parser.add_argument("--model_path", default="lyra/model_coeffs")
+for flag in {others}:
+    parser.add_argument(flag)
+options = parser.parse_args()
+source, out = Path(options.source), Path(options.output_dir)
+if not options.source or not options.output_dir:
+    sys.exit("flag not set")
+if not (Path(options.model_path) / "lyra_config.binarypb").is_file():
+    sys.exit("weights not found in " + options.model_path)
+size = {{3200: 8, 6000: 15, 9200: 23}}.get(options.bitrate)
+if size is None:
+    sys.exit("unsupported bitrate")
+out.mkdir(parents=True, exist_ok=True)
+if encodes:
+    with wave.open(str(source)) as file:
+        shape = file.getsampwidth(), file.getnchannels(), file.getframerate()
+        if shape != (2, 1, 16000):
+            sys.exit("unsupported samples")
+        pcm = file.readframes(file.getnframes())
+    coded = b""
+    for start in range(0, len(pcm) - 639, 640):
+        frame = struct.unpack("<320h", pcm[start : start + 640])
+        coded += struct.pack("<h", max(frame)).ljust(size, b"x")
+    (out / (source.stem + ".lyra")).write_bytes(coded)
+else:
+    coded = source.read_bytes()
+    with wave.open(str(out / (source.stem + "_decoded.wav")), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        for start in range(0, len(coded) - size + 1, size):
+            file.writeframes(coded[start : start + 2] * 320)
+"""
+ENCODER_ONLY = ["--enable_preprocessing", "--enable_dtx"]
+DECODER_ONLY = [
+    "--output_suffix", "--sample_rate_hz", "--randomize_num_samples_requested",
+    "--packet_loss_rate", "--average_burst_length", "--fixed_packet_loss_pattern",
+]  # fmt: skip
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path with both programs and their weights."""
+    for name, encodes, others in (
+        ("encoder_main", True, ENCODER_ONLY),
+        ("decoder_main", False, DECODER_ONLY),
+    ):
+        path = tmp_path / name
+        path.write_text(PROGRAM.format(python=sys.executable, encodes=encodes, others=others))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "model_coeffs").mkdir()
+    (tmp_path / "model_coeffs" / "lyra_config.binarypb").write_bytes(b"")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("rate", "frame_bits"), [(3200, 64), (6000, 120)])
+def test_a_clip_goes_through_both_programs_whole(
+    programs: Path, rate: int, frame_bits: int
+) -> None:
+    lyra = Lyra(rate)
+    assert lyra.missing() is None
+    samples = np.repeat(np.linspace(-0.9, 0.9, 11), 320)[:-100].astype(np.float32)
+    coded = lyra.run(samples)
+    assert coded.payload_bits == coded.total_bits == 11 * frame_bits  # the last frame too
+    assert len(coded.decoded) == 11 * 320
+    np.testing.assert_allclose(coded.decoded[: len(samples)], samples, atol=1e-4)
+    assert coded.encode_s > 0 and coded.decode_s > 0
+
+
+def test_lyra_is_among_the_peers_where_it_is_installed(programs: Path) -> None:
+    ready, absent = installed_peers(["lyra"])
+    assert [system.name for system in ready] == ["Lyra 3200", "Lyra 6000"]
+    assert not absent
+
+
+def test_weights_in_the_working_folder_are_found(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "lyra").mkdir(parents=True)
+    (programs / "model_coeffs").rename(checkout / "lyra" / "model_coeffs")
+    assert Lyra(3200).missing() == "no model_coeffs beside encoder_main"
+    monkeypatch.chdir(checkout)
+    assert Lyra(3200).missing() is None
+    assert len(Lyra(3200).run(np.zeros(320, np.float32)).decoded) == 320
+
+
+def test_a_rate_lyra_does_not_have_is_reported(programs: Path) -> None:
+    with pytest.raises(Unavailable, match="encoder_main failed with status 1: unsupported bitrate"):
+        Lyra(4000).run(np.zeros(640, np.float32))
+
+
+def test_absent_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Lyra(3200).missing() == "not installed (encoder_main)"
