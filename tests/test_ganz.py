@@ -14,12 +14,14 @@ from PIL import Image
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image.container import Payload, read_image
 from codec.image.ganz import PIXELS, GanzCodec, cut_tiles
+from codec.image.ganz_form import places_within
 from codec.image.ganz_search import descend, linear_latents
+from codec.image.places import decode_places, encode_places
 from codec.image.registry import load_image_codec
 from codec.image.settings import EncodeSettings, Progress
 from codec.packet import Entropy
 from models.evaluation.wavelets import keep_largest
-from models.ganz.nets import GanzShape, RandomFirstLayer, as_grid, as_spectrum
+from models.ganz.nets import GanzShape, RandomFirstLayer, as_grid, as_spectrum, reach_order
 from models.ganz.random_layer import RandomLayer, hadamard, random_order, random_signs
 from models.ganz.store import load_ganz_model
 from models.train import main as train
@@ -33,6 +35,7 @@ from tests.tiny_image_model import photograph, psnr
 GOLDEN_SIGNS = [-1, 1, 1, 1, 1, -1, -1, 1, -1, -1, 1, 1]
 GOLDEN_ORDER = [3251, 1914, 976, 4911, 3671, 820]
 GOLDEN_DIGEST = "123fc777788d131a"
+GOLDEN_PLACES = "430c73bf0aa45441"
 QUICK = EncodeSettings(ratio=48, iterations=5)
 
 
@@ -75,7 +78,7 @@ def test_the_random_layer_mixes() -> None:
     assert hadamard(4).tolist() == [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
 
 
-def test_random_latents_have_the_statistics_of_the_trained_layer() -> None:
+def test_random_latents_have_the_statistics_of_photographs() -> None:
     generator = torch.Generator().manual_seed(2)
     scales = torch.rand(2048, generator=generator) + 0.5
     layer = RandomFirstLayer(1500, scales, torch.full((2048,), 0.2), torch.ones(32))
@@ -85,6 +88,19 @@ def test_random_latents_have_the_statistics_of_the_trained_layer() -> None:
     assert float(scales[kept].min()) >= float(scales.sort(descending=True).values[1500])
     torch.testing.assert_close(spectrum[:, kept].std(0), scales[kept], rtol=0.25, atol=0)
     torch.testing.assert_close(as_grid(spectrum), h)
+
+
+def test_chosen_numbers_are_reached_in_picture_units() -> None:
+    scales, spread = torch.rand(2048) + 0.5, torch.rand(32) + 0.5
+    chosen = torch.zeros(1900, dtype=torch.uint8)
+    chosen[[3, 500, 1899]] = 1
+    layer = RandomFirstLayer(3, scales, torch.zeros(2048), spread, chosen)
+    order = reach_order(scales, spread)
+    assert layer.where.tolist() == order[[3, 500, 1899]].tolist()
+    picture = as_spectrum(layer(torch.tensor([[1.0, 2.0, -2.0]])) * spread[:, None, None])
+    assert float(picture.norm()) == pytest.approx(3.0, rel=1e-4)
+    with pytest.raises(ValueError):
+        RandomFirstLayer(4, scales, torch.zeros(2048), spread, chosen)
 
 
 @pytest.mark.parametrize("shape", [{"widths": (24, 8, 8, 8, 8)}, {"widths": (32, 8)}])
@@ -98,11 +114,59 @@ def test_impossible_shapes(shape: dict[str, tuple[int, ...]]) -> None:
 
 @pytest.mark.parametrize("ratio", [24.0, 100.0, 333.3, 768.0])
 def test_floats_are_as_many_as_the_ratio_says(codec: GanzCodec, ratio: float) -> None:
-    data = codec.encode(crop(), EncodeSettings(ratio=ratio, iterations=2))
-    file = read_image(data)
-    assert file.payloads[0] is not None
-    assert len(file.payloads[0].data) == 2 + 4 * int(PIXELS / ratio)
+    size = 2 + 4 * int(PIXELS / ratio)
+    fixed = read_image(codec.encode(crop(), _at(ratio, places="fixed"))).payloads[0]
+    assert fixed is not None
+    assert len(fixed.data) == size
+    data = codec.encode(crop(), _at(ratio))
+    chosen = read_image(data).payloads[0]
+    assert chosen is not None
+    assert size - 40 < len(chosen.data) <= size + 2  # 2 bytes where fixed places were better
     assert codec.decode(data).shape == (128, 128, 3)
+
+
+def _at(ratio: float, **more) -> EncodeSettings:
+    return EncodeSettings(ratio=ratio, iterations=2, **more)
+
+
+def test_chosen_places_are_the_better_use_of_numbers(codec: GanzCodec) -> None:
+    pixels = crop().copy()
+    pixels[40:80, 30:60] = 255 - pixels[40:80, 30:60]
+    scores = [
+        psnr(codec.decode(codec.encode(pixels, _at(100, places=places))), pixels)
+        for places in ("fixed", "chosen")
+    ]
+    assert scores[1] > scores[0] + 0.3
+
+
+def test_places_within_their_numbers() -> None:
+    sizes = np.random.default_rng(1).gamma(0.3, size=2000).astype(np.float32)
+    flags = places_within(sizes, 400)
+    assert flags is not None
+    taken = int(flags.sum()) + (2 + len(encode_places(flags))) / 4
+    assert 395 < taken <= 400
+    assert sizes[flags == 1].min() >= sizes[flags == 0].max()
+    # Where the first ones are the largest there is nothing to choose.
+    assert places_within(np.sort(sizes)[::-1], 400) is None
+    assert places_within(sizes, 3) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 77, 8192])
+def test_places_survive(count: int) -> None:
+    random = np.random.default_rng(count)
+    for share in (0.0, 0.02, 0.6, 1.0):
+        flags = (random.random(count) < share * np.linspace(2, 0, count)).astype(np.uint8)
+        data = encode_places(flags)
+        assert (decode_places(data, count) == flags).all()
+        assert len(data) < count / 8 + 8
+    for junk in (b"\0", b"\xff" * 30, random.bytes(9)):
+        with pytest.raises(BadStream):
+            decode_places(junk + b"\0", count)
+
+
+def test_places_are_coded_as_ever() -> None:
+    flags = (np.arange(300) * 7919 % 300 > np.arange(300)).astype(np.uint8)
+    assert hashlib.sha256(encode_places(flags)).hexdigest()[:16] == GOLDEN_PLACES
 
 
 def test_every_ratio_the_shape_has_room_for_works(codec: GanzCodec) -> None:
@@ -257,21 +321,27 @@ def _as(file, **changes):
         (1, b"\0\4\x7e\0abc"),
         (1, b"\0\4\xbc\0abc"),
         (1, b"\0\4\x3c\0" + b"\xff" * 40),
+        (2, b"\0\1"),
+        (2, b"\0\1\0\0" + bytes(3)),
+        (2, b"\0\1\0\5" + bytes(4)),
+        (2, b"\0\1\0\4" + b"\x80\1\2\3" + bytes(4)),
+        (3, b"\0\4\x3c\0\0"),
         (7, b"\0\1" + bytes(4)),
     ],
 )
 def test_impossible_payloads(codec: GanzCodec, form: int, data: bytes) -> None:
     with pytest.raises(BadStream):
-        codec.latents_of(Payload(form, data, True))
+        codec.form.latents_of(Payload(form, data, True))
 
 
 def test_random_payloads_never_do_worse_than_raise(codec: GanzCodec) -> None:
     random = np.random.default_rng(3)
     for _ in range(60):
         data = b"\0" + random.bytes(int(random.integers(1, 80)))
+        form = int(random.integers(1, 4))
         for kind in (Entropy.RANGE, Entropy.HUFFMAN):
             try:
-                z = codec.latents_of(Payload(1, data, True, kind))
+                z = codec.form.latents_of(Payload(form, data, True, kind)).z
             except BadStream:
                 continue
             assert torch.isfinite(z).all()
@@ -339,14 +409,32 @@ def test_k_follows_the_balance(folder: Path) -> None:
 def test_the_auto_encoder_phase_lowers_the_error(folder: Path) -> None:
     trainer = tiny_trainer(folder / "pictures")
     trainer.start()
-    losses = [trainer.train_step(0.25 * k / 40)["loss"] for k in range(40)]
     x = photographs(folder / "pictures").batch(6, np.random.default_rng(5))
-    h = trainer.passed_on(x, np.random.default_rng(6))
-    with torch.no_grad():
-        drawn = (trainer.average.body(h) - x).square().mean()
-        linear = (trainer.average.body.draw(h) - x).square().mean()
-    assert float(drawn) < float(linear)
+    passed = [trainer.passed_on(x, np.random.default_rng(seed)) for seed in (6, 7, 8)]
+
+    @torch.no_grad()
+    def errors() -> list[float]:
+        return [float((trainer.average.body(h) - x).square().mean()) for h in passed]
+
+    before = errors()
+    losses = [trainer.train_step(0.25 * k / 40)["loss"] for k in range(40)]
     assert np.isfinite(losses).all()
+    assert all(after < 0.9995 * start for after, start in zip(errors(), before, strict=True))
+
+
+def test_features_are_passed_on_by_fixed_or_chosen_places(folder: Path) -> None:
+    trainer = tiny_trainer(folder / "pictures")
+    trainer.start()
+    x = photographs(folder / "pictures").batch(3, np.random.default_rng(5))
+    everything = as_spectrum(trainer.features(x)) - trainer.generator.first.mean
+    kinds = set()
+    for seed in range(6):
+        h = trainer.passed_on(x, np.random.default_rng(seed))
+        passed = (as_spectrum(h) - trainer.generator.first.mean).detach()
+        reached = passed.abs() > 1e-4
+        torch.testing.assert_close(passed, everything * reached, atol=2e-4, rtol=0)
+        kinds.add(bool((reached[0] == reached[1]).float().mean() > 0.97))
+    assert kinds == {True, False}
 
 
 def test_bad_training_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,8 +477,8 @@ def test_the_shipped_model() -> None:
     for ratio in (10.0, 192.0):
         data = codec.encode(pixels, EncodeSettings(ratio=ratio, iterations=5))
         scores[ratio] = psnr(codec.decode(data), pixels)
-        wavelets = psnr(keep_largest(pixels, int(PIXELS / ratio) // 3), pixels)
-        if ratio > 100:
-            assert scores[ratio] > wavelets
-    assert scores[10.0] > 30
+        fixed = EncodeSettings(ratio=ratio, iterations=5, places="fixed")
+        assert scores[ratio] > psnr(codec.decode(codec.encode(pixels, fixed)), pixels) + 1
+    assert scores[192.0] > psnr(keep_largest(pixels, int(PIXELS / 192) // 3), pixels)
+    assert scores[10.0] > 32
     assert scores[10.0] > scores[192.0] + 3

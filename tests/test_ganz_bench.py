@@ -9,7 +9,7 @@ import pytest
 
 from models.bench import main as bench
 from models.evaluation import ganz_bench
-from models.evaluation.ganz_bench import CODED, GANZ, WAVELETS, middle_crops
+from models.evaluation.ganz_bench import CODED, FIXED, GANZ, WAVELETS, middle_crops
 from tests.tiny_ganz_model import tiny_ganz
 from tests.tiny_image_model import photograph
 
@@ -48,7 +48,7 @@ def test_table_json_and_curves(
     assert "wavelets" in table
     assert "0.02  ganz" in table
     everything = json.loads(found.read_text())
-    assert set(everything["compression"]) == {GANZ, CODED, WAVELETS}
+    assert set(everything["compression"]) == {GANZ, FIXED, CODED, WAVELETS}
     points = everything["compression"][GANZ]
     assert [p["ratio"] for p in points] == [48.0, 768.0]
     assert points[0]["psnr"] > points[1]["psnr"] > 10

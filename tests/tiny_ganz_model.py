@@ -42,8 +42,8 @@ def tiny_ganz(folder: Path) -> GanzCodec:
             # So that the search has something to find beyond the linear synthesis.
             trainer.average.body.leave.weight.normal_(0.0, 0.01)
         export_ganz_model(
-            trainer.average.requires_grad_(False).eval(), trainer.photographs, folder / "ganz", {},
-            examples=6, search_steps=2,
+            trainer.average.requires_grad_(False).eval(), trainer.scales, trainer.photographs,
+            folder / "ganz", {}, examples=6, search_steps=2,
         )  # fmt: skip
     preset = ImagePreset("ganz", 2, str((folder / "ganz").resolve()), iterations=10, fast=5)
     return GanzCodec(preset, torch.device("cpu"))

@@ -1,14 +1,15 @@
 """GANZ as a codec: `--preset ganz` (Smedemark-Margulies, Park & Vann 2020).
 
-A picture, mirrored out, is cut into tiles of 128x128 pixels. What is stored of each are the d_c =
-N / R latents that a search through the frozen generator with a random first layer finds: as
-32-bit floats, which is the paper's form, or quantised to shared levels and entropy-coded.
+A picture, mirrored out, is cut into tiles of 128x128 pixels. What is stored of each are the d_c
+latents that a search through the frozen generator with a random first layer finds: as 32-bit
+floats, which is the paper's form, or quantised to shared levels and entropy-coded. In the paper
+d_c = N / R and the layer is the same for all pictures; here it can also reach what matters most to
+the tile, and which numbers these are is stored in the place of some latents.
 """
 
 from __future__ import annotations
 
 import functools
-import struct
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,16 +28,17 @@ from codec.image.container import (
     read_image,
     write_image,
 )
+from codec.image.ganz_form import CHOSEN, CODED, FLOATS, TileForm, TileLatents
 from codec.image.pictures import Picture, from_array, from_image, pack_alpha
 from codec.image.planes import picture_of
 from codec.image.presets import ImagePreset
 from codec.image.settings import EncodeSettings, Progress
 from codec.packet import Entropy
-from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from codec.image.ganz_search import Found
     from models.ganz.nets import RandomFirstLayer
 
 SIDE = 128  # pixels a tile is wide and high
@@ -45,10 +47,7 @@ TILE = SIDE // STRIDE
 MAX_TILES = 1024
 RATIOS = (6.0, 768.0)
 DEFAULT_RATIO = 10.0
-FLOATS, CODED = 0, 1  # what packets say as their quality
-_COUNT = struct.Struct(">H")
-_CODED_HEAD = struct.Struct(">He")
-_LARGEST = 1e4  # magnitude of a latent; they are about 1
+CHOOSING_STEPS = 10  # of the search that places are chosen by
 _CORRECTIONS = 6
 
 
@@ -63,10 +62,17 @@ class GanzCodec:
         self.device = device
         self.model = load_ganz_model(preset.family).to(device)
         self.model_id = self.model.model_id
+        self.form = TileForm(self.model, device)
         self.layer = functools.lru_cache(maxsize=8)(self._layer)
 
     def _layer(self, latents: int) -> RandomFirstLayer:
         return self.model.first_layer(latents)
+
+    def layer_of(self, tile: TileLatents) -> RandomFirstLayer:
+        """The first layer that a tile's latents go through."""
+        if tile.flags is None:
+            return self.layer(tile.z.shape[1])
+        return self.model.first_layer(tile.z.shape[1], torch.from_numpy(tile.flags))
 
     def encode(
         self,
@@ -78,7 +84,8 @@ class GanzCodec:
     ) -> bytes:
         """A picture (Pillow image or uint8 array [H, W], [H, W, 3] or [H, W, 4]) to a file.
 
-        The ratio is N / d_c, 6 to 768, whatever form the latents take. Raises BadInput when the
+        The ratio is N over the numbers of a tile, 6 to 768, whatever form these take: its latents,
+        and 32 bits of their places each. Raises BadInput when the
         picture cannot be coded, or not in so few bytes.
         """
         if isinstance(picture, np.ndarray):
@@ -117,58 +124,13 @@ class GanzCodec:
         if payload is None or not payload.whole:
             return None
         try:
-            z = self.latents_of(payload)
+            tile = self.form.latents_of(payload)
         except BadStream as error:
             notes.append(str(error))
             return None
         with torch.no_grad():
-            y: Tensor = self.model.generator.body(self.layer(z.shape[1])(z))
+            y: Tensor = self.model.generator.body(self.layer_of(tile)(tile.z))
         return y[0].clamp(0.0, 1.0)
-
-    def payload_of(self, z: Tensor, kind: Entropy | None) -> bytes:
-        """Latents [1, d_c] as a tile's bytes; kind: the coder, None for 32-bit floats."""
-        values = z[0].detach().cpu().numpy()
-        if kind is None:
-            return _COUNT.pack(len(values)) + values.astype(">f4").tobytes()
-        scale = self.scale_of(values)
-        head = _CODED_HEAD.pack(len(values), scale)
-        levels = self.model.quantiser.index(z.detach() / scale)
-        indices = levels[0].cpu().numpy()
-        return head + self._coder(kind, len(values)).encode(indices[None].astype(np.int8), 0)
-
-    @staticmethod
-    def scale_of(values: NDArray[np.float32]) -> float:
-        """The size of latents, rounded to a half-precision number."""
-        size = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-        return float(np.float16(min(max(size, 1e-3), 1e3)))
-
-    def latents_of(self, payload: Payload) -> Tensor:
-        """Inverse of `payload_of`: [1, d_c]. Raises BadStream for bytes that it does not write."""
-        data = payload.data
-        if payload.quality not in (FLOATS, CODED) or len(data) < _COUNT.size:
-            raise BadStream("a tile is of an unknown form")
-        (count,) = _COUNT.unpack_from(data)
-        if not 1 <= count <= self.model.generator.shape.most_latents:
-            raise BadStream(f"a tile of {count} latents is impossible")
-        if payload.quality == FLOATS:
-            if len(data) != _COUNT.size + 4 * count:
-                raise BadStream("a tile has another size than its latents")
-            values = np.frombuffer(data, ">f4", offset=_COUNT.size).astype(np.float32)
-            if not (np.isfinite(values).all() and np.abs(values).max() <= _LARGEST):
-                raise BadStream("a tile's latents are out of range")
-            return torch.from_numpy(values)[None].to(self.device)
-        if len(data) < _CODED_HEAD.size:
-            raise BadStream("a tile is too short")
-        _, scale = _CODED_HEAD.unpack_from(data)
-        if not (np.isfinite(scale) and 0.0 < scale <= _LARGEST):
-            raise BadStream("a tile's latents are out of range")
-        indices = self._coder(payload.entropy, count).decode(data[_CODED_HEAD.size :], 0)
-        levels = torch.from_numpy(indices.astype(np.int64)).to(self.device)
-        return scale * self.model.quantiser.value(levels)
-
-    def _coder(self, kind: Entropy, count: int) -> StaticHuffmanCoder | StaticRangeCoder:
-        made = StaticHuffmanCoder if kind is Entropy.HUFFMAN else StaticRangeCoder
-        return made(self.model.counts, 1, count)
 
 
 def tile_grid(header: ImageHeader) -> tuple[int, int]:
@@ -240,6 +202,7 @@ class _Encoder:
         self.tiles, self.own = (part.to(codec.device) for part in cut_tiles(picture.rgb))
         names = {"range": Entropy.RANGE, "huffman": Entropy.HUFFMAN, None: None}
         self.kind = names[settings.entropy]
+        self.chosen = settings.places != "fixed"
         asked = settings.bpp is not None
         self.allowed = settings.allowed_bytes(picture) if asked else None
 
@@ -247,7 +210,9 @@ class _Encoder:
         """Encode; the file's bytes."""
         count = self._count()
         for _ in range(_CORRECTIONS):
-            data = self._file([self.codec.payload_of(z, self.kind) for z in self._search(count)])
+            tiles = self._search(count)
+            form = self.codec.form
+            data = self._file([form.payload_of(tile, self.kind, self.chosen) for tile in tiles])
             if self.allowed is None or len(data) <= self.allowed:
                 return data
             # Only coded latents can take more than was foreseen.
@@ -285,23 +250,17 @@ class _Encoder:
         return least
 
     def _expected_size(self, count: int) -> int:
-        """Bytes of the file with so many latents a tile; exact for floats."""
-        size = _COUNT.size + 4 * count
-        if self.kind is not None:
-            counts = self.codec.model.counts
-            share = counts.counts / counts.counts.sum()
-            size = _CODED_HEAD.size + int(count * float((share * counts.bits()).sum()) / 8) + 2
+        """Bytes of the file with so many numbers a tile; for floats the most there can be."""
+        size = self.codec.form.expected_size(count, self.kind is not None, self.chosen)
         return len(self._file([bytes(size)] * len(self.tiles)))
 
     def _file(self, payloads: list[bytes]) -> bytes:
-        form = FLOATS if self.kind is None else CODED
+        form = (FLOATS if self.kind is None else CODED) | (CHOSEN if self.chosen else 0)
         kind = self.kind or Entropy.RANGE
         return write_image(self.header, form, payloads, self.alpha, kind)
 
-    def _search(self, count: int) -> list[Tensor]:
-        """Searched latents [1, d_c] of every tile."""
-        from codec.image.ganz_search import search_tile
-
+    def _search(self, count: int) -> list[TileLatents]:
+        """Searched latents of every tile, `count` numbers each, their places included."""
         s, preset = self.settings, self.codec.settings
         steps = 0
         if s.search:
@@ -310,7 +269,7 @@ class _Encoder:
                 steps = s.iterations
             elif s.budget is not None:
                 steps = 100_000
-        layer, total = self.codec.layer(count), len(self.tiles)
+        total = len(self.tiles)
         begun, found, cost = self._clock(), [], None
         for number in range(total):
             until = None
@@ -326,13 +285,31 @@ class _Encoder:
                     part = done / steps if s.budget is None else 0.0
                     self._progress(Progress((number + part) / total, share, done))
 
-            one = slice(number, number + 1)
-            result = search_tile(
-                self.codec.model.generator.body, layer, self.tiles[one], self.own[one], steps,
-                expired=expired, report=report,
-            )  # fmt: skip
+            tile, result = self._search_tile(number, count, steps, expired, report)
             cost = result.cost / max(result.start_cost, 1e-12)
-            found.append(result.latents)
+            found.append(tile)
         if self._progress is not None:
             self._progress(Progress(1.0, cost, steps))
         return found
+
+    def _search_tile(
+        self,
+        number: int,
+        count: int,
+        steps: int,
+        expired: Callable[[], bool],
+        report: Callable[[int, float], None],
+    ) -> tuple[TileLatents, Found]:
+        from codec.image.ganz_search import choose_places, search_tile
+
+        codec, one = self.codec, slice(number, number + 1)
+        body, x, own = codec.model.generator.body, self.tiles[one], self.own[one]
+        flags, first, layer = None, None, codec.layer(count)
+        if self.chosen:
+            whole, most = codec.layer(codec.form.most), min(steps, CHOOSING_STEPS)
+            choice = choose_places(body, whole, x, own, count, most, expired)
+            if choice is not None:
+                flags, first = choice
+                layer = codec.model.first_layer(first.shape[1], torch.from_numpy(flags))
+        found = search_tile(body, layer, x, own, steps, first=first, expired=expired, report=report)
+        return TileLatents(found.latents, flags), found

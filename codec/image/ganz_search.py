@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from codec.image.ganz_form import places_within
+from codec.image.places import Flags
 from models.ganz.nets import GRID, Convolutions, RandomFirstLayer
 
 HISTORY = 10
@@ -107,10 +109,12 @@ def search_tile(
     weight: Tensor,
     steps: int,
     *,
+    first: Tensor | None = None,
     expired: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda steps, share: None,
 ) -> Found:
-    """Latents of one tile x [1, 3, 128, 128]; weight: of its pixels, [1, 1, 128, 128]."""
+    """Latents of one tile x [1, 3, 128, 128]; weight: of its pixels, [1, 1, 128, 128]; first: in
+    picture units, where to start [1, d_c] (default: what the linear synthesis would need)."""
     units = PictureUnits(body, layer)
     total = weight.sum() * x.shape[1]
 
@@ -118,6 +122,30 @@ def search_tile(
         y = body(layer(units.latents(w)))
         return ((y - x).square() * weight).sum() / total
 
-    start = units.of(linear_latents(body, layer, x))
+    start = units.of(linear_latents(body, layer, x)) if first is None else first
     found = descend(cost, start, steps, expired=expired, report=report)
     return Found(units.latents(found.latents), found.cost, found.start_cost, found.steps)
+
+
+def choose_places(
+    body: Convolutions,
+    whole: RandomFirstLayer,
+    x: Tensor,
+    weight: Tensor,
+    numbers: int,
+    steps: int,
+    expired: Callable[[], bool] = lambda: False,
+) -> tuple[Flags, Tensor] | None:
+    """Which numbers of h0 the latents of a tile should reach, and these numbers, as a start for
+    `search_tile`. None where fixed places are better (`places_within`).
+
+    whole: the layer that reaches all of them; numbers: what the latents and their places may take.
+    What is largest is chosen when everything can be reached: the picture is then nearly linear in
+    it, with functions that are nearly orthonormal.
+    """
+    found = search_tile(body, whole, x, weight, steps, expired=expired)
+    wanted = PictureUnits(body, whole).of(found.latents)
+    flags = places_within(wanted[0].abs().cpu().numpy(), numbers)
+    if flags is None:
+        return None
+    return flags, wanted[:, torch.from_numpy(flags).bool().to(wanted.device)]

@@ -27,7 +27,9 @@ class EncodeSettings:
     to the file) and quality (0 to 100: a rate point, whatever it takes); by default 0.29 bpp,
     or 200 bytes where that is less.
     budget: seconds for the search; fast: few steps; search: False takes the encoder's output;
-    entropy: the coder, where a preset has more than one (`paper`: huffman or range).
+    entropy: the coder, where a preset has more than one (`paper`: huffman or range);
+    places: of preset `ganz`, what its latents reach: the same of all pictures (`fixed`), or chosen
+    for each tile, which is the default.
     """
 
     bpp: float | None = None
@@ -39,6 +41,7 @@ class EncodeSettings:
     search: bool = True
     tune: Tune = "psnr"
     entropy: Literal["huffman", "range"] | None = None
+    places: Literal["chosen", "fixed"] | None = None
 
     def __post_init__(self) -> None:
         if sum(v is not None for v in (self.bpp, self.ratio, self.quality)) > 1:
@@ -55,6 +58,8 @@ class EncodeSettings:
             raise BadInput(f"unknown tune {self.tune!r} (psnr, ms-ssim or visual)")
         if self.entropy not in (None, "huffman", "range"):
             raise BadInput(f"unknown entropy coder {self.entropy!r} (huffman or range)")
+        if self.places not in (None, "chosen", "fixed"):
+            raise BadInput(f"unknown places {self.places!r} (chosen or fixed)")
 
     def allowed_bytes(self, picture: Picture) -> int | None:
         """The most bytes that the file may have; None for a quality."""

@@ -141,11 +141,6 @@ class FirstLayer(nn.Module):
         """-> [B, n, 8, 8]."""
         return as_grid(z.float() @ self.weight.T + self.mean)
 
-    @torch.no_grad()
-    def scales(self) -> Tensor:
-        """Standard deviations of h0's DCT [n * 64], for latents uniform in [-1, 1]."""
-        return (self.weight.square().sum(1) / 3.0).sqrt()
-
 
 def as_grid(spectrum: Tensor) -> Tensor:
     """DCT numbers of h0 [B, n * 64] to h0 [B, n, 8, 8]."""
@@ -159,28 +154,49 @@ def as_spectrum(h: Tensor) -> Tensor:
     return (dct @ h @ dct.T).reshape(len(h), -1)
 
 
+def reach_order(scales: Tensor, spread: Tensor) -> Tensor:
+    """The numbers of h0's DCT [n * 64] from the one that makes the most difference to pictures.
+
+    scales, spread: as `RandomFirstLayer` takes them.
+    """
+    # On the CPU and stable: the order is part of what a file means.
+    weights = scales.cpu() * spread.cpu().repeat_interleave(GRID * GRID)
+    return weights.argsort(descending=True, stable=True)
+
+
 class RandomFirstLayer(nn.Module):
     """The random first layer at compression time, latents [B, d_c] about 1 in size to h0.
 
-    Latents of unit variance give h0 the statistics, in its DCT over the grid, that the trained
-    layer gives it; but d_c latents reach only so many of its numbers, and these are the d_c that
-    make the most difference to the picture.
+    d_c latents reach only so many numbers of h0 in its DCT over the grid: those d_c that make the
+    most difference to pictures as a rule, or the ones that were chosen. As a rule, latents of unit
+    variance give these numbers the statistics that photographs give them. Chosen numbers are large
+    for once, whatever they are as a rule, and are all in units of the picture: so the error of
+    quantised latents is spread evenly.
     """
 
     scales: Tensor
     mean: Tensor
     where: Tensor
 
-    def __init__(self, latents: int, scales: Tensor, mean: Tensor, spread: Tensor) -> None:
-        """scales, mean: [n * 64], of h0's DCT (`FirstLayer`); spread: [n], of its channels in the
-        linear synthesis (`Convolutions`)."""
+    def __init__(
+        self,
+        latents: int,
+        scales: Tensor,
+        mean: Tensor,
+        spread: Tensor,
+        chosen: Tensor | None = None,
+    ) -> None:
+        """scales, mean: [n * 64], of h0's DCT; spread: [n], of its channels in the linear synthesis
+        (`Convolutions`); chosen: of the first so many numbers in their order, which are reached."""
         super().__init__()
         self.random = RandomLayer(latents)
-        # On the CPU and stable: the order is part of what a file means.
-        weights = scales.cpu() * spread.cpu().repeat_interleave(GRID * GRID)
-        where = weights.argsort(descending=True, stable=True)[:latents]
+        order = reach_order(scales, spread)
+        where = order[:latents] if chosen is None else order[: len(chosen)][chosen.cpu().bool()]
+        if len(where) != latents:
+            raise ValueError(f"{latents} latents cannot reach {len(where)} numbers")
         self.register_buffer("where", where.to(scales.device))
-        self.register_buffer("scales", scales[self.where])
+        units = spread.repeat_interleave(GRID * GRID)[self.where]
+        self.register_buffer("scales", scales[self.where] if chosen is None else 1.0 / units)
         self.register_buffer("mean", mean)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -42,11 +42,11 @@ class GanzModel:
     counts: SymbolCounts
     model_id: str
 
-    def first_layer(self, latents: int) -> RandomFirstLayer:
-        """The random first layer of d_c latents. Raises ValueError when there is none."""
-        return RandomFirstLayer(
-            latents, self.scales, self.generator.first.mean.detach(), self.generator.body.spread
-        )
+    def first_layer(self, latents: int, chosen: Tensor | None = None) -> RandomFirstLayer:
+        """The random first layer of d_c latents; chosen: which numbers they reach
+        (`RandomFirstLayer`). Raises ValueError when there is none."""
+        mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
+        return RandomFirstLayer(latents, self.scales, mean, spread, chosen)
 
     def to(self, device: torch.device) -> GanzModel:
         """The same model elsewhere."""

@@ -1,17 +1,20 @@
 """Training of GANZ: a linear start, an auto-encoder phase, then BEGAN (Berthelot et al. 2017).
 
 1. *Start.* The linear synthesis of generator and discriminator is a lapped transform of the
-   principal colours; the trained first layer are random signs scaled to the photographs' own
-   feature statistics.
+   principal colours.
 2. *Auto-encoder.* The convolutional module learns to draw photographs from their features as a
-   random first layer of random ratio passes them on. The discriminator's decoder starts from the
-   same module.
+   random first layer of random ratio passes them on, with its places fixed or chosen. The
+   discriminator's decoder starts from the same module.
 3. *BEGAN.* L(x) is the mean absolute error of the discriminator, an auto-encoder;
 
        L_D = L(x) - k L(G(z)),  L_G = L(G(z)),  k <- k + λ (γ L(x) - L(G(z)))
 
-   with latents uniform in [-1, 1]. The generator's loss keeps phase two's term, so that the
-   convolutional module goes on drawing what lies beyond the range of the 64 trained latents.
+   with latents uniform in [-1, 1]. The trained first layer starts as the discriminator's own:
+   k leaves 0 only when L(G(z)) < γ L(x), and pictures of random features, most of which 64 numbers
+   cannot keep, are as hard for the discriminator as photographs are. λ is far above that of
+   Berthelot et al., because the phase has hundreds of steps and not a hundred thousand. The
+   generator's loss keeps phase two's term, so that the convolutional module goes on drawing what
+   lies beyond the range of the 64 trained latents.
 """
 
 from __future__ import annotations
@@ -33,10 +36,9 @@ from models.ganz.nets import (
     Discriminator,
     GanzShape,
     Generator,
-    RandomFirstLayer,
+    as_grid,
     as_spectrum,
 )
-from models.ganz.random_layer import random_signs
 from models.training import checkpoints
 from models.training.image.photographs import Photographs
 from models.training.image.start import lapped_channels
@@ -63,7 +65,7 @@ class GanzSettings:
     rate: float = 1.5e-3
     began_rate: float = 2e-4
     balance: float = 0.5
-    gain: float = 0.02
+    gain: float = 0.1
     drawing: float = 1.0
     start_crops: int = 256
     seed: int = 0
@@ -106,14 +108,12 @@ class GanzTrainer:
         # Away from the slowest function of the grid nothing has a mean but by chance.
         mean[:: GRID * GRID] = spectrum.mean(0)[:: GRID * GRID]
         self.scales = (spectrum - mean).square().mean(0).sqrt().clamp_min(1e-3)
-        count = shape.features * shape.latents
-        signs = torch.from_numpy(random_signs(count, s.seed, 99)).float()
-        weight = signs.reshape(shape.features, shape.latents) * self.scales[:, None]
         with torch.no_grad():
-            first = self.generator.first
-            first.weight.copy_(weight * math.sqrt(3.0 / shape.latents))
-            first.mean.copy_(mean)
             self._discriminator_start(mean)
+            first = self.generator.first
+            # Latents uniform in [-1, 1] have the variance 1/3, the discriminator's numbers 1.
+            first.weight.copy_(self.discriminator.first.weight * math.sqrt(3.0))
+            first.mean.copy_(mean)
         self.average.load_state_dict(self.generator.state_dict())
 
     def _discriminator_start(self, mean: Tensor) -> None:
@@ -141,11 +141,14 @@ class GanzTrainer:
         """h0 of pictures as a random first layer of random ratio passes it on."""
         least, most = self.settings.shape.latents, self.settings.shape.most_latents
         latents = round(math.exp(random.uniform(math.log(least), math.log(most))))
-        layer = RandomFirstLayer(
-            latents, self.scales, self.generator.first.mean.detach(), self.generator.body.spread
-        )
-        h: Tensor = layer(layer.inverse(self.features(x)))
-        return h
+        mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
+        moved = as_spectrum(self.features(x)) - mean
+        # The layer is orthogonal: it passes on what it reaches, and that as it is.
+        weights = (moved if random.random() < 0.5 else self.scales[None]).abs()
+        weights = weights * spread.repeat_interleave(GRID * GRID)
+        where = weights.topk(latents, dim=1).indices.expand(len(x), -1)
+        reached = torch.zeros_like(moved).scatter(1, where, 1.0)
+        return as_grid(mean + moved * reached)
 
     def train_step(self, fraction: float) -> dict[str, float]:
         """One step at this share of the whole; returns the numbers to log."""

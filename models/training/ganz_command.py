@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         return
     out: Path = args.out or args.work / "model"
     name = export_ganz_model(
-        trained_generator(folder, settings.shape), photographs, out,
+        *trained_generator(folder, settings.shape), photographs, out,
         {"name": "ganz", "licence": LICENCE}, examples=args.examples, seed=args.seed,
     )  # fmt: skip
     note(f"model {name} written to {out}")

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from codec.errors import BadInput
-from codec.image.ganz import GanzCodec
-from codec.image.ganz_search import search_tile
+from codec.image.ganz_form import TileForm
+from codec.image.ganz_search import choose_places, search_tile
 from codec.quantiser import Quantiser, fit_centres
 from codec.static_entropy import SymbolCounts, count_symbols
 from models.ganz.nets import GanzShape, Generator
@@ -24,18 +26,23 @@ LEVELS = 32
 _SAMPLES = 40_000  # latents that K-means looks at
 
 
-def trained_generator(folder: Path, shape: GanzShape) -> Generator:
-    """The averaged generator of the newest checkpoint. Raises BadInput if there is none."""
+def trained_generator(folder: Path, shape: GanzShape) -> tuple[Generator, Tensor]:
+    """The averaged generator of the newest checkpoint, and the standard deviations that photographs
+    give the numbers of h0's DCT. Raises BadInput if there is none."""
     newest = checkpoints.latest_checkpoint(folder)
     if newest is None:
         raise BadInput(f"{folder} holds no checkpoint: train first")
     generator = Generator(shape)
-    checkpoints.load_module("average", generator, checkpoints.load_checkpoint(newest)[0])
-    return generator.requires_grad_(False).eval()
+    tensors = checkpoints.load_checkpoint(newest)[0]
+    checkpoints.load_module("average", generator, tensors)
+    if "scales" not in tensors:
+        raise BadInput(f"{newest} lacks its scales")
+    return generator.requires_grad_(False).eval(), tensors["scales"]
 
 
 def export_ganz_model(
     generator: Generator,
+    scales: Tensor,
     photographs: Photographs,
     out: Path,
     about: dict[str, Any],
@@ -46,11 +53,11 @@ def export_ganz_model(
 ) -> str:
     """Write the model folder, replacing an old one at the end; returns the model id.
 
+    scales: of h0's DCT in photographs (`models.ganz.nets.RandomFirstLayer`).
     Centres and counts are fitted to searched latents of training photographs at ratios from 6 to
     768. Raises BadInput when `out` exists and holds something else than a model.
     """
     with new_model_folder(out) as draft:
-        scales = generator.first.scales()
         blank = Quantiser(np.array([-1.0, 1.0]))
         model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)), "")
         random = np.random.default_rng((seed, 3 << 20))
@@ -59,12 +66,10 @@ def export_ganz_model(
         found = []
         for number in range(examples):
             share = (number + 0.5) / examples
-            layer = model.first_layer(round(math.exp(
-                math.log(least) + share * (math.log(most) - math.log(least))
-            )))  # fmt: skip
+            numbers = round(math.exp(math.log(least) + share * (math.log(most) - math.log(least))))
             x = photographs.batch(1, random)
-            z = search_tile(generator.body, layer, x, own, search_steps).latents[0].numpy()
-            found.append(z / GanzCodec.scale_of(z))
+            z = _searched(model, x, own, numbers, search_steps, chosen=bool(number % 2))
+            found.append(z / TileForm.scale_of(z))
         values = np.concatenate(found)
         some = random.permutation(values)[:_SAMPLES]
         quantiser = Quantiser(fit_centres(some, LEVELS))
@@ -72,3 +77,19 @@ def export_ganz_model(
         name = save_ganz_model(generator, scales, quantiser, counts, draft, about)
         load_ganz_model(out.name, draft)
     return name
+
+
+def _searched(
+    model: GanzModel, x: Tensor, own: Tensor, numbers: int, steps: int, *, chosen: bool
+) -> NDArray[np.float32]:
+    """Latents [d_c] of a crop x [1, 3, 128, 128], with places fixed or chosen."""
+    body, first, layer = model.generator.body, None, model.first_layer(numbers)
+    if chosen:
+        whole = model.first_layer(model.generator.shape.most_latents)
+        choice = choose_places(body, whole, x, own, numbers, steps)
+        if choice is not None:
+            flags, first = choice
+            layer = model.first_layer(first.shape[1], torch.from_numpy(flags))
+    latents = search_tile(body, layer, x, own, steps, first=first).latents
+    values: NDArray[np.float32] = latents[0].numpy()
+    return values

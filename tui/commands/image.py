@@ -73,6 +73,9 @@ def _add_encode(actions: Subparsers) -> None:
     add("--entropy", choices=("huffman", "range"),
         help="the coder of the paper preset (default: huffman), or of the ganz preset, whose "
         "latents are quantised then (default: 32-bit floats)")  # fmt: skip
+    add("--places", choices=("chosen", "fixed"),
+        help="what the latents of the ganz preset reach: chosen for every tile (default), or the "
+        "same of all pictures, as in the paper")  # fmt: skip
     add("--preview", metavar="PNG", help="write original, decoded and difference side by side")
     options.add_device(parser)
     parser.set_defaults(run=run_encode)
@@ -108,7 +111,7 @@ def run_encode(args: argparse.Namespace) -> int:
     settings = EncodeSettings(
         bpp=args.bpp, ratio=args.ratio, quality=args.quality, iterations=args.iterations,
         budget=args.budget, fast=args.fast, search=not args.no_search, tune=args.tune,
-        entropy=args.entropy,
+        entropy=args.entropy, places=args.places,
     )  # fmt: skip
     # Before the model: a misspelt name should not take seconds to be noticed.
     find_image_preset(args.preset)
