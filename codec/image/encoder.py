@@ -51,17 +51,21 @@ class Tuning:
 
     price: of a bit in the search, in the trained price; saves: bits after the search, as a share of
     those that the encoder's latents take, rounded with the dead zone; later: the same as a share of
-    what rounded latents take when a third of the search is done.
+    what rounded latents take when a third of the search is done; steps: lengths of the first step
+    of long and of short searches, in quantisation steps; polish: whether moves of single indices
+    help. For MS-SSIM they do not: latents go far from where the encoder puts them, in long steps.
     """
 
     price: float
     saves: float
     later: float
+    steps: tuple[float, float] = (0.08, 0.12)
+    polish: bool = True
 
 
 TUNINGS: dict[Tune, Tuning] = {
     "psnr": Tuning(0.9, 1.0, 0.95),
-    "ms-ssim": Tuning(1.6, 0.75, 0.75),
+    "ms-ssim": Tuning(2.3, 0.75, 0.65, (0.3, 0.3), polish=False),
     "visual": Tuning(1.2, 0.9, 0.9),
 }
 
@@ -236,7 +240,8 @@ class Encoder:
         the choice of the rate point, which is made anew when a third of the search is done, and
         once or twice more if its end is off by more than single indices can put right.
         """
-        plan = Plan(iterations, self.settings.budget, self._clock, self.allowed is not None)
+        tune, budget = self.settings.tune, self.settings.budget
+        plan = Plan(iterations, budget, self._clock, self.allowed is not None, tune)
         allowed = 0.0 if self.allowed is None else self._tile_bits_allowed()
         if plan.first:
             z, latents = self._descend(quality, z, plan, 0, plan.first)
@@ -343,6 +348,8 @@ class Encoder:
         if not final:
             return descent.z, descent.candidates[0], None
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
+        if not TUNINGS[self.settings.tune].polish:
+            rounds = 0
         best, moves = polish(task, distance, self.codec.networks.generator, rate, best, rounds)
         return descent.z, best, moves
 
@@ -485,13 +492,14 @@ class Plan:
         budget: float | None,
         clock: Callable[[], float],
         corrected: bool,
+        tune: Tune,
     ) -> None:
         self.first = self.correction = 0
         if corrected and iterations >= 6:
             self.first, self.correction = iterations // 3, max(iterations // 8, 1)
         self.main = iterations
         self.total = self.main + _CORRECTIONS * self.correction
-        self.settings = search_settings(iterations)
+        self.settings = search_settings(iterations, tune)
         self._begun, self._budget = clock(), budget
 
     def step_size(self, done: float) -> float:
@@ -505,7 +513,8 @@ class Plan:
         return self._begun + self._budget * until / self.total
 
 
-def search_settings(iterations: int) -> SearchSettings:
+def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
     """Steps long enough to get somewhere in so few iterations."""
-    step = min(0.12, max(0.08, 2.0 / max(iterations, 1)))
+    long, short = TUNINGS[tune].steps
+    step = min(short, max(long, 2.0 / max(iterations, 1)))
     return SearchSettings(iterations=iterations, step=step, coupling=5.0)

@@ -33,7 +33,7 @@ IMAGE_PRESETS: dict[str, ImagePreset] = {
             "photo",
             0,
             "photo",
-            iterations=32,
+            iterations=24,
             fast=6,
             about="the default: any picture, 0.1 to 2 bits per pixel",
         ),
