@@ -362,6 +362,7 @@ def plot(points: Sequence[Point], file: BinaryIO) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
     try:
@@ -381,9 +382,17 @@ def plot(points: Sequence[Point], file: BinaryIO) -> None:
                 for point in line:
                     place = (point.fixed_rate, point.scores["pesq_nb"].value)
                     axis.annotate(
-                        str(point.levels), place, (0, 6), textcoords="offset points", fontsize=8
+                        str(point.levels),
+                        place,
+                        (0, 6),
+                        textcoords="offset points",
+                        fontsize=8,
+                        color=f"C{at % 10}",
                     )
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("bit/s without entropy coding (numbers: levels)")
         axis.set_ylabel("PESQ-NB")
         axis.grid(alpha=0.3)
