@@ -156,21 +156,39 @@ class Descent:
         self.candidates = [self._networks.quantise(self.z, 0.0)]
 
     @torch.no_grad()
-    def score(self, candidates: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """True cost and bits of candidates [B, S, C] (those of the last step): [candidates, B]."""
+    def score(
+        self, candidates: list[Tensor] | None = None, below: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """True cost and bits of candidates [B, S, C] (those of the last step): [candidates, B].
+
+        Candidates whose bits alone cost no less than `below` [B] are not decoded; their cost is
+        infinite.
+        """
         options = self.candidates if candidates is None else candidates
         times = len(options)
         u, rates = torch.cat(options), self.rate.repeat(times)
         bits = self._networks.prior.bits(u, rates).sum((1, 2))
-        target = tuple(part.repeat(times, *[1] * (part.ndim - 1)) for part in self._reference)
-        y = self._networks.generator(u, rates)
-        cost = self._distance.against(target, y) + self.weight.repeat(times) * bits
+        cost = self.weight.repeat(times) * bits
         if self.allowed_bits is not None:
             excess = (bits / self.allowed_bits.repeat(times) - 1.0).clamp_min(0.0)
             cost = cost + 1e3 * excess
+        if below is None:
+            cost = cost + self._distances(u, rates, torch.arange(len(u), device=u.device))
+        else:
+            rows = (cost < below.repeat(times)).nonzero()[:, 0]
+            distances = torch.full_like(cost, torch.inf)
+            if len(rows):
+                found = self._distances(u[rows], rates[rows], rows)
+                distances[rows] = found.to(cost.dtype)  # limits may be in double precision
+            cost = cost + distances
         if candidates is None:
             self._note(bits.chunk(times)[0])
         return cost.reshape(times, -1), bits.reshape(times, -1)
+
+    def _distances(self, u: Tensor, rates: Tensor, rows: Tensor) -> Tensor:
+        """F of quantised latents u [n, S, C]; rows: [n], whose targets are those modulo B."""
+        target = tuple(part[rows % len(self.rate)] for part in self._reference)
+        return self._distance.against(target, self._networks.generator(u, rates))
 
     def _note(self, bits: Tensor) -> None:
         """Remember what the rounded latents take, beside the relaxed ones of the last step."""
@@ -269,7 +287,7 @@ def search(
             descent.step(settings.step * (1.0 - 0.9 * progress))
             done += 1
         if scored < done and (ended or done % settings.check_every == 0):
-            costs, sizes = descent.score()
+            costs, sizes = descent.score(below=best_cost)
             for option, cost, size in zip(descent.candidates, costs, sizes, strict=True):
                 better = cost < best_cost
                 best = torch.where(better[:, None, None], option, best)

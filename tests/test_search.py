@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from codec.entropy import MAX_INDEX
-from codec.search import Networks, SearchSettings, quantise, search
+from codec.search import Descent, Networks, SearchSettings, quantise, search
 
 STEPS, CHANNELS, HOPS, MELS = 4, 8, 16, 12
 
@@ -134,3 +136,29 @@ def test_quantise(dead_zone: float) -> None:
     assert (q - z)[inside].abs().max() <= 0.5 + dead_zone + 1e-5
     assert q.abs().max() == MAX_INDEX
     assert (q * z >= 0).all()
+
+
+def test_candidates_that_their_bits_rule_out_are_not_decoded() -> None:
+    x, ones = targets(4), torch.ones(4)
+    networks, decoded = toy_networks(), []
+
+    def counted(z: Tensor, rate: Tensor) -> Tensor:
+        decoded.append(len(z))
+        return networks.generator(z, rate)
+
+    start = networks.encoder(x, ones)
+    watched = replace(networks, generator=counted)
+    settings = SearchSettings(penalty=1e-3)
+    descent = Descent(watched, ToyDistance(), x, ones, ones * 1e-4, settings, start, ones * 200.0)
+    for _ in range(3):
+        descent.step(0.1)
+    costs, bits = descent.score()
+    # Nothing is as cheap as the first and third frames ask for.
+    below = torch.tensor([0.0, torch.inf, 0.0, torch.inf])
+    some, same = descent.score(below=below)
+    assert torch.equal(same, bits)
+    assert torch.isinf(some[:, ::2]).all()
+    torch.testing.assert_close(some[:, 1::2], costs[:, 1::2])
+    none, _ = descent.score(below=torch.zeros(4))
+    assert torch.isinf(none).all()
+    assert decoded == [8, 4]
