@@ -14,7 +14,8 @@ returns, so it may stop at any time. Frames of a batch are independent of each o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -93,6 +94,24 @@ class SearchResult:
     bits: Tensor
     start_cost: Tensor
     iterations: int
+
+
+@contextmanager
+def threads_for(x: Tensor) -> Iterator[None]:
+    """While frames x [B, T, M] are searched: one thread for a single frame on the CPU.
+
+    The products of one frame are over before a second thread has come to help; where another
+    program has its core, the first waits for it at every one of them.
+    """
+    threads = torch.get_num_threads()
+    if len(x) > 1 or x.device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Descent:

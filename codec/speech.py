@@ -20,7 +20,7 @@ from codec.frames import FrameDecoder
 from codec.packet import Packet, unpack
 from codec.presets import DEFAULT_PRESET, PRESETS, find_preset
 from codec.ratecontrol import Plan
-from codec.search import Method, SearchSettings, search
+from codec.search import Method, SearchSettings, search, threads_for
 from codec.synthesis import SpeechSynthesiser
 
 __all__ = ["PRESETS", "SpeechCodec", "SpeechDecoder", "SpeechEncoder"]
@@ -193,7 +193,8 @@ class SpeechEncoder:
     def _encode_group(self) -> list[bytes]:
         frames, self._frames = self._frames, []
         x = torch.from_numpy(np.stack(frames)).to(self._codec.device)
-        indices, plans, reports = self._search(x)
+        with threads_for(x):
+            indices, plans, reports = self._search(x)
         packets, taken = [], []
         for row, plan in enumerate(plans):
             payload, quality = b"", plan.quality

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codec.entropy import MAX_INDEX
-from codec.search import Descent, Networks, SearchSettings, quantise, search
+from codec.search import Descent, Networks, SearchSettings, quantise, search, threads_for
 
 STEPS, CHANNELS, HOPS, MELS = 4, 8, 16, 12
 
@@ -162,3 +162,17 @@ def test_candidates_that_their_bits_rule_out_are_not_decoded() -> None:
     none, _ = descent.score(below=torch.zeros(4))
     assert torch.isinf(none).all()
     assert decoded == [8, 4]
+
+
+def test_a_single_frame_is_searched_on_one_thread() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads_for(torch.zeros(8, HOPS, MELS)):
+            assert torch.get_num_threads() == 2
+        with pytest.raises(KeyError), threads_for(torch.zeros(1, HOPS, MELS)):
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
