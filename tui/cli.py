@@ -29,12 +29,14 @@ DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + 13
 DEBUG = "SOTTO_DEBUG"
+_SERVICES = {"call", "listen"}  # run for days: their memory is left to the allocator's care
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; argv without the program's name. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    prepare()
+    if not _SERVICES.intersection(arguments[:1]):
+        prepare()
     try:
         with _terminable(), warnings.catch_warnings():
             if not sys.warnoptions:
