@@ -48,10 +48,7 @@ def _weights() -> tuple[FloatArray, FloatArray]:
     window = np.hanning(_WINDOW + 1)[:-1]
     frequency = np.arange(_FFT // 2 + 1) * SAMPLE_RATE / _FFT
     bands = np.stack(
-        [
-            (frequency >= low) & (frequency < high)
-            for low, high in pairwise(EDGES_HZ)
-        ],
+        [(frequency >= low) & (frequency < high) for low, high in pairwise(EDGES_HZ)],
         axis=1,
     )
     scale = 2.0 / (_FFT * np.sum(window**2))

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.errors import BadInput, BadStream, WrongModel
-from codec.image.container import ImageFile, Payload, Tile, read_header, read_image
+from codec.errors import BadInput, BadStream
+from codec.image.container import ImageFile, Payload, Tile, read_header
 from codec.image.context import QUALITY_STEPS
-from codec.image.encoder import Encoder
+from codec.image.encoder import Encoder, LoadedPreset
 from codec.image.maps import decode_map
-from codec.image.pictures import Picture, from_array, from_image
+from codec.image.pictures import Picture
 from codec.image.planes import picture_of
 from codec.image.presets import DEFAULT_IMAGE_PRESET, ImagePreset
-from codec.image.registry import PictureCodec, codec_for_header, load_image_codec
+from codec.image.registry import codec_for_header, load_image_codec
 from codec.image.settings import EncodeSettings, Progress
-
-if TYPE_CHECKING:
-    from PIL import Image
+from codec.image.system import PictureCodec
 
 __all__ = ["EncodeSettings", "ImageCodec", "Progress"]
 
 _SMOOTH = 1  # channels that are constant over a cell come first
 
 
-class ImageCodec:
-    """One preset with its networks loaded."""
+class ImageCodec(PictureCodec):
+    """The preset `photo`, networks loaded; `load` and `for_file` give the codec of any preset."""
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.image.store import load_image_model
 
-        self.settings = preset
-        self.preset = preset.name
-        self.device = device
+        super().__init__(preset, device)
         model = load_image_model(preset.family)
         self.networks = model.networks.to(device)
         self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -59,45 +53,19 @@ class ImageCodec:
         """The codec that made a file. Raises BadStream if the file is none or unknown here."""
         return codec_for_header(read_header(data), device)
 
-    def encode(
+    def encode_picture(
         self,
-        picture: Picture | Image.Image | NDArray[np.uint8],
-        settings: EncodeSettings | None = None,
-        *,
-        progress: Callable[[Progress], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        picture: Picture,
+        settings: EncodeSettings,
+        progress: Callable[[Progress], None] | None,
+        clock: Callable[[], float],
     ) -> bytes:
-        """A picture (Pillow image or uint8 array [H, W], [H, W, 3] or [H, W, 4]) to a file.
-
-        Raises BadInput when the picture cannot be coded, or not in so few bytes.
-        """
-        if isinstance(picture, np.ndarray):
-            picture = from_array(picture)
-        elif not isinstance(picture, Picture):
-            picture = from_image(picture)
-        settings = settings or EncodeSettings()
         if settings.entropy == "huffman":
             raise BadInput(f"preset {self.preset} has no Huffman codes, only the range coder")
-        return Encoder(self, picture, settings, progress, clock).run()
+        loaded = LoadedPreset(self.networks, self.coder, self.model_id, self.settings, self.device)
+        return Encoder(loaded, picture, settings, progress, clock).run()
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """A file to pixels [H, W, 3], or [H, W, 4] if it has an alpha plane.
-
-        Raises BadStream or WrongModel. Damaged tiles are filled with what is around them.
-        """
-        picture = self.decode_file(read_image(data))
-        if picture.alpha is None:
-            return picture.rgb
-        return np.concatenate((picture.rgb, picture.alpha[:, :, None]), axis=2)
-
-    def decode_file(self, file: ImageFile) -> Picture:
-        """A file that was read to a picture; its notes say what is damaged."""
-        header = file.header
-        if header.model_id != self.model_id:
-            raise WrongModel(
-                f"the picture was coded with model {header.model_id}, "
-                f"the model at hand is {self.model_id} (preset {self.preset})"
-            )
+    def decode_payloads(self, file: ImageFile) -> Picture:
         z, quality, notes = self._latents(file)
         y = decode_map(self.networks.generator, z.to(self.device), quality / QUALITY_STEPS)
         return picture_of(file, y, notes)

@@ -14,18 +14,19 @@ from torch import Tensor
 
 from codec.errors import BadInput
 from codec.image.container import FILE_HEADER_BYTES, ImageHeader, Tile, write_image
-from codec.image.context import QUALITIES, QUALITY_STEPS
+from codec.image.context import QUALITIES, QUALITY_STEPS, ImageCoder
 from codec.image.maps import encode_map
 from codec.image.pictures import Picture, pack_alpha
 from codec.image.planes import padded_planes
 from codec.image.polish import Moves, polish
+from codec.image.presets import ImagePreset
 from codec.image.settings import EncodeSettings, Progress
 from codec.image.windows import Window, WindowTask, cut_windows, round_latents, tile_bits
 from codec.search import Descent, SearchSettings
 
 if TYPE_CHECKING:
-    from codec.image.codec import ImageCodec
     from models.image.distance import ImageDistance, Tune
+    from models.image.nets import ImageNetworks
 
 SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
 TILE = 32  # cells a tile is wide and high at most
@@ -88,32 +89,43 @@ class _Order:
     steps: Tensor
 
 
+@dataclass(frozen=True)
+class LoadedPreset:
+    """A preset, its model, and the device its networks are on."""
+
+    networks: ImageNetworks
+    coder: ImageCoder
+    model_id: str
+    preset: ImagePreset
+    device: torch.device
+
+
 class Encoder:
     """A picture, how it is to be encoded, and everything made ready for that."""
 
     def __init__(
         self,
-        codec: ImageCodec,
+        loaded: LoadedPreset,
         picture: Picture,
         settings: EncodeSettings,
         progress: Callable[[Progress], None] | None,
         clock: Callable[[], float],
     ) -> None:
-        self.codec, self.settings = codec, settings
+        self.loaded, self.settings = loaded, settings
         self._report, self._clock = progress, clock
         self._cost: float | None = None  # of the last window, as a share of its start
         # Of a picture of one window: latents, and the moves that their polish left.
         self._left: tuple[Tensor, Moves] | None = None
         self.header = ImageHeader(
-            picture.width, picture.height, codec.model_id, codec.settings.number, TILE,
+            picture.width, picture.height, loaded.model_id, loaded.preset.number, TILE,
             picture.grey, picture.alpha is not None,
         )  # fmt: skip
         self.alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        self.x = padded_planes(picture, self.header).to(codec.device)
+        self.x = padded_planes(picture, self.header).to(loaded.device)
         self.size = picture.height, picture.width
         self.windows = cut_windows(self.header.tiles(), SEARCH_WINDOW)
         self.allowed = settings.allowed_bytes(picture)
-        self._half = codec.device.type == "cuda" or bool(
+        self._half = loaded.device.type == "cuda" or bool(
             torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )
 
@@ -138,7 +150,7 @@ class Encoder:
         return write_image(self.header, coded.quality, coded.payloads, self.alpha)
 
     def _encoded(self, quality: int) -> Tensor:
-        return encode_map(self.codec.networks.encoder, self.x, quality / QUALITY_STEPS)
+        return encode_map(self.loaded.networks.encoder, self.x, quality / QUALITY_STEPS)
 
     def _rate(self, quality: int) -> Tensor:
         return self.x.new_full((1,), quality / QUALITY_STEPS)
@@ -147,11 +159,11 @@ class Encoder:
         from models.image.distance import ImageDistance
 
         price = TUNINGS[self.settings.tune].price
-        price *= float(self.codec.networks.price(self._rate(quality)))
+        price *= float(self.loaded.networks.price(self._rate(quality)))
         return ImageDistance(self.settings.tune, price)
 
     def _iterations(self) -> int:
-        s, preset = self.settings, self.codec.settings
+        s, preset = self.settings, self.loaded.preset
         if not s.search:
             return 0
         if s.iterations is not None:
@@ -208,14 +220,14 @@ class Encoder:
     def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
         """Bits of a window's rounded latents as the encoder gives them."""
         rate = quality / QUALITY_STEPS
-        z = encode_map(self.codec.networks.encoder, self.x, rate, window.area)
+        z = encode_map(self.loaded.networks.encoder, self.x, rate, window.area)
         return self._window_bits(window, quality, round_latents(z, dead_zone))
 
     @torch.no_grad()
     def _window_bits(self, window: Window, quality: int, q: Tensor) -> float:
         """Bits of a window's whole latents q [1, C, h, w] by the float prior."""
         with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
-            bits = tile_bits(self.codec.networks, window.tiles, q, self._rate(quality), q)
+            bits = tile_bits(self.loaded.networks, window.tiles, q, self._rate(quality), q)
         return float(bits.float().sum())
 
     def _excess(self, coded: _Coded, allowed: float) -> float:
@@ -228,7 +240,7 @@ class Encoder:
         return wanted, z * (self._gains(wanted) / self._gains(quality))
 
     def _gains(self, quality: int) -> Tensor:
-        gains: Tensor = self.codec.networks.generator.gains(self._rate(quality))
+        gains: Tensor = self.loaded.networks.generator.gains(self._rate(quality))
         return gains
 
     # --- The search.
@@ -269,7 +281,7 @@ class Encoder:
 
         Relaxed latents, and the best whole ones, polished when the search is at its end.
         """
-        networks = self.codec.networks
+        networks = self.loaded.networks
         rate, distance = self._rate(quality), self._distance(quality)
         latents, z = round_latents(z), z.clone()
         total = len(self.windows)
@@ -350,7 +362,7 @@ class Encoder:
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
         if not TUNINGS[self.settings.tune].polish:
             rounds = 0
-        best, moves = polish(task, distance, self.codec.networks.generator, rate, best, rounds)
+        best, moves = polish(task, distance, self.loaded.networks.generator, rate, best, rounds)
         return descent.z, best, moves
 
     # --- Single indices, until the file has the size it may have.
@@ -449,7 +461,7 @@ class Encoder:
 
         Maps [1, C, rows, columns] of steps, and of distance and bits that they would add.
         """
-        networks = self.codec.networks
+        networks = self.loaded.networks
         rate, distance = self._rate(coded.quality), self._distance(coded.quality)
         whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
         for window in self.windows:
@@ -470,7 +482,7 @@ class Encoder:
 
         def write(tile: Tile) -> bytes:
             part = q[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-            return self.codec.coder.encode(part, quality)
+            return self.loaded.coder.encode(part, quality)
 
         # The compiled walk lets go of the interpreter: tiles run side by side.
         with ThreadPoolExecutor(2) as pool:

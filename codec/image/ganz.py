@@ -10,7 +10,6 @@ the tile, and which numbers these are is stored in the place of some latents.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,25 +18,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.errors import BadInput, BadStream, WrongModel
+from codec.errors import BadInput, BadStream
 from codec.image.container import (
     STRIDE,
     ImageFile,
     ImageHeader,
     Payload,
-    read_image,
     write_image,
 )
 from codec.image.ganz_form import CHOSEN, CODED, FLOATS, TileForm, TileLatents
-from codec.image.pictures import Picture, from_array, from_image, pack_alpha
+from codec.image.pictures import Picture, pack_alpha
 from codec.image.planes import picture_of
 from codec.image.presets import ImagePreset
 from codec.image.settings import EncodeSettings, Progress
+from codec.image.system import PictureCodec
 from codec.packet import Entropy
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from codec.image.ganz_search import Found
     from models.ganz.nets import RandomFirstLayer
 
@@ -51,15 +48,17 @@ CHOOSING_STEPS = 10  # of the search that places are chosen by
 _CORRECTIONS = 6
 
 
-class GanzCodec:
-    """The preset with its generator loaded; the same methods as `codec.image.codec.ImageCodec`."""
+class GanzCodec(PictureCodec):
+    """The preset with its generator loaded.
+
+    The ratio asked for is N over the numbers of a tile, 6 to 768, whatever form these take: its
+    latents, and 32 bits of their places each.
+    """
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.ganz.store import load_ganz_model
 
-        self.settings = preset
-        self.preset = preset.name
-        self.device = device
+        super().__init__(preset, device)
         self.model = load_ganz_model(preset.family).to(device)
         self.model_id = self.model.model_id
         self.form = TileForm(self.model, device)
@@ -74,44 +73,17 @@ class GanzCodec:
             return self.layer(tile.z.shape[1])
         return self.model.first_layer(tile.z.shape[1], torch.from_numpy(tile.flags))
 
-    def encode(
+    def encode_picture(
         self,
-        picture: Picture | Image.Image | NDArray[np.uint8],
-        settings: EncodeSettings | None = None,
-        *,
-        progress: Callable[[Progress], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        picture: Picture,
+        settings: EncodeSettings,
+        progress: Callable[[Progress], None] | None,
+        clock: Callable[[], float],
     ) -> bytes:
-        """A picture (Pillow image or uint8 array [H, W], [H, W, 3] or [H, W, 4]) to a file.
+        return _Encoder(self, picture, settings, progress, clock).run()
 
-        The ratio is N over the numbers of a tile, 6 to 768, whatever form these take: its latents,
-        and 32 bits of their places each. Raises BadInput when the
-        picture cannot be coded, or not in so few bytes.
-        """
-        if isinstance(picture, np.ndarray):
-            picture = from_array(picture)
-        elif not isinstance(picture, Picture):
-            picture = from_image(picture)
-        return _Encoder(self, picture, settings or EncodeSettings(), progress, clock).run()
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """A file to pixels [H, W, 3], or [H, W, 4] if it has an alpha plane.
-
-        Raises BadStream or WrongModel. Lost tiles take the mean colour of the nearest one left.
-        """
-        picture = self.decode_file(read_image(data))
-        if picture.alpha is None:
-            return picture.rgb
-        return np.concatenate((picture.rgb, picture.alpha[:, :, None]), axis=2)
-
-    def decode_file(self, file: ImageFile) -> Picture:
-        """A file that was read to a picture; its notes say what is damaged."""
+    def decode_payloads(self, file: ImageFile) -> Picture:
         header = file.header
-        if header.model_id != self.model_id:
-            raise WrongModel(
-                f"the picture was coded with model {header.model_id}, "
-                f"the model at hand is {self.model_id} (preset {self.preset})"
-            )
         if header.tile != TILE or len(file.payloads) > MAX_TILES:
             raise BadStream(f"preset {self.preset} has up to {MAX_TILES} tiles of {SIDE} pixels")
         notes: list[str] = []

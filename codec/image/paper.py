@@ -9,7 +9,6 @@ what differs from the paper.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,29 +17,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.errors import BadInput, BadStream, WrongModel
+from codec.errors import BadInput, BadStream
 from codec.image.container import (
     STRIDE,
     ImageFile,
     ImageHeader,
     Payload,
     Tile,
-    read_image,
     write_image,
 )
 from codec.image.maps import Area, areas, decode_map, encode_map
-from codec.image.pictures import Picture, from_array, from_image, pack_alpha
+from codec.image.pictures import Picture, pack_alpha
 from codec.image.planes import padded_planes, picture_of
 from codec.image.presets import ImagePreset
 from codec.image.settings import EncodeSettings, Progress
+from codec.image.system import PictureCodec
 from codec.latents import LatentCoder
 from codec.packet import Entropy
 from codec.search import Networks, SearchSettings, search
 from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from models.image.paper import PaperImageModel
 
 TILE = 8  # cells a tile is wide and high at most: what a damaged packet costs
@@ -49,37 +46,25 @@ MARGIN = 1  # cells around a window whose pixels count in its distance
 STEP = 0.3  # of the search's descent at first, in levels
 
 
-class PaperImageCodec:
-    """The preset with its networks loaded; the same methods as `codec.image.codec.ImageCodec`."""
+class PaperImageCodec(PictureCodec):
+    """The preset with its networks loaded."""
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.image.paper import load_paper_image_model
 
-        self.settings = preset
-        self.preset = preset.name
-        self.device = device
+        super().__init__(preset, device)
         self.model = load_paper_image_model(preset.family).to(device)
         self.model_id = self.model.model_id
 
-    def encode(
+    def encode_picture(
         self,
-        picture: Picture | Image.Image | NDArray[np.uint8],
-        settings: EncodeSettings | None = None,
-        *,
-        progress: Callable[[Progress], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        picture: Picture,
+        settings: EncodeSettings,
+        progress: Callable[[Progress], None] | None,
+        clock: Callable[[], float],
     ) -> bytes:
-        """A picture (Pillow image or uint8 array [H, W], [H, W, 3] or [H, W, 4]) to a file.
-
-        Raises BadInput when the picture cannot be coded, or takes more than the settings allow.
-        """
-        settings = settings or EncodeSettings()
         if settings.quality is not None:
             raise BadInput(f"preset {self.preset} has one rate: it takes no quality")
-        if isinstance(picture, np.ndarray):
-            picture = from_array(picture)
-        elif not isinstance(picture, Picture):
-            picture = from_image(picture)
         header = ImageHeader(
             picture.width, picture.height, self.model_id, self.settings.number, TILE,
             picture.grey, picture.alpha is not None,
@@ -100,24 +85,7 @@ class PaperImageCodec:
             self._check(data, header, allowed)
         return data
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """A file to pixels [H, W, 3], or [H, W, 4] if it has an alpha plane.
-
-        Raises BadStream or WrongModel. Lost tiles take the mean colours of what is around them.
-        """
-        picture = self.decode_file(read_image(data))
-        if picture.alpha is None:
-            return picture.rgb
-        return np.concatenate((picture.rgb, picture.alpha[:, :, None]), axis=2)
-
-    def decode_file(self, file: ImageFile) -> Picture:
-        """A file that was read to a picture; its notes say what is damaged."""
-        header = file.header
-        if header.model_id != self.model_id:
-            raise WrongModel(
-                f"the picture was coded with model {header.model_id}, "
-                f"the model at hand is {self.model_id} (preset {self.preset})"
-            )
+    def decode_payloads(self, file: ImageFile) -> Picture:
         z, notes = self._latents(file)
         return picture_of(file, decode_map(self.model.generator, z, 0.0), notes)
 

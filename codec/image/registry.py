@@ -1,51 +1,23 @@
 """Which class decodes the files of a preset: the one place where the image systems meet.
 
 A preset names its class; a file names its preset by number. Every class is made from a preset and a
-device and offers what `PictureCodec` lists. To add a system: write the class, and add a preset that
+device and is a `PictureCodec`. To add a system: write the class, and add a preset that
 names it to `codec.image.presets`.
 """
 
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from codec.image.presets import ImagePreset, find_image_preset, numbered_image_preset
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
-    from PIL import Image
 
-    from codec.image.container import ImageFile, ImageHeader
-    from codec.image.pictures import Picture
-    from codec.image.settings import EncodeSettings, Progress
-
-
-class PictureCodec(Protocol):
-    """A loaded image system."""
-
-    preset: str
-    model_id: str
-
-    def encode(
-        self,
-        picture: Picture | Image.Image | NDArray[np.uint8],
-        settings: EncodeSettings | None = None,
-        *,
-        progress: Callable[[Progress], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> bytes:
-        """A picture to a file. Raises BadInput when it cannot be coded as the settings ask."""
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """A file to pixels [H, W, 3], or [H, W, 4] with alpha. Raises BadStream or WrongModel."""
-
-    def decode_file(self, file: ImageFile) -> Picture:
-        """A file that was read to a picture, whose notes say what is damaged."""
+    from codec.image.container import ImageHeader
+    from codec.image.system import PictureCodec
 
 
 def load_image_codec(preset: str, device: str = "auto") -> PictureCodec:

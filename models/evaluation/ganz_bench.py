@@ -25,9 +25,10 @@ from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
 from codec.image.ganz import PIXELS, RATIOS, SIDE
 from codec.image.pictures import read_picture
-from codec.image.registry import PictureCodec, load_image_codec
+from codec.image.registry import load_image_codec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
+from codec.image.system import PictureCodec
 from models.evaluation.rate_quality import psnr
 from models.evaluation.wavelets import keep_largest
 

@@ -17,7 +17,7 @@ from PIL import Image, features
 from codec.errors import BadInput
 from codec.image.codec import EncodeSettings
 from codec.image.presets import find_image_preset
-from codec.image.registry import PictureCodec
+from codec.image.system import PictureCodec
 
 Pixels = NDArray[np.uint8]
 _PATIENCE = 300.0
