@@ -65,7 +65,7 @@ class Tuning:
 
 
 TUNINGS: dict[Tune, Tuning] = {
-    "psnr": Tuning(0.9, 1.0, 0.95),
+    "psnr": Tuning(0.75, 1.07, 1.0, (0.04, 0.12)),
     "ms-ssim": Tuning(2.3, 0.75, 0.65, (0.3, 0.3), polish=False),
     "visual": Tuning(1.2, 0.9, 0.9),
 }
@@ -528,5 +528,5 @@ class Plan:
 def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
     """Steps long enough to get somewhere in so few iterations."""
     long, short = TUNINGS[tune].steps
-    step = min(short, max(long, 2.0 / max(iterations, 1)))
+    step = min(short, max(long, 1.0 / max(iterations, 1)))
     return SearchSettings(iterations=iterations, step=step, coupling=5.0)
