@@ -37,7 +37,7 @@ from models.image.distance import ms_ssim
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
 # From below 0.15 to above 0.8 bits per pixel, in the mean of photographs like Kodak's.
-_QUALITIES = (24.0, 38.0, 52.0, 66.0, 79.0, 92.0)
+_QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)
 _SHOWN = 3  # pictures in the sheet of crops
 _ALONE = "encoder"  # ours without the search
 
@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=positive_count, metavar="N", help="the first N pictures only")
     add("--preset", default="photo", metavar="NAME", help="the model (default: photo)")
     add("--qualities", type=_numbers, default=_QUALITIES, metavar="Q,Q,...",
-        help="rate points of ours (default: 24,38,52,66,79,92)")  # fmt: skip
+        help="rate points of ours (default: 24,38,52,66,80,96)")  # fmt: skip
     add("--iterations", type=count, metavar="N", help="steps of our search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="the encoder's output as it is")
