@@ -142,7 +142,7 @@ def test_bench(
     assert "BD-rate" in table
     found = json.loads(Path(files[0]).read_text())
     found = found["points"]
-    assert len(found["sotto"]) == 10
+    assert len(found["sotto"]) == 2 * 6  # pictures, rate points
     assert all(p["bpp"] > 0 and p["psnr"] > 10 for p in found["sotto"])
     assert all(Path(f).stat().st_size > 1000 for f in files)
     assert bench(["image", str(tmp_path / "none")]) == 1
