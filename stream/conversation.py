@@ -55,7 +55,7 @@ class Conversation:
     # --- heartbeats ---------------------------------------------------------------------------
 
     def heard(self, now: float) -> None:
-        """A valid message of this session came."""
+        """A valid message of this call came."""
         self.heard_at = now
 
     def beat(self, now: float) -> Heartbeat | None:
@@ -130,7 +130,7 @@ class Conversation:
         return dropped
 
     def seal(self, message: Message) -> bytes:
-        """The bytes of a message of this session."""
+        """The bytes of a message of this call."""
         return encode(message, self.session)
 
     @property

@@ -200,8 +200,8 @@ class Encoder:
         at, slope = QUALITIES // 3, _LOG_BITS_PER_QUALITY
         before: tuple[int, float] | None = None
         while high - low > 1:
-            bits = sum(self._encoded_bits(w, at, dead_zone) for w in windows)
-            now = np.log(max(bits, 1.0))
+            taken = sum(self._encoded_bits(w, at, dead_zone) for w in windows)
+            now = np.log(max(taken, 1.0))
             if now <= wanted:
                 low = at
             else:

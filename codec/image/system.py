@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.errors import WrongModel
+from codec.errors import BadInput, WrongModel
 from codec.image.container import ImageFile, read_image
 from codec.image.pictures import Picture, from_array, from_image
 from codec.image.presets import ImagePreset
@@ -47,7 +47,10 @@ class PictureCodec(ABC):
             picture = from_array(picture)
         elif not isinstance(picture, Picture):
             picture = from_image(picture)
-        return self.encode_picture(picture, settings or EncodeSettings(), progress, clock)
+        settings = settings or EncodeSettings()
+        if settings.places is not None and not self.settings.places:
+            raise BadInput(f"preset {self.preset} has no places to choose: preset ganz has")
+        return self.encode_picture(picture, settings, progress, clock)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """A file to pixels [H, W, 3], or [H, W, 4] if it has an alpha plane.

@@ -224,15 +224,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="a folder of pictures")
     add("--count", type=positive_count, metavar="N", help="the first N pictures only")
-    add("--preset", default="photo", metavar="NAME", help="the model (default: photo)")
+    add("--preset", default="photo", metavar="NAME",
+        help="the model (default: photo); one of a single rate is measured beside the default's "
+        "curve")  # fmt: skip
+    qualities = ",".join(f"{q:g}" for q in _QUALITIES)
     add("--qualities", type=_numbers, default=_QUALITIES, metavar="Q,Q,...",
-        help="rate points of ours (default: 24,38,52,66,80,96)")  # fmt: skip
+        help=f"rate points of ours (default: {qualities})")  # fmt: skip
     add("--iterations", type=count, metavar="N", help="steps of our search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="the encoder's output as it is")
     add("--tune", choices=("psnr", "ms-ssim", "visual"), default="psnr")
     add("--peers", type=_names, default=PEERS, metavar="NAME,...",
-        help=f"of {', '.join(PEERS)} (default: all that are installed)")  # fmt: skip
+        help=f"of {', '.join(PEERS)}, or none (default: all that are installed)")  # fmt: skip
     add("--at", type=positive, default=0.29, metavar="B", help="rate of the table (default: 0.29)")
     add_device(parser, "where sotto runs")
     add("--json", metavar="FILE", help="every measurement")
@@ -253,7 +256,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(v for v in text.split(",") if v)
+    names = tuple(v for v in text.split(",") if v and text != "none")
     if not set(names) <= set(PEERS):
         raise argparse.ArgumentTypeError(f"{text}: known are {', '.join(PEERS)}")
     return names

@@ -13,21 +13,12 @@ from codec.arguments import add_device, between, positive, positive_count
 from codec.console import note
 from codec.errors import BadInput
 from models.store import WEIGHTS
+from models.training import options
 from models.training.distributed import Team, join
 from models.training.evaluate import evaluate, write_scores
 from models.training.features import FeatureSettings
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
-from models.training.options import (
-    add_length,
-    add_result,
-    add_stages,
-    length,
-    result,
-    run_training,
-    tell_pause,
-    training_parser,
-)
 from models.training.prepare import prepare
 from models.training.recipe import Recipe, Trainer
 from models.training.stages import StageSettings
@@ -37,8 +28,8 @@ _MINUTES = 60.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; see `run_training`."""
-    return run_training(_parser(), argv, _work)
+    """Run it; see `options.run_training`."""
+    return options.run_training(_parser(), argv, _work)
 
 
 def _work(args: argparse.Namespace, interruption: Interruption) -> None:
@@ -82,7 +73,7 @@ def _run(args: argparse.Namespace, team: Team, interruption: Interruption) -> No
             _export(args, trainer, team, tell)
         if not finished:
             if team.leads:
-                tell_pause(interruption)
+                options.tell_pause(interruption)
             return
 
 
@@ -124,7 +115,7 @@ def _prepare(data: Path, target: Path, processes: int, tell: Callable[[str], Non
 def _export(
     args: argparse.Namespace, trainer: Trainer, team: Team, tell: Callable[[str], None]
 ) -> None:
-    out = result(args)
+    out = options.result(args)
     tell(f"model {trainer.export(out)} written to {out}")
     if args.dev is not None:
         scores = evaluate(out, args.dev, team.device, note=tell)
@@ -139,7 +130,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return Recipe(
         work=args.work,
         start=start,
-        minutes=length(args, _MINUTES),
+        minutes=options.length(args, _MINUTES),
         steps=args.steps,
         feature_weight=args.feature_weight,
         stage=StageSettings(
@@ -156,17 +147,17 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = training_parser(
+    parser = options.training_parser(
         "speech",
         "Train the networks of the speech codec. For several GPUs: "
         "torchrun --nproc-per-node N -m models.train speech ...",
         data="train.tsv and train/*, or a folder of packed shards",
     )
     add = parser.add_argument
-    add_stages(parser, STAGES)
+    options.add_stages(parser, STAGES)
     add("--start", type=Path, metavar="MODEL",
         help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
-    add_length(parser, _MINUTES, note="; `all` shares it out")
+    options.add_length(parser, _MINUTES, note="; `all` shares it out")
     add_device(parser, "default: auto")
     add(
         "--batch",
@@ -188,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--processes", type=positive_count, default=2, metavar="N",
         help="processes that prepare data (default: 2)")  # fmt: skip
     add("--compile", action="store_true", help="compile the networks (for a GPU)")
-    add_result(parser)
+    options.add_result(parser)
     return parser
 
 

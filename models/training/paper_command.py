@@ -7,51 +7,43 @@ from collections.abc import Sequence
 
 from codec.arguments import whole
 from codec.console import note
+from models.training import options
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
-from models.training.options import (
-    add_length,
-    add_result,
-    length,
-    result,
-    run_training,
-    tell_pause,
-    training_parser,
-)
 from models.training.paper import PaperSettings, train_paper
 
 _MINUTES = 20.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; see `run_training`."""
-    return run_training(_parser(), argv, _run)
+    """Run it; see `options.run_training`."""
+    return options.run_training(_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     settings = PaperSettings(
-        minutes=length(args, _MINUTES),
+        minutes=options.length(args, _MINUTES),
         steps=args.steps,
         pause=args.pause,
         batch=args.batch,
         seed=args.seed,
     )
     shards = FrameShards(args.data, args.seed)
-    target = result(args)
+    target = options.result(args)
     identity = train_paper(shards, args.work, target, settings, interruption=interruption)
     if identity is None:
-        tell_pause(interruption)
+        options.tell_pause(interruption)
     else:
         note(f"model {identity} written to {target}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = training_parser(
+    parser = options.training_parser(
         "paper",
         "Train the networks of the paper preset.",
         data="a folder of packed shards",
     )
-    add_length(parser, _MINUTES)
+    options.add_length(parser, _MINUTES)
     parser.add_argument(
         "--batch",
         type=whole(2, 4096),
@@ -59,5 +51,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="frames per step (default: 32)",
     )
-    add_result(parser)
+    options.add_result(parser)
     return parser

@@ -15,22 +15,12 @@ from codec.device import choose_device
 from codec.errors import BadInput
 from models.image.nets import ImageNetworks
 from models.image.store import shape_of
-from models.training import checkpoints
+from models.training import checkpoints, options
 from models.training.image.export import export_image_model
 from models.training.image.photographs import Photographs
 from models.training.image.stage import ImageStage, ImageStageSettings, train_stage
 from models.training.image.start import linear_start
 from models.training.interruption import Interruption
-from models.training.options import (
-    add_length,
-    add_result,
-    add_stages,
-    length,
-    result,
-    run_training,
-    tell_pause,
-    training_parser,
-)
 
 _START_CROPS = 96
 _MINUTES = 60.0
@@ -38,8 +28,8 @@ LICENCE = "CC BY-SA 4.0"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; see `run_training`."""
-    return run_training(_parser(), argv, _run)
+    """Run it; see `options.run_training`."""
+    return options.run_training(_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
@@ -48,7 +38,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     photographs = Photographs(args.data, crop=args.crop, note=note)
     if args.stage != "export":
         settings = ImageStageSettings(
-            minutes=length(args, _MINUTES),
+            minutes=options.length(args, _MINUTES),
             steps=args.steps,
             pause=args.pause,
             batch=args.batch,
@@ -58,11 +48,11 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         )
         stage = ImageStage(_network(folder, photographs, args.seed), photographs, device, settings)
         if not train_stage(stage, folder, interruption):
-            tell_pause(interruption)
+            options.tell_pause(interruption)
             return
     if args.stage == "train":
         return
-    out = result(args)
+    out = options.result(args)
     about = {"name": "photo", "licence": LICENCE}
     name = export_image_model(
         trained_network(folder), photographs, out, about,
@@ -110,14 +100,14 @@ def trained_network(folder: Path) -> ImageNetworks:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = training_parser(
+    parser = options.training_parser(
         "image",
         "Train the networks of the image codec. With larger --minutes or --steps than before a "
         "training goes on beyond its end.",
         data="a folder of photographs",
     )
-    add_stages(parser, ("train", "export"))
-    add_length(parser, _MINUTES)
+    options.add_stages(parser, ("train", "export"))
+    options.add_length(parser, _MINUTES)
     add_device(parser, "default: auto")
     add = parser.add_argument
     add("--batch", type=positive_count, default=6, metavar="N", help="crops per step (default: 6)")
@@ -130,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help="crops that the tables are counted on (default: 96)")  # fmt: skip
     add("--search-steps", type=count, default=10, metavar="N",
         help="steps of their search (default: 10)")  # fmt: skip
-    add_result(parser)
+    options.add_result(parser)
     return parser
 
 

@@ -7,54 +7,46 @@ from collections.abc import Sequence
 
 from codec.arguments import whole
 from codec.console import note
+from models.training import options
 from models.training.image.command import crop_side
 from models.training.image.paper import PaperImageSettings, train_paper_image
 from models.training.image.photographs import Photographs
 from models.training.interruption import Interruption
-from models.training.options import (
-    add_length,
-    add_result,
-    length,
-    result,
-    run_training,
-    tell_pause,
-    training_parser,
-)
 
 _MINUTES = 25.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; see `run_training`."""
-    return run_training(_parser(), argv, _run)
+    """Run it; see `options.run_training`."""
+    return options.run_training(_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     settings = PaperImageSettings(
-        minutes=length(args, _MINUTES),
+        minutes=options.length(args, _MINUTES),
         steps=args.steps,
         pause=args.pause,
         batch=args.batch,
         seed=args.seed,
     )
     photographs = Photographs(args.data, crop=args.crop, note=note)
-    folder, target = args.work / "image-paper", result(args)
+    folder, target = args.work / "image-paper", options.result(args)
     identity = train_paper_image(photographs, folder, target, settings, interruption)
     if identity is None:
-        tell_pause(interruption)
+        options.tell_pause(interruption)
     else:
         note(f"model {identity} written to {target}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = training_parser(
+    parser = options.training_parser(
         "image-paper",
         "Train the networks of the image preset paper.",
         data="a folder of photographs",
     )
-    add_length(parser, _MINUTES)
+    options.add_length(parser, _MINUTES)
     add = parser.add_argument
     add("--batch", type=whole(2, 1024), default=8, metavar="N", help="crops per step (default: 8)")
     add("--crop", type=crop_side, default=256, metavar="N", help="pixels a side (default: 256)")
-    add_result(parser)
+    options.add_result(parser)
     return parser
