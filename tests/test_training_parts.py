@@ -19,7 +19,7 @@ from models.training.centres import kmeans_centres
 from models.training.frames import FrameShards
 from models.training.prepare import prepare
 from models.training.schedule import Budget, learning_rate
-from tests.test_training import synthetic_columns
+from tests.tiny_training import synthetic_columns
 
 
 def test_checkpoints_split_large_tensors(tmp_path: Path):

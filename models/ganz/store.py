@@ -46,7 +46,8 @@ class GanzModel:
         """The random first layer of d_c latents; chosen: which numbers they reach
         (`RandomFirstLayer`). Raises ValueError when there is none."""
         mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
-        return RandomFirstLayer(latents, self.scales, mean, spread, chosen)
+        layer = RandomFirstLayer(latents, self.scales, mean, spread, chosen)
+        return layer.to(self.scales.device)
 
     def to(self, device: torch.device) -> GanzModel:
         """The same model elsewhere."""

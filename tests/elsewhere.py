@@ -1,0 +1,123 @@
+"""A device that computes on the CPU and keeps its tensors apart as a graphics card does.
+
+Where there is no CUDA, this shows whether code says on which device its tensors are: tensors made
+"elsewhere" hold their values in CPU memory, call themselves tensors of the device "meta", and
+cannot meet a CPU tensor, be seen by NumPy, or be filled from a CPU generator. What it cannot show
+are kernels, number formats and speed of a real card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+DEVICE = torch.device("meta")
+_aten = torch.ops.aten
+_BETWEEN = {_aten._to_copy.default, _aten.copy_.default}
+# A card takes indices from the CPU.
+_INDEXING = {
+    _aten.index.Tensor,
+    _aten.index_put.default,
+    _aten.index_put_.default,
+    _aten._index_put_impl_.default,
+    _aten._unsafe_index.Tensor,
+}
+
+
+class OtherDevice(RuntimeError):
+    """Tensors of two devices met."""
+
+
+class Elsewhere(Tensor):
+    """A tensor that says it is on `DEVICE`; `held` are its values."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Elsewhere:
+        made: Elsewhere = Tensor._make_wrapper_subclass(
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=DEVICE,
+        )
+        made.held = held
+        return made
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Elsewhere({self.held!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, dict(kwargs or {}))
+
+
+class _FromNumbers(TorchFunctionMode):
+    """`torch.tensor` fills a tensor before anything can be told of it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor):
+            device = kwargs.pop("device", None)
+            return func(*args, **kwargs).to(device)
+        return func(*args, **kwargs)
+
+
+class _Dispatch(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, dict(kwargs or {}))
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    tensors = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor)]
+    own = [t for t in tensors if isinstance(t, Elsewhere)]
+    if own and func not in _BETWEEN:
+        foreign = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim()]
+        if func in _INDEXING:
+            foreign = [t for t in foreign if t is args[0]]
+        if foreign:
+            raise OtherDevice(f"{func} of tensors on {DEVICE} and {foreign[0].device}")
+    there = bool(own)
+    if kwargs.get("device") is not None:
+        there = torch.device(kwargs["device"]) == DEVICE
+        kwargs["device"] = torch.device("cpu")
+    if there and kwargs.get("generator") is not None:
+        raise OtherDevice(f"{func} on {DEVICE} with a generator of the CPU")
+    wrappers = {id(t.held): t for t in own}
+
+    def inner(value: Any) -> Any:
+        return value.held if isinstance(value, Elsewhere) else value
+
+    def outer(value: Any) -> Any:
+        if not isinstance(value, Tensor) or isinstance(value, Elsewhere):
+            return value
+        known = wrappers.get(id(value))
+        return Elsewhere(value) if known is None else known
+
+    found = func(*tree_map(inner, args), **tree_map(inner, kwargs))
+    if func is _aten.copy_.default:
+        return args[0]
+    return tree_map(outer, found) if there else found
+
+
+@contextmanager
+def accelerator() -> Iterator[torch.device]:
+    """The device; inside, tensors can be made there and moved there."""
+    future = torch.__future__
+    before = future.get_overwrite_module_params_on_conversion()
+    # Giving `.data` to a parameter would leave its `held` behind.
+    future.set_overwrite_module_params_on_conversion(True)
+    try:
+        with _FromNumbers(), _Dispatch():
+            yield DEVICE
+    finally:
+        future.set_overwrite_module_params_on_conversion(before)

@@ -1,0 +1,154 @@
+"""Everything that `--device` reaches, on a device that is not the CPU (`tests.elsewhere`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codec.image.registry import load_image_codec
+from codec.image.sensing import SenseSettings, Sensor
+from codec.image.settings import EncodeSettings
+from codec.live import LiveEncoder
+from codec.presets import find_preset
+from codec.speech import SpeechCodec
+from models.features import PhoneRecogniser
+from models.store import load_model
+from models.training.batches import draw_frames
+from models.training.frames import FrameShards
+from models.training.recipe import Trainer
+from tests.elsewhere import Elsewhere, OtherDevice, accelerator
+from tests.tiny_image_model import photograph
+from tests.tiny_training import pack, trainer
+
+CLIP = Path(__file__).parent / "clips" / "librispeech-672.flac"
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The other device, which `auto` chooses."""
+    whole = torch.autocast
+
+    def autocast(device_type: str, *args: Any, **more: Any) -> Any:
+        # Number formats are not what this device is for.
+        return nullcontext() if device_type == "meta" else whole(device_type, *args, **more)
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    with accelerator() as found:
+        for module in ("codec.speech", "codec.image.sensing", "codec.device"):
+            monkeypatch.setattr(f"{module}.choose_device", lambda name: found)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    pack(folder)
+    return folder
+
+
+def speech() -> np.ndarray:
+    samples, rate = soundfile.read(CLIP, dtype="float32")
+    assert rate == 16_000
+    return samples[: 2 * rate]
+
+
+def test_devices_do_not_mix(device: torch.device) -> None:
+    here = torch.ones(3)
+    there = here.to(device)
+    assert isinstance(there * 2.0, Elsewhere)
+    assert (there + torch.tensor(1.0)).cpu().tolist() == [2.0, 2.0, 2.0]
+    assert float((there * torch.tensor([1.0, 2.0, 3.0], device=device)).sum()) == 6.0
+    for mix in (
+        lambda: there + here,
+        lambda: torch.cat((there, here)),
+        lambda: there.numpy(),
+        lambda: here[there.long()],
+        lambda: torch.rand(3, device=device, generator=torch.Generator()),
+    ):
+        with pytest.raises((OtherDevice, RuntimeError)):
+            mix()
+
+
+def test_gradients_arrive_there(device: torch.device) -> None:
+    layer = torch.nn.Linear(3, 2).to(device)
+    layer(torch.ones(1, 3, device=device)).sum().backward()
+    assert isinstance(layer.weight.grad, Elsewhere)
+    assert layer.weight.grad.cpu().tolist() == [[1.0] * 3] * 2
+
+
+@pytest.mark.parametrize("preset", ["2k", "paper"])
+@pytest.mark.parametrize("options", [{"search": False}, {"iterations": 3}, {"budget": 0.1}])
+def test_speech(device: torch.device, preset: str, options: dict[str, Any]) -> None:
+    codec = SpeechCodec.load(preset)
+    data = codec.encode(speech(), 16_000, **options)
+    found = codec.decode(data)
+    expected = SpeechCodec(find_preset(preset), torch.device("cpu")).decode(data)
+    assert np.abs(found).max() > 0.05
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_live_speech(device: torch.device) -> None:
+    codec = SpeechCodec.load("2k")
+    encoder, decoder = LiveEncoder(codec, iterations=6), codec.decoder()
+    frames = []
+    for part in np.array_split(speech(), 20):
+        frames += encoder.push(part)
+        encoder.refine()
+    assert frames
+    assert all(np.isfinite(decoder.push(frame.packet)).all() for frame in frames)
+    decoder.push(None)
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings"),
+    [
+        ("photo", EncodeSettings(iterations=2)),
+        ("photo", EncodeSettings(quality=40, search=False)),
+        ("photo", EncodeSettings(iterations=2, tune="ms-ssim")),
+        ("photo", EncodeSettings(iterations=2, tune="visual")),
+        ("paper", EncodeSettings(iterations=2)),
+        ("ganz", EncodeSettings(iterations=2)),
+        ("ganz", EncodeSettings(iterations=2, entropy="range", places="fixed")),
+    ],
+)
+def test_pictures(device: torch.device, preset: str, settings: EncodeSettings) -> None:
+    picture = photograph(160, 96)
+    codec = load_image_codec(preset)
+    found = codec.decode(codec.encode(picture, settings)).astype(float)
+    assert np.square(found - np.asarray(picture)).mean() < 255**2 / 10**1.8
+
+
+@pytest.mark.parametrize("prior", ["ganz", "photo"])
+def test_sensing(device: torch.device, prior: Any) -> None:
+    pixels = np.asarray(photograph(128, 128))
+    found = Sensor(SenseSettings(2000, prior=prior, steps=8)).sense(pixels)
+    assert np.square(found.astype(float) - pixels).mean() < 255**2 / 10**1.5
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_training(device: torch.device, packed: Path, tmp_path: Path) -> None:
+    def run(steps: int) -> Trainer:
+        return trainer(packed, tmp_path, steps, device=device)
+
+    assert run(2).features(None) is not None
+    assert run(4).stage("one", None)
+    run(4).centres()
+    assert run(2).stage("two", None)
+    assert run(5).stage("one", None)  # goes on from its checkpoint
+    run(2).export(tmp_path / "model")
+    load_model("speech", tmp_path / "model")
+
+
+def test_frames_are_drawn_there(device: torch.device, packed: Path) -> None:
+    columns = torch.from_numpy(np.array(FrameShards(packed, 0).shards[0])).to(device)
+    batch = draw_frames(columns, 4, np.random.default_rng(0))
+    assert isinstance(batch, Elsewhere)
+    assert batch.shape == (4, 128, 128)
+    assert isinstance(PhoneRecogniser().to(device)(batch), Elsewhere)
