@@ -157,6 +157,8 @@ def test_one_rate(codec: PaperImageCodec) -> None:
             codec.encode(picture, less)
     with pytest.raises(BadInput, match="no quality"):
         codec.encode(picture, EncodeSettings(quality=50))
+    with pytest.raises(BadInput, match="no places"):
+        codec.encode(picture, EncodeSettings(places="fixed"))
     steps: list[Progress] = []
     with pytest.raises(BadInput, match="one rate"):
         codec.encode(picture, EncodeSettings(bpp=0.05), progress=steps.append)

@@ -55,6 +55,8 @@ class GanzCodec(PictureCodec):
     latents, and 32 bits of their places each.
     """
 
+    has_places = True
+
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.ganz.store import load_ganz_model
 

@@ -12,9 +12,8 @@ class ImagePreset:
     """A model and how its latents are searched.
 
     number: what files say; family: its folder of weights; iterations: default search steps;
-    fast: those of the fast mode; one_rate: whether it has no rate to choose; places: whether its
-    latents choose what they reach; system: the class that codes with it, as "module:Class"
-    (`codec.image.registry`).
+    fast: those of the fast mode; one_rate: whether it has no rate to choose; system: the class
+    that codes with it, as "module:Class" (`codec.image.registry`).
     """
 
     name: str
@@ -24,7 +23,6 @@ class ImagePreset:
     fast: int
     about: str = ""
     one_rate: bool = False
-    places: bool = False
     system: str = "codec.image.codec:ImageCodec"
 
 
@@ -56,7 +54,6 @@ IMAGE_PRESETS: dict[str, ImagePreset] = {
             iterations=15,
             fast=5,
             about="a BEGAN with a random first layer, 6 to 768 pixels a latent",
-            places=True,
             system="codec.image.ganz:GanzCodec",
         ),
     )

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 
 class PictureCodec(ABC):
-    """A loaded image system. model_id: 16 hex digits, the model its files must be of."""
+    """A loaded image system. model_id: 16 hex digits, the model its files must be of.
+
+    has_places: whether `EncodeSettings.places` means anything to it.
+    """
 
     model_id: str
+    has_places = False
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         self.settings = preset
@@ -48,7 +52,7 @@ class PictureCodec(ABC):
         elif not isinstance(picture, Picture):
             picture = from_image(picture)
         settings = settings or EncodeSettings()
-        if settings.places is not None and not self.settings.places:
+        if settings.places is not None and not self.has_places:
             raise BadInput(f"preset {self.preset} has no places to choose: preset ganz has")
         return self.encode_picture(picture, settings, progress, clock)
 
