@@ -118,6 +118,60 @@ def test_frames_drawn_on_a_device_look_like_those_of_the_shards():
     assert 0.01 < float(silent) < 0.15
 
 
+def test_frames_are_drawn_from_shards_that_hold_one(tmp_path: Path):
+    for number, count in enumerate((100, 300, 20)):
+        np.save(tmp_path / f"train-{number:03d}.npy", np.full((count, 128), number, np.uint8))
+    (tmp_path / "train.json").write_text('[{"shard": 2, "start": 0, "end": 20}]')
+    shards = FrameShards(tmp_path, 0)
+    values = shards.batch(300, augment=False)
+    assert torch.equal(values, torch.full_like(values, 1 / 127.5 - 1.0))
+    # The numbers of the index go on counting all of them.
+    assert [len(shard) for shard in shards.shards] == [100, 300, 20]
+    (tmp_path / "train-001.npy").unlink()
+    with pytest.raises(BadInput, match="shorter than a frame"):
+        FrameShards(tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train-000.npy", b""),
+        ("train-000.npy", b"PK\x03\x04 an archive"),
+        ("train-000.npy", None),
+        ("train.json", b"{"),
+        ("train.json", b"\xff\xfe"),
+        ("train.json", b'{"shard": 0}'),
+        ("train.json", b"[" * 100_000),
+    ],
+)
+def test_damaged_shards_and_indices_are_one_line(tmp_path: Path, name: str, content: bytes | None):
+    np.save(tmp_path / "train-000.npy", synthetic_columns(300))
+    whole = (tmp_path / "train-000.npy").read_bytes()
+    (tmp_path / name).write_bytes(whole[:5000] if content is None else content)
+    with pytest.raises(BadInput) as caught:
+        FrameShards(tmp_path, 0)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [np.zeros((300, 64), np.uint8), np.zeros((300, 128))])
+def test_arrays_of_something_else_are_no_shards(tmp_path: Path, columns: NDArray[np.generic]):
+    np.save(tmp_path / "train-000.npy", columns)
+    with pytest.raises(BadInput, match="no packed columns"):
+        FrameShards(tmp_path, 0)
+
+
+@pytest.mark.parametrize("entry", [{}, {"shard": "x", "start": 0, "end": 9}, {"shard": 1}])
+def test_utterances_without_a_place_are_one_line(tmp_path: Path, entry: dict[str, object]):
+    pytest.importorskip("pocketsphinx")
+    from models.training.utterances import english_utterances
+
+    np.save(tmp_path / "train-000.npy", synthetic_columns(300))
+    index = [{"text": "hello world", "lang": "en"} | entry]
+    (tmp_path / "train.json").write_text(json.dumps(index))
+    with pytest.raises(BadInput, match="prepare"):
+        english_utterances(FrameShards(tmp_path, 0))
+
+
 def test_prepare_packs_what_can_be_read(tmp_path: Path):
     data = tmp_path / "data"
     (data / "train").mkdir(parents=True)

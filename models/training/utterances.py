@@ -56,9 +56,7 @@ def english_utterances(shards: FrameShards) -> list[Utterance]:
         text, language = str(entry.get("text") or ""), str(entry.get("lang") or "")
         if not text or language.lower().split("-")[0] != "en":
             continue
-        shard, start, end = (int(str(entry[key])) for key in ("shard", "start", "end"))
-        if not (0 <= shard < len(shards.shards) and 0 <= start < end <= len(shards.shards[shard])):
-            raise BadInput("train.json does not fit the packed shards; prepare them again")
+        shard, start, end = _place(entry, shards)
         words = transcript_phones(text)
         if not words or end - start > MAX_COLUMNS:
             continue
@@ -70,6 +68,17 @@ def english_utterances(shards: FrameShards) -> list[Utterance]:
     if not found:
         raise BadInput("no transcribed English utterance in the training data")
     return found
+
+
+def _place(entry: dict[str, object], shards: FrameShards) -> tuple[int, int, int]:
+    """(shard, start, end) of an utterance. Raises BadInput when there are no such columns."""
+    try:
+        shard, start, end = (int(str(entry[key])) for key in ("shard", "start", "end"))
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"train.json is damaged: {error}; prepare the data again") from error
+    if not (0 <= shard < len(shards.shards) and 0 <= start < end <= len(shards.shards[shard])):
+        raise BadInput("train.json does not fit the packed shards; prepare them again")
+    return shard, start, end
 
 
 def hold_out(
