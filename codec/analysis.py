@@ -25,6 +25,8 @@ N_MELS = 128
 FRAME_HOPS = 128
 FRAME_SAMPLES = FRAME_HOPS * HOP
 
+LOUDEST = 4.0  # samples beyond are clipped
+
 FLOOR_DB = -100.0
 CEILING_DB = 10.0
 FLOOR = 10.0 ** (FLOOR_DB / 20.0)
@@ -32,6 +34,13 @@ _HALF_RANGE_DB = (CEILING_DB - FLOOR_DB) / 2.0
 _MID_DB = (CEILING_DB + FLOOR_DB) / 2.0
 
 FloatArray = NDArray[np.float32]
+
+
+def cleaned(samples: FloatArray) -> FloatArray:
+    """Samples of any shape as float32, fit to be analysed: what is not finite becomes silence, the
+    rest lies within ±LOUDEST."""
+    samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.clip(samples, -LOUDEST, LOUDEST)
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,6 @@ Comfort = Callable[[FloatArray], bytes]
 
 SLICE = 0.04  # seconds, the longest that `refine` takes, save for one step's misjudgement
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2  # samples a column sees before and after its hop
-_LOUDEST = 4.0  # samples are clipped here, as offline
 _COLUMNS_KEPT = 2 * analysis.FRAME_HOPS  # analysed columns kept for whoever shows them
 
 
@@ -110,8 +109,7 @@ class LiveEncoder:
         What is not finite becomes silence. Blocks for up to `tail` seconds of search per frame.
         """
         begun = self._clock()
-        samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        samples = np.clip(samples.reshape(-1), -_LOUDEST, _LOUDEST)
+        samples = analysis.cleaned(samples).reshape(-1)
         frames: list[EncodedFrame] = []
         while len(samples):
             hops = analysis.FRAME_HOPS - self._known - 1

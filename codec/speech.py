@@ -106,20 +106,24 @@ class SpeechCodec(SpeechEngine):
 
 
 def to_speech(samples: FloatArray, sample_rate: int) -> FloatArray:
-    """Mix [n, channels] down and resample to 16 kHz mono; NaN and infinities become silence."""
+    """Mix [n, channels] down and resample to 16 kHz mono; NaN and infinities become silence.
+
+    Raises BadInput for no channels, other shapes and sample rates out of range.
+    """
     import soxr
 
     samples = np.asarray(samples, np.float32)
-    if samples.ndim not in (1, 2):
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] == 0):
         raise BadInput(f"samples must be [n] or [n, channels], not {list(samples.shape)}")
     if not 1_000 <= sample_rate <= 768_000:
         raise BadInput(f"sample rate {sample_rate} Hz is out of range")
-    samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    # Before they are mixed and resampled, where numbers too large would sum to infinities.
+    samples = analysis.cleaned(samples)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
     if sample_rate != analysis.SAMPLE_RATE:
         samples = soxr.resample(samples, sample_rate, analysis.SAMPLE_RATE, quality="HQ")
-    return np.clip(samples, -4.0, 4.0)
+    return analysis.cleaned(samples)
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,11 @@ class SpeechEncoder:
         self.on_frame: Callable[[FrameReport], None] | None = None
 
     def push(self, samples: FloatArray) -> list[bytes]:
-        """Take 16 kHz mono samples [n]; return the packets that became ready."""
-        self._samples = np.concatenate((self._samples, np.asarray(samples, np.float32)))
+        """Take 16 kHz mono samples [n], full scale 1; return the packets that became ready.
+
+        What is not finite becomes silence.
+        """
+        self._samples = np.concatenate((self._samples, analysis.cleaned(samples)))
         packets: list[bytes] = []
         needed = analysis.FRAME_SAMPLES + analysis.WINDOW - analysis.HOP
         while len(self._samples) >= needed:

@@ -12,10 +12,11 @@ from codec import analysis
 from codec.container import ContainerReader, scan
 from codec.errors import BadInput, BadStream, SottoError, WrongModel
 from codec.latents import thin_out
+from codec.live import LiveEncoder
 from codec.packet import HEADER_BYTES, Packet, pack, unpack
 from codec.presets import PRESETS
 from codec.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT, RateControl
-from codec.speech import SpeechCodec
+from codec.speech import SpeechCodec, to_speech
 from models.evaluation.metrics import score
 
 FloatArray = NDArray[np.float32]
@@ -144,21 +145,41 @@ def test_other_sample_rates_and_channels(codec: SpeechCodec, rate: int) -> None:
     assert abs(spectrum.argmax() * 16_000 / 12_000 - 440) < 60
 
 
-@pytest.mark.parametrize(
-    "signal",
-    [
-        np.sign(np.sin(np.arange(20_000) * 0.1)),
-        np.full(20_000, np.nan),
-        np.where(np.arange(20_000) % 100 == 0, np.inf, 0.1),
-        np.full(20_000, 1.0),
-        1e6 * np.sin(np.arange(20_000) * 0.3),
-    ],
-    ids=["square", "nan", "infinite", "constant", "far too loud"],
-)
-def test_hostile_signals_simply_work(codec: SpeechCodec, signal: FloatArray) -> None:
-    decoded = codec.decode(codec.encode(signal.astype(np.float32), 16_000, iterations=2))
-    assert decoded.shape == signal.shape
+HOSTILE = {
+    "square": np.sign(np.sin(np.arange(20_000) * 0.1)),
+    "nan": np.full(20_000, np.nan),
+    "a few nan": np.where(np.arange(20_000) // 10 == 100, np.nan, 0.1),
+    "infinite": np.where(np.arange(20_000) % 100 == 0, np.inf, 0.1),
+    "constant": np.full(20_000, 1.0),
+    "far too loud": 1e6 * np.sin(np.arange(20_000) * 0.3),
+    "as loud as numbers go": 3e38 * np.sign(np.sin(np.arange(20_000))),
+}
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_signals_simply_work(codec: SpeechCodec, name: str, rate: int) -> None:
+    signal = HOSTILE[name].astype(np.float32)
+    assert np.isfinite(to_speech(np.stack((signal, signal), axis=1), rate)).all()
+    decoded = codec.decode(codec.encode(signal, rate, iterations=2))
+    assert abs(len(decoded) - len(signal) * 16_000 / rate) < 1
     assert np.isfinite(decoded).all()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_signals_stream_as_they_are_encoded(codec: SpeechCodec, name: str) -> None:
+    """Of both streaming encoders: no frame is lost."""
+    signal = HOSTILE[name].astype(np.float32)
+    encoder = codec.encoder(iterations=2, group=8)
+    packets = [p for part in np.split(signal, 5) for p in encoder.push(part)] + encoder.finish()
+    assert packets == packets_of(codec.encode(signal, 16_000, iterations=2))
+    live = LiveEncoder(codec, iterations=2)
+    assert len(live.push(signal)) == 1
+
+
+def test_signals_of_no_channels_are_refused(codec: SpeechCodec) -> None:
+    with pytest.raises(BadInput, match=r"not \[20000, 0\]"):
+        codec.encode(np.zeros((20_000, 0), np.float32), 44_100)
 
 
 def test_unknown_choices_are_named() -> None:
