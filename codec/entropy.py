@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import constriction
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import BadStream
+from codec.kernels import kernel
 
 MAX_INDEX = 15  # latent indices lie in [-MAX_INDEX, MAX_INDEX]
 WEIGHT_ONE = 1024
@@ -86,7 +86,7 @@ class ContextModel:
             raise ValueError("context model: table rows must be positive and sum to 2**16")
 
 
-@numba.njit(cache=True, boundscheck=False, inline="always")
+@kernel(inline="always")
 def _add_features(value: int, of_value: Int16, of_magnitude: Int16, sums: Int32) -> None:
     """sums += clipped value and magnitude of one index, times their weight rows."""
     clipped = np.int32(min(max(value, -8), 8))
@@ -95,7 +95,7 @@ def _add_features(value: int, of_value: Int16, of_magnitude: Int16, sums: Int32)
         sums[h] += clipped * np.int32(of_value[h]) + magnitude * np.int32(of_magnitude[h])
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _first_layer(
     q: Int8, step: int, past: Int16, offset: Int32, channels: int, sums: Int32
 ) -> None:
@@ -116,7 +116,7 @@ def _first_layer(
             sums[h] += np.int32(past[4 * channels, h])
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _group(
     group: int,
     start: int,
@@ -158,7 +158,7 @@ def _group(
         table[c] = fraction * SCALE_CLASSES + scale_class
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _feed(row: Int8, start: int, count: int, channels: int, within: Int16, sums: Int32) -> None:
     """Add the indices of one decoded group to the first-layer sums of the groups after it."""
     for c in range(start, start + count):
@@ -169,7 +169,7 @@ def _feed(row: Int8, start: int, count: int, channels: int, within: Int16, sums:
 
 # Only this kernel gives up the interpreter's lock: the others run for microseconds, and to get the
 # lock back from a busy thread takes milliseconds.
-@numba.njit(cache=True, boundscheck=False, nogil=True)
+@kernel(nogil=True)
 def _all_classes(
     q: Int8,
     groups: Int32,

@@ -9,31 +9,14 @@ import it late: only where phases are really wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-
-def _compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile once for one signature, cached on disk where there is a place for it.
-
-    The kernels run without the interpreter's lock, so that audio callbacks need not wait for them.
-    """
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            done: Callable[..., Any] = njit(signature, cache=True, nogil=True)(function)
-        except RuntimeError:  # numba found no writable place for its cache
-            done = njit(signature, nogil=True)(function)
-        return done
-
-    return wrap
+from codec.kernels import kernel
 
 
-@_compiled("void(f4[::1], i4[::1], i8, f4, i4)")
+# Without the interpreter's lock, so that audio callbacks need not wait for them.
+@kernel("void(f4[::1], i4[::1], i8, f4, i4)", nogil=True)
 def _insert(
     keys: NDArray[np.float32], places: NDArray[np.int32], count: int, key: float, place: int
 ) -> None:
@@ -50,7 +33,7 @@ def _insert(
     places[slot] = place
 
 
-@_compiled("void(f4[::1], i4[::1], i8)")
+@kernel("void(f4[::1], i4[::1], i8)", nogil=True)
 def _drop_top(keys: NDArray[np.float32], places: NDArray[np.int32], count: int) -> None:
     """Remove the largest entry of a max-heap that holds `count` entries."""
     last = count - 1
@@ -72,7 +55,7 @@ def _drop_top(keys: NDArray[np.float32], places: NDArray[np.int32], count: int) 
     places[slot] = place
 
 
-@_compiled("void(f4[:,::1], f4[:,::1], f4[:,::1], f4, f8[:,::1], b1[:,::1])")
+@kernel("void(f4[:,::1], f4[:,::1], f4[:,::1], f4, f8[:,::1], b1[:,::1])", nogil=True)
 def integrate(
     level: NDArray[np.float32],
     slope_time: NDArray[np.float32],

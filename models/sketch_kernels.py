@@ -10,10 +10,11 @@ hidden layer. Kernels keep the interpreter's lock, for they run for microseconds
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from codec.kernels import kernel
 
 Half = NDArray[np.int16]
 Single = NDArray[np.float32]
@@ -23,7 +24,7 @@ _CUBE = np.float32(0.044715)
 _FLAT = np.float32(4.97)  # where the fraction below reaches 1
 _EPSILON = np.float32(1e-5)  # of torch's layer norm
 
-_kernel = numba.njit(cache=True, boundscheck=False, fastmath=True, error_model="numpy")
+_kernel = kernel(fastmath=True, error_model="numpy")
 
 
 def bits_of(x: torch.Tensor) -> Half:
@@ -32,7 +33,7 @@ def bits_of(x: torch.Tensor) -> Half:
     return bits
 
 
-@numba.njit(cache=True, boundscheck=False, inline="always")
+@kernel(inline="always")
 def _rounded(bits: int) -> int:
     """The upper half of a float32's bits, rounded to the nearest, ties to even."""
     return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16

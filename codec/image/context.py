@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import BadStream
 from codec.image import rangecoder
 from codec.image.rangecoder import TABLE_BITS, peek, put, take
+from codec.kernels import kernel
 
 MAX_INDEX = 1023  # latent indices lie in [-MAX_INDEX, MAX_INDEX]
 ANCHORS = 4
@@ -131,12 +131,12 @@ _TYPES = {
 }
 
 
-@numba.njit(cache=True, boundscheck=False, inline="always")
+@kernel(inline="always")
 def _clip(value: int, limit: int) -> int:
     return min(max(value, -limit), limit)
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _look_around(
     q: Int16,
     row: int,
@@ -194,7 +194,7 @@ def _look_around(
                     sums[h] += magnitude * np.int32(weights[h])
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _group(
     group: int,
     start: int,
@@ -236,7 +236,7 @@ def _group(
         table[c] = fraction * SCALE_CLASSES + scale_class
 
 
-@numba.njit(cache=True, boundscheck=False, inline="always")
+@kernel(inline="always")
 def _feed(d: int, c: int, channels: int, within: Int16, quarters: Int32, sums: Int32) -> None:
     """Add an index (less its prediction) to the first-layer sums of the groups after it."""
     if d == 0:
@@ -248,7 +248,7 @@ def _feed(d: int, c: int, channels: int, within: Int16, quarters: Int32, sums: I
         sums[h] += clipped * np.int32(values[h]) + magnitude * np.int32(magnitudes[h])
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _encode(
     deviation: int, bounds: NDArray[np.int64], state: NDArray[np.uint64], out: NDArray[np.uint8]
 ) -> None:
@@ -263,7 +263,7 @@ def _encode(
             put(state, out, half * ((abs(deviation) >> bit) & 1), half)
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _decode(bounds: NDArray[np.int64], state: NDArray[np.uint64], data: NDArray[np.uint8]) -> int:
     """Read what `_encode` wrote."""
     at = peek(state)
@@ -283,7 +283,7 @@ def _decode(bounds: NDArray[np.int64], state: NDArray[np.uint64], data: NDArray[
     return size if symbol else -size
 
 
-@numba.njit(cache=True, boundscheck=False, nogil=True)
+@kernel(nogil=True)
 def _walk(
     mode: int,
     q: Int16,

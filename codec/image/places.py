@@ -7,13 +7,13 @@ follows the flags (by 1/64 of its distance from each) and needs no side informat
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import BadStream
 from codec.image import rangecoder
 from codec.image.rangecoder import TABLE_BITS, finish, peek, put, take
+from codec.kernels import kernel
 
 Flags = NDArray[np.uint8]
 _WHOLE = 1 << TABLE_BITS
@@ -21,7 +21,7 @@ _SHIFT = 6
 _ENCODE, _DECODE = 0, 1
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _walk(mode: int, flags: Flags, state: NDArray[np.uint64], data: NDArray[np.uint8]) -> None:
     """Write the flags to `data`, or read them from it."""
     likely = _WHOLE >> 1  # of a set flag; stays between 63 and 2**16 - 63

@@ -7,9 +7,10 @@ Beyond its end the input reads as zero bytes, which lets encoders cut trailing z
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from codec.kernels import kernel
 
 UInt8 = NDArray[np.uint8]
 UInt64 = NDArray[np.uint64]
@@ -34,7 +35,7 @@ def new_decoder(data: UInt8) -> UInt64:
     return np.array([int.from_bytes(head, "big"), 0xFFFFFFFF, 0, 0, 4], np.uint64)
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def _shift(state: UInt64, out: UInt8) -> None:
     """Move the top byte of low out, resolving carries. `out` must have room."""
     low = state[_LOW]
@@ -53,7 +54,7 @@ def _shift(state: UInt64, out: UInt8) -> None:
     state[_LOW] = (low & np.uint64(0x00FFFFFF)) << _EIGHT
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def put(state: UInt64, out: UInt8, start: int, size: int) -> None:
     """Encode the interval [start, start + size) of 2**TABLE_BITS."""
     part = state[_RANGE] >> _BITS
@@ -64,7 +65,7 @@ def put(state: UInt64, out: UInt8, start: int, size: int) -> None:
         _shift(state, out)
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def finish(state: UInt64, out: UInt8) -> np.int64:
     """Write what is left; the code is out[1 : size], trailing zeros cut. Returns size, at least 1.
 
@@ -78,14 +79,14 @@ def finish(state: UInt64, out: UInt8) -> np.int64:
     return size
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def peek(state: UInt64) -> np.int64:
     """Where in 2**TABLE_BITS the next symbol lies."""
     at = state[_CODE] // (state[_RANGE] >> _BITS)
     return min(np.int64(at), np.int64((1 << TABLE_BITS) - 1))
 
 
-@numba.njit(cache=True, boundscheck=False)
+@kernel()
 def take(state: UInt64, data: UInt8, start: int, size: int) -> None:
     """Consume the symbol of interval [start, start + size)."""
     part = state[_RANGE] >> _BITS

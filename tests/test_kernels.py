@@ -1,0 +1,45 @@
+"""Compiled kernels where there is no place to keep their compiled form."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_kernels_run_where_no_cache_can_be_written(tmp_path: Path) -> None:
+    for package in ("codec", "codec/data", "codec/image", "models"):
+        (tmp_path / package).mkdir()
+        for file in (ROOT / package).iterdir():
+            if file.is_file():
+                shutil.copy(file, tmp_path / package)
+        (tmp_path / package / "__pycache__").touch()  # a file: nobody makes a folder of it
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
+    nowhere = tmp_path / "codec" / "__pycache__" / "home"
+    environment |= {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere)}
+    code = (
+        "import numpy as np, codec.entropy, codec.image.context, models.sketch_kernels\n"
+        "from codec.heap import integrate\n"
+        "from codec.image.places import decode_places, encode_places\n"
+        "coded = encode_places(np.array([1, 0, 1], np.uint8))\n"
+        "print(codec.__file__, decode_places(coded, 3).tolist())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.decode() == f"{tmp_path}/codec/__init__.py [1, 0, 1]\n", done.stderr
+
+
+def test_every_kernel_is_compiled_the_same_way() -> None:
+    users = [
+        path.relative_to(ROOT)
+        for package in ("codec", "models", "stream", "tui")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"^\s*(import|from) numba\b", path.read_text(), re.MULTILINE)
+    ]
+    assert users == [Path("codec/kernels.py")]
