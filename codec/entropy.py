@@ -13,7 +13,7 @@ inputs are whole numbers) or 1/65536 (later layers).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import constriction
 import numpy as np
@@ -62,9 +62,18 @@ class ContextModel:
         return self.leave.shape[0] // 2
 
     def check(self) -> None:
-        """Raise ValueError unless shapes and table sums agree."""
+        """Raise ValueError unless types, shapes and table sums agree.
+
+        The compiled walk looks at no bounds: what passes here lets it leave no array.
+        """
+        for name, kind in _TYPES.items():
+            if getattr(self, name).dtype != kind:
+                raise ValueError(f"context model: {name} is {getattr(self, name).dtype}")
+        count = self.groups.size
+        if self.middle.ndim != 2 or self.leave.ndim != 2 or self.groups.shape != (count,):
+            raise ValueError("context model: groups, middle or leave have other dimensions")
         hidden, channels = self.middle.shape[0], self.channels
-        unit, rest = divmod(hidden, len(self.groups))
+        unit, rest = divmod(hidden, max(count, 1))
         wanted = {
             "past": (4 * channels + 1, hidden),
             "within": (2 * channels, hidden),
@@ -80,10 +89,22 @@ class ContextModel:
                 raise ValueError(
                     f"context model: {name} is {getattr(self, name).shape}, not {shape}"
                 )
-        if rest or unit == 0 or int(self.groups.sum()) != channels:
+        if rest or unit == 0 or int(self.groups.sum()) != channels or (self.groups < 1).any():
             raise ValueError("context model: groups do not divide the channels and hidden units")
         if not (self.tables.sum(axis=1) == 1 << TABLE_BITS).all() or (self.tables == 0).any():
             raise ValueError("context model: table rows must be positive and sum to 2**16")
+
+
+_TYPES = {
+    field.name: np.dtype(
+        np.uint32
+        if field.name == "tables"
+        else np.int32
+        if field.name in ("groups", "offset", "middle_bias", "leave_bias")
+        else np.int16
+    )
+    for field in fields(ContextModel)
+}
 
 
 @kernel(inline="always")
@@ -210,7 +231,12 @@ def check_indices(q: NDArray[np.integer]) -> Int8:
 
 
 def contexts(model: ContextModel, q: Int8, quality: int) -> tuple[Int32, Int32]:
-    """Whole locations and table numbers of every index of a known frame q [S, C], each [S, C]."""
+    """Whole locations and table numbers of every index of a known frame q [S, C], each [S, C].
+
+    Raises ValueError for another number of channels than the model's.
+    """
+    if q.shape[1] != model.channels:
+        raise ValueError(f"the model is of {model.channels} channels, not {q.shape[1]}")
     centre = np.empty(q.shape, np.int32)
     table = np.empty(q.shape, np.int32)
     _all_classes(

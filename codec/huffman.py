@@ -45,8 +45,10 @@ class RunModel:
     def check(self) -> None:
         """Raise ValueError unless shapes and counts are usable."""
         for counts, width in ((self.runs, RUN_TOKENS), (self.values, VALUE_TOKENS)):
-            if counts.shape != (ZONES, width) or counts.min() < 1 or counts.max() > 1 << 40:
-                raise ValueError("Huffman tables have the wrong shape or counts")
+            if counts.dtype != np.int64 or counts.shape != (ZONES, width):
+                raise ValueError("Huffman tables have the wrong type or shape")
+            if counts.min() < 1 or counts.max() > 1 << 40:
+                raise ValueError("Huffman tables have counts out of range")
 
 
 def zone_of(table: NDArray[np.int32]) -> NDArray[np.int32]:

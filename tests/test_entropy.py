@@ -187,3 +187,40 @@ GOLDEN_RANGE = (
     "e8e1af09"
 )
 GOLDEN_HUFFMAN = "6ddbb66d0b24362d19a75efd424493b4c1b5b98a4870ec5d86601b38b32e"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"groups": np.array([32, -20, 12], np.int32)},  # beyond the channels and back
+        {"groups": np.array([0, 0, 24], np.int32)},
+        {"groups": np.zeros(0, np.int32)},
+        {"groups": np.array([[4, 8, 12]], np.int32)},
+        {"groups": np.array([4, 8, 12])},
+        {"groups": np.array(24, np.int32)},
+        {"middle": np.zeros((24, 24), np.float32)},
+        {"middle": np.zeros((), np.int16)},
+        {"leave": np.zeros((), np.int16)},
+        {"past": np.zeros((97, 24))},
+        {"offset": np.zeros((17, 24), np.int64)},
+        {"tables": np.full((288, 47), -1, np.int32)},
+    ],
+)
+def test_hostile_context_models_are_refused(
+    coder: RangeCoder, wrong: dict[str, NDArray[np.generic]]
+) -> None:
+    with pytest.raises(ValueError, match="context model"):
+        RangeCoder(replace(coder.model, **wrong), STEPS)
+
+
+def test_frames_of_other_channels_are_refused(coder: RangeCoder) -> None:
+    with pytest.raises(ValueError, match="24 channels, not 192"):
+        coder.bits(np.ones((STEPS, 192), np.int8), 3)
+
+
+def test_hostile_huffman_counts_are_refused(coder: RangeCoder) -> None:
+    good = count_tokens(coder.model, [])
+    nothing = np.full(good.runs.shape, np.nan)
+    for wrong in (nothing, good.runs.astype(np.int32), good.runs[:, :-1], good.runs - 1):
+        with pytest.raises(ValueError, match="Huffman tables"):
+            HuffmanCoder(coder.model, replace(good, runs=wrong), STEPS, 1.0)
