@@ -61,7 +61,7 @@ def test_the_linear_start_keeps_what_matters_most() -> None:
 def test_training_goes_on_after_a_pause_exports_and_codes(pictures: Path, tmp_path: Path) -> None:
     photographs = Photographs(pictures, crop=64)
     work, target = tmp_path / "work", tmp_path / "model"
-    assert train_paper_image(photographs, work, target, replace(TINY, pause=1e-6)) is None
+    assert train_paper_image(photographs, work, target, TINY, Interruption(pause=1e-6)) is None
     assert not target.exists()
     identity = train_paper_image(photographs, work, target, TINY)
     assert load_paper_image_model("photo-paper", target).model_id == identity

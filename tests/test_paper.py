@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from models.evaluation.metrics import score
 from models.loudness import FrameDistance
 from models.paper_nets import PaperShape
 from models.store import load_model, search_networks
+from models.training.checkpoints import latest_checkpoint
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.paper import PaperSettings, train_paper
@@ -205,11 +207,15 @@ def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> 
         shape=TINY,
     )
     work, target = tmp_path / "work", tmp_path / "model"
-    paused = PaperSettings(**{**settings.__dict__, "pause": 1e-6})
-    assert train_paper(shards, work, target, paused) is None
+    paused = Interruption(pause=1e-6)
+    assert train_paper(shards, work, target, settings, interruption=paused) is None
     signalled = Interruption()
     signalled.number = 2
     assert train_paper(shards, work, target, settings, interruption=signalled) is None
+    # Its time is over after the last step: the searches for the tables do not begin.
+    late = Interruption(5 / 60, clock=count().__next__)
+    assert train_paper(shards, work, target, settings, interruption=late) is None
+    assert latest_checkpoint(work) == work / "checkpoint-00000004"
     assert not target.exists()
     identity = train_paper(shards, work, target, settings)
     assert load_model("paper", target).model_id == identity

@@ -24,7 +24,7 @@ from models.training import checkpoints
 from models.training.command import main
 from models.training.interruption import Interruption
 from models.training.journal import draw_curves, read_log
-from models.training.recipe import trained_model
+from models.training.recipe import Trainer, trained_model
 from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, trainer
 
 
@@ -237,6 +237,48 @@ def test_exit_status(tmp_path: Path, monkeypatch, capsys, argv, status):
     assert "Traceback" not in err
     if status == 1:
         assert err.startswith("sotto: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("pause", "done", "told"),
+    [(30, [], True), (45, ["one"], True), (70, ["one", "centres"], True),
+     (100, ["one", "centres", "two"], True), (130, ["one", "centres", "two", "export"], False)],
+)  # fmt: skip
+def test_a_pause_is_of_the_whole_run(tmp_path: Path, monkeypatch, capsys, pause, done, told):
+    """Half an hour for each of prepare, one, centres, two and export; one and two can be cut."""
+    now, begun = [0.0], []
+    runs: list[Interruption] = []
+
+    def spend(minutes: int) -> None:
+        now[0] += 60.0 * minutes
+
+    def prepare(data: Path, target: Path, **_: object) -> None:
+        spend(30)
+        target.mkdir(parents=True)
+        pack(target)
+
+    def take(name: str) -> bool:
+        begun.append(name)
+        for _ in range(30 if name in ("one", "two") else 1):
+            if runs[0].stops:
+                return False
+            spend(1 if name in ("one", "two") else 30)
+        return True
+
+    def timed(minutes: float | None) -> Interruption:
+        runs.append(Interruption(minutes, lambda: now[0]))
+        return runs[0]
+
+    monkeypatch.setattr("models.training.options.Interruption", timed)
+    monkeypatch.setattr("models.training.command._prepare", lambda d, t, *_: prepare(d, t))
+    monkeypatch.setattr(Trainer, "stage", lambda self, name, minutes: take(name))
+    monkeypatch.setattr(Trainer, "centres", lambda self: take("centres"))
+    monkeypatch.setattr("models.training.command._export", lambda *_: take("export"))
+    assert (
+        main(["--data", str(tmp_path / "x"), "--work", str(tmp_path), "--pause", str(pause)]) == 0
+    )
+    assert begun == done
+    assert ("paused" in capsys.readouterr().err) == told
 
 
 @pytest.mark.slow

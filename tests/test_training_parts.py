@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.training import checkpoints
 from models.training.batches import draw_frames
 from models.training.centres import kmeans_centres
 from models.training.frames import FrameShards
+from models.training.interruption import Interruption
 from models.training.prepare import prepare
 from models.training.schedule import Budget, learning_rate
 from tests.tiny_training import synthetic_columns
@@ -70,14 +72,23 @@ def test_learning_rate_warms_up_holds_and_decays():
 
 def test_the_clock_ends_a_stage_and_a_pause_ends_a_run():
     now = [100.0]
-    budget = Budget(minutes=2.0, spent=30.0, pause=1.0, clock=lambda: now[0])
+    run = Interruption(1.0, clock=lambda: now[0])
+    now[0] += 10.0
+    budget = Budget(minutes=2.0, spent=30.0, clock=lambda: now[0])
     assert budget.fraction(10**6) == pytest.approx(0.25)
-    now[0] += 59.0
-    assert not budget.paused()
+    now[0] += 49.0
+    assert not run.stops
     now[0] += 1.0
-    assert budget.paused() and budget.fraction(0) == pytest.approx(0.75)
-    now[0] += 30.0
+    assert run.stops and budget.fraction(0) == pytest.approx(80 / 120)
+    now[0] += 40.0
     assert budget.fraction(0) >= 1.0
+
+
+def test_a_signal_ends_a_run_without_a_pause():
+    run = Interruption()
+    assert not run.stops
+    run.number = signal.SIGINT
+    assert run.stops
 
 
 def test_centres_are_the_means_of_what_rounds_to_them():

@@ -58,23 +58,34 @@ def _run(args: argparse.Namespace, team: Team, interruption: Interruption) -> No
     trainer = Trainer(_recipe(args), FrameShards(packed, args.seed), team, interruption)
     for stage in rest:
         minutes = trainer.recipe.minutes_of(stage, stages) if stage in _TIMED else None
-        tell(f"stage {stage}" + (f", {minutes:.1f} minutes" if minutes else ""))
-        finished = True
-        if stage == "features":
-            rate = trainer.features(minutes)
-            finished = rate is not None
-            if rate is not None:
-                tell(f"phone error rate {100 * rate:.1f} % on held-out speakers")
-        elif stage in ("one", "two"):
-            finished = trainer.stage("one" if stage == "one" else "two", minutes)
-        elif stage == "centres":
-            trainer.centres()
-        elif team.leads:
-            _export(args, trainer, team, tell)
-        if not finished:
+        # Some stages cannot be stopped half-way: so they do not begin when the time is over.
+        if team.any(interruption.stops) or not _stage(args, trainer, stage, minutes, tell):
             if team.leads:
                 options.tell_pause(interruption)
             return
+
+
+def _stage(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    stage: str,
+    minutes: float | None,
+    tell: Callable[[str], None],
+) -> bool:
+    """Run one stage; False when stopped before its end."""
+    tell(f"stage {stage}" + (f", {minutes:.1f} minutes" if minutes else ""))
+    if stage == "features":
+        rate = trainer.features(minutes)
+        if rate is not None:
+            tell(f"phone error rate {100 * rate:.1f} % on held-out speakers")
+        return rate is not None
+    if stage in ("one", "two"):
+        return trainer.stage("one" if stage == "one" else "two", minutes)
+    if stage == "centres":
+        trainer.centres()
+    elif trainer.team.leads:
+        _export(args, trainer, tell)
+    return True
 
 
 _TIMED = ("features", "one", "two")
@@ -112,13 +123,11 @@ def _prepare(data: Path, target: Path, processes: int, tell: Callable[[str], Non
     )
 
 
-def _export(
-    args: argparse.Namespace, trainer: Trainer, team: Team, tell: Callable[[str], None]
-) -> None:
+def _export(args: argparse.Namespace, trainer: Trainer, tell: Callable[[str], None]) -> None:
     out = options.result(args)
     tell(f"model {trainer.export(out)} written to {out}")
     if args.dev is not None:
-        scores = evaluate(out, args.dev, team.device, note=tell)
+        scores = evaluate(out, args.dev, trainer.team.device, note=tell)
         write_scores(scores, args.work / "scores.json")
         print(json.dumps({k: v if math.isfinite(v) else None for k, v in scores.items()}))
 
@@ -134,7 +143,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         steps=args.steps,
         feature_weight=args.feature_weight,
         stage=StageSettings(
-            pause=args.pause,
             batch=args.batch,
             rate=args.rate,
             adversarial=args.adversarial,
@@ -142,7 +150,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             seed=args.seed,
             compile=args.compile,
         ),
-        features=FeatureSettings(pause=args.pause, seed=args.seed),
+        features=FeatureSettings(seed=args.seed),
     )
 
 

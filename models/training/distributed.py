@@ -33,6 +33,12 @@ class Team:
             dist.all_reduce(values)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """True, in every process, when the flag of one of them is."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor([float(flag)], device=self.device)) > 0)
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over the team."""
         if self.size == 1:

@@ -48,7 +48,6 @@ class FeatureSettings:
 
     minutes: float | None = 15.0
     steps: int | None = None
-    pause: float | None = None
     rate: float = 2e-3
     columns: int = 4000
     seed: int = 0
@@ -96,7 +95,7 @@ def train_features(
         step, epoch, place = (int(numbers[key]) for key in ("step", "epoch", "place"))
         spent = float(numbers["spent"])
         cut_log(folder / "log.jsonl", step)
-    budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
+    budget = Budget(settings.minutes, settings.steps, spent)
 
     def save() -> None:
         tensors = module_tensors("network", network) | module_tensors("average", average.network)
@@ -124,7 +123,7 @@ def train_features(
             seconds = sum(u.columns for u in order[place - 1]) / 125.0
             took = max(time.monotonic() - begun, 1e-9)
             journal.step(step, budget.elapsed() / 60, fraction, values, seconds / took)
-            if interruption.number or budget.paused():
+            if interruption.stops:
                 journal.flush(step, budget.elapsed() / 60)
                 save()
                 return None

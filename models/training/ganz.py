@@ -59,7 +59,6 @@ class GanzSettings:
 
     minutes: float | None = 25.0
     steps: int | None = None
-    pause: float | None = None
     batch: int = 8
     share: float = 0.5
     rate: float = 1.5e-3
@@ -287,8 +286,8 @@ def _lapped_start(body: Convolutions, discriminator: Discriminator, x: Tensor) -
 def train_ganz(trainer: GanzTrainer, folder: Path, interruption: Interruption) -> bool:
     """Run to the end, from the newest checkpoint in `folder` if there is one.
 
-    Returns False when stopped before the end (a signal, or the pause of the settings); the
-    checkpoint is written either way. Raises BadInput for a damaged checkpoint.
+    Returns False when interrupted before the end; the checkpoint is written either way. Raises
+    BadInput for a damaged checkpoint.
     """
     settings = trainer.settings
     newest = checkpoints.latest_checkpoint(folder)
@@ -298,12 +297,12 @@ def train_ganz(trainer: GanzTrainer, folder: Path, interruption: Interruption) -
     else:
         spent = trainer.resume(newest)
         cut_log(folder / "log.jsonl", trainer.step)
-    budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
+    budget = Budget(settings.minutes, settings.steps, spent)
     saved = time.monotonic()
     with Journal(folder, "ganz", 20) as journal, interruption:
         while True:
             fraction = budget.fraction(trainer.step)
-            if fraction >= 1.0 or interruption.number or budget.paused():
+            if fraction >= 1.0 or interruption.stops:
                 break
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 trainer.save(folder, budget.elapsed())

@@ -30,7 +30,6 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     settings = GanzSettings(
         minutes=options.length(args, _MINUTES),
         steps=args.steps,
-        pause=args.pause,
         batch=args.batch,
         seed=args.seed,
     )
@@ -40,6 +39,9 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         options.tell_pause(interruption)
         return
     if args.stage == "train":
+        return
+    if interruption.stops:
+        options.tell_pause(interruption)
         return
     out = options.result(args)
     name = export_ganz_model(

@@ -41,7 +41,7 @@ def add_length(parser: argparse.ArgumentParser, minutes: float, *, note: str = "
         help=f"length of the whole training{note} (default: {minutes:g})")  # fmt: skip
     add("--steps", type=positive_count, metavar="N", help="its length in steps")
     add("--pause", type=positive, metavar="N",
-        help="stop this run after N minutes, to be continued")  # fmt: skip
+        help="end this run after N minutes, to be continued")  # fmt: skip
 
 
 def length(args: argparse.Namespace, minutes: float) -> float | None:
@@ -76,11 +76,12 @@ def run_training(
 ) -> int:
     """Read argv, without program and subject, and do the work.
 
-    Returns 0, 1 failed, 2 wrong usage, 128 + the signal that stopped it.
+    The time of `add_length`'s --pause begins here. Returns 0, 1 failed, 2 wrong usage, 128 + the
+    signal that stopped it.
     """
     try:
         args = parser.parse_args(list(argv))
     except SystemExit as error:
         return int(error.code or 0)
-    interruption = Interruption()
+    interruption = Interruption(args.pause)
     return status_of(lambda: work(args, interruption), interruption)

@@ -24,7 +24,6 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     settings = PaperSettings(
         minutes=options.length(args, _MINUTES),
         steps=args.steps,
-        pause=args.pause,
         batch=args.batch,
         seed=args.seed,
     )

@@ -14,13 +14,12 @@ class Budget:
     """The length of a stage, in minutes of wall clock or in steps; whichever ends first.
 
     `spent` are the seconds of earlier runs of this stage, so that an interrupted stage goes on
-    where it was. `pause` ends this run (not the stage) after that many minutes.
+    where it was.
     """
 
     minutes: float | None = None
     steps: int | None = None
     spent: float = 0.0
-    pause: float | None = None
     clock: Callable[[], float] = time.monotonic
     _begun: float = field(init=False)
 
@@ -41,10 +40,6 @@ class Budget:
         if self.steps is not None:
             parts.append(step / max(self.steps, 1))
         return max(parts)
-
-    def paused(self) -> bool:
-        """True when this run has used its time."""
-        return self.pause is not None and self.clock() - self._begun >= 60.0 * self.pause
 
 
 def learning_rate(

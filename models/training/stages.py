@@ -41,7 +41,6 @@ class StageSettings:
 
     minutes: float | None = None
     steps: int | None = None
-    pause: float | None = None
     batch: int = 48
     rate: float = 1.2e-3
     hold: float = 0.3
@@ -228,8 +227,8 @@ class Stage:
 def train_stage(stage: Stage, folder: Path, interruption: Interruption) -> LatentModel | None:
     """Run a stage to its end, from the newest checkpoint in `folder` if there is one.
 
-    Returns the trained networks, or None when stopped before the end (a signal, or the pause of the
-    settings); the checkpoint is written either way.
+    Returns the trained networks, or None when interrupted before the end; the checkpoint is written
+    either way.
     """
     settings, team = stage.settings, stage.team
     spent, finished = 0.0, False
@@ -240,12 +239,12 @@ def train_stage(stage: Stage, folder: Path, interruption: Interruption) -> Laten
             cut_log(folder / "log.jsonl", stage.steps)
     if finished:
         return stage.result()
-    budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
+    budget = Budget(settings.minutes, settings.steps, spent)
     saved = time.monotonic()
     with Journal(folder if team.leads else None, stage.name, settings.log_every) as journal:
         while True:
-            fraction, stop, pause, due = _agree(stage, budget, interruption, saved)
-            if fraction >= 1.0 or stop or pause:
+            fraction, stop, due = _agree(stage, budget, interruption, saved)
+            if fraction >= 1.0 or stop:
                 break
             if due:
                 stage.save(folder, budget.elapsed(), finished=False)
@@ -264,17 +263,16 @@ def train_stage(stage: Stage, folder: Path, interruption: Interruption) -> Laten
 
 def _agree(
     stage: Stage, budget: Budget, interruption: Interruption, saved: float
-) -> tuple[float, bool, bool, bool]:
-    """(share done, interrupted, paused, checkpoint due): the same answer in every process."""
+) -> tuple[float, bool, bool]:
+    """(share done, to be stopped, checkpoint due): the same answer in every process."""
     leads = stage.team.leads
     own: list[Any] = [
         budget.fraction(stage.steps) if leads else 0.0,
-        interruption.number != 0,
-        budget.paused() and leads,
+        interruption.stops,
         time.monotonic() - saved > CHECKPOINT_SECONDS and leads,
     ]
     if stage.team.size > 1:
         # float64, or a stage of exact steps would end one early or late.
         told = torch.tensor([float(v) for v in own], dtype=torch.float64, device=stage.team.device)
         own = stage.team.sum(told).tolist()
-    return float(own[0]), own[1] > 0, own[2] > 0, own[3] > 0
+    return float(own[0]), own[1] > 0, own[2] > 0

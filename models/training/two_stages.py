@@ -58,7 +58,6 @@ class TwoStageSettings:
 
     minutes: float | None = 20.0
     steps: int | None = None
-    pause: float | None = None
     batch: int = 32
     rate: float = 1.5e-3
     noise: float = 1.0
@@ -319,7 +318,7 @@ def train_two_stages(
 ) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
 
-    None when the run was interrupted or paused: the same call goes on from the last checkpoint.
+    None when the run was interrupted: the same call goes on from the last checkpoint.
     Raises BadInput for a damaged checkpoint or one of other networks.
     """
     trainer = TwoStageTrainer(subject, settings)
@@ -330,12 +329,12 @@ def train_two_stages(
     else:
         spent = trainer.resume(checkpoint)
         cut_log(folder / "log.jsonl", trainer.step)
-    budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
+    budget = Budget(settings.minutes, settings.steps, spent)
     saved, begun, first = time.monotonic(), time.monotonic(), trainer.step
     interruption = interruption or Interruption()
     with interruption, Journal(folder, subject.name) as journal:
         while (fraction := budget.fraction(trainer.step)) < 1.0:
-            if interruption.number or budget.paused():
+            if interruption.stops:
                 trainer.save(folder, budget.elapsed())
                 journal.note(f"stopped at step {trainer.step}")
                 return None
@@ -357,6 +356,8 @@ def train_two_stages(
             trainer.begin_second_stage()
         journal.flush(trainer.step, budget.elapsed() / 60.0)
         trainer.save(folder, budget.elapsed())
+        if interruption.stops:
+            return None
         journal.note("counting the symbols of searched training signals")
         model = trainer.model(trainer.counts())
         with new_model_folder(target) as draft:

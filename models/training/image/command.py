@@ -40,7 +40,6 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         settings = ImageStageSettings(
             minutes=options.length(args, _MINUTES),
             steps=args.steps,
-            pause=args.pause,
             batch=args.batch,
             rate=args.rate,
             hold=args.hold,
@@ -51,6 +50,9 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
             options.tell_pause(interruption)
             return
     if args.stage == "train":
+        return
+    if interruption.stops:
+        options.tell_pause(interruption)
         return
     out = options.result(args)
     about = {"name": "photo", "licence": LICENCE}

@@ -110,7 +110,7 @@ def train_paper_image(
 ) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
 
-    None when the run was interrupted or paused: the same call goes on from the last checkpoint.
+    None when the run was interrupted: the same call goes on from the last checkpoint.
     Raises BadInput for a damaged checkpoint or one of other networks.
     """
     settings = settings or PaperImageSettings()

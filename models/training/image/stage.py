@@ -40,7 +40,6 @@ class ImageStageSettings:
 
     minutes: float | None = None
     steps: int | None = None
-    pause: float | None = None
     batch: int = 6
     prior_steps: int = 200  # at first, of the prior alone: they are many times as fast
     rate: float = 1e-3
@@ -231,8 +230,7 @@ def train_stage(stage: ImageStage, folder: Path, interruption: Interruption) -> 
 
     A training that had ended goes on when it is given more minutes or steps.
 
-    Returns False when stopped before the end (a signal, or the pause of the settings); the
-    checkpoint is written either way.
+    Returns False when interrupted before the end; the checkpoint is written either way.
     """
     settings = stage.settings
     spent = 0.0
@@ -240,12 +238,12 @@ def train_stage(stage: ImageStage, folder: Path, interruption: Interruption) -> 
     if newest is not None:
         spent = stage.restore(newest)
         cut_log(folder / "log.jsonl", stage.steps)
-    budget = Budget(settings.minutes, settings.steps, spent, settings.pause)
+    budget = Budget(settings.minutes, settings.steps, spent)
     saved = time.monotonic()
     with Journal(folder, "image", settings.log_every) as journal, interruption:
         while True:
             fraction = budget.fraction(stage.steps)
-            if fraction >= 1.0 or interruption.number or budget.paused():
+            if fraction >= 1.0 or interruption.stops:
                 break
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 stage.save(folder, budget.elapsed(), finished=False)
