@@ -141,6 +141,16 @@ class LiveEncoder:
         self._coder.check_preset(preset)
         self._next_preset = preset
 
+    def reset(self) -> None:
+        """Forget the frame that is filling: the next sample is the first of another one.
+
+        What is known of the noise, and of the rate to be kept, stays.
+        """
+        self._held = np.zeros(_LEAD, np.float32)
+        self._heard = 0
+        self._recent.clear()
+        self._begin_frame()
+
     def columns(self) -> FloatArray:
         """Log-mel columns [n, 128] analysed since the last call, of the latest two seconds."""
         columns = np.array(self._recent, np.float32).reshape(-1, analysis.N_MELS)
@@ -200,12 +210,16 @@ class LiveEncoder:
             payload_bits=8 * len(payload),
             quality=quality,
         )
-        self._known, self._seconds = 0, 0.0
-        search.reset()
-        if self._next_preset is not coder.preset:
-            coder.set_preset(self._next_preset)
-            search.set_iterations(self._steps_of(self._next_preset))
+        self._begin_frame()
         return encoded
+
+    def _begin_frame(self) -> None:
+        """Nothing is known of the next frame; it is coded at the preset that was asked for."""
+        self._known, self._seconds = 0, 0.0
+        self._search.reset()
+        if self._next_preset is not self._coder.preset:
+            self._coder.set_preset(self._next_preset)
+            self._search.set_iterations(self._steps_of(self._next_preset))
 
     def _steps_of(self, preset: Preset) -> int:
         return preset.iterations if self._iterations is None else self._iterations

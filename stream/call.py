@@ -302,6 +302,9 @@ class Call:
             self._hearing.arrive(event)
         elif isinstance(event, Joined):
             self._hearing.join(event.party, event.name, event.fingerprint, event.preset)
+            here = self._present - self._leaving.keys()
+            if event.party not in here and not (self._settings.room and here):
+                self._speaking.call(False)  # whoever is still heard to the end is not spoken to
             self._present.add(event.party)
             self._leaving.pop(event.party, None)
             self._speaking.call(True)

@@ -89,6 +89,7 @@ class Speaking:
         )
         self._stop = threading.Event()
         self._calling = threading.Event()
+        self._another = threading.Event()  # a call has begun since a frame was last begun for one
         self._thread = threading.Thread(target=self._run, name="sotto-encoder", daemon=True)
         self._level = LevelMeter()
         self._columns = ColumnHistory()
@@ -115,8 +116,14 @@ class Speaking:
         self.jack.stop()
 
     def call(self, wanted: bool) -> None:
-        """Whether packets are wanted; the source is opened when they first are."""
+        """Whether packets are wanted; the source is opened when they first are.
+
+        Each time they are wanted anew they begin with what is said from then on: what was said to
+        those who have hung up is not for those who call next.
+        """
         if wanted:
+            if not self._calling.is_set():
+                self._another.set()
             self._calling.set()
         else:
             self._calling.clear()
@@ -197,6 +204,10 @@ class Speaking:
         self._level.push(samples)
         if not self._calling.is_set():
             return  # nobody to talk to: only the meter moves
+        if self._another.is_set():
+            self._another.clear()
+            self._encoder.reset()
+            self._pushed = self._frames * FRAME_SAMPLES
         if not self._gate.open:
             samples = np.zeros_like(samples)
         if self._said is not None:

@@ -18,7 +18,8 @@ from stream.events import AudioArrived, Event, Joined, Left, Notice, StateChange
 from stream.journal import Journal
 from stream.sinks import NullSink
 from stream.snapshot import CallState, Devices, Link
-from stream.sources import FileSource
+from stream.sources import FileSource, Silence
+from stream.speaking import Gate, Speaking
 from stream.warmup import warm_up
 
 CLIP = Path(__file__).parent / "clips" / "librispeech-6930.flac"
@@ -242,6 +243,52 @@ def test_a_file_that_is_over_hangs_up_when_asked_to(codec):
     finally:
         short.close()
         other.close()
+
+
+def test_the_next_caller_hears_nothing_of_what_was_said_to_the_last_one(codec):
+    packets: list[bytes] = []
+
+    def send(packet: bytes, captured: float, capture: float | None) -> bool:
+        packets.append(packet)
+        return True
+
+    speaking = Speaking(codec, Silence(), send, Journal(), Gate(), iterations=1, tail=0.0)
+    with AudioReader(CLIP) as reader:
+        speech = np.concatenate(list(reader))[16_000 : 16_000 + 16_384 * 3 // 2]
+
+    def take(samples: np.ndarray) -> None:
+        for at in range(0, len(samples), 640):
+            speaking._take(samples[at : at + 640], time.monotonic())
+
+    speaking.call(True)
+    take(speech)
+    said = len(packets)
+    assert said == 1
+    speaking.call(False)
+    take(np.zeros(16_000, np.float32))
+    speaking.call(True)
+    take(np.zeros(2 * 16_384, np.float32))
+    assert len(packets) > said
+    decoder = codec.decoder()
+    heard = np.concatenate([*map(decoder.push, packets[said:]), decoder.finish()])
+    assert np.abs(heard).max() < 1e-3
+
+
+def test_whoever_comes_when_all_others_have_left_is_a_new_call(codec, monkeypatch):
+    """Also while those are still heard to the end; one that comes back, or joins a room, is not."""
+    for room in (False, True):
+        one, _ = wires()
+        call = make(codec, one, lasting=True, room=room)
+        asked: list[bool] = []
+        monkeypatch.setattr(call._speaking, "call", asked.append)
+        for _ in range(2):
+            call._take(Joined(1, "ann", "2k", ""))
+        assert asked == [False, True, True]
+        call._take(Left(1, "bye"))
+        call._take(Joined(1, "bob", "2k", ""))
+        assert asked[3:] == [False, True]
+        call._take(Joined(2, "eve", "2k", ""))
+        assert asked[5:] == ([True] if room else [False, True])
 
 
 def test_a_connection_that_never_returns_is_given_up(codec):

@@ -198,6 +198,24 @@ def test_preset_changes_with_the_next_frame(codec: SpeechCodec, clip: FloatArray
         encoder.set_preset("9k")
 
 
+def test_what_was_pushed_before_a_reset_is_in_no_packet(
+    codec: SpeechCodec, clip: FloatArray
+) -> None:
+    """Nor in what is shown of it; the frame after it begins with the next sample."""
+    encoder = LiveEncoder(codec, iterations=4, clock=Clock())
+    (first,) = run(encoder, clip[: FRAME + FRAME // 2])
+    assert first.active
+    encoder.set_preset("1k2")
+    encoder.reset()
+    assert len(encoder.columns()) == 0
+    silence = np.zeros(FRAME + LOOK_AHEAD, np.float32)
+    assert run(encoder, silence[:-1]) == []
+    (frame,) = encoder.push(silence[-1:])
+    assert not frame.active
+    assert frame.quality == PRESETS["1k2"].quality
+    assert not decoded(codec, [frame]).any()
+
+
 def test_noise_becomes_comfort_packets_without_search(codec: SpeechCodec, clip: FloatArray) -> None:
     random = np.random.default_rng(0)
     noise = random.normal(0.0, 1e-3, 3 * FRAME).astype(np.float32)
