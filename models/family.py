@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,6 +23,7 @@ from codec.search import Prior as SearchPrior
 from codec.search import quantise
 
 MAX_FILE_BYTES = 64 << 20
+MAX_DESCRIPTION_BYTES = 1 << 20
 
 
 class CodecNetworks(nn.Module):
@@ -53,6 +59,39 @@ class CodecNetworks(nn.Module):
     def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
         """A cheaper frame of symbols near the given one; the same when there is none."""
         return thin_out(indices)
+
+
+@contextmanager
+def loading(what: str, folder: Path) -> Iterator[None]:
+    """Turn whatever the reading of a broken model folder raises into BadInput with one line."""
+    try:
+        yield
+    except (
+        OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError,
+        MemoryError, SafetensorError,
+    ) as error:  # fmt: skip
+        # torch explains itself over many lines.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"cannot load {what} from {folder}: {reason}") from error
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `model.json` says. Raises ValueError when it is no description or too large."""
+    path = folder / "model.json"
+    if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+        raise ValueError("model.json is larger than any description may be")
+    description = json.loads(path.read_text())
+    if not isinstance(description, dict):
+        raise ValueError("model.json holds no description")
+    return description
+
+
+def finite(numbers: Any, count: int) -> list[float]:
+    """Numbers of a description, checked. Raises TypeError or ValueError when they are others."""
+    found = [float(v) for v in numbers]
+    if len(found) != count or not np.isfinite(found).all():
+        raise ValueError(f"the description has other than {count} numbers")
+    return found
 
 
 def read_part(path: Path) -> dict[str, Tensor]:

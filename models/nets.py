@@ -41,6 +41,19 @@ class ModelShape:
     def steps(self) -> int:
         return self.hops // self.patch
 
+    def check(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        if (self.hops, self.mels) != (128, 128) or self.patch not in (4, 8, 16, 32):
+            raise ValueError("speech networks are made for 128x128 frames and patches of 4 to 32")
+        sizes = (self.channels, self.width, self.hidden, self.prior_unit, *self.prior_groups)
+        if not all(1 <= size <= 2048 for size in sizes):
+            raise ValueError("speech network sizes are out of range")
+        if not all(0 <= n <= 32 for n in (self.encoder_blocks, self.generator_blocks)):
+            raise ValueError("speech network depths are out of range")
+        # More hidden units could sum beyond the 32 bits of `codec.entropy`.
+        if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
+            raise ValueError("the prior's hidden units are out of range")
+
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 

@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torch import Tensor
 
+from codec.device import fast_in_half
 from codec.entropy import QUALITIES, ContextModel, RangeCoder
 from codec.errors import BadInput
 from codec.huffman import HuffmanCoder, RunModel
 from codec.latents import LatentCoder
 from codec.search import Networks
-from models.family import CodecNetworks, Model, read_part
-from models.nets import Encoder, Generator, ModelShape, Prior
+from models.family import CodecNetworks, Model, finite, loading, read_description, read_part
+from models.nets import ANCHORS, Encoder, Generator, ModelShape, Prior
 from models.packed import can_pack, packed
 from models.prior_sketch import PriorSketch
 from models.sketch import Sketch
@@ -107,16 +108,18 @@ def model_id(folder: Path, description: dict[str, Any]) -> str:
 def load_model(family: str, folder: Path | None = None) -> Model:
     """The shipped (or given) model folder of a family, checked. Raises BadInput when unusable."""
     folder = folder or WEIGHTS / family
-    try:
-        description = json.loads((folder / "model.json").read_text())
+    with loading(f"model {family!r}", folder):
+        description = read_description(folder)
         if description.get("kind") == "paper":
             from models import paper  # which needs this module
 
             return paper.load(folder, description)
-        shape_fields = description["shape"]
-        shape_fields["prior_groups"] = tuple(shape_fields["prior_groups"])
-        networks = LatentModel(ModelShape(**shape_fields))
-        networks.log_rate_weights = [float(v) for v in description["log_rate_weights"]]
+        fields = dict(description["shape"])
+        fields["prior_groups"] = tuple(fields["prior_groups"])
+        shape = ModelShape(**fields)
+        shape.check()
+        networks = LatentModel(shape)
+        networks.log_rate_weights = finite(description["log_rate_weights"], ANCHORS)
         for name in ("encoder", "generator"):
             part = getattr(networks, name)
             part.load_state_dict(
@@ -127,21 +130,17 @@ def load_model(family: str, folder: Path | None = None) -> Model:
             {k[6:]: v.float() for k, v in entropy.items() if k.startswith("prior.")}
         )
         context = ContextModel(**{name: entropy[f"context.{name}"].numpy() for name in _CONTEXT})
-        context.check()
         runs = RunModel(entropy["huffman.runs"].numpy(), entropy["huffman.values"].numpy())
-        runs.check()
-        overhead = float(description["huffman_overhead"])
+        (overhead,) = finite([description["huffman_overhead"]], 1)
+        coders: dict[str, LatentCoder] = {
+            "range": RangeCoder(context, shape.steps),
+            "huffman": HuffmanCoder(context, runs, shape.steps, overhead),
+        }
+        if context.channels != shape.channels:
+            raise ValueError("context model and networks disagree about the channels")
         if model_id(folder, description) != description["model_id"]:
             raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())  # torch explains itself over many lines
-        raise BadInput(f"cannot load model {family!r} from {folder}: {reason}") from error
     networks.requires_grad_(False)
-    steps = networks.shape.steps
-    coders: dict[str, LatentCoder] = {
-        "range": RangeCoder(context, steps),
-        "huffman": HuffmanCoder(context, runs, steps, overhead),
-    }
     return Model(networks.eval(), coders, QUALITIES, str(description["model_id"]))
 
 
@@ -149,7 +148,7 @@ def search_networks(model: CodecNetworks) -> Networks:
     """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
     device = next(model.generator.parameters()).device
     encoder, generator, prior = model.encoder, model.generator, model.prior
-    quick = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    quick = fast_in_half(device)
     pack = device.type == "cpu" and can_pack()
     if pack:
         encoder, generator = packed(encoder), packed(generator)

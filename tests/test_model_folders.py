@@ -1,13 +1,34 @@
-"""A model folder appears whole or not at all, and takes the place of nothing but a model."""
+"""A model folder appears whole or not at all, takes the place of nothing but a model, and is loaded
+or refused in one line."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from codec.errors import BadInput
+from codec.huffman import count_tokens
+from models.ganz.store import load_ganz_model
+from models.image.paper import load_paper_image_model
+from models.image.store import load_image_model, shape_of
+from models.nets import ModelShape, Prior
+from models.store import LatentModel, load_model, save_model
 from models.training.folders import new_model_folder
+from models.training.tables import context_model
+
+LOADERS = {
+    "speech": load_model,
+    "image": load_image_model,
+    "ganz": load_ganz_model,
+    "image-paper": load_paper_image_model,
+}
+TINY = ModelShape(
+    channels=24, width=8, hidden=8, encoder_blocks=1, generator_blocks=1,
+    prior_unit=4, prior_groups=(8, 16),
+)  # fmt: skip
 
 
 def _files(folder: Path) -> list[str]:
@@ -47,3 +68,95 @@ def test_what_is_no_model_stays(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no model folder"), new_model_folder(tmp_path / "letters"):
         pytest.fail("the block must not be entered")
     assert _files(tmp_path) == ["letters", "letters/dear.txt"]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", '"x"', "7", "null", "[" * 100_000, "1" * 5_000, "\0", " " * (2 << 20) + "{}",
+        '{"shape": []}', '{"shape": {}}', '{"shape": {"prior_groups": [], "widths": []}}',
+        '{"kind": "paper", "shape": [1]}', '{"kind": "paper", "shape": "x"}',
+        '{"kind": "image", "shape": [1]}', '{"kind": "ganz", "shape": [1]}',
+        '{"kind": "image-paper", "shape": [1]}', '{"kind": ["paper"], "shape": 1}',
+    ],
+    ids=lambda text: text[:30].strip() or "nothing",
+)  # fmt: skip
+def test_broken_descriptions_are_one_line(tmp_path: Path, loader: str, text: str) -> None:
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(BadInput) as caught:
+        LOADERS[loader]("mine", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("speech")
+    _save(TINY, folder)
+    return folder
+
+
+def _save(context_of: ModelShape, folder: Path) -> None:
+    context = context_model(Prior(context_of), [])
+    about = {"huffman_overhead": 1.3}
+    save_model(LatentModel(TINY), context, count_tokens(context, []), folder, about)
+
+
+def test_a_speech_model_comes_back(speech_folder: Path) -> None:
+    model = load_model("mine", speech_folder)
+    q = np.ones((TINY.steps, TINY.channels), np.int8)
+    for coder in model.coders.values():
+        assert (coder.decode(coder.encode(q, 3), 3) == q).all()
+
+
+def test_a_context_of_other_channels_is_refused(tmp_path: Path) -> None:
+    _save(ModelShape(channels=12, prior_unit=4, prior_groups=(4, 8)), tmp_path)
+    with pytest.raises(BadInput, match="disagree about the channels"):
+        load_model("mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"log_rate_weights": [-7.5]},
+        {"log_rate_weights": [-7.5, float("nan"), -9.0]},
+        {"log_rate_weights": 3},
+        {"huffman_overhead": float("inf")},
+        {"huffman_overhead": [1.3]},
+    ],
+)
+def test_other_numbers_than_a_model_has_are_refused(
+    speech_folder: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    for part in speech_folder.iterdir():
+        (tmp_path / part.name).write_bytes(part.read_bytes())
+    description = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**description, **change}))
+    with pytest.raises(BadInput, match="cannot load model 'mine'"):
+        load_model("mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"patch": 0}, {"patch": 12}, {"hops": 1 << 40}, {"mels": -1}, {"channels": 1 << 30},
+        {"width": 0}, {"hidden": 1 << 20}, {"encoder_blocks": 10**6}, {"generator_blocks": -1},
+        {"prior_unit": 300}, {"prior_groups": ()}, {"prior_groups": (-1, 193)},
+        {"width": float("nan")},
+    ],
+)  # fmt: skip
+def test_impossible_speech_shapes(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError):
+        ModelShape(**sizes).check()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"channels": 1 << 30}, {"deep": 0}, {"width": -3}, {"encoder_width": 1 << 20},
+        {"blocks": 10**6}, {"prior_values": 400}, {"prior_unit": 501}, {"prior_groups": [400, -80]},
+    ],
+)  # fmt: skip
+def test_impossible_image_shapes(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError):
+        shape_of({"prior_groups": [20, 300], **sizes})

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from codec.errors import BadInput
 from codec.quantiser import Quantiser
 from codec.static_entropy import SymbolCounts
-from models.family import read_part
+from models.family import loading, read_description, read_part
 from models.ganz.nets import GanzShape, Generator, RandomFirstLayer
 from models.store import WEIGHTS
 
@@ -89,8 +88,8 @@ def ganz_model_id(folder: Path, description: dict[str, Any]) -> str:
 def load_ganz_model(family: str, folder: Path | None = None) -> GanzModel:
     """The shipped (or given) model folder, checked. Raises BadInput when it cannot be used."""
     folder = folder or WEIGHTS / family
-    try:
-        description = json.loads((folder / "model.json").read_text())
+    with loading(f"image model {family!r}", folder):
+        description = read_description(folder)
         if description.get("kind") != "ganz":
             raise BadInput(f"{folder} holds no GANZ model")
         given = dict(description["shape"])
@@ -110,8 +109,5 @@ def load_ganz_model(family: str, folder: Path | None = None) -> GanzModel:
             raise ValueError("as many counts as centres are needed")
         if ganz_model_id(folder, description) != description["model_id"]:
             raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())  # torch explains itself over many lines
-        raise BadInput(f"cannot load image model {family!r} from {folder}: {reason}") from error
     generator.requires_grad_(False).eval()
     return GanzModel(generator, scales, quantiser, counts, str(description["model_id"]))

@@ -52,6 +52,22 @@ class ImageShape:
     prior_unit: int = 48
     prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 12, 16, 20, 32, 48, 72, 96)
 
+    def check(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        sizes = (
+            self.channels, self.deep, self.width, self.encoder_width, self.prior_unit,
+            *self.prior_groups,
+        )  # fmt: skip
+        if not all(1 <= size <= 1024 for size in sizes):
+            raise ValueError("image network sizes are out of range")
+        if not all(0 <= n <= 32 for n in (self.deep_blocks, self.blocks, self.encoder_blocks)):
+            raise ValueError("image network depths are out of range")
+        if not 0 <= self.prior_values <= self.channels:
+            raise ValueError("the prior sees more channels than there are")
+        # More hidden units could sum beyond the 32 bits of `codec.image.context`.
+        if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
+            raise ValueError("the prior's hidden units are out of range")
+
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 

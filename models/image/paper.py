@@ -5,17 +5,16 @@ The folder is that of `models.paper` with other networks, and so is the model id
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from torch import Tensor
 
 from codec.errors import BadInput
 from codec.quantiser import Quantiser
 from codec.static_entropy import SymbolCounts
+from models.family import loading, read_description
 from models.image.distance import Tune, ms_ssim_to, similarity_reference
 from models.image.nets import STRIDE
 from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator, PaperImageShape
@@ -77,8 +76,8 @@ def save_paper_image_model(model: PaperImageModel, folder: Path, about: dict[str
 def load_paper_image_model(family: str, folder: Path | None = None) -> PaperImageModel:
     """The shipped (or given) model folder, checked. Raises BadInput when it is unusable."""
     folder = folder or WEIGHTS / family
-    try:
-        description = json.loads((folder / "model.json").read_text())
+    with loading(f"image model {family!r}", folder):
+        description = read_description(folder)
         if description.get("kind") != KIND:
             raise BadInput(f"{folder} holds no image model of the paper's system")
         shape = PaperImageShape(**shape_fields(description))
@@ -86,11 +85,6 @@ def load_paper_image_model(family: str, folder: Path | None = None) -> PaperImag
         quantiser, counts = read_tables(folder, shape.levels)
         model = PaperImageModel(shape, quantiser, counts, str(description["model_id"]))
         fill(model, folder, description)
-    except (
-        OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())  # torch explains itself over many lines
-        raise BadInput(f"cannot load image model {family!r} from {folder}: {reason}") from error
     return model
 
 

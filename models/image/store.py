@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
 from codec.errors import BadInput
 from codec.image.context import ImageCoder, ImageContext
-from models.family import read_part
-from models.image.nets import ImageNetworks, ImageShape
+from models.family import finite, loading, read_description, read_part
+from models.image.nets import ANCHORS, ImageNetworks, ImageShape
 from models.store import WEIGHTS
 
 _CONTEXT = tuple(field.name for field in fields(ImageContext))
@@ -41,7 +41,9 @@ def shape_of(numbers: dict[str, Any]) -> ImageShape:
     """The shape in a description. Raises TypeError or ValueError if it is none."""
     given = dict(numbers)
     given["prior_groups"] = tuple(int(v) for v in given["prior_groups"])
-    return ImageShape(**given)
+    shape = ImageShape(**given)
+    shape.check()
+    return shape
 
 
 def save_image_model(
@@ -82,12 +84,12 @@ def image_model_id(folder: Path, description: dict[str, Any]) -> str:
 def load_image_model(family: str, folder: Path | None = None) -> ImageModel:
     """The shipped (or given) model folder of a family, checked. Raises BadInput when unusable."""
     folder = folder or WEIGHTS / family
-    try:
-        description = json.loads((folder / "model.json").read_text())
+    with loading(f"image model {family!r}", folder):
+        description = read_description(folder)
         if description.get("kind") != "image":
             raise BadInput(f"{folder} holds no image model")
         networks = ImageNetworks(shape_of(description["shape"]))
-        networks.log_prices = [float(v) for v in description["log_prices"]]
+        networks.log_prices = finite(description["log_prices"], ANCHORS)
         for name in ("encoder", "generator"):
             state = read_part(folder / f"{name}.safetensors")
             getattr(networks, name).load_state_dict({k: v.float() for k, v in state.items()})
@@ -100,10 +102,9 @@ def load_image_model(family: str, folder: Path | None = None) -> ImageModel:
         networks.prior.load_state_dict(prior)
         context = ImageContext(**{name: entropy[f"context.{name}"].numpy() for name in _CONTEXT})
         coder = ImageCoder(context)
+        if context.channels != networks.shape.channels:
+            raise ValueError("context model and networks disagree about the channels")
         if image_model_id(folder, description) != description["model_id"]:
             raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())  # torch explains itself over many lines
-        raise BadInput(f"cannot load image model {family!r} from {folder}: {reason}") from error
     networks.requires_grad_(False)
     return ImageModel(networks.eval(), coder, str(description["model_id"]))
