@@ -18,7 +18,7 @@ from PIL import Image
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import encoder as image_encoder
 from codec.image.codec import EncodeSettings, ImageCodec, Progress
-from codec.image.container import ImageHeader, read_image
+from codec.image.container import ImageHeader, Payload, read_image, write_image
 from codec.image.maps import decode_map, encode_map
 from codec.image.pictures import (
     from_array,
@@ -160,6 +160,33 @@ def test_a_picture_of_several_windows(codec: ImageCodec, monkeypatch: pytest.Mon
     assert apart[:60].max() == 0
     assert apart[150:, 130:170].max() > 0
     assert whole > 24.0
+
+
+def test_a_file_of_which_nothing_is_left_is_no_picture(
+    codec: ImageCodec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    header = ImageHeader(300, 200, codec.model_id, tile=8)
+    count = len(header.tiles())
+    for quality, payloads in (
+        (200, [b"\1\2\3"] * count),  # a rate point that there is not
+        (100, [b"\xff" * 60] * count),  # indices that cannot be
+    ):
+        with pytest.raises(BadStream, match="nothing of the picture is left"):
+            codec.decode(write_image(header, quality, payloads))
+    monkeypatch.setattr(ImageCodec, "load", lambda *_: codec)
+    coded, back = tmp_path / "a.stim", tmp_path / "a.png"
+    coded.write_bytes(write_image(header, 200, [b"\1\2\3"] * count))
+    assert main(["image", "decode", str(coded), str(back)]) == 1
+    assert capsys.readouterr().err == "sotto: nothing of the picture is left\n"
+    assert not back.exists()
+    # One tile is enough.
+    whole = read_image(codec.encode(photograph(300, 200), EncodeSettings(quality=40, search=False)))
+    left = replace(whole, payloads=[Payload(200, b"", True)] * (len(whole.payloads) - 1))
+    left.payloads.append(whole.payloads[-1])
+    assert codec.decode_file(left).rgb.shape == (200, 300, 3)
 
 
 def tiny_score(codec: ImageCodec, picture: Image.Image, data: bytes) -> float:

@@ -100,6 +100,8 @@ class ImageCodec(PictureCodec):
         # The compiled walk lets go of the interpreter: tiles run side by side.
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(read, tiles, file.payloads))
+        if not have.any():
+            raise BadStream("nothing of the picture is left")
         if not have.all():
             _fill(q, have)
         z = torch.from_numpy(q.astype(np.float32)).permute(2, 0, 1)[None]
@@ -107,11 +109,9 @@ class ImageCodec(PictureCodec):
 
 
 def _fill(q: NDArray[np.int16], have: NDArray[np.bool_]) -> None:
-    """Give lost cells the smooth channels of the nearest cells that are known."""
+    """Give lost cells the smooth channels of the nearest cells that are known; some must be."""
     from scipy.ndimage import distance_transform_edt
 
-    if not have.any():
-        return
     nearest = distance_transform_edt(~have, return_distances=False, return_indices=True)
     lost = ~have
     source = q[nearest[0][lost], nearest[1][lost]]
