@@ -189,6 +189,18 @@ def test_a_file_of_which_nothing_is_left_is_no_picture(
     assert codec.decode_file(left).rgb.shape == (200, 300, 3)
 
 
+@pytest.mark.parametrize("colour", [(200, 40, 40), (30, 60, 190), (240, 220, 20)])
+def test_a_lost_tile_keeps_the_colour_around_it(colour: tuple[int, int, int]) -> None:
+    """With the shipped weights: what makes up a mean colour is theirs."""
+    codec = ImageCodec.load("photo", "cpu")
+    picture = np.full((48, 560, 3), colour, np.uint8)
+    file = read_image(codec.encode(picture, EncodeSettings(quality=60, search=False)))
+    assert len(file.payloads) == 2
+    file.payloads[1] = None
+    shown = codec.decode_file(file).rgb[:, 320:].reshape(-1, 3).astype(float)
+    assert np.abs(shown.mean(0) - colour).max() < 12
+
+
 def tiny_score(codec: ImageCodec, picture: Image.Image, data: bytes) -> float:
     return psnr(codec.decode(data), np.asarray(picture))
 

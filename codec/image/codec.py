@@ -24,19 +24,20 @@ from codec.image.system import PictureCodec
 
 __all__ = ["EncodeSettings", "ImageCodec", "Progress"]
 
-_SMOOTH = 1  # channels that are constant over a cell come first
-
 
 class ImageCodec(PictureCodec):
     """The preset `photo`, networks loaded; `load` and `for_file` give the codec of any preset."""
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
+        from models.image.nets import mean_channels
         from models.image.store import load_image_model
 
         super().__init__(preset, device)
         model = load_image_model(preset.family)
         self.networks = model.networks.to(device)
         self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        basis = self.networks.generator.basis.detach().cpu()
+        self._smooth: NDArray[np.bool_] = mean_channels(basis).numpy()
         self.coder = model.coder
         self.model_id = model.model_id
 
@@ -103,17 +104,20 @@ class ImageCodec(PictureCodec):
         if not have.any():
             raise BadStream("nothing of the picture is left")
         if not have.all():
-            _fill(q, have)
+            _fill(q, have, self._smooth)
         z = torch.from_numpy(q.astype(np.float32)).permute(2, 0, 1)[None]
         return z, quality, notes
 
 
-def _fill(q: NDArray[np.int16], have: NDArray[np.bool_]) -> None:
-    """Give lost cells the smooth channels of the nearest cells that are known; some must be."""
+def _fill(q: NDArray[np.int16], have: NDArray[np.bool_], smooth: NDArray[np.bool_]) -> None:
+    """Give lost cells the mean colour of the nearest cells that are known; some must be.
+
+    q: [rows, columns, C]; have: [rows, columns]; smooth: [C], the channels of the mean.
+    """
     from scipy.ndimage import distance_transform_edt
 
     nearest = distance_transform_edt(~have, return_distances=False, return_indices=True)
     lost = ~have
     source = q[nearest[0][lost], nearest[1][lost]]
-    source[:, _SMOOTH:] = 0
+    source[:, ~smooth] = 0
     q[lost] = source

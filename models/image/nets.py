@@ -214,6 +214,15 @@ def lapped_analysis(x: Tensor, basis: Tensor) -> Tensor:
     return F.conv2d(F.pixel_unshuffle(mirrored(x), STRIDE), basis)
 
 
+def mean_channels(basis: Tensor) -> Tensor:
+    """Which functions [C, 768, 2, 2] the mean colours of cells are made of: bool [C].
+
+    Of the others little is left when they are averaged over the pixels they are drawn on.
+    """
+    means = basis.reshape(len(basis), COLOURS, -1).sum(2).abs().sum(1)
+    return means > 0.5 * means.max()
+
+
 def neighbour_cells(height: int, width: int) -> Tensor:
     """Where each cell finds its neighbours: [h * w, 6] flat indices; h * w stands for none.
 

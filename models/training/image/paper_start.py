@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.image.nets import COLOURS
+from models.image.nets import mean_channels
 from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator
 from models.training.image.start import lapped_channels
 
@@ -33,6 +33,4 @@ def start_linear_image(
     encoder.mixing.copy_(rotation.T * scale)
     generator.mixing.copy_(rotation / scale[:, None])
     generator.signs.copy_(channels.signs)
-    # Only the mean colours of a cell are left when the functions are averaged over it.
-    means = channels.bases.reshape(shape.channels, COLOURS, -1).sum(2).abs().sum(1)
-    generator.smooth.copy_((means > 0.5 * means.max()).float())
+    generator.smooth.copy_(mean_channels(channels.bases).float())
