@@ -1,4 +1,5 @@
-"""Where networks run: the names that a person may give, and the torch device they stand for."""
+"""Where networks run: the names that a person may give, the torch device they stand for, and
+whether that is fast in bfloat16."""
 
 from __future__ import annotations
 
@@ -23,3 +24,16 @@ def choose_device(name: str) -> torch.device:
         raise BadInput("no CUDA device is available")
     use_cuda = name != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if use_cuda else "cpu")
+
+
+def fast_in_half(device: torch.device) -> bool:
+    """Whether products in bfloat16 are the device's own, not emulated, and so worth it."""
+    import torch
+
+    if device.type == "cuda":
+        # NVIDIA's cards have it since compute capability 8.0; older ones emulate it.
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a PyTorch without oneDNN, or with another one
+        return False

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.device import fast_in_half
 from codec.errors import BadInput
 from codec.image.container import FILE_HEADER_BYTES, ImageHeader, Tile, write_image
 from codec.image.context import QUALITIES, QUALITY_STEPS, ImageCoder
@@ -125,9 +126,7 @@ class Encoder:
         self.size = picture.height, picture.width
         self.windows = cut_windows(self.header.tiles(), SEARCH_WINDOW)
         self.allowed = settings.allowed_bytes(picture)
-        self._half = loaded.device.type == "cuda" or bool(
-            torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
+        self._half = fast_in_half(loaded.device)
 
     def run(self) -> bytes:
         """Encode; the file's bytes. Raises BadInput if they cannot be as few as allowed."""

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.device import fast_in_half
 from codec.errors import BadInput, BadStream
 from codec.image.container import (
     STRIDE,
@@ -269,7 +270,7 @@ def window_networks(model: PaperImageModel, latents: Tensor, window: Area, wide:
     free = torch.zeros(held.shape[2:], dtype=torch.bool, device=held.device)
     inner.of(free)[:] = True
     seen = window.widened(MARGIN, rows, columns).within(wide)
-    half = held.device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    half = fast_in_half(held.device)
 
     def draw(frames: Tensor, rate: Tensor, half: bool) -> Tensor:
         z = torch.where(free, as_map(frames, wide), held)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codec.device import fast_in_half
 from models.evaluation.metrics import edit_distance
 from models.features import (
     PHONES,
@@ -147,7 +148,7 @@ def _step(
 ) -> dict[str, float]:
     batch = load_batch(shards, group, random)
     network.train()
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast_in_half(device)):
         out = network(batch.x.to(device))
     loss = nn.functional.ctc_loss(
         out.transpose(0, 1).cpu(), batch.phones, batch.steps, batch.lengths, zero_infinity=True

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codec.device import fast_in_half
 from codec.errors import BadInput
 from models.ganz.nets import (
     GRID,
@@ -83,7 +84,7 @@ class GanzTrainer:
         self.analysis = copy.deepcopy(self.discriminator.analysis).requires_grad_(False)
         self.scales = torch.ones(settings.shape.features)
         self.step, self.k, self.began = 0, 0.0, False
-        self._half = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        self._half = fast_in_half(torch.device("cpu"))
         for part in (self.generator, self.discriminator, self.average):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimisers()

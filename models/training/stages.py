@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codec.device import fast_in_half
 from codec.errors import BadInput
 from codec.search import Networks, SearchSettings, search
 from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
@@ -92,12 +93,10 @@ class Stage:
         self.objective = team.wrap(objective)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.steps = 0
-        self._half = team.device.type == "cuda" or bool(
-            torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
+        self._half = fast_in_half(team.device)
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where the processor is fast at it."""
+        """bfloat16 where the device is fast at it."""
         return torch.autocast(self.team.device.type, torch.bfloat16, enabled=self._half)
 
     def step(self, fraction: float) -> dict[str, float]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codec.device import fast_in_half
 from codec.quantiser import Quantiser, fit_centres
 from codec.static_entropy import SymbolCounts, count_symbols
 from models.discriminator import discriminator_loss, generator_loss
@@ -155,7 +156,12 @@ class TwoStageTrainer:
         self.pool = _Pool(settings.pool)
         self.random = np.random.default_rng(settings.seed)
         self.step = self.stage_start = 0
+        self._half = fast_in_half(torch.device("cpu"))
         self._optimisers()
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where the processor is fast at it."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._half)
 
     def _optimisers(self) -> None:
         bases: list[nn.Parameter] = []
@@ -227,7 +233,7 @@ class TwoStageTrainer:
             values["searched"] = self._search()
         x = self._batch(settings.batch if quantiser is None else settings.batch // 2)
         none = torch.zeros(len(x))
-        with torch.autocast("cpu", torch.bfloat16):
+        with self.autocast():
             z = self.networks.encoder(x, none)
             if quantiser is None:
                 width = settings.noise * 2.0 * self.subject.reach / self.subject.levels
@@ -244,7 +250,7 @@ class TwoStageTrainer:
             values["encoded"] = float(distance[: len(none)].detach().mean())
         if settings.adversary > 0 and (second or progress >= settings.adversary_from):
             values |= self._train_judge(x, y.detach())
-            with torch.autocast("cpu", torch.bfloat16):
+            with self.autocast():
                 scores = self.judge(y[::2])
             loss = loss + settings.adversary * generator_loss(scores)
         self.optimiser.zero_grad()
@@ -262,7 +268,7 @@ class TwoStageTrainer:
 
     def _train_judge(self, real: Tensor, generated: Tensor) -> dict[str, float]:
         self.judge.requires_grad_(True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with self.autocast():
             scores = self.judge(torch.cat((real[::2], generated[::2])))
         loss = discriminator_loss(*scores.chunk(2))
         self.judge_optimiser.zero_grad()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codec.device import fast_in_half
 from codec.errors import BadInput
 from codec.image.container import Tile
 from codec.image.context import QUALITIES, QUALITY_STEPS
@@ -35,7 +36,7 @@ def searched_examples(
     cells = photographs.crop // STRIDE
     window = Window(Area(0, 0, cells, cells), (Tile(0, 0, cells, cells),))
     size = (photographs.crop, photographs.crop)
-    half = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    half = fast_in_half(torch.device("cpu"))
     examples: list[Example] = []
     for k in range(count):
         x = photographs.batch(1, random)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codec.device import fast_in_half
 from codec.errors import BadInput
 from models.image.nets import MAX_INDEX, ImageNetworks, anchor_weights
 from models.nets import logistic_bits
@@ -115,10 +116,10 @@ class ImageStage:
         # several times as fast as the layers' own threads.
         self.workers = min(torch.get_num_threads(), settings.batch) if device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(self.workers) if self.workers > 1 else None
-        self._half = device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        self._half = fast_in_half(device)
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where the processor is fast at it."""
+        """bfloat16 where the device is fast at it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def step(self, fraction: float) -> dict[str, float]:
