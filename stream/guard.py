@@ -7,6 +7,9 @@ when a frame is too long or says that more will follow, and otherwise hands the 
 Unix socket in a folder that nobody else may enter. What is read of a connection waits for a budget,
 and nothing more is read before what was read has been handed on, so each takes a bounded amount of
 memory and of time; of too many connections the one silent for longest is closed.
+
+libzmq ends the program when it finds no descriptor for a connection on its Unix socket. So each is
+handed to it alone, and only while there are some to spare.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ _LEAST_COST = 64  # bytes that a frame counts as: a short one is as much work
 _PIECE = 4096
 _KERNEL_BYTES = 16_384
 _FAREWELL = 0.5  # seconds for what was said last to leave
+_SPARE = 8  # descriptors that must be left for others before a connection is taken
+_SILENT = 3.0  # seconds after which a connection makes room where descriptors are few
+_NO_ROOM = 0.05  # seconds before another try, when a connection could not be taken
 _LONGEST_SLEEP = 1.0
 _LONGEST_PATH = 100  # of a Unix socket: 107 bytes on Linux
 
@@ -85,7 +91,10 @@ class FrameReader:
 
 @dataclass(eq=False)
 class _Connection:
-    """outer: the stranger's; inner: to the socket behind the door. Bytes not handed on yet."""
+    """outer: the stranger's; inner: to the socket behind the door. Bytes not handed on yet.
+
+    taken: the socket behind has accepted it, for it has greeted.
+    """
 
     outer: socket.socket
     inner: socket.socket
@@ -95,6 +104,7 @@ class _Connection:
     outward: bytes = b""
     budget: float = BURST
     filled: float = field(default=0.0)
+    taken: bool = False
 
     def refill(self, now: float) -> None:
         self.budget = min(self.budget + (now - self.filled) * BYTES_PER_SECOND, BURST)
@@ -104,7 +114,8 @@ class _Connection:
 class Guard:
     """Listens on a TCP port for the ZeroMQ socket that is bound to `endpoint`.
 
-    limit: longest message in bytes. Raises SottoError when made if the port cannot be had.
+    limit: longest message in bytes. Raises SottoError when made if the port cannot be had. failure:
+    why the port is closed, if it is without having been asked to.
     """
 
     def __init__(
@@ -112,6 +123,7 @@ class Guard:
     ) -> None:
         self._limit, self._clock = limit, clock
         self.turned_away = 0  # connections closed for what they sent, or for lack of room
+        self.failure: str | None = None
         self._server = _listen(address)
         self.port = int(self._server.getsockname()[1])
         self._folder = _private_folder()
@@ -151,17 +163,22 @@ class Guard:
                         self._accept()
                     elif isinstance(key.fileobj, socket.socket):
                         self._serve(key.fileobj, events)
+        except Exception as error:  # whoever waits for callers must learn of it, whatever it is
+            text = " ".join(str(error).split())
+            self.failure = f"the port is closed: {type(error).__name__}: {text}"
         finally:
             self._release()
 
     def _prepare(self, now: float) -> float:
         """Ask for what can be handed on; returns how long there may be nothing to do."""
         sleep = 0.05 if self._closing.is_set() else _LONGEST_SLEEP
+        taken = all(item.taken for item in self._connections.values())
+        self._watch(self._server, selectors.EVENT_READ if taken else 0)
         for item in dict.fromkeys(self._connections.values()):
             item.refill(now)
             outer = selectors.EVENT_WRITE if item.outward else 0
             inner = selectors.EVENT_WRITE if item.inward else 0
-            if not item.inward:
+            if item.taken and not item.inward:
                 if item.budget >= _PIECE:
                     outer |= selectors.EVENT_READ
                 else:
@@ -183,28 +200,58 @@ class Guard:
             self._selector.modify(end, events)
 
     def _accept(self) -> None:
-        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if not self._may_open(2 + _SPARE):
+            self._make_room()
+            return
         try:
             outer, _ = self._server.accept()
         except OSError:
-            inner.close()
-            self._closing.wait(0.05)  # it has gone again, or there are no descriptors left
+            self._closing.wait(_NO_ROOM)  # it has gone again, or there are no descriptors left
             return
         try:
-            inner.setblocking(False)
-            inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
-            inner.connect(self._path)
             _prepare_tcp(outer)
+            inner = self._knock()
         except OSError:
-            inner.close()
             outer.close()
             self.turned_away += 1
             return
         if len(self._connections) >= 2 * CONNECTIONS:
-            self._turn_away(min(self._connections.values(), key=lambda item: item.heard))
+            self._turn_away(self._most_silent())
         now = self._clock()
         item = _Connection(outer, inner, FrameReader(self._limit), now, filled=now)
         self._connections[outer] = self._connections[inner] = item
+
+    def _may_open(self, count: int) -> bool:
+        """Whether there are so many descriptors left."""
+        with contextlib.ExitStack() as opened:
+            try:
+                for _ in range(count):
+                    opened.callback(os.close, os.dup(self._server.fileno()))
+            except OSError:
+                return False
+        return True
+
+    def _make_room(self) -> None:
+        """Close a connection nobody speaks on, or let whoever knocks wait."""
+        if self._connections and self._clock() - self._most_silent().heard > _SILENT:
+            self._turn_away(self._most_silent())
+        else:
+            self._closing.wait(_NO_ROOM)
+
+    def _most_silent(self) -> _Connection:
+        return min(self._connections.values(), key=lambda item: item.heard)
+
+    def _knock(self) -> socket.socket:
+        """A connection to the socket behind. Raises OSError, also when no descriptor is left."""
+        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            inner.setblocking(False)
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
+            inner.connect(self._path)
+        except OSError:
+            inner.close()
+            raise
+        return inner
 
     def _serve(self, end: socket.socket, events: int) -> None:
         item = self._connections.get(end)
@@ -221,6 +268,7 @@ class Guard:
                     item.inward = item.inward[end.send(item.inward) :]
                 if events & selectors.EVENT_READ:
                     item.outward = end.recv(_PIECE) or _over()
+                    item.taken = True
         except BlockingIOError:
             pass
         except BadStream:

@@ -236,6 +236,9 @@ class Listener(Endpoint):
                     return
 
     def _tick(self, now: float) -> float:
+        for guard in self._guards:
+            if guard.failure is not None:
+                raise SottoError(f"nobody can call any more: {guard.failure}")
         wake_at = now + 1.0
         for member in list(self._members.values()):
             talk = member.talk

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 import zmq
@@ -17,7 +18,7 @@ from stream import guard
 from stream.addresses import Address
 from stream.guard import FrameReader, Guard
 from stream.snapshot import CallState
-from stream.transport import Offer, Security, dial
+from stream.transport import Endpoint, Offer, Security, StateChanged, dial, listen
 from stream.wire import MAX_MESSAGE
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -131,6 +132,30 @@ def test_the_silent_make_room_for_others(monkeypatch):
             assert others[0].recv(4096)
 
 
+def test_a_door_that_breaks_ends_the_listener_with_the_reason(monkeypatch):
+    def broken(door: Guard) -> None:
+        raise RuntimeError("no idea")
+
+    monkeypatch.setattr(Guard, "_accept", broken)
+    host = listen("127.0.0.1:0", OFFER, Security())
+    host.start()
+    try:
+        with socket.create_connection(("127.0.0.1", host.port)):
+            assert "RuntimeError: no idea" in reason_of(host, CallState.FAILED)
+    finally:
+        host.close()
+
+
+def reason_of(end: Endpoint, state: CallState) -> str:
+    """Wait for a state; why it came about."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        for event in end.events(0.1):
+            if isinstance(event, StateChanged) and event.state is state:
+                return event.reason
+    raise AssertionError(f"not {state}")
+
+
 def test_a_taken_port_is_said_and_nothing_is_left_behind():
     with guarded() as (door, _):
         folder = os.path.dirname(door.endpoint.removeprefix("ipc://"))
@@ -158,41 +183,78 @@ host.close()
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("endless", [b"", b"x" * 200], ids=["empty parts", "parts"])
-def test_a_message_without_end_takes_no_memory_and_a_call_goes_through(endless):
+@contextlib.contextmanager
+def listener(program: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A listener in a process of its own, and its port, which is the first thing it says."""
     process = subprocess.Popen(
-        [sys.executable, "-c", LISTENER],
+        [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
     )
-    assert process.stdout is not None
-    port = int(process.stdout.readline())
+    try:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def gets_through(port: int) -> bool:
+    """Whether a call comes about."""
+    caller = dial("127.0.0.1", port, OFFER, Security())
+    caller.start()
+    try:
+        reason_of(caller, CallState.TALKING)
+    finally:
+        caller.close()
+    return True
+
+
+# One that may open a few files more than it has open, and is then out of descriptors.
+POOR = """
+import os, resource, sys
+from stream.transport import Offer, Security, listen
+host = listen("127.0.0.1:0", Offer("9f3c0a1b2c3d4e5f", "2k", "Ann"), Security())
+host.start()
+most = len(os.listdir("/proc/self/fd")) + 13
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+print(host.port, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_call_goes_through_after_strangers_took_every_descriptor():
+    with listener(POOR) as (_, port):
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                time.sleep(0.01)
+            time.sleep(0.3)
+        assert gets_through(port)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("endless", [b"", b"x" * 200], ids=["empty parts", "parts"])
+def test_a_message_without_end_takes_no_memory_and_a_call_goes_through(endless):
     part = frame(endless, flags=1)
     block = part * (65_536 // len(part))
     attempts = 0
-    until = time.monotonic() + 2.0
-    while time.monotonic() < until:
-        attempts += 1
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", port), 5.0) as stranger,
-        ):
-            stranger.sendall(HANDSHAKE)
-            while time.monotonic() < until:
-                stranger.sendall(block)
-    caller = dial("127.0.0.1", port, OFFER, Security())
-    caller.start()
-    deadline = time.monotonic() + WAIT
-    state = None
-    while state is not CallState.TALKING and time.monotonic() < deadline:
-        for event in caller.events(0.1):
-            state = getattr(event, "state", state)
-    caller.close()
-    assert state is CallState.TALKING
-    out, _ = process.communicate("\n", timeout=WAIT)
+    with listener(LISTENER) as (process, port):
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            attempts += 1
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), 5.0) as stranger,
+            ):
+                stranger.sendall(HANDSHAKE)
+                while time.monotonic() < until:
+                    stranger.sendall(block)
+        assert gets_through(port)
+        out, _ = process.communicate("\n", timeout=WAIT)
     grown, strangers = out.split()
     assert attempts > 3
     assert float(grown) < 10.0  # without a guard: about 80 MB a second
