@@ -170,14 +170,16 @@ class SpeechEncoder:
 
         What is not finite becomes silence.
         """
-        self._samples = np.concatenate((self._samples, analysis.cleaned(samples)))
+        held = np.concatenate((self._samples, analysis.cleaned(samples)))
         packets: list[bytes] = []
         needed = analysis.FRAME_SAMPLES + analysis.WINDOW - analysis.HOP
-        while len(self._samples) >= needed:
-            self._frames.append(analysis.log_mel(self._samples[:needed]))
-            self._samples = self._samples[analysis.FRAME_SAMPLES :].copy()
+        at = 0
+        while at + needed <= len(held):
+            self._frames.append(analysis.log_mel(held[at : at + needed]))
+            at += analysis.FRAME_SAMPLES
             if len(self._frames) >= self._group:
                 packets += self._encode_group()
+        self._samples = held[at:].copy()
         return packets
 
     def finish(self) -> list[bytes]:

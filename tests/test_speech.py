@@ -103,6 +103,19 @@ def test_streaming_encoder_equals_offline(codec: SpeechCodec, clip: FloatArray) 
     assert packets == whole
 
 
+def test_samples_of_a_long_push_are_not_copied_frame_by_frame(
+    codec: SpeechCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would take time in the square of their number."""
+    seen: list[FloatArray] = []
+    log_mel = analysis.log_mel
+    monkeypatch.setattr(analysis, "log_mel", lambda part: seen.append(part) or log_mel(part))
+    encoder = codec.encoder(search=False)
+    assert len(encoder.push(np.zeros(5 * analysis.FRAME_SAMPLES, np.float32))) == 4
+    assert len(seen) == 4
+    assert all(part.base is not None and part.base is seen[0].base for part in seen)
+
+
 def test_live_encoder_gives_one_packet_per_frame(codec: SpeechCodec, clip: FloatArray) -> None:
     encoder = codec.encoder(iterations=1)
     needed = analysis.FRAME_SAMPLES + (analysis.WINDOW - analysis.HOP) // 2
