@@ -568,20 +568,28 @@ def test_holding_the_talk_key() -> None:
     play("talking", hold)
 
 
-def test_sigterm_hangs_up_and_gives_the_terminal_back() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ending_signals_hang_up_and_leave_handlers_as_they_were(number: signal.Signals) -> None:
     async def terminate(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(number) is not before
+        for _ in range(2):
+            os.kill(os.getpid(), number)
         for _ in range(200):
             await asyncio.sleep(0.01)
             if app._exit:
                 return
 
-    before = signal.getsignal(signal.SIGTERM)
-    call, app, _ = play("talking", terminate)
+    def before(number: int, frame: object) -> None:
+        raise AssertionError("the application was not asked")
+
+    outside = signal.signal(number, before)
+    try:
+        call, app, _ = play("talking", terminate)
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, outside)
     assert commands(call) == [("hang_up",)]
-    assert app.return_code == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert app.return_code == 128 + number
 
 
 # Cost

@@ -227,6 +227,7 @@ def test_standard_output_that_is_full(coded: Path) -> None:
     [
         ("encode", signal.SIGINT, 130),
         ("encode", signal.SIGTERM, 143),
+        ("encode", signal.SIGHUP, 129),
         ("decode", signal.SIGINT, 130),
         ("transcode", signal.SIGINT, 130),
     ],

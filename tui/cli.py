@@ -1,8 +1,8 @@
 """The `sotto` command line: reads it, runs the command, and turns what happens into a status.
 
 0 done; 1 failed, with one line on stderr that says why; 2 the command line makes no sense; 130
-interrupted, 141 the reader of our output has gone, 143 terminated (128 + the signal's number, as
-shells do it).
+interrupted, 141 the reader of our output has gone, 129 our terminal has gone, 143 terminated (128 +
+the signal's number, as shells do it).
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from types import FrameType, ModuleType
+from collections.abc import Sequence
+from types import ModuleType
 
 from codec.console import note
 from codec.errors import SottoError
@@ -24,6 +23,7 @@ from codec.files import display_name, reason
 from tui.commands import NAMES
 from tui.errors import UsageError
 from tui.process import prepare
+from tui.signals import unwinding
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _SERVICES.intersection(arguments[:1]):
         prepare()
     try:
-        with _terminable(), warnings.catch_warnings():
+        with unwinding(), warnings.catch_warnings():
             if not sys.warnoptions:
                 # What libraries tell programmers is not for whoever encodes a file.
                 warnings.simplefilter("ignore")
@@ -112,23 +112,6 @@ def _version() -> str:
         return version("sotto")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Within the block SIGTERM unwinds the stack, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _status(error: SystemExit) -> int:

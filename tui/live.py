@@ -16,6 +16,7 @@ from codec.errors import BadInput, SottoError
 from codec.files import PIPE, os_errors
 from tui import options
 from tui.errors import UsageError
+from tui.signals import undisturbed
 
 if TYPE_CHECKING:
     from codec.speech import SpeechCodec
@@ -209,7 +210,8 @@ def run(
                 call.set_recording(args.record)
             status = _stay(call, args, statistics)
         finally:
-            call.close()
+            with undisturbed():  # a recording gets its name, the other side our goodbye
+                call.close()
         over = call.snapshot()
     if over.state in (CallState.REFUSED, CallState.FAILED):
         raise SottoError(over.reason)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from types import FrameType
 from typing import ClassVar, TypeVar
 
 from textual.app import App, ComposeResult
@@ -35,6 +35,7 @@ from tui.app.push_to_talk import PushToTalk
 from tui.app.room_list import RoomList
 from tui.app.theme import SOTTO_THEME, has_colour
 from tui.app.voice_panel import HeardVoice, OwnVoice
+from tui.signals import ENDING, handled
 
 POLL_HZ = 8
 # While nobody speaks, every how many polls the screen is drawn.
@@ -45,7 +46,6 @@ PLAIN_DIVISOR = 8
 # some ten turns; at Python's 5 ms each of them waits that long behind every busy thread.
 SWITCH_SECONDS = 0.001
 _AUDIBLE_DB = -50.0
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _OVER = (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
 _IN_CALL = (CallState.TALKING, CallState.RECONNECTING)
 
@@ -119,6 +119,7 @@ class CallApp(App[None]):
         self._drawn: tuple[object, ...] = ()
         self._last_error = ""
         self._leaving = False
+        self._signals = contextlib.ExitStack()
 
     def compose(self) -> ComposeResult:
         yield CallBar(id="call")
@@ -134,20 +135,19 @@ class CallApp(App[None]):
 
     def on_mount(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            # Not in the main thread, or not on this system: then it is not ours to handle.
-            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-                loop.add_signal_handler(number, self._leave, 128 + number)
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._leave, 128 + number)
+
+        # Not the loop's own way, which forgets the handlers that were there before.
+        self._signals.enter_context(handled(ENDING, leave))
         sys.setswitchinterval(SWITCH_SECONDS)
         self.call_after_refresh(self.poll)
         self.set_interval(1 / self._poll_hz, self.poll)
 
     def on_unmount(self) -> None:
         sys.setswitchinterval(self._switch_interval)
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-                loop.remove_signal_handler(number)
+        self._signals.close()
 
     def poll(self) -> None:
         """Look at the call, and draw what changed."""

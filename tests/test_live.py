@@ -1,0 +1,90 @@
+"""What a call in a terminal does around the call itself, which is a fake one here."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+import stream.call
+from stream.call import CallSettings
+from tests.fake_call import FakeCall
+from tui import live
+from tui.signals import unwinding
+
+OPTIONS = ["--headless", "--insecure", "--input", "none", "--output", "none"]
+
+
+class Running(FakeCall):
+    """A call as `run` makes it: it is over when told so."""
+
+    made: ClassVar[list[Running]]
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__("talking")
+        self.parts = parts
+        self.over = threading.Event()
+        self.closing: list[str] = []
+        type(self).made.append(self)
+
+    def start(self) -> None:
+        self.closing.append("started")
+
+    def wait(self, timeout: float) -> bool:
+        return self.over.wait(timeout)
+
+    def hang_up(self) -> None:
+        super().hang_up()
+        self.over.set()
+
+    def close(self) -> None:
+        self.closing.append("closing")
+        self.set_recording(None)
+        self.closing.append("closed")
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> type[Running]:
+    """The class of calls that `live.run` makes from now on, loading nothing."""
+
+    Running.made = []
+    monkeypatch.setattr(stream.call, "Call", Running)
+    codec = SimpleNamespace(model_id="6f3a91bc", preset="2k")
+    monkeypatch.setattr(live, "_load", lambda args: codec)
+    return Running
+
+
+def options(*more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    live.add_options(parser)
+    return parser.parse_args([*OPTIONS, *more])
+
+
+def run(args: argparse.Namespace) -> int:
+    return live.run(args, lambda offer, keys: SimpleNamespace(), CallSettings("2k"))  # type: ignore[arg-type,return-value]
+
+
+def test_a_recording_gets_its_name_whatever_signals_come(
+    running: type[Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(self: Running, timeout: float) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return True
+
+    def set_recording(self: Running, path: str | None) -> None:
+        if path is None:
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+        self.closing.append(f"recording {path}")
+
+    monkeypatch.setattr(running, "wait", wait)
+    monkeypatch.setattr(running, "set_recording", set_recording)
+    with pytest.raises(SystemExit) as caught, unwinding():
+        run(options("--record", "x.wav"))
+    assert caught.value.code == 128 + signal.SIGTERM
+    (call,) = running.made
+    assert call.closing == ["started", "recording x.wav", "closing", "recording None", "closed"]
