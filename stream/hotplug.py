@@ -34,7 +34,7 @@ Card = TypeVar("Card", bound=Plug)
 
 @dataclass
 class _Half(Generic[Card]):
-    """One direction. wanted: the card it had or shall have; missing: since it was lost."""
+    """One direction. wanted: the card it had or shall have; missing: it is to be opened anew."""
 
     what: str
     jack: Jack[Card]
@@ -177,9 +177,10 @@ class Hotplug:
         halves: tuple[_Half[Any], ...] = self._halves
         held = [half for half in halves if half.jack.card is not None or half.missing]
         for half in held:
-            if self._wait(half.jack.release) is not None:
+            half.missing = True  # also if that is done later than we wait for
+            if (error := self._wait(half.jack.release)) is not None:
+                self._journal.warning(str(error))
                 return  # it still has its card: PortAudio must be left alone
-            half.missing = True
         self._refresh()
         for half in held:
             if half.wanted is None:

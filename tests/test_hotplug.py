@@ -92,6 +92,7 @@ class Scene:
         self.machine = machine
         self.now = 100.0
         self.halves = Half(machine, microphone), Half(machine, loudspeaker)
+        self.busy: Half | None = None  # does not come round to its requests
         self.speaking, self.hearing = (half.jack for half in self.halves)
         self.journal = Journal()
 
@@ -124,7 +125,8 @@ class Scene:
     def _serve(self) -> None:
         while not self._stop.wait(0.002):
             for half in self.halves:
-                half.requests.serve()
+                if half is not self.busy:
+                    half.requests.serve()
 
     def later(self, seconds: float) -> None:
         self.now += seconds
@@ -250,6 +252,27 @@ def test_a_thread_that_does_not_let_go_keeps_portaudio_from_being_touched(monkey
     scene.later(RETRY)
     assert machine.refreshed == 0
     assert machine.open == ["headset", "speaker"]
+
+
+def test_a_card_that_is_let_go_of_late_is_opened_again(monkeypatch):
+    monkeypatch.setattr("stream.hotplug._PATIENCE", 0.05)
+    machine = Machine("headset", "speaker")
+    with Scene(machine, "headset", "speaker") as scene:
+        scene.busy = scene.halves[1]
+        scene.lose(scene.speaking, "headset")
+        machine.plugged.add("headset")
+        scene.later(RETRY)
+        assert machine.refreshed == 0
+        assert scene.log() == ["the sound card does not answer"]
+        scene.busy = None
+        deadline = time.monotonic() + 20.0
+        while machine.open:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        monkeypatch.setattr("stream.hotplug._PATIENCE", 20.0)
+        scene.later(100.0)
+        assert [jack.card for jack in (scene.speaking, scene.hearing)] == ["headset", "speaker"]
+        assert machine.refreshed == 1
 
 
 def test_the_thread_serves_and_ends():
