@@ -8,11 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codec.errors import BadInput, BadStream, SottoError, WrongVersion
-from codec.image import rangecoder
+from codec.image import container as container_module
+from codec.image import planes, rangecoder
 from codec.image.container import (
     FILE_HEADER_BYTES,
+    ImageFile,
     ImageHeader,
     read_header,
     read_image,
@@ -27,7 +30,7 @@ from codec.image.context import (
     ImageCoder,
     between_anchors,
 )
-from codec.packet import MAX_IMAGE_PAYLOAD, checksum
+from codec.packet import MAX_IMAGE_PAYLOAD, Kind, Packet, checksum, pack
 from models.image import nets
 from models.image.nets import ImageShape, Prior, neighbour_cells
 from models.training.image.tables import image_context, integer_tables, logistic_masses
@@ -263,6 +266,80 @@ def test_truncation_costs_what_is_missing() -> None:
         file = read_image(data[:end])
         assert file.damaged_tiles >= 1
         assert not file.intact
+
+
+def test_what_is_left_after_a_long_gap_is_found() -> None:
+    data, payloads = container([60, 50, 40, 30])
+    at = data.index(payloads[2])
+    gap = np.random.default_rng(1).bytes(3 << 20)
+    file = read_image(data[:at] + gap + data[at:])
+    assert [p and p.data for p in file.payloads] == [payloads[0], payloads[1], None, payloads[3]]
+    lost = 10 + len(payloads[2])  # the record's head, and what it holds
+    assert file.notes[1] == f"{len(gap) + lost} bytes unreadable"
+
+
+@pytest.mark.parametrize("kind", ["false starts", "the same tile", "no such tile", "short pieces"])
+def test_hostile_files_are_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at is bounded, so that no file takes minutes."""
+    data, _ = container([60, 50, 40, 30])
+    if kind == "false starts":
+        junk = b"\x0f\xff" + bytes([1 << 5 | 1 << 3, 100]) + bytes.fromhex(MODEL_ID)[:2]
+    elif kind == "short pieces":
+        parts = [Packet(3, 42, bytes([k]), 0x0123, Kind.IMAGE, chained=True) for k in range(1, 256)]
+        junk = b"".join(len(pack(p)).to_bytes(2, "big") + pack(p) for p in parts)
+    else:
+        sequence = 1 if kind == "the same tile" else 9
+        packet = pack(Packet(sequence, 42, b"", 0x0123, Kind.IMAGE))
+        junk = len(packet).to_bytes(2, "big") + packet
+    looked = []
+    unpacked = container_module.unpack
+    monkeypatch.setattr(container_module, "unpack", lambda data: looked.append(1) or unpacked(data))
+    monkeypatch.setattr(container_module, "MAX_FALSE_STARTS", 500, raising=False)
+    file = read_image(
+        data[:FILE_HEADER_BYTES] + junk * (200_000 // len(junk)) + data[FILE_HEADER_BYTES:]
+    )
+    assert len(looked) < 600
+    assert "bytes unreadable" in file.notes[-1]
+
+
+def test_files_over_the_limit_are_neither_written_nor_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, _ = container([600, 500, 400, 300])
+    monkeypatch.setattr(container_module, "MAX_FILE", len(data) - 1)
+    with pytest.raises(BadStream, match="over the limit"):
+        read_image(data)
+    with pytest.raises(BadInput, match=f"takes {len(data)} bytes, over the limit"):
+        container([600, 500, 400, 300])
+    monkeypatch.undo()
+    assert container_module.MAX_FILE <= 1 << 27
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_pictures_are_rounded_in_strips(monkeypatch: pytest.MonkeyPatch, grey: bool) -> None:
+    """As a whole picture would be, with no copy of one in 32-bit numbers."""
+    y = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    file = ImageFile(ImageHeader(61, 45, MODEL_ID, grey=grey), [], None, 0)
+    wanted = np.rint(255.0 * y[0, :, :45, :61].numpy()).astype(np.uint8).transpose(1, 2, 0)
+    if grey:
+        wanted = np.repeat(wanted[:, :, 1:2], 3, axis=2)
+    monkeypatch.setattr(planes, "_ROWS", 7, raising=False)
+    with LargestResult() as largest:
+        found = planes.picture_of(file, y, [])
+    assert (found.rgb == wanted).all()
+    assert largest.numbers == 3 * 7 * 61
+
+
+class LargestResult(TorchDispatchMode):
+    """Knows the most numbers that any rounding gave."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if "round" in str(func):
+            self.numbers = max(self.numbers, result.numel())
+        return result
 
 
 @given(st.binary(max_size=400))

@@ -37,7 +37,9 @@ VERSION = 1
 STRIDE = 16  # pixels a cell is wide and high
 MAX_SIDE = 65_535
 MAX_PIXELS = 1 << 27
-MAX_FILE = 1 << 29
+MAX_FILE = 1 << 27  # 8 bits per pixel of the largest picture
+# Places that look like a record's and are none, or one too many: after these the rest is lost.
+MAX_FALSE_STARTS = 1 << 16
 MAX_CHAIN = 256
 ALPHA_SEQUENCE = 65_535
 MIN_TILE, MAX_TILE = 8, 64
@@ -150,7 +152,7 @@ def write_image(
     alpha: bytes | None = None,
     entropy: Entropy = Entropy.RANGE,
 ) -> bytes:
-    """The file's bytes. Raises BadInput when a tile is too long to be written."""
+    """The file's bytes. Raises BadInput when a tile or the file is too long to be written."""
     flags = _GREY * header.grey | _ALPHA * header.alpha
     fields = _HEADER.pack(
         MAGIC, VERSION, flags, header.preset, header.tile, header.width, header.height,
@@ -165,6 +167,9 @@ def write_image(
         for packet in _chain(sequence, quality, payload, model, entropy):
             data = pack(packet)
             out += [_LENGTH.pack(len(data)), data]
+    size = sum(map(len, out))
+    if size > MAX_FILE:
+        raise BadInput(f"the picture takes {size} bytes, over the limit of {MAX_FILE}")
     return b"".join(out)
 
 
@@ -218,22 +223,33 @@ def read_image(data: bytes) -> ImageFile:
     skipped = 0
     at = FILE_HEADER_BYTES
     model = short_id(header.model_id)
-    while at < len(data):
+    # A whole file has one short packet for every tile and alpha plane, the others are full.
+    for _ in range(MAX_FALSE_STARTS + len(tiles) + len(data) // MAX_IMAGE_PACKET + 1):
+        if at >= len(data):
+            break
         packet, size = _record(data, at, model)
         if packet is None:
-            skipped += 1
-            at += 1
+            start, at = at, _next_start(data, at, model)
+            skipped += at - start
             continue
         at += size
         known = packet.sequence < len(tiles) or (packet.sequence == ALPHA_SEQUENCE and header.alpha)
         number = packet.payload[0] if packet.chained and packet.payload else 0
         if known and (number > 0) == packet.chained:
             pieces.setdefault(packet.sequence, {}).setdefault(number, packet)
+    skipped += len(data) - at
     payloads = [_joined(pieces.get(k, {})) for k in range(len(tiles))]
     alpha = _joined(pieces.get(ALPHA_SEQUENCE, {})) if header.alpha else None
     found = ImageFile(header, payloads, alpha, len(data))
     _mark_truncation(found, pieces, skipped)
     return found
+
+
+def _next_start(data: bytes, at: int, model: int) -> int:
+    """Where after `at` the next record could start, by its model; the end if nowhere."""
+    place = _LENGTH.size + 2
+    found = data.find(model.to_bytes(2, "big"), at + 1 + place)
+    return len(data) if found < 0 else found - place
 
 
 def _record(data: bytes, at: int, model: int) -> tuple[Packet | None, int]:
@@ -242,7 +258,7 @@ def _record(data: bytes, at: int, model: int) -> tuple[Packet | None, int]:
     if len(head) < _LENGTH.size + 4:
         return None, 0
     (length,) = _LENGTH.unpack_from(head)
-    # Looked at before the checksum, so that going on byte by byte after damage stays fast.
+    # Looked at before the checksum, so that finding the next record after damage stays fast.
     plausible = (
         HEADER_BYTES <= length <= MAX_IMAGE_PACKET
         and at + _LENGTH.size + length <= len(data)

@@ -10,6 +10,8 @@ from codec.errors import BadStream
 from codec.image.container import STRIDE, ImageFile, ImageHeader
 from codec.image.pictures import Picture, unpack_alpha
 
+_ROWS = 256  # of pixels that are rounded at once
+
 
 def padded_planes(picture: Picture, header: ImageHeader) -> Tensor:
     """The picture mirrored out to whole cells: [1, 3, 16 * rows, 16 * columns] in [0, 1]."""
@@ -28,8 +30,12 @@ def picture_of(file: ImageFile, y: Tensor, notes: list[str]) -> Picture:
     notes: what was wrong beside what the file's own notes say.
     """
     header = file.header
-    y = y[0, :, : header.height, : header.width]
-    rgb = (255.0 * y).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    rgb = np.empty((header.height, header.width, 3), np.uint8)
+    for top in range(0, header.height, _ROWS):
+        # In strips: in numbers of 32 bits, copies of a whole picture would be large.
+        rows = slice(top, min(top + _ROWS, header.height))
+        strip = (255.0 * y[0, :, rows, : header.width]).round().to(torch.uint8)
+        rgb[rows] = strip.permute(1, 2, 0).cpu().numpy()
     if header.grey:
         rgb = np.repeat(rgb[:, :, 1:2], 3, axis=2)
     alpha = None
@@ -41,4 +47,4 @@ def picture_of(file: ImageFile, y: Tensor, notes: list[str]) -> Picture:
                 alpha = unpack_alpha(file.alpha.data, header.height, header.width)
             except BadStream as error:
                 notes.append(str(error))
-    return Picture(np.ascontiguousarray(rgb), alpha, header.grey, notes)
+    return Picture(rgb, alpha, header.grey, notes)
