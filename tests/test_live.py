@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import threading
+from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,7 +16,7 @@ import pytest
 import stream.call
 from stream.call import CallSettings
 from tests.fake_call import FakeCall
-from tui import live
+from tui import headless, live
 from tui.signals import unwinding
 
 OPTIONS = ["--headless", "--insecure", "--input", "none", "--output", "none"]
@@ -88,3 +91,37 @@ def test_a_recording_gets_its_name_whatever_signals_come(
     assert caught.value.code == 128 + signal.SIGTERM
     (call,) = running.made
     assert call.closing == ["started", "recording x.wav", "closing", "recording None", "closed"]
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file of which nothing can be written; statistics try it often."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    monkeypatch.setattr(headless, "INTERVAL", 0.05)
+    return "/dev/full"
+
+
+def test_a_full_disk_ends_statistics_and_not_the_call(running: type[Running], full: str) -> None:
+    assert run(options("--stats-json", full, "--seconds", "0.5")) == 0
+    (call,) = running.made
+    journal = call.parts[-1]
+    (line,) = [line for line in journal.after(-1) if line.level == "warning"]
+    assert "/dev/full" in line.text and "no space left" in line.text
+
+
+def test_a_call_with_a_screen_hangs_up_in_time_without_statistics(full: str) -> None:
+    call, warnings = Running(), Queue[str]()
+    with (
+        headless.statistics_file(full) as statistics,
+        live.following(call, warnings.put, statistics, 0.5),  # type: ignore[arg-type]
+    ):
+        assert "no space left" in warnings.get(timeout=30)
+        assert call.over.wait(30)
+    assert warnings.empty()
+
+
+def test_statistics_are_one_object_a_line(running: type[Running], tmp_path: Path) -> None:
+    target = tmp_path / "figures.jsonl"
+    assert run(options("--stats-json", str(target), "--seconds", "0.1")) == 0
+    assert [json.loads(line)["state"] for line in target.read_text().splitlines()] == ["talking"]

@@ -6,41 +6,73 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from codec.files import PIPE, os_errors
+from codec.files import PIPE, display_name, os_errors, reason
 from stream.statistics import to_json, to_line
 
 if TYPE_CHECKING:
     from stream.call import Call
+    from stream.snapshot import Snapshot
 
 INTERVAL = 1.0
 
 
+class Statistics:
+    """JSON lines, for as long as they can be written."""
+
+    def __init__(self, file: TextIO, name: str) -> None:
+        self._file: TextIO | None = file
+        self._name = name
+
+    def write(self, snapshot: Snapshot, warn: Callable[[str], None]) -> None:
+        """Add a line. The first that cannot be written is said to `warn`, and is the last: a call
+        must not end because a disk is full or a reader has gone."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(to_json(snapshot) + "\n")
+            self._file.flush()
+        except (OSError, ValueError) as error:
+            self._file = None
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            warn(f"no statistics from now on: cannot write {self._name}: {why}")
+
+
 @contextlib.contextmanager
-def statistics_file(path: str | None) -> Iterator[TextIO | None]:
+def statistics_file(path: str | None) -> Iterator[Statistics | None]:
     """Where JSON lines go: a file that is written as the call goes on, '-' for stdout, or None.
 
-    Raises BadInput when the file cannot be written.
+    Raises BadInput when the file cannot be opened.
     """
     if path is None:
         yield None
     elif path == PIPE:
-        yield sys.stdout
+        yield Statistics(sys.stdout, "standard output")
     else:
         with os_errors("write", path):
             file = open(path, "w", encoding="utf-8")  # noqa: SIM115
-        with file:
-            yield file
+        try:
+            yield Statistics(file, display_name(path))
+        finally:
+            # What could not be written is tried again, and has been complained of.
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def follow(
-    call: Call, *, show: bool, statistics: TextIO | None, seconds: float | None = None
+    call: Call,
+    warn: Callable[[str], None],
+    *,
+    show: bool,
+    statistics: Statistics | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Until the call is over (or `seconds` have passed): a line each second.
 
-    show: for people, on stderr, rewritten in place on a terminal. statistics: JSON lines.
+    warn: the call's log; show: for people, on stderr, rewritten in place on a terminal; statistics:
+    for programs.
     """
     terminal = show and sys.stderr is not None and sys.stderr.isatty()
     begun = time.monotonic()
@@ -54,8 +86,7 @@ def follow(
         over = over or (seconds is not None and time.monotonic() - begun >= seconds)
         snapshot = call.snapshot()
         if statistics is not None:
-            statistics.write(to_json(snapshot) + "\n")
-            statistics.flush()
+            statistics.write(snapshot, warn)
         if show:
             _show(to_line(snapshot), terminal)
     if terminal:

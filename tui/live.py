@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stream.sinks import Sink
     from stream.sources import Source
     from stream.transport import Offer, Security
+    from tui.headless import Statistics
 
 NONE = "none"
 
@@ -208,7 +209,7 @@ def run(
         try:
             if args.record:
                 call.set_recording(args.record)
-            status = _stay(call, args, statistics)
+            status = _stay(call, args, journal, statistics)
         finally:
             with undisturbed():  # a recording gets its name, the other side our goodbye
                 call.close()
@@ -218,23 +219,36 @@ def run(
     return status
 
 
-def _stay(call: Call, args: argparse.Namespace, statistics: TextIO | None) -> int:
+def _stay(
+    call: Call, args: argparse.Namespace, journal: Journal, statistics: Statistics | None
+) -> int:
     """Show the call until it is over; the exit status."""
     from tui.headless import follow
 
     if args.headless:
-        follow(call, show=not args.log, statistics=statistics, seconds=args.seconds)
+        follow(
+            call,
+            journal.warning,
+            show=not args.log,
+            statistics=statistics,
+            seconds=args.seconds,
+        )
         return 0
     from tui.app.app import CallApp
 
-    with following(call, statistics, args.seconds):
+    with following(call, journal.warning, statistics, args.seconds):
         app = CallApp(call, plain=args.plain)
         app.run()
     return app.return_code or 0
 
 
 @contextlib.contextmanager
-def following(call: Call, statistics: TextIO | None, seconds: float | None) -> Iterator[None]:
+def following(
+    call: Call,
+    warn: Callable[[str], None],
+    statistics: Statistics | None,
+    seconds: float | None,
+) -> Iterator[None]:
     """Write statistics in a thread of their own while the screen has the main one."""
     from tui.headless import follow
 
@@ -243,7 +257,7 @@ def following(call: Call, statistics: TextIO | None, seconds: float | None) -> I
         return
 
     def work() -> None:
-        follow(call, show=False, statistics=statistics, seconds=seconds)
+        follow(call, warn, show=False, statistics=statistics, seconds=seconds)
         if seconds is not None:
             call.hang_up()
 
