@@ -30,6 +30,7 @@ from models.training.checkpoints import latest_checkpoint
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.paper import PaperSettings, train_paper
+from tests.tiny_training import pack as pack_frames
 
 FloatArray = NDArray[np.float32]
 FAST = 3
@@ -221,3 +222,18 @@ def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> 
     assert load_model("paper", target).model_id == identity
     log = (work / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == 4
+
+
+def test_training_goes_on_between_two_searches_of_stage_two(tmp_path: Path) -> None:
+    """The searched signals are not in a checkpoint: the first step searches new ones."""
+    pack_frames(tmp_path)
+    settings = PaperSettings(
+        minutes=None, steps=4, batch=2, start_frames=16, table_batches=1, search_every=100,
+        search_steps=1, first_share=0.2, shape=TINY,
+    )  # fmt: skip
+    work, target = tmp_path / "work", tmp_path / "model"
+    cut = Interruption(3, clock=count(step=60).__next__)
+    shards = FrameShards(tmp_path, 3)
+    assert train_paper(shards, work, target, settings, interruption=cut) is None
+    assert latest_checkpoint(work) == work / "checkpoint-00000002"
+    assert train_paper(shards, work, target, settings) is not None

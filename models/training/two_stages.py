@@ -123,6 +123,9 @@ class _Pool:
         self._signals: list[Tensor] = []
         self._next = 0
 
+    def __len__(self) -> int:
+        return len(self._latents)
+
     def add(self, latents: Tensor, signals: Tensor) -> None:
         for pair in zip(latents, signals, strict=True):
             if len(self._latents) < self._size:
@@ -229,7 +232,8 @@ class TwoStageTrainer:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
-        if quantiser is not None and (self.step - self.stage_start) % settings.search_every == 0:
+        due = (self.step - self.stage_start) % settings.search_every == 0
+        if quantiser is not None and (due or not len(self.pool)):
             values["searched"] = self._search()
         x = self._batch(settings.batch if quantiser is None else settings.batch // 2)
         none = torch.zeros(len(x))
