@@ -41,6 +41,7 @@ _EVENT_WAIT = 0.05
 _SWITCH_SECONDS = 0.001
 _GOODBYE_SECONDS = 1.5  # from the end of the source to hanging up: its last frame fills up
 _DRAIN_SECONDS = 4.0  # how long what a party said last may take to be played
+_LOG_SECONDS = 1.0  # for whoever reads the log to take the last lines of it
 _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
 
 
@@ -163,7 +164,7 @@ class Call:
         return self._over.wait(timeout)
 
     def close(self) -> None:
-        """Hang up if the call is not over yet, end every thread and finish the recording."""
+        """Hang up if the call is not over yet, end every thread, finish recording and log."""
         with self._closing:
             self._end(CallState.ENDED, "hung up")
             self._endpoint.close(self._reason)
@@ -173,6 +174,7 @@ class Call:
             if self._thread.is_alive() and threading.current_thread() is not self._thread:
                 self._thread.join(5.0)
             self.set_recording(None)
+            self._journal.close(_LOG_SECONDS)
 
     # --- what a screen shows ------------------------------------------------------------------
 

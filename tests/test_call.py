@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 import time
@@ -15,7 +16,7 @@ from codec.errors import BadInput
 from codec.speech import SpeechCodec
 from stream.call import Call, CallSettings, Surroundings
 from stream.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
-from stream.journal import Journal
+from stream.journal import Journal, logfmt
 from stream.sinks import NullSink
 from stream.snapshot import CallState, Devices, Link
 from stream.sources import FileSource, Silence
@@ -109,7 +110,7 @@ def codec() -> SpeechCodec:
     return codec
 
 
-def make(codec, wire, sink=None, clip=CLIP, **settings) -> Call:
+def make(codec, wire, sink=None, clip=CLIP, log=None, **settings) -> Call:
     """A call that says `clip`."""
     return Call(
         codec,
@@ -118,7 +119,7 @@ def make(codec, wire, sink=None, clip=CLIP, **settings) -> Call:
         sink or CollectingSink(),
         CallSettings("2k", iterations=2, **settings),
         no_devices(),
-        Journal(),
+        Journal(log),
     )
 
 
@@ -185,6 +186,16 @@ def test_hanging_up_ends_the_other_side_too(pair):
     assert two.wait(10.0)
     assert two.snapshot().state is CallState.ENDED
     assert not [t for t in threading.enumerate() if t.name == "sotto-encoder" and not t.daemon]
+
+
+def test_the_log_is_whole_when_the_call_is_closed(codec):
+    one, _ = wires()
+    log = io.StringIO()
+    call = make(codec, one, log=log)
+    call.start()
+    call.close()
+    assert log.getvalue().splitlines() == [logfmt(line) for line in call.log_lines(-1)]
+    assert "ended: hung up" in log.getvalue()
 
 
 def test_muting_sends_silence_and_costs_next_to_no_bits(codec):
