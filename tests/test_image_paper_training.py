@@ -104,14 +104,20 @@ def test_the_command(
         target: Path,
         s: PaperImageSettings,
         interruption: Interruption,
+        device: torch.device,
     ) -> str:
         seen.update(side=photographs.crop, steps=s.steps, minutes=s.minutes, target=target)
+        seen.update(device=device)
         return "0123456789abcdef"
 
     monkeypatch.setattr("models.training.image.paper_command.train_paper_image", trained)
     base = ["image-paper", "--work", str(tmp_path), "--data"]
-    assert train([*base, str(pictures), "--steps", "3", "--crop", "64"]) == 0
-    assert seen == {"side": 64, "steps": 3, "minutes": None, "target": tmp_path / "model"}
+    asked = ["--steps", "3", "--crop", "64", "--device", "cpu"]
+    assert train([*base, str(pictures), *asked]) == 0
+    assert seen == {
+        "side": 64, "steps": 3, "minutes": None, "target": tmp_path / "model",
+        "device": torch.device("cpu"),
+    }  # fmt: skip
     assert "0123456789abcdef" in capsys.readouterr().err
     assert train([*base, str(pictures), "--crop", "50"]) == 2
     capsys.readouterr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,26 @@ from codec.live import LiveEncoder
 from codec.presets import find_preset
 from codec.speech import SpeechCodec
 from models.features import PhoneRecogniser
+from models.ganz.store import load_ganz_model
+from models.image.paper import load_paper_image_model
 from models.store import load_model
 from models.training.batches import draw_frames
 from models.training.frames import FrameShards
+from models.training.ganz import GanzTrainer, train_ganz
+from models.training.ganz_export import export_ganz_model, trained_generator
+from models.training.image.paper import train_paper_image
+from models.training.image.photographs import Photographs
+from models.training.interruption import Interruption
+from models.training.paper import PaperSettings, train_paper
 from models.training.recipe import Trainer
 from tests.elsewhere import Elsewhere, OtherDevice, accelerator
+from tests.test_image_paper_training import TINY as image_settings
+from tests.test_paper import TINY as paper_shape
+from tests.tiny_ganz_model import tiny_trainer
 from tests.tiny_image_model import photograph
 from tests.tiny_training import pack, trainer
 
+_COPIED = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 CLIP = Path(__file__).parent / "clips" / "librispeech-672.flac"
 
 
@@ -132,7 +145,7 @@ def test_sensing(device: torch.device, prior: Any) -> None:
     assert np.square(found.astype(float) - pixels).mean() < 255**2 / 10**1.5
 
 
-@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@_COPIED
 def test_training(device: torch.device, packed: Path, tmp_path: Path) -> None:
     def run(steps: int) -> Trainer:
         return trainer(packed, tmp_path, steps, device=device)
@@ -144,6 +157,66 @@ def test_training(device: torch.device, packed: Path, tmp_path: Path) -> None:
     assert run(5).stage("one", None)  # goes on from its checkpoint
     run(2).export(tmp_path / "model")
     load_model("speech", tmp_path / "model")
+
+
+class _Steps(Interruption):
+    """Ends a run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps + 1, count(step=60).__next__)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for k in range(4):
+        photograph(90, 80, k).save(folder / f"{k}.png")
+    return folder
+
+
+@_COPIED
+def test_training_of_the_papers_speech_system(
+    device: torch.device, packed: Path, tmp_path: Path
+) -> None:
+    settings = PaperSettings(
+        minutes=None, steps=6, batch=2, start_frames=40, table_batches=1, search_every=2,
+        search_steps=2, shape=paper_shape,
+    )  # fmt: skip
+    shards, work, target = FrameShards(packed, 0), tmp_path / "work", tmp_path / "model"
+    for steps in (2, 3):  # the second of them ends in stage two
+        assert train_paper(shards, work, target, settings, None, _Steps(steps), device) is None
+    identity = train_paper(shards, work, target, settings, device=device)
+    assert load_model("paper", target).model_id == identity
+
+
+@_COPIED
+def test_training_of_the_papers_image_system(
+    device: torch.device, pictures: Path, tmp_path: Path
+) -> None:
+    photographs, work, target = Photographs(pictures, crop=64), tmp_path / "work", tmp_path / "m"
+    for steps in (2, 3):
+        run = _Steps(steps)
+        assert train_paper_image(photographs, work, target, image_settings, run, device) is None
+    identity = train_paper_image(photographs, work, target, image_settings, device=device)
+    assert load_paper_image_model("photo-paper", target).model_id == identity
+
+
+@_COPIED
+def test_training_of_ganz(device: torch.device, tmp_path: Path) -> None:
+    def train(steps: int) -> GanzTrainer:
+        trainer = tiny_trainer(tmp_path / "pictures", steps, device)
+        assert train_ganz(trainer, tmp_path / "work", Interruption())
+        return trainer
+
+    assert not train(1).began
+    assert train(3).began
+    trainer = train(4)
+    assert isinstance(trainer.generator.first.weight, Elsewhere)
+    generator, scales = trained_generator(tmp_path / "work", trainer.settings.shape)
+    export_ganz_model(
+        generator, scales, trainer.photographs, tmp_path / "ganz", {}, examples=2, search_steps=1
+    )
+    load_ganz_model("ganz", tmp_path / "ganz")
 
 
 def test_frames_are_drawn_there(device: torch.device, packed: Path) -> None:

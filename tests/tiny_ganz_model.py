@@ -27,10 +27,10 @@ def photographs(folder: Path) -> Photographs:
     return Photographs(folder, crop=SIDE)
 
 
-def tiny_trainer(folder: Path, steps: int = 4) -> GanzTrainer:
+def tiny_trainer(folder: Path, steps: int = 4, device: torch.device | None = None) -> GanzTrainer:
     """A training of the small networks on such pictures."""
     settings = GanzSettings(minutes=None, steps=steps, batch=2, start_crops=24, shape=SHAPE)
-    return GanzTrainer(photographs(folder), settings)
+    return GanzTrainer(photographs(folder), settings, device)
 
 
 def tiny_ganz(folder: Path) -> GanzCodec:

@@ -75,18 +75,24 @@ class GanzSettings:
 class GanzTrainer:
     """Everything that a checkpoint keeps, and one training step."""
 
-    def __init__(self, photographs: Photographs, settings: GanzSettings) -> None:
+    def __init__(
+        self, photographs: Photographs, settings: GanzSettings, device: torch.device | None = None
+    ) -> None:
+        """device: where everything is trained; None is the CPU."""
         torch.manual_seed(settings.seed)
         self.photographs, self.settings = photographs, settings
+        self.device = device or torch.device("cpu")
         self.generator = Generator(settings.shape)
         self.discriminator = Discriminator(settings.shape)
         self.average = copy.deepcopy(self.generator)
         self.analysis = copy.deepcopy(self.discriminator.analysis).requires_grad_(False)
-        self.scales = torch.ones(settings.shape.features)
+        self.scales = torch.ones(settings.shape.features, device=self.device)
         self.step, self.k, self.began = 0, 0.0, False
-        self._half = fast_in_half(torch.device("cpu"))
+        self._half = fast_in_half(self.device)
         for part in (self.generator, self.discriminator, self.average):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in (self.generator, self.discriminator, self.average, self.analysis):
+            module.to(self.device)
         self._optimisers()
 
     def _optimisers(self) -> None:
@@ -102,9 +108,10 @@ class GanzTrainer:
         x = self.photographs.batch(s.start_crops, random)
         shape = s.shape
         _lapped_start(self.generator.body, self.discriminator, x)
+        x = x.to(self.device)
         self.analysis.load_state_dict(self.discriminator.analysis.state_dict())
         spectrum = as_spectrum(self.features(x))
-        mean = torch.zeros(shape.features)
+        mean = torch.zeros(shape.features, device=self.device)
         # Away from the slowest function of the grid nothing has a mean but by chance.
         mean[:: GRID * GRID] = spectrum.mean(0)[:: GRID * GRID]
         self.scales = (spectrum - mean).square().mean(0).sqrt().clamp_min(1e-3)
@@ -121,7 +128,7 @@ class GanzTrainer:
         shape = self.settings.shape
         spread = self.generator.body.spread.repeat_interleave(GRID * GRID)
         kept = (self.scales * spread).argsort(descending=True)[: shape.latents]
-        columns = torch.arange(shape.latents)
+        columns = torch.arange(shape.latents, device=self.device)
         first, code = self.discriminator.first, self.discriminator.code
         first.weight.zero_()
         first.weight[kept, columns] = self.scales[kept]
@@ -156,7 +163,7 @@ class GanzTrainer:
         random = np.random.default_rng((s.seed, self.step))
         if fraction >= s.share and not self.began:
             self.begin_began()
-        x = self.photographs.batch(s.batch, random)
+        x = self.photographs.batch(s.batch, random).to(self.device)
         h = self.passed_on(x, random)
         if self.began:
             values = self._began_step(x, h, (fraction - s.share) / (1.0 - s.share))
@@ -178,8 +185,8 @@ class GanzTrainer:
         self._optimisers()
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where the processor is fast at it."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._half)
+        """bfloat16 where the device is fast at it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def _drawing_step(self, x: Tensor, h: Tensor, progress: float) -> dict[str, float]:
         s = self.settings
@@ -193,7 +200,7 @@ class GanzTrainer:
     def _began_step(self, x: Tensor, h: Tensor, progress: float) -> dict[str, float]:
         s = self.settings
         rate = s.began_rate * (1.0 - 0.9 * max(0.0, 2.0 * progress - 1.0))
-        z = 2.0 * torch.rand(len(x), s.shape.latents) - 1.0
+        z = 2.0 * torch.rand(len(x), s.shape.latents, device=self.device) - 1.0
         with self.autocast():
             fake = self.generator(z)
             both = self.discriminator.error(torch.cat((x, fake.detach())))
@@ -246,7 +253,7 @@ class GanzTrainer:
                 raise BadInput(f"{path} is of stage {numbers['stage']}")
             self.step, spent = int(numbers["step"]), float(numbers["spent"])
             self.k, self.began = float(numbers["k"]), bool(numbers["began"])
-            self.scales = tensors["scales"]
+            self.scales = tensors["scales"].to(self.device)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"cannot resume from {path}: {error}") from error
         self._optimisers()

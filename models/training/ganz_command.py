@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from codec.arguments import positive_count
+from codec.arguments import add_device, positive_count
 from codec.console import note
+from codec.device import choose_device
 from models.ganz.nets import SIDE
 from models.training import options
 from models.training.ganz import GanzSettings, GanzTrainer, train_ganz
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
+    device = choose_device(args.device)
     folder: Path = args.work / "ganz"
     photographs = Photographs(args.data, crop=SIDE, note=note)
     settings = GanzSettings(
@@ -34,7 +36,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
         seed=args.seed,
     )
     if args.stage != "export" and not train_ganz(
-        GanzTrainer(photographs, settings), folder, interruption
+        GanzTrainer(photographs, settings, device), folder, interruption
     ):
         options.tell_pause(interruption)
         return
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_stages(parser, ("train", "export"))
     options.add_length(parser, _MINUTES)
+    add_device(parser, "default: auto; export runs on the CPU")
     add = parser.add_argument
     add("--batch", type=positive_count, default=8, metavar="N", help="crops a step (default: 8)")
     add("--examples", type=positive_count, default=48, metavar="N",

@@ -35,10 +35,12 @@ class SpeechSubject:
 
     name = "paper"
 
-    def __init__(self, shards: FrameShards, shape: PaperShape, about: dict[str, Any]) -> None:
-        self.shards, self.shape, self.about = shards, shape, about
+    def __init__(
+        self, shards: FrameShards, shape: PaperShape, about: dict[str, Any], device: torch.device
+    ) -> None:
+        self.shards, self.shape, self.about, self.device = shards, shape, about, device
         self.reach, self.levels = shape.reach, shape.levels
-        self._distance = FrameDistance()
+        self._distance = FrameDistance().to(device)
 
     def networks(self) -> Pair:
         """Untrained ones."""
@@ -69,7 +71,7 @@ class SpeechSubject:
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
     ) -> tuple[Tensor, Tensor]:
         """Searched latents [B, S, C] and costs [B]."""
-        none = torch.zeros(len(x))
+        none = x.new_zeros(len(x))
         settings = SearchSettings(
             iterations=iterations, check_every=check_every, penalty=model.penalty
         )
@@ -88,12 +90,16 @@ def train_paper(
     settings: PaperSettings | None = None,
     about: dict[str, Any] | None = None,
     interruption: Interruption | None = None,
+    device: torch.device | None = None,
 ) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
+
+    device: where the networks are trained and searched; None is the CPU.
 
     None when the run was interrupted: the same call goes on from the last checkpoint.
     Raises BadInput for a damaged checkpoint or one of other networks.
     """
     settings = settings or PaperSettings()
-    subject = SpeechSubject(shards, settings.shape, about or {})
+    where = device or torch.device("cpu")
+    subject = SpeechSubject(shards, settings.shape, about or {}, where)
     return train_two_stages(subject, folder, target, settings, interruption)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from codec.arguments import whole
+from codec.arguments import add_device, whole
 from codec.console import note
+from codec.device import choose_device
 from models.training import options
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
@@ -21,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> None:
+    device = choose_device(args.device)
     settings = PaperSettings(
         minutes=options.length(args, _MINUTES),
         steps=args.steps,
@@ -29,7 +31,9 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     )
     shards = FrameShards(args.data, args.seed)
     target = options.result(args)
-    identity = train_paper(shards, args.work, target, settings, interruption=interruption)
+    identity = train_paper(
+        shards, args.work, target, settings, interruption=interruption, device=device
+    )
     if identity is None:
         options.tell_pause(interruption)
     else:
@@ -43,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         data="a folder of packed shards",
     )
     options.add_length(parser, _MINUTES)
+    add_device(parser, "default: auto")
     parser.add_argument(
         "--batch",
         type=whole(2, 4096),

@@ -87,23 +87,27 @@ class Subject(Protocol):
     """What is trained: signals [N, ...], their networks, F, and how their latents are searched."""
 
     name: str
+    device: torch.device  # of the networks once they are trained, and of all signals but `batch`
     reach: float  # of the latents
     levels: int
 
-    def networks(self) -> Pair: ...
+    def networks(self) -> Pair:
+        """New ones, on the CPU."""
 
-    def judge(self) -> nn.Module: ...
+    def judge(self) -> nn.Module:
+        """A new one, on the CPU."""
 
-    def batch(self, count: int, random: np.random.Generator) -> Tensor: ...
+    def batch(self, count: int, random: np.random.Generator) -> Tensor:
+        """Training signals, on the CPU."""
 
     def start(self, networks: Pair, signals: Tensor) -> None:
-        """Set the linear parts from training signals."""
+        """Set the linear parts from training signals, all on the CPU."""
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """F: [N]."""
 
     def model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
-        """A model whose encoder and generator are about to be replaced."""
+        """A model whose encoder and generator are about to be replaced, on the CPU."""
 
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
@@ -149,22 +153,22 @@ class TwoStageTrainer:
 
     def __init__(self, subject: Subject, settings: TwoStageSettings) -> None:
         torch.manual_seed(settings.seed)
-        self.subject, self.settings = subject, settings
-        self.networks = subject.networks()
-        self.judge = subject.judge()
+        self.subject, self.settings, self.device = subject, settings, subject.device
+        self.networks, self.judge = subject.networks(), subject.judge()
         channels_last(self.networks)
         channels_last(self.judge)
+        self.networks, self.judge = self.networks.to(self.device), self.judge.to(self.device)
         self.average = copy.deepcopy(self.networks).requires_grad_(False)
         self.quantiser: Quantiser | None = None
         self.pool = _Pool(settings.pool)
         self.random = np.random.default_rng(settings.seed)
         self.step = self.stage_start = 0
-        self._half = fast_in_half(torch.device("cpu"))
+        self._half = fast_in_half(self.device)
         self._optimisers()
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where the processor is fast at it."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._half)
+        """bfloat16 where the device is fast at it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def _optimisers(self) -> None:
         bases: list[nn.Parameter] = []
@@ -180,18 +184,21 @@ class TwoStageTrainer:
 
     def start(self) -> None:
         """Begin from the linear codec."""
-        self.subject.start(self.networks, self._batch(self.settings.start_frames))
+        started = copy.deepcopy(self.networks).cpu()
+        signals = self.subject.batch(self.settings.start_frames, self.random)
+        self.subject.start(started, signals)
+        self.networks.load_state_dict(started.state_dict())
         self.average.load_state_dict(self.networks.state_dict())
 
     def _batch(self, count: int) -> Tensor:
-        return self.subject.batch(count, self.random)
+        return self.subject.batch(count, self.random).to(self.device)
 
     def model(self, counts: SymbolCounts | None = None) -> StaticModel:
         """The averaged networks with the centres and a table, as the codec uses them."""
         if self.quantiser is None:
             raise ValueError("the centres are fitted at the end of stage one")
         counts = counts or SymbolCounts(np.ones(self.subject.levels, np.int64))
-        model = self.subject.model(self.quantiser, counts)
+        model = self.subject.model(copy.deepcopy(self.quantiser), counts).to(self.device)
         model.encoder = copy.deepcopy(self.average.encoder)
         model.generator = copy.deepcopy(self.average.generator)
         return model.requires_grad_(False).eval()
@@ -200,12 +207,14 @@ class TwoStageTrainer:
     def begin_second_stage(self) -> None:
         """Fit the centres to the averaged encoder's latents and go on from the averages."""
         batch = self.settings.batch
+        none = torch.zeros(batch, device=self.device)
         parts: list[Tensor] = []
         while sum(p.numel() for p in parts) < 4 * _CENTRE_SAMPLES and len(parts) < _CENTRE_BATCHES:
-            parts.append(self.average.encoder(self._batch(batch), torch.zeros(batch)).flatten())
+            parts.append(self.average.encoder(self._batch(batch), none).flatten().cpu())
         latents = torch.cat(parts)
         some = latents[torch.randperm(len(latents))[:_CENTRE_SAMPLES]]
-        self.quantiser = Quantiser(fit_centres(some.numpy(), self.subject.levels))
+        centres = fit_centres(some.numpy(), self.subject.levels)
+        self.quantiser = Quantiser(centres).to(self.device)
         self.networks.load_state_dict(self.average.state_dict())
         self.stage_start = self.step
         self._optimisers()
@@ -236,7 +245,7 @@ class TwoStageTrainer:
         if quantiser is not None and (due or not len(self.pool)):
             values["searched"] = self._search()
         x = self._batch(settings.batch if quantiser is None else settings.batch // 2)
-        none = torch.zeros(len(x))
+        none = x.new_zeros(len(x))
         with self.autocast():
             z = self.networks.encoder(x, none)
             if quantiser is None:
@@ -300,7 +309,7 @@ class TwoStageTrainer:
             | optimiser_tensors("optimiser", self.optimiser, self.networks)
             | optimiser_tensors("judge_optimiser", self.judge_optimiser, self.judge)
         )
-        centres = None if self.quantiser is None else self.quantiser.centres.tolist()
+        centres = None if self.quantiser is None else self.quantiser.centres.cpu().tolist()
         numbers = {"spent": spent, "stage_start": self.stage_start, "centres": centres}
         save_checkpoint(folder, self.step, tensors, numbers | {"step": self.step})
 
@@ -309,12 +318,11 @@ class TwoStageTrainer:
         tensors, numbers = load_checkpoint(checkpoint)
         for name in ("networks", "average", "judge"):
             load_module(name, getattr(self, name), tensors)
-            channels_last(getattr(self, name))
         load_optimiser("optimiser", self.optimiser, self.networks, tensors)
         load_optimiser("judge_optimiser", self.judge_optimiser, self.judge, tensors)
         self.step, self.stage_start = int(numbers["step"]), int(numbers["stage_start"])
         if numbers["centres"] is not None:
-            self.quantiser = Quantiser(np.array(numbers["centres"]))
+            self.quantiser = Quantiser(np.array(numbers["centres"])).to(self.device)
         self.random = np.random.default_rng(self.settings.seed + self.step)
         return float(numbers["spent"])
 
@@ -369,7 +377,7 @@ def train_two_stages(
         if interruption.stops:
             return None
         journal.note("counting the symbols of searched training signals")
-        model = trainer.model(trainer.counts())
+        model = trainer.model(trainer.counts()).cpu()
         with new_model_folder(target) as draft:
             identity = subject.save(model, draft)
         journal.curves()

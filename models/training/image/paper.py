@@ -50,8 +50,10 @@ class PhotographSubject:
 
     name = "image-paper"
 
-    def __init__(self, photographs: Photographs, shape: PaperImageShape) -> None:
-        self.photographs, self.shape = photographs, shape
+    def __init__(
+        self, photographs: Photographs, shape: PaperImageShape, device: torch.device
+    ) -> None:
+        self.photographs, self.shape, self.device = photographs, shape, device
         self.reach, self.levels = shape.reach, shape.levels
         self._distance = PaperDistance()
         self._cells = photographs.crop // STRIDE
@@ -107,12 +109,15 @@ def train_paper_image(
     target: Path,
     settings: PaperImageSettings | None = None,
     interruption: Interruption | None = None,
+    device: torch.device | None = None,
 ) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
+
+    device: where the networks are trained and searched; None is the CPU.
 
     None when the run was interrupted: the same call goes on from the last checkpoint.
     Raises BadInput for a damaged checkpoint or one of other networks.
     """
     settings = settings or PaperImageSettings()
-    subject = PhotographSubject(photographs, settings.shape)
+    subject = PhotographSubject(photographs, settings.shape, device or torch.device("cpu"))
     return train_two_stages(subject, folder, target, settings, interruption)
