@@ -7,13 +7,14 @@ import json
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import encoder as image_encoder
@@ -262,6 +263,69 @@ def test_orientation_and_frames() -> None:
     photograph(8, 8).save(moving, "GIF", save_all=True, append_images=[photograph(8, 8, 1)])
     moving.seek(0)
     assert "2 frames" in open_picture(moving, "x.gif").notes[0]
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_pictures_are_turned_upright(orientation: int) -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph(30, 20).save(file, "PNG", exif=exif)
+    with Image.open(file) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image))
+    file.seek(0)
+    assert (open_picture(file).rgb == wanted).all()
+
+
+def exif_of(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Exif data of (tag, type, count, value) entries, whatever they say."""
+    packed = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+ROTATED = (0x0112, 3, 1, b"\6\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("exif", "shape"),
+    [
+        (exif_of(ROTATED, (0x0100, 1, 1, b"\1\1\1\1")), (30, 20, 3)),  # a width that is no number
+        (exif_of(ROTATED, (0x011A, 2, 4, b"abc\0")), (30, 20, 3)),  # a resolution that is a text
+        (exif_of((0x0112, 2, 4, b"abc\0")), (20, 30, 3)),
+        (exif_of((0x0112, 5, 1, b"\xff\xff\xff\xff")), (20, 30, 3)),
+        (exif_of(ROTATED)[:-12], (20, 30, 3)),
+        (b"Exif\0\0XX*\0\x08\0\0\0", (20, 30, 3)),
+    ],
+)
+def test_bad_exif_tags_cost_no_picture(
+    exif: bytes, shape: tuple[int, int, int], recwarn: pytest.WarningsRecorder
+) -> None:
+    file = io.BytesIO()
+    photograph(30, 20).save(file, "JPEG", exif=exif)
+    file.seek(0)
+    assert open_picture(file).rgb.shape == shape
+    assert not list(recwarn)
+
+
+def dds(flags: int) -> bytes:
+    return b"DDS " + struct.pack("<7I44x8I20x", 124, 0x1007, 4, 4, 0, 0, 0, 32, flags, *[0] * 6)
+
+
+def tiff_with_an_empty_frame() -> bytes:
+    file = io.BytesIO()
+    photograph(4, 4).save(file, "TIFF")
+    data = bytearray(file.getvalue() + bytes(len(file.getvalue()) % 2))
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, directory)
+    struct.pack_into("<I", data, directory + 2 + 12 * entries, len(data))
+    return bytes(data) + bytes(6)
+
+
+@pytest.mark.parametrize("make", [lambda: dds(0), tiff_with_an_empty_frame])
+def test_whatever_pillow_raises_is_one_line(make: Callable[[], bytes]) -> None:
+    """Of these files it raises NotImplementedError and TypeError."""
+    with pytest.raises(BadInput, match=r"^[^\n]+$"):
+        open_picture(io.BytesIO(make()), "x")
 
 
 def test_bad_pictures_are_one_line() -> None:

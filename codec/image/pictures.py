@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 import zlib
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from codec.errors import BadInput, BadStream
+from codec.errors import BadInput, BadStream, SottoError
 from codec.files import display_name, open_input, os_errors
 from codec.image.container import MAX_PIXELS, MAX_SIDE
 
 MAX_PICTURE_BYTES = 1 << 29
+# So that what Pillow logs of broken files is no line on stderr, unless somebody asks for a log.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Pixels = NDArray[np.uint8]
 
@@ -61,8 +64,8 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
     """The first frame of a picture file, upright, as 8-bit pixels. Raises BadInput."""
     try:
         with warnings.catch_warnings():
-            # The limit below is ours; Pillow's warning at half of its own would be one line more.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Every warning would be a line more; the limit below is ours.
+            warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 _check_size(image.width, image.height, name)
                 notes = []
@@ -70,16 +73,42 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
                 if frames > 1:
                     notes.append(f"{name} holds {frames} frames: the first is taken")
                 image.load()
-                picture = from_image(ImageOps.exif_transpose(image))
+                picture = from_image(_upright(image))
                 picture.notes += notes
                 return picture
     except UnidentifiedImageError:
         raise BadInput(f"{name} is no picture that can be read here") from None
     except Image.DecompressionBombError:
         raise BadInput(f"{name} is too large a picture") from None
-    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, MemoryError) as error:
+    except SottoError:
+        raise
+    except Exception as error:  # what Pillow's readers raise of broken files has no end
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"cannot read {name}: {reason}") from None
+
+
+# What undoes each orientation (Exif 2.32, tag 0x0112).
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A loaded image as its Exif orientation says; unchanged where that cannot be read.
+
+    Pillow's own `exif_transpose` also writes the other tags anew, and fails if one is broken.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as above; the pixels are good
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _check_size(width: int, height: int, name: str) -> None:
