@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.nets import MAX_INDEX
 from models.training import checkpoints
 from models.training.batches import draw_frames
 from models.training.centres import kmeans_centres
+from models.training.distributed import join
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.prepare import prepare
@@ -181,6 +183,19 @@ def test_utterances_without_a_place_are_one_line(tmp_path: Path, entry: dict[str
     (tmp_path / "train.json").write_text(json.dumps(index))
     with pytest.raises(BadInput, match="prepare"):
         english_utterances(FrameShards(tmp_path, 0))
+
+
+def test_a_team_waits_for_as_long_as_its_leader_works(monkeypatch: pytest.MonkeyPatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, **more: seen.update(more)
+    )
+    team = join("cpu")
+    assert team.rank == 1 and not team.leads
+    timeout = seen["timeout"]
+    assert isinstance(timeout, timedelta) and timeout >= timedelta(days=1)
 
 
 def test_prepare_packs_what_can_be_read(tmp_path: Path):

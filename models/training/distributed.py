@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from codec.device import choose_device
 from codec.errors import BadInput
+
+# While one process prepares data or trains the feature network the others wait in a collective;
+# of one that died `torchrun` tells them.
+_LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def join(device: str) -> Team:
         torch.backends.cudnn.allow_tf32 = True
     if size > 1:
         try:
-            dist.init_process_group("nccl" if cuda else "gloo")
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=_LONGEST_WAIT)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise BadInput(f"cannot reach the other training processes: {reason}") from error
