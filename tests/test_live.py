@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
@@ -112,12 +113,17 @@ def test_a_full_disk_ends_statistics_and_not_the_call(running: type[Running], fu
 
 def test_a_call_with_a_screen_hangs_up_in_time_without_statistics(full: str) -> None:
     call, warnings = Running(), Queue[str]()
-    with (
-        headless.statistics_file(full) as statistics,
-        live.following(call, warnings.put, statistics, 0.5),  # type: ignore[arg-type]
-    ):
-        assert "no space left" in warnings.get(timeout=30)
-        assert call.over.wait(30)
+    with headless.statistics_file(full) as statistics:
+        watch = partial(
+            headless.follow,
+            call,  # type: ignore[arg-type]
+            warnings.put,
+            statistics=statistics,
+            seconds=0.5,
+        )
+        with live.following(call, watch, 0.5):  # type: ignore[arg-type]
+            assert "no space left" in warnings.get(timeout=30)
+            assert call.over.wait(30)
     assert warnings.empty()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from stream.statistics import to_json, to_line
 if TYPE_CHECKING:
     from stream.call import Call
     from stream.snapshot import Snapshot
+    from tui.status_line import StatusLine
 
 INTERVAL = 1.0
 
@@ -65,16 +65,14 @@ def follow(
     call: Call,
     warn: Callable[[str], None],
     *,
-    show: bool,
+    status: StatusLine | None = None,
     statistics: Statistics | None = None,
     seconds: float | None = None,
 ) -> None:
     """Until the call is over (or `seconds` have passed): a line each second.
 
-    warn: the call's log; show: for people, on stderr, rewritten in place on a terminal; statistics:
-    for programs.
+    warn: the call's log; status: for people; statistics: for programs.
     """
-    terminal = show and sys.stderr is not None and sys.stderr.isatty()
     begun = time.monotonic()
     tick = begun
     over = False
@@ -87,20 +85,5 @@ def follow(
         snapshot = call.snapshot()
         if statistics is not None:
             statistics.write(snapshot, warn)
-        if show:
-            _show(to_line(snapshot), terminal)
-    if terminal:
-        _show("\n", False)
-
-
-def _show(line: str, terminal: bool) -> None:
-    """One line on stderr, over the one before on a terminal."""
-    if sys.stderr is None:
-        return
-    with contextlib.suppress(OSError):
-        if terminal:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
-            sys.stderr.write("\r\x1b[K" + line[: width - 1])
-        else:
-            sys.stderr.write(line + "\n" if line != "\n" else line)
-        sys.stderr.flush()
+        if status is not None:
+            status.show(to_line(snapshot))

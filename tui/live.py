@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from stream.call import Call, CallSettings, Surroundings
     from stream.call import Endpoint as CallEndpoint
     from stream.endpoint import Endpoint
-    from stream.journal import Journal
     from stream.sinks import Sink
     from stream.sources import Source
     from stream.transport import Offer, Security
-    from tui.headless import Statistics
+    from tui.status_line import StatusLine
 
 NONE = "none"
 
@@ -187,77 +187,68 @@ def run(
     0 when somebody hung up; otherwise raises SottoError with the reason.
     """
     from stream.call import Call
+    from stream.journal import Journal
     from stream.snapshot import CallState
     from stream.transport import Offer
-    from tui.headless import statistics_file
+    from tui.headless import follow, statistics_file
 
     # What may be misspelt is looked at before the seconds that loading takes.
     keys = security(args)
     source, sink = make_source(args), make_sink(args)
     with (
         statistics_file(args.stats_json) as statistics,
-        _log_file(args) as log,
+        _status_line(args) as status,
+        _log_file(args, status) as log,
     ):
         codec = _load(args)
         offer = Offer(
             codec.model_id, codec.preset, args.name or socket.gethostname(), settings.room
         )
         endpoint = _impaired(connect(offer, keys), args.impair)
-        journal = _journal(log)
+        journal = Journal(log)
         call = Call(codec, endpoint, source, sink, settings, surroundings(), journal)
         call.start()
         try:
             if args.record:
                 call.set_recording(args.record)
-            status = _stay(call, args, journal, statistics)
+            watch = partial(
+                follow,
+                call,
+                journal.warning,
+                status=status,
+                statistics=statistics,
+                seconds=args.seconds,
+            )
+            returned = _stay(call, args, watch)
         finally:
             with undisturbed():  # a recording gets its name, the other side our goodbye
                 call.close()
         over = call.snapshot()
     if over.state in (CallState.REFUSED, CallState.FAILED):
         raise SottoError(over.reason)
-    return status
+    return returned
 
 
-def _stay(
-    call: Call, args: argparse.Namespace, journal: Journal, statistics: Statistics | None
-) -> int:
+def _stay(call: Call, args: argparse.Namespace, watch: Callable[[], None]) -> int:
     """Show the call until it is over; the exit status."""
-    from tui.headless import follow
-
     if args.headless:
-        follow(
-            call,
-            journal.warning,
-            show=not args.log,
-            statistics=statistics,
-            seconds=args.seconds,
-        )
+        watch()
         return 0
     from tui.app.app import CallApp
 
-    with following(call, journal.warning, statistics, args.seconds):
+    unwatched = args.stats_json is None and args.seconds is None
+    with contextlib.nullcontext() if unwatched else following(call, watch, args.seconds):
         app = CallApp(call, plain=args.plain)
         app.run()
     return app.return_code or 0
 
 
 @contextlib.contextmanager
-def following(
-    call: Call,
-    warn: Callable[[str], None],
-    statistics: Statistics | None,
-    seconds: float | None,
-) -> Iterator[None]:
-    """Write statistics in a thread of their own while the screen has the main one."""
-    from tui.headless import follow
-
-    if statistics is None and seconds is None:
-        yield
-        return
+def following(call: Call, watch: Callable[[], None], seconds: float | None) -> Iterator[None]:
+    """Watch the call in a thread of its own while the screen has the main one."""
 
     def work() -> None:
-        follow(call, warn, show=False, statistics=statistics, seconds=seconds)
+        watch()
         if seconds is not None:
             call.hang_up()
 
@@ -298,18 +289,24 @@ def _impaired(endpoint: Endpoint, description: str | None) -> CallEndpoint:
 
 
 @contextlib.contextmanager
-def _log_file(args: argparse.Namespace) -> Iterator[TextIO | None]:
+def _status_line(args: argparse.Namespace) -> Iterator[StatusLine | None]:
+    """Where people see how things are: nowhere with a screen, or with a log elsewhere."""
+    from tui.status_line import StatusLine
+
+    if not args.headless or args.log is not None or sys.stderr is None:
+        yield None
+        return
+    with contextlib.closing(StatusLine(sys.stderr)) as status:
+        yield status
+
+
+@contextlib.contextmanager
+def _log_file(args: argparse.Namespace, status: StatusLine | None) -> Iterator[TextIO | None]:
     """Where the log goes: --log, else standard error when there is no screen."""
     if args.log is None:
-        yield sys.stderr if args.headless else None
+        yield status.log if status is not None else None
         return
     with os_errors("write", args.log):
         file = open(args.log, "a", encoding="utf-8")  # noqa: SIM115
     with file:
         yield file
-
-
-def _journal(log: TextIO | None) -> Journal:
-    from stream.journal import Journal
-
-    return Journal(log)
