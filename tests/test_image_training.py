@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from codec.errors import BadInput
 from codec.image.codec import EncodeSettings, ImageCodec
 from models.bench import main as bench
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
 from models.image.nets import ImageNetworks, ImageShape
 from models.train import main as train
-from models.training.image import command
+from models.training.image import command, photographs
 from models.training.image.photographs import Photographs
 from models.training.image.stage import ImageStage, ImageStageSettings, objective
 from models.training.image.start import lapped_basis, linear_start
@@ -46,6 +48,35 @@ def test_with_all_channels_the_start_reconstructs() -> None:
         torch.testing.assert_close(
             model.generator(model.encoder(x, rate), rate), x, atol=1e-4, rtol=0
         )
+
+
+def test_damaged_pictures_are_left_out(tmp_path: Path) -> None:
+    for k in range(3):
+        photograph(90, 80, k).save(tmp_path / f"{k}.png")
+    whole = (tmp_path / "1.png").read_bytes()
+    at = whole.index(b"IDAT")  # with its length before it, which is made too small
+    (tmp_path / "1.png").write_bytes(whole[: at - 4] + bytes((0, 0, 1, 0)) + whole[at:])
+    (tmp_path / "2.png").write_bytes(whole[:200])
+    with pytest.raises(SyntaxError), Image.open(tmp_path / "1.png") as image:
+        image.convert("RGB")
+    notes: list[str] = []
+    assert len(Photographs(tmp_path, crop=64, note=notes.append).training) == 1
+    assert notes == ["2 pictures are unreadable, too small or too large"]
+
+
+def test_more_than_memory_holds_is_refused_by_the_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(3):
+        photograph(90, 80, k).save(tmp_path / f"{k}.png")
+    monkeypatch.setattr(photographs, "MAX_BYTES", 3 * 3 * 90 * 80)
+    assert len(Photographs(tmp_path, crop=64).training) == 3
+    monkeypatch.setattr(photographs, "MAX_BYTES", 3 * 3 * 90 * 80 - 1)
+    opened: list[Path] = []
+    monkeypatch.setattr(photographs, "_load", opened.append)
+    with pytest.raises(BadInput, match="MiB of pixels"):
+        Photographs(tmp_path, crop=64)
+    assert not opened
 
 
 def test_training_lowers_the_loss(pictures: Path) -> None:

@@ -39,32 +39,36 @@ class Photographs:
         self.crop = crop
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         with ThreadPoolExecutor(2) as pool:
-            loaded = list(pool.map(self._load, files))
-        usable = [(f, image) for f, image in zip(files, loaded, strict=True) if image is not None]
+            # From their headers, before any is held in memory.
+            pixels = list(pool.map(self._pixels, files))
+            total = 3 * sum(pixels)
+            if total > MAX_BYTES:
+                limit = MAX_BYTES >> 20
+                raise BadInput(f"{folder} holds {total >> 20} MiB of pixels, the limit is {limit}")
+            wanted = [file for file, count in zip(files, pixels, strict=True) if count]
+            usable = [image for image in pool.map(_load, wanted) if image is not None]
         if not usable:
             raise BadInput(f"no photographs of at least {crop}x{crop} pixels in {folder}")
         if len(usable) < len(files) and note is not None:
             note(f"{len(files) - len(usable)} pictures are unreadable, too small or too large")
-        total = sum(image.width * image.height * 3 for _, image in usable)
-        if total > MAX_BYTES:
-            raise BadInput(f"{folder} holds {total >> 20} MiB of pixels, the limit is 8192")
         every = held_out if len(usable) >= held_out else len(usable) + 1
-        self.training = [image for k, (_, image) in enumerate(usable) if (k + 1) % every]
-        self.held = [image for k, (_, image) in enumerate(usable) if not (k + 1) % every]
+        self.training = [image for k, image in enumerate(usable) if (k + 1) % every]
+        self.held = [image for k, image in enumerate(usable) if not (k + 1) % every]
 
     def batch(self, count: int, random: np.random.Generator) -> Tensor:
         """[count, 3, crop, crop] in [0, 1]."""
         crops = [self._random_crop(random) for _ in range(count)]
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255.0
 
-    def _load(self, file: Path) -> Image.Image | None:
+    def _pixels(self, file: Path) -> int:
+        """How many a picture has by its header; 0 if it is no picture, too small or too large."""
         try:
             with Image.open(file) as image:
-                if max(image.size) > MAX_SIDE or min(image.size) < self.crop:
-                    return None
-                return image.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError):
-            return None
+                width, height = image.size
+        except Exception:
+            return 0
+        fits = self.crop <= min(width, height) and max(width, height) <= MAX_SIDE
+        return width * height if fits else 0
 
     def _random_crop(self, random: np.random.Generator) -> NDArray[np.uint8]:
         image = self.training[random.integers(len(self.training))]
@@ -85,3 +89,12 @@ class Photographs:
         if random.random() < 0.25:
             pixels = pixels.transpose(1, 0, 2)
         return np.ascontiguousarray(pixels)
+
+
+def _load(file: Path) -> Image.Image | None:
+    """A picture in RGB; None if it is damaged, whatever Pillow then raises."""
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception:
+        return None
