@@ -312,8 +312,7 @@ class Listener(Endpoint):
             if member.key == key and member.nonce == hello.nonce:
                 if hello.attempt <= member.attempt:
                     return self._stranger()  # a recording
-                self._return(member, route, hello, now)
-                return True
+                return self._return(member, route, hello, now)
         replaced = self._replaceable(key, now)
         others = len(self._members) - (replaced is not None)
         if others + 1 >= self._max_parties:
@@ -327,12 +326,13 @@ class Listener(Endpoint):
         party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._members)
         name = clipped(hello.name, 64)
         preset = self._preset if self._room else clipped(hello.preset, 16)
-        self._preset = preset
         member = Member(party, name, key, hello.nonce, hello.attempt, preset)
+        if not self._connect(member, route, preset, now):
+            return self._stranger()
+        self._preset = preset
         self._received_bytes += self._envelope(len(encode(hello)))
         self._members[party] = member
         self._rejections = {**self._rejections, party: 0}
-        self._connect(member, route, now)
         self._record(member)
         print_ = fingerprint(key) if key else ""
         self._events.put(Joined(party, name, preset, print_))
@@ -413,42 +413,55 @@ class Listener(Endpoint):
 
     # --- members ------------------------------------------------------------------------------
 
-    def _connect(self, member: Member, route: bytes, now: float) -> None:
-        """Begin a conversation on a connection; the old one, if any, is forgotten."""
+    def _connect(self, member: Member, route: bytes, preset: str, now: float) -> bool:
+        """Begin a conversation on a connection; the old one, if any, is forgotten.
+
+        preset: ours. False, and nothing has changed, if the connection is closed already.
+        """
+        session = secrets.randbelow((1 << 32) - 1) + 1
+        messages: list[Message] = [
+            Welcome(
+                member.party,
+                self._instance,
+                self._offer.model_id,
+                member.preset,
+                self._offer.name,
+                self._room,
+            )
+        ]
+        if preset != member.preset:
+            messages.append(Preset(HUB, preset))
+        messages += [
+            PartyJoined(other.party, _wire_key(other.key), other.preset, other.name)
+            for other in self._members.values()
+            if other is not member
+        ]
+        greeting = [encode(message, session) for message in messages]
+        if not all(self._transmit(route, data) for data in greeting):
+            return False
+        self._sent_bytes += sum(self._envelope(len(data)) for data in greeting)
         if member.route is not None:
             self._forget(member)
-        session = secrets.randbelow((1 << 32) - 1) + 1
         member.route, member.talk = route, Conversation(session, self._link_clock, now)
         self._routes[route] = member
         self._audible = True
-        welcome = Welcome(
-            member.party,
-            self._instance,
-            self._offer.model_id,
-            member.preset,
-            self._offer.name,
-            self._room,
-        )
-        self._say(member, encode(welcome, session))
-        if self._preset != member.preset:
-            self._say(member, encode(Preset(HUB, self._preset), session))
-        for other in self._members.values():
-            if other is not member:
-                joined = PartyJoined(other.party, _wire_key(other.key), other.preset, other.name)
-                self._say(member, encode(joined, session))
+        return True
 
-    def _return(self, member: Member, route: bytes, hello: Hello, now: float) -> None:
-        """A caller is back on a new connection."""
+    def _return(self, member: Member, route: bytes, hello: Hello, now: float) -> bool:
+        """A caller is back on a new connection, unless it has given that up again."""
         member.attempt = hello.attempt
-        self._reconnections += 1
         preset, member.preset = member.preset, clipped(hello.preset, 16)
-        self._connect(member, route, now)
+        if not self._connect(member, route, self._preset, now):
+            member.preset = preset
+            return False
+        self._reconnections += 1
         print_ = fingerprint(member.key) if member.key else ""
         joined = Joined(member.party, member.name, member.preset, print_, agreed=False)
         self._events.put(joined)
         if member.preset != preset:  # changed while it was away
             self._tell_others(member, Preset(member.party, member.preset))
         self._change(CallState.TALKING, f"{member.name or 'the caller'} is back")
+        return True
 
     def _hear(self, member: Member, data: bytes, now: float) -> None:
         """A message on a member's connection."""

@@ -465,6 +465,54 @@ def test_a_recorded_hello_does_not_take_over_a_call(ends):
         assert FakeCaller(dealer, attempt=2).welcome.party == fake.welcome.party
 
 
+def test_a_caller_that_has_gone_before_its_welcome_was_never_there(ends, monkeypatch):
+    """Neither a new one, nor one of the call that gives up its new connection at once."""
+    send, unsaid = zmq.Socket.send_multipart, []
+
+    def gone(*args, **kwargs):
+        unsaid.append(args)
+        raise zmq.ZMQError(zmq.EHOSTUNREACH)
+
+    def await_unsaid(count):
+        deadline = time.monotonic() + WAIT
+        while len(unsaid) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    host = ends(listen("127.0.0.1:0", HOST, OPEN))
+    port = host.endpoint.port
+    with raw_dealer(port) as dealer, raw_dealer(port) as again, raw_dealer(port) as back:
+        monkeypatch.setattr(zmq.Socket, "send_multipart", gone)
+        dealer.send(wire.encode(wire.Hello(MODEL, "2k", "ghost", False, b"ghostly!", 1)))
+        await_unsaid(1)
+        monkeypatch.setattr(zmq.Socket, "send_multipart", send)
+        fake = FakeCaller(again)
+        host.state(CallState.TALKING)
+        assert [e.name for e in host.heard if isinstance(e, Joined)] == ["fake"]
+        assert [e.state for e in host.heard if isinstance(e, StateChanged)] == [
+            CallState.WAITING,
+            CallState.TALKING,
+        ]
+        assert host.endpoint.link().strangers == 1
+        fake.next(wire.Heartbeat)
+        ticked = threading.Event()
+
+        def tick(now):  # sends nothing
+            ticked.set()
+            return now + 0.1
+
+        monkeypatch.setattr(host.endpoint, "_tick", tick)
+        assert ticked.wait(WAIT)
+        monkeypatch.setattr(zmq.Socket, "send_multipart", gone)
+        back.send(wire.encode(wire.Hello(MODEL, "2k", "fake", False, b"fakefake", 2)))
+        await_unsaid(2)
+        monkeypatch.setattr(zmq.Socket, "send_multipart", send)
+        fake.audio(1)
+        host.audio(b"packet 1")
+        assert host.endpoint.link().reconnections == 0
+        assert len([e for e in host.heard if isinstance(e, Joined)]) == 1
+
+
 def flood(dealer, stop, what):
     """About 10 000 messages per second until stopped; returns the number sent."""
     sent = 0
