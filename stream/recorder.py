@@ -115,8 +115,7 @@ class Recorder:
 
     def start(self) -> None:
         """Open the file; time 0 of the recording is now."""
-        if is_special(self._path) or not os.fsdecode(self._path).lower().endswith(".wav"):
-            raise BadInput(f"cannot record to {self.name}: only .wav files can be recorded")
+        _check_name(self._path)
         file = self._stack.enter_context(atomic_output(self._path))
         with os_errors("write", self._path):
             _write_at(file.fileno(), stereo_header(0), 0)
@@ -191,6 +190,22 @@ class Recorder:
     def _fail(self, error: Exception) -> None:
         why = reason(error) if isinstance(error, OSError) else str(error)
         self.error = f"recording to {self.name} has ended: {why}"
+
+
+def check_recordable(path: str | os.PathLike[str]) -> None:
+    """Raises BadInput where a Recorder could not start; what is at `path` stays as it is."""
+
+    class Enough(Exception):
+        pass
+
+    _check_name(path)
+    with contextlib.suppress(Enough), atomic_output(path):
+        raise Enough
+
+
+def _check_name(path: str | os.PathLike[str]) -> None:
+    if is_special(path) or not os.fsdecode(path).lower().endswith(".wav"):
+        raise BadInput(f"cannot record to {display_name(path)}: only .wav files can be recorded")
 
 
 def _offset(frames: int) -> int:

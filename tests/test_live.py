@@ -16,8 +16,12 @@ import pytest
 
 import stream.call
 from stream.call import CallSettings
+from stream.listener import Listener
+from stream.recorder import check_recordable
+from stream.transport import Offer, Security, listen
 from tests.fake_call import FakeCall
 from tui import headless, live
+from tui.cli import main
 from tui.signals import unwinding
 
 OPTIONS = ["--headless", "--insecure", "--input", "none", "--output", "none"]
@@ -51,14 +55,17 @@ class Running(FakeCall):
         self.closing.append("closed")
 
 
+def load(args: argparse.Namespace) -> SimpleNamespace:
+    return SimpleNamespace(model_id="6f3a91bc6f3a91bc", preset=args.preset)
+
+
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> type[Running]:
     """The class of calls that `live.run` makes from now on, loading nothing."""
 
     Running.made = []
     monkeypatch.setattr(stream.call, "Call", Running)
-    codec = SimpleNamespace(model_id="6f3a91bc", preset="2k")
-    monkeypatch.setattr(live, "_load", lambda args: codec)
+    monkeypatch.setattr(live, "_load", load)
     return Running
 
 
@@ -69,12 +76,17 @@ def options(*more: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    return live.run(args, lambda offer, keys: SimpleNamespace(), CallSettings("2k"))  # type: ignore[arg-type,return-value]
+    def connect(offer: Offer, keys: Security) -> Listener:
+        return listen("127.0.0.1:0", offer, keys)
+
+    return live.run(args, connect, CallSettings(args.preset))
 
 
 def test_a_recording_gets_its_name_whatever_signals_come(
-    running: type[Running], monkeypatch: pytest.MonkeyPatch
+    running: type[Running], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    record = str(tmp_path / "x.wav")
+
     def wait(self: Running, timeout: float) -> bool:
         signal.raise_signal(signal.SIGTERM)
         return True
@@ -88,10 +100,10 @@ def test_a_recording_gets_its_name_whatever_signals_come(
     monkeypatch.setattr(running, "wait", wait)
     monkeypatch.setattr(running, "set_recording", set_recording)
     with pytest.raises(SystemExit) as caught, unwinding():
-        run(options("--record", "x.wav"))
+        run(options("--record", record))
     assert caught.value.code == 128 + signal.SIGTERM
     (call,) = running.made
-    assert call.closing == ["started", "recording x.wav", "closing", "recording None", "closed"]
+    assert call.closing == ["started", f"recording {record}", "closing", "recording None", "closed"]
 
 
 @pytest.fixture
@@ -131,3 +143,41 @@ def test_statistics_are_one_object_a_line(running: type[Running], tmp_path: Path
     target = tmp_path / "figures.jsonl"
     assert run(options("--stats-json", str(target), "--seconds", "0.1")) == 0
     assert [json.loads(line)["state"] for line in target.read_text().splitlines()] == ["talking"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["listen", "--bind", ":99999"], "99999"),
+        (["listen", "--bind", "127.0.0.1", "--name", "n" * 65], "name is longer than 64 bytes"),
+        (["listen", "--bind", "127.0.0.1", "--impair", "los=1"], "'los=1'"),
+        (["listen", "--bind", "127.0.0.1", "--preset", "2kk"], "'2kk'"),
+        (["listen", "--bind", "127.0.0.1", "--record", "talk.mp3"], "talk.mp3"),
+        (["call", "127.0.0.1", "--record", "nowhere/talk.wav"], "nowhere/talk.wav"),
+    ],
+)
+def test_what_is_misspelt_is_said_before_loading(
+    command: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def loading(args: argparse.Namespace) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(live, "_load", loading)
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, *OPTIONS]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_whether_one_can_record_leaves_no_trace(tmp_path: Path) -> None:
+    before = tmp_path / "before.wav"
+    before.write_bytes(b"an earlier call")
+    check_recordable(before)
+    check_recordable(tmp_path / "new.wav")
+    assert list(tmp_path.iterdir()) == [before]
+    assert before.read_bytes() == b"an earlier call"

@@ -22,7 +22,6 @@ from tui.signals import undisturbed
 if TYPE_CHECKING:
     from codec.speech import SpeechCodec
     from stream.call import Call, CallSettings, Surroundings
-    from stream.call import Endpoint as CallEndpoint
     from stream.endpoint import Endpoint
     from stream.sinks import Sink
     from stream.sources import Source
@@ -186,14 +185,24 @@ def run(
 
     0 when somebody hung up; otherwise raises SottoError with the reason.
     """
+    from codec.presets import find_preset
     from stream.call import Call
+    from stream.impairment import Impaired, parse_impairment
     from stream.journal import Journal
+    from stream.recorder import check_recordable
     from stream.snapshot import CallState
     from stream.transport import Offer
     from tui.headless import follow, statistics_file
 
-    # What may be misspelt is looked at before the seconds that loading takes.
+    # What may be misspelt is looked at before the seconds that loading takes, and before anybody is
+    # called.
     keys = security(args)
+    name = args.name or socket.gethostname()
+    # The connection to be, but for the model, which is not known yet; it is never started.
+    connect(Offer("", find_preset(args.preset).name, name, settings.room), keys).close("")
+    impairment = parse_impairment(args.impair) if args.impair else None
+    if args.record:
+        check_recordable(args.record)
     source, sink = make_source(args), make_sink(args)
     with (
         statistics_file(args.stats_json) as statistics,
@@ -201,12 +210,10 @@ def run(
         _log_file(args, status) as log,
     ):
         codec = _load(args)
-        offer = Offer(
-            codec.model_id, codec.preset, args.name or socket.gethostname(), settings.room
-        )
-        endpoint = _impaired(connect(offer, keys), args.impair)
+        endpoint = connect(Offer(codec.model_id, codec.preset, name, settings.room), keys)
+        heard = endpoint if impairment is None else Impaired(endpoint, impairment)
         journal = Journal(log)
-        call = Call(codec, endpoint, source, sink, settings, surroundings(), journal)
+        call = Call(codec, heard, source, sink, settings, surroundings(), journal)
         call.start()
         try:
             if args.record:
@@ -279,13 +286,6 @@ def _load(args: argparse.Namespace) -> SpeechCodec:
         codec = SpeechCodec.load(args.preset, args.device)
         warm_up(codec)
     return codec
-
-
-def _impaired(endpoint: Endpoint, description: str | None) -> CallEndpoint:
-    """The connection, behind a bad network if one is asked for. Raises BadInput."""
-    from stream.impairment import Impaired, parse_impairment
-
-    return Impaired(endpoint, parse_impairment(description)) if description else endpoint
 
 
 @contextlib.contextmanager
