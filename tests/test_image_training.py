@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from codec.errors import BadInput
 from codec.image.codec import EncodeSettings, ImageCodec
 from models.bench import main as bench
+from models.evaluation import image_bench
+from models.evaluation.image_bench import Systems
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
 from models.image.nets import ImageNetworks, ImageShape
 from models.train import main as train
@@ -142,6 +145,30 @@ def test_bd_rate() -> None:
     assert mean_bd_rate(cheaper, points, "psnr") == pytest.approx(-0.2, abs=1e-3)
     assert mean_at(points, 0.2)[0] == pytest.approx(30.0)
     assert np.isnan(mean_at(points, 5.0)[0])
+
+
+@pytest.mark.parametrize(("found", "jobs"), [("cuda", 1), ("cpu", 7)])
+def test_a_card_is_not_shared_by_many_processes(
+    monkeypatch: pytest.MonkeyPatch, pictures: Path, found: str, jobs: int
+) -> None:
+    """Whether the card was named or found."""
+    monkeypatch.setattr(image_bench.os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(image_bench, "choose_device", lambda name: torch.device(found))
+    assert [image_bench._own_jobs(name) for name in ("auto", found)] == [jobs, jobs]
+
+
+def _die(plan: Systems) -> None:
+    os._exit(1)
+
+
+def test_a_measuring_process_that_dies_is_one_line(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Systems, "load", lambda self: [])
+    monkeypatch.setattr(image_bench, "_start_worker", _die)
+    assert bench(["image", str(pictures), "--count", "2", "--jobs", "2", "--device", "cpu"]) == 1
+    err = capsys.readouterr().err
+    assert "process died" in err and err.count("\n") == 1
 
 
 def test_bench(

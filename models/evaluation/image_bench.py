@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from codec.arguments import add_device, count, number, positive, positive_count
 from codec.console import note
+from codec.device import choose_device
 from codec.errors import BadInput, SottoError
 from codec.files import atomic_output
 from codec.image.codec import EncodeSettings, ImageCodec
@@ -67,7 +69,7 @@ def _run(args: argparse.Namespace) -> None:
     plan = Systems(args)
     own = plan.load()
     results: dict[str, list[Point]] = {system.name: [] for system in own}
-    jobs = min(args.jobs or (1 if args.device == "cuda" else os.cpu_count() or 1), len(files))
+    jobs = min(args.jobs or _own_jobs(args.device), len(files))
     for file, found in zip(files, _measured(files, own, plan, jobs), strict=True):
         for name, points in found.items():
             results[name] += points
@@ -90,6 +92,11 @@ def _run(args: argparse.Namespace) -> None:
     if args.crops is not None:
         shown = [s for s in own if s.span is not None or (single(results[s.name]))]
         draw_crops(shown, files[:_SHOWN], args.at, args.crops)
+
+
+def _own_jobs(device: str) -> int:
+    """Pictures at a time, unless told: one per processor; a card is not for many processes."""
+    return 1 if choose_device(device).type == "cuda" else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,10 @@ def _measured(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _start_worker, (plan,)) as pool:
-        yield from pool.map(_by_worker, files)
+        try:
+            yield from pool.map(_by_worker, files)
+        except BrokenProcessPool:
+            raise SottoError("a measuring process died; fewer --jobs need less memory") from None
 
 
 def _picture(file: Path, systems: list[ImageSystem]) -> dict[str, list[Point]]:
@@ -242,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--curves", metavar="PNG", help="rate-quality curves")
     add("--crops", metavar="PNG", help="crops of the first pictures by every codec")
     add("--jobs", type=positive_count, metavar="N",
-        help="pictures at a time (default: one per processor)")  # fmt: skip
+        help="pictures at a time (default: one per processor; on a GPU one)")  # fmt: skip
     add("--timed", type=positive_count, default=3, metavar="N",
         help="pictures whose times are taken, alone (default: 3)")  # fmt: skip
     return parser
