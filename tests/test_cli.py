@@ -599,6 +599,16 @@ def test_directory_is_mirrored_past_bad_files(tmp_path: Path) -> None:
     assert len(read_audio(back / "deep" / "er" / "d.wav")) == 48_000
 
 
+def test_directory_in_which_two_would_become_one(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("b.flac", "b.wav", "b.flac.wav"):
+        soundfile.write(tmp_path / "in" / name, tone(), 16_000)
+    done = sotto("encode", tmp_path / "in", tmp_path / "out", status=1)
+    (line,) = done.stderr.decode().splitlines()
+    assert "b.flac and" in line and "b.flac.wav would both become" in line
+    assert names(tmp_path) == ["in"]
+
+
 def test_directory_without_audio(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("nothing to hear")

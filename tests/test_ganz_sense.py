@@ -133,6 +133,11 @@ def test_the_command(ganz: GanzCodec, monkeypatch, tmp_path: Path, capsys) -> No
     assert "dB" in said
     assert Image.open(target).size == (128, 128)
     assert Image.open(shown).size[1] == 128
+    before = Path(source).read_bytes(), Path(target).read_bytes()
+    for wrong in (source, target):
+        assert main([*base, "--preview", wrong]) == 2
+        assert "same file" in capsys.readouterr().err
+    assert before == (Path(source).read_bytes(), Path(target).read_bytes())
     assert main([*base, "--measurements", "20"]) == 1
     assert "there can be" in capsys.readouterr().err
     assert main([*base, "--ratio-measured", "0.9"]) == 2

@@ -18,8 +18,15 @@ Process = Callable[[str, str, Reporter], None]
 _CONTAINER_SUFFIX = ".sotto"
 
 
-def check_paths(source: str, target: str) -> None:
-    """Raise UsageError if an output would replace its input, or be no place for it."""
+def check_paths(source: str, target: str, beside: str | None = None) -> None:
+    """Raise UsageError if an output would replace its input, or be no place for it.
+
+    beside: a second output, which must not replace the first either.
+    """
+    if beside is not None:
+        check_paths(source, beside)
+        if os.path.realpath(beside) == os.path.realpath(target):
+            raise UsageError(f"two outputs are the same file: {display_name(target)}")
     if PIPE in (source, target):
         if source == PIPE or not os.path.isdir(source):
             return
@@ -38,7 +45,8 @@ def mirrored(source: str, target: str, *, audio: bool, suffix: str) -> list[tupl
     """(input, output) of every audio file, or every .sotto file, below `source`, sorted.
 
     `a/b.flac` becomes `a/b` + suffix; where two inputs differ only in their suffix, both keep it
-    (`b.flac.sotto`, `b.wav.sotto`). Raises BadInput if there is none or a directory is unreadable.
+    (`b.flac.sotto`, `b.wav.sotto`). Raises BadInput if there is none, if two would still become the
+    same file (`b.flac`, `b.wav` and `b.flac.wav`), or if a directory is unreadable.
     """
     from codec.audio import looks_like_audio
 
@@ -58,12 +66,18 @@ def mirrored(source: str, target: str, *, audio: bool, suffix: str) -> list[tupl
         raise BadInput(f"{display_name(source)} holds no {what}")
     found.sort()
     stems = Counter(path.with_suffix("") for path in found)
-    pairs = []
+    sources: dict[str, str] = {}
     for path in found:
         stem = path if stems[path.with_suffix("")] > 1 else path.with_suffix("")
         relative = stem.relative_to(source)
-        pairs.append((str(path), str(Path(target, relative.parent, relative.name + suffix))))
-    return pairs
+        output = str(Path(target, relative.parent, relative.name + suffix))
+        other = sources.setdefault(output, str(path))
+        if other != str(path):
+            raise BadInput(
+                f"{display_name(other)} and {display_name(path)} would both become "
+                f"{display_name(output)}"
+            )
+    return [(path, output) for output, path in sources.items()]
 
 
 def run_batch(label: str, pairs: list[tuple[str, str]], process: Process) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 from typing import TYPE_CHECKING
 
 from tui import options
@@ -103,11 +102,7 @@ def run_encode(args: argparse.Namespace) -> int:
         raise UsageError("--no-search leaves nothing for --iterations, --budget or --fast to limit")
     if args.fast and (args.iterations is not None or args.budget is not None):
         raise UsageError("--fast is a number of iterations of its own")
-    check_paths(args.input, args.output)
-    if args.preview is not None:
-        check_paths(args.input, args.preview)
-        if os.path.realpath(args.preview) == os.path.realpath(args.output):
-            raise UsageError("the preview and the output are the same file")
+    check_paths(args.input, args.output, args.preview)
     settings = EncodeSettings(
         bpp=args.bpp, ratio=args.ratio, quality=args.quality, iterations=args.iterations,
         budget=args.budget, fast=args.fast, search=not args.no_search, tune=args.tune,

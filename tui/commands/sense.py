@@ -57,7 +57,7 @@ def run_sense(args: argparse.Namespace) -> int:
     from tui.preview import preview_png
     from tui.steps import StepProgress
 
-    check_paths(args.input, args.output)
+    check_paths(args.input, args.output, args.preview)
     form = save_format(args.output)
     many = args.measurements
     settings = SenseSettings(
