@@ -531,6 +531,22 @@ def test_transcode_scores_the_first_half_minute(tmp_path: Path, clip: np.ndarray
     assert done.stdout.count(b"(first 30 s)") == 3
 
 
+def test_transcode_finds_out_first_that_there_can_be_no_picture(
+    tmp_path: Path, clip_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, picture = tmp_path / "out.wav", tmp_path / "no" / "out.png"
+    error = sotto("transcode", clip_path, target, "--picture", picture, status=1).stderr
+    assert str(picture).encode() in error and error.count(b"\n") == 1
+    assert names(tmp_path) == []
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "tui.picture", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
+    error = sotto("transcode", clip_path, target, "--picture", tmp_path / "a.png", status=1).stderr
+    assert b"matplotlib" in error and b"sotto[bench]" in error and error.count(b"\n") == 1
+    assert names(tmp_path) == []
+
+
 # Simulated loss
 
 

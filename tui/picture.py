@@ -1,4 +1,7 @@
-"""Spectrograms of a signal before and after coding, one above the other, as a PNG."""
+"""Spectrograms of a signal before and after coding, one above the other, as a PNG.
+
+Importing this takes matplotlib; where that is not installed it raises BadInput.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,13 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.files import atomic_output
+from codec.errors import BadInput
+
+try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
 
 SAMPLE_RATE = 16_000
 _WINDOW = 512
@@ -30,11 +39,8 @@ def spectrogram(samples: FloatArray) -> FloatArray:
     return decibel
 
 
-def save_spectrograms(original: FloatArray, decoded: FloatArray, path: str) -> None:
-    """Write the picture. Raises BadInput if the file cannot be written."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def spectrograms_png(original: FloatArray, decoded: FloatArray) -> bytes:
+    """The picture as a file."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, sharex=True)
@@ -54,5 +60,4 @@ def save_spectrograms(original: FloatArray, decoded: FloatArray, path: str) -> N
     figure.colorbar(image, ax=axes, label="dB")
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    with atomic_output(path) as file:
-        file.write(png.getvalue())
+    return png.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -44,22 +45,28 @@ def run(args: argparse.Namespace) -> int:
     """Transcode and report; 0 if it went well."""
     from codec.audio import AudioReader, AudioWriter, audio_format
     from codec.container import ContainerReader, scan
-    from codec.files import PIPE, os_errors
+    from codec.files import PIPE, atomic_output, os_errors
     from tui.batch import check_paths, stored_seconds
     from tui.errors import UsageError
     from tui.progress import Progress
     from tui.speech_files import EncodeOptions, decode_stream, encode_stream, load_codec
 
     options.check_encoding(args)
-    check_paths(args.input, args.output)
+    check_paths(args.input, args.output, args.picture)
     audio_format(args.output)
     if args.picture is not None and not args.picture.lower().endswith(".png"):
         raise UsageError("--picture writes a .png file")
     total = stored_seconds(args.input)
-    codec = load_codec(args.preset, args.device)
-    _warm_up(codec)
-    original, decoded = _Start(), _Start()
-    with tempfile.TemporaryFile() as coded:
+    with contextlib.ExitStack() as outputs:
+        # Before the work: what is missing, or cannot be written to, is no surprise at its end.
+        if args.picture is not None:
+            from tui.picture import spectrograms_png
+
+            picture = outputs.enter_context(atomic_output(args.picture))
+        codec = load_codec(args.preset, args.device)
+        _warm_up(codec)
+        original, decoded = _Start(), _Start()
+        coded = outputs.enter_context(tempfile.TemporaryFile())
         with (
             Progress("encode", total) as progress,
             AudioReader(args.input, warn=progress.note) as reader,
@@ -79,26 +86,25 @@ def run(args: argparse.Namespace) -> int:
                 progress.advance,
                 total_samples=found.total_samples,
             )
-    if args.picture is not None:
-        from tui.picture import save_spectrograms
-
-        save_spectrograms(original.samples(), decoded.samples(), args.picture)
-    seconds = found.duration_s
-    report: dict[str, Any] = {
-        "preset": codec.preset,
-        "model_id": codec.model_id,
-        "duration_s": seconds,
-        "frames": found.frames,
-        "payload_bits_per_s": found.payload_bits_per_s,
-        "total_bits_per_s": found.total_bits_per_s,
-        **_scores(original.samples(), decoded.samples()),
-        "scored_s": min(seconds, float(SCORED_SECONDS)),
-        "encode_real_time_factor": encoded.codec_seconds / seconds,
-        "decode_real_time_factor": result.codec_seconds / seconds,
-    }
-    text = json.dumps(report, indent=2) if args.json else _as_text(report)
-    # With the audio on standard output, the report would land inside it.
-    print(text, file=sys.stderr if args.output == PIPE else sys.stdout)
+        seconds = found.duration_s
+        report: dict[str, Any] = {
+            "preset": codec.preset,
+            "model_id": codec.model_id,
+            "duration_s": seconds,
+            "frames": found.frames,
+            "payload_bits_per_s": found.payload_bits_per_s,
+            "total_bits_per_s": found.total_bits_per_s,
+            **_scores(original.samples(), decoded.samples()),
+            "scored_s": min(seconds, float(SCORED_SECONDS)),
+            "encode_real_time_factor": encoded.codec_seconds / seconds,
+            "decode_real_time_factor": result.codec_seconds / seconds,
+        }
+        text = json.dumps(report, indent=2) if args.json else _as_text(report)
+        # With the audio on standard output, the report would land inside it.
+        print(text, file=sys.stderr if args.output == PIPE else sys.stdout)
+        # Last, so that a disk that is full by now costs no more than the picture.
+        if args.picture is not None:
+            picture.write(spectrograms_png(original.samples(), decoded.samples()))
     return 0
 
 
