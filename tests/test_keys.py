@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
+import sys
 
 import pytest
 from hypothesis import given
@@ -164,6 +166,26 @@ def test_keygen(home, capsys):
     out = capsys.readouterr().out
     assert keys.read_key_pair(home / "key").fingerprint in out
     assert keys.read_key_pair(home / "key") != pair
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "shown"),
+    [
+        ("utf-8", b"k\xfe", "k\\udcfe"),
+        ("latin-1", "ключ".encode(), "\\u043a\\u043b\\u044e\\u0447"),
+        ("utf-8", "ключ".encode(), "ключ"),
+    ],
+)
+def test_keygen_tells_names_that_cannot_be_written(
+    home, tmp_path, monkeypatch, encoding: str, name: bytes, shown: str
+) -> None:
+    heard = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(heard, encoding, errors="strict"))
+    path = tmp_path / os.fsdecode(name)
+    assert main(["keygen", str(path)]) == 0
+    assert path.exists()
+    last = heard.getvalue().decode(encoding).splitlines()[-1]
+    assert last.endswith(f"/{shown} (keep it secret) and {tmp_path}/{shown}.pub (give it away)")
 
 
 def test_keygen_refuses_what_is_no_file(home, tmp_path, capsys):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not sys.warnoptions:
                 # What libraries tell programmers is not for whoever encodes a file.
                 warnings.simplefilter("ignore")
+            _spell_out()
             try:
                 status = _dispatch(arguments)
             except SystemExit as error:
@@ -121,6 +123,12 @@ def _status(error: SystemExit) -> int:
         return error.code
     note(str(error.code))
     return FAILED
+
+
+def _spell_out() -> None:
+    """Characters that standard output cannot write become escapes, as on stderr, and no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_stdout() -> None:

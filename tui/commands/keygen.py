@@ -27,7 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make a pair; 0 once both files are written."""
-    from codec.files import PIPE
+    from codec.files import PIPE, display_name
     from stream.keys import default_key_path, generate, public_path, write_key_pair
     from tui.errors import UsageError
 
@@ -47,5 +47,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"public key   {pair.public}")
     print(f"fingerprint  {pair.fingerprint}")
-    print(f"written to   {path} (keep it secret) and {public_path(path)} (give it away)")
+    private, public = display_name(path), display_name(public_path(path))
+    print(f"written to   {private} (keep it secret) and {public} (give it away)")
     return 0
