@@ -30,6 +30,14 @@ PROBED_RATES = (16_000, 44_100, 48_000)
 Direction = Literal["input", "output"]
 
 _LOOK_SECONDS = 20.0
+# What `look` asks a new process, which finds modules where we do. Until told so it looks in the
+# working directory first, as it would with `-m`, and nobody knows what lies around there.
+_LOOK = """
+import sys
+sys.path[:] = sys.argv[1:]
+from stream.devices import print_names
+print_names()
+"""
 _system = threading.RLock()  # PortAudio must not be asked while it is initialised anew
 
 
@@ -101,11 +109,10 @@ def look() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     Takes a moment, and disturbs no stream. Raises AudioDeviceError if that cannot be found out.
     """
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    path = [entry or os.getcwd() for entry in sys.path]
     try:
         answer = subprocess.run(
-            [sys.executable, "-m", "stream.devices"],
-            env={**os.environ, "PYTHONPATH": path},
+            [sys.executable, "-c", _LOOK, *path],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_LOOK_SECONDS,
@@ -268,18 +275,11 @@ def _silence_c_libraries() -> None:
         pointer.value = nowhere
 
 
-def _main() -> None:
-    """What `look` asks a new process: the names of inputs and outputs, as JSON."""
+def print_names() -> None:
+    """Print the names of inputs and outputs, as JSON. Raises AudioDeviceError."""
     devices = list_devices()
     names = {
         "inputs": [device.name for device in devices if device.inputs],
         "outputs": [device.name for device in devices if device.outputs],
     }
     print(json.dumps(names))
-
-
-if __name__ == "__main__":
-    try:
-        _main()
-    except SottoError as error:
-        sys.exit(str(error))

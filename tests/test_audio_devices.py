@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.errors import BadInput
+from stream import devices
 from stream.devices import AudioDevice, AudioDeviceError, choose
 from stream.pacing import Pacer, PeakMeter, SampleClock
 from stream.recorder import Recorder, stereo_header
@@ -107,6 +109,18 @@ def test_the_list_marks_defaults_and_rates():
     assert text.splitlines()[1].startswith(">   0  mic")
     assert "in 16 44.1" in text
     assert "out" not in text.splitlines()[1]
+
+
+def test_looking_for_devices_runs_nothing_that_lies_around(tmp_path, monkeypatch):
+    """As a project may hold a module of any name."""
+    for name in ("stream.py", "json.py", "ctypes.py", "sounddevice.py", "numpy.py"):
+        (tmp_path / name).write_text("open('ran', 'w').close()\nraise SystemExit(1)\n")
+    monkeypatch.chdir(tmp_path)
+    # What is not in the path of a program that was installed, but of these tests, maybe.
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    with contextlib.suppress(AudioDeviceError):  # where there is no sound system
+        devices.look()
+    assert not (tmp_path / "ran").exists()
 
 
 def run_sotto(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
