@@ -209,6 +209,19 @@ def test_the_feature_network_trains_resumes_and_loads(packed: Path, tmp_path: Pa
     assert distance(x, x).item() == 0.0 < near.item() < distance(x, -x).item()
 
 
+@pytest.mark.parametrize("key", ["step", "epoch", "place", "spent"])
+def test_a_damaged_checkpoint_of_the_feature_network_is_one_line(packed, tmp_path: Path, key: str):
+    pytest.importorskip("pocketsphinx")
+    assert trainer(packed, tmp_path, 1).features(None) is not None
+    path = checkpoints.latest_checkpoint(tmp_path / "features")
+    assert path is not None
+    state = json.loads((path / "state.json").read_text())
+    del state["numbers"][key]
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(BadInput, match=f"lacks '{key}'"):
+        trainer(packed, tmp_path, 2).features(None)
+
+
 def test_a_damaged_feature_network_is_refused(tmp_path: Path):
     from models.features import PhoneRecogniser, load_features, save_features
 

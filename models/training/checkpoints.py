@@ -11,6 +11,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ _ROOM = 256 << 10  # of a part, for its header
 _MAX_PARTS = 4096
 _MAX_STATE_BYTES = 16 << 20
 _KEEP = 2
+_DAMAGES = (
+    OSError, AttributeError, IndexError, OverflowError, RuntimeError, TypeError, ValueError,
+    SafetensorError,
+)  # fmt: skip
 _NAME = re.compile(r"checkpoint-(\d{8})")
 
 
@@ -85,7 +91,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, numbers) of a checkpoint. Raises BadInput when it is damaged."""
-    try:
+    with resuming(path):
         if (path / "state.json").stat().st_size > _MAX_STATE_BYTES:
             raise BadInput(f"{path}: state.json is too large")
         state = json.loads((path / "state.json").read_text())
@@ -103,10 +109,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             pieces = [parts[p][f"{name}#{k}"] for k, p in enumerate(where["parts"])]
             tensors[name] = torch.cat(pieces).reshape(where["shape"])
         return tensors, dict(state["numbers"])
-    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+
+
+@contextmanager
+def resuming(path: Path) -> Iterator[None]:
+    """Around what reads a checkpoint or takes its numbers: BadInput, whatever is wrong with it."""
+    try:
+        yield
+    except KeyError as error:
+        raise BadInput(f"cannot resume from {path}: it lacks {error}") from error
+    except _DAMAGES as error:
         raise BadInput(f"cannot resume from {path}: {' '.join(str(error).split())}") from error
-    except SafetensorError as error:
-        raise BadInput(f"cannot resume from {path}: {error}") from error
 
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
@@ -138,16 +151,17 @@ def optimiser_tensors(prefix: str, optimiser: Optimizer, module: nn.Module) -> d
 def load_optimiser(
     prefix: str, optimiser: Optimizer, module: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Put moments and counters back."""
+    """Put moments and counters back. Raises BadInput if they do not fit."""
     parameters = dict(module.named_parameters())
     cut = len(prefix) + 1
     for full, value in tensors.items():
         if full.startswith(f"{prefix}."):
-            name, key = full[cut:].rsplit(".", 1)
-            if name not in parameters:
-                raise BadInput(f"the checkpoint is of other networks: {name}")
-            parameter = parameters[name]
-            where = torch.device("cpu") if key == "step" else parameter.device
+            name, _, key = full[cut:].rpartition(".")
+            parameter = parameters.get(name)
+            counts = key == "step"
+            if parameter is None or value.shape != (() if counts else parameter.shape):
+                raise BadInput(f"the checkpoint is of other networks: {full}")
+            where = torch.device("cpu") if counts else parameter.device
             optimiser.state[parameter][key] = value.clone().to(where)
 
 

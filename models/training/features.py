@@ -26,6 +26,7 @@ from models.training.checkpoints import (
     load_optimiser,
     module_tensors,
     optimiser_tensors,
+    resuming,
     save_checkpoint,
 )
 from models.training.frames import FrameShards
@@ -93,8 +94,9 @@ def train_features(
         load_module("network", network, tensors)
         load_module("average", average.network, tensors)
         load_optimiser("optimiser", optimiser, network, tensors)
-        step, epoch, place = (int(numbers[key]) for key in ("step", "epoch", "place"))
-        spent = float(numbers["spent"])
+        with resuming(checkpoint):
+            step, epoch, place = (int(numbers[key]) for key in ("step", "epoch", "place"))
+            spent = float(numbers["spent"])
         cut_log(folder / "log.jsonl", step)
     budget = Budget(settings.minutes, settings.steps, spent)
 

@@ -248,14 +248,14 @@ class GanzTrainer:
     def resume(self, path: Path) -> float:
         """Go on from a checkpoint; returns the seconds spent before it."""
         tensors, numbers = checkpoints.load_checkpoint(path)
-        try:
+        with checkpoints.resuming(path):
             if numbers["stage"] != "ganz":
                 raise BadInput(f"{path} is of stage {numbers['stage']}")
             self.step, spent = int(numbers["step"]), float(numbers["spent"])
             self.k, self.began = float(numbers["k"]), bool(numbers["began"])
+            if tensors["scales"].shape != self.scales.shape:
+                raise BadInput(f"{path} is of other networks: {len(tensors['scales'])} scales")
             self.scales = tensors["scales"].to(self.device)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"cannot resume from {path}: {error}") from error
         self._optimisers()
         for name in ("generator", "discriminator", "average", "analysis"):
             checkpoints.load_module(name, getattr(self, name), tensors)

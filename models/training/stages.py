@@ -199,14 +199,12 @@ class Stage:
     def restore(self, path: Path) -> tuple[float, bool]:
         """Go on from a checkpoint: (seconds spent on the stage so far, whether it was finished)."""
         tensors, numbers = checkpoints.load_checkpoint(path)
-        try:
+        with checkpoints.resuming(path):
             if numbers["stage"] != self.name or numbers["seed"] != self.settings.seed:
                 raise BadInput(f"{path} is of stage {numbers['stage']}, seed {numbers['seed']}")
             prices = torch.tensor([float(v) for v in numbers["log_prices"]])
             spent, finished = float(numbers["spent"]), bool(numbers["finished"])
             self.steps = int(numbers["step"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"cannot resume from {path}: {error}") from error
         if prices.shape != self.prices.log_prices.shape:
             raise BadInput(f"cannot resume from {path}: {len(prices)} prices")
         self.prices.log_prices = prices

@@ -33,6 +33,7 @@ from models.training.checkpoints import (
     load_optimiser,
     module_tensors,
     optimiser_tensors,
+    resuming,
     save_checkpoint,
 )
 from models.training.folders import new_model_folder
@@ -320,11 +321,15 @@ class TwoStageTrainer:
             load_module(name, getattr(self, name), tensors)
         load_optimiser("optimiser", self.optimiser, self.networks, tensors)
         load_optimiser("judge_optimiser", self.judge_optimiser, self.judge, tensors)
-        self.step, self.stage_start = int(numbers["step"]), int(numbers["stage_start"])
-        if numbers["centres"] is not None:
-            self.quantiser = Quantiser(np.array(numbers["centres"])).to(self.device)
-        self.random = np.random.default_rng(self.settings.seed + self.step)
-        return float(numbers["spent"])
+        with resuming(checkpoint):
+            self.step, self.stage_start = int(numbers["step"]), int(numbers["stage_start"])
+            centres, levels = numbers["centres"], self.subject.levels
+            if centres is not None:
+                if len(centres) != levels:
+                    raise ValueError(f"{len(centres)} centres, not {levels}")
+                self.quantiser = Quantiser(np.array(centres)).to(self.device)
+            self.random = np.random.default_rng(self.settings.seed + self.step)
+            return float(numbers["spent"])
 
 
 def train_two_stages(

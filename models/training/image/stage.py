@@ -211,14 +211,14 @@ class ImageStage:
     def restore(self, path: Path) -> float:
         """Go on from a checkpoint; returns the seconds spent so far."""
         tensors, numbers = checkpoints.load_checkpoint(path)
-        try:
+        with checkpoints.resuming(path):
             if numbers["stage"] != "image":
                 raise BadInput(f"{path} is of stage {numbers['stage']}")
             spent = float(numbers["spent"])
             self.steps = int(numbers["step"])
             prices = [float(v) for v in numbers["log_prices"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"cannot resume from {path}: {error}") from error
+            if len(prices) != len(self.model.log_prices):
+                raise ValueError(f"{len(prices)} prices")
         self.model.log_prices = self.average.log_prices = prices
         checkpoints.load_module("model", self.model, tensors)
         checkpoints.load_module("average", self.average, tensors)
