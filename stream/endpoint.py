@@ -29,6 +29,7 @@ _KERNEL_BYTES = 16384
 _LONGEST_SLEEP = 0.25
 _HANDSHAKE_MS = 5000
 _FAREWELL_MS = 300
+_CURVE_BYTES = 33  # of a MESSAGE command: name 8, nonce 8, authenticator 16, flags 1
 _MONITORED = 256  # events of libzmq's monitor per round
 
 _monitors = itertools.count()
@@ -273,7 +274,7 @@ class Endpoint(ABC):
         socket.linger = _FAREWELL_MS
         socket.sndhwm = socket.rcvhwm = _HIGH_WATER
         socket.sndbuf = socket.rcvbuf = _KERNEL_BYTES
-        socket.maxmsgsize = MAX_MESSAGE
+        socket.maxmsgsize = MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)
         socket.handshake_ivl = _HANDSHAKE_MS
         socket.ipv6 = True
         socket.tcp_keepalive = 1
@@ -284,7 +285,7 @@ class Endpoint(ABC):
     def _envelope(self, length: int) -> int:
         """Bytes a message of `length` has on a ZMTP 3.1 connection (ZeroMQ RFC 37 and 26)."""
         if self._security.secured:
-            length += 33  # MESSAGE command: name 8, nonce 8, authenticator 16, flags 1
+            length += _CURVE_BYTES
         return length + (2 if length < 256 else 9)
 
 

@@ -18,6 +18,7 @@ import pytest
 import zmq
 
 from codec.errors import BadInput, SottoError
+from codec.packet import MAX_PACKET
 from stream import keys, wire
 from stream.addresses import Address, is_loopback, look_up, parse_address
 from stream.conversation import STALE
@@ -278,6 +279,22 @@ def test_a_secured_call(ends, people):
     guest.audio(b"secret")
     assert guest.endpoint.link().secured
     assert guest.endpoint.link().own_fingerprint == guest_side.keys.fingerprint
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_the_longest_packet_goes_both_ways(ends, people, secured):
+    host_side, guest_side = people if secured else (OPEN, OPEN)
+    if secured:
+        host_side.known.add("bob", guest_side.keys.public)
+        guest_side.known.add("127.0.0.1", host_side.keys.public)
+    host = ends(listen("127.0.0.1:0", HOST, host_side))
+    guest = ends(dial("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    packet = bytes(range(256)) * 4 + b"longest!"
+    assert len(packet) == MAX_PACKET
+    for one, other in ((host, guest), (guest, host)):
+        one.state(CallState.TALKING)
+        assert one.endpoint.send(packet, time.monotonic())
+        other.audio(packet)
 
 
 def test_an_unknown_key_is_reported_on_both_sides_within_two_seconds(ends, people):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.errors import BadInput, BadStream, WrongVersion
+from codec.packet import MAX_PACKET
 from stream import wire
 from stream.replay import WINDOW, ReplayWindow, Verdict
 from stream.wire import MAX_MESSAGE, decode, encode
@@ -45,7 +46,9 @@ messages = st.one_of(
         parties,
         st.integers(0, 2**32 - 1),
         stamps,
-        st.binary(min_size=1, max_size=80),
+        st.one_of(
+            st.binary(min_size=1, max_size=80), st.sampled_from([bytes(1000), bytes(MAX_PACKET)])
+        ),
         st.integers(0, 255),
     ),
     st.builds(wire.Heartbeat, stamps, stamps, stamps),
@@ -78,6 +81,16 @@ def test_golden_bytes(case):
     message = from_json(case)
     assert encode(message, case["session"]).hex() == case["bytes"]
     assert decode(bytes.fromhex(case["bytes"])) == (case["session"], message)
+
+
+def test_the_longest_message_holds_the_longest_packet():
+    message = wire.Audio(255, 2**32 - 1, 2**48 - 1, b"x" * MAX_PACKET, 255)
+    data = encode(message, 2**32 - 1)
+    assert len(data) == MAX_MESSAGE
+    assert decode(data) == (2**32 - 1, message)
+    page = (ROOT / "docs/wire.md").read_text()
+    assert f"A message has 10 to {MAX_MESSAGE} bytes" in page
+    assert f"codec packet (1 to {MAX_PACKET})" in page
 
 
 def test_every_type_has_a_golden_message():
