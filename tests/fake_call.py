@@ -73,7 +73,7 @@ SCENES = {
     "empty-room": Scene(room=True, parties=0),
     "refused": Scene(
         CallState.REFUSED,
-        "the other side does not know your key; ask for it to be added to known_peers",
+        f"the listener does not know our key {OWN_KEY}: it has to add it to its known peers",
         parties=0,
     ),
     "ended": Scene(CallState.ENDED, "Ada hung up"),

@@ -23,13 +23,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from rich.cells import cell_len
 from rich.color import Color
 from textual.pilot import Pilot
 
+from stream.keys import generate
 from stream.snapshot import QUIETEST_DB, CallState, Latency, LogLine, Snapshot, Spectrogram
+from stream.transport import Offer, Security, StateChanged, dial
 from tests.app_pictures import grid, picture
-from tests.fake_call import SCENES, FakeCall, Scene
+from tests.fake_call import OWN_KEY, SCENES, FakeCall, Scene
 from tui.app import figures
 from tui.app.app import IDLE_DIVISOR, PLAIN_DIVISOR, CallApp
 from tui.app.colormap import colours
@@ -179,7 +182,7 @@ def test_looks(name: str) -> None:
         ("overloaded", ["▲ overloaded"]),
         ("room", ["room of 5", "▸ Ada", "Hedy Lamarr", "↑↓ select"]),
         ("empty-room", ["nobody else is here"]),
-        ("refused", ["✗ refused", "does not know your key", "press any key"]),
+        ("refused", ["✗ refused", "does not know our key", "press any key"]),
         ("ended", ["Ada hung up"]),
         ("failed", ["address already in use"]),
     ],
@@ -590,6 +593,18 @@ def test_ending_signals_hang_up_and_leave_handlers_as_they_were(number: signal.S
         signal.signal(number, outside)
     assert commands(call) == [("hang_up",)]
     assert app.return_code == 128 + number
+
+
+def test_a_refused_call_says_what_the_program_says() -> None:
+    """The scene that is in the README's pictures."""
+    caller = dial("127.0.0.1", 4747, Offer("0" * 16, "2k", "Ada"), Security(keys=generate()))
+    try:
+        caller._happened(zmq.EVENT_HANDSHAKE_FAILED_AUTH, 0, 0.0)
+        said = [event.reason for event in caller.events(0.0) if isinstance(event, StateChanged)]
+    finally:
+        caller.close()
+    own = caller.link().own_fingerprint
+    assert [SCENES["refused"].reason.replace(OWN_KEY, own)] == said
 
 
 # Cost

@@ -18,7 +18,7 @@ KEYS = (
     ("space", "with push-to-talk: tap to start and stop, or hold"),
     ("p", "another preset: more bits, or fewer"),
     ("d", "microphone and loudspeaker"),
-    ("r", "record what you hear; again to stop"),
+    ("r", "record both sides; again to stop"),
     ("l", "a longer log, and back"),
     ("v", "plain view for a slow terminal, and back"),
     ("PgUp PgDn", "older and newer log lines"),
