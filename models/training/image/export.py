@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from codec.device import fast_in_half
-from codec.errors import BadInput
 from codec.image.container import Tile
 from codec.image.context import QUALITIES, QUALITY_STEPS
 from codec.image.encoder import search_settings
@@ -22,6 +19,7 @@ from codec.search import Descent
 from models.image.distance import ImageDistance
 from models.image.nets import STRIDE, ImageNetworks
 from models.image.store import load_image_model, save_image_model
+from models.training.folders import new_model_folder
 from models.training.image.photographs import Photographs
 from models.training.image.tables import image_context
 
@@ -77,22 +75,9 @@ def export_image_model(
     Tables are counted on training photographs only. Raises BadInput when `out` exists and holds
     something else than a model.
     """
-    if out.exists() and not (out / "model.json").is_file():
-        raise BadInput(f"{out} exists and is no model folder; give another --out")
-    model = model.cpu().eval().requires_grad_(False)
-    found = searched_examples(model, photographs, examples, search_steps, seed)
-    context = image_context(model.prior, found)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        name = save_image_model(model, context, draft, about)
+    with new_model_folder(out) as draft:
+        model = model.cpu().eval().requires_grad_(False)
+        found = searched_examples(model, photographs, examples, search_steps, seed)
+        name = save_image_model(model, image_context(model.prior, found), draft, about)
         load_image_model(out.name, draft)
-        draft.chmod(0o755)
-        for file in draft.iterdir():
-            file.chmod(0o644)
-        if out.exists():
-            shutil.rmtree(out)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return name
