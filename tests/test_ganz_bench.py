@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
+from codec.errors import BadInput
 from models.bench import main as bench
 from models.evaluation import ganz_bench
 from models.evaluation.ganz_bench import CODED, FIXED, GANZ, WAVELETS, middle_crops
@@ -21,6 +23,32 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photograph(128, 129, 2).save(folder / "b.png")
     photograph(120, 200).save(folder / "small.png")
     return folder
+
+
+@pytest.mark.parametrize("subject", ["ganz", "image"])
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (BadInput("no pictures"), 1, "sotto: no pictures\n"),
+        (OSError("no space left"), 1, "sotto: no space left\n"),
+        (KeyboardInterrupt(), 130, "sotto: interrupted\n"),
+    ],
+)
+def test_how_a_benchmark_ends(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    subject: str,
+    error: BaseException,
+    status: int,
+    line: str,
+) -> None:
+    def work(args: argparse.Namespace) -> None:
+        raise error
+
+    monkeypatch.setattr(f"models.evaluation.{subject}_bench._run", work)
+    assert bench([subject, "x"]) == status
+    assert capsys.readouterr().err == line
+    assert bench([subject]) == 2
 
 
 def test_the_middle_is_taken(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

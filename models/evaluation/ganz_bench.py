@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from codec.arguments import add_device, count, positive, positive_count
 from codec.console import note
-from codec.errors import BadInput, SottoError
+from codec.errors import BadInput
 from codec.files import atomic_output
 from codec.image.ganz import PIXELS, RATIOS, SIDE
 from codec.image.pictures import read_picture
@@ -29,6 +29,7 @@ from codec.image.registry import load_image_codec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
 from codec.image.system import PictureCodec
+from models.evaluation.command import run_bench
 from models.evaluation.rate_quality import psnr
 from models.evaluation.wavelets import keep_largest
 
@@ -61,20 +62,8 @@ class SensePoint:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; argv without the program and subject. 0, 1 failed, 2 usage."""
-    try:
-        args = _parser().parse_args(list(argv))
-    except SystemExit as error:
-        return int(error.code or 0)
-    try:
-        _run(args)
-    except SottoError as error:
-        note(str(error))
-        return 1
-    except OSError as error:
-        note(f"{error.filename or ''}: {error.strerror or error}")
-        return 1
-    return 0
+    """Run it; see `run_bench`."""
+    return run_bench(_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from codec.files import atomic_output
 from codec.image.codec import EncodeSettings, ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
+from models.evaluation.command import run_bench
 from models.evaluation.image_figures import draw_crops, draw_curves
 from models.evaluation.image_systems import (
     PEERS,
@@ -45,20 +46,8 @@ _ALONE = "encoder"  # ours without the search
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run it; argv without the program and subject. 0, 1 failed, 2 usage."""
-    try:
-        args = _parser().parse_args(list(argv))
-    except SystemExit as error:
-        return int(error.code or 0)
-    try:
-        _run(args)
-    except SottoError as error:
-        note(str(error))
-        return 1
-    except OSError as error:
-        note(f"{error.filename or ''}: {error.strerror or error}")
-        return 1
-    return 0
+    """Run it; see `run_bench`."""
+    return run_bench(_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace) -> None:

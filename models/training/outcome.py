@@ -1,4 +1,4 @@
-"""How a training command ends: its exit status, and one line on stderr that says why."""
+"""How a training or a benchmark ends: its exit status, and one line on stderr that says why."""
 
 from __future__ import annotations
 
