@@ -24,7 +24,6 @@ class Preset:
     quality: int
     iterations: int = 60
     price: float = 0.48
-    about: str = ""
     entropy: Literal["range", "huffman"] = "range"
 
     @property
@@ -36,17 +35,10 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("1k2", "speech", 1200.0, 0, about="intelligible at 1.2 kbit/s"),
-        Preset("2k", "speech", 1936.0, 8, about="the default: 2 kbit/s with headers"),
-        Preset("3k6", "speech", 3530.0, 16, about="3.6 kbit/s with headers"),
-        Preset(
-            "paper",
-            "paper",
-            2000.0,
-            0,
-            about="the system of Liu et al. 2020: 512 latents of 16 levels",
-            entropy="huffman",
-        ),
+        Preset("1k2", "speech", 1200.0, 0),
+        Preset("2k", "speech", 1936.0, 8),
+        Preset("3k6", "speech", 3530.0, 16),
+        Preset("paper", "paper", 2000.0, 0, entropy="huffman"),
     )
 }
 DEFAULT_PRESET = "2k"

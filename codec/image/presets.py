@@ -21,7 +21,6 @@ class ImagePreset:
     family: str
     iterations: int
     fast: int
-    about: str = ""
     one_rate: bool = False
     system: str = "codec.image.codec:ImageCodec"
 
@@ -29,21 +28,13 @@ class ImagePreset:
 IMAGE_PRESETS: dict[str, ImagePreset] = {
     preset.name: preset
     for preset in (
-        ImagePreset(
-            "photo",
-            0,
-            "photo",
-            iterations=24,
-            fast=6,
-            about="the default: any picture, 0.1 to 2 bits per pixel",
-        ),
+        ImagePreset("photo", 0, "photo", iterations=24, fast=6),
         ImagePreset(
             "paper",
             1,
             "photo-paper",
             iterations=40,
             fast=8,
-            about="the system of the original paper, at the one rate it has",
             one_rate=True,
             system="codec.image.paper:PaperImageCodec",
         ),
@@ -53,7 +44,6 @@ IMAGE_PRESETS: dict[str, ImagePreset] = {
             "ganz",
             iterations=15,
             fast=5,
-            about="a BEGAN with a random first layer, 6 to 768 pixels a latent",
             system="codec.image.ganz:GanzCodec",
         ),
     )
