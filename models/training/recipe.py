@@ -182,7 +182,7 @@ class Trainer:
         return self._trained("centres")
 
     def _trained(self, name: str) -> LatentModel:
-        """The averaged networks of a finished stage (stage one where there is no stage two)."""
+        """The averaged networks of a finished stage."""
         return trained_model(self.recipe.work, name)
 
     def _feature_distance(self) -> FeatureDistance | None:
