@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Protocol
 
 from codec.console import Bar, note
@@ -38,13 +37,8 @@ class Progress:
         self._bar.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
+    def __exit__(self, *about: object) -> None:
+        self._bar.__exit__(*about)
 
     def advance(self, seconds: float) -> None:
         """This much more audio is done."""

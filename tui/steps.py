@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from codec.console import Bar
 
 
@@ -17,13 +15,8 @@ class StepProgress:
         self._bar.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
+    def __exit__(self, *about: object) -> None:
+        self._bar.__exit__(*about)
 
     def update(self, share: float, cost: float | None, steps: int) -> None:
         """share: done, 0 to 1; cost: best so far, as a share of the start's; steps: taken."""

@@ -6,7 +6,6 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from types import TracebackType
 
 from codec.console import Bar
 
@@ -30,13 +29,8 @@ class Journal:
             self._bar.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
+    def __exit__(self, *about: object) -> None:
+        self._bar.__exit__(*about)
 
     def note(self, line: str) -> None:
         """One line for the person in front of the terminal."""
