@@ -274,6 +274,30 @@ def test_a_budget_ends_the_search(codec: GanzCodec) -> None:
     assert 2 < len(steps) < 40
 
 
+@pytest.mark.parametrize("budget", [None, 20.0])
+def test_a_picture_that_takes_more_than_foreseen(codec: GanzCodec, budget: float | None) -> None:
+    """Noise, of which fewer latents must do: in one budget, and progress never runs backwards."""
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 256, 3)).astype(np.uint8)
+    now, shares = [0.0], []
+
+    def clock() -> float:
+        now[0] += 0.5
+        return now[0]
+
+    settings = EncodeSettings(
+        bpp=0.4, budget=budget, iterations=5 if budget is None else None, entropy="range"
+    )
+    data = codec.encode(pixels, settings, progress=lambda p: shares.append(p.share), clock=clock)
+    assert 8 * len(data) <= 0.4 * 128 * 256
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert now[0] < 24.0
+    if budget is not None:
+        searched = psnr(codec.decode(data), pixels)
+        without = codec.encode(pixels, EncodeSettings(bpp=0.4, search=False, entropy="range"))
+        assert searched > psnr(codec.decode(without), pixels)
+
+
 def test_damage_costs_its_tile_only(codec: GanzCodec) -> None:
     picture = photograph(256, 128)
     data = codec.encode(picture, QUICK)

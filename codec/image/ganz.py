@@ -46,6 +46,8 @@ RATIOS = (6.0, 768.0)
 DEFAULT_RATIO = 10.0
 CHOOSING_STEPS = 10  # of the search that places are chosen by
 _CORRECTIONS = 6
+# A search changes the bytes that coded latents take by less than this.
+_SEARCHED_SIZE = 0.01
 
 
 class GanzCodec(PictureCodec):
@@ -162,6 +164,7 @@ class _Encoder:
             raise BadInput(f"preset {codec.preset} searches for the least squared error only")
         self.codec, self.settings = codec, settings
         self._progress, self._clock = progress, clock
+        self._begun = clock()
         self.header = ImageHeader(
             picture.width, picture.height, codec.model_id, codec.settings.number, TILE,
             picture.grey, picture.alpha is not None,
@@ -182,17 +185,57 @@ class _Encoder:
 
     def run(self) -> bytes:
         """Encode; the file's bytes."""
-        count = self._count()
-        for _ in range(_CORRECTIONS):
-            tiles = self._search(count)
-            form = self.codec.form
-            data = self._file([form.payload_of(tile, self.kind, self.chosen) for tile in tiles])
-            if self.allowed is None or len(data) <= self.allowed:
-                return data
-            # Only coded latents can take more than was foreseen.
-            share = min(self.allowed / len(data), 0.99)
-            count = max(int(count * share), self._least())
-        raise BadInput(f"the picture does not fit in {self.allowed} bytes")
+        count, steps = self._count(), self._steps()
+        if self.allowed is None or self.kind is None:
+            data, cost = self._encoded(count, steps, (0.0, 1.0))
+        else:
+            data, cost = self._fitted(count, steps, self.allowed)
+        if self._progress is not None:
+            self._progress(Progress(1.0, cost, steps))
+        return data
+
+    def _fitted(self, count: int, steps: int, allowed: int) -> tuple[bytes, float | None]:
+        """`_encoded` with as many numbers as fit: coded latents can take more than foreseen."""
+        if self.settings.budget is not None:
+            # The time is for one search: how many numbers fit is found out without any.
+            for _ in range(_CORRECTIONS):
+                size = len(self._encoded(count, 0, None)[0])
+                if size <= (1.0 - _SEARCHED_SIZE) * allowed or count == self._least():
+                    break
+                count = self._fewer(count, size, allowed)
+        for attempt in range(_CORRECTIONS):
+            # Another search may have to follow, and must not seem to begin anew.
+            left = 0.1**attempt
+            data, cost = self._encoded(count, steps, (1.0 - left, 1.0 - 0.1 * left))
+            if len(data) <= allowed:
+                return data, cost
+            count = self._fewer(count, len(data), allowed)
+        raise BadInput(f"the picture does not fit in {allowed} bytes")
+
+    def _fewer(self, count: int, size: int, allowed: int) -> int:
+        """How many numbers to try where so many take more bytes than are allowed."""
+        return max(int(count * min(allowed / size, 0.99)), self._least())
+
+    def _encoded(
+        self, count: int, steps: int, span: tuple[float, float] | None
+    ) -> tuple[bytes, float | None]:
+        """The file with `count` numbers a tile, and the last tile's cost as a share of its start;
+        span: the shares of the whole work that its progress begins and ends at (None: untold)."""
+        tiles, cost = self._search(count, steps, span)
+        form = self.codec.form
+        payloads = [form.payload_of(tile, self.kind, self.chosen) for tile in tiles]
+        return self._file(payloads), cost
+
+    def _steps(self) -> int:
+        """Steps of search for each tile."""
+        s, preset = self.settings, self.codec.settings
+        if not s.search:
+            return 0
+        if s.iterations is not None:
+            return s.iterations
+        if s.budget is not None:
+            return 100_000
+        return preset.fast if s.fast else preset.iterations
 
     def _least(self) -> int:
         return int(PIXELS / RATIOS[1])
@@ -233,38 +276,32 @@ class _Encoder:
         kind = self.kind or Entropy.RANGE
         return write_image(self.header, form, payloads, self.alpha, kind)
 
-    def _search(self, count: int) -> list[TileLatents]:
-        """Searched latents of every tile, `count` numbers each, their places included."""
-        s, preset = self.settings, self.codec.settings
-        steps = 0
-        if s.search:
-            steps = preset.fast if s.fast else preset.iterations
-            if s.iterations is not None:
-                steps = s.iterations
-            elif s.budget is not None:
-                steps = 100_000
-        total = len(self.tiles)
-        begun, found, cost = self._clock(), [], None
+    def _search(
+        self, count: int, steps: int, span: tuple[float, float] | None
+    ) -> tuple[list[TileLatents], float | None]:
+        """Searched latents of every tile, `count` numbers each, their places included; and as
+        `_encoded`."""
+        budget, total = self.settings.budget, len(self.tiles)
+        found, cost = [], None
         for number in range(total):
             until = None
-            if s.budget is not None:
-                left = s.budget - (self._clock() - begun)
+            if budget is not None:
+                left = budget - (self._clock() - self._begun)
                 until = self._clock() + left / (total - number)
 
             def expired(until: float | None = until) -> bool:
                 return until is not None and self._clock() >= until
 
             def report(done: int, share: float, number: int = number) -> None:
-                if self._progress is not None:
-                    part = done / steps if s.budget is None else 0.0
-                    self._progress(Progress((number + part) / total, share, done))
+                if self._progress is not None and span is not None:
+                    part = done / steps if budget is None else 0.0
+                    whole = span[0] + (span[1] - span[0]) * (number + part) / total
+                    self._progress(Progress(whole, share, done))
 
             tile, result = self._search_tile(number, count, steps, expired, report)
             cost = result.cost / max(result.start_cost, 1e-12)
             found.append(tile)
-        if self._progress is not None:
-            self._progress(Progress(1.0, cost, steps))
-        return found
+        return found, cost
 
     def _search_tile(
         self,
