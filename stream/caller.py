@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from codec.errors import SottoError
+from codec.errors import SottoError, WrongVersion
 from stream.addresses import Address, look_up
 from stream.authentication import FAILURES, Security, secure_caller
 from stream.clock import seconds
@@ -350,8 +350,12 @@ class Caller(Endpoint):
         """The first message of a connection: WELCOME or REFUSE."""
         try:
             session, message = decode(data)
-        except SottoError as error:
+        except WrongVersion as error:
             self._refused(str(error))
+            return
+        except SottoError as error:
+            self._trouble = f"the listener's answer makes no sense: {error}"
+            self._retry(now)
             return
         if isinstance(message, Refuse):
             self._refused(clipped(message.reason, 200) or "the listener does not take the call")

@@ -203,6 +203,44 @@ def test_something_else_answers(ends):
         server.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.parametrize("first", ["damaged", "meaningless"])
+def test_after_an_answer_that_is_none_the_caller_dials_again(ends, first):
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        welcome = wire.Welcome(1, b"instance", MODEL, "2k", "Ann", False)
+        answer = bytearray(wire.encode(welcome, 5))
+        if first == "damaged":
+            answer[7] ^= 1
+        else:
+            answer[2:6] = bytes(4)
+            answer = bytearray(reseal(answer))
+        guest = ends(dial("127.0.0.1", port, GUEST, OPEN))
+        for said in (bytes(answer), wire.encode(welcome, 5)):
+            assert router.poll(int(1000 * WAIT))
+            route, hello = router.recv_multipart()
+            router.send_multipart([route, said])
+        guest.state(CallState.TALKING)
+        assert isinstance(said_last := wire.decode(hello)[1], wire.Hello)
+        assert said_last.attempt == 2
+        assert [e.state for e in guest.heard if isinstance(e, StateChanged)] == [
+            CallState.CONNECTING,
+            CallState.TALKING,
+        ]
+
+
+def test_an_answer_of_another_version_ends_the_call(ends):
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        guest = ends(dial("127.0.0.1", port, GUEST, OPEN))
+        assert router.poll(int(1000 * WAIT))
+        answer = bytearray(wire.encode(wire.Welcome(1, bytes(8), MODEL, "2k", "Ann", False), 5))
+        answer[1] = 7
+        router.send_multipart([router.recv_multipart()[0], reseal(answer)])
+        assert "version 7" in guest.state(CallState.REFUSED).reason
+
+
 def test_the_port_is_taken(ends):
     host = ends(listen("127.0.0.1:0", HOST, OPEN))
     second = listen(f"127.0.0.1:{host.endpoint.port}", HOST, OPEN)
@@ -283,8 +321,10 @@ def test_a_secured_call(ends, people):
 
 @pytest.mark.parametrize("secured", [False, True])
 def test_the_longest_packet_goes_both_ways(ends, people, secured):
-    host_side, guest_side = people if secured else (OPEN, OPEN)
-    if secured:
+    host_side, guest_side = people
+    if not secured:
+        host_side = guest_side = OPEN
+    else:
         host_side.known.add("bob", guest_side.keys.public)
         guest_side.known.add("127.0.0.1", host_side.keys.public)
     host = ends(listen("127.0.0.1:0", HOST, host_side))
