@@ -104,7 +104,7 @@ class Throughput:
 
 
 class LoadMeter:
-    """Share of the time a thread has been busy lately."""
+    """Share of the time a thread has been busy lately. One thread writes, any may read."""
 
     def __init__(self) -> None:
         self._spans: deque[tuple[float, float]] = deque(maxlen=4096)
@@ -112,11 +112,12 @@ class LoadMeter:
     def push(self, begun: float, ended: float) -> None:
         """Note a span of work, in monotonic seconds."""
         self._spans.append((begun, ended))
+        while self._spans[0][1] < ended - _LOAD_SECONDS:
+            self._spans.popleft()
 
     def share(self, now: float) -> float:
         """0..1 over the last few seconds."""
         since = now - _LOAD_SECONDS
-        while self._spans and self._spans[0][1] < since:
-            self._spans.popleft()
-        busy = sum(min(end, now) - max(begun, since) for begun, end in tuple(self._spans))
+        recent = ((begun, end) for begun, end in tuple(self._spans) if end > since)
+        busy = sum(min(end, now) - max(begun, since) for begun, end in recent)
         return max(busy, 0.0) / _LOAD_SECONDS

@@ -103,6 +103,22 @@ def test_load_is_the_busy_share_of_the_last_seconds():
     assert meter.share(100.0) == 0.0
 
 
+def test_asking_for_the_load_changes_nothing():
+    """So several threads may ask: one takes nothing from another."""
+    meter = LoadMeter()
+    meter.push(0.0, 1.0)
+    assert meter.share(100.0) == 0.0
+    assert meter.share(4.0) == pytest.approx(0.2)
+
+
+def test_what_the_load_meter_keeps_is_bounded_by_time():
+    meter = LoadMeter()
+    for k in range(10_000):
+        meter.push(0.1 * k, 0.1 * k + 0.05)
+    assert meter.share(1000.0) == pytest.approx(0.5, abs=0.02)
+    assert len(meter._spans) < 60
+
+
 def test_the_journal_is_bounded_numbered_and_readable_from_a_number_on():
     journal = Journal()
     for number in range(2000):
