@@ -170,8 +170,14 @@ def test_places_are_coded_as_ever() -> None:
 
 
 def test_every_ratio_the_shape_has_room_for_works(codec: GanzCodec) -> None:
-    for ratio in (6.0, 7.3, 11.0, 23.9):
-        data = codec.encode(crop(), EncodeSettings(ratio=ratio, search=False))
+    most = codec.model.generator.shape.most_latents
+    for ratio in (6.0, 24.5, 25.0, 40.0, 97.3, 767.9):
+        settings = EncodeSettings(ratio=ratio, search=False, places="fixed")
+        data = codec.encode(crop(), settings)
+        (payload,) = read_image(data).payloads
+        assert payload is not None
+        latents = codec.form.latents_of(payload).z.shape[1]
+        assert latents == (int(PIXELS / ratio) if ratio > 24.0 else most)
         assert codec.decode(data).shape == (128, 128, 3)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import encoder as image_encoder
@@ -242,12 +242,25 @@ def test_alpha_planes_are_bounded() -> None:
             unpack_alpha(data, 9, 8)
 
 
+def in_lab(picture: Image.Image) -> Image.Image:
+    profiles = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"))
+    lab = ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    assert lab is not None
+    return lab
+
+
 def test_all_that_pillow_reads() -> None:
     base = photograph(24, 20)
-    for mode in ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"):
-        image = base.convert("RGB").convert(mode) if mode != "LAB" else base
-        picture = from_image(image)
+    for mode in ("1", "L", "P", "CMYK", "YCbCr", "HSV", "I", "F"):
+        picture = from_image(base.convert(mode))
         assert picture.rgb.shape == (20, 24, 3), mode
+        assert picture.alpha is None, mode
+    for mode in ("YCbCr", "LAB", "HSV"):
+        image = in_lab(base) if mode == "LAB" else base.convert(mode)
+        assert image.mode == mode
+        picture = from_image(image)
+        assert picture.alpha is None, mode  # the A of LAB is a colour
+        assert psnr(picture.rgb, np.asarray(base)) > 35, mode
     deep = Image.fromarray(np.full((4, 5), 0x8000, np.uint16))
     assert from_image(deep).rgb.mean() == pytest.approx(128, abs=1)
 
