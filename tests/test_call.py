@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import queue
-import threading
 import time
 from pathlib import Path
 
@@ -185,7 +184,11 @@ def test_hanging_up_ends_the_other_side_too(pair):
     one.close()
     assert two.wait(10.0)
     assert two.snapshot().state is CallState.ENDED
-    assert not [t for t in threading.enumerate() if t.name == "sotto-encoder" and not t.daemon]
+    two.close()
+    for call in (one, two):
+        threads = [call._thread, call._speaking._thread, call._cards._thread]
+        threads += call._hearing._threads
+        assert [thread.name for thread in threads if thread.is_alive()] == []
 
 
 def test_the_log_is_whole_when_the_call_is_closed(codec):
