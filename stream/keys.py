@@ -260,10 +260,6 @@ class KnownPeers:
         """Whether `public` is the key of anyone."""
         return public in self.entries().values()
 
-    def name_of(self, public: str) -> str | None:
-        """The first name with this key."""
-        return next((name for name, key in self.entries().items() if key == public), None)
-
     def key_of(self, host: str, port: int) -> str | None:
         """The key of the listener at `host`: that of `host:port`, else that of `host`."""
         entries = self.entries()

@@ -122,7 +122,7 @@ def test_known_peers(tmp_path):
     assert peers.key_of("host", 4747) == one
     assert peers.key_of("host", 1) is None
     assert peers.knows(two)
-    assert peers.name_of(two) == "host:4747-2"
+    assert list(peers.entries()) == ["host:4747", "host:4747-2", "a-b", "-evil"]
     assert not peers.knows(keys.generate().public)
     with open(peers.path, "a") as file:
         file.write(f"\n# a comment\nother {one}")

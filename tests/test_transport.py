@@ -382,7 +382,7 @@ def test_trust_on_first_use(ends, people):
     guest.state(CallState.TALKING)
     host.state(CallState.TALKING)
     assert guest_side.known.key_of("127.0.0.1", port) == host_side.keys.public
-    assert host_side.known.name_of(guest_side.keys.public) == "Bob"
+    assert host_side.known.entries() == {"Bob": guest_side.keys.public}
     guest.endpoint.close()
     host.endpoint.close()
     # Known now: no trust needed. And another key at that address is not taken for it.
