@@ -42,6 +42,7 @@ SILENCE = -0.8
 SPEAKING_DB = -50.0
 CLIPS = Path(__file__).parent / "clips"
 OWN_KEY = "jrtw-6k2v-9qpx-c4ha"
+PEER, PEER_KEY = "ada.example.org:4747", "bk7d-9w3m-x2fe-p80q"
 NAMES = ("Ada", "Grace Hopper", "Alan", "Hedy Lamarr", "Claude", "Radia", "Ken Thompson")
 
 
@@ -65,7 +66,7 @@ SCENES = {
     "talking": Scene(),
     "loss": Scene(lossy=True),
     "silence": Scene(silent=True),
-    "reconnecting": Scene(CallState.RECONNECTING, "no answer for 3 s", silent=True),
+    "reconnecting": Scene(CallState.RECONNECTING, "nothing heard for 3.1 s", silent=True),
     "insecure": Scene(secured=False),
     "overloaded": Scene(room=True, parties=5, overloaded=True),
     "room": Scene(room=True, parties=4),
@@ -77,7 +78,7 @@ SCENES = {
         parties=0,
     ),
     "ended": Scene(CallState.ENDED, "Ada hung up"),
-    "failed": Scene(CallState.FAILED, "cannot listen on port 7700: address already in use", 0),
+    "failed": Scene(CallState.FAILED, f"cannot reach {PEER}: nobody answers", 0),
 }
 
 
@@ -97,17 +98,7 @@ class FakeCall:
         self.fails: str | None = None
         self._clock = clock
         self.reset()
-        self.log = [
-            LogLine(0, 0.0, "info", "model 6f3a91bc, preset 2k, 2 threads"),
-            LogLine(1, 0.2, "info", "microphone Built-in Audio Analog Stereo at 48000 Hz"),
-            LogLine(2, 0.9, "info", "secured: Ada, key bk7d-9w3m-x2fe-p80q, known"),
-            LogLine(3, 1.4, "info", "clock offset -12.4 ms, round trip 23 ms"),
-        ]
-        if self.scene.lossy:
-            texts = ("2 frames lost, concealed", "playout delay 40 -> 180 ms", "1 frame late")
-            self.log += [
-                LogLine(4 + i, 60.0 + 4 * i, "warning", text) for i, text in enumerate(texts)
-            ]
+        self.log = _log(self.scene)
 
     def reset(self) -> None:
         """Forget all commands."""
@@ -137,12 +128,12 @@ class FakeCall:
             talker=self._talker(now),
             listeners=tuple(self._listener(party, now) for party in range(scene.parties)),
             link=Link(
-                peer="" if scene.state is CallState.WAITING else "ada.example.org:7700",
+                peer="" if scene.state is CallState.WAITING else PEER,
                 secured=scene.secured,
                 own_fingerprint=OWN_KEY,
                 round_trip=None if not scene.parties else 0.023,
                 clock_offset=-0.0124 if scene.parties else None,
-                reconnections=int(scene.state is CallState.RECONNECTING),
+                reconnections=int(scene.lossy or scene.state is CallState.RECONNECTING),
             ),
             input_device=self.input,
             output_device=self.output,
@@ -235,7 +226,7 @@ class FakeCall:
         return Listener(
             party=party,
             name=NAMES[party],
-            fingerprint="bk7d-9w3m-x2fe-p80q",
+            fingerprint=PEER_KEY,
             preset="1k2" if party % 3 == 1 else "2k",
             heard=not (scene.overloaded and party == scene.parties - 1),
             level_db=level,
@@ -266,6 +257,33 @@ class FakeCall:
         if gaps:
             columns = np.where((at // 64 % 4 == 1)[:, None], columns - 0.35, columns)
         return Spectrogram(columns, total)
+
+
+def _log(scene: Scene) -> list[LogLine]:
+    """What a call that came to this scene would have written, in the program's own words."""
+    said: list[tuple[float, str, str]] = []
+    if not scene.room and scene.state is not CallState.WAITING:
+        said.append((0.0, "info", f"connecting: calling {PEER}"))
+    for party in range(scene.parties):
+        key = f" (key {PEER_KEY})" if scene.secured else ""
+        said.append((0.9 + 7 * party, "info", f"{NAMES[party]} is here{key}"))
+        if party == 0:
+            how = f"{NAMES[0]} is connected" if scene.room else f"connected to {NAMES[0]}"
+            said.append((0.9, "info", f"talking: {how}"))
+    if scene.lossy:
+        said += [
+            (60.2, "info", "reconnecting: nothing heard for 3.1 s"),
+            (62.9, "info", f"{NAMES[0]} is here (key {PEER_KEY})"),
+            (62.9, "info", f"talking: {NAMES[0]} is back"),
+        ]
+    if scene.overloaded:
+        late = f"this machine cannot decode {scene.parties} voices at once: "
+        said.append((41.0, "warning", f"{late}{NAMES[scene.parties - 1]} is not heard"))
+    if scene.reason:
+        bad = scene.state in (CallState.REFUSED, CallState.FAILED)
+        level = "error" if bad else "info"
+        said.append((74.6, level, f"{scene.state.value}: {scene.reason}"))
+    return [LogLine(number, *line) for number, line in enumerate(said)]
 
 
 def _wander(step: int) -> float:

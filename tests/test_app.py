@@ -167,7 +167,7 @@ def test_looks(name: str) -> None:
     ("name", "words"),
     [
         ("waiting", ["waiting for a call", "jrtw-6k2v-9qpx-c4ha"]),
-        ("connecting", ["connecting", "calling ada.example.org:7700"]),
+        ("connecting", ["connecting", "calling ada.example.org:4747"]),
         (
             "talking",
             [
@@ -177,14 +177,14 @@ def test_looks(name: str) -> None:
             ],
         ),
         ("loss", ["lost    9", "late    2", "partly late    3", "concealed  11.6 s"]),
-        ("reconnecting", ["▲ connection lost, trying again: no answer for 3 s"]),
+        ("reconnecting", ["▲ connection lost, trying again: nothing heard for 3.1 s"]),
         ("insecure", ["✗ NOT secured"]),
         ("overloaded", ["▲ overloaded"]),
         ("room", ["room of 5", "▸ Ada", "Hedy Lamarr", "↑↓ select"]),
         ("empty-room", ["nobody else is here"]),
         ("refused", ["✗ refused", "does not know our key", "press any key"]),
         ("ended", ["Ada hung up"]),
-        ("failed", ["address already in use"]),
+        ("failed", ["cannot reach ada.example.org:4747"]),
     ],
 )
 def test_a_state_says_so_in_words_even_in_80x24_without_colour(name, words) -> None:
