@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from codec.errors import BadInput
+from codec.errors import BadInput, SottoError
 from codec.speech import SpeechCodec
 from stream.evaluation import accounting, bench, material, measures, report, stranger, usage
 from stream.evaluation.alignment import SAMPLE_RATE, best_lag, locate, mouth_to_ear
@@ -417,6 +417,43 @@ def test_the_command_line(capsys, tmp_path):
     assert bench.main(["--clips", str(tmp_path)]) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("sotto: there is no audio")
     assert bench.main(["--json", str(tmp_path / "no" / "x.json")]) == 1
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, BrokenPipeError])
+def test_interruption_and_a_closed_pipe_are_for_the_command_line(monkeypatch, stop):
+    def stopped(*about):
+        raise stop
+
+    monkeypatch.setattr(bench.runs, "run", stopped)
+    with pytest.raises(stop):
+        bench.main(["--scenario", "silence"])
+
+
+def test_what_is_kept_is_kept_and_nothing_else_left(capsys, monkeypatch, tmp_path):
+    """Where it cannot be kept that is said before the scenario; if later, no folder stays."""
+    ran, folders = [], tmp_path / "temporary"
+    folders.mkdir()
+    monkeypatch.setattr(bench.tempfile, "tempdir", str(folders))
+
+    def run(scenario, setup, clips, folder, step):
+        ran.append(scenario.name)
+        (folder / "a.log").write_text("a log")
+        raise SottoError("no sound")
+
+    monkeypatch.setattr(bench.runs, "run", run)
+    keep = tmp_path / "deep" / "kept"
+    assert bench.main(["--scenario", "silence", "--keep", str(keep)]) == 1
+    assert (keep / "silence" / "a.log").read_text() == "a log"
+    assert ran == ["silence"]
+    file = tmp_path / "file"
+    file.touch()
+    assert bench.main(["--scenario", "silence", "--keep", str(file)]) == 1
+    assert f"sotto: cannot write {file}: " in capsys.readouterr().err
+    assert ran == ["silence"]
+    (keep / "jitter").touch()
+    assert bench.main(["--scenario", "jitter", "--keep", str(keep)]) == 1
+    assert f"sotto: cannot write {keep / 'jitter'}: " in capsys.readouterr().err
+    assert list(folders.iterdir()) == []
 
 
 def test_a_scenario_that_cannot_run_is_reported(capsys, monkeypatch, clip_paths):

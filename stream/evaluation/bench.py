@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from codec.errors import BadInput, SottoError
-from codec.files import atomic_output
+from codec.files import atomic_output, display_name, os_errors
 from codec.speech import SpeechCodec
 from models.evaluation.clips import Clip
 from stream.evaluation import material, measures, report, runs
@@ -27,8 +27,9 @@ _CLIPS = Path(__file__).resolve().parents[2] / "tests" / "clips"
 def main(argv: Sequence[str]) -> int:
     """Run `sotto bench link` with its arguments (after the word `link`).
 
-    Returns 0; 1 if a scenario could not run, on failure and on interruption (one line on stderr);
-    2 for wrong usage. A bar that is missed is no failure: the table says so.
+    Returns 0; 1 if a scenario could not run and on failure (one line on stderr); 2 for wrong usage.
+    A bar that is missed is no failure: the table says so. KeyboardInterrupt and BrokenPipeError
+    pass: `tui.cli` has an exit status for each.
     """
     try:
         options = _parser().parse_args(list(argv))
@@ -42,16 +43,17 @@ def main(argv: Sequence[str]) -> int:
         return _run(options)
     except SottoError as error:
         print(f"sotto: {error}", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("sotto: interrupted", file=sys.stderr)
-    return 1
+        return 1
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.json not in (None, "-") and not Path(options.json).resolve().parent.is_dir():
         raise BadInput(f"cannot write {options.json}: there is no such folder")
+    if options.keep is not None:
+        # Before the minutes that a scenario takes.
+        with os_errors("write", options.keep):
+            os.makedirs(options.keep, exist_ok=True)
+            tempfile.TemporaryFile(dir=options.keep).close()
     clips = material.read_clips(Path(options.clips))
     setup = Setup(options.preset, options.iterations, options.tail, options.threads)
     offline = measures.Offline(lambda: SpeechCodec.load(setup.preset, "cpu"))
@@ -101,9 +103,20 @@ def _one(
     except SottoError as error:
         return report.Outcome(scenario, failure=str(error))
     finally:
-        if options.keep is not None:
-            shutil.copytree(folder, Path(options.keep) / scenario.name, dirs_exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            if options.keep is not None:
+                _keep(folder, Path(options.keep) / scenario.name)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep(folder: Path, to: Path) -> None:
+    """Copy what a scenario has left behind. Raises BadInput."""
+    with os_errors("write", to):
+        try:
+            shutil.copytree(folder, to, dirs_exist_ok=True)
+        except shutil.Error as error:  # of several files; one reason is enough
+            raise BadInput(f"cannot write {display_name(to)}: {error.args[0][0][2]}") from error
 
 
 def _chosen(options: argparse.Namespace) -> list[Scenario]:
@@ -159,7 +172,3 @@ def _minutes(text: str) -> float:
     if not 0.5 <= value <= 24 * 60:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes from 0.5 to 1440")
     return value
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

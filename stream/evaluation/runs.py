@@ -104,11 +104,7 @@ def run(
             raise LaboratoryError("pulling the cable needs network namespaces (root, iproute2)")
         files = {name: talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
         with Recording(lab.cards, folder / "recording.wav") as recording:
-            step("calling")
-            begun = time.monotonic()
-            a, b = lab.connect(setup)
-            connected_after = time.monotonic() - begun
-            time.sleep(_SETTLE)
+            a, b, connected_after = _connect(lab, setup, step)
             with Watch({end.name: end.process.pid for end in (a, b)}) as watch:
                 step("talking")
                 talk_from = time.monotonic()
@@ -120,26 +116,59 @@ def run(
                 time.sleep(_TAIL)
                 _still_running(a, b)
             step("hanging up")
-            status, took = _hang_up(a, b)
+            ended = _hang_up(a, b)
         channels = recording.channels()
         began = recording.began
     tracks = {
         name: Track(channels[name, "microphone"], channels[name, "loudspeaker"], began)
         for name in ENDS
     }
+    return _left_behind(
+        scenario,
+        talks,
+        tracks,
+        (a, b),
+        watch,
+        (talk_from, talk_to),
+        connected_after,
+        ended,
+        isolated=lab.isolated,
+        **trouble,
+    )
+
+
+def _connect(lab: Laboratory, setup: Setup, step: Step) -> tuple[End, End, float]:
+    """Both ends in talk, and how many seconds that took."""
+    step("calling")
+    begun = time.monotonic()
+    a, b = lab.connect(setup)
+    seconds = time.monotonic() - begun
+    time.sleep(_SETTLE)
+    return a, b, seconds
+
+
+def _left_behind(
+    scenario: Scenario,
+    talks: Mapping[Name, Talk],
+    tracks: dict[Name, Track],
+    ends: Sequence[End],
+    watch: Watch,
+    talked: tuple[float, float],
+    connected_after: float,
+    ended: tuple[dict[Name, int], dict[Name, float]],
+    **more: Any,
+) -> Run:
+    """What there is after a call; ended: exit status of each end and the seconds it took."""
     return Run(
         scenario,
         talks,
         tracks,
-        {end.name: end.snapshots() for end in (a, b)},
+        {end.name: end.snapshots() for end in ends},
         watch.samples,
-        talk_from,
-        talk_to,
+        *talked,
         connected_after,
-        status,
-        took,
-        isolated=lab.isolated,
-        **trouble,
+        *ended,
+        **more,
     )
 
 
@@ -204,11 +233,7 @@ def _soak(scenario: Scenario, setup: Setup, clips: Sequence[Clip], folder: Path,
     with Laboratory(folder, skewed=skewed) as lab:
         files = {name: talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
         cards = lab.cards.skewed
-        step("calling")
-        begun = time.monotonic()
-        a, b = lab.connect(setup)
-        connected_after = time.monotonic() - begun
-        time.sleep(_SETTLE)
+        a, b, connected_after = _connect(lab, setup, step)
         began = {}
         for name in ENDS:
             before = cards[name].position
@@ -236,23 +261,21 @@ def _soak(scenario: Scenario, setup: Setup, clips: Sequence[Clip], folder: Path,
         for name in ENDS:
             cards[name].stop_recording()
         step("hanging up")
-        status, took = _hang_up(a, b)
+        ended = _hang_up(a, b)
     tracks: dict[Name, Track] = {}
     for name in ENDS:
         both, _ = soundfile.read(folder / f"{name}-card.wav", dtype="float32", always_2d=True)
         said, heard = np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1])
         tracks[name] = Track(said, heard, began[name], SAMPLE_RATE * (1.0 + skewed[name] * 1e-6))
-    return Run(
+    return _left_behind(
         scenario,
         talks,
         tracks,
-        {end.name: end.snapshots() for end in (a, b)},
-        watch.samples,
-        talk_from,
-        talk_to,
+        (a, b),
+        watch,
+        (talk_from, talk_to),
         connected_after,
-        status,
-        took,
-        missed=missed,
+        ended,
         isolated=lab.isolated,
+        missed=missed,
     )
