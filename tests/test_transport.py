@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from stream.addresses import Address, is_loopback, look_up, parse_address
 from stream.conversation import STALE
 from stream.events import EventQueue
 from stream.impairment import Impaired, parse_impairment
+from stream.rig import hosts
+from stream.rig.hosts import TwoHosts
 from stream.snapshot import CallState
 from stream.transport import (
     AudioArrived,
@@ -969,18 +970,19 @@ def test_impairments_that_make_no_sense(text):
 # --- a real interface going down ------------------------------------------------------------------
 
 _LISTENING = """
-import time
+import sys, time
 from stream.transport import *
-end = listen("10.213.0.1:4747", Offer("9f3c0a1b2c3d4e5f", "2k", "Ann"), Security(insecure=True))
+end = listen(sys.argv[1], Offer("9f3c0a1b2c3d4e5f", "2k", "Ann"), Security(insecure=True))
 end.start()
 print("ready", flush=True)
 while True:
     end.events(1.0)
 """
 _CALLING = """
-import time
+import sys, time
 from stream.transport import *
-end = dial("10.213.0.1", 4747, Offer("9f3c0a1b2c3d4e5f", "2k", "Bob"), Security(insecure=True))
+offer = Offer("9f3c0a1b2c3d4e5f", "2k", "Bob")
+end = dial(sys.argv[1], DEFAULT_PORT, offer, Security(insecure=True))
 end.start()
 while True:
     for event in end.events(0.05):
@@ -989,66 +991,33 @@ while True:
 """
 
 
-def namespaces_work():
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        return False
-    probe = f"sotto-probe-{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode == 0
-    if made:
-        subprocess.run(["ip", "netns", "del", probe], capture_output=True)
-    return made
-
-
 @pytest.mark.parametrize(
     ("outage", "side"),
     [(4.0, "a"), pytest.param(10.0, "b", marks=pytest.mark.slow)],
 )
 def test_an_interface_goes_down_and_comes_back(outage, side):
-    if not namespaces_work():
-        pytest.skip("no network namespaces here")
-    names = {end: f"sotto-{os.getpid()}-{end}" for end in "ab"}
-
-    def ip(*words, inside=None):
-        command = ["ip", *(["-n", names[inside]] if inside else []), *words]
-        subprocess.run(command, check=True, capture_output=True)
-
-    with contextlib.ExitStack() as stack:
-        for name in names.values():
-            ip("netns", "add", name)
-            stack.callback(subprocess.run, ["ip", "netns", "del", name], capture_output=True)
-        ip("link", "add", "veth-a", "netns", names["a"], "type", "veth", "peer", "name", "veth-b",
-           "netns", names["b"])  # fmt: skip
-        for end, number in (("a", 1), ("b", 2)):
-            ip("addr", "add", f"10.213.0.{number}/24", "dev", f"veth-{end}", inside=end)
-            ip("link", "set", f"veth-{end}", "up", inside=end)
-        programs = {}
+    if not hosts.available():
+        pytest.skip(hosts.unavailable() or "")
+    with TwoHosts() as two:
+        said: dict[str, Any] = {}
         for end, code in (("a", _LISTENING), ("b", _CALLING)):
-            program = subprocess.Popen(
-                ["ip", "netns", "exec", names[end], sys.executable, "-c", code],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            stack.callback(program.wait)
-            stack.callback(program.kill)
-            programs[end] = program
-            assert program.stdout is not None
+            argv = [sys.executable, "-c", code, two.addresses["a"]]
+            said[end] = two.run(end, argv, stdout=subprocess.PIPE).stdout
             if end == "a":
-                assert program.stdout.readline() == "ready\n"
-        states = programs["b"].stdout
+                assert said[end].readline() == b"ready\n"
 
         def next_state():
-            assert states is not None
-            word, when = states.readline().split()
+            word, when = said["b"].readline().decode().split()
             return word, float(when)
 
         assert next_state()[0] == "CONNECTING"
         assert next_state()[0] == "TALKING"
-        ip("link", "set", f"veth-{side}", "down", inside=side)
+        two.link_down(side)
         down = time.monotonic()
         assert next_state()[0] == "RECONNECTING"
         time.sleep(max(down + outage - time.monotonic(), 0.0))
         up = time.monotonic()
-        ip("link", "set", f"veth-{side}", "up", inside=side)
+        two.link_up(side)
         word, again = next_state()
         assert word == "TALKING"
         assert again - up < 3.0

@@ -83,13 +83,13 @@ class TwoHosts:
         self._processes.append(process)
         return process
 
-    def link_down(self) -> None:
-        """Pull the cable: packets vanish, no connection is told."""
-        self._ip("a", "link", "set", self._cables["a"], "down")
+    def link_down(self, host: Host = "a") -> None:
+        """Pull the cable at a host: packets vanish, no connection is told."""
+        self._ip(host, "link", "set", self._cables[host], "down")
 
-    def link_up(self) -> None:
+    def link_up(self, host: Host = "a") -> None:
         """Plug the cable in again."""
-        self._ip("a", "link", "set", self._cables["a"], "up")
+        self._ip(host, "link", "set", self._cables[host], "up")
 
     def _ip(self, host: Host, *arguments: str) -> None:
         command(["ip", "-n", self.namespaces[host], *arguments])
