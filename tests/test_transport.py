@@ -1000,7 +1000,8 @@ def test_an_interface_goes_down_and_comes_back(outage, side):
         pytest.skip(hosts.unavailable() or "")
     with TwoHosts() as two:
         said: dict[str, Any] = {}
-        for end, code in (("a", _LISTENING), ("b", _CALLING)):
+        programs: tuple[tuple[hosts.Host, str], ...] = (("a", _LISTENING), ("b", _CALLING))
+        for end, code in programs:
             argv = [sys.executable, "-c", code, two.addresses["a"]]
             said[end] = two.run(end, argv, stdout=subprocess.PIPE).stdout
             if end == "a":
