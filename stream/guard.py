@@ -265,7 +265,7 @@ class Guard:
                     item.inward = self._check(item, end.recv(_PIECE))
             else:
                 if events & selectors.EVENT_WRITE:
-                    item.inward = item.inward[end.send(item.inward) :]
+                    self._hand_in(item)
                 if events & selectors.EVENT_READ:
                     item.outward = end.recv(_PIECE) or _over()
                     item.taken = True
@@ -275,6 +275,15 @@ class Guard:
             self._turn_away(item)
         except OSError:
             self._drop(item)
+
+    def _hand_in(self, item: _Connection) -> None:
+        """Pass on what came from outside. A socket that has closed has said goodbye before."""
+        try:
+            item.inward = item.inward[item.inner.send(item.inward) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            item.inward = b""
 
     def _check(self, item: _Connection, data: bytes) -> bytes:
         """What came from outside, if it may pass."""

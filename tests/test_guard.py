@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import socket
 import subprocess
 import sys
@@ -154,6 +155,28 @@ def reason_of(end: Endpoint, state: CallState) -> str:
             if isinstance(event, StateChanged) and event.state is state:
                 return event.reason
     raise AssertionError(f"not {state}")
+
+
+def test_what_a_socket_says_before_it_closes_is_handed_on():
+    """Also when it did not read any more what was said to it meanwhile."""
+    door = Guard(Address("127.0.0.1", 0), MAX_MESSAGE)
+    try:
+        stranger, outer = socket.socketpair()
+        inner, behind = socket.socketpair()
+        item = guard._Connection(outer, inner, FrameReader(MAX_MESSAGE), 0.0, taken=True)
+        item.inward = b"a heartbeat"
+        door._connections[outer] = door._connections[inner] = item
+        behind.sendall(b"goodbye")
+        behind.close()
+        door._serve(inner, selectors.EVENT_WRITE | selectors.EVENT_READ)
+        door._serve(outer, selectors.EVENT_WRITE)
+        door._serve(inner, selectors.EVENT_READ)
+        stranger.settimeout(WAIT)
+        assert stranger.recv(100) == b"goodbye"
+        assert stranger.recv(100) == b""
+        stranger.close()
+    finally:
+        door.close()
 
 
 def test_a_taken_port_is_said_and_nothing_is_left_behind():
