@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import mel
-
 SAMPLE_RATE = 16_000
 HOP = 128
 WINDOW = 512
@@ -55,8 +53,11 @@ def hann() -> FloatArray:
 @lru_cache(maxsize=1)
 def mel_filters() -> FloatArray:
     """Triangular mel filterbank with unit peaks, shape [N_MELS, N_BINS]."""
-    hertz = np.arange(N_BINS) * (SAMPLE_RATE / N_FFT)
-    return mel.triangles(N_MELS, 0.0, SAMPLE_RATE / 2, hertz).astype(np.float32)
+    import librosa  # only encoders need it, and it takes a second to import
+
+    return librosa.filters.mel(
+        sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0.0, fmax=SAMPLE_RATE / 2, norm=None
+    ).astype(np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codec import analysis, mel
+from codec import analysis
 
 _SPEECH_DB_SPL = 79.0  # listening level of active speech, P.862
 _QUIETEST_DB = -60.0  # frames below this level (re full scale) are not amplified to speech level
@@ -46,7 +46,9 @@ class FrameDistance(nn.Module):
 
     def __init__(self, high_band_weight: float = 0.7) -> None:
         super().__init__()
-        hertz = mel.frequencies(analysis.N_MELS + 2, 0.0, 8000.0)[1:-1]
+        import librosa  # takes a second to import; decoders do without
+
+        hertz = librosa.mel_frequencies(analysis.N_MELS + 2, fmin=0.0, fmax=8000.0)[1:-1]
         position = _bark(hertz)
         centres = np.linspace(position[0], position[-1], _BANDS)
         spacing = centres[1] - centres[0]
