@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,9 +207,7 @@ GOLDEN_HUFFMAN = "6ddbb66d0b24362d19a75efd424493b4c1b5b98a4870ec5d86601b38b32e"
         {"tables": np.full((288, 47), -1, np.int32)},
     ],
 )
-def test_hostile_context_models_are_refused(
-    coder: RangeCoder, wrong: dict[str, NDArray[np.generic]]
-) -> None:
+def test_hostile_context_models_are_refused(coder: RangeCoder, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="context model"):
         RangeCoder(replace(coder.model, **wrong), STEPS)
 
@@ -221,6 +220,7 @@ def test_frames_of_other_channels_are_refused(coder: RangeCoder) -> None:
 def test_hostile_huffman_counts_are_refused(coder: RangeCoder) -> None:
     good = count_tokens(coder.model, [])
     nothing = np.full(good.runs.shape, np.nan)
-    for wrong in (nothing, good.runs.astype(np.int32), good.runs[:, :-1], good.runs - 1):
+    others: tuple[Any, ...] = (good.runs.astype(np.int32), good.runs[:, :-1], good.runs - 1)
+    for wrong in (nothing, *others):
         with pytest.raises(ValueError, match="Huffman tables"):
             HuffmanCoder(coder.model, replace(good, runs=wrong), STEPS, 1.0)

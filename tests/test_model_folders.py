@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_other_numbers_than_a_model_has_are_refused(
         {"width": float("nan")},
     ],
 )  # fmt: skip
-def test_impossible_speech_shapes(sizes: dict[str, int]) -> None:
+def test_impossible_speech_shapes(sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         ModelShape(**sizes).check()
 

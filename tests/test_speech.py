@@ -109,7 +109,12 @@ def test_samples_of_a_long_push_are_not_copied_frame_by_frame(
     """Which would take time in the square of their number."""
     seen: list[FloatArray] = []
     log_mel = analysis.log_mel
-    monkeypatch.setattr(analysis, "log_mel", lambda part: seen.append(part) or log_mel(part))
+
+    def noted(part: FloatArray) -> FloatArray:
+        seen.append(part)
+        return log_mel(part)
+
+    monkeypatch.setattr(analysis, "log_mel", noted)
     encoder = codec.encoder(search=False)
     assert len(encoder.push(np.zeros(5 * analysis.FRAME_SAMPLES, np.float32))) == 4
     assert len(seen) == 4
