@@ -55,6 +55,8 @@ def mel_filters() -> FloatArray:
     """Triangular mel filterbank with unit peaks, shape [N_MELS, N_BINS]."""
     import librosa  # only encoders need it, and it takes a second to import
 
+    from codec import kernels  # noqa: F401 (librosa has some, too)
+
     return librosa.filters.mel(
         sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0.0, fmax=SAMPLE_RATE / 2, norm=None
     ).astype(np.float32)

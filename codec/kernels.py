@@ -1,15 +1,48 @@
-"""How the package's inner loops are compiled with numba, with or without a place to keep them.
+"""How the package's inner loops are compiled with numba, and where their compiled form is kept.
 
 Importing this module imports numba, which takes longer than a short decode: where a kernel is only
-sometimes wanted, import it late.
+sometimes wanted, import it late. Who imports another library with kernels of its own imports this
+module first, because numba refuses to compile for the cache where it finds no place for one.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
+from numba.misc.appdirs import AppDirs
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _choose_cache() -> None:
+    """Give numba a place where it would find none, as for a service without a home: beside this
+    file, or for this process only."""
+    user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+    if os.environ.get("NUMBA_CACHE_DIR") or _writable(user):
+        return
+    folder = Path(__file__).parent / "__pycache__"
+    if not _writable(folder):
+        folder = Path(tempfile.mkdtemp(prefix="sotto-numba-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+
+
+_choose_cache()
 
 
 def kernel(
@@ -18,20 +51,9 @@ def kernel(
     """A decorator that compiles without bounds checks: at once for `signature`, else when called.
 
     The compiled form is kept where numba keeps such (NUMBA_CACHE_DIR, beside the source, the user's
-    cache). Where none of them can be written, as for a service without a home, every process
-    compiles anew; numba itself would refuse. options: numba's.
+    cache). Where none of them can be written, every process compiles anew. options: numba's.
     """
-
-    def compiled(function: Callable[..., Any], cache: bool) -> Callable[..., Any]:
-        done: Callable[..., Any] = njit(signature, cache=cache, boundscheck=False, **options)(
-            function
-        )
-        return done
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return compiled(function, cache=True)
-        except RuntimeError:  # no place is writable
-            return compiled(function, cache=False)
-
-    return wrap
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
+        signature, cache=True, boundscheck=False, **options
+    )
+    return compiled

@@ -48,6 +48,8 @@ class FrameDistance(nn.Module):
         super().__init__()
         import librosa  # takes a second to import; decoders do without
 
+        from codec import kernels  # noqa: F401 (librosa has some, too)
+
         hertz = librosa.mel_frequencies(analysis.N_MELS + 2, fmin=0.0, fmax=8000.0)[1:-1]
         position = _bark(hertz)
         centres = np.linspace(position[0], position[-1], _BANDS)

@@ -463,7 +463,7 @@ def test_help_version_and_info_need_no_torch(coded: Path) -> None:
         "import sys, io, contextlib\nfrom tui.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
         f"    status = [main(['--help']), main(['--version']), main(['info', {str(coded)!r}])]\n"
-        "heavy = {'torch', 'matplotlib', 'numba', 'scipy', 'rich'} & set(sys.modules)\n"
+        "heavy = {'torch', 'librosa', 'matplotlib', 'numba', 'scipy', 'rich'} & set(sys.modules)\n"
         "print(status, sorted(heavy))\n"
     )
     done = subprocess.run(
