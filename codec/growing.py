@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from codec.analysis import FRAME_HOPS, N_MELS
 from codec.framecoder import FrameCoder, Target
 from codec.packet import MAX_PAYLOAD
+from codec.polish import Polish
 from codec.ratecontrol import Bits, Plan
 from codec.search import Descent, SearchSettings, cheapen
 
@@ -40,6 +41,7 @@ _ESTIMATE = 32  # hops after which the frame's bits are estimated anew
 _GROWTH = 0.5  # steps are larger by this power of how many fewer a latent step will see ...
 _LARGEST = 2.5  # ... and at most so much
 _STEERING = 0.5  # bit prices move faster than offline: there are fewer steps to move them
+_MOVES = 0.75  # share of the last steps, or of their time, that is for moves of single indices
 _FEW = 10  # steps at the end towards the bit limit, where the search went beyond it
 
 
@@ -100,7 +102,7 @@ class GrowingSearch:
             iterations=iterations, penalty=codec.networks.penalty, steering=_STEERING
         )
         self._clock = clock
-        self._step_pace, self._score_pace = Pace(0.01), Pace(0.01)
+        self._step_pace, self._move_pace, self._score_pace = Pace(0.01), Pace(0.01), Pace(0.01)
         self.reset()
 
     def set_iterations(self, iterations: int) -> None:
@@ -125,6 +127,8 @@ class GrowingSearch:
         descent = self._aim(x, target, self._coder.start(x, target.rate, target.limit))
         descent.step(0.0)
         descent.score()
+        if self._searchable.neighbours is not None:
+            descent.polish(descent.candidates[0]).round()
         self._coder.code(x, self._networks.indices_of(descent.candidates[0])[0], plan)
         self.reset()
 
@@ -159,12 +163,16 @@ class GrowingSearch:
         target = self._coder.target([plan])
         start = cheapen(self._searchable, start, target.rate, target.limit)
         descent = self._aim(x, target, start)
-        while self.steps < self._settings.iterations:
-            spare = deadline - self._clock() - self._score_pace.seconds
-            left = int(min(self._settings.iterations - self.steps, spare / self._step_pace.seconds))
+        moving = self._searchable.neighbours is not None
+        share = _MOVES if moving else 0.0
+        last = self._settings.iterations - int(share * (self._settings.iterations - self.steps))
+        spare = deadline - self._clock() - (1 + moving) * self._score_pace.seconds
+        descended = self._clock() + (1.0 - share) * spare
+        while self.steps < last:
+            left = int((descended - self._clock()) / self._step_pace.seconds)
             if left < 1:
                 break
-            self._step(descent, left)
+            self._step(descent, min(last - self.steps, left))
         if self.steps == 0:
             self._step_pace.seconds *= 0.8  # was too slow for any step, and may not be any more
         begun = self._clock()
@@ -174,9 +182,35 @@ class GrowingSearch:
             options.append(self._searchable.quantise(z, 0.0))
         costs, _ = descent.score(options)
         best = int(costs[:, 0].argmin())
-        indices = self._networks.indices_of(options[best])[0]
+        found, cost, start_cost = options[best], float(costs[best]), float(costs[0])
         self._score_pace.note(self._clock() - begun)
-        return Found(indices, plan, float(costs[best]), float(costs[0]))
+        if moving:
+            found, cost = self._moved(descent, found, cost, deadline)
+        return Found(self._networks.indices_of(found)[0], plan, cost, start_cost)
+
+    def _moved(
+        self, descent: Descent, latents: torch.Tensor, cost: float, deadline: float
+    ) -> tuple[torch.Tensor, float]:
+        """Latents [1, S, C] and their cost after moves of single indices, if time is left."""
+        polish: Polish | None = None
+        while self.steps < self._settings.iterations:
+            begun = self._clock()
+            rounds = 2.0 if polish is None else 1.0  # the first of them only looks at what there is
+            if begun + rounds * self._move_pace.seconds + self._score_pace.seconds > deadline:
+                break
+            if polish is None:
+                polish = descent.polish(latents)
+            else:
+                polish.round()
+            self.steps += 1
+            self._move_pace.note(self._clock() - begun)
+        if polish is None:
+            return latents, cost
+        begun = self._clock()
+        costs, _ = descent.score([polish.latents])
+        self._score_pace.note(self._clock() - begun)
+        moved = float(costs[0])
+        return (polish.latents, moved) if moved < cost else (latents, cost)
 
     def _tensor(self, columns: FloatArray) -> torch.Tensor:
         return torch.from_numpy(columns)[None].to(self._device)

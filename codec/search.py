@@ -8,7 +8,8 @@ ADMM (Liu et al. 2020, eq. 2-6) with a rate term. Per iteration
 
 from the encoder's output as a warm start. Every few iterations the *quantised* candidates are
 decoded and scored by their true cost F(x, G(u)) + λ R(u); the best one ever seen is what the search
-returns, so it may stop at any time. Frames of a batch are independent of each other.
+returns, so it may stop at any time. Where latents are whole numbers, moves of single indices
+(`codec.polish`) follow. Frames of a batch are independent of each other.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ import torch
 from torch import Tensor
 
 from codec.entropy import MAX_INDEX
+from codec.polish import Neighbours, Polish
 
-Method = Literal["admm", "backprop", "none"]
+Method = Literal["polished", "admm", "backprop", "none"]
+_POLISHED = 0.25  # share of the iterations, or of the time, that is for moves of single indices
+_FEWEST_POLISHED = 8  # iterations
 
 
 class Prior(Protocol):
@@ -47,7 +51,8 @@ class Networks:
 
     `sketch` is the generator in a cheaper number format, for gradients alone; candidates are scored
     by the `generator` itself, as the decoder runs it. `quantise` is Q: latents and a dead zone to
-    the nearest allowed latents; `reach` bounds the magnitude of latents.
+    the nearest allowed latents; `reach` bounds the magnitude of latents; `neighbours` are there
+    where latents are whole numbers.
     """
 
     encoder: Callable[[Tensor, Tensor], Tensor]
@@ -56,6 +61,7 @@ class Networks:
     sketch: Callable[[Tensor, Tensor], Tensor]
     quantise: Callable[[Tensor, float], Tensor] = quantise
     reach: float = MAX_INDEX
+    neighbours: Neighbours | None = None
 
 
 class Distance(Protocol):
@@ -68,9 +74,12 @@ class Distance(Protocol):
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a search runs. Steps are in units of one quantisation step."""
+    """How a search runs. Steps are in units of one quantisation step.
 
-    method: Method = "admm"
+    method: "polished" is ADMM, and moves of single indices in the end where the model has any.
+    """
+
+    method: Method = "polished"
     iterations: int = 60
     budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
     step: float = 0.04
@@ -134,6 +143,7 @@ class Descent:
     ) -> None:
         self._networks, self._distance, self._settings = networks, distance, settings
         self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
+        self._x = x
         with torch.no_grad():
             self._reference = distance.reference(x)
         self.z = start.clamp(-networks.reach, networks.reach)
@@ -160,7 +170,7 @@ class Descent:
 
         kept: [B, S, 1], false for latent steps whose search begins anew.
         """
-        self._reference = self._distance.reference(x)
+        self._x, self._reference = x, self._distance.reference(x)
         self._price = torch.maximum(self._price + weight - self.weight, weight)
         self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
         reach, zero = self._networks.reach, torch.zeros_like(self.z)
@@ -204,6 +214,21 @@ class Descent:
             self._note(bits.chunk(times)[0])
         return cost.reshape(times, -1), bits.reshape(times, -1)
 
+    def polish(self, latents: Tensor) -> Polish:
+        """Moves of single indices from quantised latents [B, S, C] on.
+
+        Raises ValueError for a model whose latents are no whole numbers.
+        """
+        networks = self._networks
+        if networks.neighbours is None:
+            raise ValueError("latents of this model are no whole numbers")
+        return Polish(
+            networks.neighbours,
+            lambda z: networks.sketch(z, self.rate),
+            lambda y: self._distance.against(self._reference, y),
+            self._x, self.rate, self.weight, self.allowed_bits, latents,
+        )  # fmt: skip
+
     def _distances(self, u: Tensor, rates: Tensor, rows: Tensor) -> Tensor:
         """F of quantised latents u [n, S, C]; rows: [n], whose targets are those modulo B."""
         target = tuple(part[rows % len(self.rate)] for part in self._reference)
@@ -244,7 +269,7 @@ class Descent:
             else:
                 factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
             self._price = torch.maximum(self._price * factor, self.weight)
-        if settings.method == "admm":
+        if settings.method != "backprop":
             coupling = settings.coupling * self.weight[:, None, None]
             if settings.penalty is not None:
                 coupling = torch.full_like(coupling, settings.penalty)
@@ -256,7 +281,7 @@ class Descent:
         scale = (self._second / (1 - 0.98**self.age).to(z.dtype)).sqrt() + 1e-9
         self.z = (z - size * mean / scale).clamp(-reach, reach)
         self.candidates = [quantise(self.z, settings.dead_zone)]
-        if settings.method == "admm":
+        if settings.method != "backprop":
             self._u = quantise(self.z + self._dual, settings.dead_zone)
             self._dual = self._dual + self.z - self._u
             self.candidates.append(self._u)
@@ -281,42 +306,79 @@ def search(
     excessive one is then kept). `start` replaces the encoder's warm start. `report` hears, after
     every iteration, the share done, the best cost relative to the start, and the iterations.
     """
-    deadline = None if settings.budget is None else clock() + settings.budget
+    progress_after = _course(settings, clock)
     if start is None:
         with torch.no_grad():
             start = networks.encoder(x, rate)
     descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
-    best = descent.candidates[0]
-    costs, sizes = descent.score()
-    best_cost, best_bits = costs[0], sizes[0]
-    start_cost = best_cost.clone()
+    best = _Best(descent)
     if settings.method == "none" or settings.iterations == 0:
-        return SearchResult(best, best_cost, best_bits, start_cost, 0)
-    done = scored = 0
-    begun = clock()
-    while True:
-        # Without an iteration limit worth the name, time decides how far along the search is.
-        ended = done == settings.iterations
-        progress = done / settings.iterations
-        if deadline is not None:
-            now = clock()
-            ended = ended or now >= deadline
-            progress = max(progress, (now - begun) / max(deadline - begun, 1e-9))
-        if not ended:
-            descent.step(settings.step * (1.0 - 0.9 * progress))
-            done += 1
-        if scored < done and (ended or done % settings.check_every == 0):
-            costs, sizes = descent.score(below=best_cost)
-            for option, cost, size in zip(descent.candidates, costs, sizes, strict=True):
-                better = cost < best_cost
-                best = torch.where(better[:, None, None], option, best)
-                best_bits = torch.where(better, size, best_bits)
-                best_cost = torch.where(better, cost, best_cost)
-            scored = done
+        return best.result(0)
+    polished = settings.method == "polished" and networks.neighbours is not None
+    polished = polished and settings.iterations >= _FEWEST_POLISHED
+    descended = 1.0 - _POLISHED if polished else 1.0
+
+    def tell() -> None:
         if report is not None:
-            report(min(progress, 1.0), float((best_cost / start_cost).mean()), done)
-        if ended:
-            return SearchResult(best, best_cost, best_bits, start_cost, done)
+            share = float((best.cost / best.start_cost).mean())
+            report(min(progress_after(done), 1.0), share, done)
+
+    done = 0
+    while (progress := progress_after(done)) < descended:
+        descent.step(settings.step * (1.0 - 0.9 * progress / descended))
+        done += 1
+        if done % settings.check_every == 0:
+            best.take(*descent.score(below=best.cost), descent.candidates)
+        tell()
+    if done % settings.check_every:
+        best.take(*descent.score(below=best.cost), descent.candidates)
+    if progress < 1.0:
+        polish, done = descent.polish(best.latents), done + 1
+        while progress_after(done) < 1.0:
+            polish.round()
+            done += 1
+            tell()
+        best.take(*descent.score([polish.latents], best.cost), [polish.latents])
+    tell()
+    return best.result(done)
+
+
+def _course(settings: SearchSettings, clock: Callable[[], float]) -> Callable[[int], float]:
+    """How far along a search is, 1 at its end, after so many iterations.
+
+    Without a limit of iterations worth the name, time decides.
+    """
+    begun = clock()
+
+    def progress(done: int) -> float:
+        share = done / settings.iterations
+        if settings.budget is not None:
+            share = max(share, (clock() - begun) / max(settings.budget, 1e-9))
+        return share
+
+    return progress
+
+
+class _Best:
+    """The best candidates so far of B frames: latents [B, S, C], cost and bits [B]."""
+
+    def __init__(self, descent: Descent) -> None:
+        self.latents = descent.candidates[0]
+        costs, sizes = descent.score()
+        self.cost, self.bits = costs[0], sizes[0]
+        self.start_cost = self.cost.clone()
+
+    def take(self, costs: Tensor, sizes: Tensor, candidates: list[Tensor]) -> None:
+        """Keep what is better of candidates [B, S, C] with costs and bits [candidates, B]."""
+        for option, cost, size in zip(candidates, costs, sizes, strict=True):
+            better = cost < self.cost
+            self.latents = torch.where(better[:, None, None], option, self.latents)
+            self.bits = torch.where(better, size, self.bits)
+            self.cost = torch.where(better, cost, self.cost)
+
+    def result(self, iterations: int) -> SearchResult:
+        """What the search returns."""
+        return SearchResult(self.latents, self.cost, self.bits, self.start_cost, iterations)
 
 
 def cheapen(

@@ -49,7 +49,7 @@ class SpeechCodec(SpeechEngine):
         search: bool = True,
         entropy: EntropyName | None = None,
         group: int = 1,
-        method: Method = "admm",
+        method: Method = "polished",
     ) -> SpeechEncoder:
         """A streaming encoder. `budget`: seconds per frame; `group`: frames searched at once."""
         return SpeechEncoder(self, iterations, budget, method if search else "none", entropy, group)
@@ -67,7 +67,7 @@ class SpeechCodec(SpeechEngine):
         budget: float | None = None,
         search: bool = True,
         entropy: EntropyName | None = None,
-        method: Method = "admm",
+        method: Method = "polished",
         group: int = GROUP,
     ) -> bytes:
         """Samples [n] or [n, channels], full scale 1, any rate -> a whole `.sotto` container.

@@ -262,6 +262,20 @@ class Prior(nn.Module):
         location, log_scale = self(z if context is None else context, rate)
         return logistic_bits(z, location, log_scale)
 
+    def moves(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits of whole indices u, and what each would add one lower and one higher: [B, S, C].
+
+        The latter with what it does to the bits of others, to first order.
+        """
+        context = u.detach().requires_grad_(True)
+        with torch.enable_grad():
+            location, log_scale = self(context, rate)
+            own = logistic_bits(u, location, log_scale)
+            (others,) = torch.autograd.grad(own.sum(), context)
+        with torch.no_grad():
+            below, above = (logistic_bits(u + d, location, log_scale) - own for d in (-1.0, 1.0))
+            return own.detach(), below - others, above + others
+
 
 def logistic_bits(z: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     """-log2 of the logistic mass within half a step of z; linear far in the tails."""

@@ -55,12 +55,16 @@ class PriorSketch:
         location, log_scale = out.chunk(2, dim=-1)
         inverse = (1.0 - log_scale).clamp_(-_COARSEST, -_FINEST).exp_()
         offset = z - location.clamp(-_FARTHEST, _FARTHEST)
-        distance = offset.abs()
-        # Of a logistic's mass between both ends, as in `models.nets.logistic_bits`.
-        nats = torch.log1p(-torch.exp(-inverse))
-        nats += F.logsigmoid((0.5 - distance) * inverse)
-        nats += F.logsigmoid((0.5 + distance) * inverse)
-        return nats.mul_(-_PER_NAT), (context, first, middle, out, offset, inverse)
+        return _logistic_bits(offset, inverse), (context, first, middle, out, offset, inverse)
+
+    @torch.no_grad()
+    def moves(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `models.nets.Prior`, in bfloat16."""
+        own, traces = self.draw(u, u, rate)
+        offset, inverse = traces[-2:]
+        _, others = self.slopes(torch.ones_like(own), traces)
+        below, above = (_logistic_bits(offset + d, inverse) - own for d in (-1.0, 1.0))
+        return own, below - others, above + others
 
     def slopes(self, gradient: Tensor, traces: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Gradients with respect to z and context of what has `gradient` with respect to bits."""
@@ -84,6 +88,15 @@ class PriorSketch:
         for_context = torch.empty_like(context)
         features_back(bits_of(self._first.back(slope)), context.numpy(), for_context.numpy())
         return for_z, for_context
+
+
+def _logistic_bits(offset: Tensor, inverse: Tensor) -> Tensor:
+    """-log2 of a logistic's mass between both ends, as in `models.nets.logistic_bits`."""
+    distance = offset.abs()
+    nats = torch.log1p(-torch.exp(-inverse))
+    nats += F.logsigmoid((0.5 - distance) * inverse)
+    nats += F.logsigmoid((0.5 + distance) * inverse)
+    return nats.mul_(-_PER_NAT)
 
 
 class _Bits(torch.autograd.Function):

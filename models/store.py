@@ -21,14 +21,16 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.device import fast_in_half
 from codec.entropy import QUALITIES, ContextModel, RangeCoder
 from codec.errors import BadInput
 from codec.huffman import HuffmanCoder, RunModel
 from codec.latents import LatentCoder
+from codec.polish import Neighbours
 from codec.search import Networks
+from codec.search import Prior as SearchPrior
 from models.family import CodecNetworks, Model, finite, loading, read_description, read_part
 from models.nets import ANCHORS, Encoder, Generator, ModelShape, Prior
 from models.packed import can_pack, packed
@@ -144,6 +146,17 @@ def load_model(family: str, folder: Path | None = None) -> Model:
     return Model(networks.eval(), coders, QUALITIES, str(description["model_id"]))
 
 
+def neighbours(generator: nn.Module, prior: SearchPrior) -> Neighbours | None:
+    """What moves of single indices need to know; None of models whose latents are no indices."""
+    if not (isinstance(generator, Generator) and isinstance(prior, Prior | PriorSketch)):
+        return None
+
+    def energy(rate: Tensor) -> Tensor:
+        return generator.basis.square().sum(1) / generator.gains(rate).square()
+
+    return Neighbours(prior.moves, energy)
+
+
 def search_networks(model: CodecNetworks) -> Networks:
     """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
     device = next(model.generator.parameters()).device
@@ -177,4 +190,5 @@ def search_networks(model: CodecNetworks) -> Networks:
         lambda z, rate: sketch()(z, rate),
         model.quantise,
         model.reach,
+        neighbours(model.generator, prior),
     )

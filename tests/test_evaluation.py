@@ -470,15 +470,22 @@ def test_an_option_the_encoder_lacks_is_said_and_not_faked(stored_codec):
             systems.prepare(system)
 
 
-def test_each_search_is_compared_with_none_and_admm_with_back_propagation():
+def test_each_search_is_compared_with_none_and_with_the_one_before_it():
     names = [system.name for system in systems.search_systems("2k", (30,))]
-    assert names == ["2k: no search", "2k: back-propagation, 30", "2k: ADMM, 30"]
+    assert names == [
+        "2k: no search",
+        "2k: back-propagation, 30",
+        "2k: ADMM, 30",
+        "2k: ADMM and moves, 30",
+    ]
     results = [report.SystemResult(name, "", []) for name in names]
     pairs = [(a.name, b.name) for a, b in report.search_gains(results)]
     assert pairs == [
         ("2k: back-propagation, 30", "2k: no search"),
         ("2k: ADMM, 30", "2k: no search"),
         ("2k: ADMM, 30", "2k: back-propagation, 30"),
+        ("2k: ADMM and moves, 30", "2k: no search"),
+        ("2k: ADMM and moves, 30", "2k: ADMM, 30"),
     ]
 
 

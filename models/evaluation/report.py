@@ -123,7 +123,7 @@ def paired_gain(better: SystemResult, base: SystemResult) -> dict[str, Figure]:
 
 
 def search_gains(results: Sequence[SystemResult]) -> list[tuple[SystemResult, SystemResult]]:
-    """(system, what it is compared with): each search against none, ADMM against the other.
+    """(system, what it is compared with): each search against none, and against the one before it.
 
     The names are those of `systems.search_systems`: "PRESET: METHOD, STEPS".
     """
@@ -132,7 +132,8 @@ def search_gains(results: Sequence[SystemResult]) -> list[tuple[SystemResult, Sy
     for result in results:
         preset, _, variant = result.name.partition(": ")
         method, _, steps = variant.partition(", ")
-        for base in ("no search", f"back-propagation, {steps}" if method == "ADMM" else ""):
+        simpler = {"ADMM": "back-propagation", "ADMM and moves": "ADMM"}.get(method)
+        for base in ("no search", f"{simpler}, {steps}"):
             other = by_name.get(f"{preset}: {base}")
             if other is not None and other is not result:
                 pairs.append((result, other))

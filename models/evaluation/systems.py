@@ -203,23 +203,24 @@ def _line(preset: str) -> str:
     return "sotto" if known is None or known.family == "speech" else f"sotto {preset}"
 
 
-# The first paper compares its search with plain back-propagation followed by one rounding; the
-# encoder's name for that is given here, in one place.
-BACK_PROPAGATION: Mapping[str, Any] = {"method": "backprop"}
+# The first paper compares its search, ADMM, with plain back-propagation followed by one rounding;
+# ours ends with moves of single indices.
+SEARCHES: Mapping[str, Mapping[str, Any]] = {
+    "back-propagation": {"method": "backprop"},
+    "ADMM": {"method": "admm"},
+    "ADMM and moves": {},
+}
 
 
 def search_systems(
     preset: str, iterations: Sequence[int] = (10, 30, 100), device: str = "auto"
 ) -> list[System]:
-    """No search, plain back-propagation and ADMM at the same iteration counts, for one preset."""
+    """No search, and each way of searching at the same iteration counts, for one preset."""
     systems: list[System] = [
         SottoSystem(f"{preset}: no search", preset, {"search": False}, "no search", device)
     ]
-    for count in iterations:
-        options = {"iterations": count, **BACK_PROPAGATION}
-        label = f"{preset}: back-propagation, {count}"
-        systems.append(SottoSystem(label, preset, options, "back-propagation", device))
-    for count in iterations:
-        label = f"{preset}: ADMM, {count}"
-        systems.append(SottoSystem(label, preset, {"iterations": count}, "ADMM", device))
+    for name, options in SEARCHES.items():
+        for count in iterations:
+            label, own = f"{preset}: {name}, {count}", {"iterations": count, **options}
+            systems.append(SottoSystem(label, preset, own, name, device))
     return systems

@@ -1,0 +1,172 @@
+"""Moves of single indices: what they promise, what they keep to, and what they find."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from codec.entropy import MAX_INDEX
+from codec.polish import Neighbours, Polish
+from codec.search import Descent, Networks, SearchSettings, search
+from models.loudness import FrameDistance
+from models.nets import ModelShape, Prior
+from models.store import load_model, search_networks
+from tests.test_search import ToyDistance, ToyPrior
+
+STEPS, CHANNELS, MELS = 4, 6, 6
+PRICE = 0.01
+
+
+def price_of(u: Tensor) -> Tensor:
+    return ToyPrior().bits(u, torch.ones(len(u)))
+
+
+def neighbours() -> Neighbours:
+    """Of a model that adds up orthonormal patches: every index can be judged alone.
+
+    The energy is such that the curvature of a squared error is met, not that of the loudness.
+    """
+
+    def bits(u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        own = price_of(u)
+        return own, price_of(u - 1) - own, price_of(u + 1) - own
+
+    return Neighbours(bits, lambda rate: torch.full((len(rate), 1, CHANNELS), 0.5))
+
+
+def toy_polish(x: Tensor, u: Tensor, limit: Tensor | None = None) -> Polish:
+    reference = ToyDistance().reference(x)
+    return Polish(
+        neighbours(),
+        lambda z: z,
+        lambda y: ToyDistance().against(reference, y),
+        x, torch.ones(len(x)), torch.full((len(x),), PRICE), limit, u,
+    )  # fmt: skip
+
+
+def true_cost(x: Tensor, u: Tensor) -> Tensor:
+    return (u - x).square().mean((1, 2)) + PRICE * price_of(u).sum((1, 2))
+
+
+def targets(seed: int = 0) -> Tensor:
+    return 3.0 * torch.randn(3, STEPS, MELS, generator=torch.Generator().manual_seed(seed))
+
+
+def test_each_index_finds_its_best_neighbour() -> None:
+    """Indices that do not touch each other come to rest where no single move helps."""
+    x = targets()
+    u = (x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).round()
+    polish = toy_polish(x, u)
+    for _ in range(40):
+        polish.round()
+    found = polish.latents
+    assert (true_cost(x, found) < true_cost(x, u)).all()
+    best = true_cost(x, found)
+    for step in range(STEPS):
+        for channel in range(CHANNELS):
+            for move in (-1, 1):
+                other = found.clone()
+                other[:, step, channel] += move
+                assert (true_cost(x, other) > best - 1e-6).all()
+
+
+def test_a_round_never_makes_a_frame_worse() -> None:
+    x = targets(2)
+    polish = toy_polish(x, torch.zeros_like(x))
+    costs = [true_cost(x, polish.latents)]
+    for _ in range(12):
+        polish.round()
+        costs.append(true_cost(x, polish.latents))
+    for before, after in itertools.pairwise(costs):
+        assert (after <= before + 1e-6).all()
+    assert (costs[-1] < 0.5 * costs[0]).all()
+
+
+def test_moves_stay_within_the_limit_of_bits_and_in_range() -> None:
+    x = targets(3) * 20.0
+    limit = torch.tensor([60.0, 90.0, 1e9])
+    polish = toy_polish(x, torch.zeros_like(x), limit)
+    for _ in range(60):
+        polish.round()
+    taken = price_of(polish.latents).sum((1, 2))
+    assert (taken <= limit).all()
+    assert taken[0] > 40.0
+    assert polish.latents.abs().max() == MAX_INDEX
+
+
+def test_the_prior_tells_what_moves_add() -> None:
+    """Exactly for the index itself, for the others to first order."""
+    shape = ModelShape(
+        channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=1,
+        prior_unit=8, prior_groups=(4, 4, 16),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    prior = Prior(shape)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.copy_(0.15 * torch.randn_like(parameter))
+    prior.requires_grad_(False)
+    rate = torch.ones(2)
+    u = torch.randint(-2, 3, (2, shape.steps, shape.channels)).float()
+    own, below, above = prior.moves(u, rate)
+    torch.testing.assert_close(own, prior.bits(u, rate))
+    promised, true = [], []
+    for step, channel in ((0, 0), (3, 5), (7, 1), (11, 9), (15, 23)):
+        for move, told in ((-1.0, below), (1.0, above)):
+            other = u.clone()
+            other[:, step, channel] += move
+            promised.append(told[:, step, channel])
+            true.append((prior.bits(other, rate) - prior.bits(u, rate)).sum((1, 2)))
+            if (step, channel) == (15, 23):  # the last one changes no other
+                alone = prior.bits(other, rate, u)[:, step, channel] - own[:, step, channel]
+                torch.testing.assert_close(told[:, step, channel], alone)
+                torch.testing.assert_close(told[:, step, channel], true[-1])
+    pairs = torch.stack((torch.cat(promised), torch.cat(true)))
+    assert torch.corrcoef(pairs)[0, 1] > 0.9
+
+
+def test_the_search_ends_with_moves() -> None:
+    """At as many steps the shipped model's frames cost less than by ADMM alone."""
+    networks = search_networks(load_model("speech").networks)
+    assert networks.neighbours is not None
+    random = torch.Generator().manual_seed(4)
+    rough = torch.randn(2, 16, 192, generator=random) * torch.linspace(2.0, 0.1, 192)
+    ones = torch.ones(2)
+    x = networks.generator(rough, ones).clamp(-1.0, 1.0)
+    settings = SearchSettings(iterations=24)
+    polished, admm = (
+        search(networks, FrameDistance(), x, ones, ones * 2e-4, s)
+        for s in (settings, replace(settings, method="admm"))
+    )
+    assert polished.iterations == admm.iterations == 24
+    assert (polished.cost < admm.cost).all()
+
+
+def test_few_steps_and_models_without_neighbours_leave_out_the_moves() -> None:
+    networks = search_networks(load_model("speech").networks)
+    paper = search_networks(load_model("paper").networks)
+    assert paper.neighbours is None
+    x, ones = torch.zeros(1, 128, 128), torch.ones(1)
+    few, static = SearchSettings(iterations=6), SearchSettings(iterations=8, penalty=0.002)
+    for model, settings, price in ((networks, few, 2e-4), (paper, static, 0.0)):
+        polished, admm = (
+            search(model, FrameDistance(), x, ones, ones * price, s)
+            for s in (settings, replace(settings, method="admm"))
+        )
+        torch.testing.assert_close(polished.indices, admm.indices)
+
+
+def test_a_model_without_neighbours_cannot_be_polished() -> None:
+    x, ones = targets(), torch.ones(3)
+
+    def same(z: Tensor, rate: Tensor) -> Tensor:
+        return z
+
+    networks = Networks(same, same, ToyPrior(), same)
+    descent = Descent(networks, ToyDistance(), x, ones, ones, SearchSettings(), x)
+    with pytest.raises(ValueError, match="no whole numbers"):
+        descent.polish(x.round())
