@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput
 from models.nets import MAX_INDEX
-from models.store import WEIGHTS, load_model
+from models.store import WEIGHTS, LatentModel, load_model
 from models.training import checkpoints
 from models.training.command import main
 from models.training.interruption import Interruption
 from models.training.journal import draw_curves, read_log
+from models.training.objective import Objective
 from models.training.recipe import Trainer, trained_model
 from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, trainer
 
@@ -138,6 +139,21 @@ def test_a_training_goes_on_from_a_model(packed: Path, trained: Path, tmp_path: 
     assert np.mean([e["distance"] for e in log]) < 0.95 * np.mean([e["distance"] for e in fresh])
     start = json.loads((trained / "model" / "model.json").read_text())
     assert log[0]["log_price_0"] == pytest.approx(start["log_rate_weights"][0], abs=1e-3)
+    again.centres()
+    kept = load_model("speech", trained / "model").networks.state_dict()["generator.centres"]
+    found = trained_model(tmp_path, "centres").generator.centres
+    torch.testing.assert_close(found, kept.to(found.dtype))
+
+
+def test_the_encoder_is_drawn_to_other_indices_only():
+    """Latents that would be rounded to what the search found are right as they are."""
+    objective = Objective(LatentModel(SHAPE))
+    x, rate = torch.zeros(1, 128, 128), torch.ones(1)
+    zeros = torch.zeros(1, SHAPE.steps, SHAPE.channels)
+    z = objective.model.encoder(x, rate).detach()
+    for far, pulled in ((0.0, False), (0.4, False), (0.9, True)):
+        _, _, pull = objective(x, rate, zeros, zeros[:, :1, :1] > 0, z + far)
+        assert (float(pull) > 0) == pulled
 
 
 def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path):

@@ -44,7 +44,9 @@ class Objective(nn.Module):
         if searched is not None:
             y = m.generator(searched, rate)
             bits = m.prior.bits(searched, rate).sum((1, 2))
-            return y, bits, _PULL * (z - searched).square().sum((1, 2))
+            # Where it would be rounded to what was found, the encoder is right as it is.
+            wrong = ((z - searched).abs() - 0.5).clamp_min(0.0)
+            return y, bits, _PULL * wrong.square().sum((1, 2))
         rounded = z + (z.round() - z).detach()
         y = m.generator(rounded, rate)
         location, log_scale = m.prior(rounded, rate)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from codec.errors import BadInput
 from models.features import FeatureDistance, load_features
@@ -109,7 +110,7 @@ class Trainer:
         else:
             model = self._centred()
             prices.log_prices = torch.tensor(model.log_rate_weights)
-            settings = replace(settings, rate=settings.rate / 4, hold=0.0, floor=0.0)
+            settings = replace(settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=0)
         features = self._feature_distance()
         distance = Distance(features, recipe.feature_weight)
         stage = Stage(name, model, self.source, self.team, distance, prices, settings)
@@ -118,20 +119,16 @@ class Trainer:
             return train_stage(stage, recipe.work / name, self.interruption) is not None
 
     def centres(self) -> Path:
-        """Cluster the unrounded latents of training frames; writes and returns WORK/centres."""
+        """Cluster the unrounded latents of training frames; writes and returns WORK/centres.
+
+        A model that was trained on keeps its centres: stage one has trained with them.
+        """
         recipe, device = self.recipe, self.team.device
         folder = recipe.work / "centres"
         if self.team.leads:
             model = self._trained("one").to(device)
-            random = np.random.default_rng((recipe.stage.seed, 2 << 20))
-            latents = []
-            for _ in range(-(-recipe.centre_frames // 100)):
-                x = self.source.batch(100, random)
-                with torch.no_grad():
-                    z = model.encoder(x, rate_points(100, random).to(device))
-                latents.append(z.reshape(-1, model.shape.channels).cpu().numpy())
-            found = torch.from_numpy(kmeans_centres(np.concatenate(latents)))
-            model.generator.centres.copy_(found.to(device))
+            if recipe.start is None:
+                model.generator.centres.copy_(self._clustered(model).to(device))
             numbers = {
                 "shape": model.shape.to_json(),
                 "log_prices": model.log_rate_weights,
@@ -141,6 +138,17 @@ class Trainer:
             checkpoints.save_checkpoint(folder, 0, tensors, numbers)
         self.team.wait()
         return folder
+
+    def _clustered(self, model: LatentModel) -> Tensor:
+        """K-means centres [C, levels] of the model's latents of training frames."""
+        random = np.random.default_rng((self.recipe.stage.seed, 2 << 20))
+        latents = []
+        for _ in range(-(-self.recipe.centre_frames // 100)):
+            x = self.source.batch(100, random)
+            with torch.no_grad():
+                z = model.encoder(x, rate_points(100, random).to(x.device))
+            latents.append(z.reshape(-1, model.shape.channels).cpu().numpy())
+        return torch.from_numpy(kmeans_centres(np.concatenate(latents)))
 
     def export(self, out: Path) -> str:
         """Write the model folder; returns the model id. An existing model is replaced at the end.
