@@ -153,7 +153,28 @@ def test_the_encoder_is_drawn_to_other_indices_only():
     z = objective.model.encoder(x, rate).detach()
     for far, pulled in ((0.0, False), (0.4, False), (0.9, True)):
         _, _, pull = objective(x, rate, zeros, zeros[:, :1, :1] > 0, z + far)
-        assert (float(pull) > 0) == pulled
+        assert bool(pull.detach() > 0) == pulled
+
+
+def test_frames_that_are_not_searched_keep_the_encoder_good():
+    """Of a batch whose first half was searched, the second half's distance reaches the encoder."""
+    torch.manual_seed(0)
+    objective = Objective(LatentModel(SHAPE))
+    model = objective.model
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    x, rate = torch.rand(4, 128, 128) - 0.5, torch.ones(4)
+    noise = torch.zeros(4, SHAPE.steps, SHAPE.channels)
+    with torch.no_grad():
+        searched = model.encoder(x, rate)[:2].round() + 3.0
+    y, bits, pull = objective(x, rate, noise, noise[:, :1, :1] > 0, searched)
+    torch.testing.assert_close(y[:2], model.generator(searched, rate[:2]))
+    torch.testing.assert_close(bits[:2], model.prior.bits(searched, rate[:2]).sum((1, 2)))
+    assert bool((pull[:2] > 0).all()) and not bool(pull[2:].any())
+    weight = model.encoder.leave.weight
+    for half, reached in ((y[:2], False), (y[2:], True)):
+        (slope,) = torch.autograd.grad(half.square().sum(), weight, retain_graph=True)
+        assert bool(slope.any()) == reached
 
 
 def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path):

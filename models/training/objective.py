@@ -2,7 +2,9 @@
 
 Stage one codes with the encoder's rounded latents (straight-through gradient) and prices relaxed
 ones, half of them with uniform noise in place of rounding (Ballé et al. 2017). Stage two codes
-searched latents, so that generator and prior meet what the decoder will really see.
+searched latents in half of the frames, so that generator and prior meet what the decoder will see.
+The other half goes on as in stage one: without it nothing would keep the encoder good, and searches
+that begin at a bad place end at one.
 """
 
 from __future__ import annotations
@@ -34,24 +36,25 @@ class Objective(nn.Module):
     def forward(
         self, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor, searched: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoded frames [B, T, M], bits [B] and pull [B] (0 in stage one).
+        """Decoded frames [B, T, M], bits [B] and pull [B] (0 where nothing was searched).
 
         x: [B, T, M]; noise: [B, S, C] in ±0.5; noisy: [B, 1, 1] where noise is priced instead of
-        rounding; searched: [B, S, C] quantised latents (stage two) or None.
+        rounding; searched: [n, S, C] quantised latents of the first n frames (stage two) or None.
         """
         m = self.model
         z = m.encoder(x, rate).clamp(-MAX_INDEX, MAX_INDEX)
+        coded = z + (z.round() - z).detach()
+        priced = torch.where(noisy, z + noise, coded)
+        pull = torch.zeros_like(rate)
         if searched is not None:
-            y = m.generator(searched, rate)
-            bits = m.prior.bits(searched, rate).sum((1, 2))
+            found = len(searched)
             # Where it would be rounded to what was found, the encoder is right as it is.
-            wrong = ((z - searched).abs() - 0.5).clamp_min(0.0)
-            return y, bits, _PULL * wrong.square().sum((1, 2))
-        rounded = z + (z.round() - z).detach()
-        y = m.generator(rounded, rate)
-        location, log_scale = m.prior(rounded, rate)
-        bits = logistic_bits(torch.where(noisy, z + noise, rounded), location, log_scale)
-        return y, bits.sum((1, 2)), torch.zeros_like(bits[:, 0, 0])
+            wrong = ((z[:found] - searched).abs() - 0.5).clamp_min(0.0)
+            pull = torch.cat((_PULL * wrong.square().sum((1, 2)), pull[found:]))
+            coded, priced = (torch.cat((searched, part[found:])) for part in (coded, priced))
+        y = m.generator(coded, rate)
+        location, log_scale = m.prior(coded, rate)
+        return y, logistic_bits(priced, location, log_scale).sum((1, 2)), pull
 
 
 class Distance(nn.Module):

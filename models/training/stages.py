@@ -1,8 +1,8 @@
 """The two stages of training: coding with rounded latents, then with searched ones.
 
 One loop serves both. Stage one trains everything by the straight-through gradient, with a small
-adversarial term in its second part. Stage two searches the latents of every batch as the encoder
-will (ADMM, `codec.search`), and retrains generator and prior on them, the encoder towards them
+adversarial term in its second part. Stage two searches the latents of half of every batch as the
+encoder will (`codec.search`), and retrains generator and prior on them, the encoder towards them
 (Liu et al. 2020, 3.1).
 """
 
@@ -111,7 +111,10 @@ class Stage:
         price = self.prices.of(rate)
         shape = self.model.shape
         noise, noisy = noise_like(shape.steps, shape.channels, s.batch, noise_source)
-        searched = self._search(x, rate, price) if self.name == "two" else None
+        searched = None
+        if self.name == "two":
+            some = -(-s.batch // 2)
+            searched = self._search(x[:some], rate[:some], price[:some])
         with self.autocast():
             y, bits, pull = self.objective(x, rate, noise.to(device), noisy.to(device), searched)
             distance = self.distance(x, y)
