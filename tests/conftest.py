@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,11 @@ CLIPS = Path(__file__).parent / "clips"
 # No deadline: the first call of a numba kernel compiles it. In CI every run draws the same cases.
 settings.register_profile("sotto", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("sotto")
+
+# As from a terminal: what starts the tests in the background, or by nohup, has these ignored, and
+# so would have every program that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
