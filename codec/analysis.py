@@ -53,9 +53,10 @@ def hann() -> FloatArray:
 @lru_cache(maxsize=1)
 def mel_filters() -> FloatArray:
     """Triangular mel filterbank with unit peaks, shape [N_MELS, N_BINS]."""
-    import librosa  # only encoders need it, and it takes a second to import
+    from codec.kernels import choose_cache
 
-    from codec import kernels  # noqa: F401 (librosa has some, too)
+    choose_cache()  # librosa has kernels, too
+    import librosa  # only encoders need it, and it takes a second to import
 
     return librosa.filters.mel(
         sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0.0, fmax=SAMPLE_RATE / 2, norm=None

@@ -13,7 +13,8 @@ inputs are whole numbers) or 1/65536 (later layers).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import constriction
 import numpy as np
@@ -95,15 +96,10 @@ class ContextModel:
             raise ValueError("context model: table rows must be positive and sum to 2**16")
 
 
-_TYPES = {
-    field.name: np.dtype(
-        np.uint32
-        if field.name == "tables"
-        else np.int32
-        if field.name in ("groups", "offset", "middle_bias", "leave_bias")
-        else np.int16
-    )
-    for field in fields(ContextModel)
+_TYPES: dict[str, np.dtype[Any]] = {
+    **dict.fromkeys(("past", "within", "middle", "leave"), np.dtype(np.int16)),
+    **dict.fromkeys(("groups", "offset", "middle_bias", "leave_bias"), np.dtype(np.int32)),
+    "tables": np.dtype(np.uint32),
 }
 
 

@@ -1,13 +1,13 @@
 """How the package's inner loops are compiled with numba, and where their compiled form is kept.
 
 Importing this module imports numba, which takes longer than a short decode: where a kernel is only
-sometimes wanted, import it late. Who imports another library with kernels of its own imports this
-module first, because numba refuses to compile for the cache where it finds no place for one.
+sometimes wanted, import it late.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
@@ -29,9 +29,14 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def _choose_cache() -> None:
+@functools.cache
+def choose_cache() -> None:
     """Give numba a place where it would find none, as for a service without a home: beside this
-    file, or for this process only."""
+    file, or for this process only.
+
+    To be called before another library with kernels of its own is imported: numba refuses to
+    compile for the cache without a place for one.
+    """
     user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
     if os.environ.get("NUMBA_CACHE_DIR") or _writable(user):
         return
@@ -42,9 +47,6 @@ def _choose_cache() -> None:
     numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 
-_choose_cache()
-
-
 def kernel(
     signature: str | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -53,6 +55,7 @@ def kernel(
     The compiled form is kept where numba keeps such (NUMBA_CACHE_DIR, beside the source, the user's
     cache). Where none of them can be written, every process compiles anew. options: numba's.
     """
+    choose_cache()
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
         signature, cache=True, boundscheck=False, **options
     )

@@ -46,9 +46,10 @@ class FrameDistance(nn.Module):
 
     def __init__(self, high_band_weight: float = 0.7) -> None:
         super().__init__()
-        import librosa  # takes a second to import; decoders do without
+        from codec.kernels import choose_cache
 
-        from codec import kernels  # noqa: F401 (librosa has some, too)
+        choose_cache()  # librosa has kernels, too
+        import librosa  # takes a second to import; decoders do without
 
         hertz = librosa.mel_frequencies(analysis.N_MELS + 2, fmin=0.0, fmax=8000.0)[1:-1]
         position = _bark(hertz)

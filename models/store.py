@@ -151,10 +151,8 @@ def neighbours(generator: nn.Module, prior: SearchPrior) -> Neighbours | None:
     if not (isinstance(generator, Generator) and isinstance(prior, Prior | PriorSketch)):
         return None
 
-    def energy(rate: Tensor) -> Tensor:
-        return generator.basis.square().sum(1) / generator.gains(rate).square()
-
-    return Neighbours(prior.moves, energy)
+    drawn = generator.basis.detach().square().sum(1)
+    return Neighbours(prior.moves, lambda rate: drawn / generator.gains(rate).square())
 
 
 def search_networks(model: CodecNetworks) -> Networks:

@@ -64,13 +64,18 @@ class Elsewhere(Tensor):
 
 
 class _FromNumbers(TorchFunctionMode):
-    """`torch.tensor` fills a tensor before anything can be told of it."""
+    """`torch.tensor`, and indexing by lists, fill a tensor before anything can be told of it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor):
             device = kwargs.pop("device", None)
             return func(*args, **kwargs).to(device)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            tensor, key, *value = args
+            keys = key if isinstance(key, tuple) else (key,)
+            keys = tuple(torch.tensor(k) if isinstance(k, list) else k for k in keys)
+            return func(tensor, keys, *value)
         return func(*args, **kwargs)
 
 

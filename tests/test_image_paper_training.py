@@ -20,7 +20,7 @@ from models.training.image.paper import PaperImageSettings, train_paper_image
 from models.training.image.paper_start import start_linear_image
 from models.training.image.photographs import Photographs
 from models.training.interruption import Interruption
-from tests.tiny_image_model import photograph, psnr, training_pictures
+from tests.tiny_image_model import photograph, psnr, training_pictures, write_photographs
 
 SHAPE = PaperImageShape(
     encoder_widths=(8, 8, 8), generator_widths=(8, 8, 8), generator_blocks=(1, 1, 1)
@@ -33,10 +33,7 @@ TINY = PaperImageSettings(
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for k in range(4):
-        photograph(90, 80, k).save(folder / f"{k}.png")
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("photos"), 4)
 
 
 def test_the_linear_start_keeps_what_matters_most() -> None:

@@ -23,14 +23,18 @@ from models.training.image import command, photographs
 from models.training.image.photographs import Photographs
 from models.training.image.stage import ImageStage, ImageStageSettings, objective
 from models.training.image.start import lapped_basis, linear_start
-from tests.tiny_image_model import SHAPE, photograph, tiny_codec, training_pictures
+from tests.tiny_image_model import (
+    SHAPE,
+    photograph,
+    tiny_codec,
+    training_pictures,
+    write_photographs,
+)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for k in range(5):
-        photograph(90, 80, k).save(folder / f"{k}.png")
+    folder = write_photographs(tmp_path_factory.mktemp("photos"), 5)
     (folder / "broken.png").write_bytes(b"no picture")
     photograph(20, 20).save(folder / "small.png")
     return folder
@@ -54,8 +58,7 @@ def test_with_all_channels_the_start_reconstructs() -> None:
 
 
 def test_damaged_pictures_are_left_out(tmp_path: Path) -> None:
-    for k in range(3):
-        photograph(90, 80, k).save(tmp_path / f"{k}.png")
+    write_photographs(tmp_path, 3)
     whole = (tmp_path / "1.png").read_bytes()
     at = whole.index(b"IDAT")  # with its length before it, which is made too small
     (tmp_path / "1.png").write_bytes(whole[: at - 4] + bytes((0, 0, 1, 0)) + whole[at:])
@@ -70,8 +73,7 @@ def test_damaged_pictures_are_left_out(tmp_path: Path) -> None:
 def test_more_than_memory_holds_is_refused_by_the_headers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for k in range(3):
-        photograph(90, 80, k).save(tmp_path / f"{k}.png")
+    write_photographs(tmp_path, 3)
     monkeypatch.setattr(photographs, "MAX_BYTES", 3 * 3 * 90 * 80)
     assert len(Photographs(tmp_path, crop=64).training) == 3
     monkeypatch.setattr(photographs, "MAX_BYTES", 3 * 3 * 90 * 80 - 1)

@@ -23,9 +23,9 @@ def test_kernels_run_where_no_cache_can_be_written(tmp_path: Path) -> None:
     nowhere = tmp_path / "codec" / "__pycache__" / "home"
     environment |= {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere)}
     code = (
-        "import numpy as np, codec.entropy, codec.image.context, models.sketch_kernels\n"
         "from codec.analysis import mel_filters\n"
         "assert mel_filters().shape == (128, 513)\n"
+        "import numpy as np, codec.entropy, codec.image.context, models.sketch_kernels\n"
         "from codec.heap import integrate\n"
         "from codec.image.places import decode_places, encode_places\n"
         "coded = encode_places(np.array([1, 0, 1], np.uint8))\n"

@@ -36,7 +36,7 @@ from tests.elsewhere import Elsewhere, OtherDevice, accelerator
 from tests.test_image_paper_training import TINY as image_settings
 from tests.test_paper import TINY as paper_shape
 from tests.tiny_ganz_model import tiny_trainer
-from tests.tiny_image_model import photograph
+from tests.tiny_image_model import photograph, write_photographs
 from tests.tiny_training import pack, trainer
 
 _COPIED = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
@@ -78,6 +78,10 @@ def test_devices_do_not_mix(device: torch.device) -> None:
     assert isinstance(there * 2.0, Elsewhere)
     assert (there + torch.tensor(1.0)).cpu().tolist() == [2.0, 2.0, 2.0]
     assert float((there * torch.tensor([1.0, 2.0, 3.0], device=device)).sum()) == 6.0
+    rising = torch.arange(6.0).reshape(3, 2).to(device)
+    assert rising[[2, 0]].cpu().tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    rising[[0, 1], 1] = -1.0
+    assert rising.cpu().flatten().tolist() == [0.0, -1.0, 2.0, -1.0, 4.0, 5.0]
     for mix in (
         lambda: there + here,
         lambda: torch.cat((there, here)),
@@ -168,10 +172,7 @@ class _Steps(Interruption):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for k in range(4):
-        photograph(90, 80, k).save(folder / f"{k}.png")
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("photos"), 4)
 
 
 @_COPIED

@@ -35,6 +35,13 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray((255 * scene(width, height, seed)).astype(np.uint8))
 
 
+def write_photographs(folder: Path, count: int) -> Path:
+    """So many small pictures in `folder`, which is returned."""
+    for seed in range(count):
+        photograph(90, 80, seed).save(folder / f"{seed}.png")
+    return folder
+
+
 def scene(width: int, height: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32)

@@ -130,7 +130,7 @@ class Encoder:
 
     def run(self) -> bytes:
         """Encode; the file's bytes. Raises BadInput if they cannot be as few as allowed."""
-        iterations = self._iterations()
+        iterations = self.settings.steps(self.loaded.preset)
         if self.allowed is None:
             quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
         else:
@@ -160,16 +160,6 @@ class Encoder:
         price = TUNINGS[self.settings.tune].price
         price *= float(self.loaded.networks.price(self._rate(quality)))
         return ImageDistance(self.settings.tune, price)
-
-    def _iterations(self) -> int:
-        s, preset = self.settings, self.loaded.preset
-        if not s.search:
-            return 0
-        if s.iterations is not None:
-            return s.iterations
-        if s.budget is not None:
-            return 100_000
-        return preset.fast if s.fast else preset.iterations
 
     # --- The rate point that the allowance asks for.
 

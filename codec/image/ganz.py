@@ -185,7 +185,7 @@ class _Encoder:
 
     def run(self) -> bytes:
         """Encode; the file's bytes."""
-        count, steps = self._count(), self._steps()
+        count, steps = self._count(), self.settings.steps(self.codec.settings)
         if self.allowed is None or self.kind is None:
             data, cost = self._encoded(count, steps, (0.0, 1.0))
         else:
@@ -225,17 +225,6 @@ class _Encoder:
         form = self.codec.form
         payloads = [form.payload_of(tile, self.kind, self.chosen) for tile in tiles]
         return self._file(payloads), cost
-
-    def _steps(self) -> int:
-        """Steps of search for each tile."""
-        s, preset = self.settings, self.codec.settings
-        if not s.search:
-            return 0
-        if s.iterations is not None:
-            return s.iterations
-        if s.budget is not None:
-            return 100_000
-        return preset.fast if s.fast else preset.iterations
 
     def _least(self) -> int:
         return int(PIXELS / RATIOS[1])

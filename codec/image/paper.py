@@ -183,13 +183,7 @@ class _Searcher:
 
         self._model, self._x, self._clock, self._progress = codec.model, x, clock, progress
         self._distance = PaperDistance(ALPHAS[settings.tune])
-        preset, self._iterations = codec.settings, 0
-        if settings.search:
-            self._iterations = preset.fast if settings.fast else preset.iterations
-            if settings.iterations is not None:
-                self._iterations = settings.iterations
-            elif settings.budget is not None:
-                self._iterations = 100_000
+        self._iterations = settings.steps(codec.settings)
         self._budget = settings.budget
         self._cost: float | None = None
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from codec.errors import BadInput
 from codec.image.pictures import Picture
+from codec.image.presets import ImagePreset
 
 if TYPE_CHECKING:
     from models.image.distance import Tune
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_BPP = 0.29
 # A file without a rate that was asked for may have this many bytes even of the smallest picture.
 DEFAULT_LEAST = 200
+MOST_STEPS = 100_000
 MOST_BYTES = 1 << 40  # so that no rate, however large, is too large a number
 
 
@@ -60,6 +62,16 @@ class EncodeSettings:
             raise BadInput(f"unknown entropy coder {self.entropy!r} (huffman or range)")
         if self.places not in (None, "chosen", "fixed"):
             raise BadInput(f"unknown places {self.places!r} (chosen or fixed)")
+
+    def steps(self, preset: ImagePreset) -> int:
+        """Steps of the search, at most: where time limits it, more than there can be time for."""
+        if not self.search:
+            return 0
+        if self.iterations is not None:
+            return self.iterations
+        if self.budget is not None:
+            return MOST_STEPS
+        return preset.fast if self.fast else preset.iterations
 
     def allowed_bytes(self, picture: Picture) -> int | None:
         """The most bytes that the file may have; None for a quality."""
