@@ -24,7 +24,7 @@ from models.training import checkpoints
 from models.training.command import main
 from models.training.interruption import Interruption
 from models.training.journal import draw_curves, read_log
-from models.training.objective import Objective
+from models.training.objective import Objective, noise_like
 from models.training.recipe import Trainer, trained_model
 from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, trainer
 
@@ -152,7 +152,7 @@ def test_the_encoder_is_drawn_to_other_indices_only():
     zeros = torch.zeros(1, SHAPE.steps, SHAPE.channels)
     z = objective.model.encoder(x, rate).detach()
     for far, pulled in ((0.0, False), (0.4, False), (0.9, True)):
-        _, _, pull = objective(x, rate, zeros, zeros[:, :1, :1] > 0, z + far)
+        _, _, pull = objective(x, rate, zeros, z + far)
         assert bool(pull.detach() > 0) == pulled
 
 
@@ -167,7 +167,7 @@ def test_frames_that_are_not_searched_keep_the_encoder_good():
     noise = torch.zeros(4, SHAPE.steps, SHAPE.channels)
     with torch.no_grad():
         searched = model.encoder(x, rate)[:2].round() + 3.0
-    y, bits, pull = objective(x, rate, noise, noise[:, :1, :1] > 0, searched)
+    y, bits, pull = objective(x, rate, noise, searched)
     torch.testing.assert_close(y[:2], model.generator(searched, rate[:2]))
     torch.testing.assert_close(bits[:2], model.prior.bits(searched, rate[:2]).sum((1, 2)))
     assert bool((pull[:2] > 0).all()) and not bool(pull[2:].any())
@@ -175,6 +175,28 @@ def test_frames_that_are_not_searched_keep_the_encoder_good():
     for half, reached in ((y[:2], False), (y[2:], True)):
         (slope,) = torch.autograd.grad(half.square().sum(), weight, retain_graph=True)
         assert bool(slope.any()) == reached
+
+
+def test_the_prior_learns_from_what_is_coded_and_the_encoder_from_noisy_latents():
+    torch.manual_seed(0)
+    objective = Objective(LatentModel(SHAPE))
+    model = objective.model
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    x, rate = torch.rand(2, 128, 128) - 0.5, torch.ones(2)
+    with torch.no_grad():
+        coded = model.encoder(x, rate).round()
+        expected = model.prior.bits(coded, rate).sum((1, 2))
+    found = []
+    for noise in noise_like(SHAPE.steps, SHAPE.channels, 2, torch.Generator().manual_seed(1)):
+        _, bits, _ = objective(x, rate, noise.expand(2, -1, -1), None)
+        torch.testing.assert_close(bits, expected)
+        weights = model.prior.leave.weight, model.encoder.leave.weight
+        found.append(torch.autograd.grad(bits.sum(), weights))
+    (prior, encoder), (other_prior, other_encoder) = found
+    assert bool(prior.any())
+    torch.testing.assert_close(prior, other_prior)
+    assert not torch.allclose(encoder, other_encoder, rtol=1e-2)
 
 
 def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path):

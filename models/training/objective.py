@@ -1,10 +1,12 @@
 """What the stages minimise: distance + price * bits, with the price held to a target bit count.
 
-Stage one codes with the encoder's rounded latents (straight-through gradient) and prices relaxed
-ones, half of them with uniform noise in place of rounding (Ballé et al. 2017). Stage two codes
-searched latents in half of the frames, so that generator and prior meet what the decoder will see.
-The other half goes on as in stage one: without it nothing would keep the encoder good, and searches
-that begin at a bad place end at one.
+Stage one codes with the encoder's rounded latents (straight-through gradient). The prior learns
+from the whole numbers that are coded; the encoder hears what bits cost from latents with uniform
+noise in place of rounding (Ballé et al. 2017), whose price does not jump. Were the prior to learn
+from noisy ones, it would expect values that are never coded. Stage two codes searched latents in
+half of the frames, so that generator and prior meet what the decoder will see. The other half goes
+on as in stage one: without it nothing would keep the encoder good, and searches that begin at a bad
+place end at one.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from models.loudness import FrameDistance
 from models.nets import MAX_INDEX, anchor_weights, logistic_bits
 from models.store import LatentModel
 
-TARGET_BITS = (1350.0, 2250.0, 4000.0)  # per frame at the rate anchors
+TARGET_BITS = (1000.0, 1750.0, 3150.0)  # per frame at the rate anchors
 START_PRICES = (7e-4, 3.5e-4, 1.3e-4)
 _PRICE_GAIN = 0.02
+_NOISE_WIDTH = 1.5  # quantisation steps
 _PULL = 3.0  # on the encoder towards searched latents, in units of the price
 
 
@@ -34,27 +37,31 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(
-        self, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor, searched: Tensor | None
+        self, x: Tensor, rate: Tensor, noise: Tensor, searched: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decoded frames [B, T, M], bits [B] and pull [B] (0 where nothing was searched).
 
-        x: [B, T, M]; noise: [B, S, C] in ±0.5; noisy: [B, 1, 1] where noise is priced instead of
-        rounding; searched: [n, S, C] quantised latents of the first n frames (stage two) or None.
+        x: [B, T, M]; noise: [B, S, C] that is priced in place of rounding; searched: [n, S, C]
+        quantised latents of the first n frames (stage two) or None.
         """
         m = self.model
         z = m.encoder(x, rate).clamp(-MAX_INDEX, MAX_INDEX)
         coded = z + (z.round() - z).detach()
-        priced = torch.where(noisy, z + noise, coded)
         pull = torch.zeros_like(rate)
+        found = 0
         if searched is not None:
             found = len(searched)
             # Where it would be rounded to what was found, the encoder is right as it is.
             wrong = ((z[:found] - searched).abs() - 0.5).clamp_min(0.0)
             pull = torch.cat((_PULL * wrong.square().sum((1, 2)), pull[found:]))
-            coded, priced = (torch.cat((searched, part[found:])) for part in (coded, priced))
+            coded = torch.cat((searched, coded[found:]))
         y = m.generator(coded, rate)
         location, log_scale = m.prior(coded, rate)
-        return y, logistic_bits(priced, location, log_scale).sum((1, 2)), pull
+        bits = logistic_bits(coded.detach(), location, log_scale).sum((1, 2))
+        expected = (part.detach()[found:] for part in (location, log_scale))
+        relaxed = logistic_bits((z + noise)[found:], *expected).sum((1, 2))
+        # Their gradient alone.
+        return y, torch.cat((bits[:found], bits[found:] + relaxed - relaxed.detach())), pull
 
 
 class Distance(nn.Module):
@@ -130,9 +137,9 @@ def linear_start(model: LatentModel, x: Tensor, seed: int) -> None:
         model.generator.basis.copy_(basis)
 
 
-def noise_like(
-    steps: int, channels: int, size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Uniform noise [size, steps, channels] in ±0.5, and which half of the frames gets it."""
-    noise = torch.rand(size, steps, channels, generator=generator) - 0.5
-    return noise, torch.rand(size, 1, 1, generator=generator) < 0.5
+def noise_like(steps: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
+    """Uniform noise [size, steps, channels], somewhat wider than a quantisation step.
+
+    So a latent that is about to be rounded away is drawn to where it is cheap.
+    """
+    return _NOISE_WIDTH * (torch.rand(size, steps, channels, generator=generator) - 0.5)

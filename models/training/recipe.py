@@ -110,7 +110,11 @@ class Trainer:
         else:
             model = self._centred()
             prices.log_prices = torch.tensor(model.log_rate_weights)
-            settings = replace(settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=0)
+            # At the prices that stage one found: a search takes fewer bits at a high price, and a
+            # price that follows its bits runs away from the one that the encoder is used to.
+            settings = replace(
+                settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=None
+            )
         features = self._feature_distance()
         distance = Distance(features, recipe.feature_weight)
         stage = Stage(name, model, self.source, self.team, distance, prices, settings)

@@ -38,7 +38,10 @@ _CRITIC_RATE = 4e-4
 
 @dataclass(frozen=True)
 class StageSettings:
-    """How a stage is trained. `batch` is per process; `rate` the peak learning rate."""
+    """How a stage is trained. `batch` is per process; `rate` the peak learning rate.
+
+    steer_from: the first step after which prices are steered; None keeps them as they are.
+    """
 
     minutes: float | None = None
     steps: int | None = None
@@ -47,7 +50,7 @@ class StageSettings:
     hold: float = 0.3
     floor: float = 0.02
     warmup: int = WARMUP_STEPS
-    steer_from: int = 300
+    steer_from: int | None = 300
     adversarial: float = 0.01
     adversarial_from: float = 0.4
     search_steps: int = 6
@@ -110,13 +113,13 @@ class Stage:
         rate = rate_points(s.batch, random).to(device)
         price = self.prices.of(rate)
         shape = self.model.shape
-        noise, noisy = noise_like(shape.steps, shape.channels, s.batch, noise_source)
+        noise = noise_like(shape.steps, shape.channels, s.batch, noise_source)
         searched = None
         if self.name == "two":
             some = -(-s.batch // 2)
             searched = self._search(x[:some], rate[:some], price[:some])
         with self.autocast():
-            y, bits, pull = self.objective(x, rate, noise.to(device), noisy.to(device), searched)
+            y, bits, pull = self.objective(x, rate, noise.to(device), searched)
             distance = self.distance(x, y)
         loss = (distance + price * (bits + pull)).mean()
         values = {"loss": loss.item(), "distance": distance.mean().item()}
@@ -142,7 +145,7 @@ class Stage:
         if adversarial:
             values["critic"] = self._train_critic(x, y.detach())
         sums = self.team.sum(self.prices.sums(rate, bits.detach()))
-        if self.steps >= s.steer_from:
+        if s.steer_from is not None and self.steps >= s.steer_from:
             self.prices.steer(sums)
         self._update_average()
         self.steps += 1
