@@ -275,7 +275,8 @@ def plot(results: Sequence[SystemResult], file: BinaryIO) -> None:
             axis.grid(alpha=0.3)
         axes.flat[-1].set_yscale("log")
         if families:
-            axes.flat[0].legend()
+            names = axes.flat[0].get_legend_handles_labels()
+            figure.legend(*names, loc="outside lower center", ncols=10)  # covers no points
         figure.savefig(file, format="png", dpi=110)
     finally:
         pyplot.close(figure)
