@@ -119,7 +119,7 @@ def test_search_while_filling_lowers_the_cost(codec: SpeechCodec, clip_paths: li
         whole = run(LiveEncoder(codec, clock=Clock(0.0)), samples)  # all steps left at the end, too
         assert all(frame.steps == 60 and frame.cost <= frame.start_cost for frame in whole)
         costs += [sum(frame.cost for frame in frames) for frames in (hurried, early, whole)]
-    assert costs[1] < 0.98 * costs[0]
+    assert costs[1] < 0.97 * costs[0]
     assert costs[2] < 0.95 * costs[0]
 
 

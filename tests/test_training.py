@@ -156,13 +156,19 @@ def test_the_encoder_is_drawn_to_other_indices_only():
         assert bool(pull.detach() > 0) == pulled
 
 
-def test_frames_that_are_not_searched_keep_the_encoder_good():
-    """Of a batch whose first half was searched, the second half's distance reaches the encoder."""
+def _stirred() -> Objective:
+    """Of networks in which every weight counts: as made, their last layers are zero."""
     torch.manual_seed(0)
     objective = Objective(LatentModel(SHAPE))
-    model = objective.model
-    for parameter in model.parameters():
+    for parameter in objective.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
+    return objective
+
+
+def test_frames_that_are_not_searched_keep_the_encoder_good():
+    """Of a batch whose first half was searched, the second half's distance reaches the encoder."""
+    objective = _stirred()
+    model = objective.model
     x, rate = torch.rand(4, 128, 128) - 0.5, torch.ones(4)
     noise = torch.zeros(4, SHAPE.steps, SHAPE.channels)
     with torch.no_grad():
@@ -178,11 +184,8 @@ def test_frames_that_are_not_searched_keep_the_encoder_good():
 
 
 def test_the_prior_learns_from_what_is_coded_and_the_encoder_from_noisy_latents():
-    torch.manual_seed(0)
-    objective = Objective(LatentModel(SHAPE))
+    objective = _stirred()
     model = objective.model
-    for parameter in model.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
     x, rate = torch.rand(2, 128, 128) - 0.5, torch.ones(2)
     with torch.no_grad():
         coded = model.encoder(x, rate).round()

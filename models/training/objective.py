@@ -60,7 +60,7 @@ class Objective(nn.Module):
         bits = logistic_bits(coded.detach(), location, log_scale).sum((1, 2))
         expected = (part.detach()[found:] for part in (location, log_scale))
         relaxed = logistic_bits((z + noise)[found:], *expected).sum((1, 2))
-        # Their gradient alone.
+        # The value is that of the coded latents; of the relaxed ones only the gradient counts.
         return y, torch.cat((bits[:found], bits[found:] + relaxed - relaxed.detach())), pull
 
 

@@ -144,9 +144,8 @@ class Stage:
             self.optimiser.step()
         if adversarial:
             values["critic"] = self._train_critic(x, y.detach())
-        sums = self.team.sum(self.prices.sums(rate, bits.detach()))
         if s.steer_from is not None and self.steps >= s.steer_from:
-            self.prices.steer(sums)
+            self.prices.steer(self.team.sum(self.prices.sums(rate, bits.detach())))
         self._update_average()
         self.steps += 1
         values |= {"gradient": float(norm), "learning_rate": now}
