@@ -9,19 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codec.image.codec import ImageCodec
-    from codec.speech import SpeechCodec
+    from codec.image.photo import ImageCodec
+    from codec.speech.codec import SpeechCodec
 
 __all__ = ["ImageCodec", "SpeechCodec"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "SpeechCodec":
-        from codec.speech import SpeechCodec
+        from codec.speech.codec import SpeechCodec
 
         return SpeechCodec
     if name == "ImageCodec":
-        from codec.image.codec import ImageCodec
+        from codec.image.photo import ImageCodec
 
         return ImageCodec
     raise AttributeError(f"module 'codec' has no attribute {name!r}")

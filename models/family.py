@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.entropy import MAX_INDEX
+from codec.entropy.context_model import MAX_INDEX
+from codec.entropy.latents import LatentCoder, thin_out
 from codec.errors import BadInput
-from codec.latents import LatentCoder, thin_out
-from codec.search import Prior as SearchPrior
-from codec.search import quantise
+from codec.search.admm import Prior as SearchPrior
+from codec.search.admm import quantise
 
 MAX_FILE_BYTES = 64 << 20
 MAX_DESCRIPTION_BYTES = 1 << 20

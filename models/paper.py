@@ -20,12 +20,12 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codec.entropy.latents import LatentCoder
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from codec.errors import BadInput
-from codec.latents import LatentCoder
-from codec.quantiser import Quantiser
-from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from models.family import CodecNetworks, Model, read_part
-from models.paper_nets import PaperEncoder, PaperGenerator, PaperShape, channels_last
+from models.networks.speech_paper import PaperEncoder, PaperGenerator, PaperShape, channels_last
 
 KIND = "paper"
 _TABLES = ("centres", "counts")

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from codec.errors import SottoError
-from stream.snapshot import (
+from codec.signal.samples import FloatArray
+from stream.call.snapshot import (
     Arrivals,
     CallState,
     Devices,
-    FloatArray,
     Latency,
     Link,
     Listener,
@@ -342,7 +342,7 @@ def _clip(voice: int) -> FloatArray:
     """Eight seconds of one of the clips, as `_voice`."""
     import soundfile
 
-    from codec.analysis import HOP, WINDOW, log_mel
+    from codec.signal.analysis import HOP, WINDOW, log_mel
 
     paths = sorted(CLIPS.glob("*.flac"))
     samples, _ = soundfile.read(paths[voice % len(paths)], dtype="float32")

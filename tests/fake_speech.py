@@ -1,4 +1,4 @@
-"""A stand-in for `codec.speech`: the same streaming interface, no network, no torch.
+"""A stand-in for `codec.speech.codec`: the same streaming interface, no network, no torch.
 
 A frame is stored as 1 000 samples of 8 bits, evenly spaced, so that low tones survive it. Run as a
 program it is the `sotto` command line on top of that codec.
@@ -13,11 +13,11 @@ import types
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codec.container import StreamHeader
 from codec.errors import BadStream, SottoError
 from codec.packet import Packet, pack, short_id, unpack
+from codec.signal.samples import FloatArray
 
 FRAME = 16_384
 KEPT = 1_000
@@ -27,7 +27,6 @@ MODEL_ID = "0123456789abcdef"
 STARTED = "FAKE_SPEECH_STARTED"
 _POSITIONS = np.linspace(0, FRAME - 1, KEPT)
 
-FloatArray = NDArray[np.float32]
 
 
 class SpeechCodec:
@@ -111,14 +110,14 @@ class _Decoder:
 
 
 def stand_in() -> types.ModuleType:
-    """What to import as `codec.speech`."""
-    module = types.ModuleType("codec.speech")
+    """What to import as `codec.speech.codec`."""
+    module = types.ModuleType("codec.speech.codec")
     module.__dict__.update(SpeechCodec=SpeechCodec, GROUP=GROUP)
     return module
 
 
 if __name__ == "__main__":
-    sys.modules["codec.speech"] = stand_in()
+    sys.modules["codec.speech.codec"] = stand_in()
     from tui.cli import main
 
     sys.exit(main())

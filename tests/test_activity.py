@@ -10,10 +10,10 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from codec.activity import ActivityDetector
-from codec.analysis import FRAME_SAMPLES, SAMPLE_RATE
+from codec.signal.activity import ActivityDetector
+from codec.signal.analysis import FRAME_SAMPLES
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 
-FloatArray = NDArray[np.float32]
 SETTLED = 4  # frames until the floors are known
 
 

@@ -6,11 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 
-from codec import analysis
-
-FloatArray = NDArray[np.float32]
+from codec.signal import analysis
+from codec.signal.samples import FloatArray
 
 
 def test_shipped_inverse_is_the_pseudo_inverse() -> None:

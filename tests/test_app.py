@@ -28,9 +28,9 @@ from rich.cells import cell_len
 from rich.color import Color
 from textual.pilot import Pilot
 
-from stream.keys import generate
-from stream.snapshot import QUIETEST_DB, CallState, Latency, LogLine, Snapshot, Spectrogram
-from stream.transport import Offer, Security, StateChanged, dial
+from stream.call.snapshot import QUIETEST_DB, CallState, Latency, LogLine, Snapshot, Spectrogram
+from stream.link.keys import generate
+from stream.link.transport import Offer, Security, StateChanged, dial
 from tests.app_pictures import grid, picture
 from tests.fake_call import OWN_KEY, SCENES, FakeCall, Scene
 from tui.app import figures

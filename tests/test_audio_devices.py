@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.errors import BadInput
-from stream import devices
-from stream.devices import AudioDevice, AudioDeviceError, choose
-from stream.pacing import Pacer, PeakMeter, SampleClock
-from stream.recorder import Recorder, stereo_header
-from stream.rig import soundcard
-from stream.rig.soundcard import VirtualSoundCards
-from stream.sinks import Cushion, Loudspeaker, NullSink
-from stream.sources import FileSource, PipeSource, Silence
+from stream.audio import devices
+from stream.audio.devices import AudioDevice, AudioDeviceError, choose
+from stream.audio.pacing import Pacer, PeakMeter, SampleClock
+from stream.audio.sinks import Cushion, Loudspeaker, NullSink
+from stream.audio.sources import FileSource, PipeSource, Silence
+from stream.bench.rig import soundcard
+from stream.bench.rig.soundcard import VirtualSoundCards
+from stream.call.recorder import Recorder, stereo_header
 from tui.commands.devices import as_text
 
 needs_cards = pytest.mark.skipif(
@@ -365,7 +365,7 @@ def test_the_cushion_grows_with_underruns_and_shrinks_in_calm():
 PIPE_OUT = """
 import sys, time
 import numpy as np
-from stream.sinks import PipeSink
+from stream.audio.sinks import PipeSink
 sink = PipeSink(as_wav=sys.argv[1] == "wav")
 sink.start()
 for k in range(20):
@@ -506,9 +506,9 @@ class Sound:
 )
 def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch, needed, asked):
     sound, clock = Sound(needed), Time()
-    monkeypatch.setattr("stream.sinks.sound_system", lambda: sound)
-    monkeypatch.setattr("stream.sinks.find", lambda *_: device(0, "card"))
-    monkeypatch.setattr("stream.sinks.settings_of", lambda *_: (48_000, 1))
+    monkeypatch.setattr("stream.audio.sinks.sound_system", lambda: sound)
+    monkeypatch.setattr("stream.audio.sinks.find", lambda *_: device(0, "card"))
+    monkeypatch.setattr("stream.audio.sinks.settings_of", lambda *_: (48_000, 1))
     loudspeaker = Loudspeaker(clock=clock)
     loudspeaker.start()
     sound.turn(20.0, loudspeaker, clock)
@@ -529,8 +529,8 @@ rate, asked = int(sys.argv[1]), devices._refusal
 devices._refusal = lambda index, direction, hertz, channels: (
     asked(index, direction, hertz, channels) if hertz == rate else "Invalid sample rate"
 )
-from stream.sinks import Loudspeaker
-from stream.sources import Microphone
+from stream.audio.sinks import Loudspeaker
+from stream.audio.sources import Microphone
 microphone, loudspeaker = Microphone(), Loudspeaker()
 microphone.start(); loudspeaker.start()
 assert microphone.rate == loudspeaker.rate == rate, (microphone.rate, loudspeaker.rate)
@@ -621,8 +621,8 @@ def test_a_card_that_goes_away_is_told_once_and_silence_goes_on():
     code = """
     import time
     import numpy as np
-    from stream.sinks import Loudspeaker
-    from stream.sources import Microphone
+    from stream.audio.sinks import Loudspeaker
+    from stream.audio.sources import Microphone
     microphone, loudspeaker = Microphone(), Loudspeaker()
     microphone.start(); loudspeaker.start()
     print("ready", flush=True)

@@ -18,10 +18,10 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import wav
-from codec.audio import WRITABLE, AudioReader, AudioWriter, looks_like_audio, read_audio
 from codec.errors import BadInput
-from codec.files import atomic_output, display_name
+from codec.files import wav
+from codec.files.audio import WRITABLE, AudioReader, AudioWriter, looks_like_audio, read_audio
+from codec.files.paths import atomic_output, display_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -275,7 +275,7 @@ def test_damaged_wav_headers_never_crash(at: int, damage: bytes) -> None:
 def test_ten_minutes_of_pipe_need_no_more_memory_than_ten_seconds(tmp_path: Path) -> None:
     code = """
 import resource, sys
-from codec.audio import AudioReader
+from codec.files.audio import AudioReader
 with AudioReader('-') as reader:
     total = sum(len(block) for block in reader)
 print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.audio import AudioReader
 from codec.errors import BadInput
-from codec.speech import SpeechCodec
-from stream.call import Call, CallSettings, Surroundings
-from stream.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
-from stream.journal import Journal, logfmt
-from stream.sinks import NullSink
-from stream.snapshot import CallState, Devices, Link
-from stream.sources import FileSource, Silence
-from stream.speaking import Gate, Speaking
-from stream.warmup import warm_up
+from codec.files.audio import AudioReader
+from codec.speech.codec import SpeechCodec
+from stream.audio.sinks import NullSink
+from stream.audio.sources import FileSource, Silence
+from stream.call.call import Call, CallSettings, Surroundings
+from stream.call.sender import Gate, Speaking
+from stream.call.snapshot import CallState, Devices, Link
+from stream.call.warmup import warm_up
+from stream.link.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
+from stream.log import Journal, logfmt
 
 CLIP = Path(__file__).parent / "clips" / "librispeech-6930.flac"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from stream.capacity import CALM, PATIENCE, SETTLE, Capacity, Change, Demand
+from stream.call.capacity import CALM, PATIENCE, SETTLE, Capacity, Change, Demand
 
 STEP = 0.5
 

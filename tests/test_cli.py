@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from codec import wav
-from codec.audio import AudioWriter, read_audio
 from codec.container import ContainerReader, ContainerWriter, StreamHeader, scan
 from codec.errors import BadInput
-from codec.loss import loss_pattern
+from codec.files import wav
+from codec.files.audio import AudioWriter, read_audio
 from codec.packet import Packet, pack
+from codec.packet_loss import loss_pattern
 from tests.fake_speech import MODEL_ID, STARTED, stand_in
 from tui.cli import main
 
@@ -37,7 +37,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 @pytest.fixture(autouse=True)
 def stand_in_codec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "codec.speech", stand_in())
+    monkeypatch.setitem(sys.modules, "codec.speech.codec", stand_in())
 
 
 def sotto(*args: str | Path, stdin: bytes = b"", status: int = 0) -> Heard:

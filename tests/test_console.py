@@ -12,8 +12,8 @@ from codec.errors import BadInput
 from models.training.interruption import Interruption
 from models.training.journal import Journal
 from models.training.outcome import status_of
-from tui.progress import Progress
-from tui.steps import StepProgress
+from tui.terminal.progress import Progress
+from tui.terminal.steps import StepProgress
 
 
 class _Terminal(io.StringIO):

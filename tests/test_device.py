@@ -12,7 +12,7 @@ import torch
 from codec.device import choose_device, fast_in_half
 from codec.errors import BadInput
 from codec.image.settings import EncodeSettings
-from models.store import load_model, search_networks
+from models.folder import load_model, search_networks
 from tests.tiny_image_model import photograph, psnr, tiny_codec
 
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codec.entropy import MAX_INDEX, REACH, TABLE_BITS, RangeCoder, contexts
+from codec.entropy.context_model import MAX_INDEX, REACH, TABLE_BITS, RangeCoder, contexts
+from codec.entropy.huffman import HuffmanCoder, count_tokens
 from codec.errors import BadStream
-from codec.huffman import HuffmanCoder, count_tokens
-from models.nets import ModelShape, Prior
-from models.training.tables import context_model, integer_table, logistic_tables
+from models.networks.speech import ModelShape, Prior
+from models.training.tables import fixed_point, integer_table, logistic_tables
 
 SHAPE = ModelShape(channels=24, prior_unit=8, prior_groups=(4, 8, 12))
 STEPS = SHAPE.steps
@@ -56,7 +56,7 @@ def prior() -> Prior:
 @pytest.fixture(scope="module")
 def coder(prior: Prior) -> RangeCoder:
     examples = [(frame, 8) for frame in frames(200, 2)]
-    return RangeCoder(context_model(prior, examples), STEPS)
+    return RangeCoder(fixed_point(prior, examples), STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_golden_bytes() -> None:
     symbol = np.arange(2 * REACH + 1)
     table = 1 + 400 * np.maximum(12 - np.abs(symbol - REACH), 0)
     table[REACH] += (1 << TABLE_BITS) - table.sum()
-    model = context_model(prior, [])
+    model = fixed_point(prior, [])
     model = replace(model, tables=np.tile(table, (len(model.tables), 1)).astype(np.uint32))
     ranged = RangeCoder(model, STEPS).encode(q, 5)
     runs = count_tokens(model, [(frame, 8) for frame in frames(3, 8)])

@@ -442,9 +442,9 @@ class StoredCodec:
 
 @pytest.fixture
 def stored_codec(monkeypatch):
-    module = types.ModuleType("codec.speech")
+    module = types.ModuleType("codec.speech.codec")
     module.__dict__.update(SpeechCodec=StoredCodec, PRESETS={"2k": None, "9k": None})
-    monkeypatch.setitem(sys.modules, "codec.speech", module)
+    monkeypatch.setitem(sys.modules, "codec.speech.codec", module)
     monkeypatch.setattr(StoredCodec, "seen", [])
     systems._load.cache_clear()
     yield

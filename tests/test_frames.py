@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from numpy.typing import NDArray
 
-from codec import analysis
-from codec.analysis import FRAME_HOPS, FRAME_SAMPLES, N_MELS
-from codec.comfort import DB_PER_UNIT, encode_noise
 from codec.container import ContainerReader, ContainerWriter
 from codec.errors import BadStream, WrongModel
-from codec.frames import FrameDecoder
 from codec.packet import Kind, Packet, pack, short_id
-from codec.phase import synthesise
-from codec.speech import SpeechCodec
+from codec.signal import analysis
+from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, N_MELS
+from codec.signal.comfort_noise import DB_PER_UNIT, encode_noise
+from codec.signal.phase import synthesise
+from codec.signal.samples import FloatArray
+from codec.speech.codec import SpeechCodec
+from codec.speech.frame_decoder import FrameDecoder
 
-FloatArray = NDArray[np.float32]
 SILENCE = np.full((FRAME_HOPS, N_MELS), -1.0, np.float32)
 
 

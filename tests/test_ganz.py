@@ -21,9 +21,9 @@ from codec.image.registry import load_image_codec
 from codec.image.settings import EncodeSettings, Progress
 from codec.packet import Entropy
 from models.evaluation.wavelets import keep_largest
-from models.ganz.nets import GanzShape, RandomFirstLayer, as_grid, as_spectrum, reach_order
-from models.ganz.random_layer import RandomLayer, hadamard, random_order, random_signs
 from models.ganz.store import load_ganz_model
+from models.networks.ganz import GanzShape, RandomFirstLayer, as_grid, as_spectrum, reach_order
+from models.networks.random_layer import RandomLayer, hadamard, random_order, random_signs
 from models.train import main as train
 from models.training.ganz import train_ganz
 from models.training.interruption import Interruption

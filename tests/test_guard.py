@@ -15,12 +15,12 @@ import pytest
 import zmq
 
 from codec.errors import BadStream, SottoError
-from stream import guard
-from stream.addresses import Address
-from stream.guard import FrameReader, Guard
-from stream.snapshot import CallState
-from stream.transport import Endpoint, Offer, Security, StateChanged, dial, listen
-from stream.wire import MAX_MESSAGE
+from stream.call.snapshot import CallState
+from stream.link import proxy
+from stream.link.address import Address
+from stream.link.proxy import FrameReader, Guard
+from stream.link.transport import Endpoint, Offer, Security, StateChanged, dial, listen
+from stream.link.wire import MAX_MESSAGE
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
@@ -112,7 +112,7 @@ def test_messages_pass_both_ways_and_a_message_of_several_parts_ends_the_connect
 
 
 def test_the_silent_make_room_for_others(monkeypatch):
-    monkeypatch.setattr(guard, "CONNECTIONS", 4)
+    monkeypatch.setattr(proxy, "CONNECTIONS", 4)
     with guarded() as (door, _), contextlib.ExitStack() as stack:
 
         def stranger() -> socket.socket:
@@ -163,7 +163,7 @@ def test_what_a_socket_says_before_it_closes_is_handed_on():
     try:
         stranger, outer = socket.socketpair()
         inner, behind = socket.socketpair()
-        item = guard._Connection(outer, inner, FrameReader(MAX_MESSAGE), 0.0, taken=True)
+        item = proxy._Connection(outer, inner, FrameReader(MAX_MESSAGE), 0.0, taken=True)
         item.inward = b"a heartbeat"
         door._connections[outer] = door._connections[inner] = item
         behind.sendall(b"goodbye")
@@ -192,7 +192,7 @@ def test_a_taken_port_is_said_and_nothing_is_left_behind():
 # by how many megabytes it has grown.
 LISTENER = """
 import sys
-from stream.transport import Offer, Security, listen
+from stream.link.transport import Offer, Security, listen
 host = listen("127.0.0.1:0", Offer("9f3c0a1b2c3d4e5f", "2k", "Ann"), Security(insecure=True))
 host.start()
 def resident():
@@ -238,7 +238,7 @@ def gets_through(port: int) -> bool:
 # One that may open a few files more than it has open, and is then out of descriptors.
 POOR = """
 import os, resource, sys
-from stream.transport import Offer, Security, listen
+from stream.link.transport import Offer, Security, listen
 host = listen("127.0.0.1:0", Offer("9f3c0a1b2c3d4e5f", "2k", "Ann"), Security())
 host.start()
 most = len(os.listdir("/proc/self/fd")) + 13

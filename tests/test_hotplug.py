@@ -10,20 +10,16 @@ import threading
 import time
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from stream.devices import AudioDeviceError, refresh
-from stream.hotplug import RETRY, Hotplug
-from stream.jack import Jack
-from stream.journal import Journal
-from stream.requests import Requests
-from stream.sinks import NullSink
-from stream.snapshot import Devices
-from stream.sources import Silence
-
-FloatArray = NDArray[np.float32]
+from stream.audio.devices import AudioDeviceError, refresh
+from stream.audio.hotplug import RETRY, Hotplug
+from stream.audio.requests import Requests
+from stream.audio.sinks import NullSink
+from stream.audio.slots import Jack
+from stream.audio.sources import Silence
+from stream.call.snapshot import Devices
+from stream.log import Journal
 
 
 class Machine:
@@ -243,7 +239,7 @@ def test_files_and_pipes_are_left_alone():
 
 
 def test_a_thread_that_does_not_let_go_keeps_portaudio_from_being_touched(monkeypatch):
-    monkeypatch.setattr("stream.hotplug._PATIENCE", 0.05)
+    monkeypatch.setattr("stream.audio.hotplug._PATIENCE", 0.05)
     machine = Machine("headset", "speaker")
     scene = Scene(machine, "headset", "speaker")  # nobody serves the requests
     scene.hotplug.step()
@@ -255,7 +251,7 @@ def test_a_thread_that_does_not_let_go_keeps_portaudio_from_being_touched(monkey
 
 
 def test_a_card_that_is_let_go_of_late_is_opened_again(monkeypatch):
-    monkeypatch.setattr("stream.hotplug._PATIENCE", 0.05)
+    monkeypatch.setattr("stream.audio.hotplug._PATIENCE", 0.05)
     machine = Machine("headset", "speaker")
     with Scene(machine, "headset", "speaker") as scene:
         scene.busy = scene.halves[1]
@@ -269,7 +265,7 @@ def test_a_card_that_is_let_go_of_late_is_opened_again(monkeypatch):
         while machine.open:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        monkeypatch.setattr("stream.hotplug._PATIENCE", 20.0)
+        monkeypatch.setattr("stream.audio.hotplug._PATIENCE", 20.0)
         scene.later(100.0)
         assert [jack.card for jack in (scene.speaking, scene.hearing)] == ["headset", "speaker"]
         assert machine.refreshed == 1
@@ -300,6 +296,6 @@ def test_portaudio_that_does_not_come_up_again_is_an_error_in_one_line(monkeypat
         def _initialize(self) -> None:
             raise self.PortAudioError("no memory")
 
-    monkeypatch.setattr("stream.devices.sound_system", Broken)
+    monkeypatch.setattr("stream.audio.devices.sound_system", Broken)
     with pytest.raises(AudioDeviceError, match="does not start again: no memory"):
         refresh()

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec.image.codec import EncodeSettings, ImageCodec
 from codec.image.container import FILE_HEADER_BYTES, read_image
+from codec.image.photo import EncodeSettings, ImageCodec
 from codec.image.pictures import from_image
 from codec.image.registry import load_image_codec
 from codec.packet import checksum

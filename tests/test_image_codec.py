@@ -17,10 +17,9 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from codec.errors import BadInput, BadStream, WrongModel
-from codec.image import encoder as image_encoder
-from codec.image.codec import EncodeSettings, ImageCodec, Progress
+from codec.image import photo_encoder
 from codec.image.container import ImageHeader, Payload, read_image, write_image
-from codec.image.maps import decode_map, encode_map
+from codec.image.photo import EncodeSettings, ImageCodec, Progress
 from codec.image.pictures import (
     from_array,
     from_image,
@@ -28,9 +27,10 @@ from codec.image.pictures import (
     pack_alpha,
     unpack_alpha,
 )
+from codec.image.tiling import decode_map, encode_map
 from codec.image.windows import WindowTask, cut_windows
-from models.image.distance import ImageDistance, ms_ssim
 from models.image.store import load_image_model
+from models.networks.image_distance import ImageDistance, ms_ssim
 from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec
 from tui.cli import main
 
@@ -138,16 +138,16 @@ def test_windows_leave_no_seam(codec: ImageCodec, monkeypatch: pytest.MonkeyPatc
     x = torch.rand(1, 3, 16 * 11, 16 * 9)
     z = encode_map(codec.networks.encoder, x, 1.2)
     y = decode_map(codec.networks.generator, z.round(), 1.2)
-    monkeypatch.setattr("codec.image.maps.WINDOW", 4)
-    monkeypatch.setattr("codec.image.maps.areas.__defaults__", (4,))
+    monkeypatch.setattr("codec.image.tiling.WINDOW", 4)
+    monkeypatch.setattr("codec.image.tiling.areas.__defaults__", (4,))
     torch.testing.assert_close(encode_map(codec.networks.encoder, x, 1.2), z, atol=1e-4, rtol=0)
     again = decode_map(codec.networks.generator, z.round(), 1.2)
     torch.testing.assert_close(again, y, atol=1e-5, rtol=0)
 
 
 def test_a_picture_of_several_windows(codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_encoder, "SEARCH_WINDOW", 8)
-    monkeypatch.setattr(image_encoder, "TILE", 8)
+    monkeypatch.setattr(photo_encoder, "SEARCH_WINDOW", 8)
+    monkeypatch.setattr(photo_encoder, "TILE", 8)
     picture = photograph(300, 200)
     data = codec.encode(picture, EncodeSettings(bpp=0.8, iterations=8))
     assert len(read_image(data).payloads) == 6

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from codec.errors import BadInput, BadStream, SottoError, WrongVersion
-from codec.image import container as container_module
-from codec.image import planes, rangecoder
-from codec.image.container import (
-    FILE_HEADER_BYTES,
-    ImageFile,
-    ImageHeader,
-    read_header,
-    read_image,
-    write_image,
-)
-from codec.image.context import (
+from codec.entropy import range_coder
+from codec.entropy.image_context import (
     LOG_SCALE_START,
     MAX_INDEX,
     NEIGHBOURS,
@@ -30,10 +20,21 @@ from codec.image.context import (
     ImageCoder,
     between_anchors,
 )
+from codec.errors import BadInput, BadStream, SottoError, WrongVersion
+from codec.image import container as container_module
+from codec.image import planes
+from codec.image.container import (
+    FILE_HEADER_BYTES,
+    ImageFile,
+    ImageHeader,
+    read_header,
+    read_image,
+    write_image,
+)
 from codec.packet import MAX_IMAGE_PAYLOAD, Kind, Packet, checksum, pack
-from models.image import nets
-from models.image.nets import ImageShape, Prior, neighbour_cells
-from models.training.image.tables import image_context, integer_tables, logistic_masses
+from models.networks import photo
+from models.networks.photo import ImageShape, Prior, neighbour_cells
+from models.training.image.tables import fixed_point, integer_tables, logistic_masses
 
 SHAPE = ImageShape(channels=12, prior_unit=8, prior_groups=(2, 4, 6), prior_values=5)
 MODEL_ID = "0123456789abcdef"
@@ -64,13 +65,13 @@ def prior() -> Prior:
 @pytest.fixture(scope="module")
 def coder(prior: Prior) -> ImageCoder:
     examples = [(latents(6, 5, seed), 16 * seed) for seed in range(8)]
-    return ImageCoder(image_context(prior, examples))
+    return ImageCoder(fixed_point(prior, examples))
 
 
 def test_the_two_halves_agree_on_the_neighbours() -> None:
-    assert nets.NEIGHBOURS == NEIGHBOURS
-    assert nets.LOG_SCALES[0] == LOG_SCALE_START
-    assert nets.MAX_INDEX == MAX_INDEX
+    assert photo.NEIGHBOURS == NEIGHBOURS
+    assert photo.LOG_SCALES[0] == LOG_SCALE_START
+    assert photo.MAX_INDEX == MAX_INDEX
     found = neighbour_cells(3, 4).tolist()
     none = 12
     assert found[0] == [none] * 6
@@ -187,15 +188,15 @@ def test_the_range_coder_is_exact(seed: int) -> None:
     if seed == 2:
         starts[:], sizes[:] = 0, 1
     out = np.zeros(3000 * 2 + 64, np.uint8)
-    state = rangecoder.new_encoder()
+    state = range_coder.new_encoder()
     for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-        rangecoder.put(state, out, start, size)
-    data = out[1 : rangecoder.finish(state, out)]
+        range_coder.put(state, out, start, size)
+    data = out[1 : range_coder.finish(state, out)]
     assert len(data) <= np.sum(16 - np.log2(sizes)) / 8 * 1.002 + 5
-    state = rangecoder.new_decoder(data)
+    state = range_coder.new_decoder(data)
     for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-        assert start <= rangecoder.peek(state) < start + size
-        rangecoder.take(state, data, start, size)
+        assert start <= range_coder.peek(state) < start + size
+        range_coder.take(state, data, start, size)
 
 
 def container(sizes: list[int], **kinds: bool) -> tuple[bytes, list[bytes]]:

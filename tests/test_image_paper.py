@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from codec import ImageCodec
+from codec.entropy.quantiser import Quantiser, fit_centres
+from codec.entropy.static import count_symbols
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import paper as paper_codec
-from codec.image.codec import EncodeSettings, Progress
 from codec.image.container import read_image
 from codec.image.paper import PaperImageCodec
+from codec.image.photo import EncodeSettings, Progress
 from codec.image.presets import ImagePreset, find_image_preset
 from codec.packet import Entropy
-from codec.quantiser import Quantiser, fit_centres
-from codec.static_entropy import count_symbols
 from models.bench import main as bench
 from models.image.paper import (
     PaperDistance,
@@ -30,7 +30,7 @@ from models.image.paper import (
     no_counts,
     save_paper_image_model,
 )
-from models.image.paper_nets import PaperImageShape
+from models.networks.photo_paper import PaperImageShape
 from models.training.image.paper_start import start_linear_image
 from tests.tiny_image_model import photograph, psnr, tiny_codec, training_pictures
 from tui.cli import main
@@ -138,7 +138,7 @@ def test_windows_leave_no_seam(codec: PaperImageCodec, monkeypatch: pytest.Monke
     picture = photograph(250, 170)
     data = codec.encode(picture, EncodeSettings(iterations=6))
     whole = codec.decode(data)
-    monkeypatch.setattr("codec.image.maps.areas.__defaults__", (8,))
+    monkeypatch.setattr("codec.image.tiling.areas.__defaults__", (8,))
     assert np.abs(codec.decode(data).astype(int) - whole).max() <= 1
     monkeypatch.setattr(paper_codec, "SEARCH_WINDOW", 8)
     parts = codec.decode(codec.encode(picture, EncodeSettings(iterations=6)))

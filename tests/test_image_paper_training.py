@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from codec.image.codec import EncodeSettings
 from codec.image.paper import PaperImageCodec
+from codec.image.photo import EncodeSettings
 from codec.image.presets import find_image_preset
 from models.image.paper import PaperDistance, load_paper_image_model
-from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator, PaperImageShape
+from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator, PaperImageShape
 from models.train import main as train
 from models.training.image.paper import PaperImageSettings, train_paper_image
 from models.training.image.paper_start import start_linear_image

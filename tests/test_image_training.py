@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from codec.errors import BadInput
-from codec.image.codec import EncodeSettings, ImageCodec
+from codec.image.photo import EncodeSettings, ImageCodec
 from models.bench import main as bench
 from models.evaluation import image_bench
 from models.evaluation.image_bench import Systems
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
-from models.image.nets import ImageNetworks, ImageShape
+from models.networks.photo import ImageNetworks, ImageShape
 from models.train import main as train
 from models.training.image import command, photographs
 from models.training.image.photographs import Photographs
@@ -111,7 +111,7 @@ def test_training_lowers_the_loss(pictures: Path) -> None:
 def test_training_resumes_exports_and_codes(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.image.nets.ImageShape.__init__.__defaults__", _defaults())
+    monkeypatch.setattr("models.networks.photo.ImageShape.__init__.__defaults__", _defaults())
     base = ["image", "--data", str(pictures), "--work", str(tmp_path), "--crop", "64"]
     base += ["--batch", "2", "--examples", "4", "--search-steps", "2", "--device", "cpu"]
     assert train([*base, "--steps", "3", "--stage", "train"]) == 0

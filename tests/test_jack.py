@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from codec.errors import SottoError
-from stream.jack import Jack
-from stream.journal import Journal
-from stream.requests import Requests
+from stream.audio.requests import Requests
+from stream.audio.slots import Jack
+from stream.log import Journal
 
 
 class Plug:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.errors import BadInput
-from stream import keys
-from stream.keys import KeyPair, KnownPeers
+from stream.link import keys
+from stream.link.keys import KeyPair, KnownPeers
 from tui.cli import main
 
 

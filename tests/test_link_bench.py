@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 from codec.errors import BadInput, SottoError
-from codec.speech import SpeechCodec
-from stream.evaluation import accounting, bench, material, measures, report, stranger, usage
-from stream.evaluation.alignment import SAMPLE_RATE, best_lag, locate, mouth_to_ear
-from stream.evaluation.listening import find_talk, judge, mean_score, sharpest_break
-from stream.evaluation.runs import Run, Track
-from stream.evaluation.scenarios import SCENARIOS, find_scenario
-from stream.evaluation.usage import Usage
-from stream.rig.soundcard import unavailable as no_cards
+from codec.signal.samples import SAMPLE_RATE
+from codec.speech.codec import SpeechCodec
+from stream.bench import accounting, bench, material, measures, report, unknown_peer, usage
+from stream.bench.alignment import best_lag, locate, mouth_to_ear
+from stream.bench.listening import find_talk, judge, mean_score, sharpest_break
+from stream.bench.rig.soundcard import unavailable as no_cards
+from stream.bench.runs import Run, Track
+from stream.bench.scenarios import SCENARIOS, find_scenario
+from stream.bench.usage import Usage
 from tui import cli
 
 
@@ -316,7 +317,7 @@ def test_silence_and_strangers_have_their_figures(talk, coded, brief, brief_code
     assert figure(measures.outcome(run), "CPU, share of a core").verdict == "met"
     assert figure(measures.outcome(run), "codec bits").verdict == "met"
     run = synthetic(find_scenario("garbage"), brief, brief_coded)
-    account = stranger.Account(1000, 5, 5, 0, 1, 2.0)
+    account = unknown_peer.Account(1000, 5, 5, 0, 1, 2.0)
     run.stranger = vars(account)
     outcome = measures.outcome(run)
     assert figure(outcome, "garbage packets per second").values == {"a": 500.0}
@@ -387,10 +388,10 @@ class Port:
 
 
 def test_a_stranger_counts_what_it_gets():
-    secretive, talkative = Port(stranger.greeting(b"CURVE")), Port(bytes(64) + b"hello")
+    secretive, talkative = Port(unknown_peer.greeting(b"CURVE")), Port(bytes(64) + b"hello")
     for port, extra in ((secretive, 0), (talkative, 5)):
         address = port.server.getsockname()
-        account = stranger.pelt(address, 2000.0, 0.5)
+        account = unknown_peer.pelt(address, 2000.0, 0.5)
         port.server.close()
         assert account.packets > 100
         assert account.connections >= 8
@@ -398,11 +399,11 @@ def test_a_stranger_counts_what_it_gets():
         assert account.received_bytes == extra * account.greetings
         assert account.received_messages == 0
         assert account.greetings >= 8
-    assert len(stranger.greeting(b"NULL")) == 64
+    assert len(unknown_peer.greeting(b"NULL")) == 64
 
 
 def test_scenarios_are_what_the_link_understands():
-    impairment = pytest.importorskip("stream.impairment")
+    impairment = pytest.importorskip("stream.link.impairment")
     for scenario in SCENARIOS:
         if scenario.impair:
             impairment.parse_impairment(scenario.impair)

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream.evaluation import measures, runs
-from stream.evaluation.accounting import listener
-from stream.evaluation.alignment import SAMPLE_RATE, best_lag, mouth_to_ear
-from stream.evaluation.laboratory import (
+from codec.signal.samples import SAMPLE_RATE
+from stream.bench import measures, runs
+from stream.bench.accounting import listener
+from stream.bench.alignment import best_lag, mouth_to_ear
+from stream.bench.laboratory import (
     ENDS,
     End,
     Laboratory,
@@ -27,11 +28,11 @@ from stream.evaluation.laboratory import (
     Setup,
     await_state,
 )
-from stream.evaluation.listening import find_talk, judge, mean_score, sharpest_break
-from stream.evaluation.material import Talk, read_clips, talk
-from stream.evaluation.scenarios import find_scenario
-from stream.keys import generate
-from stream.rig import soundcard
+from stream.bench.listening import find_talk, judge, mean_score, sharpest_break
+from stream.bench.material import Talk, read_clips, talk
+from stream.bench.rig import soundcard
+from stream.bench.scenarios import find_scenario
+from stream.link.keys import generate
 
 pytestmark = pytest.mark.skipif(
     not soundcard.available(), reason=soundcard.unavailable() or "cards are there"

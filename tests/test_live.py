@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-import stream.call
-from stream.call import CallSettings
-from stream.listener import Listener
-from stream.recorder import check_recordable
-from stream.transport import Offer, Security, listen
+import stream.call.call
+from stream.call.call import CallSettings
+from stream.call.recorder import check_recordable
+from stream.link.listener import Listener
+from stream.link.transport import Offer, Security, listen
 from tests.fake_call import FakeCall
 from tui import headless, live
 from tui.cli import main
-from tui.signals import unwinding
+from tui.terminal.signals import unwinding
 
 OPTIONS = ["--headless", "--insecure", "--input", "none", "--output", "none"]
 
@@ -64,7 +64,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> type[Running]:
     """The class of calls that `live.run` makes from now on, loading nothing."""
 
     Running.made = []
-    monkeypatch.setattr(stream.call, "Call", Running)
+    monkeypatch.setattr(stream.call.call, "Call", Running)
     monkeypatch.setattr(live, "_load", load)
     return Running
 

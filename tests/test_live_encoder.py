@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from numpy.typing import NDArray
 
-from codec import analysis
 from codec.errors import BadInput
-from codec.growing import filled
-from codec.live import EncodedFrame, LiveEncoder
 from codec.packet import HEADER_BYTES, Kind, unpack
-from codec.presets import PRESETS
-from codec.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT
-from codec.speech import SpeechCodec
+from codec.signal import analysis
+from codec.signal.samples import FloatArray
+from codec.speech.codec import SpeechCodec
+from codec.speech.live import EncodedFrame, LiveEncoder
+from codec.speech.live_search import filled
+from codec.speech.presets import PRESETS
+from codec.speech.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT
 
-FloatArray = NDArray[np.float32]
 FRAME = analysis.FRAME_SAMPLES
 LOOK_AHEAD = (analysis.WINDOW - analysis.HOP) // 2
 COMFORT = b"0123456789"
@@ -259,7 +258,7 @@ def test_digital_silence_is_a_bare_header(codec: SpeechCodec) -> None:
 
 def test_the_detector_and_noise_coder_that_ship(codec: SpeechCodec, clip: FloatArray) -> None:
     """Long steady noise ends as comfort packets of at most 19 bytes; speech over it does not."""
-    from codec.activity import ActivityDetector
+    from codec.signal.activity import ActivityDetector
 
     random = np.random.default_rng(0)
     noise = random.normal(0.0, 1e-3, 11 * FRAME).astype(np.float32)

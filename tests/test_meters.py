@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from codec.errors import BadInput
-from stream.journal import Journal, logfmt
-from stream.meters import (
+from stream.audio.requests import Requests
+from stream.call.meters import (
     RECENT_COLUMNS,
     ColumnHistory,
     LevelMeter,
@@ -22,8 +22,7 @@ from stream.meters import (
     RateMeter,
     Throughput,
 )
-from stream.requests import Requests
-from stream.snapshot import (
+from stream.call.snapshot import (
     CallState,
     Latency,
     Link,
@@ -33,7 +32,8 @@ from stream.snapshot import (
     Snapshot,
     Talker,
 )
-from stream.statistics import to_json, to_line
+from stream.call.statistics import to_json, to_line
+from stream.log import Journal, logfmt
 
 WAIT = 20.0  # seconds anything may take on a busy machine
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codec.entropy.huffman import count_tokens
 from codec.errors import BadInput
-from codec.huffman import count_tokens
+from models.folder import LatentModel, load_model, save_model
 from models.ganz.store import load_ganz_model
 from models.image.paper import load_paper_image_model
 from models.image.store import load_image_model, shape_of
-from models.nets import ModelShape, Prior
-from models.store import LatentModel, load_model, save_model
+from models.networks.speech import ModelShape, Prior
 from models.training.folders import new_model_folder
-from models.training.tables import context_model
+from models.training.tables import fixed_point
 
 LOADERS = {
     "speech": load_model,
@@ -98,7 +98,7 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _save(context_of: ModelShape, folder: Path) -> None:
-    context = context_model(Prior(context_of), [])
+    context = fixed_point(Prior(context_of), [])
     about = {"huffman_overhead": 1.3}
     save_model(LatentModel(TINY), context, count_tokens(context, []), folder, about)
 

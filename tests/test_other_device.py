@@ -16,13 +16,13 @@ import torch
 from codec.image.registry import load_image_codec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
-from codec.live import LiveEncoder
-from codec.presets import find_preset
-from codec.speech import SpeechCodec
-from models.features import PhoneRecogniser
+from codec.speech.codec import SpeechCodec
+from codec.speech.live import LiveEncoder
+from codec.speech.presets import find_preset
+from models.folder import load_model
 from models.ganz.store import load_ganz_model
 from models.image.paper import load_paper_image_model
-from models.store import load_model
+from models.networks.features import PhoneRecogniser
 from models.training.batches import draw_frames
 from models.training.frames import FrameShards
 from models.training.ganz import GanzTrainer, train_ganz
@@ -54,7 +54,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
     monkeypatch.setattr(torch, "autocast", autocast)
     with accelerator() as found:
-        for module in ("codec.speech", "codec.image.sensing", "codec.device"):
+        for module in ("codec.speech.codec", "codec.image.sensing", "codec.device"):
             monkeypatch.setattr(f"{module}.choose_device", lambda name: found)
         yield found
 

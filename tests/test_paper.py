@@ -10,29 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from codec import analysis
 from codec.container import ContainerReader, scan
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import SymbolCounts
 from codec.errors import BadInput, BadStream
 from codec.packet import HEADER_BYTES, Entropy, Packet, pack, short_id
-from codec.presets import PRESETS
-from codec.quantiser import Quantiser
-from codec.search import SearchSettings, search
-from codec.speech import FrameReport, SpeechCodec
-from codec.static_entropy import SymbolCounts
+from codec.search.admm import SearchSettings, search
+from codec.signal import analysis
+from codec.signal.samples import FloatArray
+from codec.speech.codec import FrameReport, SpeechCodec
+from codec.speech.presets import PRESETS
 from models import paper
 from models.evaluation.metrics import score
-from models.loudness import FrameDistance
-from models.paper_nets import PaperShape
-from models.store import load_model, search_networks
+from models.folder import load_model, search_networks
+from models.networks.speech_distance import FrameDistance
+from models.networks.speech_paper import PaperShape
 from models.training.checkpoints import latest_checkpoint
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.paper import PaperSettings, train_paper
 from tests.tiny_training import pack as pack_frames
 
-FloatArray = NDArray[np.float32]
 FAST = 3
 TINY = PaperShape(encoder_widths=(8, 8, 8), generator_widths=(8, 8, 8), generator_blocks=(1, 1, 1))
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codec import analysis, phase
-from codec.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, N_BINS, N_FFT, SAMPLE_RATE, WINDOW
-from codec.phase import LEAD, LOOK_AHEAD, PhaseSynthesiser, synthesise
+from codec.signal import analysis, phase
+from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, N_BINS, N_FFT, WINDOW
+from codec.signal.phase import LEAD, LOOK_AHEAD, PhaseSynthesiser, synthesise
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 
-FloatArray = NDArray[np.float32]
 NO_TAIL = np.zeros(WINDOW - HOP, np.float32)
 
 

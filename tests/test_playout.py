@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec.packet import Packet, pack
-from stream.playout import (
+from stream.call.jitter_buffer import (
     BACKLOG,
     CONCEAL_BLOCK,
     CONCEAL_LIMIT,

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec.entropy import MAX_INDEX
-from codec.polish import Neighbours, Polish
-from codec.search import Descent, Networks, SearchSettings, search
-from models.loudness import FrameDistance
-from models.nets import ModelShape, Prior
-from models.store import load_model, search_networks
+from codec.entropy.context_model import MAX_INDEX
+from codec.search.admm import Descent, Networks, SearchSettings, search
+from codec.search.rdoq import Neighbours, Polish
+from models.folder import load_model, search_networks
+from models.networks.speech import ModelShape, Prior
+from models.networks.speech_distance import FrameDistance
 from tests.test_search import ToyDistance, ToyPrior
 
 STEPS, CHANNELS, MELS = 4, 6, 6

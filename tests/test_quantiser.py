@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from codec.quantiser import MAX_LEVELS, Quantiser, fit_centres
+from codec.entropy.quantiser import MAX_LEVELS, Quantiser, fit_centres
 
 CENTRES = np.array([-6.5, -3.0, -1.25, -0.25, 0.5, 2.0, 4.5, 7.75], np.float32)
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from stream.rig import hosts, soundcard
-from stream.rig.hosts import TwoHosts
-from stream.rig.processes import RigError
-from stream.rig.soundcard import VirtualSoundCards
+from stream.bench.rig import hosts, soundcard
+from stream.bench.rig.hosts import TwoHosts
+from stream.bench.rig.processes import RigError
+from stream.bench.rig.soundcard import VirtualSoundCards
 
 needs_cards = pytest.mark.skipif(
     not soundcard.available(), reason=soundcard.unavailable() or "cards are there"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.errors import BadInput
-from stream.ring import SampleRing
+from stream.audio.ring import SampleRing
 
 ACTIONS = st.lists(
     st.tuples(st.sampled_from(["write", "read_into", "read", "skip"]), st.integers(0, 40)),

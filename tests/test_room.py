@@ -15,21 +15,18 @@ from typing import cast
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from codec.speech import SpeechCodec
-from stream.endpoint import Endpoint
-from stream.events import AudioArrived, Joined, Left, Offer, PresetChanged, StateChanged
-from stream.hearing import Hearing
-from stream.journal import Journal
-from stream.sinks import NullSink
-from stream.snapshot import Arrivals, CallState, Latency, Listener, Rate, no_spectrogram
-from stream.transport import MAX_PARTIES, Security, dial, listen
-from stream.voice import Voice
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.speech.codec import SpeechCodec
+from stream.audio.sinks import NullSink
+from stream.call.receiver import Hearing
+from stream.call.remote_stream import Voice
+from stream.call.snapshot import Arrivals, CallState, Latency, Listener, Rate, no_spectrogram
+from stream.link.endpoint import Endpoint
+from stream.link.events import AudioArrived, Joined, Left, Offer, PresetChanged, StateChanged
+from stream.link.transport import MAX_PARTIES, Security, dial, listen
+from stream.log import Journal
 
-FloatArray = NDArray[np.float32]
-
-RATE = 16_000
 SPAN = 0.25  # seconds of sound in a packet
 TAIL = 1.0  # seconds that a tone goes on, so that packets late on a busy machine leave no gap
 TONES = [400 + 150 * k for k in range(MAX_PARTIES + 1)]
@@ -62,7 +59,7 @@ class Tone:
             return False
         time.sleep(self._cost() * SPAN)
         self._hertz = int(self._packets.popleft())
-        self._left = int((SPAN + TAIL) * RATE)
+        self._left = int((SPAN + TAIL) * SAMPLE_RATE)
         return True
 
     def pull(self, n: int, play_time: float) -> FloatArray:
@@ -70,7 +67,7 @@ class Tone:
         self._at += n
         sounding = np.arange(n) < self._left
         self._left = max(self._left - n, 0)
-        wave = LEVEL * np.sin(2 * np.pi * self._hertz / RATE * at) * sounding
+        wave = LEVEL * np.sin(2 * np.pi * self._hertz / SAMPLE_RATE * at) * sounding
         return wave.astype(np.float32)
 
     def pending(self) -> bool:
@@ -108,8 +105,9 @@ class Ear(NullSink):
 
     def tones(self) -> set[int]:
         """The tones in the latest half second."""
-        samples = np.concatenate(list(self._played) or [np.zeros(0, np.float32)])[-RATE // 2 :]
-        if len(samples) < RATE // 2:
+        played = list(self._played) or [np.zeros(0, np.float32)]
+        samples = np.concatenate(played)[-SAMPLE_RATE // 2 :]
+        if len(samples) < SAMPLE_RATE // 2:
             return set()
         spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) / (len(samples) / 4)
         return {hertz for hertz in TONES if spectrum[hertz // 2] > LEVEL / 4}
@@ -236,7 +234,7 @@ def test_who_cannot_be_decoded_is_not_heard_and_is_heard_again_when_there_is_tim
     stack, monkeypatch
 ):
     for name, value in (("PATIENCE", 0.5), ("SETTLE", 1.0), ("CALM", 1.0)):
-        monkeypatch.setattr(f"stream.capacity.{name}", value)
+        monkeypatch.setattr(f"stream.call.capacity.{name}", value)
     cost = [0.55]
     first = hub(stack, lambda: Tone(lambda: cost[0]))
     port = first.endpoint.port  # type: ignore[attr-defined]

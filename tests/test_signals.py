@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from tui.signals import ENDING, handled, undisturbed, unwinding
+from tui.terminal.signals import ENDING, handled, undisturbed, unwinding
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_the_stack_is_unwound_once(number: signal.Signals) -> None:
 
 def test_what_was_swallowed_is_heard_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("tui.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tui.terminal.signals.time.monotonic", lambda: now[0])
     with unwinding():
         for now[0] in (100.0, 120.0):
             with pytest.raises(SystemExit):

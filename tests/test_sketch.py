@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.nets import Generator, ModelShape, Prior
-from models.packed import can_pack, packed
-from models.prior_sketch import PriorSketch
-from models.sketch import Sketch
+from models.inference.generator_bf16 import Sketch
+from models.inference.packed import can_pack, packed
+from models.inference.prior_bf16 import PriorSketch
+from models.networks.speech import Generator, ModelShape, Prior
 
 SHAPE = ModelShape(
     channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=3,

@@ -6,20 +6,19 @@ import io
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from codec import analysis
 from codec.container import ContainerReader, scan
+from codec.entropy.latents import thin_out
 from codec.errors import BadInput, BadStream, SottoError, WrongModel
-from codec.latents import thin_out
-from codec.live import LiveEncoder
 from codec.packet import HEADER_BYTES, Packet, pack, unpack
-from codec.presets import PRESETS
-from codec.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT, RateControl
-from codec.speech import SpeechCodec, to_speech
+from codec.signal import analysis
+from codec.signal.samples import FloatArray
+from codec.speech.codec import SpeechCodec, to_speech
+from codec.speech.live import LiveEncoder
+from codec.speech.presets import PRESETS
+from codec.speech.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT, RateControl
 from models.evaluation.metrics import score
 
-FloatArray = NDArray[np.float32]
 SECONDS = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
 FAST = 4  # search steps in tests of anything but quality
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from codec.errors import BadStream
-from codec.static_entropy import (
+from codec.entropy.static import (
     MAX_COUNT,
     TABLE_BITS,
     StaticHuffmanCoder,
@@ -18,6 +17,7 @@ from codec.static_entropy import (
     count_symbols,
     table_of,
 )
+from codec.errors import BadStream
 
 STEPS, CHANNELS, LEVELS = 8, 64, 16
 _BELL = np.exp(-0.5 * ((np.arange(LEVELS) - 7.3) / 3.0) ** 2)

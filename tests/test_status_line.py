@@ -13,8 +13,8 @@ import struct
 import termios
 import time
 
-from stream.journal import Journal
-from tui.status_line import StatusLine
+from stream.log import Journal
+from tui.terminal.status_line import StatusLine
 
 
 class Terminal(io.StringIO):

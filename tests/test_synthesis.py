@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from codec import analysis
-from codec.synthesis import UNEVENNESS, SpeechSynthesiser, roughen, synthesise_columns
+from codec.signal import analysis
+from codec.signal.synthesis import UNEVENNESS, SpeechSynthesiser, roughen, synthesise_columns
 
 
 def test_low_bins_stay_and_high_ones_vary_by_the_stated_amount():

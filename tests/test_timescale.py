@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.analysis import N_MELS, WINDOW, log_mel
-from stream import timescale
+from codec.signal.analysis import N_MELS, WINDOW, log_mel
+from stream.call import timescale
 
 
 def frame(seed: int, count: int = 128, level: float = 0.0) -> np.ndarray:

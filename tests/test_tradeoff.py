@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from codec import analysis
+from codec.signal import analysis
 from models import bench as bench_entry
 from models.evaluation import bench, context, systems, tradeoff
 from models.evaluation.clips import Clip

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from codec.errors import BadInput
-from models.nets import MAX_INDEX
-from models.store import WEIGHTS, LatentModel, load_model
+from models.folder import WEIGHTS, LatentModel, load_model
+from models.networks.speech import MAX_INDEX
 from models.training import checkpoints
 from models.training.command import main
 from models.training.interruption import Interruption
@@ -219,8 +219,8 @@ def test_centres_belong_to_the_exported_model(trained: Path):
 
 
 def test_the_export_codes_speech(trained: Path, clip: NDArray[np.float32]):
-    from codec.presets import find_preset
-    from codec.speech import SpeechCodec
+    from codec.speech.codec import SpeechCodec
+    from codec.speech.presets import find_preset
 
     preset = replace(find_preset("2k"), family=str((trained / "model").resolve()))
     codec = SpeechCodec(preset, torch.device("cpu"))
@@ -241,7 +241,7 @@ def test_export_replaces_a_model_and_nothing_else(packed: Path, trained: Path, t
 
 def test_the_feature_network_trains_resumes_and_loads(packed: Path, tmp_path: Path):
     pytest.importorskip("pocketsphinx")
-    from models.features import FeatureDistance, load_features
+    from models.networks.features import FeatureDistance, load_features
 
     run = trainer(packed, tmp_path / "a", 6)
     rate = run.features(None)
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint_of_the_feature_network_is_one_line(packed, tmp_pat
 
 
 def test_a_damaged_feature_network_is_refused(tmp_path: Path):
-    from models.features import PhoneRecogniser, load_features, save_features
+    from models.networks.features import PhoneRecogniser, load_features, save_features
 
     save_features(PhoneRecogniser(), tmp_path, {})
     weights = tmp_path / "features.safetensors"

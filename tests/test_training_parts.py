@@ -13,10 +13,10 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+from codec.entropy.quantiser import Quantiser
 from codec.errors import BadInput
-from codec.quantiser import Quantiser
-from models.image.nets import ImageNetworks
-from models.nets import MAX_INDEX
+from models.networks.photo import ImageNetworks
+from models.networks.speech import MAX_INDEX
 from models.training import checkpoints
 from models.training.batches import draw_frames
 from models.training.centres import kmeans_centres

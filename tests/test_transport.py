@@ -18,15 +18,15 @@ import zmq
 
 from codec.errors import BadInput, SottoError
 from codec.packet import MAX_PACKET
-from stream import keys, wire
-from stream.addresses import Address, is_loopback, look_up, parse_address
-from stream.conversation import STALE
-from stream.events import EventQueue
-from stream.impairment import Impaired, parse_impairment
-from stream.rig import hosts
-from stream.rig.hosts import TwoHosts
-from stream.snapshot import CallState
-from stream.transport import (
+from stream.bench.rig import hosts
+from stream.bench.rig.hosts import TwoHosts
+from stream.call.snapshot import CallState
+from stream.link import keys, wire
+from stream.link.address import Address, is_loopback, look_up, parse_address
+from stream.link.events import EventQueue
+from stream.link.impairment import Impaired, parse_impairment
+from stream.link.session import STALE
+from stream.link.transport import (
     AudioArrived,
     Joined,
     Left,
@@ -971,7 +971,7 @@ def test_impairments_that_make_no_sense(text):
 
 _LISTENING = """
 import sys, time
-from stream.transport import *
+from stream.link.transport import *
 end = listen(sys.argv[1], Offer("9f3c0a1b2c3d4e5f", "2k", "Ann"), Security(insecure=True))
 end.start()
 print("ready", flush=True)
@@ -980,7 +980,7 @@ while True:
 """
 _CALLING = """
 import sys, time
-from stream.transport import *
+from stream.link.transport import *
 offer = Offer("9f3c0a1b2c3d4e5f", "2k", "Bob")
 end = dial(sys.argv[1], DEFAULT_PORT, offer, Security(insecure=True))
 end.start()

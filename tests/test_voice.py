@@ -12,20 +12,19 @@ from typing import cast
 import numpy as np
 import pytest
 import soundfile
-from numpy.typing import NDArray
 from pesq import pesq
 
-from codec.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, N_MELS, SAMPLE_RATE, WINDOW, log_mel
 from codec.errors import WrongModel
 from codec.packet import Packet, pack, unpack
-from codec.phase import LEAD, synthesise
-from codec.speech import SpeechCodec
-from stream.voice import SYNTHESIS_DELAY, SampleQueue, Voice, fade_in, fade_out
+from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, N_MELS, WINDOW, log_mel
+from codec.signal.phase import LEAD, synthesise
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.speech.codec import SpeechCodec
+from stream.call.remote_stream import SYNTHESIS_DELAY, SampleQueue, Voice, fade_in, fade_out
 
 FRAME = FRAME_SAMPLES / SAMPLE_RATE
 DEVICE = 0.02
 PULL = 160
-FloatArray = NDArray[np.float32]
 NO_CODEC = cast(SpeechCodec, None)  # where the decoder is given
 
 
@@ -255,7 +254,7 @@ def test_a_backlog_is_given_up_without_a_click(clock, clip):
 
 
 def synthesise_all(decoder: ClipDecoder) -> FloatArray:
-    from codec.analysis import denormalise, mel_to_magnitudes
+    from codec.signal.analysis import denormalise, mel_to_magnitudes
 
     return synthesise(mel_to_magnitudes(denormalise(decoder.frames.reshape(-1, N_MELS))))
 

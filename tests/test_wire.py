@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from codec.errors import BadInput, BadStream, WrongVersion
 from codec.packet import MAX_PACKET
-from stream import wire
-from stream.replay import WINDOW, ReplayWindow, Verdict
-from stream.wire import MAX_MESSAGE, decode, encode
+from stream.link import wire
+from stream.link.replay import WINDOW, ReplayWindow, Verdict
+from stream.link.wire import MAX_MESSAGE, decode, encode
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests/golden/messages.json").read_text())

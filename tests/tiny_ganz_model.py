@@ -9,7 +9,7 @@ import torch
 
 from codec.image.ganz import GanzCodec
 from codec.image.presets import ImagePreset
-from models.ganz.nets import SIDE, GanzShape
+from models.networks.ganz import SIDE, GanzShape
 from models.training.ganz import GanzSettings, GanzTrainer
 from models.training.ganz_export import export_ganz_model
 from models.training.image.photographs import Photographs

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.nets import ModelShape
+from models.networks.speech import ModelShape
 from models.training.distributed import Team
 from models.training.features import FeatureSettings
 from models.training.frames import FrameShards

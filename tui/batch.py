@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 from codec.console import note
 from codec.errors import BadInput, SottoError
-from codec.files import PIPE, display_name, is_special, open_input, os_errors
-from tui.errors import UsageError
-from tui.progress import Progress, Reporter
+from codec.files.paths import PIPE, display_name, is_special, open_input, os_errors
+from tui.terminal.errors import UsageError
+from tui.terminal.progress import Progress, Reporter
 
 Process = Callable[[str, str, Reporter], None]
 _CONTAINER_SUFFIX = ".sotto"
@@ -48,7 +48,7 @@ def mirrored(source: str, target: str, *, audio: bool, suffix: str) -> list[tupl
     (`b.flac.sotto`, `b.wav.sotto`). Raises BadInput if there is none, if two would still become the
     same file (`b.flac`, `b.wav` and `b.flac.wav`), or if a directory is unreadable.
     """
-    from codec.audio import looks_like_audio
+    from codec.files.audio import looks_like_audio
 
     def fail(error: OSError) -> None:
         raise error
@@ -111,7 +111,7 @@ def stored_seconds(source: str) -> float | None:
     """Duration of an audio file; None for pipes. Raises BadInput if it is no audio."""
     if is_special(source):
         return None
-    from codec.audio import AudioReader
+    from codec.files.audio import AudioReader
 
     with AudioReader(source) as reader:
         return reader.duration

@@ -20,11 +20,11 @@ from types import ModuleType
 
 from codec.console import note
 from codec.errors import SottoError
-from codec.files import display_name, reason
+from codec.files.paths import display_name, reason
 from tui.commands import NAMES
-from tui.errors import UsageError
-from tui.process import prepare
-from tui.signals import unwinding
+from tui.terminal.errors import UsageError
+from tui.terminal.process import prepare
+from tui.terminal.signals import unwinding
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT

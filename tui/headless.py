@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from codec.files import PIPE, display_name, os_errors, reason
-from stream.statistics import to_json, to_line
+from codec.files.paths import PIPE, display_name, os_errors, reason
+from stream.call.statistics import to_json, to_line
 
 if TYPE_CHECKING:
-    from stream.call import Call
-    from stream.snapshot import Snapshot
-    from tui.status_line import StatusLine
+    from stream.call.call import Call
+    from stream.call.snapshot import Snapshot
+    from tui.terminal.status_line import StatusLine
 
 INTERVAL = 1.0
 

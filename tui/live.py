@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from codec.errors import BadInput, SottoError
-from codec.files import PIPE, os_errors
-from tui import options
-from tui.errors import UsageError
-from tui.signals import undisturbed
+from codec.files.paths import PIPE, os_errors
+from tui.terminal import options
+from tui.terminal.errors import UsageError
+from tui.terminal.signals import undisturbed
 
 if TYPE_CHECKING:
-    from codec.speech import SpeechCodec
-    from stream.call import Call, CallSettings, Surroundings
-    from stream.endpoint import Endpoint
-    from stream.sinks import Sink
-    from stream.sources import Source
-    from stream.transport import Offer, Security
-    from tui.status_line import StatusLine
+    from codec.speech.codec import SpeechCodec
+    from stream.audio.sinks import Sink
+    from stream.audio.sources import Source
+    from stream.call.call import Call, CallSettings, Surroundings
+    from stream.link.endpoint import Endpoint
+    from stream.link.transport import Offer, Security
+    from tui.terminal.status_line import StatusLine
 
 NONE = "none"
 
@@ -110,7 +110,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def make_source(args: argparse.Namespace) -> Source:
     """Where our voice comes from. Raises SottoError when it cannot be had."""
-    from stream.sources import FileSource, Microphone, PipeSource, Silence
+    from stream.audio.sources import FileSource, Microphone, PipeSource, Silence
 
     if args.send_file is not None:
         return PipeSource() if args.send_file == PIPE else FileSource(args.send_file)
@@ -124,7 +124,7 @@ def make_source(args: argparse.Namespace) -> Source:
 
 def make_sink(args: argparse.Namespace) -> Sink:
     """Where the other side is heard. Raises SottoError when it cannot be had."""
-    from stream.sinks import Loudspeaker, NullSink, PipeSink
+    from stream.audio.sinks import Loudspeaker, NullSink, PipeSink
 
     if args.output == PIPE:
         return PipeSink()
@@ -137,7 +137,7 @@ def make_sink(args: argparse.Namespace) -> Sink:
 @contextlib.contextmanager
 def _suggesting(way_out: str) -> Iterator[None]:
     """Say what to do on a machine without sound."""
-    from stream.devices import AudioDeviceError
+    from stream.audio.devices import AudioDeviceError
 
     try:
         yield
@@ -147,11 +147,11 @@ def _suggesting(way_out: str) -> Iterator[None]:
 
 def surroundings() -> Surroundings:
     """This machine's microphones and loudspeakers."""
-    from stream.call import Surroundings
-    from stream.devices import list_devices, look, refresh
-    from stream.sinks import Loudspeaker
-    from stream.snapshot import Devices
-    from stream.sources import Microphone
+    from stream.audio.devices import list_devices, look, refresh
+    from stream.audio.sinks import Loudspeaker
+    from stream.audio.sources import Microphone
+    from stream.call.call import Surroundings
+    from stream.call.snapshot import Devices
 
     def devices() -> Devices:
         found = list_devices()
@@ -165,8 +165,8 @@ def surroundings() -> Surroundings:
 
 def security(args: argparse.Namespace) -> Security:
     """The keys to use. Raises BadInput when one that was asked for cannot be read."""
-    from stream.keys import default_key_path, read_key_pair, read_public_key
-    from stream.transport import Security
+    from stream.link.keys import default_key_path, read_key_pair, read_public_key
+    from stream.link.transport import Security
 
     if args.insecure:
         return Security(insecure=True)
@@ -185,13 +185,13 @@ def run(
 
     0 when somebody hung up; otherwise raises SottoError with the reason.
     """
-    from codec.presets import find_preset
-    from stream.call import Call
-    from stream.impairment import Impaired, parse_impairment
-    from stream.journal import Journal
-    from stream.recorder import check_recordable
-    from stream.snapshot import CallState
-    from stream.transport import Offer
+    from codec.speech.presets import find_preset
+    from stream.call.call import Call
+    from stream.call.recorder import check_recordable
+    from stream.call.snapshot import CallState
+    from stream.link.impairment import Impaired, parse_impairment
+    from stream.link.transport import Offer
+    from stream.log import Journal
     from tui.headless import follow, statistics_file
 
     # What may be misspelt is looked at before the seconds that loading takes, and before anybody is
@@ -273,9 +273,9 @@ def _load(args: argparse.Namespace) -> SpeechCodec:
     import torch
     from threadpoolctl import threadpool_limits
 
-    from codec.speech import SpeechCodec
-    from stream.warmup import warm_up
-    from tui.progress import Progress
+    from codec.speech.codec import SpeechCodec
+    from stream.call.warmup import warm_up
+    from tui.terminal.progress import Progress
 
     threads = args.threads or max((os.cpu_count() or 1) // 2, 1)
     torch.set_num_threads(threads)
@@ -291,7 +291,7 @@ def _load(args: argparse.Namespace) -> SpeechCodec:
 @contextlib.contextmanager
 def _status_line(args: argparse.Namespace) -> Iterator[StatusLine | None]:
     """Where people see how things are: nowhere with a screen, or with a log elsewhere."""
-    from tui.status_line import StatusLine
+    from tui.terminal.status_line import StatusLine
 
     if not args.headless or args.log is not None or sys.stderr is None:
         yield None

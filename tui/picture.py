@@ -8,9 +8,9 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codec.errors import BadInput
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,14 +18,12 @@ try:
 except ModuleNotFoundError as error:
     raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
 
-SAMPLE_RATE = 16_000
 _WINDOW = 512
 _HOP = 128
 _FLOOR_DB = -90.0
 # Columns beyond what a picture this wide can show only cost memory.
 _MAX_COLUMNS = 2000
 
-FloatArray = NDArray[np.float32]
 
 
 def spectrogram(samples: FloatArray) -> FloatArray:

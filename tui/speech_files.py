@@ -9,19 +9,17 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codec.container import ByteSink, ContainerReader, ContainerWriter, Lost, StreamHeader
 from codec.errors import BadInput, BadStream, SottoError
 from codec.packet import pack
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 
-SAMPLE_RATE = 16_000
 FRAME_SAMPLES = 16_384
 # The exact length is only known at the end of a pipe; until then this much is held back, since
 # the last frame is padded.
 _HELD_BACK = 2 * FRAME_SAMPLES
 
-FloatArray = NDArray[np.float32]
 OnSeconds = Callable[[float], None]
 
 
@@ -45,7 +43,7 @@ class Decoder(Protocol):
 
 
 class Codec(Protocol):
-    """What the commands need of a `codec.speech.SpeechCodec`."""
+    """What the commands need of a `codec.speech.codec.SpeechCodec`."""
 
     preset: str
     model_id: str
@@ -75,7 +73,7 @@ class EncodeOptions:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> EncodeOptions:
-        """From the options that `tui.options.add_encoding` adds."""
+        """From the options that `tui.terminal.options.add_encoding` adds."""
         return cls(args.iterations, args.budget, not args.no_search, args.entropy)
 
 
@@ -103,7 +101,7 @@ def load_codec(preset: str, device: str) -> Codec:
     """The speech codec of a preset. Raises SottoError if it cannot be loaded."""
     # Only here: this imports torch.
     try:
-        from codec.speech import SpeechCodec
+        from codec.speech.codec import SpeechCodec
     except ModuleNotFoundError as error:
         raise SottoError(f"the codec cannot be loaded: {error}") from error
     codec: Codec = SpeechCodec.load(preset, device)
@@ -121,7 +119,7 @@ def encode_stream(
 
     The same packets as `SpeechCodec.encode` gives for all of the samples at once.
     """
-    from codec.speech import GROUP
+    from codec.speech.codec import GROUP
 
     clock = _Clock()
     with clock:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.errors import BadInput, BadStream
+from codec.image.base import PictureCodec
 from codec.image.container import (
     STRIDE,
     ImageFile,
@@ -31,12 +32,11 @@ from codec.image.pictures import Picture, pack_alpha
 from codec.image.planes import picture_of
 from codec.image.presets import ImagePreset
 from codec.image.settings import EncodeSettings, Progress
-from codec.image.system import PictureCodec
 from codec.packet import Entropy
 
 if TYPE_CHECKING:
     from codec.image.ganz_search import Found
-    from models.ganz.nets import RandomFirstLayer
+    from models.networks.ganz import RandomFirstLayer
 
 SIDE = 128  # pixels a tile is wide and high
 PIXELS = 3 * SIDE * SIDE  # N

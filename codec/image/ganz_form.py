@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder
 from codec.errors import BadStream
 from codec.image.container import Payload
 from codec.image.places import Flags, decode_places, encode_places
 from codec.packet import Entropy
-from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder
 
 if TYPE_CHECKING:
     from models.ganz.store import GanzModel
@@ -37,7 +37,7 @@ _TYPICAL = 0.93  # of what places would take if any were as likely as the others
 @dataclass(frozen=True)
 class TileLatents:
     """Latents [1, d_c] and the numbers of h0 that they reach: flags in the order of the layer
-    (`models.ganz.nets.reach_order`), or None for the first d_c of them."""
+    (`models.networks.ganz.reach_order`), or None for the first d_c of them."""
 
     z: Tensor
     flags: Flags | None = None

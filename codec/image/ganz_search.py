@@ -16,7 +16,7 @@ from torch import Tensor
 
 from codec.image.ganz_form import places_within
 from codec.image.places import Flags
-from models.ganz.nets import GRID, Convolutions, RandomFirstLayer
+from models.networks.ganz import GRID, Convolutions, RandomFirstLayer
 
 HISTORY = 10
 CHUNK = 5  # steps between two looks at the clock

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.device import fast_in_half
+from codec.entropy.latents import LatentCoder
+from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from codec.errors import BadInput, BadStream
+from codec.image.base import PictureCodec
 from codec.image.container import (
     STRIDE,
     ImageFile,
@@ -27,16 +30,13 @@ from codec.image.container import (
     Tile,
     write_image,
 )
-from codec.image.maps import Area, areas, decode_map, encode_map
 from codec.image.pictures import Picture, pack_alpha
 from codec.image.planes import padded_planes, picture_of
 from codec.image.presets import ImagePreset
 from codec.image.settings import EncodeSettings, Progress
-from codec.image.system import PictureCodec
-from codec.latents import LatentCoder
+from codec.image.tiling import Area, areas, decode_map, encode_map
 from codec.packet import Entropy
-from codec.search import Networks, SearchSettings, search
-from codec.static_entropy import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
+from codec.search.admm import Networks, SearchSettings, search
 
 if TYPE_CHECKING:
     from models.image.paper import PaperImageModel

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from codec.errors import BadInput, BadStream, SottoError
-from codec.files import display_name, open_input, os_errors
+from codec.files.paths import display_name, open_input, os_errors
 from codec.image.container import MAX_PIXELS, MAX_SIDE
 
 MAX_PICTURE_BYTES = 1 << 29

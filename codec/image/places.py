@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.entropy import range_coder
+from codec.entropy.range_coder import TABLE_BITS, finish, peek, put, take
 from codec.errors import BadStream
-from codec.image import rangecoder
-from codec.image.rangecoder import TABLE_BITS, finish, peek, put, take
 from codec.kernels import kernel
 
 Flags = NDArray[np.uint8]
@@ -42,7 +42,7 @@ def _walk(mode: int, flags: Flags, state: NDArray[np.uint64], data: NDArray[np.u
 def encode_places(flags: Flags) -> bytes:
     """Flags [n], 0 or 1, to bytes."""
     out = np.empty(2 * len(flags) + 16, np.uint8)  # a flag takes 10 bits at most
-    state = rangecoder.new_encoder()
+    state = range_coder.new_encoder()
     _walk(_ENCODE, flags, state, out)
     return bytes(out[1 : finish(state, out)])
 
@@ -51,7 +51,7 @@ def decode_places(data: bytes, count: int) -> Flags:
     """Inverse of `encode_places`: [count]. Raises BadStream for bytes that it does not write."""
     held = np.frombuffer(data, np.uint8).copy()  # compiled for arrays that can be written to
     flags = np.zeros(count, np.uint8)
-    _walk(_DECODE, flags, rangecoder.new_decoder(held), held)
+    _walk(_DECODE, flags, range_coder.new_decoder(held), held)
     if encode_places(flags) != data:
         raise BadStream("a tile's places are damaged")
     return flags

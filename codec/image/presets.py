@@ -22,7 +22,7 @@ class ImagePreset:
     iterations: int
     fast: int
     one_rate: bool = False
-    system: str = "codec.image.codec:ImageCodec"
+    system: str = "codec.image.photo:ImageCodec"
 
 
 IMAGE_PRESETS: dict[str, ImagePreset] = {

@@ -16,8 +16,8 @@ from codec.image.presets import ImagePreset, find_image_preset, numbered_image_p
 if TYPE_CHECKING:
     import torch
 
+    from codec.image.base import PictureCodec
     from codec.image.container import ImageHeader
-    from codec.image.system import PictureCodec
 
 
 def load_image_codec(preset: str, device: str = "auto") -> PictureCodec:

@@ -24,7 +24,7 @@ from codec.image.ganz import PIXELS, SIDE
 
 if TYPE_CHECKING:
     from models.ganz.store import GanzModel
-    from models.image.nets import ImageNetworks
+    from models.networks.photo import ImageNetworks
 
 Prior = Literal["photo", "ganz"]
 COLOURS = 3
@@ -146,7 +146,7 @@ def recover_photo(
     latents of the round before, rounded.
     """
     from codec.image.ganz_search import descend
-    from models.nets import logistic_bits
+    from models.networks.speech import logistic_bits
 
     generator = networks.generator
     rates = torch.full((1,), rate, device=y.device)

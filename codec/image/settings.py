@@ -12,7 +12,7 @@ from codec.image.pictures import Picture
 from codec.image.presets import ImagePreset
 
 if TYPE_CHECKING:
-    from models.image.distance import Tune
+    from models.networks.image_distance import Tune
 
 DEFAULT_BPP = 0.29
 # A file without a rate that was asked for may have this many bytes even of the smallest picture.

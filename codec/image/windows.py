@@ -1,4 +1,4 @@
-"""The latent search of one window of a picture, as the engine of `codec.search` sees it.
+"""The latent search of one window of a picture, as the engine of `codec.search.admm` sees it.
 
 The engine knows frames of latents [B, S, C]; here a frame is a window: S cells in raster order. The
 latents around the window are held fixed, and so is everything the window cannot reach.
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.image.container import STRIDE, Tile
-from codec.image.maps import Area, sight
-from codec.search import Networks
-from models.image.nets import MAX_INDEX, Generator, ImageNetworks
-from models.nets import logistic_bits
+from codec.image.tiling import Area, sight
+from codec.search.admm import Networks
+from models.networks.photo import MAX_INDEX, Generator, ImageNetworks
+from models.networks.speech import logistic_bits
 
 # Cells around a window whose pixels it shapes noticeably; they count in its distance.
 MARGIN = 1

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from codec.arguments import add_device, amount, positive_count
 from codec.console import note
 from codec.errors import BadInput, SottoError
-from codec.files import atomic_output
+from codec.files.paths import atomic_output
 from models.evaluation import context, report, tradeoff
 from models.evaluation.clips import Clip, load_clips
 from models.evaluation.coding import CLIP_TIMEOUT_S, Step, code_clips, one_line

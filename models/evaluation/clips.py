@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.audio import AudioReader
 from codec.errors import BadInput, SottoError
-from codec.files import display_name, os_errors
+from codec.files.audio import AudioReader
+from codec.files.paths import display_name, os_errors
+from codec.signal.samples import SAMPLE_RATE
 
-RATE = 16_000
 SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"))
 
 MAX_FILES = 100_000
@@ -49,7 +49,7 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        return len(self.samples) / RATE
+        return len(self.samples) / SAMPLE_RATE
 
 
 def find_clips(folder: Path) -> list[Entry]:
@@ -97,7 +97,7 @@ def load(entry: Entry, max_seconds: float) -> Clip:
 
     Raises BadInput if it cannot be read, holds less than half a second, or is silent.
     """
-    limit = int(max_seconds * RATE)
+    limit = int(max_seconds * SAMPLE_RATE)
     parts: list[NDArray[np.float32]] = []
     length = 0
     with AudioReader(entry.path) as reader:
@@ -107,7 +107,7 @@ def load(entry: Entry, max_seconds: float) -> Clip:
             if length > limit:
                 break
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    if len(samples) < MIN_SECONDS * RATE:
+    if len(samples) < MIN_SECONDS * SAMPLE_RATE:
         raise BadInput(f"{display_name(entry.name)} is shorter than {MIN_SECONDS} s")
     cropped = len(samples) > limit
     samples = samples[:limit]

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from codec.arguments import add_device, count, positive, positive_count
 from codec.console import note
 from codec.errors import BadInput
-from codec.files import atomic_output
+from codec.files.paths import atomic_output
+from codec.image.base import PictureCodec
 from codec.image.ganz import PIXELS, RATIOS, SIDE
 from codec.image.pictures import read_picture
 from codec.image.registry import load_image_codec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
-from codec.image.system import PictureCodec
 from models.evaluation.command import run_bench
 from models.evaluation.rate_quality import psnr
 from models.evaluation.wavelets import keep_largest

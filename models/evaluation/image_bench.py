@@ -22,8 +22,8 @@ from codec.arguments import add_device, count, number, positive, positive_count
 from codec.console import note
 from codec.device import choose_device
 from codec.errors import BadInput, SottoError
-from codec.files import atomic_output
-from codec.image.codec import EncodeSettings, ImageCodec
+from codec.files.paths import atomic_output
+from codec.image.photo import EncodeSettings, ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
 from models.evaluation.command import run_bench
@@ -36,7 +36,7 @@ from models.evaluation.image_systems import (
     rate_system,
 )
 from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, means, psnr, single
-from models.image.distance import ms_ssim
+from models.networks.image_distance import ms_ssim
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
 # From below 0.15 to above 0.8 bits per pixel, in the mean of photographs like Kodak's.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from codec.errors import BadInput
-from codec.files import atomic_output
+from codec.files.paths import atomic_output
 from codec.image.pictures import read_picture
 from models.evaluation.image_systems import ImageSystem
 from models.evaluation.rate_quality import Point, mean_at, means, psnr, single

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from codec.errors import BadInput
-from codec.image.codec import EncodeSettings
+from codec.image.base import PictureCodec
+from codec.image.photo import EncodeSettings
 from codec.image.presets import find_image_preset
-from codec.image.system import PictureCodec
 
 Pixels = NDArray[np.uint8]
 _PATIENCE = 300.0

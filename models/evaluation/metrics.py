@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.signal import resample_poly
 
 from codec.errors import BadInput
+from codec.signal.samples import SAMPLE_RATE
 
-RATE = 16_000
 SCORE_KEYS = ("pesq_wb", "pesq_nb", "stoi", "estoi")
 
 MAX_LAG_S = 0.2
@@ -38,7 +38,7 @@ Samples = NDArray[np.float64]
 
 
 def score(
-    reference: ArrayLike, decoded: ArrayLike, rate: int = RATE, max_lag_s: float = MAX_LAG_S
+    reference: ArrayLike, decoded: ArrayLike, rate: int = SAMPLE_RATE, max_lag_s: float = MAX_LAG_S
 ) -> dict[str, float]:
     """PESQ-WB, PESQ-NB, STOI and ESTOI of `decoded` against `reference`.
 
@@ -52,7 +52,7 @@ def score(
     if max_lag_s > 0:
         deg = shift(deg, delay(ref, deg, max_lag_s))
     deg = match_level(ref, fit_length(deg, len(ref)))
-    part = slice(0, int(MAX_PESQ_S * RATE))
+    part = slice(0, int(MAX_PESQ_S * SAMPLE_RATE))
     return {
         "pesq_wb": _pesq_score(ref[part], deg[part], "wb"),
         "pesq_nb": _pesq_score(ref[part], deg[part], "nb"),
@@ -71,7 +71,7 @@ def delay(reference: ArrayLike, decoded: ArrayLike, max_lag_s: float = MAX_LAG_S
     """
     ref = np.asarray(reference, np.float64)
     deg = np.asarray(decoded, np.float64)
-    limit = round(max_lag_s * RATE)
+    limit = round(max_lag_s * SAMPLE_RATE)
     if limit <= 0 or not len(ref) or not len(deg) or not np.ptp(ref) or not np.ptp(deg):
         return 0
     steps = limit // _ENVELOPE_HOP
@@ -169,9 +169,9 @@ def _prepare(samples: ArrayLike, rate: int, what: str) -> Samples:
         raise BadInput(f"the {what} has samples that are not finite numbers")
     if rate <= 0:
         raise BadInput(f"the sample rate must be positive, got {rate}")
-    if rate != RATE:
-        common = math.gcd(rate, RATE)
-        array = resample_poly(array, RATE // common, rate // common)
+    if rate != SAMPLE_RATE:
+        common = math.gcd(rate, SAMPLE_RATE)
+        array = resample_poly(array, SAMPLE_RATE // common, rate // common)
     return array
 
 
@@ -199,7 +199,7 @@ def _pesq_score(reference: Samples, decoded: Samples, mode: str) -> float:
     if not reference.any() or not decoded.any():
         return math.nan
     try:
-        return float(_pesq.pesq(RATE, reference, decoded, mode))
+        return float(_pesq.pesq(SAMPLE_RATE, reference, decoded, mode))
     except _pesq.PesqError:
         # No utterance found in one of the signals, or under a quarter of a second of it.
         return math.nan
@@ -211,7 +211,7 @@ def _stoi_score(reference: Samples, decoded: Samples, extended: bool) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            return float(pystoi.stoi(reference, decoded, RATE, extended=extended))
+            return float(pystoi.stoi(reference, decoded, SAMPLE_RATE, extended=extended))
         except (RuntimeWarning, ValueError, IndexError):
             # Under 30 frames (0.4 s) are left once the silent ones are removed.
             return math.nan

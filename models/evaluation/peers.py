@@ -31,9 +31,9 @@ import soundfile
 from scipy.signal import resample_poly
 
 from codec.errors import BadStream
-from models.evaluation.systems import Coded, FloatArray, System, Unavailable
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from models.evaluation.systems import Coded, System, Unavailable
 
-RATE = 16_000
 NARROW_RATE = 8_000
 
 TIMEOUT_S = 300.0
@@ -208,7 +208,7 @@ class Lyra:
             out.mkdir()
             # The encoder leaves out a last frame that is not whole.
             padded = np.pad(samples, (0, -len(samples) % _LYRA_FRAME))
-            soundfile.write(source, np.clip(padded, -1, 1), RATE, subtype="PCM_16")
+            soundfile.write(source, np.clip(padded, -1, 1), SAMPLE_RATE, subtype="PCM_16")
             options = [f"--bitrate={self.bit_rate}", f"--output_dir={out}"]
             options.append(f"--model_path={self._weights()}")
             encoding = measure([self.encoder, f"--input_path={source}", *options])
@@ -302,16 +302,16 @@ def _amr(label: str, mode: int) -> Peer:
 
 
 def _opus(rate: int, constant: bool) -> Peer:
-    raw = ("--raw", "--raw-rate", str(RATE), "--raw-chan", "1")
+    raw = ("--raw", "--raw-rate", str(SAMPLE_RATE), "--raw-chan", "1")
     mode = ("--speech", "--hard-cbr" if constant else "--vbr", "--bitrate", str(rate))
     return Peer(
         f"Opus {rate}k{' CBR' if constant else ''}",
         "Opus CBR" if constant else "Opus",
         ("opusenc", "--quiet", *raw, *mode, "{source}", "{target}"),
-        ("opusdec", "--quiet", "--no-dither", "--rate", str(RATE), "{source}", "{target}"),
+        ("opusdec", "--quiet", "--no-dither", "--rate", str(SAMPLE_RATE), "{source}", "{target}"),
         ".opus",
         _count_opus,
-        rate=RATE,
+        rate=SAMPLE_RATE,
     )
 
 
@@ -322,8 +322,8 @@ def _filled(command: Sequence[str], source: Path, target: Path) -> list[str]:
 
 def to_pcm(samples: FloatArray, rate: int, block: int = 1) -> bytes:
     """16 kHz samples as 16-bit little-endian at `rate`, padded with zeros to whole blocks."""
-    if rate != RATE:
-        samples = resample_poly(samples, rate, RATE)
+    if rate != SAMPLE_RATE:
+        samples = resample_poly(samples, rate, SAMPLE_RATE)
     pad = -len(samples) % block
     padded = np.pad(samples, (0, pad))
     return np.clip(np.rint(padded * 32767.0), -32768, 32767).astype("<i2").tobytes()
@@ -332,8 +332,8 @@ def to_pcm(samples: FloatArray, rate: int, block: int = 1) -> bytes:
 def from_pcm(data: bytes, rate: int) -> FloatArray:
     """The inverse of `to_pcm`, at 16 kHz."""
     samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32767.0
-    if rate != RATE and len(samples):
-        samples = resample_poly(samples, RATE, rate)
+    if rate != SAMPLE_RATE and len(samples):
+        samples = resample_poly(samples, SAMPLE_RATE, rate)
     return np.asarray(samples, np.float32)
 
 

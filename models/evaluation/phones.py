@@ -19,8 +19,6 @@ from numpy.typing import ArrayLike
 
 from models.evaluation.metrics import edit_distance, edit_row
 
-RATE = 16_000
-
 # Chosen by the error against transcripts on clean speech; context-independent phones cost a tenth
 # of the time of triphones here and lose nothing.
 _SEARCH = {"allphone_ci": True, "lw": 4.0, "beam": 1e-20, "pbeam": 1e-20, "cmn": "batch"}

@@ -17,14 +17,11 @@ from io import BytesIO
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codec.container import ContainerReader
 from codec.errors import SottoError
-from codec.presets import PRESETS
-
-RATE = 16_000
-FloatArray = NDArray[np.float32]
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.speech.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class SottoSystem:
 
     def missing(self) -> str | None:
         try:
-            importlib.import_module("codec.speech")
+            importlib.import_module("codec.speech.codec")
         except ImportError as error:
             return f"the speech codec cannot be imported: {error}"
         return None
@@ -116,13 +113,13 @@ class SottoSystem:
         for option in self.options:
             if option not in known:
                 raise Unavailable(f"the encoder has no option {option!r}")
-        noise = np.random.default_rng(0).normal(0, 0.05, RATE).astype(np.float32)
+        noise = np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32)
         self.run(noise)
 
     def run(self, samples: FloatArray) -> Coded:
         codec = _load(self.preset, self.device)
         start = time.perf_counter()
-        data = codec.encode(samples, RATE, **self.options)
+        data = codec.encode(samples, SAMPLE_RATE, **self.options)
         encoded = time.perf_counter()
         decoded = codec.decode(data)
         done = time.perf_counter()
@@ -143,16 +140,16 @@ def container_bits(data: bytes) -> tuple[int, int]:
 @lru_cache(maxsize=2)
 def _load(preset: str, device: str) -> Any:
     try:
-        speech = importlib.import_module("codec.speech")
+        speech = importlib.import_module("codec.speech.codec")
     except ImportError as error:
         raise Unavailable(f"the speech codec cannot be imported: {error}") from None
     return speech.SpeechCodec.load(preset, device)
 
 
 def default_presets() -> list[str]:
-    """The presets `codec.speech.PRESETS` names; just "2k" where there is no such list."""
+    """The presets `codec.speech.codec.PRESETS` names; just "2k" where there is no such list."""
     try:
-        names = getattr(importlib.import_module("codec.speech"), "PRESETS", ())
+        names = getattr(importlib.import_module("codec.speech.codec"), "PRESETS", ())
     except ImportError:
         names = ()
     return [str(name) for name in names] or ["2k"]

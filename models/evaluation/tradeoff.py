@@ -16,25 +16,24 @@ from typing import Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from codec import analysis
 from codec.device import choose_device
-from codec.entropy import MAX_INDEX
-from codec.search import Networks, SearchSettings, search
-from codec.synthesis import synthesise_columns
+from codec.entropy.context_model import MAX_INDEX
+from codec.search.admm import Networks, SearchSettings, search
+from codec.signal import analysis
+from codec.signal.samples import FloatArray
+from codec.signal.synthesis import synthesise_columns
 from models.evaluation.clips import Clip
 from models.evaluation.coding import Coding, Step
 from models.evaluation.report import Figure, SystemResult, summary
 from models.evaluation.scoring import score_codings
 from models.evaluation.systems import Coded, Unavailable
-from models.loudness import FrameDistance
-from models.store import Model, load_model, search_networks
+from models.folder import Model, load_model, search_networks
+from models.networks.speech_distance import FrameDistance
 
-FloatArray = NDArray[np.float32]
 SearchMethod = Literal["admm", "backprop"]
 
 TITLE = "Latent size against levels"

@@ -20,12 +20,12 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torch import Tensor
 
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import SymbolCounts
 from codec.errors import BadInput
-from codec.quantiser import Quantiser
-from codec.static_entropy import SymbolCounts
 from models.family import loading, read_description, read_part
-from models.ganz.nets import GanzShape, Generator, RandomFirstLayer
-from models.store import WEIGHTS
+from models.folder import WEIGHTS
+from models.networks.ganz import GanzShape, Generator, RandomFirstLayer
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import SymbolCounts
 from codec.errors import BadInput
-from codec.quantiser import Quantiser
-from codec.static_entropy import SymbolCounts
 from models.family import loading, read_description
-from models.image.distance import Tune, ms_ssim_to, similarity_reference
-from models.image.nets import STRIDE
-from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator, PaperImageShape
+from models.folder import WEIGHTS
+from models.networks.image_distance import Tune, ms_ssim_to, similarity_reference
+from models.networks.photo import STRIDE
+from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator, PaperImageShape
 from models.paper import StaticModel, fill, read_tables, save, shape_fields
-from models.store import WEIGHTS
 
 KIND = "image-paper"
 # The weight of the squared error beside 1 - MS-SSIM; the paper leaves it open.

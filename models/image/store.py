@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
+from codec.entropy.image_context import ImageCoder, ImageContext
 from codec.errors import BadInput
-from codec.image.context import ImageCoder, ImageContext
 from models.family import finite, loading, read_description, read_part
-from models.image.nets import ANCHORS, ImageNetworks, ImageShape
-from models.store import WEIGHTS
+from models.folder import WEIGHTS
+from models.networks.photo import ANCHORS, ImageNetworks, ImageShape
 
 _CONTEXT = tuple(field.name for field in fields(ImageContext))
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import analysis
+from codec.signal import analysis
 from models.training.frames import FrameShards, change_level
 
 _LEVELS_DB = (-14.0, 6.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from codec.arguments import add_device, between, positive, positive_count
 from codec.console import note
 from codec.errors import BadInput
-from models.store import WEIGHTS
+from models.folder import WEIGHTS
 from models.training import options
 from models.training.distributed import Team, join
 from models.training.evaluate import evaluate, write_scores

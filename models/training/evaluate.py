@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from codec.errors import BadInput
-from codec.presets import DEFAULT_PRESET, find_preset
-from codec.speech import SpeechCodec
+from codec.speech.codec import SpeechCodec
+from codec.speech.presets import DEFAULT_PRESET, find_preset
 
 MAX_SECONDS = 12.0
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from codec.device import fast_in_half
 from models.evaluation.metrics import edit_distance
-from models.features import (
+from models.networks.features import (
     PHONES,
     FeatureShape,
     PhoneRecogniser,

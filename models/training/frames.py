@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec import analysis
 from codec.errors import BadInput
+from codec.signal import analysis
 
 _MAX_INDEX_BYTES = 256 << 20
 _DB_PER_UNIT = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from codec.device import fast_in_half
 from codec.errors import BadInput
-from models.ganz.nets import (
+from models.networks.ganz import (
     GRID,
     Convolutions,
     Discriminator,

@@ -9,7 +9,7 @@ from pathlib import Path
 from codec.arguments import add_device, positive_count
 from codec.console import note
 from codec.device import choose_device
-from models.ganz.nets import SIDE
+from models.networks.ganz import SIDE
 from models.training import options
 from models.training.ganz import GanzSettings, GanzTrainer, train_ganz
 from models.training.ganz_export import export_ganz_model, trained_generator

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.entropy.quantiser import Quantiser, fit_centres
+from codec.entropy.static import SymbolCounts, count_symbols
 from codec.errors import BadInput
 from codec.image.ganz_form import TileForm
 from codec.image.ganz_search import choose_places, search_tile
-from codec.quantiser import Quantiser, fit_centres
-from codec.static_entropy import SymbolCounts, count_symbols
-from models.ganz.nets import GanzShape, Generator
 from models.ganz.store import GanzModel, load_ganz_model, save_ganz_model
+from models.networks.ganz import GanzShape, Generator
 from models.training import checkpoints
 from models.training.folders import new_model_folder
 from models.training.image.photographs import Photographs
@@ -53,7 +53,7 @@ def export_ganz_model(
 ) -> str:
     """Write the model folder, replacing an old one at the end; returns the model id.
 
-    scales: of h0's DCT in photographs (`models.ganz.nets.RandomFirstLayer`).
+    scales: of h0's DCT in photographs (`models.networks.ganz.RandomFirstLayer`).
     Centres and counts are fitted to searched latents of training photographs at ratios from 6 to
     768. Raises BadInput when `out` exists and holds something else than a model.
     """

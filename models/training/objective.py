@@ -17,10 +17,10 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from models.features import FeatureDistance
-from models.loudness import FrameDistance
-from models.nets import MAX_INDEX, anchor_weights, logistic_bits
-from models.store import LatentModel
+from models.folder import LatentModel
+from models.networks.features import FeatureDistance
+from models.networks.speech import MAX_INDEX, anchor_weights, logistic_bits
+from models.networks.speech_distance import FrameDistance
 
 TARGET_BITS = (1000.0, 1750.0, 3150.0)  # per frame at the rate anchors
 START_PRICES = (7e-4, 3.5e-4, 1.3e-4)

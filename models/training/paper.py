@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.quantiser import Quantiser
-from codec.search import SearchSettings, search
-from codec.static_entropy import SymbolCounts
-from models.discriminator import PatchDiscriminator
-from models.loudness import FrameDistance
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import SymbolCounts
+from codec.search.admm import SearchSettings, search
+from models.folder import search_networks
+from models.networks.discriminator import PatchDiscriminator
+from models.networks.speech_distance import FrameDistance
+from models.networks.speech_paper import PaperEncoder, PaperGenerator, PaperShape, start_linear
 from models.paper import PaperModel, StaticModel, save
-from models.paper_nets import PaperEncoder, PaperGenerator, PaperShape, start_linear
-from models.store import search_networks
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.two_stages import Pair, TwoStageSettings, train_two_stages

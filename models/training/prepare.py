@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import analysis
-from codec.audio import AudioReader
 from codec.errors import BadInput, SottoError
+from codec.files.audio import AudioReader
+from codec.signal import analysis
 
 SHARD_BYTES = 30 << 20
 SHORTEST = 2048  # samples: an eighth of a second

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from codec.errors import BadInput
-from models.features import FeatureDistance, load_features
-from models.nets import ModelShape
-from models.store import LatentModel, load_model
+from models.folder import LatentModel, load_model
+from models.networks.features import FeatureDistance, load_features
+from models.networks.speech import ModelShape
 from models.training import checkpoints
 from models.training.batches import FrameSource, rate_points
 from models.training.centres import kmeans_centres

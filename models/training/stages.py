@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from codec.device import fast_in_half
 from codec.errors import BadInput
-from codec.search import Networks, SearchSettings, search
-from models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
-from models.store import LatentModel
+from codec.search.admm import Networks, SearchSettings, search
+from models.folder import LatentModel
+from models.networks.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from models.training import checkpoints
 from models.training.batches import FrameSource, rate_points
 from models.training.distributed import Team

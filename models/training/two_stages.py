@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from codec.device import fast_in_half
-from codec.quantiser import Quantiser, fit_centres
-from codec.static_entropy import SymbolCounts, count_symbols
-from models.discriminator import discriminator_loss, generator_loss
+from codec.entropy.quantiser import Quantiser, fit_centres
+from codec.entropy.static import SymbolCounts, count_symbols
+from models.networks.discriminator import discriminator_loss, generator_loss
+from models.networks.speech_paper import channels_last
 from models.paper import StaticModel
-from models.paper_nets import channels_last
 from models.training.checkpoints import (
     latest_checkpoint,
     load_checkpoint,

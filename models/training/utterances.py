@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codec.errors import BadInput
 from models.evaluation.phones import transcript_phones
-from models.features import PHONES, SUBSAMPLING
+from models.networks.features import PHONES, SUBSAMPLING
 from models.training.frames import FrameShards, change_level
 
 MAX_COLUMNS = 2048  # 16 s; longer utterances are left out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.snapshot import CallState, Snapshot
+from stream.call.snapshot import CallState, Snapshot
 from tui.app.figures import clean, wrap
 from tui.app.painting import Line, Painted
 

@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
 from codec.errors import SottoError
-from stream.snapshot import CallState, Latency, Listener, Snapshot, Talker
+from stream.call.snapshot import CallState, Latency, Listener, Snapshot, Talker
 from tui.app.alert import Alert
 from tui.app.call_bar import CallBar
 from tui.app.controls import Controls
@@ -35,7 +35,7 @@ from tui.app.push_to_talk import PushToTalk
 from tui.app.room_list import RoomList
 from tui.app.theme import SOTTO_THEME, has_colour
 from tui.app.voice_panel import HeardVoice, OwnVoice
-from tui.signals import ENDING, handled
+from tui.terminal.signals import ENDING, handled
 
 POLL_HZ = 8
 # While nobody speaks, every how many polls the screen is drawn.

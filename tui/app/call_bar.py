@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.snapshot import CallState, Listener, Snapshot
+from stream.call.snapshot import CallState, Listener, Snapshot
 from tui.app.figures import UNKNOWN, clean, clock, fit
 from tui.app.painting import Line, Painted, spread, width_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stream.snapshot import Devices, LogLine, Snapshot
+from stream.call.snapshot import Devices, LogLine, Snapshot
 
 
 class Controls(Protocol):

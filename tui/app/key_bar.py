@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual import events
 
-from stream.snapshot import Snapshot
+from stream.call.snapshot import Snapshot
 from tui.app.painting import Line, Painted, width_of
 
 _GAP = 2

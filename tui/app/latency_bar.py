@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.snapshot import Latency
+from stream.call.snapshot import Latency
 from tui.app.figures import milliseconds
 from tui.app.painting import Line, Painted, heading, spread
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.snapshot import QUIETEST_DB
+from stream.call.snapshot import QUIETEST_DB
 from tui.app.painting import Line
 
 LOWEST_DB = -60.0

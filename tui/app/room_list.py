@@ -6,7 +6,7 @@ from rich.cells import set_cell_size
 from textual import events
 from textual.message import Message
 
-from stream.snapshot import Listener
+from stream.call.snapshot import Listener
 from tui.app.figures import clean, decibels, fit
 from tui.app.meter import PeakHold, bar
 from tui.app.painting import Line, Painted, heading

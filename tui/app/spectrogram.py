@@ -11,13 +11,14 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from stream.snapshot import FloatArray, Spectrogram
+from codec.signal.samples import FloatArray
+from stream.call.snapshot import Spectrogram
 from tui.app.colormap import colours
 
 HOPS_PER_CELL = 8  # 64 ms: a syllable is three cells wide
 LEVELS = 24
 KEPT_CELLS = 400
-# Where the normalised log-mel scale (codec.analysis) starts and stops to be of interest: about -82
+# Where the normalised log-mel scale (codec.signal) starts and stops to be of interest: about -82
 # and -23 dB of a full-scale sine.
 QUIET, LOUD = -0.68, 0.40
 SHADES = " ░▒▓█"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from textual.strip import Strip
 
-from stream.snapshot import CallState, Listener, Rate, Snapshot, Spectrogram
+from stream.call.snapshot import CallState, Listener, Rate, Snapshot, Spectrogram
 from tui.app.figures import bits, clean, cost, decibels, factor, wrap
 from tui.app.meter import PeakHold, bar
 from tui.app.painting import Line, Painted, flow, heading, width_of

@@ -1,5 +1,5 @@
 """`sotto bench SUBJECT ...`: the benchmark of the codec in `models.bench`, that of the live link in
-`stream.evaluation.bench`."""
+`stream.bench.bench`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def delegate(arguments: list[str]) -> int:
 
 def _link(arguments: list[str]) -> int:
     try:
-        bench = importlib.import_module("stream.evaluation.bench")
+        bench = importlib.import_module("stream.bench.bench")
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("codec", "models", "stream"):
             raise

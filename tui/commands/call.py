@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tui import live
 
 if TYPE_CHECKING:
-    from stream.endpoint import Endpoint
-    from stream.transport import Offer, Security
+    from stream.link.endpoint import Endpoint
+    from stream.link.transport import Offer, Security
     from tui.commands import Subparsers
 
 
@@ -30,9 +30,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Call and talk until somebody hangs up; 0 unless the call was refused or failed."""
-    from stream.addresses import parse_address
-    from stream.call import CallSettings
-    from stream.transport import dial
+    from stream.call.call import CallSettings
+    from stream.link.address import parse_address
+    from stream.link.transport import dial
 
     live.check_options(args)
     address = parse_address(args.host)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.arguments import between, number
-from tui import options
+from tui.terminal import options
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
-    from tui.progress import Reporter
     from tui.speech_files import Codec
+    from tui.terminal.progress import Reporter
 
 SUFFIX = ".wav"
 
@@ -57,12 +57,12 @@ def _burst(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Decode; 0 if all of it went well."""
-    from codec.audio import audio_format
     from codec.errors import BadInput
-    from codec.loss import transitions
+    from codec.files.audio import audio_format
+    from codec.packet_loss import transitions
     from tui.batch import check_paths, coded_seconds, mirrored, run_batch
-    from tui.errors import UsageError
-    from tui.progress import Progress
+    from tui.terminal.errors import UsageError
+    from tui.terminal.progress import Progress
 
     try:
         transitions(args.loss_rate, args.burst)
@@ -88,10 +88,10 @@ class _Job:
 
     def decode(self, source: str, target: str, progress: Reporter) -> None:
         """One file or pipe into another."""
-        from codec.audio import AudioWriter
         from codec.container import ContainerReader
-        from codec.files import PIPE, display_name, open_input, os_errors
-        from codec.loss import losses
+        from codec.files.audio import AudioWriter
+        from codec.files.paths import PIPE, display_name, open_input, os_errors
+        from codec.packet_loss import losses
         from tui.batch import coded_samples
         from tui.speech_files import decode_stream, open_speech
 

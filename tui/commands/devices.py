@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stream.devices import AudioDevice
+    from stream.audio.devices import AudioDevice
     from tui.commands import Subparsers
 
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List; 0 if there is anything to list, or --json says that there is not."""
-    from stream.devices import AudioDeviceError, list_devices
+    from stream.audio.devices import AudioDeviceError, list_devices
 
     devices = list_devices(probe=True)
     if args.json:

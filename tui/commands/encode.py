@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tui import options
+from tui.terminal import options
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
-    from tui.progress import Reporter
     from tui.speech_files import Codec, EncodeOptions
+    from tui.terminal.progress import Reporter
 
 SUFFIX = ".sotto"
 
@@ -33,8 +33,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Encode; 0 if all of it went well."""
     from tui.batch import check_paths, mirrored, run_batch, stored_seconds
-    from tui.progress import Progress
     from tui.speech_files import EncodeOptions, load_codec
+    from tui.terminal.progress import Progress
 
     options.check_encoding(args)
     check_paths(args.input, args.output)
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _one(codec: Codec, choice: EncodeOptions) -> Callable[[str, str, Reporter], None]:
     def encode(source: str, target: str, progress: Reporter) -> None:
-        from codec.audio import AudioReader
-        from codec.files import atomic_output
+        from codec.files.audio import AudioReader
+        from codec.files.paths import atomic_output
         from tui.speech_files import encode_stream
 
         with AudioReader(source, warn=progress.note) as reader, atomic_output(target) as sink:

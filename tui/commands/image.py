@@ -7,9 +7,9 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
-from tui import options
 from tui.commands.sense import add_sense
-from tui.errors import UsageError
+from tui.terminal import options
+from tui.terminal.errors import UsageError
 
 if TYPE_CHECKING:
     from codec.image.container import ImageFile
@@ -89,14 +89,14 @@ def _quality(text: str) -> float:
 
 def run_encode(args: argparse.Namespace) -> int:
     """Encode; 0 if it went well."""
-    from codec.files import atomic_output
-    from codec.image.codec import EncodeSettings, ImageCodec
+    from codec.files.paths import atomic_output
+    from codec.image.photo import EncodeSettings, ImageCodec
     from codec.image.pictures import read_picture
     from codec.image.presets import find_image_preset
     from tui.batch import check_paths
     from tui.preview import preview_png
-    from tui.progress import note
-    from tui.steps import StepProgress
+    from tui.terminal.progress import note
+    from tui.terminal.steps import StepProgress
 
     if args.no_search and (args.iterations is not None or args.budget is not None or args.fast):
         raise UsageError("--no-search leaves nothing for --iterations, --budget or --fast to limit")
@@ -130,13 +130,13 @@ def run_encode(args: argparse.Namespace) -> int:
 
 def run_decode(args: argparse.Namespace) -> int:
     """Decode; 0 if it went well, damage that could be worked around included."""
-    from codec.files import atomic_output
-    from codec.image.codec import ImageCodec
+    from codec.files.paths import atomic_output
     from codec.image.container import read_image
+    from codec.image.photo import ImageCodec
     from codec.image.pictures import picture_bytes, save_format
     from codec.image.presets import numbered_image_preset
     from tui.batch import check_paths
-    from tui.progress import note
+    from tui.terminal.progress import note
 
     check_paths(args.input, args.output)
     form = save_format(args.output)
@@ -192,7 +192,7 @@ def as_dict(file: ImageFile) -> dict[str, object]:
 
 
 def _read(path: str) -> bytes:
-    from codec.files import open_input, os_errors
+    from codec.files.paths import open_input, os_errors
     from codec.image.container import MAX_FILE
 
     with open_input(path) as file, os_errors("read", path):

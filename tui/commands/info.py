@@ -24,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Describe; 0 if the file could be read, whatever state it is in."""
     from codec.container import scan
-    from codec.files import open_input, os_errors
+    from codec.files.paths import open_input, os_errors
 
     with open_input(args.input) as file, os_errors("read", args.input):
         found = scan(file)

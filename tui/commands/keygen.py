@@ -27,9 +27,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make a pair; 0 once both files are written."""
-    from codec.files import PIPE, display_name
-    from stream.keys import default_key_path, generate, public_path, write_key_pair
-    from tui.errors import UsageError
+    from codec.files.paths import PIPE, display_name
+    from stream.link.keys import default_key_path, generate, public_path, write_key_pair
+    from tui.terminal.errors import UsageError
 
     if args.file == PIPE:
         raise UsageError("a private key is written to a file only")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tui import live
 
 if TYPE_CHECKING:
-    from stream.endpoint import Endpoint
-    from stream.transport import Offer, Security
+    from stream.link.endpoint import Endpoint
+    from stream.link.transport import Offer, Security
     from tui.commands import Subparsers
 
 
@@ -36,8 +36,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Listen until the call is over; 0 unless something failed."""
-    from stream.call import CallSettings
-    from stream.transport import listen
+    from stream.call.call import CallSettings
+    from stream.link.transport import listen
 
     live.check_options(args)
 

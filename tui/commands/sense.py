@@ -49,13 +49,13 @@ def run_sense(args: argparse.Namespace) -> int:
     import contextlib
 
     from codec.console import note
-    from codec.files import atomic_output
+    from codec.files.paths import atomic_output
     from codec.image.pictures import Picture, picture_bytes, read_picture, save_format
     from codec.image.sensing import DEFAULT_PRIOR, SenseSettings, Sensor
     from models.evaluation.rate_quality import psnr
     from tui.batch import check_paths
     from tui.preview import preview_png
-    from tui.steps import StepProgress
+    from tui.terminal.steps import StepProgress
 
     check_paths(args.input, args.output, args.preview)
     form = save_format(args.output)

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tui import options
+from codec.signal.samples import SAMPLE_RATE
+from tui.terminal import options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 # PESQ is made for utterances; its fixed tables overflow on long recordings.
 SCORED_SECONDS = 30
-_RATE = 16_000
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -43,13 +43,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcode and report; 0 if it went well."""
-    from codec.audio import AudioReader, AudioWriter, audio_format
     from codec.container import ContainerReader, scan
-    from codec.files import PIPE, atomic_output, os_errors
+    from codec.files.audio import AudioReader, AudioWriter, audio_format
+    from codec.files.paths import PIPE, atomic_output, os_errors
     from tui.batch import check_paths, stored_seconds
-    from tui.errors import UsageError
-    from tui.progress import Progress
     from tui.speech_files import EncodeOptions, decode_stream, encode_stream, load_codec
+    from tui.terminal.errors import UsageError
+    from tui.terminal.progress import Progress
 
     options.check_encoding(args)
     check_paths(args.input, args.output, args.picture)
@@ -126,7 +126,7 @@ class _Start:
 
     def __init__(self) -> None:
         self._kept: list[NDArray[np.float32]] = []
-        self._room = SCORED_SECONDS * _RATE
+        self._room = SCORED_SECONDS * SAMPLE_RATE
 
     def samples(self) -> NDArray[np.float32]:
         """At most SCORED_SECONDS at 16 kHz."""

@@ -13,8 +13,8 @@ from codec.arguments import add_device, count, number, positive, positive_count
 from codec.console import note
 from codec.device import choose_device
 from codec.errors import BadInput
-from models.image.nets import ImageNetworks
 from models.image.store import shape_of
+from models.networks.photo import ImageNetworks
 from models.training import checkpoints, options
 from models.training.image.export import export_image_model
 from models.training.image.photographs import Photographs
@@ -68,7 +68,7 @@ def _network(folder: Path, photographs: Photographs, seed: int) -> ImageNetworks
     newest = checkpoints.latest_checkpoint(folder)
     if newest is not None:
         return _shaped(checkpoints.load_checkpoint(newest)[1], newest)
-    from models.image.nets import ImageShape
+    from models.networks.photo import ImageShape
 
     torch.manual_seed(seed)
     model = ImageNetworks(ImageShape())

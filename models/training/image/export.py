@@ -10,18 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from codec.device import fast_in_half
+from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
 from codec.image.container import Tile
-from codec.image.context import QUALITIES, QUALITY_STEPS
-from codec.image.encoder import search_settings
-from codec.image.maps import Area
+from codec.image.photo_encoder import search_settings
+from codec.image.tiling import Area
 from codec.image.windows import Window, WindowTask, round_latents
-from codec.search import Descent
-from models.image.distance import ImageDistance
-from models.image.nets import STRIDE, ImageNetworks
+from codec.search.admm import Descent
 from models.image.store import load_image_model, save_image_model
+from models.networks.image_distance import ImageDistance
+from models.networks.photo import STRIDE, ImageNetworks
 from models.training.folders import new_model_folder
 from models.training.image.photographs import Photographs
-from models.training.image.tables import image_context
+from models.training.image.tables import fixed_point
 
 Example = tuple[NDArray[np.int16], int]
 
@@ -78,6 +78,6 @@ def export_image_model(
     with new_model_folder(out) as draft:
         model = model.cpu().eval().requires_grad_(False)
         found = searched_examples(model, photographs, examples, search_steps, seed)
-        name = save_image_model(model, image_context(model.prior, found), draft, about)
+        name = save_image_model(model, fixed_point(model.prior, found), draft, about)
         load_image_model(out.name, draft)
     return name

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.image.maps import Area
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import SymbolCounts
 from codec.image.paper import as_map, search_settings, window_networks
-from codec.quantiser import Quantiser
-from codec.search import search
-from codec.static_entropy import SymbolCounts
-from models.discriminator import PatchDiscriminator
-from models.image.nets import STRIDE
+from codec.image.tiling import Area
+from codec.search.admm import search
 from models.image.paper import PaperDistance, PaperImageModel, save_paper_image_model
-from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator, PaperImageShape
+from models.networks.discriminator import PatchDiscriminator
+from models.networks.photo import STRIDE
+from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator, PaperImageShape
 from models.paper import StaticModel
 from models.training.image.paper_start import start_linear_image
 from models.training.image.photographs import Photographs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.image.nets import mean_channels
-from models.image.paper_nets import PaperImageEncoder, PaperImageGenerator
+from models.networks.photo import mean_channels
+from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator
 from models.training.image.start import lapped_channels
 
 _USED = 0.15  # of the reach: the standard deviation of latents
@@ -20,7 +20,7 @@ def start_linear_image(
 
     Every latent has the same levels, so each should matter the same: the functions, scaled to
     powers in proportion to their deviations (the best there is against white noise of a given
-    level), are mixed by a rotation, as in `models.paper_nets.start_linear`.
+    level), are mixed by a rotation, as in `models.networks.speech_paper.start_linear`.
     """
     shape = encoder.shape
     channels = lapped_channels(x, shape.channels)

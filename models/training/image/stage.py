@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from codec.device import fast_in_half
 from codec.errors import BadInput
-from models.image.nets import MAX_INDEX, ImageNetworks, anchor_weights
-from models.nets import logistic_bits
+from models.networks.photo import MAX_INDEX, ImageNetworks, anchor_weights
+from models.networks.speech import logistic_bits
 from models.training import checkpoints
 from models.training.image.photographs import Photographs
 from models.training.interruption import Interruption

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.image.nets import COLOURS, STRIDE, ImageNetworks, lapped_analysis
+from models.networks.photo import COLOURS, STRIDE, ImageNetworks, lapped_analysis
 
 _CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
 

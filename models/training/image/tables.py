@@ -5,33 +5,33 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.image import context
-from codec.image.context import ImageCoder, ImageContext
-from models.image.nets import BANDS, NEAR, NEIGHBOURS, Prior
+from codec.entropy import image_context
+from codec.entropy.image_context import ImageCoder, ImageContext
+from models.networks.photo import BANDS, NEAR, NEIGHBOURS, Prior
 
 # Symbols rarer than this by the logistic are left to the escapes.
 _RAREST = 3e-6
 
 
-def _fixed(weight: NDArray[np.float32], one: int = context.WEIGHT_ONE) -> NDArray[np.int16]:
+def _fixed(weight: NDArray[np.float32], one: int = image_context.WEIGHT_ONE) -> NDArray[np.int16]:
     scaled = np.rint(weight * one)
-    return np.clip(scaled, -context.MAX_WEIGHT, context.MAX_WEIGHT).astype(np.int16)
+    return np.clip(scaled, -image_context.MAX_WEIGHT, image_context.MAX_WEIGHT).astype(np.int16)
 
 
 def logistic_masses() -> NDArray[np.float64]:
     """Logistic mass of every class and symbol, 0 where left to the escapes: rows sum to one."""
-    deviation = np.arange(-context.REACH, context.REACH + 1)
+    deviation = np.arange(-image_context.REACH, image_context.REACH + 1)
     rows = []
-    for fraction in range(context.FRACTIONS):
-        location = (fraction - context.FRACTIONS / 2) / context.FRACTIONS
-        for scale_class in range(context.SCALE_CLASSES):
-            scale = np.exp(context.LOG_SCALE_START + (scale_class + 0.5) / 8.0)
+    for fraction in range(image_context.FRACTIONS):
+        location = (fraction - image_context.FRACTIONS / 2) / image_context.FRACTIONS
+        for scale_class in range(image_context.SCALE_CLASSES):
+            scale = np.exp(image_context.LOG_SCALE_START + (scale_class + 0.5) / 8.0)
             upper = _sigmoid((deviation + 0.5 - location) / scale)
             lower = _sigmoid((deviation - 0.5 - location) / scale)
             mass = upper - lower
             mass[(mass < _RAREST) & (np.abs(deviation) > 1)] = 0.0
-            below = max(float(_sigmoid((-context.REACH - 0.5 - location) / scale)), _RAREST)
-            above = max(float(_sigmoid((location - context.REACH - 0.5) / scale)), _RAREST)
+            below = max(float(_sigmoid((-image_context.REACH - 0.5 - location) / scale)), _RAREST)
+            above = max(float(_sigmoid((location - image_context.REACH - 0.5) / scale)), _RAREST)
             row = np.array([below, *mass, above])
             rows.append(row / row.sum())
     return np.array(rows)
@@ -44,7 +44,7 @@ def _sigmoid(x: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 def integer_tables(masses: NDArray[np.float64]) -> NDArray[np.uint32]:
     """Rows of masses to integers that sum to 2**16, positive where the masses are."""
-    total = 1 << context.TABLE_BITS
+    total = 1 << image_context.TABLE_BITS
     used = masses > 0.0
     spare = total - used.sum(axis=1, keepdims=True)
     share = masses / masses.sum(axis=1, keepdims=True)
@@ -53,7 +53,7 @@ def integer_tables(masses: NDArray[np.float64]) -> NDArray[np.uint32]:
     return table.astype(np.uint32)
 
 
-def image_context(
+def fixed_point(
     prior: Prior,
     examples: list[tuple[NDArray[np.int16], int]],
     *,
@@ -79,10 +79,10 @@ def image_context(
             at += values
         around.append(past[at : at + BANDS])
         at += BANDS
-    one, later = context.WEIGHT_ONE, context.WEIGHT_ONE * context.ACTIVATION_ONE
+    one, later = image_context.WEIGHT_ONE, image_context.WEIGHT_ONE * image_context.ACTIVATION_ONE
     quarter = one // 4
     bias = state["leave.bias"].astype(np.float64)
-    scale_bias = state["log_scale"] + bias[channels:] - context.LOG_SCALE_START
+    scale_bias = state["log_scale"] + bias[channels:] - image_context.LOG_SCALE_START
     parts = {
         "groups": np.array(shape.prior_groups, np.int32),
         "bands": state["bands"].astype(np.int32),
@@ -102,11 +102,11 @@ def image_context(
     counts = start * prior_weight
     for indices, quality in examples:
         centres, tables = coder.contexts(indices, quality)
-        symbols = np.clip(indices - centres, -context.REACH - 1, context.REACH + 1)
-        symbols = symbols + context.REACH + 1
+        symbols = np.clip(indices - centres, -image_context.REACH - 1, image_context.REACH + 1)
+        symbols = symbols + image_context.REACH + 1
         # What a table leaves to its escapes is counted there.
         rare = start[tables, symbols] == 0.0
-        escapes = np.where(symbols <= context.REACH, 0, context.SYMBOLS - 1)
+        escapes = np.where(symbols <= image_context.REACH, 0, image_context.SYMBOLS - 1)
         symbols = np.where(rare, escapes, symbols)
         np.add.at(counts, (tables, symbols), 1.0)
     return ImageContext(**parts, tables=integer_tables(counts))

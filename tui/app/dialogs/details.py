@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from stream.snapshot import Listener, Snapshot
+from stream.call.snapshot import Listener, Snapshot
 from tui.app.dialogs.dialog import Dialog
 from tui.app.figures import UNKNOWN, bits, clean, fit, milliseconds
 

@@ -7,7 +7,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from stream.snapshot import Snapshot
+from stream.call.snapshot import Snapshot
 from tui.app.call_bar import STATES
 from tui.app.dialogs.dialog import Dialog
 from tui.app.figures import clean, clock

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Label, OptionList
 
-from stream.snapshot import Devices
+from stream.call.snapshot import Devices
 from tui.app.dialogs.choose import marked, name_list
 from tui.app.dialogs.dialog import Dialog
 

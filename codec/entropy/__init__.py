@@ -1,0 +1,1 @@
+"""Quantisers and entropy coders."""

@@ -1,0 +1,143 @@
+"""Huffman coding of latent indices: runs of expected values, and surprises, under static tables.
+
+The entropy coder of Liu et al. (2020), made fit for latents of which most are what their context
+makes expect. The context model of the range coder says what that is; a frame becomes (run of
+expected indices, difference) tokens, so that an index may cost less than one bit. Tables are
+integer counts over training frames, chosen by the scale class of the index a token starts at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.entropy.context_model import (
+    REACH,
+    SCALE_CLASSES,
+    ContextModel,
+    ContextWalk,
+    check_indices,
+    contexts,
+)
+from codec.errors import BadStream
+
+LONGEST_RUN = 62  # this token: 62 expected indices and no difference
+END = 63  # this token: the rest of the step is as expected
+RUN_TOKENS = 64
+VALUE_TOKENS = 2 * REACH
+_CLASSES_PER_ZONE = 3
+ZONES = SCALE_CLASSES // _CLASSES_PER_ZONE
+
+Token = tuple[bool, int, int]  # is a difference, zone, symbol
+Frame = tuple[NDArray[np.int8], int]  # indices [S, C] and quality
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """Token counts: runs [ZONES, RUN_TOKENS] and differences [ZONES, VALUE_TOKENS], positive."""
+
+    runs: NDArray[np.int64]
+    values: NDArray[np.int64]
+
+    def check(self) -> None:
+        """Raise ValueError unless shapes and counts are usable."""
+        for counts, width in ((self.runs, RUN_TOKENS), (self.values, VALUE_TOKENS)):
+            if counts.dtype != np.int64 or counts.shape != (ZONES, width):
+                raise ValueError("Huffman tables have the wrong type or shape")
+            if counts.min() < 1 or counts.max() > 1 << 40:
+                raise ValueError("Huffman tables have counts out of range")
+
+
+def zone_of(table: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Table numbers of the context model to zones, same shape."""
+    zones: NDArray[np.int32] = table % SCALE_CLASSES // _CLASSES_PER_ZONE
+    return zones
+
+
+def tokens_of(model: ContextModel, q: NDArray[np.int8], quality: int) -> list[Token]:
+    """The token sequence of one frame [S, C]."""
+    centre, table = contexts(model, q, quality)
+    tokens: list[Token] = []
+    for differences, zones in zip(q - centre, zone_of(table).tolist(), strict=True):
+        position = 0
+        for channel in np.flatnonzero(differences).tolist():
+            run = channel - position
+            while run >= LONGEST_RUN:
+                tokens.append((False, zones[position], LONGEST_RUN))
+                run -= LONGEST_RUN
+                position += LONGEST_RUN
+            tokens.append((False, zones[position], run))
+            value = int(differences[channel])
+            tokens.append((True, zones[channel], value + REACH - (value > 0)))
+            position = channel + 1
+        if position < len(differences):
+            tokens.append((False, zones[position], END))
+    return tokens
+
+
+def count_tokens(model: ContextModel, frames: list[Frame]) -> RunModel:
+    """Tables counted over training frames; every token counts at least once."""
+    runs = np.ones((ZONES, RUN_TOKENS), np.int64)
+    values = np.ones((ZONES, VALUE_TOKENS), np.int64)
+    for indices, quality in frames:
+        for is_value, zone, symbol in tokens_of(model, indices, quality):
+            (values if is_value else runs)[zone, symbol] += 1
+    return RunModel(runs, values)
+
+
+class HuffmanCoder:
+    """Huffman coder over a `RunModel`: [S, C] indices <-> bytes."""
+
+    def __init__(self, model: ContextModel, runs: RunModel, steps: int, overhead: float) -> None:
+        """overhead: bits spent per bit of the context model's ideal, on training frames."""
+        runs.check()
+        self.model, self.steps, self.overhead = model, steps, overhead
+        huffman = constriction.symbol.huffman
+        tables = [[row / row.sum() for row in counts] for counts in (runs.runs, runs.values)]
+        self._encode = [[huffman.EncoderHuffmanTree(p) for p in rows] for rows in tables]
+        self._decode = [[huffman.DecoderHuffmanTree(p) for p in rows] for rows in tables]
+
+    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
+        """[S, C] indices to bytes."""
+        indices = check_indices(q)
+        if indices.shape != (self.steps, self.model.channels):
+            raise ValueError(f"latents are {indices.shape}, the model's differ")
+        coder = constriction.symbol.QueueEncoder()
+        for is_value, zone, symbol in tokens_of(self.model, indices, quality):
+            coder.encode_symbol(symbol, self._encode[is_value][zone])
+        words, bits = coder.get_compressed()
+        return words.astype("<u4").tobytes()[: (bits + 7) // 8]
+
+    def decode(self, payload: bytes, quality: int) -> NDArray[np.int8]:
+        """Inverse of `encode`. Raises BadStream when the tokens do not make a frame."""
+        padded = payload + b"\0" * (-len(payload) % 4)
+        decoder = constriction.symbol.QueueDecoder(np.frombuffer(padded, "<u4").astype(np.uint32))
+        walk = ContextWalk(self.model, self.steps, quality)
+        channels, channel = self.model.channels, 0
+        expected, surprise = 0, False  # indices still as expected, and whether one differs then
+        try:
+            for place, centre, table in walk:
+                values = centre.copy()
+                for at, zone in enumerate(zone_of(table).tolist()):
+                    if channel == 0:
+                        expected, surprise = 0, False
+                    if expected == 0 and not surprise:
+                        run = decoder.decode_symbol(self._decode[0][zone])
+                        surprise = run < LONGEST_RUN
+                        expected = channels - channel if run == END else run
+                        if channel + expected + surprise > channels:
+                            raise BadStream("payload's runs leave the frame")
+                    if expected:
+                        expected -= 1
+                    else:
+                        value = decoder.decode_symbol(self._decode[1][zone]) - REACH
+                        values[at] += value + (value >= 0)
+                        surprise = False
+                    channel = (channel + 1) % channels
+                walk.put(place, values)
+        except (AssertionError, ValueError, IndexError) as error:
+            raise BadStream("payload is not a valid latent frame") from error
+        return walk.q

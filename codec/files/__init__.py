@@ -1,0 +1,1 @@
+"""Audio files, pipes and file names."""

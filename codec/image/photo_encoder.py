@@ -1,0 +1,521 @@
+"""One picture on its way to a file: the search, and the rate that it has to meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.device import fast_in_half
+from codec.entropy.image_context import QUALITIES, QUALITY_STEPS, ImageCoder
+from codec.errors import BadInput
+from codec.image.container import FILE_HEADER_BYTES, ImageHeader, Tile, write_image
+from codec.image.pictures import Picture, pack_alpha
+from codec.image.planes import padded_planes
+from codec.image.presets import ImagePreset
+from codec.image.settings import EncodeSettings, Progress
+from codec.image.tiling import encode_map
+from codec.image.windows import Window, WindowTask, cut_windows, round_latents, tile_bits
+from codec.search.admm import Descent, SearchSettings
+from codec.search.image_rdoq import Moves, polish
+
+if TYPE_CHECKING:
+    from models.networks.image_distance import ImageDistance, Tune
+    from models.networks.photo import ImageNetworks
+
+SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
+TILE = 32  # cells a tile is wide and high at most
+_SAMPLED_WINDOWS = 6
+_CORRECTIONS = 2  # of the rate point after the search
+_CLOSE = 0.02  # to the wanted bits, as the first rate point's may be (natural log)
+_NEAR = 0.06  # what is off by less is put right by single indices
+_LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
+_DEAD_ZONE = 0.15  # rounding as the search does it, more or less
+_ROUNDS = 1  # of the polish, and one more for so many steps:
+_STEPS_PER_ROUND = 6
+_MOST_ROUNDS = 6
+_FITS = 12  # times that moves of single indices are looked for to meet the allowance
+_TRIES = 6  # at how many of them it takes
+_MOVED = 0.08  # of the bits at most by moves that know nothing of each other
+_SLACK = 0.004  # of the allowance may be left
+_CHECK_EVERY = 16  # steps, that candidates are scored
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What suits a distance best, by trial on training photographs.
+
+    price: of a bit in the search, in the trained price; saves: bits after the search, as a share of
+    those that the encoder's latents take, rounded with the dead zone; later: the same as a share of
+    what rounded latents take when a third of the search is done; steps: lengths of the first step
+    of long and of short searches, in quantisation steps; polish: whether moves of single indices
+    help. For MS-SSIM they do not: latents go far from where the encoder puts them, in long steps.
+    """
+
+    price: float
+    saves: float
+    later: float
+    steps: tuple[float, float] = (0.08, 0.12)
+    polish: bool = True
+
+
+TUNINGS: dict[Tune, Tuning] = {
+    "psnr": Tuning(0.75, 1.07, 1.0, (0.04, 0.12)),
+    "ms-ssim": Tuning(2.3, 0.75, 0.65, (0.3, 0.3), polish=False),
+    "visual": Tuning(1.2, 0.9, 0.9),
+}
+
+
+@dataclass
+class _Coded:
+    """Latents of the whole picture at one quality, and what they take."""
+
+    quality: int
+    latents: Tensor  # [1, C, rows, columns] whole numbers
+    payloads: list[bytes]
+    size: int  # of the file
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Moves of single indices in the order they are to be made: flat places, and steps."""
+
+    places: Tensor
+    steps: Tensor
+
+
+@dataclass(frozen=True)
+class LoadedPreset:
+    """A preset, its model, and the device its networks are on."""
+
+    networks: ImageNetworks
+    coder: ImageCoder
+    model_id: str
+    preset: ImagePreset
+    device: torch.device
+
+
+class Encoder:
+    """A picture, how it is to be encoded, and everything made ready for that."""
+
+    def __init__(
+        self,
+        loaded: LoadedPreset,
+        picture: Picture,
+        settings: EncodeSettings,
+        progress: Callable[[Progress], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.loaded, self.settings = loaded, settings
+        self._report, self._clock = progress, clock
+        self._cost: float | None = None  # of the last window, as a share of its start
+        # Of a picture of one window: latents, and the moves that their polish left.
+        self._left: tuple[Tensor, Moves] | None = None
+        self.header = ImageHeader(
+            picture.width, picture.height, loaded.model_id, loaded.preset.number, TILE,
+            picture.grey, picture.alpha is not None,
+        )  # fmt: skip
+        self.alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
+        self.x = padded_planes(picture, self.header).to(loaded.device)
+        self.size = picture.height, picture.width
+        self.windows = cut_windows(self.header.tiles(), SEARCH_WINDOW)
+        self.allowed = settings.allowed_bytes(picture)
+        self._half = fast_in_half(loaded.device)
+
+    def run(self) -> bytes:
+        """Encode; the file's bytes. Raises BadInput if they cannot be as few as allowed."""
+        iterations = self.settings.steps(self.loaded.preset)
+        if self.allowed is None:
+            quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
+        else:
+            saves, dead_zone = TUNINGS[self.settings.tune].saves, _DEAD_ZONE
+            if not iterations:
+                saves, dead_zone = 1.0, 0.0
+            quality = self._quality_for(self._tile_bits_allowed() / saves, dead_zone)
+        z = self._encoded(quality)
+        if iterations:
+            coded = self._search(quality, z, iterations)
+        else:
+            coded = self._code(quality, round_latents(z))
+        coded = self._fit(coded)
+        if self._report is not None:
+            self._report(Progress(1.0, self._cost, iterations))
+        return write_image(self.header, coded.quality, coded.payloads, self.alpha)
+
+    def _encoded(self, quality: int) -> Tensor:
+        return encode_map(self.loaded.networks.encoder, self.x, quality / QUALITY_STEPS)
+
+    def _rate(self, quality: int) -> Tensor:
+        return self.x.new_full((1,), quality / QUALITY_STEPS)
+
+    def _distance(self, quality: int) -> ImageDistance:
+        from models.networks.image_distance import ImageDistance
+
+        price = TUNINGS[self.settings.tune].price
+        price *= float(self.loaded.networks.price(self._rate(quality)))
+        return ImageDistance(self.settings.tune, price)
+
+    # --- The rate point that the allowance asks for.
+
+    def _tile_bits_allowed(self) -> float:
+        """Bits for the tiles alone, without headers, in the whole picture."""
+        if self.allowed is None:
+            raise ValueError("a quality has no allowance")
+        spent = FILE_HEADER_BYTES + 16 * len(self.header.tiles())
+        if self.alpha is not None:
+            spent += len(self.alpha) + 16
+        return max(8.0 * (self.allowed - spent), 1.0)
+
+    def _quality_for(self, bits: float, dead_zone: float) -> int:
+        """The finest quality whose rounded latents take about this many bits at most.
+
+        Log bits are nearly linear in the quality: a few steps of the secant method.
+        """
+        windows = self.windows
+        if len(windows) > _SAMPLED_WINDOWS:
+            picks = np.linspace(0, len(windows) - 1, _SAMPLED_WINDOWS).astype(int)
+            windows = [windows[k] for k in picks]
+        cells = sum(w.shape[0] * w.shape[1] for w in windows)
+        rows, columns = self.header.cells
+        wanted = np.log(bits * cells / (rows * columns))
+        # The quality lies in [low, high): low is affordable (or the coarsest), high is not.
+        low, high = 0, QUALITIES
+        at, slope = QUALITIES // 3, _LOG_BITS_PER_QUALITY
+        before: tuple[int, float] | None = None
+        while high - low > 1:
+            taken = sum(self._encoded_bits(w, at, dead_zone) for w in windows)
+            now = np.log(max(taken, 1.0))
+            if now <= wanted:
+                low = at
+            else:
+                high = at
+            if abs(wanted - now) < _CLOSE:
+                return at
+            if before is not None and at != before[0]:
+                slope = max((now - before[1]) / (at - before[0]), 0.3 * _LOG_BITS_PER_QUALITY)
+            before = at, now
+            # Floor and one on: when the line is right, the next try closes the bracket.
+            at = at + int(np.floor(np.clip((wanted - now) / slope, -QUALITIES, QUALITIES)))
+            at += at == low
+            at = int(np.clip(at, low + 1, max(high - 1, low + 1)))
+        return low
+
+    def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
+        """Bits of a window's rounded latents as the encoder gives them."""
+        rate = quality / QUALITY_STEPS
+        z = encode_map(self.loaded.networks.encoder, self.x, rate, window.area)
+        return self._window_bits(window, quality, round_latents(z, dead_zone))
+
+    @torch.no_grad()
+    def _window_bits(self, window: Window, quality: int, q: Tensor) -> float:
+        """Bits of a window's whole latents q [1, C, h, w] by the float prior."""
+        with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
+            bits = tile_bits(self.loaded.networks, window.tiles, q, self._rate(quality), q)
+        return float(bits.float().sum())
+
+    def _excess(self, coded: _Coded, allowed: float) -> float:
+        """Natural log of bits over allowed bits."""
+        return float(np.log(max(8.0 * sum(map(len, coded.payloads)), 1.0) / allowed))
+
+    def _requantised(self, quality: int, z: Tensor, excess: float) -> tuple[int, Tensor]:
+        """Latents z at the quality where they take exp(-excess) of the bits, about."""
+        wanted = int(np.clip(quality - round(excess / _LOG_BITS_PER_QUALITY), 0, QUALITIES - 1))
+        return wanted, z * (self._gains(wanted) / self._gains(quality))
+
+    def _gains(self, quality: int) -> Tensor:
+        gains: Tensor = self.loaded.networks.generator.gains(self._rate(quality))
+        return gains
+
+    # --- The search.
+
+    def _search(self, quality: int, z: Tensor, iterations: int) -> _Coded:
+        """The quantised latents that the search finds, near the allowance if there is one.
+
+        Every latent of the picture is searched at the same price of a bit; the allowance is met by
+        the choice of the rate point, which is made anew when a third of the search is done, and
+        once or twice more if its end is off by more than single indices can put right.
+        """
+        tune, budget = self.settings.tune, self.settings.budget
+        plan = Plan(iterations, budget, self._clock, self.allowed is not None, tune)
+        allowed = 0.0 if self.allowed is None else self._tile_bits_allowed()
+        if plan.first:
+            z, latents = self._descend(quality, z, plan, 0, plan.first)
+            bits = sum(self._window_bits(w, quality, w.area.of(latents)) for w in self.windows)
+            excess = np.log(max(bits, 1.0) * TUNINGS[self.settings.tune].later / allowed)
+            quality, z = self._requantised(quality, z, float(excess))
+        done = plan.main
+        coded = self._code(quality, self._descend(quality, z, plan, plan.first, done)[1])
+        for _ in range(_CORRECTIONS if plan.correction else 0):
+            excess = self._excess(coded, allowed)
+            wanted, start = self._requantised(coded.quality, coded.latents, excess)
+            if abs(excess) < _NEAR or wanted == coded.quality:
+                break
+            until = done + plan.correction
+            tried = self._code(wanted, self._descend(wanted, start, plan, done, until)[1])
+            done = until
+            if abs(self._excess(tried, allowed)) < abs(excess):
+                coded = tried
+        return coded
+
+    def _descend(
+        self, quality: int, z: Tensor, plan: Plan, done: int, until: int
+    ) -> tuple[Tensor, Tensor]:
+        """Steps `done` to `until` of the plan on a map of relaxed latents, window by window.
+
+        Relaxed latents, and the best whole ones, polished when the search is at its end.
+        """
+        networks = self.loaded.networks
+        rate, distance = self._rate(quality), self._distance(quality)
+        latents, z = round_latents(z), z.clone()
+        total = len(self.windows)
+        deadline = plan.deadline(until)
+        self._left = None
+        for number, window in enumerate(self.windows):
+            now = self._clock()
+            limit = None if deadline is None else now + (deadline - now) / (total - number)
+            task = WindowTask(networks, window, latents, self.x, self.size, self._half)
+
+            def report(share: float, steps: int, number: int = number) -> None:
+                if self._report is not None:
+                    whole = done + (number + share) / total * (until - done)
+                    self._report(Progress(min(whole / plan.total, 1.0), self._cost, steps))
+
+            relaxed, found, moves = self._search_window(
+                task, distance, rate, window.latents(z), plan, done, until, limit, report
+            )
+            window.area.of(z)[:] = window.as_map(relaxed)
+            window.area.of(latents)[:] = window.as_map(found)
+            if total == 1 and moves is not None:
+                self._left = latents, moves
+        return z, latents
+
+    def _search_window(
+        self,
+        task: WindowTask,
+        distance: ImageDistance,
+        rate: Tensor,
+        start: Tensor,
+        plan: Plan,
+        done: int,
+        until: int,
+        limit: float | None,
+        report: Callable[[float, int], None],
+    ) -> tuple[Tensor, Tensor, Moves | None]:
+        """Relaxed and whole latents [1, S, C] of a window after some steps from `start`.
+
+        And, at the end of the search, what moves of single indices are left.
+        """
+        settings = plan.settings
+        descent = Descent(
+            task.networks, distance, task.target, rate, torch.ones_like(rate), settings, start
+        )
+        final = until >= plan.main
+        best, first, best_cost = descent.candidates[0], 0.0, np.inf
+
+        def check() -> None:
+            nonlocal best, best_cost
+            costs, _ = descent.score()
+            for option, cost in zip(descent.candidates, costs, strict=True):
+                if float(cost) < best_cost:
+                    best, best_cost = option, float(cost)
+            self._cost = best_cost / max(first, 1e-9)
+
+        if final:
+            check()
+            first = best_cost
+            self._cost = 1.0
+        begun = self._clock()
+        steps = scored = 0
+        while True:
+            share = steps / max(until - done, 1)
+            if limit is not None:
+                share = max(share, (self._clock() - begun) / max(limit - begun, 1e-9))
+            ended = share >= 1.0
+            if not ended:
+                descent.step(plan.step_size(done + share * (until - done)))
+                steps += 1
+            if final and scored < steps and (ended or steps % _CHECK_EVERY == 0):
+                check()
+                scored = steps
+            report(min(share, 1.0), done + steps)
+            if ended:
+                break
+        if not final:
+            return descent.z, descent.candidates[0], None
+        rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
+        if not TUNINGS[self.settings.tune].polish:
+            rounds = 0
+        best, moves = polish(task, distance, self.loaded.networks.generator, rate, best, rounds)
+        return descent.z, best, moves
+
+    # --- Single indices, until the file has the size it may have.
+
+    def _fit(self, coded: _Coded) -> _Coded:
+        """Latents whose file is just not larger than allowed; raises BadInput if there are none."""
+        if self.allowed is None:
+            return coded
+        best: _Coded | None = None
+        for _ in range(_FITS):
+            below = coded.size <= self.allowed
+            if below and (best is None or coded.size > best.size):
+                best = coded
+            if self._fits(coded) or (below and coded.quality == QUALITIES - 1):
+                break
+            changed = self._changed(coded)
+            if changed is None:
+                break
+            coded = changed
+        if best is None:
+            best = self._code(0, torch.zeros_like(coded.latents))
+        if best.size > self.allowed:
+            raise BadInput(
+                f"the picture does not fit in {self.allowed} bytes: headers and an empty picture "
+                f"take {best.size}"
+            )
+        return best
+
+    def _changed(self, coded: _Coded) -> _Coded | None:
+        """The same with as many indices moved by one as it takes to meet the allowance.
+
+        Moves are made in the order of what they buy. How many it takes is found by coding, since
+        neighbouring moves change each other's bits; the nearest below the allowance is returned,
+        or else the nearest above. None if no move is of use.
+        """
+        allowed = self.allowed or 0
+        grow = coded.size < allowed
+        order, gained = self._order(coded, grow)
+        if not len(order.steps):
+            return None
+        aim = allowed - 0.3 * _SLACK * allowed
+        few, size_few = 0, float(coded.size)  # moves that do not suffice
+        many, size_many = len(order.steps), None  # those that do, or all there are
+        count = int(np.searchsorted(gained, abs(aim - coded.size) * 8.0)) + 1
+        best: _Coded | None = None
+        for _ in range(_TRIES):
+            count = min(max(count, few + 1), many)
+            values = coded.latents.flatten().clone()
+            values[order.places[:count]] += order.steps[:count]
+            tried = self._code(coded.quality, round_latents(values.reshape(coded.latents.shape)))
+            if best is None or self._misses(tried) < self._misses(best):
+                best = tried
+            if self._fits(tried):
+                break
+            if (tried.size < allowed) == grow:
+                few, size_few = count, float(tried.size)
+            else:
+                many, size_many = count, float(tried.size)
+            if many - few <= 1:
+                break
+            # On a straight line: between the two, or else on from the start.
+            if size_many is None:
+                ahead = (aim - size_few) * few / ((size_few - coded.size) or 1.0)
+                ahead = ahead if ahead > 0 else few
+            else:
+                between = (aim - size_few) / ((size_many - size_few) or 1.0)
+                ahead = min(max(between, 0.1), 0.9) * (many - few)
+            count = few + int(min(ahead, many - few))
+        return best
+
+    def _fits(self, coded: _Coded) -> bool:
+        """Whether the file is below the allowance, and not far."""
+        allowed = self.allowed or 0
+        return 0 <= allowed - coded.size <= max(_SLACK * allowed, 4.0)
+
+    def _misses(self, coded: _Coded) -> float:
+        """Bytes off the allowance; those above count more than all that are below."""
+        left = (self.allowed or 0) - coded.size
+        return left if left >= 0 else 1e12 - left
+
+    def _order(self, coded: _Coded, grow: bool) -> tuple[_Order, NDArray[np.float64]]:
+        """Useful moves, what buys most first, and the bits all up to each one take or save."""
+        # Of the two of an index, the one that lessens the distance, or else the one that saves.
+        steps, distance, bits = (m.flatten() for m in self._moves(coded, 0.0 if grow else 1e6))
+        useful = distance < 0 if grow else bits < 0
+        worth = distance / (bits if grow else -bits).clamp_min(1e-3)
+        places = torch.where(useful, worth, torch.inf).argsort()[: int(useful.sum())]
+        gained = (bits if grow else -bits)[places].cumsum(0).cpu().double().numpy()
+        gained = np.maximum.accumulate(gained)
+        count = int(np.searchsorted(gained, _MOVED * 8.0 * coded.size)) + 1
+        places = places[:count]
+        return _Order(places, steps[places]), gained[:count]
+
+    def _moves(self, coded: _Coded, weight: float) -> tuple[Tensor, ...]:
+        """The better move of every index of the picture, bits counting `weight`.
+
+        Maps [1, C, rows, columns] of steps, and of distance and bits that they would add.
+        """
+        networks = self.loaded.networks
+        rate, distance = self._rate(coded.quality), self._distance(coded.quality)
+        whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
+        for window in self.windows:
+            q = window.latents(coded.latents)
+            # What the polish left of these very latents, or else to be found now.
+            if self._left is not None and self._left[0] is coded.latents:
+                moves = self._left[1]
+            else:
+                task = WindowTask(networks, window, coded.latents, self.x, self.size, self._half)
+                _, moves = polish(task, distance, networks.generator, rate, q, 0)
+            for part, values in zip(whole, moves.better(weight), strict=True):
+                window.area.of(part)[:] = window.as_map(values)
+        return whole
+
+    def _code(self, quality: int, latents: Tensor) -> _Coded:
+        """Entropy-code whole latents."""
+        q = latents[0].permute(1, 2, 0).cpu().numpy().astype(np.int16)
+
+        def write(tile: Tile) -> bytes:
+            part = q[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+            return self.loaded.coder.encode(part, quality)
+
+        # The compiled walk lets go of the interpreter: tiles run side by side.
+        with ThreadPoolExecutor(2) as pool:
+            payloads = list(pool.map(write, self.header.tiles()))
+        size = len(write_image(self.header, quality, payloads, self.alpha))
+        return _Coded(quality, latents, payloads, size)
+
+
+class Plan:
+    """Steps of a search: when its rate point is chosen anew, when it ends, and by when it must.
+
+    first: steps up to which only the rate is of interest, or 0; main: those up to the result;
+    correction: more of them, for each correction of the rate after that, or 0.
+    """
+
+    def __init__(
+        self,
+        iterations: int,
+        budget: float | None,
+        clock: Callable[[], float],
+        corrected: bool,
+        tune: Tune,
+    ) -> None:
+        self.first = self.correction = 0
+        if corrected and iterations >= 6:
+            self.first, self.correction = iterations // 3, max(iterations // 8, 1)
+        self.main = iterations
+        self.total = self.main + _CORRECTIONS * self.correction
+        self.settings = search_settings(iterations, tune)
+        self._begun, self._budget = clock(), budget
+
+    def step_size(self, done: float) -> float:
+        """Length of a step after `done` others, in quantisation steps."""
+        return self.settings.step * (1.0 - 0.9 * min(done / self.main, 1.0))
+
+    def deadline(self, until: int) -> float | None:
+        """By when the first `until` steps must be done."""
+        if self._budget is None:
+            return None
+        return self._begun + self._budget * until / self.total
+
+
+def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
+    """Steps long enough to get somewhere in so few iterations."""
+    long, short = TUNINGS[tune].steps
+    step = min(short, max(long, 1.0 / max(iterations, 1)))
+    return SearchSettings(iterations=iterations, step=step, coupling=5.0)

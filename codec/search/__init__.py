@@ -1,0 +1,1 @@
+"""The latent search: ADMM and rate-distortion optimised quantisation."""

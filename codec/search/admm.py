@@ -1,0 +1,402 @@
+"""Latent search: the quantised latents whose generator output best matches a frame, at a rate.
+
+ADMM (Liu et al. 2020, eq. 2-6) with a rate term. Per iteration
+
+    z  <-  one Adam step on  F(x, G(z)) + λ R(z) + μ/2 ‖z - u + η‖²
+    u  <-  Q(z + η)
+    η  <-  η + z - u
+
+from the encoder's output as a warm start. Every few iterations the *quantised* candidates are
+decoded and scored by their true cost F(x, G(u)) + λ R(u); the best one ever seen is what the search
+returns, so it may stop at any time. Where latents are whole numbers, moves of single indices
+(`codec.search.rdoq`) follow. Frames of a batch are independent of each other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from codec.entropy.context_model import MAX_INDEX
+from codec.search.rdoq import Neighbours, Polish
+
+Method = Literal["polished", "admm", "backprop", "none"]
+_POLISHED = 0.25  # share of the iterations, or of the time, that is for moves of single indices
+_FEWEST_POLISHED = 8  # iterations
+
+
+class Prior(Protocol):
+    """Entropy model: bits of relaxed indices z [B, S, C] given the rounded ones."""
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor: ...
+
+
+def quantise(z: Tensor, dead_zone: float = 0.0) -> Tensor:
+    """Q: nearest whole number within range, values next to zero drawn to it by the dead zone."""
+    if dead_zone == 0.0:
+        return z.round().clamp(-MAX_INDEX, MAX_INDEX)
+    magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp_min(0.0)
+    return torch.copysign(magnitude, z).clamp(-MAX_INDEX, MAX_INDEX)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What the search needs of a model, all frozen.
+
+    `sketch` is the generator in a cheaper number format, for gradients alone; candidates are scored
+    by the `generator` itself, as the decoder runs it. `quantise` is Q: latents and a dead zone to
+    the nearest allowed latents; `reach` bounds the magnitude of latents; `neighbours` are there
+    where latents are whole numbers.
+    """
+
+    encoder: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+    prior: Prior
+    sketch: Callable[[Tensor, Tensor], Tensor]
+    quantise: Callable[[Tensor, float], Tensor] = quantise
+    reach: float = MAX_INDEX
+    neighbours: Neighbours | None = None
+
+
+class Distance(Protocol):
+    """F: a distance whose target part can be computed once."""
+
+    def reference(self, x: Tensor) -> tuple[Tensor, ...]: ...
+
+    def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search runs. Steps are in units of one quantisation step.
+
+    method: "polished" is ADMM, and moves of single indices in the end where the model has any.
+    """
+
+    method: Method = "polished"
+    iterations: int = 60
+    budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
+    step: float = 0.04
+    coupling: float = 12.0  # μ / λ
+    penalty: float | None = None  # μ itself, where there is no λ
+    check_every: int = 20
+    steering: float | None = None  # exponent of bits over allowance; None: small even steps
+    dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    indices: [B, S, C] quantised latents (whole numbers where Q rounds); cost, bits (by the prior):
+    [B]; iterations run.
+    """
+
+    indices: Tensor
+    cost: Tensor
+    bits: Tensor
+    start_cost: Tensor
+    iterations: int
+
+
+@contextmanager
+def threads_for(x: Tensor) -> Iterator[None]:
+    """While frames x [B, T, M] are searched: one thread for a single frame on the CPU.
+
+    The products of one frame are over before a second thread has come to help; where another
+    program has its core, the first waits for it at every one of them.
+    """
+    threads = torch.get_num_threads()
+    if len(x) > 1 or x.device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Descent:
+    """A search on its way: relaxed latents of B frames, their multipliers and Adam moments.
+
+    `z` [B, S, C] are the latents, `age` [B, S, 1] the steps each latent step has taken, and
+    `candidates` the quantised latents that the last step proposed. `weight` [B] is the bit price.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        distance: Distance,
+        x: Tensor,
+        rate: Tensor,
+        weight: Tensor,
+        settings: SearchSettings,
+        start: Tensor,
+        allowed_bits: Tensor | None = None,
+    ) -> None:
+        self._networks, self._distance, self._settings = networks, distance, settings
+        self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
+        self._x = x
+        with torch.no_grad():
+            self._reference = distance.reference(x)
+        self.z = start.clamp(-networks.reach, networks.reach)
+        self._u = networks.quantise(self.z, 0.0)
+        self._dual, self._first, self._second = (torch.zeros_like(self.z) for _ in range(3))
+        self.age = torch.zeros_like(self.z[:, :, :1], dtype=torch.float64)
+        self._price, self._relaxed = weight.clone(), torch.ones_like(weight)
+        # Rounded latents take other bits than relaxed ones; the ratio is known from candidates.
+        self._rounded: Tensor | None = None
+        self._whole_bits: Tensor | None = None
+        self.candidates: list[Tensor] = [self._u]
+
+    @torch.no_grad()
+    def revise(
+        self,
+        x: Tensor,
+        rate: Tensor,
+        weight: Tensor,
+        allowed_bits: Tensor | None,
+        latents: Tensor,
+        kept: Tensor,
+    ) -> None:
+        """Go on with other targets x [B, T, M], prices and limits, from `latents` [B, S, C].
+
+        kept: [B, S, 1], false for latent steps whose search begins anew.
+        """
+        self._x, self._reference = x, self._distance.reference(x)
+        self._price = torch.maximum(self._price + weight - self.weight, weight)
+        self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
+        reach, zero = self._networks.reach, torch.zeros_like(self.z)
+        before = torch.where(kept, self._dual - self.z + self._u, zero)
+        self.z = latents.clamp(-reach, reach)
+        self._u = self._networks.quantise(self.z + before, 0.0)
+        self._dual = torch.where(kept, before + self.z - self._u, zero)
+        self._first = torch.where(kept, self._first, zero)
+        self._second = torch.where(kept, self._second, zero)
+        self.age = torch.where(kept, self.age, torch.zeros_like(self.age))
+        self._rounded = self._whole_bits = None
+        self.candidates = [self._networks.quantise(self.z, 0.0)]
+
+    @torch.no_grad()
+    def score(
+        self, candidates: list[Tensor] | None = None, below: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """True cost and bits of candidates [B, S, C] (those of the last step): [candidates, B].
+
+        Candidates whose bits alone cost no less than `below` [B] are not decoded; their cost is
+        infinite.
+        """
+        options = self.candidates if candidates is None else candidates
+        times = len(options)
+        u, rates = torch.cat(options), self.rate.repeat(times)
+        bits = self._networks.prior.bits(u, rates).sum((1, 2))
+        cost = self.weight.repeat(times) * bits
+        if self.allowed_bits is not None:
+            excess = (bits / self.allowed_bits.repeat(times) - 1.0).clamp_min(0.0)
+            cost = cost + 1e3 * excess
+        if below is None:
+            cost = cost + self._distances(u, rates, torch.arange(len(u), device=u.device))
+        else:
+            rows = (cost < below.repeat(times)).nonzero()[:, 0]
+            distances = torch.full_like(cost, torch.inf)
+            if len(rows):
+                found = self._distances(u[rows], rates[rows], rows)
+                distances[rows] = found.to(cost.dtype)  # limits may be in double precision
+            cost = cost + distances
+        if candidates is None:
+            self._note(bits.chunk(times)[0])
+        return cost.reshape(times, -1), bits.reshape(times, -1)
+
+    def polish(self, latents: Tensor) -> Polish:
+        """Moves of single indices from quantised latents [B, S, C] on.
+
+        Raises ValueError for a model whose latents are no whole numbers.
+        """
+        networks = self._networks
+        if networks.neighbours is None:
+            raise ValueError("latents of this model are no whole numbers")
+        return Polish(
+            networks.neighbours,
+            lambda z: networks.sketch(z, self.rate),
+            lambda y: self._distance.against(self._reference, y),
+            self._x, self.rate, self.weight, self.allowed_bits, latents,
+        )  # fmt: skip
+
+    def _distances(self, u: Tensor, rates: Tensor, rows: Tensor) -> Tensor:
+        """F of quantised latents u [n, S, C]; rows: [n], whose targets are those modulo B."""
+        target = tuple(part[rows % len(self.rate)] for part in self._reference)
+        return self._distance.against(target, self._networks.generator(u, rates))
+
+    def _note(self, bits: Tensor) -> None:
+        """Remember what the rounded latents take, beside the relaxed ones of the last step."""
+        if self.age.any():
+            self._rounded = bits / self._relaxed.clamp_min(1.0)
+        else:
+            self._whole_bits = bits
+
+    def step(self, size: float | Tensor) -> None:
+        """One iteration; `size` of the Adam step in quantisation steps, a number or [B, S, 1]."""
+        networks, settings = self._networks, self._settings
+        quantise, reach = networks.quantise, networks.reach
+        z = self.z.requires_grad_(True)
+        # The prior sees quantised latents; the gradient of the relaxed ones passes through them:
+        # what a latent makes those after it cost is as much its price as its own bits.
+        context = z + (quantise(z.detach(), 0.0) - z).detach()
+        bits = networks.prior.bits(z, self.rate, context).sum((1, 2))
+        sketch = networks.sketch(z, self.rate)
+        loss = self._distance.against(self._reference, sketch) + self._price * bits
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+        z = z.detach()
+        self._relaxed = bits.detach()
+        if self.allowed_bits is not None:
+            # Steer towards the allowance: dearer bits above it, back to the price below.
+            if self._rounded is None:
+                if self._whole_bits is None:
+                    with torch.no_grad():
+                        whole = networks.prior.bits(quantise(z, 0.0), self.rate)
+                    self._whole_bits = whole.sum((1, 2))
+                self._rounded = self._whole_bits / self._relaxed.clamp_min(1.0)
+            taken, goal = self._relaxed * self._rounded, 0.98 * self.allowed_bits
+            if settings.steering is None:
+                factor = torch.where(taken > goal, 1.06, 0.96)
+            else:
+                factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
+            self._price = torch.maximum(self._price * factor, self.weight)
+        if settings.method != "backprop":
+            coupling = settings.coupling * self.weight[:, None, None]
+            if settings.penalty is not None:
+                coupling = torch.full_like(coupling, settings.penalty)
+            gradient = gradient + coupling * (z - self._u + self._dual)
+        self.age = self.age + 1.0
+        self._first = self._first.lerp(gradient, 0.1)
+        self._second = self._second.lerp(gradient.square(), 0.02)
+        mean = self._first / (1 - 0.9**self.age).to(z.dtype)
+        scale = (self._second / (1 - 0.98**self.age).to(z.dtype)).sqrt() + 1e-9
+        self.z = (z - size * mean / scale).clamp(-reach, reach)
+        self.candidates = [quantise(self.z, settings.dead_zone)]
+        if settings.method != "backprop":
+            self._u = quantise(self.z + self._dual, settings.dead_zone)
+            self._dual = self._dual + self.z - self._u
+            self.candidates.append(self._u)
+
+
+def search(
+    networks: Networks,
+    distance: Distance,
+    x: Tensor,
+    rate: Tensor,
+    weight: Tensor,
+    settings: SearchSettings,
+    *,
+    start: Tensor | None = None,
+    allowed_bits: Tensor | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    report: Callable[[float, float, int], None] | None = None,
+) -> SearchResult:
+    """Quantised latents of the frames x [B, T, M] at rate points [B] and bit prices `weight` [B].
+
+    `allowed_bits` [B] makes candidates above it worthless unless no other exists (the least
+    excessive one is then kept). `start` replaces the encoder's warm start. `report` hears, after
+    every iteration, the share done, the best cost relative to the start, and the iterations.
+    """
+    progress_after = _course(settings, clock)
+    if start is None:
+        with torch.no_grad():
+            start = networks.encoder(x, rate)
+    descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
+    best = _Best(descent)
+    if settings.method == "none" or settings.iterations == 0:
+        return best.result(0)
+    polished = settings.method == "polished" and networks.neighbours is not None
+    polished = polished and settings.iterations >= _FEWEST_POLISHED
+    descended = 1.0 - _POLISHED if polished else 1.0
+
+    def tell() -> None:
+        if report is not None:
+            share = float((best.cost / best.start_cost).mean())
+            report(min(progress_after(done), 1.0), share, done)
+
+    done = 0
+    while (progress := progress_after(done)) < descended:
+        descent.step(settings.step * (1.0 - 0.9 * progress / descended))
+        done += 1
+        if done % settings.check_every == 0:
+            best.take(*descent.score(below=best.cost), descent.candidates)
+        tell()
+    if done % settings.check_every:
+        best.take(*descent.score(below=best.cost), descent.candidates)
+    if progress < 1.0:
+        polish, done = descent.polish(best.latents), done + 1
+        while progress_after(done) < 1.0:
+            polish.round()
+            done += 1
+            tell()
+        best.take(*descent.score([polish.latents], best.cost), [polish.latents])
+    tell()
+    return best.result(done)
+
+
+def _course(settings: SearchSettings, clock: Callable[[], float]) -> Callable[[int], float]:
+    """How far along a search is, 1 at its end, after so many iterations.
+
+    Without a limit of iterations worth the name, time decides.
+    """
+    begun = clock()
+
+    def progress(done: int) -> float:
+        share = done / settings.iterations
+        if settings.budget is not None:
+            share = max(share, (clock() - begun) / max(settings.budget, 1e-9))
+        return share
+
+    return progress
+
+
+class _Best:
+    """The best candidates so far of B frames: latents [B, S, C], cost and bits [B]."""
+
+    def __init__(self, descent: Descent) -> None:
+        self.latents = descent.candidates[0]
+        costs, sizes = descent.score()
+        self.cost, self.bits = costs[0], sizes[0]
+        self.start_cost = self.cost.clone()
+
+    def take(self, costs: Tensor, sizes: Tensor, candidates: list[Tensor]) -> None:
+        """Keep what is better of candidates [B, S, C] with costs and bits [candidates, B]."""
+        for option, cost, size in zip(candidates, costs, sizes, strict=True):
+            better = cost < self.cost
+            self.latents = torch.where(better[:, None, None], option, self.latents)
+            self.bits = torch.where(better, size, self.bits)
+            self.cost = torch.where(better, cost, self.cost)
+
+    def result(self, iterations: int) -> SearchResult:
+        """What the search returns."""
+        return SearchResult(self.latents, self.cost, self.bits, self.start_cost, iterations)
+
+
+def cheapen(
+    networks: Networks, z: Tensor, rate: Tensor, limit: Tensor, steps: int = 80, size: float = 0.1
+) -> Tensor:
+    """Move latents z [B, S, C] down the rate until their quantised form takes `limit` [B] bits.
+
+    Frames within their limit stay as they are. What is cheap is what the prior expects, which need
+    not be zero. May give up above the limit after `steps` steps of `size`.
+    """
+    for _ in range(steps):
+        quantised = networks.quantise(z, 0.0)
+        with torch.no_grad():
+            above = networks.prior.bits(quantised, rate).sum((1, 2)) > limit
+        if not above.any():
+            break
+        z = z.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(networks.prior.bits(z, rate, quantised).sum(), z)
+        scale = slope.square().mean((1, 2), keepdim=True).sqrt() + 1e-9
+        z = torch.where(above[:, None, None], z - size * slope / scale, z).detach()
+    return z

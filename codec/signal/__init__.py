@@ -1,0 +1,1 @@
+"""Speech signals: log-mel analysis, phase, synthesis, voice activity and concealment."""

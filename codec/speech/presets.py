@@ -1,0 +1,52 @@
+"""The named operating points of the speech codec. Light to import: no networks here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from codec.errors import BadInput
+from codec.signal import analysis
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A bit rate and how to reach it.
+
+    rate: payload bits per second of coded frames; quality: usual rate point (in eighths);
+    iterations: default search steps; price: scale of the trained bit price in the search;
+    entropy: default coder.
+    """
+
+    name: str
+    family: str
+    rate: float
+    quality: int
+    iterations: int = 60
+    price: float = 0.48
+    entropy: Literal["range", "huffman"] = "range"
+
+    @property
+    def frame_bits(self) -> float:
+        """Average payload bits of a frame."""
+        return self.rate * analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("1k2", "speech", 1200.0, 0),
+        Preset("2k", "speech", 1936.0, 8),
+        Preset("3k6", "speech", 3530.0, 16),
+        Preset("paper", "paper", 2000.0, 0, entropy="huffman"),
+    )
+}
+DEFAULT_PRESET = "2k"
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; BadInput naming the known ones otherwise."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise BadInput(f"unknown preset {name!r} (known: {', '.join(PRESETS)})") from None

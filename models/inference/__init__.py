@@ -1,0 +1,1 @@
+"""Networks prepared for fast inference on the CPU."""

@@ -1,0 +1,113 @@
+"""The entropy prior for searches on the CPU: its exact bits, and their gradient in bfloat16."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.inference.kernels_bf16 import bits_of, features, features_back
+from models.inference.packed import HalfProduct
+from models.networks.speech import ANCHORS, Prior, anchor_weights
+
+_TOP = 8.0  # of hidden units
+_FARTHEST = 8.0  # location
+_FINEST, _COARSEST = -2.6, 1.8  # log scale
+_PER_NAT = 1.0 / math.log(2.0)
+_clamp_back = torch.ops.aten.hardtanh_backward
+
+
+class PriorSketch:
+    """A frozen `models.networks.speech.Prior` with its masks folded.
+
+    Where a gradient is wanted the bits are those of the sketch, and gradients reach latents and
+    context only; elsewhere they are those of `exact`, the same network in single precision. Needs
+    oneDNN's packed layers (`models.inference.packed.can_pack`).
+    """
+
+    def __init__(self, prior: Prior, exact: Prior) -> None:
+        self._exact = exact
+        weight = torch.cat((prior.within.weight, prior.past.weight), 1)
+        self._first = HalfProduct(weight, prior.past.bias)
+        self._middle = HalfProduct(prior.middle.weight, prior.middle.bias)
+        self._leave = HalfProduct(prior.leave.weight, prior.leave.bias)
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        """Cost of the (relaxed) indices z given the rounded ones, in bits: [B, S, C]."""
+        context = z if context is None else context
+        if not torch.is_grad_enabled():
+            return self._exact.bits(z, rate, context)
+        bits: Tensor = _Bits.apply(z, context, rate, self)
+        return bits
+
+    def draw(self, z: Tensor, context: Tensor, rate: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The bits, and what `slopes` needs."""
+        frames, steps, channels = z.shape
+        context = context.contiguous()
+        seen = torch.empty(frames, steps, 6 * channels + ANCHORS + 1, dtype=torch.bfloat16)
+        features(context.numpy(), anchor_weights(rate).numpy(), bits_of(seen))
+        first = self._first(seen)
+        middle = self._middle(first.clamp(0.0, _TOP))
+        out = self._leave(middle.clamp(0.0, _TOP)).float()
+        location, log_scale = out.chunk(2, dim=-1)
+        inverse = (1.0 - log_scale).clamp_(-_COARSEST, -_FINEST).exp_()
+        offset = z - location.clamp(-_FARTHEST, _FARTHEST)
+        return _logistic_bits(offset, inverse), (context, first, middle, out, offset, inverse)
+
+    @torch.no_grad()
+    def moves(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `models.networks.speech.Prior`, in bfloat16."""
+        own, traces = self.draw(u, u, rate)
+        offset, inverse = traces[-2:]
+        _, others = self.slopes(torch.ones_like(own), traces)
+        below, above = (_logistic_bits(offset + d, inverse) - own for d in (-1.0, 1.0))
+        return own, below - others, above + others
+
+    def slopes(self, gradient: Tensor, traces: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Gradients with respect to z and context of what has `gradient` with respect to bits."""
+        context, first, middle, out, offset, inverse = traces
+        distance = offset.abs()
+        near = torch.sigmoid((distance - 0.5) * inverse)  # what the ends' sigmoids leave
+        far = torch.sigmoid((-0.5 - distance) * inverse)
+        gradient = gradient * _PER_NAT
+        for_z = gradient * inverse * (near - far) * offset.sign()
+        sharper = (0.5 - distance) * near + (0.5 + distance) * far + 1.0 / torch.expm1(inverse)
+        slope = torch.cat((-for_z, gradient * inverse * sharper), -1)
+        channels = offset.shape[-1]
+        half = torch.empty_like(slope, dtype=torch.bfloat16)
+        location, log_scale = out.chunk(2, dim=-1)
+        half[..., :channels] = _clamp_back(slope[..., :channels], location, -_FARTHEST, _FARTHEST)
+        half[..., channels:] = _clamp_back(
+            slope[..., channels:], log_scale, 1.0 + _FINEST, 1.0 + _COARSEST
+        )
+        slope = _clamp_back(self._leave.back(half), middle, 0.0, _TOP)
+        slope = _clamp_back(self._middle.back(slope), first, 0.0, _TOP)
+        for_context = torch.empty_like(context)
+        features_back(bits_of(self._first.back(slope)), context.numpy(), for_context.numpy())
+        return for_z, for_context
+
+
+def _logistic_bits(offset: Tensor, inverse: Tensor) -> Tensor:
+    """-log2 of a logistic's mass between both ends, as in `speech.logistic_bits`."""
+    distance = offset.abs()
+    nats = torch.log1p(-torch.exp(-inverse))
+    nats += F.logsigmoid((0.5 - distance) * inverse)
+    nats += F.logsigmoid((0.5 + distance) * inverse)
+    return nats.mul_(-_PER_NAT)
+
+
+class _Bits(torch.autograd.Function):
+    """Bits [B, S, C] with gradients for latents and context."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, context: Tensor, rate: Tensor, prior: PriorSketch) -> Tensor:
+        bits, ctx.traces = prior.draw(z, context, rate)
+        ctx.prior = prior
+        return bits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        return *ctx.prior.slopes(gradients[0], ctx.traces), None, None

@@ -1,0 +1,1 @@
+"""Network definitions and the distances that training and search descend."""

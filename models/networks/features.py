@@ -1,0 +1,174 @@
+"""The feature network: a small VGG-BLSTM phone recogniser whose convolution maps compare speech.
+
+What a recogniser looks at is what carries the words, so the distance of its maps between a frame
+and its decoded copy is a term of F (Liu et al. 2020, sec. 4.2). The convolutions follow the VGG
+front end of end-to-end recognisers (Simonyan & Zisserman 2015; Hori et al. 2017): two stages of two
+3 x 3 convolutions with a 2 x 2 maximum between them. The very first convolution already takes
+every other hop and band, so that the BLSTM runs at a quarter of the hop rate. It is trained by
+connectionist temporal classification over ARPAbet phones (`models.training.features`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from codec.errors import BadInput
+from codec.signal.analysis import N_MELS
+
+PHONES = (
+    "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH",
+    "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH",
+    "UW", "V", "W", "Y", "Z", "ZH",
+)  # fmt: skip
+BLANK = 0  # class 0 is CTC's blank; class k is PHONES[k - 1]
+SUBSAMPLING = 4  # hops for each step of the output
+FOLDER = Path(__file__).parents[1] / "weights" / "features"
+MAX_FILE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """Sizes of the network; stored with its weights."""
+
+    mels: int = N_MELS
+    widths: tuple[int, ...] = (32, 64)
+    projection: int = 256
+    hidden: int = 192
+    layers: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.mels, *self.widths, self.projection, self.hidden, self.layers)
+        if len(self.widths) != 2 or not all(0 < size <= 1024 for size in sizes):
+            raise ValueError("sizes of the feature network are out of range")
+
+
+class Stage(nn.Module):
+    """Two 3 x 3 convolutions with batch normalisation and ReLU."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, inputs, T, M] -> [B, width, T / stride, M / stride]."""
+        x = F.relu(self.first_norm(self.first(x)))
+        return F.relu(self.second_norm(self.second(x)))
+
+
+class PhoneRecogniser(nn.Module):
+    """Log-mel columns to phone probabilities, and the convolution maps on the way."""
+
+    def __init__(self, shape: FeatureShape | None = None) -> None:
+        super().__init__()
+        self.shape = shape = shape or FeatureShape()
+        first, second = shape.widths
+        self.stages = nn.ModuleList((Stage(1, first, 2), Stage(first, second, 1)))
+        for number, width in enumerate(shape.widths):
+            # Mean square of each channel's deviation over training speech.
+            self.register_buffer(f"spread_{number}", torch.ones(width))
+        bands = shape.mels // (2 * SUBSAMPLING)
+        self.project = nn.Linear(shape.widths[-1] * bands, shape.projection)
+        self.recurrent = nn.LSTM(
+            shape.projection, shape.hidden, shape.layers, batch_first=True, bidirectional=True
+        )
+        self.leave = nn.Linear(2 * shape.hidden, len(PHONES) + 1)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Maps of both stages for x [B, T, M] in [-1, 1]: [B, width, T / k, M / k], k = 2 and 4."""
+        first = self.stages[0](x[:, None] * 2.0 + 1.0)
+        return [first, self.stages[1](F.max_pool2d(first, 2))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, T, M] -> log probabilities [B, T // 4, phones + 1]."""
+        h = F.max_pool2d(self.maps(x)[-1], (1, 2))
+        h = F.relu(self.project(h.permute(0, 2, 1, 3).flatten(2)))
+        with torch.autocast(x.device.type, enabled=False):
+            h, _ = self.recurrent(h.float())
+            return F.log_softmax(self.leave(h), dim=-1)
+
+
+class FeatureDistance(nn.Module):
+    """Mean squared distance of the normalised maps; differentiable in the decoded frames."""
+
+    def __init__(self, network: PhoneRecogniser) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FeatureDistance:
+        """The network stays in evaluation mode: its batch statistics are those of its training."""
+        return super().train(False)
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            map_ * (getattr(self.network, f"spread_{k}") + 1e-6).rsqrt()[:, None, None]
+            for k, map_ in enumerate(self.network.maps(x))
+        )
+
+    def reference(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The target's part, computed once: normalised maps of x [B, T, M]."""
+        return self._maps(x)
+
+    def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        """Distance of decoded y [B, T, M] to a `reference`: [B]; near 2 for unrelated speech."""
+        parts = [
+            (b - a).float().square().mean((1, 2, 3))
+            for a, b in zip(reference, self._maps(y), strict=True)
+        ]
+        return torch.stack(parts).mean(0)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance of targets x and decoded frames y, both [B, T, M]: [B]."""
+        return self.against(self.reference(x), y)
+
+
+def greedy_phones(log_probabilities: Tensor) -> list[str]:
+    """Best path of one utterance [steps, classes]: repeats merged, blanks dropped."""
+    best = torch.unique_consecutive(log_probabilities.argmax(-1)).tolist()
+    return [PHONES[k - 1] for k in best if k != BLANK]
+
+
+def save_features(network: PhoneRecogniser, folder: Path, about: dict[str, Any]) -> None:
+    """Write a feature network: float16 `features.safetensors` and `features.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: value.half().contiguous()
+        for name, value in network.state_dict().items()
+        if value.is_floating_point()
+    }
+    save_file(state, folder / "features.safetensors")
+    description = {"shape": asdict(network.shape), "phones": list(PHONES), **about}
+    (folder / "features.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_features(folder: Path | None = None) -> PhoneRecogniser:
+    """The shipped (or given) feature network, frozen. Raises BadInput when it is unusable."""
+    folder = folder or FOLDER
+    try:
+        weights = folder / "features.safetensors"
+        if weights.stat().st_size > MAX_FILE_BYTES:
+            raise BadInput(f"{weights}: larger than a feature network may be")
+        description = json.loads((folder / "features.json").read_text())
+        fields = description["shape"]
+        fields["widths"] = tuple(fields["widths"])
+        if description["phones"] != list(PHONES):
+            raise BadInput(f"{folder}: trained for another set of phones")
+        network = PhoneRecogniser(FeatureShape(**fields))
+        state = {name: value.float() for name, value in load_file(weights).items()}
+        counters = {n: v for n, v in network.state_dict().items() if not v.is_floating_point()}
+        network.load_state_dict({**state, **counters})
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"cannot load the feature network from {folder}: {reason}") from error
+    return network.eval().requires_grad_(False)

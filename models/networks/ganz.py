@@ -1,0 +1,262 @@
+"""The networks of GANZ: the BEGAN generator (Berthelot et al. 2017) and its discriminator.
+
+A generator is a linear layer from d latents to features h0 on a grid of 8x8 positions with n
+channels, and a convolutional module: two 3x3 convolutions with ELU at every size from 8x8 to
+128x128, nearest-neighbour upsampling between. Two things are not in the paper: there are fewer
+channels where pixels are many, and beside the convolutions runs a *linear synthesis*, which draws
+the h0 of each position as 32x32 pixels, and starts as a lapped transform. Without it little is
+learnt in hours.
+
+The first layer is diagonal in the two-dimensional DCT of h0 over the grid: a picture's features
+vary most slowly from position to position, and random numbers through this layer do as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.photo import COLOURS, STRIDE, lapped_analysis, lapped_synthesis
+from models.networks.random_layer import RandomLayer
+
+GRID = 8
+SIDE = 128
+PIXELS = SIDE * SIDE * COLOURS  # N of the paper
+SMALLEST_RATIO, LARGEST_RATIO = 6, 768
+
+
+@dataclass(frozen=True)
+class GanzShape:
+    """Sizes of the networks; stored with the weights.
+
+    latents: d_t, of the trained first layer; widths: channels at 8x8, 16x16, ... 128x128 positions,
+    the first of them a power of two.
+    """
+
+    latents: int = 64
+    widths: tuple[int, ...] = (128, 96, 64, 32, 16)
+
+    def __post_init__(self) -> None:
+        first = self.widths[0] if self.widths else 0
+        if len(self.widths) != 5 or min(self.widths) < 1 or max(self.widths) > 1024:
+            raise ValueError("widths are five numbers of channels")
+        if first & (first - 1) or not 1 <= self.latents <= self.features:
+            raise ValueError("the features are no power of two, or fewer than the latents")
+
+    @property
+    def features(self) -> int:
+        """Numbers in h0."""
+        return self.widths[0] * GRID * GRID
+
+    @property
+    def most_latents(self) -> int:
+        """Of a random first layer."""
+        return min(PIXELS // SMALLEST_RATIO, self.features)
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def grid_dct() -> Tensor:
+    """The orthonormal DCT-II matrix of the grid's side, [8, 8]."""
+    n = torch.arange(GRID, dtype=torch.float64)
+    matrix = math.sqrt(2.0 / GRID) * torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * GRID))
+    matrix[0] /= math.sqrt(2.0)
+    return matrix.float()
+
+
+class Lapped(nn.Module):
+    """A linear synthesis: features [B, n, 8, 8] to pixels, each by 32x32 of them around its place.
+
+    Beyond the outermost positions the picture is taken for its mirror image, which `signs` (of the
+    channels, across and down) makes of the features.
+    """
+
+    signs: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.basis = nn.Parameter(torch.zeros(channels, COLOURS * STRIDE * STRIDE, 2, 2))
+        self.register_buffer("signs", torch.ones(2, channels))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B, n, 8, 8] -> [B, 3, 128, 128]."""
+        return lapped_synthesis(h, self.basis, self.signs)
+
+    def transposed(self, x: Tensor) -> Tensor:
+        """[B, 3, 128, 128] -> [B, n, 8, 8]; the inverse while the basis is orthonormal."""
+        return lapped_analysis(x, self.basis)
+
+
+class Convolutions(nn.Module):
+    """The convolutional module: features h0 [B, n, 8, 8], about 1 in size, to pixels."""
+
+    spread: Tensor
+
+    def __init__(self, shape: GanzShape) -> None:
+        super().__init__()
+        self.linear = Lapped(shape.widths[0])
+        self.register_buffer("spread", torch.ones(shape.widths[0]))  # of h0 in linear units
+        self.layers = nn.ModuleList()
+        before = shape.widths[0]
+        for width in shape.widths:
+            self.layers.append(nn.Conv2d(before, width, 3, padding=1))
+            self.layers.append(nn.Conv2d(width, width, 3, padding=1))
+            before = width
+        self.leave = nn.Conv2d(before, COLOURS, 3, padding=1)
+        with torch.no_grad():
+            for layer in self.layers:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+            self.leave.weight.zero_()
+            self.leave.bias.zero_()  # type: ignore[union-attr]
+
+    def draw(self, h: Tensor) -> Tensor:
+        """The linear synthesis alone: [B, n, 8, 8] -> [B, 3, 128, 128]."""
+        picture: Tensor = self.linear(h * self.spread[:, None, None])
+        return picture + 0.5
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B, n, 8, 8] -> [B, 3, 128, 128], nominally in [0, 1]."""
+        y = h
+        for number, layer in enumerate(self.layers):
+            if number and number % 2 == 0:
+                y = F.interpolate(y, scale_factor=2, mode="nearest")
+            y = F.elu(layer(y))
+        return self.draw(h).float() + self.leave(y).float()
+
+
+class FirstLayer(nn.Module):
+    """The trained linear layer, latents [B, d_t] in [-1, 1] to h0."""
+
+    def __init__(self, shape: GanzShape) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape.features, shape.latents))
+        self.mean = nn.Parameter(torch.zeros(shape.features))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """-> [B, n, 8, 8]."""
+        return as_grid(z.float() @ self.weight.T + self.mean)
+
+
+def as_grid(spectrum: Tensor) -> Tensor:
+    """DCT numbers of h0 [B, n * 64] to h0 [B, n, 8, 8]."""
+    dct = grid_dct().to(spectrum.device)
+    return dct.T @ spectrum.reshape(len(spectrum), -1, GRID, GRID) @ dct
+
+
+def as_spectrum(h: Tensor) -> Tensor:
+    """Inverse of `as_grid`."""
+    dct = grid_dct().to(h.device)
+    return (dct @ h @ dct.T).reshape(len(h), -1)
+
+
+def reach_order(scales: Tensor, spread: Tensor) -> Tensor:
+    """The numbers of h0's DCT [n * 64] from the one that makes the most difference to pictures.
+
+    scales, spread: as `RandomFirstLayer` takes them.
+    """
+    # On the CPU and stable: the order is part of what a file means.
+    weights = scales.cpu() * spread.cpu().repeat_interleave(GRID * GRID)
+    return weights.argsort(descending=True, stable=True)
+
+
+class RandomFirstLayer(nn.Module):
+    """The random first layer at compression time, latents [B, d_c] about 1 in size to h0.
+
+    d_c latents reach only so many numbers of h0 in its DCT over the grid: those d_c that make the
+    most difference to pictures as a rule, or the ones that were chosen. As a rule, latents of unit
+    variance give these numbers the statistics that photographs give them. Chosen numbers are large
+    for once, whatever they are as a rule, and are all in units of the picture: so the error of
+    quantised latents is spread evenly.
+    """
+
+    scales: Tensor
+    mean: Tensor
+    where: Tensor
+
+    def __init__(
+        self,
+        latents: int,
+        scales: Tensor,
+        mean: Tensor,
+        spread: Tensor,
+        chosen: Tensor | None = None,
+    ) -> None:
+        """scales, mean: [n * 64], of h0's DCT; spread: [n], of its channels in the linear synthesis
+        (`Convolutions`); chosen: of the first so many numbers in their order, which are reached."""
+        super().__init__()
+        self.random = RandomLayer(latents)
+        order = reach_order(scales, spread)
+        where = order[:latents] if chosen is None else order[: len(chosen)][chosen.cpu().bool()]
+        if len(where) != latents:
+            raise ValueError(f"{latents} latents cannot reach {len(where)} numbers")
+        self.register_buffer("where", where.to(scales.device))
+        units = spread.repeat_interleave(GRID * GRID)[self.where]
+        self.register_buffer("scales", scales[self.where] if chosen is None else 1.0 / units)
+        self.register_buffer("mean", mean)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """-> [B, n, 8, 8]."""
+        moved = z.new_zeros(len(z), len(self.mean))
+        moved = moved.index_copy(1, self.where, self.scales * self.random(z))
+        return as_grid(moved + self.mean)
+
+    def inverse(self, h: Tensor) -> Tensor:
+        """The latents [B, d_c] whose h0 is nearest to h [B, n, 8, 8] in what they reach."""
+        wanted = (as_spectrum(h) - self.mean)[:, self.where] / self.scales
+        latents: Tensor = self.random.transposed(wanted)
+        return latents
+
+
+class Discriminator(nn.Module):
+    """BEGAN's D: an auto-encoder of pictures with d_t numbers in the middle."""
+
+    def __init__(self, shape: GanzShape) -> None:
+        super().__init__()
+        self.decoder = Convolutions(shape)
+        self.first = FirstLayer(shape)
+        self.analysis = Lapped(shape.widths[0])
+        self.code = nn.Linear(shape.features, shape.latents)
+        self.enter = nn.Conv2d(COLOURS, shape.widths[-1], 3, padding=1)
+        self.layers = nn.ModuleList()
+        before = shape.widths[-1]
+        for width in reversed(shape.widths[:-1]):
+            self.layers.append(nn.Conv2d(before, width, 3, stride=2, padding=1))
+            self.layers.append(nn.Conv2d(width, width, 3, padding=1))
+            before = width
+        with torch.no_grad():
+            nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, 128, 128] in [0, 1] -> the same, through d_t numbers."""
+        x = x - 0.5
+        y = F.elu(self.enter(x))
+        for layer in self.layers[:-1]:
+            y = F.elu(layer(y))
+        features = self.analysis.transposed(x).float() / self.decoder.spread[:, None, None]
+        h = features + self.layers[-1](y).float()
+        picture: Tensor = self.decoder(self.first(self.code(as_spectrum(h))))
+        return picture
+
+    def error(self, x: Tensor) -> Tensor:
+        """L(x), the mean absolute reconstruction error: [B]."""
+        return (self(x) - x).abs().mean((1, 2, 3))
+
+
+class Generator(nn.Module):
+    """The trained generator: first layer and convolutional module."""
+
+    def __init__(self, shape: GanzShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.first = FirstLayer(shape)
+        self.body = Convolutions(shape)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z: [B, d_t] in [-1, 1] -> [B, 3, 128, 128]."""
+        picture: Tensor = self.body(self.first(z))
+        return picture

@@ -1,0 +1,360 @@
+"""The networks of the image family: analysis, generator and entropy prior of photographs.
+
+Notation: B images in a batch, cells are squares of STRIDE = 16 pixels, h x w of them, C latent
+channels. Latents are maps [B, C, h, w]; their quantised form holds integers.
+
+The generator starts from a good *linear* synthesis, the lapped orthogonal transform (Malvar 1989)
+of the principal colours, and learns the residual. One set of weights serves all rates: a rate point
+r in [0, 3] scales the latents channel by channel (log-linear between four trained anchors) and
+conditions the networks. The prior sees the cells before in raster order, and the groups of channels
+before in the same cell.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.speech import logistic_bits
+
+STRIDE = 16
+HALF = STRIDE // 2
+COLOURS = 3
+ANCHORS = 4  # trained rate points r = 0, 1, 2, 3
+MAX_INDEX = 1023  # quantisation indices lie in [-MAX_INDEX, MAX_INDEX]
+MAX_VALUE = 8  # of a neighbour's value, as the prior sees it
+MAX_LOCATION = 8.0  # of the prior's correction to the linear prediction
+LOG_SCALES = (-3.4, 4.0)
+MAX_HIDDEN = 8.0
+# (rows up, columns left) of the cells the prior sees; the first `NEAR` with their signs.
+NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))
+NEAR = 4
+BANDS = 54  # of channels of similar frequency, whose magnitudes the prior sees as a sum
+MAX_BAND = 31.75
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Sizes of the networks; stored with the weights."""
+
+    channels: int = 320
+    deep: int = 192  # width at one position per cell
+    deep_blocks: int = 1
+    width: int = 160  # width at four positions per cell
+    blocks: int = 3
+    encoder_width: int = 96
+    encoder_blocks: int = 2
+    prior_values: int = 48  # channels whose values in the near cells the prior sees
+    prior_unit: int = 48
+    prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 12, 16, 20, 32, 48, 72, 96)
+
+    def check(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        sizes = (
+            self.channels, self.deep, self.width, self.encoder_width, self.prior_unit,
+            *self.prior_groups,
+        )  # fmt: skip
+        if not all(1 <= size <= 1024 for size in sizes):
+            raise ValueError("image network sizes are out of range")
+        if not all(0 <= n <= 32 for n in (self.deep_blocks, self.blocks, self.encoder_blocks)):
+            raise ValueError("image network depths are out of range")
+        if not 0 <= self.prior_values <= self.channels:
+            raise ValueError("the prior sees more channels than there are")
+        # More hidden units could sum beyond the 32 bits of `codec.entropy.image_context`.
+        if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
+            raise ValueError("the prior's hidden units are out of range")
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def anchor_weights(rate: Tensor) -> Tensor:
+    """Hat functions of the rate point: [B] in [0, 3] -> [B, 4] that sum to one."""
+    anchors = torch.arange(ANCHORS, device=rate.device, dtype=rate.dtype)
+    return (1.0 - (rate[:, None] - anchors).abs()).clamp_min(0.0)
+
+
+def mirrored(x: Tensor) -> Tensor:
+    """x [B, 3, H, W] with half a cell of its mirror image around it."""
+    x = torch.cat((x[..., :HALF].flip(-1), x, x[..., -HALF:].flip(-1)), dim=-1)
+    return torch.cat((x[..., :HALF, :].flip(-2), x, x[..., -HALF:, :].flip(-2)), dim=-2)
+
+
+def _silence(layer: nn.Linear | nn.Conv2d) -> None:
+    """Let a layer give nothing at first."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+
+
+class Block(nn.Module):
+    """Residual block: a 3x3 convolution scaled and shifted by the rate point, then a mix."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.taps = nn.Conv2d(width, width, 3, padding=1)
+        self.condition = nn.Linear(ANCHORS, 2 * width)
+        self.mix = nn.Conv2d(width, width, 1)
+        _silence(self.condition)
+        _silence(self.mix)
+
+    def forward(self, x: Tensor, where: Tensor) -> Tensor:
+        """x: [B, width, h, w], where: [B, ANCHORS] -> the shape of x."""
+        scale, shift = self.condition(where)[:, :, None, None].chunk(2, dim=1)
+        h = F.relu(self.taps(x) * (1.0 + scale) + shift)
+        y: Tensor = x + self.mix(h)
+        return y
+
+
+class Gains(nn.Module):
+    """Channel gains (1 / quantisation step) at the rate anchors; log-linear between them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        start = -torch.log(torch.tensor([0.55, 0.29, 0.15, 0.065]))
+        self.log_gain = nn.Parameter(start[:, None].repeat(1, channels))
+
+    def forward(self, rate: Tensor) -> Tensor:
+        """[B] rate points -> [B, C, 1, 1] gains."""
+        return torch.exp(anchor_weights(rate) @ self.log_gain)[:, :, None, None]
+
+
+class Encoder(nn.Module):
+    """E(x): image to scaled latents, the warm start of the search."""
+
+    spread: Tensor
+
+    def __init__(self, shape: ImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        cell = COLOURS * STRIDE * STRIDE
+        self.basis = nn.Parameter(torch.zeros(shape.channels, cell, 2, 2))
+        self.register_buffer("spread", torch.ones(shape.channels))
+        self.gains = Gains(shape.channels)
+        self.enter = nn.Conv2d(COLOURS * HALF * HALF, shape.encoder_width, 1)
+        self.blocks = nn.ModuleList(Block(shape.encoder_width) for _ in range(shape.encoder_blocks))
+        self.leave = nn.Conv2d(4 * shape.encoder_width, shape.channels, 1)
+        _silence(self.leave)
+
+    def forward(self, x: Tensor, rate: Tensor) -> Tensor:
+        """x: [B, 3, 16h, 16w] in [0, 1], rate: [B] -> indices before rounding [B, C, h, w]."""
+        x = x - 0.5
+        linear = lapped_analysis(x, self.basis)
+        h = self.enter(F.pixel_unshuffle(x, HALF))
+        where = anchor_weights(rate)
+        for block in self.blocks:
+            h = block(h, where)
+        correction = self.leave(F.pixel_unshuffle(h, 2)) * self.spread[:, None, None]
+        return (linear + correction).float() * self.gains(rate)
+
+
+class Generator(nn.Module):
+    """G(z): latents to an image; a linear synthesis plus a learned residual."""
+
+    spread: Tensor
+    signs: Tensor
+
+    def __init__(self, shape: ImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        cell = COLOURS * STRIDE * STRIDE
+        self.basis = nn.Parameter(torch.zeros(shape.channels, cell, 2, 2))
+        self.register_buffer("spread", torch.ones(shape.channels))
+        self.register_buffer("signs", torch.ones(2, shape.channels))
+        self.gains = Gains(shape.channels)
+        self.enter = nn.Conv2d(shape.channels, shape.deep, 1)
+        self.deep = nn.ModuleList(Block(shape.deep) for _ in range(shape.deep_blocks))
+        self.rise = nn.Conv2d(shape.deep, 4 * shape.width, 1)
+        self.image = nn.Conv2d(COLOURS * HALF * HALF, shape.width, 1)
+        self.blocks = nn.ModuleList(Block(shape.width) for _ in range(shape.blocks))
+        self.leave = nn.Conv2d(shape.width, COLOURS * HALF * HALF, 1)
+        _silence(self.leave)
+
+    def forward(self, z: Tensor, rate: Tensor) -> Tensor:
+        """z: [B, C, h, w] in index units, rate: [B] -> [B, 3, 16h, 16w] image, nominally in [0, 1].
+
+        The image beyond the outermost cells is taken for its mirror image.
+        """
+        z = z / self.gains(rate).to(z.dtype)
+        linear = self.linear(z)
+        where = anchor_weights(rate).to(self.basis.dtype)
+        h = self.enter(z / self.spread[:, None, None])
+        for block in self.deep:
+            h = block(h, where)
+        h = F.pixel_shuffle(self.rise(h), 2)
+        h = h + self.image(F.pixel_unshuffle(linear, HALF))
+        for block in self.blocks:
+            h = block(h, where)
+        return (linear + F.pixel_shuffle(self.leave(h), HALF)).float() + 0.5
+
+    def linear(self, z: Tensor) -> Tensor:
+        """The lapped synthesis alone: latents in signal units [B, C, h, w] -> [B, 3, 16h, 16w]."""
+        return lapped_synthesis(z, self.basis, self.signs)
+
+
+def lapped_synthesis(z: Tensor, basis: Tensor, signs: Tensor) -> Tensor:
+    """Coefficients [B, C, h, w] of functions [C, 768, 2, 2] as a picture [B, 3, 16h, 16w].
+
+    Beyond the outermost cells it is its own mirror image; signs [2, C]: whether each function is
+    symmetric (1) or antisymmetric (-1) across and down.
+    """
+    across, down = signs[0][:, None, None], signs[1][:, None, None]
+    z = torch.cat((z[..., :1] * across, z, z[..., -1:] * across), dim=-1)
+    z = torch.cat((z[..., :1, :] * down, z, z[..., -1:, :] * down), dim=-2)
+    cells = F.conv_transpose2d(z, basis)[..., 1:-1, 1:-1]
+    return F.pixel_shuffle(cells, STRIDE)[..., HALF:-HALF, HALF:-HALF]
+
+
+def lapped_analysis(x: Tensor, basis: Tensor) -> Tensor:
+    """Coefficients [B, C, h, w] of a picture around zero [B, 3, 16h, 16w]."""
+    return F.conv2d(F.pixel_unshuffle(mirrored(x), STRIDE), basis)
+
+
+def mean_channels(basis: Tensor) -> Tensor:
+    """Which functions [C, 768, 2, 2] the mean colours of cells are made of: bool [C].
+
+    Of the others little is left when they are averaged over the pixels they are drawn on.
+    """
+    means = basis.reshape(len(basis), COLOURS, -1).sum(2).abs().sum(1)
+    return means > 0.5 * means.max()
+
+
+def neighbour_cells(height: int, width: int) -> Tensor:
+    """Where each cell finds its neighbours: [h * w, 6] flat indices; h * w stands for none.
+
+    In the order of `NEIGHBOURS`. Of the four near ones, one outside the image is replaced by the
+    one to the left, or else by the one above.
+    """
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    none = height * width
+    found = []
+    for up, left in NEIGHBOURS:
+        r, c = row - up, column - left
+        inside = (r >= 0) & (c >= 0) & (c < width)
+        found.append(torch.where(inside, r * width + c, none).reshape(-1))
+    spare = torch.where(found[0] < none, found[0], found[1])
+    for k in range(NEAR):
+        found[k] = torch.where(found[k] < none, found[k], spare)
+    return torch.stack(found, dim=1)
+
+
+def magnitude_feature(d: Tensor) -> Tensor:
+    """log2(1 + |d|) in quarters, of whole numbers; the gradient is that without rounding."""
+    exact = torch.log2(1.0 + d.abs())
+    return (torch.round(4.0 * exact) / 4.0).detach() + (exact - exact.detach())
+
+
+class Prior(nn.Module):
+    """Autoregressive entropy model of the latents, causal over cells and channel groups.
+
+    A masked autoencoder (Germain et al. 2015) over the channel groups of one cell, whose input also
+    holds six cells before it, all of them relative to a linear prediction of the cell: the values
+    of the first channels of the near cells, and magnitudes summed over bands of similar frequency.
+    It gives each index a logistic location and scale. Weights and activations are bounded so that
+    `codec.entropy.image_context` can run the same network in exact integers.
+    """
+
+    bands: Tensor
+    within_mask: Tensor
+    middle_mask: Tensor
+    leave_mask: Tensor
+
+    def __init__(self, shape: ImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        groups, unit, channels = shape.prior_groups, shape.prior_unit, shape.channels
+        if sum(groups) != channels:
+            raise ValueError("prior groups do not cover the channels")
+        hidden = unit * len(groups)
+        inputs = NEAR * shape.prior_values + len(NEIGHBOURS) * BANDS + ANCHORS
+        self.register_buffer("bands", torch.zeros(channels, dtype=torch.long))
+        self.predict = nn.Parameter(torch.zeros(NEAR, channels))
+        self.past = nn.Linear(inputs, hidden)
+        self.within = nn.Linear(2 * channels, hidden, bias=False)
+        self.middle = nn.Linear(hidden, hidden)
+        self.leave = nn.Linear(hidden, 2 * channels)
+        self.log_scale = nn.Parameter(torch.zeros(ANCHORS, channels))  # before the network's part
+        _silence(self.leave)
+        with torch.no_grad():
+            for layer in (self.past, self.within):
+                layer.weight *= 0.5
+        channel_group = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
+        unit_group = torch.arange(len(groups)).repeat_interleave(unit)
+        self.register_buffer(
+            "within_mask", (channel_group.repeat(2)[None] < unit_group[:, None]).float(), False
+        )
+        self.register_buffer(
+            "middle_mask", (unit_group[None] <= unit_group[:, None]).float(), False
+        )
+        self.register_buffer(
+            "leave_mask", (unit_group[None] <= channel_group.repeat(2)[:, None]).float(), False
+        )
+
+    def forward(self, q: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """q: [B, C, h, w] whole indices, rate: [B] -> location and log scale, each [B, C, h, w].
+
+        Differentiable in q, so that a search can see what an index does to those after it.
+        """
+        batch, channels, height, width = q.shape
+        cells = neighbour_cells(height, width).to(q.device)
+        flat = q.permute(0, 2, 3, 1).reshape(batch, height * width, channels).float()
+        padded = F.pad(flat, (0, 0, 0, 1))
+        near = [padded[:, cells[:, k]] for k in range(NEAR)]
+        predicted = torch.zeros_like(flat)
+        for k in range(NEAR):
+            predicted = predicted + near[k] * self.predict[k].float()
+        whole = torch.floor(predicted.detach() + 0.5)
+        sums = F.one_hot(self.bands, BANDS).to(flat.dtype)
+        parts = []
+        for k in range(len(NEIGHBOURS)):
+            d = (near[k] if k < NEAR else padded[:, cells[:, k]]) - whole
+            d = d.masked_fill((cells[:, k] == height * width)[:, None], 0.0)
+            if k < NEAR:
+                parts.append(d[..., : self.shape.prior_values].clamp(-MAX_VALUE, MAX_VALUE))
+            parts.append((magnitude_feature(d) @ sums).clamp(max=MAX_BAND))
+        own = flat - whole
+        features = torch.cat((own.clamp(-MAX_VALUE, MAX_VALUE), magnitude_feature(own)), -1)
+        where = anchor_weights(rate)[:, None]
+        h = self.past(torch.cat((*parts, where.expand(-1, height * width, -1)), dim=-1))
+        h = h + F.linear(features, self.within.weight * self.within_mask)
+        h = h.clamp(0.0, MAX_HIDDEN)
+        h = F.linear(h, self.middle.weight * self.middle_mask, self.middle.bias)
+        h = h.clamp(0.0, MAX_HIDDEN)
+        out = F.linear(h, self.leave.weight * self.leave_mask, self.leave.bias)
+        location, log_scale = out.float().chunk(2, dim=-1)
+        location = predicted + location.clamp(-MAX_LOCATION, MAX_LOCATION)
+        log_scale = (log_scale + where @ self.log_scale.float()).clamp(*LOG_SCALES)
+        shape = (batch, height, width, channels)
+        return (
+            location.reshape(shape).permute(0, 3, 1, 2),
+            log_scale.reshape(shape).permute(0, 3, 1, 2),
+        )
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        """Cost of the (relaxed) indices z given the rounded ones, in bits: [B, C, h, w]."""
+        location, log_scale = self(z if context is None else context, rate)
+        return logistic_bits(z, location, log_scale)
+
+
+class ImageNetworks(nn.Module):
+    """Encoder, generator and prior of one image model."""
+
+    def __init__(self, shape: ImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = Encoder(shape)
+        self.generator = Generator(shape)
+        # One and the same: gains of their own would only move together, and so not at all.
+        self.encoder.gains = self.generator.gains
+        self.prior = Prior(shape)
+        # log of the price of a bit per pixel, in squared errors of pixels in [0, 1].
+        self.log_prices = [-math.log(v * 255**2) for v in (0.0003, 0.0015, 0.0075, 0.04)]
+
+    def price(self, rate: Tensor) -> Tensor:
+        """Price of a bit per pixel at rate points [B], in mean squared error: [B]."""
+        prices = torch.tensor(self.log_prices, device=rate.device, dtype=rate.dtype)
+        return torch.exp(anchor_weights(rate) @ prices)

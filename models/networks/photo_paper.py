@@ -1,0 +1,154 @@
+"""The networks of the paper's image system: the shape of Liu et al. (2020), on a linear start.
+
+Notation: B images in a batch, cells are squares of 16 pixels, h x w of them, C = 13 latents per
+cell, so that a 768x512 picture has 13 * 48 * 32 = 19 968 of them (the paper's vector of 20 000).
+The generator takes latents through residual blocks and transposed convolutions from one position
+per cell to two and four a side; the encoder is its mirror image with strided convolutions.
+
+As in `speech_paper`, both networks add to a *linear* transform (here the most important
+functions of the lapped transform of `models.networks.photo`), which the convolutions correct; tanh
+bounds the latents to ±`reach`, in units of the mean quantisation step, and the linear synthesis
+undoes it. A fixed matrix scales and mixes the channels of a cell, so that all latents matter the
+same, since they share their levels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.photo import COLOURS, STRIDE, lapped_analysis, lapped_synthesis
+from models.networks.speech_paper import SLOPE, ResidualBlock, compress, expand, start_at_zero
+
+FOLD = 4  # pixels a side that one position of the finest maps stands for
+_PIXELS = COLOURS * FOLD * FOLD
+
+
+@dataclass(frozen=True)
+class PaperImageShape:
+    """Sizes of the networks; stored with the weights. Widths are at 16, 8 and 4 pixels."""
+
+    channels: int = 13
+    levels: int = 64
+    reach: float = 32.0
+    encoder_widths: tuple[int, int, int] = (128, 64, 32)
+    generator_widths: tuple[int, int, int] = (128, 64, 32)
+    generator_blocks: tuple[int, int, int] = (2, 1, 1)
+
+    def check(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        sizes = (*self.encoder_widths, *self.generator_widths, self.channels)
+        if len(sizes) != 7 or not all(1 <= size <= 512 for size in sizes):
+            raise ValueError("paper network sizes are out of range")
+        if len(self.generator_blocks) != 3 or not all(0 <= n <= 16 for n in self.generator_blocks):
+            raise ValueError("paper network depths are out of range")
+        if not 2 <= self.levels <= 128 or not 0.0 < self.reach <= 128.0:
+            raise ValueError("paper levels or latent reach are out of range")
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def mixed(z: Tensor, matrix: Tensor) -> Tensor:
+    """A matrix [C, C] times the channels of every cell of z [B, C, h, w]."""
+    return F.conv2d(z, matrix[:, :, None, None])
+
+
+class PaperImageEncoder(nn.Module):
+    """E(x): picture to bounded latents, the warm start of the search."""
+
+    mixing: Tensor
+
+    def __init__(self, shape: PaperImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        low, middle, high = shape.encoder_widths
+        self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
+        self.register_buffer("mixing", torch.eye(shape.channels))
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(FOLD),
+            nn.Conv2d(_PIXELS, high, 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(high, middle, 4, stride=2, padding=1),
+            ResidualBlock(middle),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(middle, low, 4, stride=2, padding=1),
+            ResidualBlock(low),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.leave = nn.Conv2d(low, shape.channels, 1)
+        start_at_zero(self.leave)
+
+    @property
+    def sight(self) -> int:
+        """How many cells away a pixel can make a difference."""
+        return math.ceil((FOLD * 3 + 8 * 4 + 16 * 2) / STRIDE)
+
+    def forward(self, x: Tensor, rate: Tensor) -> Tensor:
+        """x: [B, 3, 16h, 16w] in [0, 1], rate: [B], unused -> latents [B, C, h, w] in ±reach."""
+        x = x - 0.5
+        linear = mixed(lapped_analysis(x, self.basis), self.mixing)
+        # In units of a tenth of the reach: corrections of several levels are soon learnt.
+        correction = 0.1 * self.shape.reach * self.leave(self.body(x))
+        return compress((linear + correction).float(), self.shape.reach)
+
+
+class PaperImageGenerator(nn.Module):
+    """G(z): latents to a picture; a linear synthesis plus a convolutional residual."""
+
+    signs: Tensor
+    mixing: Tensor
+    smooth: Tensor
+
+    def __init__(self, shape: PaperImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        low, middle, high = shape.generator_widths
+        deep, mid, shallow = shape.generator_blocks
+        self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
+        self.register_buffer("signs", torch.ones(2, shape.channels))
+        self.register_buffer("mixing", torch.eye(shape.channels))
+        self.register_buffer("smooth", torch.ones(shape.channels))
+        self.body = nn.Sequential(
+            nn.Conv2d(shape.channels, low, 3, padding=1),
+            *(ResidualBlock(low) for _ in range(deep)),
+            nn.LeakyReLU(SLOPE),
+            nn.ConvTranspose2d(low, middle, 4, stride=2, padding=1),
+            *(ResidualBlock(middle) for _ in range(mid)),
+            nn.LeakyReLU(SLOPE),
+            nn.ConvTranspose2d(middle, high, 4, stride=2, padding=1),
+        )
+        self.draft = nn.Conv2d(_PIXELS, high, 1)
+        self.finish = nn.Sequential(
+            *(ResidualBlock(high) for _ in range(shallow)),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(high, _PIXELS, 3, padding=1),
+        )
+        start_at_zero(self.finish[-1])
+
+    @property
+    def sight(self) -> int:
+        """How many cells away a latent can make a difference."""
+        deep, mid, shallow = self.shape.generator_blocks
+        pixels = FOLD * (2 * shallow + 1) + 8 * (2 * mid + 1) + 16 * (2 * deep + 2)
+        return math.ceil(pixels / STRIDE)
+
+    def forward(self, z: Tensor, rate: Tensor) -> Tensor:
+        """z: [B, C, h, w] latents, rate: [B], unused -> [B, 3, 16h, 16w], nominally in [0, 1]."""
+        linear = lapped_synthesis(self._unmixed(z), self.basis, self.signs)
+        h = self.body(z / (0.4 * self.shape.reach))
+        h = h + self.draft(F.pixel_unshuffle(linear, FOLD))
+        return (linear + F.pixel_shuffle(self.finish(h), FOLD)).float() + 0.5
+
+    def _unmixed(self, z: Tensor) -> Tensor:
+        """Coefficients of the lapped functions, [B, C, h, w]."""
+        return mixed(expand(z, self.shape.reach), self.mixing)
+
+    def smoothed(self, z: Tensor) -> Tensor:
+        """Latents [B, C, h, w] that keep the mean colours of their cells and nothing else."""
+        kept = self._unmixed(z) * self.smooth[:, None, None]
+        return compress(mixed(kept, torch.linalg.inv(self.mixing)), self.shape.reach)

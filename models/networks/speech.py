@@ -1,0 +1,287 @@
+"""The networks of the speech family: encoder, generator and entropy prior of log-mel frames.
+
+Notation: B frames in a batch, T = 128 hops, M = 128 mel bands, S = 16 latent steps (8 hops each),
+C latent channels. A latent frame is [B, S, C]; its quantised form holds integers.
+
+The generator starts from a good *linear* synthesis (the principal components of 8-hop patches) and
+learns the residual, so that every latent has a natural order, variance and meaning from the first
+training step on. One set of weights serves all rates: a rate point r in [0, 2] scales the latents
+channel by channel (log-linear between three trained anchors) and conditions the networks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ANCHORS = 3  # trained rate points r = 0, 1, 2
+MAX_INDEX = 15  # quantisation indices lie in [-MAX_INDEX, MAX_INDEX]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of the networks; stored with the weights."""
+
+    hops: int = 128
+    mels: int = 128
+    patch: int = 8
+    channels: int = 192
+    width: int = 384
+    hidden: int = 576
+    encoder_blocks: int = 4
+    generator_blocks: int = 8
+    prior_unit: int = 48
+    prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 8, 16, 16, 32, 32, 64)
+
+    @property
+    def steps(self) -> int:
+        return self.hops // self.patch
+
+    def check(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        if (self.hops, self.mels) != (128, 128) or self.patch not in (4, 8, 16, 32):
+            raise ValueError("speech networks are made for 128x128 frames and patches of 4 to 32")
+        sizes = (self.channels, self.width, self.hidden, self.prior_unit, *self.prior_groups)
+        if not all(1 <= size <= 2048 for size in sizes):
+            raise ValueError("speech network sizes are out of range")
+        if not all(0 <= n <= 32 for n in (self.encoder_blocks, self.generator_blocks)):
+            raise ValueError("speech network depths are out of range")
+        # More hidden units could sum beyond the 32 bits of `codec.entropy.context_model`.
+        if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
+            raise ValueError("the prior's hidden units are out of range")
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def anchor_weights(rate: Tensor) -> Tensor:
+    """Hat functions of the rate point: [B] in [0, 2] -> [B, 3] that sum to one."""
+    anchors = torch.arange(ANCHORS, device=rate.device, dtype=rate.dtype)
+    return (1.0 - (rate[:, None] - anchors).abs()).clamp_min(0.0)
+
+
+class Block(nn.Module):
+    """Residual block over time: a 3-tap convolution written as one matrix product, then a mix."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.taps = nn.Linear(3 * width, hidden)
+        self.mix = nn.Linear(hidden, width)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, N, width] -> the same shape."""
+        y = F.pad(self.norm(x), (0, 0, 1, 1))
+        y = torch.cat((y[:, :-2], y[:, 1:-1], y[:, 2:]), dim=-1)
+        return x + self.mix(F.gelu(self.taps(y), approximate="tanh"))
+
+
+class Gains(nn.Module):
+    """Channel gains at the rate anchors; log-linear between them."""
+
+    def __init__(
+        self, channels: int, steps_at_anchors: tuple[float, ...] = (0.55, 0.4, 0.28)
+    ) -> None:
+        super().__init__()
+        start = torch.tensor([-math.log(s) for s in steps_at_anchors])
+        self.log_gain = nn.Parameter(start[:, None].repeat(1, channels))
+
+    def forward(self, rate: Tensor) -> Tensor:
+        """[B] rate points -> [B, 1, C] gains."""
+        return torch.exp(anchor_weights(rate) @ self.log_gain)[:, None]
+
+
+class Encoder(nn.Module):
+    """E(x): log-mel frame to scaled latents, the warm start of the search."""
+
+    mean: Tensor
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        patch_size = shape.patch * shape.mels
+        self.register_buffer("mean", torch.zeros(shape.mels))
+        self.basis = nn.Parameter(torch.zeros(patch_size, shape.channels))
+        self.gains = Gains(shape.channels)
+        self.enter = nn.Linear(4 * shape.mels, shape.width)
+        self.condition = nn.Linear(ANCHORS, shape.width, bias=False)
+        self.blocks = nn.ModuleList(
+            Block(shape.width, shape.hidden) for _ in range(shape.encoder_blocks)
+        )
+        fold = shape.patch // 4
+        self.leave = nn.Linear(fold * shape.width, shape.channels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, rate: Tensor) -> Tensor:
+        """x: [B, T, M] in [-1, 1], rate: [B] -> indices before rounding [B, S, C]."""
+        s = self.shape
+        x = x - self.mean
+        linear = x.reshape(len(x), s.steps, -1) @ self.basis
+        h = self.enter(x.reshape(len(x), s.hops // 4, -1))
+        h = h + self.condition(anchor_weights(rate))[:, None]
+        for block in self.blocks:
+            h = block(h)
+        correction = self.leave(h.reshape(len(x), s.steps, -1))
+        return (linear + correction).float() * self.gains(rate)
+
+
+class Generator(nn.Module):
+    """G(z): latents to a log-mel frame; a linear synthesis plus a learned residual."""
+
+    mean: Tensor
+    centres: Tensor
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.fold = shape.patch // 4
+        self.register_buffer("mean", torch.zeros(shape.mels))
+        self.basis = nn.Parameter(torch.zeros(shape.channels, shape.patch * shape.mels))
+        whole = torch.arange(-MAX_INDEX, MAX_INDEX + 1, dtype=torch.float32)
+        self.register_buffer("centres", whole.repeat(shape.channels, 1))
+        self.gains = Gains(shape.channels)
+        self.enter = nn.Linear(shape.channels, self.fold * shape.width)
+        self.condition = nn.Linear(ANCHORS, shape.width, bias=False)
+        self.blocks = nn.ModuleList(
+            Block(shape.width, shape.hidden) for _ in range(shape.generator_blocks)
+        )
+        self.norm = nn.LayerNorm(shape.width)
+        self.leave = nn.Linear(shape.width, 4 * shape.mels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, z: Tensor, rate: Tensor) -> Tensor:
+        """z: [B, S, C] latents in index units, rate: [B] -> [B, T, M] normalised log-mel frame."""
+        s = self.shape
+        z = (dequantise(z, self.centres) / self.gains(rate)).to(self.basis.dtype)
+        linear = (z @ self.basis).reshape(len(z), s.hops, s.mels)
+        h = self.enter(z).reshape(len(z), s.steps * self.fold, s.width)
+        h = h + self.condition(anchor_weights(rate))[:, None]
+        for block in self.blocks:
+            h = block(h)
+        residual = self.leave(self.norm(h)).reshape(len(z), s.hops, s.mels)
+        return (linear + residual).float() + self.mean
+
+
+def dequantise(z: Tensor, centres: Tensor) -> Tensor:
+    """Latent values of (relaxed) indices: z [B, S, C] read off each channel's K-means centres.
+
+    centres: [C, 2 * MAX_INDEX + 1], rising. Between whole indices the value is interpolated, so
+    that the search may descend through it.
+    """
+    position = z.float().clamp(-MAX_INDEX, MAX_INDEX) + MAX_INDEX
+    low = position.detach().floor().clamp_max(2 * MAX_INDEX - 1)
+    levels = centres.shape[1]
+    at = low.long() + torch.arange(centres.shape[0], device=z.device) * levels
+    flat = centres.float().reshape(-1)
+    below, above = flat[at], flat[at + 1]
+    return below + (position - low) * (above - below)
+
+
+def index_features(q: Tensor) -> Tensor:
+    """What the prior sees of its neighbours: clipped value and magnitude, [..., C] -> [..., 2C]."""
+    return torch.cat((q.clamp(-8, 8), q.abs().clamp(max=4)), dim=-1)
+
+
+class Prior(nn.Module):
+    """Autoregressive entropy model of the latent indices, causal over steps and channel groups.
+
+    A masked autoencoder (Germain et al. 2015) over the channel groups of one step, whose input also
+    holds the two steps before it. It gives each index a logistic location and scale. Weights and
+    activations are bounded so that `codec.entropy` can run the same network in exact integers.
+    """
+
+    within_mask: Tensor
+    middle_mask: Tensor
+    leave_mask: Tensor
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        groups, unit, channels = shape.prior_groups, shape.prior_unit, shape.channels
+        self._folded = False
+        if sum(groups) != channels:
+            raise ValueError("prior groups do not cover the channels")
+        hidden = unit * len(groups)
+        self.past = nn.Linear(4 * channels + ANCHORS + 1, hidden)
+        self.within = nn.Linear(2 * channels, hidden, bias=False)
+        self.middle = nn.Linear(hidden, hidden)
+        self.leave = nn.Linear(hidden, 2 * channels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        channel_group = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
+        unit_group = torch.arange(len(groups)).repeat_interleave(unit)
+        self.register_buffer(
+            "within_mask", (channel_group.repeat(2)[None] < unit_group[:, None]).float(), False
+        )
+        self.register_buffer(
+            "middle_mask", (unit_group[None] <= unit_group[:, None]).float(), False
+        )
+        self.register_buffer(
+            "leave_mask", (unit_group[None] <= channel_group.repeat(2)[:, None]).float(), False
+        )
+
+    def forward(self, q: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """q: [B, S, C] indices, rate: [B] -> location and log scale, each [B, S, C]."""
+        features = index_features(q)
+        padded = F.pad(features, (0, 0, 2, 0))
+        first = torch.zeros_like(features[..., :1])
+        first[:, 0] = 1.0
+        where = anchor_weights(rate)[:, None].expand(-1, q.shape[1], -1)
+        past = torch.cat((padded[:, 1:-1], padded[:, :-2], where, first), dim=-1)
+        h = self.past(past) + self._masked(self.within, self.within_mask, features)
+        h = h.clamp(0.0, 8.0)
+        h = self._masked(self.middle, self.middle_mask, h).clamp(0.0, 8.0)
+        out = self._masked(self.leave, self.leave_mask, h)
+        location, log_scale = out.float().chunk(2, dim=-1)
+        return location.clamp(-8, 8), (log_scale - 1.0).clamp(-2.6, 1.8)
+
+    def fold_masks(self) -> None:
+        """Apply the masks to the weights once, for a prior that no longer trains."""
+        with torch.no_grad():
+            self.within.weight *= self.within_mask
+            self.middle.weight *= self.middle_mask
+            self.leave.weight *= self.leave_mask
+        self._folded = True
+
+    def _masked(self, layer: nn.Linear, mask: Tensor, x: Tensor) -> Tensor:
+        if self._folded:
+            y: Tensor = layer(x)
+            return y
+        return F.linear(x, layer.weight * mask, layer.bias)
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        """Cost of the (relaxed) indices z given the rounded ones, in bits: [B, S, C]."""
+        location, log_scale = self(z if context is None else context, rate)
+        return logistic_bits(z, location, log_scale)
+
+    def moves(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits of whole indices u, and what each would add one lower and one higher: [B, S, C].
+
+        The latter with what it does to the bits of others, to first order.
+        """
+        context = u.detach().requires_grad_(True)
+        with torch.enable_grad():
+            location, log_scale = self(context, rate)
+            own = logistic_bits(u, location, log_scale)
+            (others,) = torch.autograd.grad(own.sum(), context)
+        with torch.no_grad():
+            below, above = (logistic_bits(u + d, location, log_scale) - own for d in (-1.0, 1.0))
+            return own.detach(), below - others, above + others
+
+
+def logistic_bits(z: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    """-log2 of the logistic mass within half a step of z; linear far in the tails."""
+    inverse = torch.exp(-log_scale)
+    distance = (z - location).abs()
+    upper, lower = (0.5 - distance) * inverse, (-0.5 - distance) * inverse
+    # log(sigmoid(a) - sigmoid(b)) = logsigmoid(a) + logsigmoid(-b) + log(1 - exp(b - a))
+    log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log1p(-torch.exp(-inverse))
+    return -log_mass / math.log(2.0)

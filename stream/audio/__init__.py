@@ -1,0 +1,1 @@
+"""Audio devices, files and pipes as sources and sinks of a call."""

@@ -1,0 +1,128 @@
+"""Keeping time with samples: where a stream of samples stands against `time.monotonic`.
+
+`Pacer` makes real time out of a clock, for sources and sinks without a sound card. `SampleClock`
+follows a sound card: it learns from the card's time stamps at which moment each sample was, or
+will be, in the air.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+
+Clock = Callable[[], float]
+
+_PEAK_WINDOW = 0.1
+_QUIETEST_DB = -100.0
+
+
+class Pacer:
+    """Samples that fall due as time passes, at 16 kHz by a clock that may run fast or slow.
+
+    ppm: how many parts per million faster than `clock` the samples run.
+    """
+
+    def __init__(self, *, ppm: float = 0.0, clock: Clock = time.monotonic) -> None:
+        self.rate = SAMPLE_RATE * (1.0 + ppm * 1e-6)
+        self.position = 0
+        self._clock = clock
+        self._started: float | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether time is passing."""
+        return self._started is not None
+
+    def start(self, at: float | None = None) -> None:
+        """Let time pass from now, or from `at` (seconds of the clock), on."""
+        self._started = (self._clock() if at is None else at) - self.position / self.rate
+
+    def due(self) -> int:
+        """Samples that have fallen due and were not taken; negative if taken ahead of time."""
+        if self._started is None:
+            return 0
+        return int((self._clock() - self._started) * self.rate) - self.position
+
+    def take(self, count: int) -> None:
+        """Move on by `count` samples."""
+        self.position += count
+
+    def forgive(self, count: int) -> None:
+        """Let `count` due samples never have been due: time stood still for them."""
+        if self._started is not None:
+            self._started += count / self.rate
+
+    def time_of(self, position: int) -> float:
+        """When the sample at `position` is due, in seconds of the clock."""
+        started = self._clock() if self._started is None else self._started
+        return started + position / self.rate
+
+
+class SampleClock:
+    """The moment of each sample of a sound card, from the card's own noisy time stamps.
+
+    A first-order tracker: between stamps time runs at the nominal rate, each stamp pulls by a
+    small share of its error, and a stamp far off (samples were lost, or the first stamps of a
+    stream were nonsense) restarts it. Used by one thread.
+
+    rate: Hz. gain: the share of the error taken up per stamp; drift of r seconds per second leaves
+    an offset of r · interval / gain, a few tenths of a millisecond for 200 ppm. jump: seconds.
+    """
+
+    def __init__(self, rate: float, *, gain: float = 0.02, jump: float = 0.05) -> None:
+        self._rate, self._gain, self._jump = float(rate), gain, jump
+        self._position = 0
+        self._time: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether any stamp has come."""
+        return self._time is not None
+
+    def stamp(self, position: int, when: float, restart: bool = False) -> None:
+        """Sample number `position` was (or will be) in the air at `when` seconds."""
+        if self._time is None:
+            self._position, self._time = position, when
+            return
+        expected = self._time + (position - self._position) / self._rate
+        error = when - expected
+        if restart or abs(error) > self._jump:
+            self._time = when
+        else:
+            self._time = expected + self._gain * error
+        self._position = position
+
+    def time_of(self, position: float) -> float | None:
+        """When the sample at `position` was (or will be) in the air; None before any stamp."""
+        if self._time is None:
+            return None
+        return self._time + (position - self._position) / self._rate
+
+
+class PeakMeter:
+    """The loudest sample of the last tenth of a second, in dB of full scale."""
+
+    def __init__(self) -> None:
+        self._peaks: deque[tuple[int, float]] = deque(maxlen=256)
+        self._position = 0
+
+    def add(self, samples: FloatArray) -> None:
+        """Count in samples [n]."""
+        if not len(samples):
+            return
+        self._position += len(samples)
+        # In pieces, so that a long block does not hold its loudest moment for its whole length.
+        tail = samples[-int(_PEAK_WINDOW * SAMPLE_RATE) :]
+        self._peaks.append((self._position, float(np.abs(tail).max())))
+
+    @property
+    def level_db(self) -> float:
+        """dB of full scale, at least -100."""
+        oldest = self._position - int(_PEAK_WINDOW * SAMPLE_RATE)
+        peak = max((p for at, p in tuple(self._peaks) if at > oldest), default=0.0)
+        return max(_QUIETEST_DB, 20.0 * float(np.log10(peak))) if peak > 0.0 else _QUIETEST_DB

@@ -1,0 +1,417 @@
+"""Where the other side's voice goes: a loudspeaker, a pipe, or nowhere in real time.
+
+A sink says how much it wants (`room`), takes that much 16 kHz mono float32 (`write`) and says when
+the next sample will be in the air (`play_time`, seconds of `time.monotonic`). Nothing here waits:
+the mixer looks in every few milliseconds. A sink that breaks says so once, in `error`, and takes
+samples in real time from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any, BinaryIO
+
+import numpy as np
+import soxr
+
+from codec.files import wav
+from codec.files.paths import PIPE, atomic_output, reason
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.devices import AudioDevice, AudioDeviceError, find, one_line, sound_system
+from stream.audio.devices import stream_settings as settings_of
+from stream.audio.pacing import Clock, Pacer, PeakMeter, SampleClock
+from stream.audio.ring import SampleRing
+
+# Seconds between writing and air: the sound system's share, and with it ours. With both of two
+# cores kept busy by two more threads the mixer wakes within 20 ms 99 times of 100: 30 ms of ours
+# bridge that, and the cushion grows where they do not.
+_DEVICE_BUFFER = 0.02
+BUFFER = 0.05
+# Where the sound system itself underflows this often in a second, it is asked for twice the
+# latency, up to the most: PulseAudio may lose its buffer with every block where it resamples.
+_FLAGS_PER_SECOND = 10
+_MOST_DEVICE_BUFFER = 0.16
+# A sound card that has not called for this long is gone.
+STALLED = 2.0
+_FADE = 48
+_FILLING = 5
+_LONGEST_DELAY = 0.5
+_PIPE_SECONDS = 2
+# Less than PIPE_BUF (4096 bytes, POSIX at least 512): a pipe that is writable takes it at once.
+_PIPE_BYTES = 512
+
+
+class Sink(ABC):
+    """Samples on their way to the air.
+
+    Attributes: name (for people), underruns (times it ran dry once playing had begun), latency
+    (seconds from `write` to the air, as far as known), error (None, or one line about what broke),
+    is_card (whether it is a sound card).
+    """
+
+    name = ""
+    latency = 0.0
+    is_card = False
+
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+        self.underruns = 0
+        self.error: str | None = None
+        self._clock = clock
+        self._meter = PeakMeter()
+
+    @property
+    def level(self) -> float:
+        """Peak of the last tenth of a second written, dB of full scale (-100: silence)."""
+        return self._meter.level_db
+
+    @abstractmethod
+    def start(self) -> None:
+        """Open; playing begins with the first samples. Raises AudioDeviceError or BadInput."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Release the device or pipe at once; may be called twice."""
+
+    @abstractmethod
+    def room(self) -> int:
+        """How many samples it wants now; 0 is enough for the moment."""
+
+    @abstractmethod
+    def write(self, samples: FloatArray) -> None:
+        """Append samples [n], full scale 1; never waits, and drops what is far beyond `room`."""
+
+    @abstractmethod
+    def play_time(self) -> float:
+        """When the next sample written will be in the air, seconds of `time.monotonic`."""
+
+    def __enter__(self) -> Sink:
+        self.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.stop()
+
+
+class NullSink(Sink):
+    """Samples that are heard by nobody, in real time: for machines without sound, and for tests.
+
+    ppm: how much faster than the machine's clock it plays. buffer: seconds it holds.
+    """
+
+    name = "nowhere"
+
+    def __init__(
+        self, *, ppm: float = 0.0, buffer: float = BUFFER, clock: Clock = time.monotonic
+    ) -> None:
+        super().__init__(clock=clock)
+        self.latency = buffer
+        self._hold = max(1, int(buffer * SAMPLE_RATE))
+        self._pacer = Pacer(ppm=ppm, clock=clock)
+
+    def start(self) -> None:
+        """Nothing to open: time passes from the first samples on."""
+
+    def stop(self) -> None:
+        """Nothing to release."""
+
+    def room(self) -> int:
+        # `position` is what was written, `due` how far playing is ahead of that.
+        if not self._pacer.started:
+            return self._hold
+        ahead = self._pacer.due()
+        if ahead > 0:
+            self.underruns += 1
+            self._pacer.forgive(ahead)
+            ahead = 0
+        return max(0, self._hold + ahead)
+
+    def write(self, samples: FloatArray) -> None:
+        if not len(samples):
+            return
+        if not self._pacer.started:
+            self._pacer.start()
+        else:
+            self.room()
+        self._meter.add(samples)
+        self._pacer.take(len(samples))
+
+    def play_time(self) -> float:
+        return max(self._pacer.time_of(self._pacer.position), self._clock())
+
+
+class PipeSink(NullSink):
+    """Samples to standard output: raw (16-bit little-endian signed, 16 kHz, mono), or WAV.
+
+    Taken at the machine's clock. A thread writes; a reader that stalls for more than two seconds
+    loses samples (`dropped`), one that has gone is told in `error`.
+
+    Raises BadInput when started if standard output is closed or a terminal.
+    """
+
+    name = "standard output"
+
+    def __init__(
+        self, *, as_wav: bool = False, buffer: float = BUFFER, clock: Clock = time.monotonic
+    ) -> None:
+        super().__init__(buffer=buffer, clock=clock)
+        self._as_wav = as_wav
+        self._ring = SampleRing(_PIPE_SECONDS * SAMPLE_RATE)
+        self._stack = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Samples nobody read in time."""
+        return self._ring.dropped
+
+    def start(self) -> None:
+        file = self._stack.enter_context(atomic_output(PIPE))
+        self._thread = threading.Thread(
+            target=self._pump, args=(file,), name="pipe out", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(2.0)
+        with contextlib.suppress(OSError):
+            self._stack.close()
+
+    def write(self, samples: FloatArray) -> None:
+        super().write(samples)
+        if self.error is None:
+            self._ring.write(samples)
+
+    def _pump(self, file: BinaryIO) -> None:
+        """Write what there is until stopped; runs in a thread of its own."""
+        try:
+            if self._as_wav:
+                self._put(file, wav.pcm16_header(SAMPLE_RATE, None))
+            while not (self._stopping.is_set() and not self._ring.available):
+                if not self._put(file, wav.to_pcm16(self._ring.read(_PIPE_BYTES // 2))):
+                    break
+                if not self._ring.available:
+                    self._stopping.wait(0.005)
+        except BrokenPipeError:
+            self.error = "whoever read standard output has gone"
+        except OSError as error:
+            self.error = f"cannot write standard output: {reason(error)}"
+
+    def _put(self, file: BinaryIO, data: bytes) -> bool:
+        """Write `data`; False if the reader stalls while we are to stop."""
+        while data:
+            if select.select([], [file.fileno()], [], 0.1)[1]:
+                data = data[os.write(file.fileno(), data) :]
+            elif self._stopping.is_set():
+                return False
+        return True
+
+
+class Cushion:
+    """How many samples to keep ready: more after each time they ran out, less as that is forgotten.
+
+    least, most: bounds in samples; step: added per underrun. Half a step is taken back for every
+    `calm` seconds without one.
+    """
+
+    def __init__(self, least: int, most: int, step: int, *, calm: float = 20.0) -> None:
+        self.samples = least
+        self._least, self._most, self._step, self._calm = least, most, step, calm
+        self._underruns = 0
+        self._since: float | None = None
+
+    def update(self, underruns: int, now: float) -> int:
+        """The samples to keep, given how many underruns there have been until `now` (seconds)."""
+        if self._since is None:
+            self._since = now
+        if underruns > self._underruns:
+            grown = self.samples + (underruns - self._underruns) * self._step
+            self.samples = min(self._most, grown)
+            self._underruns, self._since = underruns, now
+        elif now - self._since > self._calm:
+            self.samples = max(self._least, self.samples - self._step // 2)
+            self._since = now
+        return self.samples
+
+
+class Loudspeaker(Sink):
+    """A sound card's output, at 16 kHz or, if it refuses, at its own rate and resampled.
+
+    wanted: index, name, part of a name, None for the default. buffer: seconds between `write` and
+    the air to aim at, 20 ms of them in the sound system, the rest here; a machine so busy that it
+    runs dry gets up to 0.1 s more until it is calm again (see `Cushion`). A sound system that keeps
+    underflowing is opened again with twice its share, as often as is needed.
+
+    The callback only moves samples out of a ring. Where they run out it fades from the last one
+    instead of stepping to zero, and fades in again when they return. All channels get the same.
+    Raises AudioDeviceError when made (no such device) or started (busy, unplugged).
+    """
+
+    is_card = True
+
+    def __init__(
+        self,
+        wanted: str | int | None = None,
+        *,
+        buffer: float = BUFFER,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        super().__init__(clock=clock)
+        self.device: AudioDevice = find(wanted, "output")
+        self.name = self.device.name
+        self._buffer = buffer
+        self.latency = buffer
+        self._stream: Any = None
+        self._device_buffer = _DEVICE_BUFFER
+        self._instead = NullSink(buffer=buffer, clock=clock)
+
+    def start(self) -> None:
+        sound = sound_system()
+        self.rate, self._channels = settings_of(self.device, "output")
+        block = self.rate // 100
+        least = max(int((self._buffer - _DEVICE_BUFFER) * self.rate), 2 * block)
+        self._cushion = Cushion(least, least + 10 * block, block)
+        self._ring = SampleRing(self.rate)
+        self._stamps: deque[tuple[int, float, bool]] = deque(maxlen=256)
+        self._card_clock = SampleClock(self.rate)
+        self._resample = None
+        if self.rate != SAMPLE_RATE:
+            self._resample = soxr.ResampleStream(SAMPLE_RATE, self.rate, 1, "float32", "MQ")
+        self._taken16 = 0
+        self._mono = np.zeros(self.rate, np.float32)
+        self._fade_out = np.cos(np.linspace(0.0, np.pi / 2, _FADE + 1)[1:]).astype(np.float32) ** 2
+        self._calls = 0
+        self._playing = False
+        self._dry = True
+        self._last = np.float32(0.0)
+        self._faded = _FADE
+        self._called = self._clock()
+        self._flagged = self._gaps = 0
+        self._watched = (self._called, 0)
+        try:
+            self._stream = sound.OutputStream(
+                device=self.device.index,
+                samplerate=self.rate,
+                channels=self._channels,
+                blocksize=block,
+                latency=self._device_buffer,
+                dtype="float32",
+                callback=self._callback,
+            )
+            self._device_latency = float(self._stream.latency)
+            self._stream.start()
+        except sound.PortAudioError as error:
+            self.stop()
+            raise AudioDeviceError(f"cannot play on {self.name}: {one_line(error)}") from error
+        self.latency = self._device_latency + least / self.rate
+
+    def stop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(Exception):
+                stream.abort()
+            with contextlib.suppress(Exception):
+                stream.close()
+
+    def room(self) -> int:
+        if self._broken():
+            return self._instead.room()
+        if self._storm():
+            return self.room()
+        # What the sound system lost by itself, more samples of ours would not have saved.
+        hold = self._cushion.update(self._gaps, self._clock())
+        self.latency = self._device_latency + hold / self.rate
+        return max(0, (hold - self._ring.available) * SAMPLE_RATE // self.rate)
+
+    def write(self, samples: FloatArray) -> None:
+        if self._broken():
+            self._instead.write(samples)
+            return
+        self._meter.add(samples)
+        self._taken16 += len(samples)
+        clean = np.clip(np.nan_to_num(samples), -1.0, 1.0).astype(np.float32, copy=False)
+        self._ring.write(clean if self._resample is None else self._resample.resample_chunk(clean))
+
+    def play_time(self) -> float:
+        if self._broken():
+            return self._instead.play_time()
+        while self._stamps:
+            self._card_clock.stamp(*self._stamps.popleft())
+        # What the resampler holds back has its place after what is in the ring.
+        held = self._taken16 * self.rate / SAMPLE_RATE - self._ring.written - self._ring.dropped
+        when = self._card_clock.time_of(self._ring.written + held)
+        soonest = self._clock() + self._device_latency
+        # An empty ring: the card's clock has moved on without samples.
+        return soonest if when is None or not self._ring.available else max(when, self._clock())
+
+    def _callback(self, outdata: FloatArray, frames: int, times: Any, status: Any) -> None:
+        now = self._clock()
+        self._called = now
+        out = self._mono[:frames]
+        # At first PortAudio calls several times at once, to fill its buffers: with silence, or
+        # the ring would be empty before the first sample is heard.
+        self._calls += 1
+        count = min(frames, self._ring.available) if self._calls > _FILLING else 0
+        if count:
+            delay = times.outputBufferDacTime - times.currentTime
+            if not 0.0 < delay < _LONGEST_DELAY:
+                delay = self._device_latency
+            self._stamps.append((self._ring.taken, now + delay, self._dry))
+            self._ring.read_into(out[:count])
+            self._last = out[count - 1]
+            if self._dry:
+                ramp = min(count, _FADE)
+                out[:ramp] *= self._fade_out[::-1][:ramp]
+            self._playing, self._dry, self._faded = True, False, 0
+        if count < frames:
+            ramp = min(frames - count, _FADE - self._faded)
+            fade = self._fade_out[self._faded : self._faded + ramp]
+            out[count : count + ramp] = self._last * fade
+            out[count + ramp :] = 0.0
+            self._faded += ramp
+            # Counted once per gap, and not before there was anything to play.
+            fresh = self._playing and not self._dry
+            self.underruns += fresh
+            self._gaps += fresh
+            self._dry = True
+        elif status.output_underflow and self._playing:
+            self.underruns += 1
+            self._flagged += 1
+        outdata[:] = out[:, None]
+
+    def _storm(self) -> bool:
+        """Whether the sound system underflowed all the time, and has been opened anew for that."""
+        now = self._clock()
+        since, flagged = self._watched
+        if now - since < 1.0:
+            return False
+        self._watched = (now, self._flagged)
+        if (
+            self._flagged - flagged < _FLAGS_PER_SECOND * (now - since)
+            or 2.0 * self._device_buffer > _MOST_DEVICE_BUFFER
+        ):
+            return False
+        self._device_buffer *= 2.0
+        self.stop()
+        try:
+            self.start()
+        except AudioDeviceError as error:
+            self.error = f"the loudspeaker {self.name} has stopped: {error}"
+        return True
+
+    def _broken(self) -> bool:
+        if self.error is not None:
+            return True
+        stream = self._stream
+        if stream is not None and stream.active and self._clock() - self._called < STALLED:
+            return False
+        self.error = f"the loudspeaker {self.name} has stopped: nothing can be heard"
+        return True

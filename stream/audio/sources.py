@@ -1,0 +1,450 @@
+"""Where our voice comes from: a microphone, an audio file played in real time, or a pipe.
+
+All give 16 kHz mono float32 samples as they fall due, together with the moment (seconds of
+`time.monotonic`) at which the last of them was in the air. A source that breaks says so once, in
+`error`, and gives silence in real time from then on: a call outlives its microphone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import soxr
+
+from codec.errors import BadInput, SottoError
+from codec.files import wav
+from codec.files.audio import AudioReader
+from codec.files.paths import PIPE, display_name, open_input, reason
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.devices import AudioDevice, AudioDeviceError, find, one_line, sound_system
+from stream.audio.devices import stream_settings as settings_of
+from stream.audio.pacing import Clock, Pacer, PeakMeter, SampleClock
+from stream.audio.ring import SampleRing
+
+Sleep = Callable[[float], None]
+
+# Reading threads look this often for new samples. A lock-free callback cannot wake them.
+POLL = 0.004
+BLOCK = SAMPLE_RATE // 100
+# A sound card that has not called for this long is gone.
+STALLED = 2.0
+# How far whoever reads may fall behind before samples are lost (microphone) or wait (others).
+BEHIND = 4.0
+# Time stamps of capture older than this are nonsense (PulseAudio's are, for the first second).
+_OLDEST_STAMP = 0.25
+
+
+class Source(ABC):
+    """Samples as they fall due.
+
+    Attributes: name (for people), overflows (gaps: samples lost before they could be read),
+    latency (seconds from the air to `read`, as far as known), ended (no more will come), error
+    (None, or one line about what broke), is_card (whether it is a sound card).
+    """
+
+    name = ""
+    latency = 0.0
+    is_card = False
+
+    def __init__(self, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> None:
+        self.overflows = 0
+        self.ended = False
+        self.error: str | None = None
+        self._clock, self._sleep = clock, sleep
+        self._meter = PeakMeter()
+        self._latest = -np.inf
+
+    @property
+    def level(self) -> float:
+        """Peak of the last tenth of a second read, dB of full scale (-100: silence)."""
+        return self._meter.level_db
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin; samples fall due from now on. Raises AudioDeviceError or BadInput."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Release the device, file or pipe; may be called twice."""
+
+    @abstractmethod
+    def _take(self, most: int) -> tuple[FloatArray, float]:
+        """What there is now, at most `most` samples, and the time of its last one."""
+
+    def read(self, max_samples: int, timeout: float) -> tuple[FloatArray, float]:
+        """Wait up to `timeout` seconds for samples.
+
+        Returns (samples [n], 0 <= n <= max_samples, time of the last of them in the air). With
+        n = 0 the time is that of the last sample given before. Times never go back.
+        """
+        deadline = self._clock() + timeout
+        while True:
+            samples, when = self._take(max_samples)
+            if len(samples):
+                self._latest = max(self._latest, when)
+                self._meter.add(samples)
+                return samples, self._latest
+            left = deadline - self._clock()
+            if left <= 0.0:
+                return samples, max(self._latest, 0.0)
+            self._sleep(min(POLL, left))
+
+    def __enter__(self) -> Source:
+        self.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.stop()
+
+
+def nothing() -> FloatArray:
+    """No samples."""
+    return np.zeros(0, np.float32)
+
+
+class Silence(Source):
+    """Nothing said, in real time: for whoever only listens."""
+
+    name = "nothing"
+
+    def __init__(self, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> None:
+        super().__init__(clock=clock, sleep=sleep)
+        self._pacer = Pacer(clock=clock)
+
+    def start(self) -> None:
+        self._pacer.start()
+
+    def stop(self) -> None:
+        self.ended = True
+
+    def _take(self, most: int) -> tuple[FloatArray, float]:
+        due = 0 if self.ended else min(self._pacer.due(), most)
+        if due < min(BLOCK, most):
+            return nothing(), 0.0
+        self._pacer.take(due)
+        return np.zeros(due, np.float32), self._pacer.time_of(self._pacer.position)
+
+
+class FileSource(Source):
+    """An audio file, spoken in real time.
+
+    path: anything `codec.files` reads. ppm: how much faster than the machine's clock it is spoken.
+    Samples wait for whoever reads late; after more than BEHIND seconds time stands still for the
+    file, which counts as an overflow.
+
+    Raises BadInput when made or started if the file cannot be read; damage further on ends it,
+    with `error` set.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        ppm: float = 0.0,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = time.sleep,
+    ) -> None:
+        super().__init__(clock=clock, sleep=sleep)
+        self._reader = AudioReader(path, warn=lambda line: None)
+        self.name = display_name(path)
+        self.duration = self._reader.duration
+        self._blocks: Iterator[FloatArray] = iter(self._reader)
+        self._rest = nothing()
+        self._pacer = Pacer(ppm=ppm, clock=clock)
+
+    def start(self) -> None:
+        self._rest = next(self._blocks)
+        self._pacer.start()
+
+    def stop(self) -> None:
+        self.ended = True
+        self._reader.close()
+
+    def _take(self, most: int) -> tuple[FloatArray, float]:
+        due = self._pacer.due()
+        late = due - int(BEHIND * SAMPLE_RATE)
+        if late > 0:
+            self._pacer.forgive(late)
+            self.overflows += 1
+            due -= late
+        # Not sample by sample: a reader that asks often would get crumbs.
+        if self.ended or due < min(BLOCK, most):
+            return nothing(), 0.0
+        count = min(due, most)
+        pieces = [self._rest]
+        have = len(self._rest)
+        while have < count and (block := self._next()) is not None:
+            pieces.append(block)
+            have += len(block)
+        samples = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        self._rest = samples[count:]
+        samples = samples[:count]
+        self._pacer.take(len(samples))
+        self.ended = have < count
+        return samples, self._pacer.time_of(self._pacer.position)
+
+    def _next(self) -> FloatArray | None:
+        try:
+            return next(self._blocks, None)
+        except SottoError as error:
+            self.error = str(error)
+            return None
+
+
+class PipeSource(Source):
+    """Sound from standard input ('-') or a FIFO: WAV if it begins like WAV, else raw samples.
+
+    Raw means 16-bit little-endian signed, 16 kHz, mono. A thread reads the pipe into a bounded
+    ring and waits when that is full; samples are given no faster than real time, so that a file
+    fed to the pipe is spoken at its own speed. A pipe that pauses is silent meanwhile: nothing is
+    given. The time of a sample is that of its reading.
+
+    Compressed audio is refused (`error`), as it would be noise. Raises BadInput when started if
+    the pipe cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = PIPE,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = time.sleep,
+    ) -> None:
+        super().__init__(clock=clock, sleep=sleep)
+        self._path = path
+        self.name = "standard input" if os.fspath(path) == PIPE else display_name(path)
+        self._ring = SampleRing(2 * SAMPLE_RATE)
+        self._pacer = Pacer(clock=clock)
+        self._stack = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        self._finished = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        file = self._stack.enter_context(open_input(self._path))
+        self._thread = threading.Thread(
+            target=self._pump, args=(file.fileno(),), name="pipe in", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.ended = True
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(2.0)
+        self._stack.close()
+
+    def _take(self, most: int) -> tuple[FloatArray, float]:
+        if self.ended:
+            return nothing(), 0.0
+        available = self._ring.available
+        if not available:
+            # Asked again: the last samples may have come between the two questions.
+            self.ended = self._finished.is_set() and not self._ring.available
+            return nothing(), 0.0
+        if not self._pacer.started:
+            self._pacer.start()
+        due = self._pacer.due()
+        # A pause of the pipe is not made up for by a rush afterwards.
+        if (late := due - max(available, 2 * BLOCK)) > 0:
+            self._pacer.forgive(late)
+            due -= late
+        if due < min(BLOCK, most, available):
+            return nothing(), 0.0
+        samples = self._ring.read(min(due, most))
+        self._pacer.take(len(samples))
+        return samples, self._clock()
+
+    def _pump(self, descriptor: int) -> None:
+        """Read until the end of the pipe; runs in a thread of its own."""
+        try:
+            for block in _pipe_samples(_Descriptor(descriptor, self._stopping)):
+                while len(block) and not self._stopping.is_set():
+                    block = block[self._ring.write(block[: self._ring.room]) :]
+                    if len(block):
+                        self._stopping.wait(0.02)
+                if self._stopping.is_set():
+                    break
+        except (SottoError, OSError) as error:
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            self.error = f"{self.name}: {why}"
+        finally:
+            self._finished.set()
+
+
+class _Descriptor:
+    """Reads a descriptor as data comes, and ends when asked to stop."""
+
+    def __init__(self, descriptor: int, stopping: threading.Event) -> None:
+        self._descriptor, self._stopping = descriptor, stopping
+
+    def some(self, most: int) -> bytes:
+        """At least one byte, b"" at the end."""
+        while not self._stopping.is_set():
+            if select.select([self._descriptor], [], [], 0.2)[0]:
+                return os.read(self._descriptor, most)
+        return b""
+
+    def exactly(self, count: int) -> bytes:
+        """`count` bytes, fewer only at the end."""
+        data = b""
+        while len(data) < count and (more := self.some(count - len(data))):
+            data += more
+        return data
+
+
+_COMPRESSED = (b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd", b"\x1aE\xdf\xa3")
+
+
+def _pipe_samples(pipe: _Descriptor) -> Iterator[FloatArray]:
+    """Blocks [n] of 16 kHz mono samples. Raises BadInput for what is neither WAV nor raw."""
+    start = pipe.exactly(12)
+    if start.startswith(_COMPRESSED):
+        raise BadInput("neither WAV nor raw samples (16 bit, 16 kHz, mono)")
+    form = wav.WavFormat(SAMPLE_RATE, 1, "i2")
+    left: int | None = None
+    if start[:4] in (b"RIFF", b"RF64") and start[8:12] == b"WAVE":
+        header = wav.read_format(start, pipe.exactly)
+        if header.format is None:
+            raise BadInput("compressed WAV cannot be read from a pipe")
+        form, left = header.format, wav.find_data(pipe.exactly, header.long_length)
+        start = b""
+    resample = None
+    if form.sample_rate != SAMPLE_RATE:
+        resample = soxr.ResampleStream(form.sample_rate, SAMPLE_RATE, 1, "float32", "HQ")
+    block_bytes = max(1, form.sample_rate // 100) * form.frame_bytes
+    held = start
+    while True:
+        wanted = block_bytes if left is None else min(block_bytes, left)
+        data = pipe.some(wanted) if wanted else b""
+        if left is not None:
+            left -= len(data)
+        held += data
+        whole = len(held) // form.frame_bytes * form.frame_bytes
+        if whole:
+            values = np.nan_to_num(wav.to_float(held[:whole], form), posinf=1.0, neginf=-1.0)
+            mono = np.clip(values, -1.0, 1.0).mean(axis=1, dtype=np.float32)
+            yield mono if resample is None else resample.resample_chunk(mono)
+        held = held[whole:]
+        if not data:
+            break
+    if resample is not None:
+        yield resample.resample_chunk(nothing(), last=True)
+
+
+class Microphone(Source):
+    """A sound card's input, at 16 kHz or, if it refuses, at its own rate and resampled.
+
+    wanted: index, name, part of a name, None for the default. buffer: seconds of latency to ask
+    the sound system for. All channels are averaged.
+
+    The callback copies into a ring and notes the card's time stamp; all else happens in `read`.
+    Raises AudioDeviceError when made (no such device) or started (busy, unplugged).
+    """
+
+    is_card = True
+
+    def __init__(
+        self,
+        wanted: str | int | None = None,
+        *,
+        buffer: float = 0.02,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = time.sleep,
+    ) -> None:
+        super().__init__(clock=clock, sleep=sleep)
+        self.device: AudioDevice = find(wanted, "input")
+        self.name = self.device.name
+        self._buffer = buffer
+        self._stream: Any = None
+        self._silence = Silence(clock=clock, sleep=sleep)
+
+    def start(self) -> None:
+        sound = sound_system()
+        self.rate, channels = settings_of(self.device, "input")
+        self._ring = SampleRing(int(BEHIND * self.rate))
+        self._stamps: deque[tuple[int, float, bool]] = deque(maxlen=256)
+        self._card_clock = SampleClock(self.rate)
+        self._flagged = 0
+        self._mono = np.zeros(self.rate, np.float32)
+        self._resample = None
+        if self.rate != SAMPLE_RATE:
+            # MQ: beyond 16 bits exact, and holds back 15 ms where HQ holds back 21.
+            self._resample = soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32", "MQ")
+        self._rest = nothing()
+        self._given = 0
+        self._called = self._clock()
+        try:
+            self._stream = sound.InputStream(
+                device=self.device.index,
+                samplerate=self.rate,
+                channels=channels,
+                blocksize=self.rate // 100,
+                latency=self._buffer,
+                dtype="float32",
+                callback=self._callback,
+            )
+            self._stream.start()
+        except sound.PortAudioError as error:
+            self.stop()
+            raise AudioDeviceError(f"cannot record from {self.name}: {one_line(error)}") from error
+        self.latency = float(self._stream.latency)
+
+    def stop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(Exception):
+                stream.close()
+
+    def _callback(self, indata: FloatArray, frames: int, times: Any, status: Any) -> None:
+        now = self._clock()
+        if indata.shape[1] == 1:
+            block = indata[:, 0]
+        else:
+            block = np.mean(indata, axis=1, out=self._mono[:frames])
+        lost = self._ring.write(block) < frames or bool(status.input_overflow)
+        self._flagged += lost
+        # PortAudio's clock is not ours (on some systems it even follows the wall clock): only
+        # the age of the first sample is taken from it.
+        age = times.currentTime - times.inputBufferAdcTime
+        if not 0.0 < age < _OLDEST_STAMP:
+            age = frames / self.rate
+        self._stamps.append((self._ring.written, now - age + frames / self.rate, lost))
+        self._called = now
+
+    def _take(self, most: int) -> tuple[FloatArray, float]:
+        if self.error is not None:
+            return self._silence._take(most)
+        self.overflows = self._flagged
+        while self._stamps:
+            self._card_clock.stamp(*self._stamps.popleft())
+        if not self._ring.available:
+            self._look_after()
+            return nothing(), 0.0
+        if self._resample is None:
+            samples = self._ring.read(most)
+        else:
+            more = self._resample.resample_chunk(self._ring.read(most * self.rate // SAMPLE_RATE))
+            samples = np.concatenate([self._rest, more])
+            samples, self._rest = samples[:most], samples[most:]
+        self._given += len(samples)
+        when = self._card_clock.time_of(self._given * (self.rate / SAMPLE_RATE))
+        # Never in the future, whatever the card says.
+        now = self._clock()
+        return samples, now if when is None else min(when, now)
+
+    def _look_after(self) -> None:
+        stream = self._stream
+        gone = stream is None or not stream.active
+        if gone or self._clock() - self._called > STALLED:
+            self.error = f"the microphone {self.name} has stopped: silence is sent instead"
+            self._silence.start()

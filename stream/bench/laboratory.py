@@ -1,0 +1,307 @@
+"""A call between two real processes, each with a sound card and, where possible, a host of its own.
+
+End "a" listens and end "b" calls. Both are the `sotto` command of this Python, without a screen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from codec.errors import SottoError
+from codec.signal.samples import SAMPLE_RATE
+from stream.bench.accounting import Snapshot, read_snapshots
+from stream.bench.rig import hosts as rig_hosts
+from stream.bench.rig.hosts import TwoHosts
+from stream.bench.rig.processes import end as end_process
+from stream.bench.rig.soundcard import Part, VirtualSoundCards
+from stream.link import keys
+
+Name = Literal["a", "b"]
+ENDS: tuple[Name, Name] = ("a", "b")
+PORT = 7788
+LOOPBACK = "127.0.0.1"
+
+_ROOT = Path(__file__).resolve().parents[2]
+_CONNECT_SECONDS = 90.0
+_POLL = 0.1
+
+
+class LaboratoryError(SottoError):
+    """A call did not come about, or ended before it was over."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How both ends are run. extra: options of one end, by its name."""
+
+    preset: str = "2k"
+    iterations: int | None = None
+    tail: float | None = None
+    threads: int | None = 1
+    impair: str = ""
+    keyed: bool = True
+    extra: Mapping[Name, Sequence[str]] | None = None
+
+    def options(self, name: Name) -> list[str]:
+        """The options both commands know."""
+        options = ["--headless", "--preset", self.preset, "--name", name]
+        for option, value in (
+            ("--iterations", self.iterations),
+            ("--tail", self.tail),
+            ("--threads", self.threads),
+            ("--impair", self.impair or None),
+        ):
+            if value is not None:
+                options += [option, str(value)]
+        return [*options, *((self.extra or {}).get(name, ()))]
+
+
+class End:
+    """One of the two processes, with the files it writes."""
+
+    def __init__(self, name: Name, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.name, self.process = name, process
+        self.statistics, self.log, self.errors = end_files(folder, name)
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def snapshots(self) -> list[Snapshot]:
+        """What it has said about itself so far."""
+        return read_snapshots(self.statistics) if self.statistics.exists() else []
+
+    def state(self) -> str:
+        """The state of its latest snapshot, "" before the first."""
+        snapshots = self.snapshots()
+        return str(snapshots[-1]["state"]) if snapshots else ""
+
+    def complaint(self) -> str:
+        """The last line it wrote on stderr."""
+        lines = self.errors.read_text(errors="replace").split("\n") if self.errors.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def stop(self, number: int = signal.SIGTERM, patience: float = 10.0) -> tuple[int, float]:
+        """Ask it to end; returns its exit status and how many seconds that took.
+
+        Raises LaboratoryError if it does not listen (it is killed then).
+        """
+        begun = time.monotonic()
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+        try:
+            status = self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            end_process(self.process)
+            raise LaboratoryError(f"end {self.name} does not stop") from None
+        return status, time.monotonic() - begun
+
+
+def end_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Where an end's statistics, log and complaints go."""
+    return folder / f"{name}.jsonl", folder / f"{name}.log", folder / f"{name}.err"
+
+
+class Laboratory:
+    """Sound cards and hosts "a" and "b"; a context manager.
+
+    folder: for everything that is written; skewed: clocks of the cards in ppm, which then keep
+    recordings of their own instead of the common one; isolated: each end in a network namespace,
+    None for where the machine allows it.
+
+    Raises RigError on entering where sound cards (or namespaces, if asked for) cannot be had.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        skewed: Mapping[str, float] | None = None,
+        isolated: bool | None = None,
+    ) -> None:
+        self.folder = folder
+        self.isolated = rig_hosts.available() if isolated is None else isolated
+        self.cards = VirtualSoundCards([] if skewed else list(ENDS), skewed=skewed)
+        self.hosts: TwoHosts | None = TwoHosts() if self.isolated else None
+        self.address: tuple[str, int] = (LOOPBACK, PORT)
+        self.pairs: dict[Name, keys.KeyPair] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Laboratory:
+        try:
+            self._stack.enter_context(self.cards)
+            if self.hosts is not None:
+                self._stack.enter_context(self.hosts)
+                self.address = (self.hosts.addresses["a"], PORT)
+            else:
+                self.address = (LOOPBACK, free_port())
+            for name in ENDS:
+                self.pairs[name] = keys.generate()
+                keys.write_key_pair(self.pairs[name], self.key_file(name), force=True)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._stack.close()
+
+    def key_file(self, name: Name) -> Path:
+        return self.folder / f"{name}.key"
+
+    def start(self, name: Name, setup: Setup, peer_key: str | None = None) -> End:
+        """Start one end; peer_key: the other one's public key if not the true one."""
+        other = ENDS[1 - ENDS.index(name)]
+        host, port = self.address
+        where = (
+            ["listen", "--bind", f"{host}:{port}"] if name == "a" else ["call", f"{host}:{port}"]
+        )
+        statistics, log, errors = end_files(self.folder, name)
+        for path in (statistics, log, errors):
+            path.unlink(missing_ok=True)
+        argv = [sys.executable, "-m", "tui.cli", *where, *setup.options(name)]
+        argv += ["--stats-json", str(statistics), "--log", str(log)]
+        if setup.keyed:
+            known = peer_key or self.pairs[other].public
+            # With =: a key may begin with a dash.
+            argv += ["--key", str(self.key_file(name)), f"--peer-key={known}"]
+        else:
+            argv += ["--insecure"]
+        with open(errors, "wb") as complaints:
+            process = self.run(name, argv, stdout=subprocess.DEVNULL, stderr=complaints)
+        return End(name, process, self.folder)
+
+    def run(self, name: Name, argv: Sequence[str], **files: Any) -> subprocess.Popen[bytes]:
+        """Start a program on the host, with the sound card and the settings folder of an end.
+
+        It is ended with the laboratory.
+        """
+        path = os.environ.get("PYTHONPATH", "")
+        env = {
+            **self.cards.environment(name),
+            "PYTHONPATH": os.pathsep.join(part for part in (str(_ROOT), path) if part),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            keys.HOME: str(self.folder / f"home-{name}"),
+        }
+        if self.hosts is not None:
+            return self.hosts.run(name, argv, env, **files)
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            argv, env={**os.environ, **env}, stdin=subprocess.DEVNULL, **files
+        )
+        self._stack.callback(end_process, process)
+        return process
+
+    def connect(self, setup: Setup) -> tuple[End, End]:
+        """Both ends, talking to each other. Raises LaboratoryError if it does not come to that."""
+        a = self.start("a", setup)
+        b = self.start("b", setup)
+        await_state((a, b), "talking", _CONNECT_SECONDS)
+        return a, b
+
+
+def await_state(ends: Sequence[End], state: str, timeout: float) -> float:
+    """Wait until all ends are in a state; returns the seconds it took.
+
+    Statistics come once a second, so it is known that much late. Raises LaboratoryError.
+    """
+    begun = time.monotonic()
+    while not all(end.state() == state for end in ends):
+        for end in ends:
+            if not end.running:
+                raise LaboratoryError(
+                    f"end {end.name} has ended with status {end.process.returncode}:"
+                    f" {end.complaint()}"
+                )
+        if time.monotonic() - begun > timeout:
+            states = ", ".join(f"{end.name}: {end.state() or 'nothing said'}" for end in ends)
+            raise LaboratoryError(f"not {state} after {timeout:g} s ({states})")
+        time.sleep(_POLL)
+    return time.monotonic() - begun
+
+
+class Recording:
+    """The common recording of all microphones and loudspeakers; a context manager.
+
+    Also keeps what is needed to say where in it a moment of the monotonic clock is: the file can
+    never be ahead of time, so the smallest lag seen between the two bounds its beginning. What it
+    gives is late by the recorder's smallest latency (some 10 ms), never early.
+    """
+
+    def __init__(self, cards: VirtualSoundCards, path: Path) -> None:
+        self._cards, self._path = cards, path
+        self._frame_bytes = 4 * 2 * len(cards.names)
+        self._began = float("inf")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="recording", daemon=True)
+
+    def __enter__(self) -> Recording:
+        self._running = self._cards.record(self._path)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._running.stop()
+
+    @property
+    def began(self) -> float:
+        """The moment of `time.monotonic` that sample 0 of the recording belongs to."""
+        return self._began
+
+    def channels(self) -> dict[tuple[Name, Part], NDArray[np.float32]]:
+        """All channels of the finished recording, each [n] at 16 kHz."""
+        with soundfile.SoundFile(self._path) as file:
+            samples = file.read(dtype="float32", always_2d=True)
+        parts: tuple[Part, Part] = ("microphone", "loudspeaker")
+        return {
+            (name, part): np.ascontiguousarray(samples[:, self._cards.channel(name, part)])
+            for name in ENDS
+            for part in parts
+        }
+
+    def _follow(self) -> None:
+        while not self._stop.wait(0.05):
+            try:
+                size = self._path.stat().st_size
+            except OSError:
+                continue
+            if size > 4096:
+                lag = time.monotonic() - size / self._frame_bytes / SAMPLE_RATE
+                self._began = min(self._began, lag)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def read_json_line(data: bytes) -> dict[str, Any]:
+    """The last line of a program's output as a JSON object. Raises LaboratoryError."""
+    lines = data.decode("utf-8", "replace").strip().split("\n")
+    try:
+        value = json.loads(lines[-1])
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise LaboratoryError(f"not a JSON object: {lines[-1][:80]!r}")
+    return value

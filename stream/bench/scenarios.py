@@ -1,0 +1,102 @@
+"""What is tried: situations as data, and the bars that were set for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FRAME_SECONDS = 1.024
+
+# Bars: (what must be reached, what would be better still); largest values unless said otherwise.
+LATENCY = (FRAME_SECONDS + 0.45, FRAME_SECONDS + 0.15)
+QUALITY_LOSS = (0.1, 0.03)
+# Frames fall differently on the words live and offline, which moves the figure by 1 to 2 dB.
+BREAKS_DB = (3.0, None)
+BACK_AFTER = (3.0, 1.0)
+SILENT_CPU = (0.15, None)
+SILENT_BITS = (150.0, None)
+MEMORY_GROWTH = (5e6, None)
+LATENCY_GROWTH = (0.02, None)
+UNHEARD = (0.0, None)
+UNEXPLAINED = (0.0, None)
+STRANGER_GETS = (0.0, None)
+
+Trouble = Literal["none", "outage", "garbage"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One situation.
+
+    seconds: how long both ends talk (or keep silent: `silent`); impair: what becomes of packets on
+    their way, see `impairment`; quality: score against the same talk coded offline; phones:
+    count phone errors; every: seconds between two measurements of the delay; skew: how many ppm
+    the two sound cards are apart.
+    """
+
+    name: str
+    title: str
+    seconds: float
+    impair: str = ""
+    trouble: Trouble = "none"
+    silent: bool = False
+    quality: bool = False
+    phones: bool = False
+    every: float = 1.5
+    skew: float = 0.0
+
+    @property
+    def soak(self) -> bool:
+        """Whether it runs on sound cards with clocks of their own."""
+        return self.skew != 0.0
+
+
+OUTAGE_AT, OUTAGE_SECONDS = 12.0, 10.0
+GARBAGE_AT, GARBAGE_RATE = 4.0, 10_000.0
+SILENCE_SETTLES = 15.0  # before, the microphones heard digital silence: noise is news
+
+# Seeds with which the first minute has about the share and length of losses that are asked for.
+SCENARIOS = (
+    Scenario("quiet-network", "Both talk, nothing else happens", 52.0, quality=True, phones=True),
+    Scenario(
+        "loss10",
+        "10 % of the packets lost, in bursts of 2",
+        45.0,
+        "loss=0.1,burst=2,seed=3",
+        phones=True,
+        quality=True,
+    ),
+    Scenario(
+        "loss20",
+        "20 % of the packets lost, in bursts of 2",
+        45.0,
+        "loss=0.2,burst=2,seed=234",
+        phones=True,
+        quality=True,
+    ),
+    Scenario(
+        "jitter",
+        "Delays of 0 to 200 ms, some packets twice",
+        36.0,
+        "jitter=0.2,duplicate=0.1,seed=3",
+        quality=True,
+    ),
+    Scenario(
+        "overtaking",
+        "Delays of 0 to 1.5 s, so that packets overtake each other, some twice",
+        30.0,
+        "jitter=1.5,duplicate=0.1,seed=4",
+    ),
+    Scenario("outage", "The link is down for 10 s", 40.0, trouble="outage"),
+    Scenario("garbage", "A stranger throws garbage at the port", 28.0, trouble="garbage"),
+    Scenario("silence", "Nobody speaks", 36.0, silent=True),
+    Scenario(
+        "soak", "Both talk for long, sound cards 100 ppm apart", 3600.0, every=10.0, skew=100.0
+    ),
+)
+SHORT = tuple(scenario.name for scenario in SCENARIOS if not scenario.soak)
+
+
+def find_scenario(name: str) -> Scenario:
+    """The scenario of a name. Raises KeyError."""
+    return {scenario.name: scenario for scenario in SCENARIOS}[name]

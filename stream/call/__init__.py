@@ -1,0 +1,1 @@
+"""A call: what is sent, what is received, and what a screen shows of it."""

@@ -1,0 +1,216 @@
+"""Both sides of a call in one WAV file: what we said on the left, what we heard on the right.
+
+The two directions come from two threads and two clocks. Each block says when its first sample was
+in the air, so the two stay side by side for hours: a gap is filled with silence, and clock drift
+is taken up one sample at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import threading
+import time
+from typing import BinaryIO
+
+import numpy as np
+
+from codec.errors import BadInput, SottoError
+from codec.files import wav
+from codec.files.paths import atomic_output, display_name, is_special, os_errors, reason
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.pacing import Clock
+from stream.audio.ring import SampleRing
+
+_FRAME_BYTES = 4
+# The limit of a 32-bit length; at 16 kHz it comes after 18 hours.
+MAX_FRAMES = wav.MAX_DATA_BYTES // _FRAME_BYTES
+_HOLD_SECONDS = 8
+# One direction waits this long for the other before silence is put in its place.
+_WAIT = 1.0
+_INTERVAL = 0.25
+_JUMP = SAMPLE_RATE // 10
+_SLACK = SAMPLE_RATE // 100
+
+
+def stereo_header(frames: int) -> bytes:
+    """The 44 bytes before `frames` two-channel 16-bit samples at 16 kHz."""
+    length = frames * _FRAME_BYTES
+    byte_rate = SAMPLE_RATE * _FRAME_BYTES
+    form = struct.pack("<IHHIIHH", 16, 1, 2, SAMPLE_RATE, byte_rate, _FRAME_BYTES, 16)
+    riff = struct.pack("<4sI4s", b"RIFF", length + wav.HEADER_BYTES - 8, b"WAVE")
+    return riff + b"fmt " + form + struct.pack("<4sI", b"data", length)
+
+
+class _Track:
+    """One direction: samples put where their time says they belong."""
+
+    def __init__(self) -> None:
+        self._ring = SampleRing(_HOLD_SECONDS * SAMPLE_RATE)
+        # Silence the file went on with instead of waiting; only the writing thread adds to it.
+        self._absent = 0
+        self._begun = False
+
+    @property
+    def available(self) -> int:
+        return self._ring.available
+
+    def push(self, samples: FloatArray, position: int) -> None:
+        """Samples [n] whose first one belongs at `position` of the file."""
+        gap = position - (self._ring.written + self._absent)
+        begun, self._begun = self._begun, True
+        if gap > (_JUMP if begun else 0):
+            self._ring.write(np.zeros(min(gap, self._ring.room), np.float32))
+        elif gap < (-_JUMP if begun else 0):
+            samples = samples[-gap:]
+        elif gap > _SLACK:
+            self._ring.write(samples[:1])
+        elif gap < -_SLACK:
+            samples = samples[1:]
+        self._ring.write(samples)
+
+    def pull(self, count: int) -> FloatArray:
+        """`count` samples; silence for those that are not there."""
+        out = np.zeros(count, np.float32)
+        self._absent += count - self._ring.read_into(out)
+        return out
+
+
+class Recorder:
+    """Writes a call to a WAV file, 16 kHz, 16 bit: left us, right them.
+
+    The file is written under a temporary name beside `path` (.sotto-*.part) and gets its own when
+    `stop` finds it whole. Its header is brought up to date every quarter of a second, so that even
+    a crash leaves a temporary file that plays. Recording ends by itself before the format's 4 GiB
+    are full; `error` then says so and what was recorded stays.
+
+    `said` and `heard` never wait and may be called from different threads.
+    Raises BadInput when started: not a .wav name, no such directory, no permission.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock = time.monotonic,
+        max_frames: int = MAX_FRAMES,
+    ) -> None:
+        self._path, self._clock, self._limit = path, clock, max_frames
+        self.name = display_name(path)
+        self.error: str | None = None
+        self.frames = 0
+        self._said, self._heard = _Track(), _Track()
+        self._stack = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._began = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How much is in the file."""
+        return self.frames / SAMPLE_RATE
+
+    def start(self) -> None:
+        """Open the file; time 0 of the recording is now."""
+        _check_name(self._path)
+        file = self._stack.enter_context(atomic_output(self._path))
+        with os_errors("write", self._path):
+            _write_at(file.fileno(), stereo_header(0), 0)
+        self._began = self._clock()
+        self._thread = threading.Thread(
+            target=self._run, args=(file,), name="recorder", daemon=True
+        )
+        self._thread.start()
+
+    def said(self, samples: FloatArray, time_of_last: float) -> None:
+        """Our samples [n]; time_of_last: when the last was at the microphone, monotonic."""
+        self._push(self._said, samples, time_of_last - len(samples) / SAMPLE_RATE)
+
+    def heard(self, samples: FloatArray, time_of_first: float) -> None:
+        """Their samples [n]; time_of_first: when the first is in the air, monotonic."""
+        self._push(self._heard, samples, time_of_first)
+
+    def stop(self) -> None:
+        """Write the rest and give the file its name; may be called twice."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stopping.set()
+        thread.join()
+        try:
+            self._stack.close()
+        except (SottoError, OSError) as error:
+            self._fail(error)
+
+    def __enter__(self) -> Recorder:
+        self.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.stop()
+
+    def _push(self, track: _Track, samples: FloatArray, when: float) -> None:
+        if len(samples) and self.error is None and self._thread is not None:
+            track.push(samples, round((when - self._began) * SAMPLE_RATE))
+
+    def _run(self, file: BinaryIO) -> None:
+        """Move samples to the file until stopped; runs in a thread of its own."""
+        last = False
+        while not last and self.error is None:
+            last = self._stopping.wait(_INTERVAL)
+            ready = (self._said.available, self._heard.available)
+            patience = int((self._clock() - self._began - _WAIT) * SAMPLE_RATE) - self.frames
+            count = max(ready) if last else max(min(ready), patience)
+            try:
+                self._append(file.fileno(), count)
+            except OSError as error:
+                self._fail(error)
+                # What the header promises is there; half a block after it would be in the way.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), _offset(self.frames))
+
+    def _append(self, descriptor: int, count: int) -> None:
+        """Without a buffer in between: what cannot be written would be tried again for ever."""
+        count = min(count, self._limit - self.frames)
+        while count > 0:
+            block = min(count, SAMPLE_RATE)
+            both = np.stack([self._said.pull(block), self._heard.pull(block)], axis=1)
+            # The samples first: the header never promises what is not there.
+            _write_at(descriptor, wav.to_pcm16(both), _offset(self.frames))
+            _write_at(descriptor, stereo_header(self.frames + block), 0)
+            self.frames += block
+            count -= block
+        if self.frames >= self._limit:
+            hours = self.seconds / 3600
+            self.error = f"the recording {self.name} is full after {hours:.1f} hours and has ended"
+
+    def _fail(self, error: Exception) -> None:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        self.error = f"recording to {self.name} has ended: {why}"
+
+
+def check_recordable(path: str | os.PathLike[str]) -> None:
+    """Raises BadInput where a Recorder could not start; what is at `path` stays as it is."""
+
+    class Enough(Exception):
+        pass
+
+    _check_name(path)
+    with contextlib.suppress(Enough), atomic_output(path):
+        raise Enough
+
+
+def _check_name(path: str | os.PathLike[str]) -> None:
+    if is_special(path) or not os.fsdecode(path).lower().endswith(".wav"):
+        raise BadInput(f"cannot record to {display_name(path)}: only .wav files can be recorded")
+
+
+def _offset(frames: int) -> int:
+    return wav.HEADER_BYTES + frames * _FRAME_BYTES
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count

@@ -1,0 +1,417 @@
+"""The voice of one remote party: packets in, samples out at the pace of the loudspeaker.
+
+Three threads meet here: the network's calls `arrive`, the decoder's `work`, the mixer's `pull`.
+`work` decodes outside the lock, so neither of the others ever waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from codec.errors import BadStream, SottoError
+from codec.packet import Packet, unpack
+from codec.signal import analysis
+from codec.signal.analysis import FRAME_SAMPLES, HOP
+from codec.signal.phase import LEAD, LOOK_AHEAD
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.signal.synthesis import SpeechSynthesiser
+from stream.call import timescale
+from stream.call.jitter_buffer import Conceal, Decode, Playout, Rest
+from stream.call.meters import ColumnHistory, LevelMeter, RateMeter
+from stream.call.snapshot import Arrivals, Latency, Rate, Spectrogram
+
+if TYPE_CHECKING:
+    from codec.speech.codec import SpeechCodec
+
+
+SYNTHESIS_DELAY = LOOK_AHEAD * HOP + LEAD  # samples the synthesiser keeps until more columns come
+
+_FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
+_FADE = 160  # samples, 10 ms: where the sound begins, ends or is cut
+# Columns of a frame that are synthesised and queued before the others, so that they may be played
+# at once. Over five clips this changed PESQ by 0.01.
+_HEAD = 16
+_MEASURED = 8  # frames whose latencies are averaged
+_LOAD_FRAMES = 20
+
+
+class DecodedFrame(Protocol):
+    """columns: log-mel [FRAME_HOPS, N_MELS]; active: whether it is speech."""
+
+    @property
+    def columns(self) -> FloatArray: ...
+    @property
+    def active(self) -> bool: ...
+
+
+class Decoder(Protocol):
+    """See `codec.speech.frame_decoder.FrameDecoder`."""
+
+    def decode(self, packet: Packet) -> DecodedFrame: ...
+    def conceal(self) -> FloatArray: ...
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Where a frame ends in the queue, counted from the beginning, and what it went through."""
+
+    end: int
+    captured: float | None
+    arrived: float
+    decode: float
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """One frame's way to the ear, in seconds."""
+
+    network: float | None
+    playout: float
+    decode: float
+    device: float
+    total: float | None
+
+
+class SampleQueue:
+    """Samples waiting to be played."""
+
+    def __init__(self) -> None:
+        self._parts: deque[FloatArray] = deque()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def put(self, samples: FloatArray) -> None:
+        if len(samples):
+            self._parts.append(samples)
+            self._length += len(samples)
+
+    def take(self, count: int) -> FloatArray:
+        """The first `count` samples, or all there are."""
+        taken = []
+        missing = min(count, self._length)
+        self._length -= missing
+        while missing:
+            part = self._parts.popleft()
+            taken.append(part[:missing])
+            if len(part) > missing:
+                self._parts.appendleft(part[missing:])
+            missing -= len(taken[-1])
+        return np.concatenate(taken) if taken else np.zeros(0, np.float32)
+
+    def cut(self, count: int) -> None:
+        """Keep the first `count` samples and let them fade out."""
+        kept = self.take(count)
+        self._parts.clear()
+        self._length = 0
+        self.put(fade_out(kept))
+
+
+def fade_in(samples: FloatArray) -> FloatArray:
+    """Raise the first samples [n] from silence, as a raised cosine."""
+    count = min(_FADE, len(samples))
+    samples = samples.copy()
+    samples[:count] *= np.sin(np.linspace(0.0, np.pi / 2, count, dtype=np.float32)) ** 2
+    return samples
+
+
+def fade_out(samples: FloatArray) -> FloatArray:
+    """Lower the last samples [n] to silence."""
+    return fade_in(samples[::-1])[::-1]
+
+
+class Voice:
+    """Decodes, delays, conceals and synthesises what one remote party says.
+
+    codec: whose model the packets must have been made with; decoder: takes the place of the
+    codec's own.
+    """
+
+    def __init__(
+        self,
+        codec: SpeechCodec,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        decoder: Decoder | None = None,
+    ) -> None:
+        if decoder is None:
+            from codec.speech.frame_decoder import FrameDecoder
+
+            decoder = FrameDecoder(codec)
+        self._decoder = decoder
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._playout = Playout(SYNTHESIS_DELAY)
+        self._queue = SampleQueue()
+        # Samples ever put into the queue and taken from it: where a frame is on its way.
+        self._put = 0
+        self._taken = 0
+        self._marks: deque[_Mark] = deque(maxlen=64)
+        self._columns: deque[tuple[int, FloatArray]] = deque(maxlen=1024)  # (end, column) unplayed
+        self._timings: deque[_Timing] = deque(maxlen=_MEASURED)
+        self._work: deque[tuple[float, float]] = deque(maxlen=_LOAD_FRAMES)
+        self._rejected = 0
+        self._broken = False  # the last pull ended in silence
+        self._active = False
+        self._history = ColumnHistory()
+        self._level = LevelMeter()
+        self._rate = RateMeter()
+        # Only the decoder thread touches these.
+        self._synthesiser = _synthesiser()
+        self._stand_in: FloatArray = np.zeros((0, analysis.N_MELS), np.float32)
+        self._warm = False
+
+    # --- the network's thread ------------------------------------------------------------------
+
+    def arrive(self, packet: bytes, captured: float | None, arrived: float) -> None:
+        """Take a packet as it came.
+
+        captured: monotonic seconds at which the last sample of its frame was in the air, on our
+        clock, if that is known; arrived: when it came. Damaged packets are counted and dropped.
+        """
+        try:
+            unpacked = unpack(packet)
+        except SottoError:
+            with self._lock:
+                self._rejected += 1
+            return
+        with self._lock:
+            before = self._playout.counters.received
+            self._playout.arrive(bytes(packet), unpacked, captured, arrived)
+            if self._playout.counters.received > before:
+                self._rate.push(len(packet))
+
+    def leave_off(self) -> None:
+        """Nobody listens from now on: let the sound end, and count nothing that is missed as lost.
+
+        The next packet is where listening begins again.
+        """
+        with self._lock:
+            self._playout.leave_off()
+
+    # --- the decoder's thread ------------------------------------------------------------------
+
+    def work(self) -> bool:
+        """Decode one frame or conceal a few columns, if that is due; returns whether it was."""
+        if not self._warm:
+            self._warm_up()
+        with self._lock:
+            task = self._playout.next()
+            if task is None:
+                return False
+            if isinstance(task, Decode) and task.fresh:
+                self._cut(self._playout.queued)
+        if isinstance(task, Decode):
+            self._decode(task)
+        elif isinstance(task, Conceal):
+            self._conceal(task)
+        else:
+            self._rest(task)
+        return True
+
+    def _decode(self, task: Decode) -> None:
+        begun = self._clock()
+        try:
+            frame = self._decoder.decode(task.frame.packet)
+            if frame.columns.shape != (analysis.FRAME_HOPS, analysis.N_MELS):
+                raise BadStream("frame of another size")
+        except SottoError:
+            with self._lock:
+                self._rejected += 1
+                self._playout.failed(task)
+            return
+        columns = frame.columns[task.skip :]
+        if task.correction:
+            columns = timescale.scale(columns, task.correction, frame.active)
+        if task.fresh:
+            self._synthesiser = _synthesiser()
+        head = columns[: _HEAD if len(columns) >= 2 * _HEAD else None]
+        samples = self._synthesiser.push(head)
+        if task.fresh:
+            samples = fade_in(samples)
+        wait = self._clock() - begun
+        with self._lock:
+            silence = self._playout.decoded(task, len(columns), len(samples), wait)
+            self._append(np.zeros(silence, np.float32))
+            self._enqueue(head, samples, 0 if task.fresh else SYNTHESIS_DELAY)
+            self._active = frame.active
+        tail = columns[len(head) :]
+        samples = self._synthesiser.push(tail)
+        seconds = self._clock() - begun
+        with self._lock:
+            self._playout.extended(len(samples))
+            self._enqueue(tail, samples, SYNTHESIS_DELAY)
+            end = self._put + SYNTHESIS_DELAY
+            self._marks.append(_Mark(end, task.frame.captured, task.frame.arrived, wait))
+            self._work.append((seconds, len(columns) * HOP / SAMPLE_RATE))
+
+    def _conceal(self, task: Conceal) -> None:
+        begun = self._clock()
+        if task.begin == 0:
+            self._stand_in = self._decoder.conceal()
+        columns = self._stand_in[task.begin : task.begin + task.count]
+        samples = self._synthesiser.push(columns)
+        seconds = self._clock() - begun
+        with self._lock:
+            self._playout.concealed(task, len(samples), seconds)
+            self._enqueue(columns, samples, SYNTHESIS_DELAY)
+
+    def _rest(self, task: Rest) -> None:
+        samples = self._synthesiser.finish()
+        samples[-_FADE:] = fade_out(samples[-_FADE:])
+        with self._lock:
+            self._playout.rested(len(samples))
+            self._append(samples)
+            self._active = False
+
+    def _warm_up(self) -> None:
+        """Run what is slow the first time, so that the first frame is not late for it."""
+        self._warm = True
+        noise = np.random.default_rng(0).uniform(-1, 0, (16, analysis.N_MELS)).astype(np.float32)
+        _synthesiser().push(noise)
+
+    def _append(self, samples: FloatArray) -> None:
+        self._queue.put(samples)
+        self._put += len(samples)
+
+    def _enqueue(self, columns: FloatArray, samples: FloatArray, kept: int) -> None:
+        """Queue the samples; the columns' own sound begins `kept` samples after their first."""
+        first = self._put + kept + HOP
+        self._columns.extend((first + HOP * k, column) for k, column in enumerate(columns))
+        self._append(samples)
+
+    def _cut(self, keep: int) -> None:
+        self._put -= len(self._queue) - keep
+        self._queue.cut(keep)
+        while self._columns and self._columns[-1][0] > self._put:
+            self._columns.pop()
+        while self._marks and self._marks[-1].end > self._put:
+            self._marks.pop()
+
+    # --- the mixer's thread --------------------------------------------------------------------
+
+    def pull(self, n: int, play_time: float) -> FloatArray:
+        """The next `n` samples; silence where there are none. Never waits for decoding.
+
+        play_time: monotonic seconds at which the first of them will be in the air.
+        """
+        device = play_time - self._clock()
+        out = np.zeros(n, np.float32)
+        with self._lock:
+            ready = self._playout.pull(n)
+            samples = self._queue.take(ready)
+            before = self._taken
+            self._taken += ready
+            while self._marks and self._marks[0].end <= self._taken:
+                mark = self._marks.popleft()
+                played = play_time + (mark.end - before) / SAMPLE_RATE
+                self._timings.append(_timing(mark, played, device))
+            shown = []
+            while self._columns and self._columns[0][0] <= self._taken:
+                shown.append(self._columns.popleft()[1])
+            lacking = ready < n and not self._playout.idle
+        if ready:
+            if self._broken:
+                samples = fade_in(samples)
+            if lacking:
+                samples = fade_out(samples)
+            out[:ready] = samples
+        self._broken = ready < n
+        if shown:
+            self._history.push(np.stack(shown))
+        self._level.push(out)
+        return out
+
+    # --- what there is to see ------------------------------------------------------------------
+
+    def arrivals(self) -> Arrivals:
+        """What became of the packets so far."""
+        with self._lock:
+            counters = self._playout.counters
+            return Arrivals(
+                received=counters.received,
+                lost=counters.lost,
+                late=counters.late,
+                partly_late=counters.partly_late,
+                reordered=counters.reordered,
+                duplicates=counters.duplicates,
+                rejected=self._rejected,
+                concealed=counters.concealed_columns * HOP / SAMPLE_RATE,
+                stretched=counters.stretched,
+                shortened=counters.shortened,
+                underruns=counters.underruns,
+            )
+
+    def latency(self) -> Latency:
+        """Medians over the last frames played; the parts add up to the total for each frame.
+
+        network is all the time from a frame's last sample in the air to its packet's arrival;
+        total is how much later a sample is in the air here than it was there, which is also where
+        the cross-correlation of both has its peak.
+        """
+        with self._lock:
+            timings = tuple(self._timings)
+        if not timings:
+            return Latency()
+        network = [t.network for t in timings if t.network is not None]
+        total = [t.total for t in timings if t.total is not None]
+        return Latency(
+            network=median(network) if network else None,
+            playout=median(t.playout for t in timings),
+            decode=median(t.decode for t in timings),
+            device=median(t.device for t in timings),
+            total=median(total) if total else None,
+        )
+
+    def spectrogram(self) -> Spectrogram:
+        """The columns played last."""
+        return self._history.snapshot()
+
+    def level_db(self) -> float:
+        """Peak of what was played in the last tenth of a second, dB of full scale."""
+        return self._level.decibel()
+
+    def rate(self) -> Rate:
+        """Bits of the packets received, per second of speech."""
+        with self._lock:
+            return self._rate.snapshot()
+
+    def real_time(self) -> float:
+        """Seconds of decoding per second of speech, over the last frames."""
+        with self._lock:
+            done = tuple(self._work)
+        speech = sum(length for _, length in done)
+        return sum(seconds for seconds, _ in done) / speech if speech else 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether the frame being played holds speech."""
+        return self._active
+
+    def pending(self) -> bool:
+        """Whether something that was said has not been played yet."""
+        with self._lock:
+            return bool(self._marks) or self._playout.ahead()
+
+
+def _synthesiser() -> SpeechSynthesiser:
+    """A synthesiser that gives the samples of all columns but the last of each push."""
+    return SpeechSynthesiser(variable=True)
+
+
+def _timing(mark: _Mark, played: float, device: float) -> _Timing:
+    """The parts of the time that a frame took, whose last sample was in the air at `played`."""
+    playout = played - _FRAME_SECONDS - mark.arrived - mark.decode - device
+    if mark.captured is None:
+        return _Timing(None, playout, mark.decode, device, None)
+    network = mark.arrived - mark.captured
+    return _Timing(network, playout, mark.decode, device, played - mark.captured)

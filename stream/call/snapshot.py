@@ -1,0 +1,210 @@
+"""What a call looks like at one moment: plain values for screens, logs and statistics files.
+
+The call's threads write their own counters; whoever shows them asks for a `Snapshot` a few times a
+second. Nothing here refers back to live objects, so a snapshot may be kept, compared and drawn at
+leisure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from codec.signal.samples import FloatArray
+
+QUIETEST_DB = -100.0
+
+
+class CallState(Enum):
+    """Where a call stands."""
+
+    WAITING = "waiting for a call"
+    CONNECTING = "connecting"
+    TALKING = "connected"
+    RECONNECTING = "connection lost, trying again"
+    REFUSED = "refused"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """The latest log-mel columns of one direction.
+
+    columns: [n, N_MELS] in [-1, 1], oldest first, at most a few seconds of them; total: how many
+    columns there have been since the call began, so that a reader can tell which ones are new.
+    """
+
+    columns: FloatArray
+    total: int
+
+
+def no_spectrogram() -> Spectrogram:
+    from codec.signal.analysis import N_MELS
+
+    return Spectrogram(np.zeros((0, N_MELS), np.float32), 0)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Bits of codec packets (header and payload) per second of speech.
+
+    now: the latest frame; average: over the call; history: per frame, oldest first, at most 120.
+    wire: all bytes handed to the transport, its own messages and envelopes included, per second
+    over the last few seconds.
+    """
+
+    now: float = 0.0
+    average: float = 0.0
+    history: tuple[float, ...] = ()
+    wire: float = 0.0
+
+
+@dataclass(frozen=True)
+class Talker:
+    """Our own voice on its way out.
+
+    level_db: peak of the last tenth of a second, dB of full scale; active: the latest frame held
+    speech; steps, cost, start_cost: of the latest searched frame (cost is F + λR after the search,
+    start_cost the warm start's); real_time: encoder seconds per second of speech, averaged;
+    overflows: capture gaps counted by the sound system or our ring; unsent: packets dropped because
+    nobody was connected or the connection was full; capture, search: seconds from the air to the
+    encoder, and from a frame's last sample to its packet.
+    """
+
+    level_db: float = QUIETEST_DB
+    active: bool = False
+    spectrogram: Spectrogram = field(default_factory=no_spectrogram)
+    rate: Rate = Rate()
+    frames: int = 0
+    silent_frames: int = 0
+    steps: int = 0
+    cost: float = 0.0
+    start_cost: float = 0.0
+    real_time: float = 0.0
+    overflows: int = 0
+    unsent: int = 0
+    capture: float | None = None
+    search: float | None = None
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What became of the packets of one remote party.
+
+    received: valid packets; lost: frames that never came in time; late: packets whose time had
+    passed altogether; partly_late: packets of which only the rest could be played; reordered,
+    duplicates, rejected (damaged, replayed or foreign); concealed: seconds of made-up sound;
+    stretched, shortened: columns inserted and removed to follow clocks and jitter; underruns:
+    times the loudspeaker found nothing to play.
+    """
+
+    received: int = 0
+    lost: int = 0
+    late: int = 0
+    partly_late: int = 0
+    reordered: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    concealed: float = 0.0
+    stretched: int = 0
+    shortened: int = 0
+    underruns: int = 0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Where the time from mouth to ear goes, in seconds; None where not measured yet.
+
+    frame: the length of a frame, paid while it fills; capture: sound card and ring; search: from
+    the frame's last sample to its packet (with the capture where that is not known); network: one
+    way, from both clocks; playout: waiting in the playout buffer; decode: packet to samples;
+    device: samples to air; total: mouth to ear.
+    """
+
+    frame: float = 1.024
+    capture: float | None = None
+    search: float | None = None
+    network: float | None = None
+    playout: float | None = None
+    decode: float | None = None
+    device: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A remote party's voice on its way in.
+
+    party: its number in the call; preset: what its voice is coded with, "" before that is known;
+    heard: False while the machine has no time to decode it.
+    """
+
+    party: int = 0
+    name: str = ""
+    fingerprint: str = ""
+    preset: str = ""
+    heard: bool = True
+    level_db: float = QUIETEST_DB
+    active: bool = False
+    spectrogram: Spectrogram = field(default_factory=no_spectrogram)
+    rate: Rate = Rate()
+    arrivals: Arrivals = Arrivals()
+    latency: Latency = Latency()
+    real_time: float = 0.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """The connection: round trip and the remote clock's offset in seconds, once measured."""
+
+    peer: str = ""
+    secured: bool = False
+    own_fingerprint: str = ""
+    round_trip: float | None = None
+    clock_offset: float | None = None
+    reconnections: int = 0
+    strangers: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything there is to see of a call."""
+
+    state: CallState
+    seconds: float
+    preset: str
+    presets: tuple[str, ...]
+    model_id: str
+    talker: Talker
+    listeners: tuple[Listener, ...]
+    link: Link
+    input_device: str
+    output_device: str
+    muted: bool = False
+    push_to_talk: bool = False
+    talking: bool = False
+    recording: str = ""
+    room: bool = False
+    overloaded: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Names of the sound devices there are to choose from."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of the call's log. number: counts up from 0; level: debug, info, warning, error."""
+
+    number: int
+    seconds: float
+    level: str
+    text: str

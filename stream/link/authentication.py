@@ -1,0 +1,155 @@
+"""Who may connect: CURVE keys, the authenticator, and what failed handshakes mean."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import zmq
+
+from codec.errors import BadInput, SottoError
+from stream.link.address import Address, is_loopback
+from stream.link.keys import KeyPair, KnownPeers, fingerprint, key_bytes, key_text
+
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_ZAP_VERSION = b"1.0"
+_MAPPED = "::ffff:"  # how a dual-stack socket writes IPv4 addresses
+_PER_ROUND = 32
+
+# What libzmq's monitor says of handshakes that came to nothing.
+FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+class RefusedAddress(SottoError):
+    """An unsecured link beyond this machine, which nobody asked for."""
+
+
+@dataclass(frozen=True)
+class Security:
+    """How a link is secured.
+
+    keys: our key pair, None for an unsecured link; peers: the known-peers file (None: the default
+    one); peer_key: the key of the one peer this call is meant for, in Z85; trust_new: accept keys
+    not seen before, and record them; insecure: allow an unsecured link beyond this machine.
+    """
+
+    keys: KeyPair | None = None
+    peers: KnownPeers | None = None
+    peer_key: str | None = None
+    trust_new: bool = False
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.peer_key is not None:
+            key_bytes(self.peer_key)
+            if self.keys is None:
+                raise BadInput("a peer's key was given, but we have none: run sotto keygen")
+
+    @property
+    def secured(self) -> bool:
+        return self.keys is not None
+
+    @property
+    def known(self) -> KnownPeers:
+        return KnownPeers() if self.peers is None else self.peers
+
+    @property
+    def own_fingerprint(self) -> str:
+        return "" if self.keys is None else self.keys.fingerprint
+
+    def check_reach(self, addresses: Iterable[Address], action: str) -> None:
+        """Raise RefusedAddress if an unsecured link would leave this machine without leave."""
+        if self.secured or self.insecure:
+            return
+        for address in addresses:
+            if not is_loopback(address):
+                raise RefusedAddress(
+                    f"will not {action} {address} without keys: make a pair with sotto keygen, "
+                    "or say --insecure"
+                )
+
+
+class RateLimit:
+    """At most `count` times in any `seconds`."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self._times: deque[float] = deque(maxlen=count)
+        self._seconds = seconds
+
+    def allow(self, now: float) -> bool:
+        full = len(self._times) == self._times.maxlen
+        if full and now - self._times[0] < self._seconds:
+            return False
+        self._times.append(now)
+        return True
+
+
+class Authenticator:
+    """Answers libzmq's question whether a caller's key is welcome (ZeroMQ RFC 27, ZAP).
+
+    Lives in the thread of the socket it guards, and must exist before that one is bound.
+    refused(fingerprint, address) is told of every caller sent away.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        security: Security,
+        refused: Callable[[str, str], None],
+    ) -> None:
+        self._security = security
+        self._refused = refused
+        self.socket = context.socket(zmq.REP)
+        self.socket.linger = 0
+        self.socket.bind(_ZAP_ENDPOINT)
+
+    def serve(self) -> None:
+        """Answer what has been asked; never blocks."""
+        for _ in range(_PER_ROUND):
+            try:
+                request = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self.socket.send_multipart(self._answer(request))
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        number = request[1] if len(request) > 1 else b""
+        address = (
+            request[3].decode("ascii", "replace").removeprefix(_MAPPED) if len(request) > 3 else "?"
+        )
+        credentials = request[6:]
+        if request[:1] == [_ZAP_VERSION] and len(credentials) == 1 and len(credentials[0]) == 32:
+            key = key_text(credentials[0])
+            if self._welcome(key):
+                return [_ZAP_VERSION, number, b"200", b"OK", key.encode("ascii"), b""]
+            self._refused(fingerprint(key), address)
+        return [_ZAP_VERSION, number, b"400", b"unknown key", b"", b""]
+
+    def _welcome(self, key: str) -> bool:
+        security = self._security
+        if security.trust_new or key == security.peer_key:
+            return True
+        try:
+            return security.known.knows(key)
+        except SottoError:
+            return False  # the file was fine at the start; who edits it now is not locked in
+
+
+def secure_listener(socket: zmq.Socket[bytes], keys: KeyPair) -> None:
+    """Let `socket` take CURVE connections only."""
+    socket.curve_secretkey = keys.secret.encode("ascii")
+    socket.curve_publickey = keys.public.encode("ascii")
+    socket.curve_server = True
+    socket.zap_domain = b"sotto"
+
+
+def secure_caller(socket: zmq.Socket[bytes], keys: KeyPair, listener_key: str) -> None:
+    """Let `socket` connect only to the owner of `listener_key`."""
+    socket.curve_secretkey = keys.secret.encode("ascii")
+    socket.curve_publickey = keys.public.encode("ascii")
+    socket.curve_serverkey = listener_key.encode("ascii")

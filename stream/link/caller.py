@@ -1,0 +1,565 @@
+"""The end that calls, and calls again when the connection is lost."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+
+from codec.errors import SottoError, WrongVersion
+from stream.call.snapshot import CallState, Link
+from stream.link.address import Address, look_up
+from stream.link.authentication import FAILURES, Security, secure_caller
+from stream.link.clock import seconds
+from stream.link.endpoint import OVER, Endpoint, Socket, monitored, watch
+from stream.link.events import AudioArrived, Joined, Left, Offer, PresetChanged
+from stream.link.keys import fingerprint, key_text
+from stream.link.replay import ReplayWindow, Verdict
+from stream.link.session import Conversation, Waiting
+from stream.link.wire import (
+    NO_KEY,
+    Audio,
+    Bye,
+    Delay,
+    Heartbeat,
+    Hello,
+    Key,
+    PartyJoined,
+    PartyLeft,
+    Preset,
+    Refuse,
+    Welcome,
+    Who,
+    capture_seconds,
+    clipped,
+    decode,
+    encode,
+)
+
+HUB = 0
+_PARTY_NUMBERS = 16  # of one listener; another one that answers in its place gets the next ones
+_LEAST_CONNECT = 0.3  # seconds for a TCP connection to where one was before
+_PATIENT = 8  # every so many attempts, one is given four times as long: the way may be another now
+_FIRST_CONNECT = 1.5
+_LEAST_HANDSHAKE = 1.0
+_LONGEST_ATTEMPT = 6.0
+_GROWTH = 1.5
+_PAUSE = 0.25  # seconds between an attempt that failed and the next
+_FAILED_HANDSHAKES = 2  # of the same kind, before the first talk, that are an answer
+_INTRODUCTION = 1.5
+_REANNOUNCED = 3.0  # seconds: who is still in the room has been named again by then
+_PER_ROUND = 64
+_LATE = 15.0
+_EARLY = 2.0
+
+
+@dataclass
+class Remote:
+    """A party as the caller knows it."""
+
+    name: str
+    key: str
+    preset: str
+    window: ReplayWindow = field(default_factory=ReplayWindow)
+    delay: float | None = None  # seconds from it to the hub
+    stale: bool = False
+
+
+class Caller(Endpoint):
+    """Calls a listener from DEALER sockets, one per attempt; see `stream.link.transport.dial`."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        offer: Offer,
+        security: Security,
+        *,
+        give_up: float,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(offer, security, clock)
+        self._address = Address(host, port)
+        self._give_up = give_up
+        self._nonce = secrets.token_bytes(8)
+        self._attempts = 0
+        self._found: list[Address] = []
+        self._listener_key = ""
+        self._introduced = False  # the key is known from an introduction only
+        self._socket: Socket | None = None
+        self._monitor: Socket | None = None
+        self._connected_at: float | None = None
+        self._handshaken = False
+        self._attempt_began = self._deadline = self._next_attempt = 0.0
+        self._connect_growth = self._handshake_growth = 1.0
+        self._round_trip: float | None = None
+        self._failures: dict[str, int] = {}
+        self._trouble = ""
+        self._talk: Conversation | None = None
+        self._party = 0
+        self._instance = b""
+        self._base = -_PARTY_NUMBERS
+        self._remotes: dict[int, Remote] = {}
+        self._sweep_at: float | None = None
+        self._began = clock()
+
+    # --- opening ------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._found = look_up(self._address)
+        self._security.check_reach(self._found, "call")
+        security = self._security
+        if security.secured:
+            known = security.known.key_of(self._address.host, self._address.port)
+            self._listener_key = security.peer_key or known or ""
+            if not self._listener_key and not security.trust_new:
+                raise SottoError(
+                    f"the key of {self._address} is not known: give it with --peer-key, or accept "
+                    "the one it shows with --trust-new"
+                )
+        self._began = self._clock()
+        self._link = self._describe()
+        self._change(CallState.CONNECTING, f"calling {self._address}")
+
+    # --- the I/O thread -----------------------------------------------------------------------
+
+    def _serve(self, ready: dict[object, int]) -> None:
+        # Messages first: what was said before a connection closed still counts.
+        if self._socket is not None and self._socket in ready:
+            self._receive(self._socket)
+        if self._monitor is not None and self._monitor in ready:
+            for event, value in monitored(self._monitor):
+                if self._monitor is None or self._state in OVER:
+                    return
+                self._happened(event, value, self._clock())
+
+    def _receive(self, socket: Socket) -> None:
+        for _ in range(_PER_ROUND):
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            now = self._clock()
+            if len(frames) != 1:
+                self._reject(self._base + HUB)
+            elif self._talk is None:
+                self._answered(frames[0], now)
+            else:
+                self._hear(self._talk, frames[0], now)
+            if self._socket is not socket or self._state in OVER:
+                return
+
+    def _tick(self, now: float) -> float:
+        talk = self._talk
+        if talk is not None:
+            if talk.dead(now):
+                self._lose(now, f"nothing heard for {now - talk.heard_at:.1f} s")
+                return now
+            beat = talk.beat(now)
+            if beat is not None:
+                self._say(talk.seal(beat))
+            talk.flush(now, self._say)
+            self._unsent += talk.take_dropped()
+            if self._sweep_at is not None and now >= self._sweep_at:
+                self._sweep()
+            self._measure(talk)
+            return now + 0.1 if talk.waiting else talk.wake_at()
+        if self._state is CallState.CONNECTING and now - self._began > self._give_up:
+            trouble = self._trouble or "nobody answers"
+            self._change(CallState.FAILED, f"cannot reach {self._address}: {trouble}")
+            return now
+        if self._socket is not None:
+            if now < self._deadline:
+                return self._deadline
+            if self._connected_at is None:
+                self._trouble = self._trouble or "nobody answers"
+                self._connect_growth = min(self._connect_growth * _GROWTH, 4.0)
+            else:
+                self._trouble = "the connection stands, but no answer comes"
+                self._handshake_growth = min(self._handshake_growth * _GROWTH, 6.0)
+            self._drop_socket()
+            self._next_attempt = now
+        if now >= self._next_attempt:
+            self._attempt(now)
+        return self._deadline if self._socket is not None else self._next_attempt
+
+    # --- connecting ---------------------------------------------------------------------------
+
+    def _attempt(self, now: float) -> None:
+        """Dial afresh: TCP's own retransmissions would take ever longer to notice that the
+        network is back."""
+        security = self._security
+        if security.secured and not self._listener_key and not self._ask_for_key():
+            self._next_attempt = self._clock() + _PAUSE
+            return
+        now = self._clock()
+        self._attempts += 1
+        address = self._found[self._attempts % len(self._found) - 1]
+        socket = self._context.socket(zmq.DEALER)
+        self._configure(socket)
+        socket.linger = 0
+        socket.reconnect_ivl = -1
+        if security.keys is not None:
+            secure_caller(socket, security.keys, self._listener_key)
+        events = (
+            FAILURES
+            | zmq.EVENT_CONNECTED
+            | zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_CLOSED
+        )
+        self._socket, self._monitor = socket, watch(self._context, socket, events)
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._connected_at, self._handshaken = None, False
+        self._attempt_began = now
+        self._deadline = now + self._connect_patience()
+        socket.connect(_endpoint(address))
+        hello = Hello(
+            self._offer.model_id,
+            self._preset,
+            self._offer.name,
+            self._offer.room,
+            self._nonce,
+            self._attempts,
+        )
+        data = encode(hello)
+        socket.send(data, zmq.NOBLOCK)
+        self._sent_bytes += self._envelope(len(data))
+
+    def _connect_patience(self) -> float:
+        """Seconds for TCP's handshake, one round trip, on a link known or not yet known."""
+        if self._round_trip is not None:
+            patience = max(_LEAST_CONNECT, 2.5 * self._round_trip)
+            patience *= 1 if self._attempts % _PATIENT else 4
+            return min(patience, _LONGEST_ATTEMPT)
+        return min(_FIRST_CONNECT * self._connect_growth, _LONGEST_ATTEMPT)
+
+    def _happened(self, event: int, value: int, now: float) -> None:
+        """What libzmq's monitor says of the present socket."""
+        if event == zmq.EVENT_CONNECTED:
+            self._connected_at = now
+            self._connect_growth = 1.0
+            # ZMTP's and CURVE's handshakes and ours take five round trips.
+            trip = self._round_trip or now - self._attempt_began
+            patience = max(_LEAST_HANDSHAKE, 8.0 * trip) * self._handshake_growth
+            self._deadline = now + min(patience, _LONGEST_ATTEMPT)
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._handshaken = True
+            self._failures.clear()
+        elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+            if self._talk is not None:
+                self._lose(now, "the connection was closed")
+                return
+            if self._connected_at is None:
+                self._trouble = "nobody answers"
+            elif not self._handshaken and not self._failures:
+                self._handshake_failed("dropped", now)
+                return
+            self._retry(now)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._refused(
+                f"the listener does not know our key {self._security.own_fingerprint}: "
+                "it has to add it to its known peers"
+            )
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            mismatch = value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+            self._handshake_failed("mechanism" if mismatch else "foreign", now)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._handshake_failed("dropped", now)
+
+    def _handshake_failed(self, kind: str, now: float) -> None:
+        """A listener that hangs up in the middle: why, as far as can be told from here."""
+        secured = self._security.secured
+        if kind == "mechanism":
+            why = "the listener is not secured by keys" if secured else "the listener wants a key"
+        elif kind == "dropped" and secured:
+            why = (
+                f"the key of {self._address} is not the expected one, "
+                f"{fingerprint(self._listener_key)}: it has changed, somebody else answers, or the "
+                "listener uses no keys"
+            )
+        elif kind == "dropped":
+            why = f"{self._address} hangs up: it wants a key, or does not speak this protocol"
+        else:
+            why = f"what answers at {self._address} does not speak this protocol"
+        self._trouble = why
+        self._failures[kind] = self._failures.get(kind, 0) + 1
+        # While a call is interrupted, half-dead networks hang up too: only time tells.
+        first = self._state is CallState.CONNECTING
+        if first and (kind == "mechanism" or self._failures[kind] >= _FAILED_HANDSHAKES):
+            self._refused(why)
+        else:
+            self._retry(now)
+
+    def _retry(self, now: float) -> None:
+        self._drop_socket()
+        self._next_attempt = now + _PAUSE
+
+    def _refused(self, why: str) -> None:
+        self._drop_socket()
+        self._change(CallState.REFUSED, why)
+
+    def _drop_socket(self) -> None:
+        for socket in (self._socket, self._monitor):
+            if socket is not None:
+                self._poller.unregister(socket)
+        if self._socket is not None:
+            self._socket.disable_monitor()
+            self._socket.close(0)
+        if self._monitor is not None:
+            self._monitor.close(0)
+        self._socket = self._monitor = None
+
+    def _ask_for_key(self) -> bool:
+        """Ask the listener's introduction port for its key; whether it said it."""
+        address = self._found[self._attempts % len(self._found) - 1]
+        socket = self._context.socket(zmq.DEALER)
+        self._configure(socket)
+        socket.linger = 0
+        socket.reconnect_ivl = -1
+        deadline = self._clock() + _INTRODUCTION
+        try:
+            socket.connect(_endpoint(Address(address.host, address.port + 1)))
+            socket.send(encode(Who()), zmq.NOBLOCK)
+            while self._clock() < deadline and not self._closing.is_set():
+                if not socket.poll(50):
+                    continue
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+                message = decode(frames[0])[1]
+                if isinstance(message, Key) and len(frames) == 1:
+                    self._listener_key = key_text(message.key)
+                    self._introduced = True
+                    return True
+        except (SottoError, zmq.ZMQError):
+            pass  # not an introduction; said below
+        finally:
+            socket.close(0)
+        self._attempts += 1  # the next address, if there are several
+        self._trouble = (
+            f"nobody shows a key at port {address.port + 1}: either nobody is there, or the "
+            "listener was started without --trust-new, and its key is to be given with --peer-key"
+        )
+        return False
+
+    # --- the handshake ------------------------------------------------------------------------
+
+    def _answered(self, data: bytes, now: float) -> None:
+        """The first message of a connection: WELCOME or REFUSE."""
+        try:
+            session, message = decode(data)
+        except WrongVersion as error:
+            self._refused(str(error))
+            return
+        except SottoError as error:
+            self._trouble = f"the listener's answer makes no sense: {error}"
+            self._retry(now)
+            return
+        if isinstance(message, Refuse):
+            self._refused(clipped(message.reason, 200) or "the listener does not take the call")
+        elif not isinstance(message, Welcome) or session == 0:
+            self._trouble = "the listener's answer makes no sense"
+            self._retry(now)
+        elif message.model_id != self._offer.model_id:
+            why = f"the listener's model is {message.model_id}, ours {self._offer.model_id}"
+            self._refused(why)
+        else:
+            self._received_bytes += self._envelope(len(data))
+            self._welcomed(session, message, now)
+
+    def _welcomed(self, session: int, welcome: Welcome, now: float) -> None:
+        again = self._state is CallState.RECONNECTING
+        self._talk = Conversation(session, self._link_clock, now)
+        self._party = welcome.party
+        self._handshake_growth = 1.0
+        self._failures.clear()
+        if self._introduced:
+            self._record()
+        before = dict(self._remotes)
+        changed = welcome.instance != self._instance
+        if changed:
+            # Another listener process: its sequence numbers and clock have begun anew.
+            self._instance = welcome.instance
+            self._preset = clipped(welcome.preset, 16)
+            self._base += _PARTY_NUMBERS
+            self._remotes = {}
+        elif again:
+            self._sweep_at = now + _REANNOUNCED
+            for party, remote in self._remotes.items():
+                remote.stale = party != self._base + HUB
+        self._reconnections += again
+        joined = PartyJoined(HUB, NO_KEY, welcome.preset, welcome.name)
+        self._join(joined, self._listener_key, agreed=changed)
+        if changed:
+            for party in before:
+                self._events.put(Left(party, "the listener was restarted"))
+        elif clipped(welcome.preset, 16) != self._preset:  # changed since that HELLO was sent
+            self._announce(self._preset)
+        self._audible = True
+        name = clipped(welcome.name, 64) or str(self._address)
+        self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")
+
+    def _record(self) -> None:
+        """Trust on first use: the listener has proved that the key it showed is its own."""
+        self._introduced = False
+        try:
+            name = self._security.known.add(str(self._address), self._listener_key)
+        except SottoError as error:
+            self._notice("error", str(error))
+            return
+        self._notice(
+            "warning", f"the key {fingerprint(self._listener_key)} is new and now trusted as {name}"
+        )
+
+    # --- talking ------------------------------------------------------------------------------
+
+    def _hear(self, talk: Conversation, data: bytes, now: float) -> None:
+        try:
+            session, message = decode(data)
+        except SottoError:
+            self._reject(self._base + HUB)
+            return
+        if session != talk.session:
+            self._reject(self._base + HUB)
+            return
+        self._received_bytes += self._envelope(len(data))
+        talk.heard(now)
+        if isinstance(message, Heartbeat):
+            talk.take_beat(message, now)
+            self._round_trip = talk.remote.round_trip or self._round_trip
+        elif isinstance(message, Audio):
+            self._take_audio(talk, message, now)
+        elif isinstance(message, PartyJoined) and message.party not in (HUB, self._party):
+            self._join(message, "" if message.key == NO_KEY else key_text(message.key))
+        elif isinstance(message, Bye):
+            self._hung_up(clipped(message.reason, 200) or "hung up")
+        elif isinstance(message, (PartyLeft, Preset, Delay)):
+            self._about(message)
+        else:
+            self._reject(self._base + HUB)
+
+    def _about(self, message: PartyLeft | Preset | Delay) -> None:
+        """News of a party."""
+        party = self._base + message.party
+        remote = self._remotes.get(party)
+        if remote is None:
+            self._reject(self._base + HUB)
+        elif isinstance(message, Delay):
+            remote.delay = seconds(message.microseconds)
+        elif isinstance(message, Preset):
+            remote.preset = clipped(message.preset, 16)
+            self._events.put(PresetChanged(party, remote.preset))
+            self._notice("info", f"{remote.name or 'the other side'} now uses {remote.preset}")
+        elif message.party != HUB:
+            self._remotes.pop(party)
+            self._events.put(Left(party, clipped(message.reason, 200)))
+
+    def _take_audio(self, talk: Conversation, audio: Audio, now: float) -> None:
+        party = self._base + audio.party
+        remote = self._remotes.get(party)
+        captured = talk.captured(audio.captured)
+        if remote is None:
+            self._reject(self._base + HUB)
+            return
+        untimely = captured is not None and not now - _LATE < captured < now + _EARLY
+        if untimely or remote.window.check(audio.sequence) is not Verdict.FRESH:
+            self._reject(party)
+            return
+        capture = capture_seconds(audio.capture)
+        self._events.put(AudioArrived(party, audio.packet, captured, now, capture))
+
+    def _join(self, joined: PartyJoined, key: str, *, agreed: bool = False) -> None:
+        if joined.party >= _PARTY_NUMBERS:
+            self._reject(self._base + HUB)
+            return
+        party = self._base + joined.party
+        name, preset = clipped(joined.name, 64), clipped(joined.preset, 16)
+        remote = self._remotes.get(party)
+        if remote is None or (remote.key, remote.name) != (key, name):
+            if remote is not None:
+                self._events.put(Left(party, "somebody else has taken this place"))
+            remote = self._remotes[party] = Remote(name, key, preset)
+        remote.preset, remote.stale = preset, False
+        print_ = fingerprint(key) if key else ""
+        self._events.put(Joined(party, name, preset, print_, agreed))
+
+    def _sweep(self) -> None:
+        """Forget who left the room while we were away."""
+        self._sweep_at = None
+        for party in [p for p, remote in self._remotes.items() if remote.stale]:
+            del self._remotes[party]
+            self._events.put(Left(party, "left meanwhile"))
+
+    def _measure(self, talk: Conversation) -> None:
+        ours = talk.remote.one_way
+        delays = {}
+        for party, remote in self._remotes.items():
+            theirs = 0.0 if party == self._base + HUB else remote.delay
+            if ours is not None and theirs is not None:
+                delays[party] = ours + theirs
+        self._delays = delays
+
+    def _lose(self, now: float, why: str) -> None:
+        if self._talk is not None:
+            self._unsent += self._talk.take_dropped() + self._talk.waiting
+        self._talk = None
+        self._audible = False
+        self._drop_socket()
+        self._next_attempt = now
+        self._change(CallState.RECONNECTING, why)
+
+    def _hung_up(self, why: str) -> None:
+        self._audible = False
+        for party in self._remotes:
+            self._events.put(Left(party, why))
+        self._remotes = {}
+        self._change(CallState.ENDED, why)
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
+        if self._talk is None:
+            self._unsent += 1
+            return
+        number = self._next_sequence()
+        self._talk.queue(Waiting(self._party, number, captured, packet, since, capture))
+        self._talk.flush(self._clock(), self._say)
+
+    def _announce(self, preset: str) -> None:
+        if self._talk is not None:
+            self._say(self._talk.seal(Preset(self._party, preset)))
+
+    def _say(self, data: bytes) -> bool:
+        """Send to the listener; False if the connection is full or closing."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(data, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        self._sent_bytes += self._envelope(len(data))
+        return True
+
+    def _say_bye(self, reason: str) -> None:
+        if self._talk is not None and self._socket is not None:
+            self._socket.linger = 300
+            self._say(self._talk.seal(Bye(reason)))
+
+    def _describe(self) -> Link:
+        talk = self._talk
+        return Link(
+            peer=str(self._address),
+            secured=self._security.secured,
+            own_fingerprint=self._security.own_fingerprint,
+            round_trip=talk.remote.round_trip if talk else None,
+            clock_offset=talk.remote.offset if talk else None,
+            reconnections=self._reconnections,
+            strangers=self._strangers,
+        )
+
+
+def _endpoint(address: Address) -> str:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"tcp://{host}:{address.port}"

@@ -1,0 +1,320 @@
+"""What both ends of a connection share: the I/O thread, its queues, counters and events."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from codec.errors import BadInput, SottoError
+from codec.packet import MAX_PACKET
+from stream.call.snapshot import CallState, Link
+from stream.link.authentication import RateLimit, Security
+from stream.link.clock import LinkClock
+from stream.link.events import Event, EventQueue, Notice, Offer, StateChanged
+from stream.link.wire import (
+    MAX_MESSAGE,
+    MAX_NAME,
+    MAX_REASON,
+    Preset,
+    capture_steps,
+    clipped,
+    encode,
+)
+
+Socket = zmq.Socket[bytes]
+
+_OUTGOING = 16  # packets between the encoder and the I/O thread
+_HIGH_WATER = 32  # messages per connection inside libzmq, each way
+_KERNEL_BYTES = 16384
+_LONGEST_SLEEP = 0.25
+_HANDSHAKE_MS = 5000
+_FAREWELL_MS = 300
+_CURVE_BYTES = 33  # of a MESSAGE command: name 8, nonce 8, authenticator 16, flags 1
+_MONITORED = 256  # events of libzmq's monitor per round
+
+_monitors = itertools.count()
+
+OVER = (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
+
+
+class Endpoint(ABC):
+    """Our end of a connection.
+
+    `start` opens the sockets; from then on they belong to the I/O thread. `send`,
+    `announce_preset`, `link`, `wire_bytes`, `one_way`, `rejected` and `close` may be called from
+    any thread and do not wait for the network; `events` from one consumer.
+    """
+
+    def __init__(self, offer: Offer, security: Security, clock: Callable[[], float]) -> None:
+        encode(Preset(0, offer.preset))  # raises BadInput where it would not fit
+        if len(offer.name.encode("utf-8", "replace")) > MAX_NAME:
+            raise BadInput(f"the name is longer than {MAX_NAME} bytes")
+        self._offer = Offer(offer.model_id, offer.preset, clipped(offer.name, MAX_NAME), offer.room)
+        self._security = security
+        self._clock = clock
+        self._link_clock = LinkClock(clock())
+        self._events = EventQueue()
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._poller = zmq.Poller()
+        self._outgoing: deque[tuple[bytes, float, float, int]] = deque()
+        self._requests: deque[str] = deque(maxlen=8)  # presets to announce
+        self._lock = threading.Lock()
+        self._awake, self._wake = os.pipe()
+        for end in (self._awake, self._wake):
+            os.set_blocking(end, False)
+        self._poller.register(self._awake, zmq.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="sotto-io", daemon=True)
+        self._started = self._closed = False
+        self._closing = threading.Event()
+        self._farewell = ""
+        self._state: CallState | None = None
+        self._sequence = 0
+        self._preset = offer.preset
+        self._notice_limit = RateLimit(10, 10.0)
+        # Written by the I/O thread alone, replaced or incremented as a whole, read by anyone.
+        self._sent_bytes = self._received_bytes = 0
+        self._strangers = self._reconnections = self._unsent = 0
+        self._audible = False
+        self._delays: dict[int, float] = {}
+        self._rejections: dict[int, int] = {}
+        self._link = Link(
+            peer="", secured=security.secured, own_fingerprint=security.own_fingerprint
+        )
+
+    # --- for everyone -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the connection. Raises SottoError if that is refused at once."""
+        if self._started or self._closed:
+            raise SottoError("this connection has been used already")
+        try:
+            self._open()
+        except BaseException:
+            self._started = False
+            self._closed = True
+            self._release()
+            raise
+        self._started = True
+        self._thread.start()
+
+    def send(self, packet: bytes, captured: float, capture: float | None = None) -> bool:
+        """Send one codec packet to everybody.
+
+        captured: when its last sample was in the air, our monotonic clock; capture: seconds that
+        samples take from the air to the encoder.
+
+        Never blocks. False if nobody is connected or the line is full: the packet is dropped.
+        """
+        if not 0 < len(packet) <= MAX_PACKET:
+            raise BadInput(f"a packet of {len(packet)} bytes is no packet")
+        if not self._audible or self._closing.is_set():
+            return False
+        with self._lock:
+            if len(self._outgoing) >= _OUTGOING:
+                return False
+            self._outgoing.append((bytes(packet), captured, self._clock(), capture_steps(capture)))
+        self._wake_up()
+        return True
+
+    def announce_preset(self, preset: str) -> None:
+        """Tell the others by which preset our voice is coded from now on."""
+        encode(Preset(0, preset))
+        with self._lock:
+            self._requests.append(preset)
+        self._wake_up()
+
+    def events(self, timeout: float) -> list[Event]:
+        """What has happened since the last call; waits up to `timeout` seconds for something."""
+        return self._events.take(timeout)
+
+    def link(self) -> Link:
+        """The connection as it is now."""
+        return self._link
+
+    def wire_bytes(self) -> tuple[int, int]:
+        """Bytes (sent, received) on connections in talk: messages with ZeroMQ's envelopes."""
+        return self._sent_bytes, self._received_bytes
+
+    def one_way(self, party: int) -> float | None:
+        """Measured network delay from a party to us in seconds, None while not known."""
+        return self._delays.get(party)
+
+    def rejected(self, party: int) -> int:
+        """Messages of a party rejected as damaged, replayed, foreign or meaningless."""
+        return self._rejections.get(party, 0)
+
+    def unsent(self) -> int:
+        """Packets taken by `send` and dropped later, because the connection stood still."""
+        return self._unsent
+
+    def close(self, reason: str = "hung up") -> None:
+        """Say goodbye and end the I/O thread; returns when it is down."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._farewell = clipped(reason, MAX_REASON)
+            self._closing.set()
+            if self._started:
+                self._wake_up()
+            else:
+                self._release()
+        if self._started and threading.current_thread() is not self._thread:
+            self._thread.join(5.0)
+
+    # --- the I/O thread -----------------------------------------------------------------------
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Make the sockets; raises SottoError."""
+
+    @abstractmethod
+    def _serve(self, ready: dict[object, int]) -> None:
+        """Take what has arrived at sockets; bounded work."""
+
+    @abstractmethod
+    def _tick(self, now: float) -> float:
+        """Do what is due; returns when something is next."""
+
+    @abstractmethod
+    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
+        """Put one packet of ours in line to everybody."""
+
+    @abstractmethod
+    def _announce(self, preset: str) -> None:
+        """Tell everybody our preset."""
+
+    @abstractmethod
+    def _say_bye(self, reason: str) -> None:
+        """Tell everybody that we hang up."""
+
+    @abstractmethod
+    def _describe(self) -> Link:
+        """The connection as it is now."""
+
+    def _pollers(self) -> zmq.Poller:
+        return self._poller
+
+    def _run(self) -> None:
+        wake_at = 0.0
+        try:
+            while not self._closing.is_set() and self._state not in OVER:
+                wait = min(max(wake_at - self._clock(), 0.0), _LONGEST_SLEEP)
+                ready: dict[object, int] = dict(self._pollers().poll(int(1000 * wait) + 1))
+                if self._awake in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._awake, 4096)
+                self._serve(ready)
+                if self._state in OVER:
+                    break
+                self._take_requests()
+                wake_at = self._tick(self._clock())
+                self._link = self._describe()
+            self._audible = False
+            if self._closing.is_set():
+                self._say_bye(self._farewell)
+                self._change(CallState.ENDED, self._farewell)
+        except SottoError as error:
+            self._change(CallState.FAILED, str(error))
+        except Exception as error:  # whoever waits for events must learn of it, whatever it is
+            text = " ".join(str(error).split())
+            self._change(CallState.FAILED, f"connection failed: {type(error).__name__}: {text}")
+        finally:
+            self._audible = False
+            self._release()
+
+    def _take_requests(self) -> None:
+        while True:
+            with self._lock:
+                preset = self._requests.popleft() if self._requests else None
+                item = self._outgoing.popleft() if self._outgoing else None
+            if preset is not None:
+                self._preset = preset
+                self._announce(preset)
+            if item is not None:
+                self._take_outgoing(*item)
+            if preset is None and item is None:
+                return
+
+    def _next_sequence(self) -> int:
+        self._sequence = (self._sequence + 1) % (1 << 32)
+        return self._sequence
+
+    def _wake_up(self) -> None:
+        # Full is as good as written; closed when the thread has just ended.
+        with self._lock, contextlib.suppress(OSError):
+            os.write(self._wake, b"\0")
+
+    def _release(self) -> None:
+        self._context.destroy(linger=None if self._started else 0)
+        with self._lock:
+            awake, wake = self._awake, self._wake
+            self._awake = self._wake = -1
+        for end in (awake, wake):
+            if end >= 0:
+                os.close(end)
+
+    # --- for both kinds -----------------------------------------------------------------------
+
+    def _change(self, state: CallState, reason: str) -> None:
+        if state is not self._state and self._state not in OVER:
+            self._state = state
+            self._link = self._describe()  # never behind what the events say
+            self._events.put(StateChanged(state, reason))
+
+    def _notice(self, level: str, text: str) -> None:
+        """Add a line to the log, unless a stranger fills it."""
+        if self._notice_limit.allow(self._clock()):
+            self._events.put(Notice(level, text))
+
+    def _reject(self, party: int) -> None:
+        self._rejections = {**self._rejections, party: self._rejections.get(party, 0) + 1}
+
+    def _configure(self, socket: Socket) -> None:
+        """Small buffers: what cannot be sent now is worthless soon."""
+        socket.linger = _FAREWELL_MS
+        socket.sndhwm = socket.rcvhwm = _HIGH_WATER
+        socket.sndbuf = socket.rcvbuf = _KERNEL_BYTES
+        socket.maxmsgsize = MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)
+        socket.handshake_ivl = _HANDSHAKE_MS
+        socket.ipv6 = True
+        socket.tcp_keepalive = 1
+        socket.tcp_keepalive_idle = 10
+        socket.tcp_keepalive_intvl = 5
+        socket.tcp_keepalive_cnt = 3
+
+    def _envelope(self, length: int) -> int:
+        """Bytes a message of `length` has on a ZMTP 3.1 connection (ZeroMQ RFC 37 and 26)."""
+        if self._security.secured:
+            length += _CURVE_BYTES
+        return length + (2 if length < 256 else 9)
+
+
+def watch(context: zmq.Context[Socket], socket: Socket, events: int) -> Socket:
+    """The monitor of `socket`, under an address of its own."""
+    # pyzmq's own helper names it by a file descriptor, which may be in use again.
+    address = f"inproc://monitor-{next(_monitors)}"
+    socket.monitor(address, events)
+    monitor = context.socket(zmq.PAIR)
+    monitor.linger = 0
+    monitor.connect(address)
+    return monitor
+
+
+def monitored(monitor: Socket) -> list[tuple[int, int]]:
+    """(event, value) as they have come, at most some; never blocks."""
+    found = []
+    for _ in range(_MONITORED):
+        try:
+            event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
+        except zmq.Again:
+            break
+        found.append((int(event["event"]), int(event["value"])))
+    return found

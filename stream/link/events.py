@@ -1,0 +1,122 @@
+"""What the connection reports: plain values in a bounded queue."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from stream.call.snapshot import CallState
+
+_FULL = 512
+_LIMIT = 2048
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What we say about ourselves. model_id: 16 hex digits; room: we can hear several parties."""
+
+    model_id: str
+    preset: str
+    name: str
+    room: bool = False
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A remote party can now be heard. preset: what it codes its voice with.
+
+    fingerprint: "" if unsecured; agreed: whether the preset is the one both ends have agreed on.
+    Comes again, with the same party number, when a party's connection has been restored.
+    """
+
+    party: int
+    name: str
+    preset: str
+    fingerprint: str
+    agreed: bool = True
+
+
+@dataclass(frozen=True)
+class PresetChanged:
+    """A remote party codes its voice with another preset from now on."""
+
+    party: int
+    preset: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A remote party is gone for good."""
+
+    party: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class AudioArrived:
+    """A codec packet, not yet unpacked; times in seconds of our monotonic clock.
+
+    captured: when the frame's last sample was in the air; None until the clocks are compared;
+    capture: how long samples take from the air to the party's encoder, seconds, if it says so.
+    """
+
+    party: int
+    packet: bytes
+    captured: float | None
+    arrived: float
+    capture: float | None = None
+
+
+@dataclass(frozen=True)
+class StateChanged:
+    """Where the connection stands now, and why, in words for a person."""
+
+    state: CallState
+    reason: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A line for the log. level: debug, info, warning or error."""
+
+    level: str
+    text: str
+
+
+Event = Joined | PresetChanged | Left | AudioArrived | StateChanged | Notice
+
+
+class EventQueue:
+    """From the I/O thread to the one consumer. Never blocks the former, never grows without bound.
+
+    A consumer that has fallen far behind loses audio, notices and news of presets first.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=_LIMIT)
+        self._changed = threading.Condition()
+        self._dropped = 0
+
+    def put(self, event: Event) -> None:
+        with self._changed:
+            dispensable = isinstance(event, (AudioArrived, Notice, PresetChanged))
+            if len(self._events) >= _FULL and dispensable:
+                self._dropped += 1
+                return
+            self._events.append(event)
+            self._changed.notify()
+
+    def take(self, timeout: float) -> list[Event]:
+        """All events so far; waits up to `timeout` seconds for the first."""
+        with self._changed:
+            if not self._events and timeout > 0.0:
+                self._changed.wait(timeout)
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    @property
+    def dropped(self) -> int:
+        """Audio, notices and the like lost because nobody took them."""
+        return self._dropped

@@ -1,0 +1,291 @@
+"""Who is who: CURVE key pairs, fingerprints, and the file of known peers.
+
+A key pair is two text files. The private one, readable by its owner alone, holds both keys:
+
+    sotto-private-key 1
+    public <40 characters of Z85>
+    secret <40 characters of Z85>
+
+The public one, beside it with the ending `.pub`, is the line to give away: `<Z85> <name>`. Known
+peers are such lines the other way round, `<name> <Z85>`, where the name is `host:port` or `host`
+for listeners we call and anything without spaces for callers we let in; lines that begin with `# `
+are comments. Z85 is ZeroMQ RFC 32, CURVE ZeroMQ RFC 26.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from codec.errors import BadInput
+from codec.files.paths import atomic_output, display_name, os_errors
+
+HOME = "SOTTO_HOME"
+KEY_NAME = "key"
+PEERS_NAME = "known-peers"
+PUBLIC_ENDING = ".pub"
+MAX_PEERS = 4096
+_LONGEST_FILE = 1 << 20
+_LONGEST_NAME = 128
+_KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+_MAGIC = "sotto-private-key 1"
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A CURVE key pair, both in Z85 (40 characters for 32 bytes)."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for key in (self.public, self.secret):
+            key_bytes(key)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.public)
+
+
+def generate() -> KeyPair:
+    """A new key pair from the system's random numbers."""
+    import zmq
+
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public.decode("ascii"), secret.decode("ascii"))
+
+
+def key_bytes(key: str) -> bytes:
+    """The 32 bytes of a Z85 key. Raises BadInput if it is not one."""
+    from zmq.utils import z85
+
+    if not _KEY.fullmatch(key):
+        raise BadInput(f"{display_name(key[:60])} is not a key: a key has 40 characters of Z85")
+    try:
+        data: bytes = z85.decode(key)
+    except Exception:  # five characters may say more than 32 bits hold; the library has no one type
+        raise BadInput(f"{key} is not a key: its characters do not make 32 bytes") from None
+    if z85.encode(data) != key.encode("ascii"):
+        raise BadInput(f"{key} is not a key: its characters do not make 32 bytes")
+    return data
+
+
+def key_text(data: bytes) -> str:
+    """The Z85 form of 32 bytes."""
+    from zmq.utils import z85
+
+    if len(data) != 32:
+        raise BadInput(f"a key has 32 bytes, not {len(data)}")
+    text: bytes = z85.encode(data)
+    return text.decode("ascii")
+
+
+def fingerprint(public: str) -> str:
+    """A short readable hash of a public key, to compare aloud: four groups of four.
+
+    The first 80 bits of SHA-256 of the key's 32 bytes, in lower-case base32 (RFC 4648).
+    """
+    digest = hashlib.sha256(key_bytes(public)).digest()[:10]
+    text = base64.b32encode(digest).decode("ascii").lower()
+    return "-".join(text[k : k + 4] for k in range(0, 16, 4))
+
+
+def home() -> Path:
+    """Where keys and known peers are kept: $SOTTO_HOME, else $XDG_CONFIG_HOME/sotto."""
+    if os.environ.get(HOME):
+        return Path(os.environ[HOME])
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    # The base directory specification says that relative paths are to be ignored.
+    base = Path(config) if os.path.isabs(config) else Path("~/.config")
+    with contextlib.suppress(RuntimeError):  # no home directory: the error names the path
+        base = base.expanduser()
+    return base / "sotto"
+
+
+def default_key_path() -> Path:
+    return home() / KEY_NAME
+
+
+def default_peers_path() -> Path:
+    return home() / PEERS_NAME
+
+
+def public_path(path: str | os.PathLike[str]) -> Path:
+    """Where the public half of the pair at `path` is."""
+    return Path(os.fspath(path) + PUBLIC_ENDING)
+
+
+def write_key_pair(
+    pair: KeyPair, path: str | os.PathLike[str], *, force: bool = False, name: str = ""
+) -> None:
+    """Write the private file `path` (mode 0600) and `path`.pub; both whole or not at all.
+
+    The directory is made, for the owner alone, if it is not there. Raises BadInput if either file
+    exists and `force` is not given, or the system refuses.
+    """
+    private, public = Path(path), public_path(path)
+    with os_errors("write", path):
+        private.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not force:
+        for file in (private, public):
+            if os.path.lexists(file):
+                raise BadInput(f"{display_name(file)} exists already (--force replaces it)")
+    text = f"{_MAGIC}\npublic {pair.public}\nsecret {pair.secret}\n"
+    note = f"{pair.public} {peer_name(name) or pair.fingerprint}\n"
+    with _prepared(private, text, 0o600) as first, _prepared(public, note, 0o644) as second:
+        with os_errors("write", private):
+            _put(first, private, force)
+        try:
+            with os_errors("write", public):
+                _put(second, public, force)
+        except BaseException:
+            if not force:
+                private.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _prepared(final: Path, text: str, mode: int) -> Iterator[Path]:
+    """A temporary file beside `final`, never readable by more than `mode` allows."""
+    temporary = final.parent / f".sotto-{secrets.token_hex(6)}.part"
+    try:
+        with os_errors("write", final):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with open(os.open(temporary, flags, mode), "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, final: Path, force: bool) -> None:
+    if force:
+        os.replace(temporary, final)
+    else:
+        os.link(temporary, final)  # unlike a rename, fails if somebody was quicker
+
+
+def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
+    """The key pair in the private file `path`.
+
+    Raises BadInput if it is missing or damaged, or if its permissions let others read it.
+    """
+    name = display_name(path)
+    with os_errors("read", path), open(path, "rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        data = file.read(4096)
+    if mode & 0o077:
+        raise BadInput(f"others can read the private key {name}: run chmod 600 {name}")
+    lines = data.decode("ascii", "replace").split("\n")
+    if len(lines) < 3 or lines[0].strip() != _MAGIC:
+        raise BadInput(f"{name} is not a private key of sotto")
+    values = dict(line.split(None, 1) for line in lines[1:3] if len(line.split(None, 1)) == 2)
+    if set(values) != {"public", "secret"}:
+        raise BadInput(f"the private key {name} is damaged")
+    pair = KeyPair(values["public"].strip(), values["secret"].strip())
+    if _public_of(pair.secret) != pair.public:
+        raise BadInput(f"the private key {name} is damaged: its halves do not belong together")
+    return pair
+
+
+def _public_of(secret: str) -> str:
+    import zmq
+
+    return zmq.curve_public(secret.encode("ascii")).decode("ascii")
+
+
+def read_public_key(text: str) -> str:
+    """A public key given as itself or as the name of a .pub file. Raises BadInput."""
+    if _KEY.fullmatch(text):
+        key_bytes(text)
+        return text
+    with os_errors("read", text), open(text, "rb") as file:
+        words = file.read(4096).decode("utf-8", "replace").split()
+    if not words or not _KEY.fullmatch(words[0]):
+        raise BadInput(f"{display_name(text)} holds no public key")
+    key_bytes(words[0])
+    return words[0]
+
+
+def peer_name(text: str) -> str:
+    """`text` as a name in the known-peers file: printable, without spaces, not too long."""
+    joined = "-".join("".join(c if c.isprintable() else " " for c in text).split())
+    return joined.lstrip("#")[:_LONGEST_NAME]
+
+
+class KnownPeers:
+    """The known-peers file: names and their public keys.
+
+    Every question reads the file again, so that what another program adds counts at once.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        """path: None is the default file. A file that is not there is an empty one."""
+        self.path = default_peers_path() if path is None else Path(path)
+
+    def entries(self) -> dict[str, str]:
+        """Key by name, in the file's order. Raises BadInput naming the first line at fault."""
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read(_LONGEST_FILE + 1)
+        except FileNotFoundError:
+            return {}
+        except OSError:
+            with os_errors("read", self.path):
+                raise
+        if len(data) > _LONGEST_FILE:
+            raise BadInput(f"{display_name(self.path)} is too long for a file of known peers")
+        found: dict[str, str] = {}
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+            words = line.split()
+            if not words or words[0].startswith("#"):
+                continue
+            if len(words) != 2 or not _KEY.fullmatch(words[1]):
+                raise BadInput(f"{display_name(self.path)}, line {number}: not NAME KEY")
+            key_bytes(words[1])
+            found[words[0]] = words[1]
+        return found
+
+    def knows(self, public: str) -> bool:
+        """Whether `public` is the key of anyone."""
+        return public in self.entries().values()
+
+    def key_of(self, host: str, port: int) -> str | None:
+        """The key of the listener at `host`: that of `host:port`, else that of `host`."""
+        entries = self.entries()
+        return entries.get(peer_name(f"{host}:{port}"), entries.get(peer_name(host)))
+
+    def add(self, name: str, public: str) -> str:
+        """Record a key under `name`, or a variation if that name has another; returns the name.
+
+        Raises BadInput if the file is full or cannot be written.
+        """
+        key_bytes(public)
+        entries = self.entries()
+        wanted = peer_name(name) or "peer"
+        chosen, count = wanted, 1
+        while entries.get(chosen, public) != public:
+            count += 1
+            chosen = f"{wanted}-{count}"
+        if entries.get(chosen) == public:
+            return chosen
+        if len(entries) >= MAX_PEERS:
+            raise BadInput(f"{display_name(self.path)} has {MAX_PEERS} peers: remove some")
+        with os_errors("write", self.path):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = self.path.read_bytes() if self.path.exists() else b""
+        if before and not before.endswith(b"\n"):
+            before += b"\n"
+        with atomic_output(self.path) as file:
+            file.write(before + f"{chosen} {public}\n".encode())
+        return chosen

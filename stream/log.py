@@ -1,0 +1,154 @@
+"""The log of a call: numbered lines for the screen, logfmt lines for files and service managers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+from stream.call.snapshot import LogLine
+
+LEVELS = ("debug", "info", "warning", "error")
+_KEPT = 500
+_LONGEST = 400
+_QUEUED = 1000  # lines that may wait for a slow reader of the sink
+_PAUSE = 0.05  # seconds before another try on a pipe that does not block and is full
+
+
+class Journal:
+    """A bounded log that any thread may write to and read from, and that nobody waits for."""
+
+    def __init__(
+        self,
+        sink: TextIO | None = None,
+        least: str = "info",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """sink: also write each line at or above the level `least` there, as logfmt."""
+        self._lines: deque[LogLine] = deque(maxlen=_KEPT)
+        self._writer = None if sink is None else _Writer(sink)
+        self._least = LEVELS.index(least)
+        self._clock = clock
+        self._begun = clock()
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def write(self, level: str, text: str) -> None:
+        """Add a line; control characters in `text` are made harmless."""
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_LONGEST]
+        with self._lock:
+            line = LogLine(self._number, self._clock() - self._begun, level, text)
+            self._number += 1
+            self._lines.append(line)
+            if self._writer is not None and LEVELS.index(level) >= self._least:
+                self._writer.put(line)
+
+    def info(self, text: str) -> None:
+        self.write("info", text)
+
+    def warning(self, text: str) -> None:
+        self.write("warning", text)
+
+    def error(self, text: str) -> None:
+        self.write("error", text)
+
+    def after(self, number: int) -> list[LogLine]:
+        """Lines with a number above `number`, oldest first."""
+        with self._lock:
+            return [line for line in self._lines if line.number > number]
+
+    def close(self, seconds: float) -> None:
+        """Wait until the sink has all lines, for so long at most; later ones it does not get."""
+        if self._writer is not None:
+            self._writer.close(seconds)
+
+
+class _Writer:
+    """Writes lines to a sink in a thread of its own, for whoever reads them may stop doing so.
+
+    It has a descriptor of its own and goes past the sink's buffer: a thread that stands still in
+    there would keep the sink from being closed, and the program from ending.
+    """
+
+    def __init__(self, sink: TextIO) -> None:
+        self._sink = sink
+        try:
+            self._descriptor: int | None = os.dup(sink.fileno())
+        except (OSError, ValueError):
+            self._descriptor = None  # in memory, or closed already
+        self._waiting: list[LogLine] = []
+        self._lost = 0  # lines after those that wait
+        self._busy = self._over = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="sotto-log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: LogLine) -> None:
+        """Have a line written, unless too many are waiting."""
+        with self._changed:
+            if self._over:
+                return
+            if len(self._waiting) < _QUEUED and not self._lost:
+                self._waiting.append(line)
+            else:
+                self._lost += 1
+            self._changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Wait for what is to be written, and end the thread unless it stands still."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or not (self._waiting or self._busy), seconds)
+            self._over = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            while lines := self._take():
+                self._write("".join(logfmt(line) + "\n" for line in lines))
+        except (OSError, ValueError):
+            pass  # whoever read it has gone; the call goes on
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+
+    def _take(self) -> list[LogLine]:
+        """Wait for lines; none when there will be no more."""
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._over or self._waiting)
+            lines, self._waiting = self._waiting, []
+            if self._lost:
+                text = f"{self._lost} lines are missing here: these were not read in time"
+                lines.append(LogLine(lines[-1].number + 1, lines[-1].seconds, "warning", text))
+                self._lost = 0
+            self._busy = True
+            return [] if self._over else lines
+
+    def _write(self, text: str) -> None:
+        if self._descriptor is None:
+            self._sink.write(text)
+            self._sink.flush()
+            return
+        data = text.encode(self._sink.encoding or "utf-8", "backslashreplace")
+        while data and not self._over:
+            data = data[self._write_some(self._descriptor, data) :]
+
+    def _write_some(self, descriptor: int, data: bytes) -> int:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+            return 0
+
+
+def logfmt(line: LogLine) -> str:
+    """`t=12.345 level=info msg="..."`, the text quoted and escaped."""
+    quoted = line.text.replace("\\", "\\\\").replace('"', '\\"')
+    return f't={line.seconds:.3f} level={line.level} msg="{quoted}"'

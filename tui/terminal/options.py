@@ -1,0 +1,34 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from codec.arguments import add_device, count, positive
+from tui.terminal.errors import UsageError
+
+__all__ = ["add_device", "add_encoding", "check_encoding", "count", "positive"]
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """The options of everything that encodes speech."""
+    parser.add_argument("--preset", default="2k", metavar="NAME", help="the model (default: 2k)")
+    parser.add_argument(
+        "--iterations", type=count, metavar="N", help="steps of the search per frame"
+    )
+    parser.add_argument(
+        "--budget", type=positive, metavar="SECONDS", help="time for the search per frame"
+    )
+    parser.add_argument(
+        "--no-search", action="store_true", help="take the encoder's output as it is"
+    )
+    parser.add_argument(
+        "--entropy", choices=("range", "huffman"), help="the entropy coder (default: the preset's)"
+    )
+    add_device(parser)
+
+
+def check_encoding(args: argparse.Namespace) -> None:
+    """Raise UsageError if the options of `add_encoding` contradict each other."""
+    if args.no_search and (args.iterations is not None or args.budget is not None):
+        raise UsageError("--no-search leaves nothing for --iterations or --budget to limit")
