@@ -143,6 +143,45 @@ def test_a_call(ends):
     assert guest.endpoint.link().strangers == host.endpoint.link().strangers == 0
 
 
+def test_clocks_may_be_negative(ends):
+    def clock():
+        return time.monotonic() - 1e7
+
+    host = ends(listen("127.0.0.1:0", HOST, OPEN, room=True, clock=clock))
+    guest = ends(dial("127.0.0.1", host.endpoint.port, GUEST, OPEN, clock=clock))
+    guest.state(CallState.TALKING)
+    measured(host.endpoint, guest.endpoint)
+    captured = clock() - 0.5
+    assert guest.endpoint.send(b"packet", captured)
+    assert host.audio(b"packet").captured == pytest.approx(captured, abs=0.2)
+
+
+@pytest.mark.parametrize("fault", ["raises", "is no number"])
+@pytest.mark.parametrize("faulty", ["listener", "caller"])
+def test_an_error_of_our_own_is_reported_on_both_sides(ends, faulty, fault):
+    broken = threading.Event()
+
+    def clock():
+        if not broken.is_set():
+            return time.monotonic()
+        if fault == "raises":
+            raise RuntimeError("the clock\nhas stopped")
+        return float("nan")
+
+    clocks = {"listener": time.monotonic, "caller": time.monotonic, faulty: clock}
+    host = ends(listen("127.0.0.1:0", HOST, OPEN, clock=clocks["listener"]))
+    guest = ends(dial("127.0.0.1", host.endpoint.port, GUEST, OPEN, clock=clocks["caller"]))
+    guest.state(CallState.TALKING)
+    host.state(CallState.TALKING)
+    ours, theirs = (host, guest) if faulty == "listener" else (guest, host)
+    broken.set()
+    reason = ours.state(CallState.FAILED).reason
+    assert reason.startswith("internal error: ")
+    assert fault != "raises" or reason == "internal error: RuntimeError: the clock has stopped"
+    assert theirs.until(lambda e: isinstance(e, Left)).reason == reason
+    assert not ours.endpoint.send(b"packet", 0.0)
+
+
 def test_refusals_have_reasons(ends):
     host = ends(listen("127.0.0.1:0", HOST, OPEN))
     port = host.endpoint.port
@@ -841,7 +880,7 @@ def test_a_room(ends):
             OPEN,
             room=True,
             max_parties=3,
-            clock=lambda: time.monotonic() - offset,
+            clock=lambda: time.monotonic() + offset,
         )
     )
     port = hub.endpoint.port
@@ -853,7 +892,7 @@ def test_a_room(ends):
             port,
             replace(GUEST, name="Two"),
             OPEN,
-            clock=lambda: time.monotonic() + offset,
+            clock=lambda: time.monotonic() + 2.0 * offset,
         )
     )
     two.until(lambda e: isinstance(e, Joined) and e.name == "One" and e.party == 1)
@@ -867,10 +906,10 @@ def test_a_room(ends):
         time.sleep(0.02)
     now = time.monotonic()
     one.endpoint.send(b"one", now - 0.1)
-    hub.endpoint.send(b"hub", now - 0.2 - offset)
+    hub.endpoint.send(b"hub", now - 0.2 + offset)
     heard = two.audio(b"one")
     assert heard.party == 1
-    assert abs(heard.captured - (now - 0.1 + offset)) < 0.3
+    assert abs(heard.captured - (now - 0.1 + 2.0 * offset)) < 0.3
     assert two.audio(b"hub").party == 0
     assert abs(one.audio(b"hub").captured - (now - 0.2)) < 0.3
     assert hub.audio(b"one").party == 1

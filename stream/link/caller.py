@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ class Caller(Endpoint):
         self._monitor: Socket | None = None
         self._connected_at: float | None = None
         self._handshaken = False
-        self._attempt_began = self._deadline = self._next_attempt = 0.0
+        self._attempt_began = self._deadline = self._next_attempt = -math.inf
         self._connect_growth = self._handshake_growth = 1.0
         self._round_trip: float | None = None
         self._failures: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -203,7 +204,7 @@ class Endpoint(ABC):
         return self._poller
 
     def _run(self) -> None:
-        wake_at = 0.0
+        wake_at = -math.inf  # a clock may be negative
         try:
             while not self._closing.is_set() and self._state not in OVER:
                 wait = min(max(wake_at - self._clock(), 0.0), _LONGEST_SLEEP)
@@ -222,10 +223,10 @@ class Endpoint(ABC):
                 self._say_bye(self._farewell)
                 self._change(CallState.ENDED, self._farewell)
         except SottoError as error:
-            self._change(CallState.FAILED, str(error))
+            self._fail(str(error))
         except Exception as error:  # whoever waits for events must learn of it, whatever it is
             text = " ".join(str(error).split())
-            self._change(CallState.FAILED, f"connection failed: {type(error).__name__}: {text}")
+            self._fail(f"internal error: {type(error).__name__}: {text}")
         finally:
             self._audible = False
             self._release()
@@ -265,9 +266,17 @@ class Endpoint(ABC):
 
     def _change(self, state: CallState, reason: str) -> None:
         if state is not self._state and self._state not in OVER:
-            self._state = state
             self._link = self._describe()  # never behind what the events say
+            self._state = state
             self._events.put(StateChanged(state, reason))
+
+    def _fail(self, reason: str) -> None:
+        """End for a fault of our own, and tell both sides. Must not fail itself."""
+        if self._state not in OVER:
+            self._state = CallState.FAILED
+            self._events.put(StateChanged(CallState.FAILED, reason))
+            with contextlib.suppress(Exception):
+                self._say_bye(clipped(reason, MAX_REASON))
 
     def _notice(self, level: str, text: str) -> None:
         """Add a line to the log, unless a stranger fills it."""

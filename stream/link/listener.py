@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -108,8 +109,8 @@ class Listener(Endpoint):
         self._refusals = RateLimit(10, 1.0)
         self._introductions = RateLimit(5, 1.0)
         self._quiet = zmq.Poller()
-        self._quiet_until = 0.0
-        self._next_introduction = self._next_delays = 0.0
+        self._quiet_until = -math.inf
+        self._next_introduction = self._next_delays = -math.inf
         self._router: Socket
         self._introducer: Socket | None = None
         self._monitor: Socket | None = None
