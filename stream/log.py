@@ -7,15 +7,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TextIO
-
-from stream.call.snapshot import LogLine
 
 LEVELS = ("debug", "info", "warning", "error")
 _KEPT = 500
 _LONGEST = 400
 _QUEUED = 1000  # lines that may wait for a slow reader of the sink
 _PAUSE = 0.05  # seconds before another try on a pipe that does not block and is full
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of the call's log. number: counts up from 0; level: debug, info, warning, error."""
+
+    number: int
+    seconds: float
+    level: str
+    text: str
 
 
 class Journal:

@@ -21,19 +21,19 @@ import numpy as np
 
 from codec.errors import SottoError
 from codec.signal.samples import FloatArray
+from stream.audio.devices import DeviceNames
 from stream.call.snapshot import (
     Arrivals,
     CallState,
-    Devices,
     Latency,
     Link,
     Listener,
-    LogLine,
     Rate,
     Snapshot,
     Spectrogram,
     Talker,
 )
+from stream.log import LogLine
 
 COLUMNS_PER_SECOND = 125
 KEPT_COLUMNS = 512
@@ -105,7 +105,7 @@ class FakeCall:
         self.calls: list[tuple[object, ...]] = []
         self.muted = self.push_to_talk = self.talking = False
         self.preset = "2k"
-        self.cards = Devices(
+        self.cards = DeviceNames(
             ("Built-in Audio Analog Stereo", "USB Headset", "pulse"),
             ("USB Headset", "HDMI / DisplayPort", "pulse"),
         )
@@ -149,11 +149,11 @@ class FakeCall:
     def log_lines(self, after: int) -> list[LogLine]:
         return [line for line in self.log if line.number > after][:100]
 
-    def devices(self) -> Devices:
+    def devices(self) -> DeviceNames:
         self._note("devices")
         return self.cards
 
-    def devices_seen(self) -> Devices | None:
+    def devices_seen(self) -> DeviceNames | None:
         return self.cards
 
     def set_muted(self, muted: bool) -> None:

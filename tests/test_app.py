@@ -28,9 +28,10 @@ from rich.cells import cell_len
 from rich.color import Color
 from textual.pilot import Pilot
 
-from stream.call.snapshot import QUIETEST_DB, CallState, Latency, LogLine, Snapshot, Spectrogram
+from stream.call.snapshot import QUIETEST_DB, CallState, Latency, Snapshot, Spectrogram
 from stream.link.keys import generate
 from stream.link.transport import Offer, Security, StateChanged, dial
+from stream.log import LogLine
 from tests.app_pictures import grid, picture
 from tests.fake_call import OWN_KEY, SCENES, FakeCall, Scene
 from tui.app import figures

@@ -13,11 +13,12 @@ import pytest
 from codec.errors import BadInput
 from codec.files.audio import AudioReader
 from codec.speech.codec import SpeechCodec
+from stream.audio.devices import DeviceNames
 from stream.audio.sinks import NullSink
 from stream.audio.sources import FileSource, Silence
 from stream.call.call import Call, CallSettings, Surroundings
 from stream.call.sender import Gate, Speaking
-from stream.call.snapshot import CallState, Devices, Link
+from stream.call.snapshot import CallState, Link
 from stream.call.warmup import warm_up
 from stream.link.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
 from stream.log import Journal, logfmt
@@ -99,7 +100,7 @@ def no_devices() -> Surroundings:
     def none(name: str) -> FileSource:
         raise BadInput(f"no device {name}")
 
-    return Surroundings(none, none, lambda: Devices((), ()))  # type: ignore[arg-type]
+    return Surroundings(none, none, lambda: DeviceNames((), ()))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from stream.audio.devices import AudioDeviceError, refresh
+from stream.audio.devices import AudioDeviceError, DeviceNames, refresh
 from stream.audio.hotplug import RETRY, Hotplug
 from stream.audio.requests import Requests
 from stream.audio.sinks import NullSink
 from stream.audio.slots import Jack
 from stream.audio.sources import Silence
-from stream.call.snapshot import Devices
 from stream.log import Journal
 
 
@@ -32,12 +31,12 @@ class Machine:
         self.refreshed = self.looked = 0
         self.stubborn: set[str] = set()  # listed, but cannot be opened
 
-    def devices(self) -> Devices:
-        return Devices(tuple(sorted(self.known)), tuple(sorted(self.known)))
+    def devices(self) -> DeviceNames:
+        return DeviceNames(tuple(sorted(self.known)), tuple(sorted(self.known)))
 
-    def look(self) -> Devices:
+    def look(self) -> DeviceNames:
         self.looked += 1
-        return Devices(tuple(sorted(self.plugged)), tuple(sorted(self.plugged)))
+        return DeviceNames(tuple(sorted(self.plugged)), tuple(sorted(self.plugged)))
 
     def refresh(self) -> None:
         assert not self.open, "PortAudio was initialised anew with open streams"
@@ -213,7 +212,7 @@ def test_what_is_not_there_is_said_and_nothing_changes():
 def test_where_nobody_can_look_the_known_cards_are_tried():
     machine = Machine("headset", "speaker")
 
-    def blind() -> Devices:
+    def blind() -> DeviceNames:
         raise AudioDeviceError("cannot look for audio devices")
 
     machine.look = blind  # type: ignore[method-assign]

@@ -147,20 +147,19 @@ def _suggesting(way_out: str) -> Iterator[None]:
 
 def surroundings() -> Surroundings:
     """This machine's microphones and loudspeakers."""
-    from stream.audio.devices import list_devices, look, refresh
+    from stream.audio.devices import DeviceNames, list_devices, look, refresh
     from stream.audio.sinks import Loudspeaker
     from stream.audio.sources import Microphone
     from stream.call.call import Surroundings
-    from stream.call.snapshot import Devices
 
-    def devices() -> Devices:
+    def devices() -> DeviceNames:
         found = list_devices()
-        return Devices(
+        return DeviceNames(
             inputs=tuple(device.name for device in found if device.inputs),
             outputs=tuple(device.name for device in found if device.outputs),
         )
 
-    return Surroundings(Microphone, Loudspeaker, devices, lambda: Devices(*look()), refresh)
+    return Surroundings(Microphone, Loudspeaker, devices, lambda: DeviceNames(*look()), refresh)
 
 
 def security(args: argparse.Namespace) -> Security:

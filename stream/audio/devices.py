@@ -74,6 +74,14 @@ class AudioDevice:
         return self.inputs if direction == "input" else self.outputs
 
 
+@dataclass(frozen=True)
+class DeviceNames:
+    """Names of the sound devices there are to choose from."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
 @functools.cache
 def sound_system() -> Any:
     """The sounddevice module, loaded and silenced.

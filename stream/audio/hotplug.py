@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from codec.errors import SottoError
+from stream.audio.devices import DeviceNames
 from stream.audio.slots import Done, Jack, Plug
-from stream.call.snapshot import Devices
 
 if TYPE_CHECKING:
     from stream.audio.sinks import Sink
@@ -39,7 +39,7 @@ class _Half(Generic[Card]):
     what: str
     jack: Jack[Card]
     make: Callable[[str], Card]
-    names: Callable[[Devices], tuple[str, ...]]
+    names: Callable[[DeviceNames], tuple[str, ...]]
     wanted: str | None = None
     missing: bool = False
     asked: str | None = None
@@ -58,8 +58,8 @@ class Hotplug:
         hearing: Jack[Sink],
         source: Callable[[str], Source],
         sink: Callable[[str], Sink],
-        known: Callable[[], Devices],
-        look: Callable[[], Devices],
+        known: Callable[[], DeviceNames],
+        look: Callable[[], DeviceNames],
         refresh: Callable[[], None],
         journal: Journal,
         *,
@@ -71,7 +71,7 @@ class Hotplug:
         )
         self._known, self._look, self._refresh = known, look, refresh
         self._journal, self._clock = journal, clock
-        self._devices: Devices | None = None
+        self._devices: DeviceNames | None = None
         self._look_wanted = False
         self._next_try = 0.0
         self._retry = RETRY
@@ -89,7 +89,7 @@ class Hotplug:
         if self._thread.is_alive():
             self._thread.join(1.0)
 
-    def devices(self) -> Devices:
+    def devices(self) -> DeviceNames:
         """The cards as seen last; a new look is begun, and what it finds given from then on."""
         if self._devices is None:
             self._devices = self._known()
@@ -97,7 +97,7 @@ class Hotplug:
         self._wake.set()
         return self._devices
 
-    def seen(self) -> Devices | None:
+    def seen(self) -> DeviceNames | None:
         """The cards as seen last, without a new look."""
         return self._devices
 
@@ -151,7 +151,7 @@ class Hotplug:
             self._retry = RETRY
         self._next_try = self._clock() + self._retry
 
-    def _see(self) -> Devices:
+    def _see(self) -> DeviceNames:
         """The cards there are now; those we know where that cannot be found out."""
         try:
             self._devices = self._look()

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 from codec.errors import BadInput, SottoError
 from codec.signal.samples import FloatArray
 from codec.speech.presets import PRESETS, find_preset
+from stream.audio.devices import DeviceNames
 from stream.audio.hotplug import Hotplug
 from stream.audio.sinks import Sink
 from stream.audio.sources import Source
 from stream.call.receiver import Hearing
 from stream.call.recorder import Recorder
 from stream.call.sender import Gate, Speaking
-from stream.call.snapshot import CallState, Devices, Link, LogLine, Snapshot
+from stream.call.snapshot import CallState, Link, Snapshot
 from stream.link.events import (
     AudioArrived,
     Event,
@@ -28,7 +29,7 @@ from stream.link.events import (
     PresetChanged,
     StateChanged,
 )
-from stream.log import Journal
+from stream.log import Journal, LogLine
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
@@ -86,8 +87,8 @@ class Surroundings:
 
     source: Callable[[str], Source]
     sink: Callable[[str], Sink]
-    devices: Callable[[], Devices]
-    look: Callable[[], Devices] | None = None
+    devices: Callable[[], DeviceNames]
+    look: Callable[[], DeviceNames] | None = None
     refresh: Callable[[], None] = lambda: None
 
 
@@ -209,11 +210,11 @@ class Call:
         family = find_preset(self._preset).family
         return tuple(name for name, preset in PRESETS.items() if preset.family == family)
 
-    def devices(self) -> Devices:
+    def devices(self) -> DeviceNames:
         """The sound cards as seen last; asking makes the call look for new ones."""
         return self._cards.devices()
 
-    def devices_seen(self) -> Devices | None:
+    def devices_seen(self) -> DeviceNames | None:
         """The sound cards as seen last, without another look."""
         return self._cards.seen()
 

@@ -8,25 +8,13 @@ leisure.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 
 from codec.signal.samples import FloatArray
+from stream.link.events import CallState, Link
 
 QUIETEST_DB = -100.0
-
-
-class CallState(Enum):
-    """Where a call stands."""
-
-    WAITING = "waiting for a call"
-    CONNECTING = "connecting"
-    TALKING = "connected"
-    RECONNECTING = "connection lost, trying again"
-    REFUSED = "refused"
-    ENDED = "ended"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -157,19 +145,6 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Link:
-    """The connection: round trip and the remote clock's offset in seconds, once measured."""
-
-    peer: str = ""
-    secured: bool = False
-    own_fingerprint: str = ""
-    round_trip: float | None = None
-    clock_offset: float | None = None
-    reconnections: int = 0
-    strangers: int = 0
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """Everything there is to see of a call."""
 
@@ -190,21 +165,3 @@ class Snapshot:
     room: bool = False
     overloaded: bool = False
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Names of the sound devices there are to choose from."""
-
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """One line of the call's log. number: counts up from 0; level: debug, info, warning, error."""
-
-    number: int
-    seconds: float
-    level: str
-    text: str

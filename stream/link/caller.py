@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 import zmq
 
 from codec.errors import SottoError, WrongVersion
-from stream.call.snapshot import CallState, Link
 from stream.link.address import Address, look_up
 from stream.link.authentication import FAILURES, Security, secure_caller
 from stream.link.clock import seconds
 from stream.link.endpoint import OVER, Endpoint, Socket, monitored, watch
-from stream.link.events import AudioArrived, Joined, Left, Offer, PresetChanged
+from stream.link.events import AudioArrived, CallState, Joined, Left, Link, Offer, PresetChanged
 from stream.link.keys import fingerprint, key_text
 from stream.link.replay import ReplayWindow, Verdict
 from stream.link.session import Conversation, Waiting

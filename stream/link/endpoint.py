@@ -16,10 +16,9 @@ from zmq.utils.monitor import parse_monitor_message
 
 from codec.errors import BadInput, SottoError
 from codec.packet import MAX_PACKET
-from stream.call.snapshot import CallState, Link
 from stream.link.authentication import RateLimit, Security
 from stream.link.clock import LinkClock
-from stream.link.events import Event, EventQueue, Notice, Offer, StateChanged
+from stream.link.events import CallState, Event, EventQueue, Link, Notice, Offer, StateChanged
 from stream.link.wire import (
     MAX_MESSAGE,
     MAX_NAME,

@@ -5,11 +5,35 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-
-from stream.call.snapshot import CallState
+from enum import Enum
 
 _FULL = 512
 _LIMIT = 2048
+
+
+class CallState(Enum):
+    """Where a call stands."""
+
+    WAITING = "waiting for a call"
+    CONNECTING = "connecting"
+    TALKING = "connected"
+    RECONNECTING = "connection lost, trying again"
+    REFUSED = "refused"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Link:
+    """The connection: round trip and the remote clock's offset in seconds, once measured."""
+
+    peer: str = ""
+    secured: bool = False
+    own_fingerprint: str = ""
+    round_trip: float | None = None
+    clock_offset: float | None = None
+    reconnections: int = 0
+    strangers: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from dataclasses import dataclass, fields, replace
 
 from codec.errors import BadInput
 from codec.packet_loss import losses, transitions
-from stream.call.snapshot import Link
 from stream.link.endpoint import Endpoint
-from stream.link.events import AudioArrived, Event
+from stream.link.events import AudioArrived, Event, Link
 
 _HELD = 512  # packets
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import zmq
 
 from codec.errors import BadInput, SottoError, WrongVersion
-from stream.call.snapshot import CallState, Link
 from stream.link.address import Address, look_up, parse_address
 from stream.link.authentication import (
     FAILURES,
@@ -22,7 +21,16 @@ from stream.link.authentication import (
 )
 from stream.link.clock import microseconds
 from stream.link.endpoint import Endpoint, Socket, monitored, watch
-from stream.link.events import AudioArrived, Joined, Left, Notice, Offer, PresetChanged
+from stream.link.events import (
+    AudioArrived,
+    CallState,
+    Joined,
+    Left,
+    Link,
+    Notice,
+    Offer,
+    PresetChanged,
+)
 from stream.link.keys import fingerprint, key_bytes
 from stream.link.proxy import Guard
 from stream.link.replay import ReplayWindow, Verdict

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stream.call.snapshot import Devices, LogLine, Snapshot
+from stream.audio.devices import DeviceNames
+from stream.call.snapshot import Snapshot
+from stream.log import LogLine
 
 
 class Controls(Protocol):
@@ -30,11 +32,11 @@ class Controls(Protocol):
 
     def set_preset(self, name: str) -> None: ...
 
-    def devices(self) -> Devices:
+    def devices(self) -> DeviceNames:
         """The sound cards as seen last; asking makes the call look for new ones."""
         ...
 
-    def devices_seen(self) -> Devices | None:
+    def devices_seen(self) -> DeviceNames | None:
         """The sound cards as seen last, without another look."""
         ...
 

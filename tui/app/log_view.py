@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from textual import events
 
-from stream.call.snapshot import LogLine
+from stream.log import LogLine
 from tui.app.figures import clean, clock, wrap
 from tui.app.painting import Line, Painted, heading
 

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Label, OptionList
 
-from stream.call.snapshot import Devices
+from stream.audio.devices import DeviceNames
 from tui.app.dialogs.choose import marked, name_list
 from tui.app.dialogs.dialog import Dialog
 
@@ -25,7 +25,7 @@ class PickDevices(Dialog[None]):
 
     def __init__(
         self,
-        devices: Devices,
+        devices: DeviceNames,
         current: tuple[str, str],
         set_input: Change,
         set_output: Change,
@@ -45,7 +45,7 @@ class PickDevices(Dialog[None]):
             widgets += [Label(label), name_list(names, current, id=name)]
         return widgets
 
-    def show(self, devices: Devices, current: tuple[str, str]) -> None:
+    def show(self, devices: DeviceNames, current: tuple[str, str]) -> None:
         """List the cards there are by now; nothing moves while they are the same."""
         if devices == self._devices:
             return
