@@ -1,8 +1,8 @@
-"""The `sotto` command line: reads it, runs the command, and turns what happens into a status.
+"""The `sotto` command line.
 
-0 done; 1 failed, with one line on stderr that says why; 2 the command line makes no sense; 130
-interrupted, 141 the reader of our output has gone, 129 our terminal has gone, 143 terminated (128 +
-the signal's number, as shells do it).
+Exit status: 0 done; 1 failed, with the reason in one line on stderr; 2 wrong usage; 128 + the
+signal's number, as shells count: 130 interrupted, 143 terminated, 129 the terminal closed, 141 the
+reader of our output gone.
 """
 
 from __future__ import annotations
@@ -12,24 +12,17 @@ import contextlib
 import importlib
 import io
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-from codec.console import note
-from codec.errors import SottoError
-from codec.files.paths import display_name, reason
 from tui.commands import NAMES
 from tui.terminal.errors import UsageError
+from tui.terminal.exit_status import DONE, USAGE, exit_status
 from tui.terminal.process import prepare
 from tui.terminal.signals import unwinding
 
-DONE, FAILED, USAGE = 0, 1, 2
-INTERRUPTED = 128 + signal.SIGINT
-READER_GONE = 128 + 13
-DEBUG = "SOTTO_DEBUG"
 _SERVICES = {"call", "listen"}  # run for days: their memory is left to the allocator's care
 
 
@@ -38,43 +31,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not _SERVICES.intersection(arguments[:1]):
         prepare()
-    try:
-        with unwinding(), warnings.catch_warnings():
-            if not sys.warnoptions:
-                # What libraries tell programmers is not for whoever encodes a file.
-                warnings.simplefilter("ignore")
-            _spell_out()
-            try:
-                status = _dispatch(arguments)
-            except SystemExit as error:
-                status = _status(error)
-            # Here, where it can still be said that the disk is full.
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            return status
-    except KeyboardInterrupt:
-        note("interrupted")
-        status = INTERRUPTED
-    except BrokenPipeError:
-        status = READER_GONE
-    except SottoError as error:
-        note(str(error))
-        status = FAILED
-    except MemoryError:
-        note("out of memory")
-        status = FAILED
-    except OSError as error:
-        where = display_name(error.filename) + ": " if error.filename is not None else ""
-        note(where + reason(error))
-        status = FAILED
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
-        text = " ".join(str(error).split())
-        note(f"unexpected {type(error).__name__}: {text} (set {DEBUG}=1 to see where)")
-        status = FAILED
-    _drop_stdout()
+    status = exit_status(lambda: _run(arguments))
+    if status != DONE:
+        _drop_stdout()
     return status
+
+
+def _run(arguments: list[str]) -> int:
+    with unwinding(), warnings.catch_warnings():
+        if not sys.warnoptions:
+            # Libraries' warnings are for programmers, not for users of the codec.
+            warnings.simplefilter("ignore")
+        _escape_unwritable()
+        try:
+            status = _dispatch(arguments)
+        except SystemExit:
+            _flush()
+            raise
+        _flush()
+        return status
+
+
+def _flush() -> None:
+    """Write standard output while a full disk can still be reported."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -116,23 +97,14 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _status(error: SystemExit) -> int:
-    if error.code is None:
-        return DONE
-    if isinstance(error.code, int):
-        return error.code
-    note(str(error.code))
-    return FAILED
-
-
-def _spell_out() -> None:
-    """Characters that standard output cannot write become escapes, as on stderr, and no error."""
+def _escape_unwritable() -> None:
+    """Write characters that standard output cannot encode as escapes, as stderr does."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_stdout() -> None:
-    """Forget what was not written: Python would try again on exit and complain."""
+    """Discard unwritten output, which Python would try to write again on exit."""
     if sys.stdout is None:
         return
     try:
