@@ -22,17 +22,8 @@ import numpy as np
 from codec.errors import SottoError
 from codec.signal.samples import FloatArray
 from stream.audio.devices import DeviceNames
-from stream.call.snapshot import (
-    Arrivals,
-    CallState,
-    Latency,
-    Link,
-    Listener,
-    Rate,
-    Snapshot,
-    Spectrogram,
-    Talker,
-)
+from stream.call.snapshot import Arrivals, Latency, Listener, Rate, Snapshot, Spectrogram, Talker
+from stream.link.events import CallState, Link
 from stream.log import LogLine
 
 COLUMNS_PER_SECOND = 125

@@ -28,7 +28,8 @@ from rich.cells import cell_len
 from rich.color import Color
 from textual.pilot import Pilot
 
-from stream.call.snapshot import QUIETEST_DB, CallState, Latency, Snapshot, Spectrogram
+from stream.call.snapshot import QUIETEST_DB, Latency, Snapshot, Spectrogram
+from stream.link.events import CallState
 from stream.link.keys import generate
 from stream.link.transport import Offer, Security, StateChanged, dial
 from stream.log import LogLine

@@ -18,9 +18,17 @@ from stream.audio.sinks import NullSink
 from stream.audio.sources import FileSource, Silence
 from stream.call.call import Call, CallSettings, Surroundings
 from stream.call.sender import Gate, Speaking
-from stream.call.snapshot import CallState, Link
 from stream.call.warmup import warm_up
-from stream.link.events import AudioArrived, Event, Joined, Left, Notice, StateChanged
+from stream.link.events import (
+    AudioArrived,
+    CallState,
+    Event,
+    Joined,
+    Left,
+    Link,
+    Notice,
+    StateChanged,
+)
 from stream.log import Journal, logfmt
 
 CLIP = Path(__file__).parent / "clips" / "librispeech-6930.flac"

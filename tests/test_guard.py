@@ -15,9 +15,9 @@ import pytest
 import zmq
 
 from codec.errors import BadStream, SottoError
-from stream.call.snapshot import CallState
 from stream.link import proxy
 from stream.link.address import Address
+from stream.link.events import CallState
 from stream.link.proxy import FrameReader, Guard
 from stream.link.transport import Endpoint, Offer, Security, StateChanged, dial, listen
 from stream.link.wire import MAX_MESSAGE

@@ -22,8 +22,9 @@ from stream.call.meters import (
     RateMeter,
     Throughput,
 )
-from stream.call.snapshot import CallState, Latency, Link, Listener, Rate, Snapshot, Talker
+from stream.call.snapshot import Latency, Listener, Rate, Snapshot, Talker
 from stream.call.statistics import to_json, to_line
+from stream.link.events import CallState, Link
 from stream.log import Journal, LogLine, logfmt
 
 WAIT = 20.0  # seconds anything may take on a busy machine

@@ -21,9 +21,17 @@ from codec.speech.codec import SpeechCodec
 from stream.audio.sinks import NullSink
 from stream.call.receiver import Hearing
 from stream.call.remote_stream import Voice
-from stream.call.snapshot import Arrivals, CallState, Latency, Listener, Rate, no_spectrogram
+from stream.call.snapshot import Arrivals, Latency, Listener, Rate, no_spectrogram
 from stream.link.endpoint import Endpoint
-from stream.link.events import AudioArrived, Joined, Left, Offer, PresetChanged, StateChanged
+from stream.link.events import (
+    AudioArrived,
+    CallState,
+    Joined,
+    Left,
+    Offer,
+    PresetChanged,
+    StateChanged,
+)
 from stream.link.transport import MAX_PARTIES, Security, dial, listen
 from stream.log import Journal
 

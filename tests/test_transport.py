@@ -20,10 +20,9 @@ from codec.errors import BadInput, SottoError
 from codec.packet import MAX_PACKET
 from stream.bench.rig import hosts
 from stream.bench.rig.hosts import TwoHosts
-from stream.call.snapshot import CallState
 from stream.link import keys, wire
 from stream.link.address import Address, is_loopback, look_up, parse_address
-from stream.link.events import EventQueue
+from stream.link.events import CallState, EventQueue
 from stream.link.impairment import Impaired, parse_impairment
 from stream.link.session import STALE
 from stream.link.transport import (

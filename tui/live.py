@@ -187,7 +187,7 @@ def run(
     from codec.speech.presets import find_preset
     from stream.call.call import Call
     from stream.call.recorder import check_recordable
-    from stream.call.snapshot import CallState
+    from stream.link.events import CallState
     from stream.link.impairment import Impaired, parse_impairment
     from stream.link.transport import Offer
     from stream.log import Journal

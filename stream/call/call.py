@@ -19,12 +19,14 @@ from stream.audio.sources import Source
 from stream.call.receiver import Hearing
 from stream.call.recorder import Recorder
 from stream.call.sender import Gate, Speaking
-from stream.call.snapshot import CallState, Link, Snapshot
+from stream.call.snapshot import Snapshot
 from stream.link.events import (
     AudioArrived,
+    CallState,
     Event,
     Joined,
     Left,
+    Link,
     Notice,
     PresetChanged,
     StateChanged,

@@ -1,4 +1,4 @@
-"""The messages of the voice link: what two ends say to each other, byte by byte.
+"""The messages of the voice link, byte by byte.
 
 One message per ZeroMQ frame, all numbers big-endian:
 
@@ -22,9 +22,9 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Protocol
 
 from codec.errors import BadInput, BadStream, WrongVersion
 from codec.packet import MAX_PACKET
@@ -220,9 +220,10 @@ Message = (
 
 def encode(message: Message, session: int = 0) -> bytes:
     """The bytes of `message`. Raises BadInput if a value does not fit its field."""
-    kind, write = _WRITERS[type(message)]
-    head = _HEADER.pack(kind, PROTOCOL_VERSION, _checked(session, 32, "session id"))
-    data = head + write(message)
+    kind, names = _LAYOUTS[type(message)]
+    data = _HEADER.pack(kind, PROTOCOL_VERSION, _checked(session, 32, "session id"))
+    for name in names:
+        data += _FIELDS[name].write(getattr(message, name), name.replace("_", " "))
     return data + zlib.crc32(data).to_bytes(CRC_BYTES, "big")
 
 
@@ -233,7 +234,7 @@ def decode(data: bytes | bytearray | memoryview) -> tuple[int, Message]:
     another protocol version (but REFUSE is read in every version).
     """
     if not HEADER_BYTES + CRC_BYTES <= len(data) <= MAX_MESSAGE:
-        raise BadStream(f"a message of {len(data)} bytes is no message")
+        raise BadStream(f"a message cannot have {len(data)} bytes")
     data = bytes(data)
     end = len(data) - CRC_BYTES
     if zlib.crc32(data[:end]) != int.from_bytes(data[end:], "big"):
@@ -244,11 +245,11 @@ def decode(data: bytes | bytearray | memoryview) -> tuple[int, Message]:
             f"the other side speaks version {version} of the protocol, "
             f"this program version {PROTOCOL_VERSION}"
         )
-    read = _READERS.get(kind)
-    if read is None:
+    if kind not in _TYPES:
         raise BadStream(f"message is of unknown type {kind}")
+    make = _TYPES[kind]
     body = _Body(data[HEADER_BYTES:end])
-    message = read(body)
+    message: Message = make(**{name: _FIELDS[name].read(body) for name in _LAYOUTS[make][1]})
     body.finish()
     return session, message
 
@@ -270,7 +271,119 @@ def clipped(text: str, limit: int) -> str:
     return printable.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
 
-# --- writing --------------------------------------------------------------------------------------
+# --- fields ---------------------------------------------------------------------------------------
+
+
+class _Body:
+    """Takes a body apart from the front; BadStream where it ends too early or too late."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def take(self, count: int) -> bytes:
+        if count > len(self._data):
+            raise BadStream("message is too short for its type")
+        part, self._data = self._data[:count], self._data[count:]
+        return part
+
+    def remainder(self) -> bytes:
+        return self.take(max(len(self._data), 1))
+
+    def finish(self) -> None:
+        if self._data:
+            raise BadStream("message is too long for its type")
+
+
+class _Field(Protocol):
+    """One kind of value. `write` raises BadInput, `read` BadStream."""
+
+    def write(self, value: Any, name: str, /) -> bytes: ...
+    def read(self, body: _Body, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class _Number:
+    bits: int
+
+    def write(self, value: int, name: str) -> bytes:
+        return _checked(value, self.bits, name).to_bytes(self.bits // 8, "big")
+
+    def read(self, body: _Body) -> int:
+        return int.from_bytes(body.take(self.bits // 8), "big")
+
+
+class _Flag(_Number):
+    def read(self, body: _Body) -> bool:
+        value = super().read(body)
+        if value > 1:
+            raise BadStream("message sets a reserved bit")
+        return value == 1
+
+
+class _Code(_Number):
+    def read(self, body: _Body) -> Refusal:
+        code = super().read(body)
+        return Refusal(code) if code in set(Refusal) else Refusal.OTHER
+
+
+@dataclass(frozen=True)
+class _Text:
+    limit: int
+
+    def write(self, value: str, name: str) -> bytes:
+        try:
+            data = value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadInput(f"the {name} is not Unicode text") from None
+        if len(data) > self.limit:
+            raise BadInput(f"the {name} is longer than {self.limit} bytes")
+        return bytes([len(data)]) + data
+
+    def read(self, body: _Body) -> str:
+        length = body.take(1)[0]
+        if length > self.limit:
+            raise BadStream(
+                f"message holds a text of {length} bytes, {self.limit} are allowed"
+            )
+        try:
+            return body.take(length).decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadStream("message holds a text that is not UTF-8") from None
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    length: int
+
+    def write(self, value: bytes, name: str) -> bytes:
+        if len(value) != self.length:
+            raise BadInput(f"the {name} has {len(value)} bytes, not {self.length}")
+        return value
+
+    def read(self, body: _Body) -> bytes:
+        return body.take(self.length)
+
+
+class _ModelId:
+    def write(self, value: str, name: str) -> bytes:
+        if not _MODEL_ID.fullmatch(value):
+            raise BadInput(f"{name} {value!r} is not 16 lower-case hex digits")
+        return bytes.fromhex(value)
+
+    def read(self, body: _Body) -> str:
+        return body.take(MODEL_ID_BYTES).hex()
+
+
+class _Packet:
+    """All that is left of the body."""
+
+    def write(self, value: bytes, name: str) -> bytes:
+        if not 0 < len(value) <= MAX_PACKET:
+            raise BadInput(f"a {name} cannot have {len(value)} bytes")
+        return value
+
+    def read(self, body: _Body) -> bytes:
+        return body.remainder()
 
 
 def _checked(value: int, bits: int, name: str) -> int:
@@ -279,198 +392,41 @@ def _checked(value: int, bits: int, name: str) -> int:
     return value
 
 
-def _number(value: int, bits: int, name: str) -> bytes:
-    return _checked(value, bits, name).to_bytes(bits // 8, "big")
-
-
-def _text(text: str, limit: int, name: str) -> bytes:
-    try:
-        data = text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadInput(f"the {name} is not Unicode text") from None
-    if len(data) > limit:
-        raise BadInput(f"the {name} is longer than {limit} bytes")
-    return bytes([len(data)]) + data
-
-
-def _fixed(data: bytes, length: int, name: str) -> bytes:
-    if len(data) != length:
-        raise BadInput(f"the {name} has {len(data)} bytes, not {length}")
-    return data
-
-
-def _model(model_id: str) -> bytes:
-    if not _MODEL_ID.fullmatch(model_id):
-        raise BadInput(f"model id {model_id!r} is not 16 lower-case hex digits")
-    return bytes.fromhex(model_id)
-
-
-def _party(party: int) -> bytes:
-    return _number(party, 8, "party")
-
-
-def _flag(value: bool) -> bytes:
-    return b"\1" if value else b"\0"
-
-
-def _write_hello(m: Hello) -> bytes:
-    return (
-        _fixed(m.nonce, NONCE_BYTES, "nonce")
-        + _number(m.attempt, 32, "attempt")
-        + _model(m.model_id)
-        + _flag(m.room)
-        + _text(m.preset, MAX_PRESET, "preset")
-        + _text(m.name, MAX_NAME, "name")
-    )
-
-
-def _write_welcome(m: Welcome) -> bytes:
-    return (
-        _fixed(m.instance, NONCE_BYTES, "instance")
-        + _party(m.party)
-        + _model(m.model_id)
-        + _flag(m.room)
-        + _text(m.preset, MAX_PRESET, "preset")
-        + _text(m.name, MAX_NAME, "name")
-    )
-
-
-def _write_refuse(m: Refuse) -> bytes:
-    return _number(m.code, 8, "code") + _text(m.reason, MAX_REASON, "reason")
-
-
-def _write_joined(m: PartyJoined) -> bytes:
-    return (
-        _party(m.party)
-        + _fixed(m.key, KEY_BYTES, "public key")
-        + _text(m.preset, MAX_PRESET, "preset")
-        + _text(m.name, MAX_NAME, "name")
-    )
-
-
-def _write_audio(m: Audio) -> bytes:
-    if not 0 < len(m.packet) <= MAX_PACKET:
-        raise BadInput(f"a packet of {len(m.packet)} bytes is no packet")
-    return (
-        _party(m.party)
-        + _number(m.sequence, 32, "sequence")
-        + _number(m.captured, STAMP_BITS, "capture time")
-        + _number(m.capture, 8, "capture delay")
-        + m.packet
-    )
-
-
-def _write_heartbeat(m: Heartbeat) -> bytes:
-    return b"".join(_number(t, STAMP_BITS, "time") for t in (m.transmit, m.origin, m.receive))
-
-
-_WRITERS: dict[type, tuple[Type, Callable[..., bytes]]] = {
-    Hello: (Type.HELLO, _write_hello),
-    Welcome: (Type.WELCOME, _write_welcome),
-    Refuse: (Type.REFUSE, _write_refuse),
-    PartyJoined: (Type.JOINED, _write_joined),
-    PartyLeft: (Type.LEFT, lambda m: _party(m.party) + _text(m.reason, MAX_REASON, "reason")),
-    Audio: (Type.AUDIO, _write_audio),
-    Heartbeat: (Type.HEARTBEAT, _write_heartbeat),
-    Preset: (Type.PRESET, lambda m: _party(m.party) + _text(m.preset, MAX_PRESET, "preset")),
-    Delay: (Type.DELAY, lambda m: _party(m.party) + _number(m.microseconds, 32, "delay")),
-    Bye: (Type.BYE, lambda m: _text(m.reason, MAX_REASON, "reason")),
-    Who: (Type.WHO, lambda m: b""),
-    Key: (Type.KEY, lambda m: _fixed(m.key, KEY_BYTES, "public key")),
+_FIELDS: dict[str, _Field] = {
+    "attempt": _Number(32),
+    "capture": _Number(8),
+    "captured": _Number(STAMP_BITS),
+    "code": _Code(8),
+    "instance": _Bytes(NONCE_BYTES),
+    "key": _Bytes(KEY_BYTES),
+    "microseconds": _Number(32),
+    "model_id": _ModelId(),
+    "name": _Text(MAX_NAME),
+    "nonce": _Bytes(NONCE_BYTES),
+    "origin": _Number(STAMP_BITS),
+    "packet": _Packet(),
+    "party": _Number(8),
+    "preset": _Text(MAX_PRESET),
+    "reason": _Text(MAX_REASON),
+    "receive": _Number(STAMP_BITS),
+    "room": _Flag(8),
+    "sequence": _Number(32),
+    "transmit": _Number(STAMP_BITS),
 }
 
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-class _Body:
-    """Takes a body apart from the front; BadStream where it ends too early or too late."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-
-    def take(self, count: int) -> bytes:
-        end = self._position + count
-        if end > len(self._data):
-            raise BadStream("message is too short for its type")
-        part = self._data[self._position : end]
-        self._position = end
-        return part
-
-    def number(self, bits: int) -> int:
-        return int.from_bytes(self.take(bits // 8), "big")
-
-    def flag(self) -> bool:
-        value = self.number(8)
-        if value > 1:
-            raise BadStream("message sets a reserved bit")
-        return value == 1
-
-    def text(self, limit: int) -> str:
-        length = self.number(8)
-        if length > limit:
-            raise BadStream(f"message holds a text of {length} bytes where {limit} are allowed")
-        try:
-            return self.take(length).decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadStream("message holds a text that is not UTF-8") from None
-
-    def rest(self) -> bytes:
-        return self.take(len(self._data) - self._position)
-
-    def finish(self) -> None:
-        if self._position != len(self._data):
-            raise BadStream("message is too long for its type")
-
-
-def _read_hello(body: _Body) -> Hello:
-    nonce, attempt = body.take(NONCE_BYTES), body.number(32)
-    model_id, room = body.take(MODEL_ID_BYTES).hex(), body.flag()
-    return Hello(model_id, body.text(MAX_PRESET), body.text(MAX_NAME), room, nonce, attempt)
-
-
-def _read_welcome(body: _Body) -> Welcome:
-    instance, party = body.take(NONCE_BYTES), body.number(8)
-    model_id, room = body.take(MODEL_ID_BYTES).hex(), body.flag()
-    return Welcome(party, instance, model_id, body.text(MAX_PRESET), body.text(MAX_NAME), room)
-
-
-def _read_refuse(body: _Body) -> Refuse:
-    code = body.number(8)
-    known = Refusal(code) if code in set(Refusal) else Refusal.OTHER
-    return Refuse(known, body.text(MAX_REASON))
-
-
-def _read_joined(body: _Body) -> PartyJoined:
-    party, key = body.number(8), body.take(KEY_BYTES)
-    return PartyJoined(party, key, body.text(MAX_PRESET), body.text(MAX_NAME))
-
-
-def _read_audio(body: _Body) -> Audio:
-    party, sequence, captured = body.number(8), body.number(32), body.number(STAMP_BITS)
-    capture = body.number(8)
-    packet = body.rest()
-    if not packet:
-        raise BadStream("message is too short for its type")
-    return Audio(party, sequence, captured, packet, capture)
-
-
-def _read_heartbeat(body: _Body) -> Heartbeat:
-    return Heartbeat(body.number(STAMP_BITS), body.number(STAMP_BITS), body.number(STAMP_BITS))
-
-
-_READERS: dict[int, Callable[[_Body], Message]] = {
-    Type.HELLO: _read_hello,
-    Type.WELCOME: _read_welcome,
-    Type.REFUSE: _read_refuse,
-    Type.JOINED: _read_joined,
-    Type.LEFT: lambda body: PartyLeft(body.number(8), body.text(MAX_REASON)),
-    Type.AUDIO: _read_audio,
-    Type.HEARTBEAT: _read_heartbeat,
-    Type.PRESET: lambda body: Preset(body.number(8), body.text(MAX_PRESET)),
-    Type.DELAY: lambda body: Delay(body.number(8), body.number(32)),
-    Type.BYE: lambda body: Bye(body.text(MAX_REASON)),
-    Type.WHO: lambda body: Who(),
-    Type.KEY: lambda body: Key(body.take(KEY_BYTES)),
+# The type byte of each message, and its fields in the order in which they are sent.
+_LAYOUTS: dict[type, tuple[Type, tuple[str, ...]]] = {
+    Hello: (Type.HELLO, ("nonce", "attempt", "model_id", "room", "preset", "name")),
+    Welcome: (Type.WELCOME, ("instance", "party", "model_id", "room", "preset", "name")),
+    Refuse: (Type.REFUSE, ("code", "reason")),
+    PartyJoined: (Type.JOINED, ("party", "key", "preset", "name")),
+    PartyLeft: (Type.LEFT, ("party", "reason")),
+    Audio: (Type.AUDIO, ("party", "sequence", "captured", "capture", "packet")),
+    Heartbeat: (Type.HEARTBEAT, ("transmit", "origin", "receive")),
+    Preset: (Type.PRESET, ("party", "preset")),
+    Delay: (Type.DELAY, ("party", "microseconds")),
+    Bye: (Type.BYE, ("reason",)),
+    Who: (Type.WHO, ()),
+    Key: (Type.KEY, ("key",)),
 }
+_TYPES = {kind: message for message, (kind, _) in _LAYOUTS.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stream.call.snapshot import CallState, Snapshot
+from stream.call.snapshot import Snapshot
+from stream.link.events import CallState
 from tui.app.figures import clean, wrap
 from tui.app.painting import Line, Painted
 

@@ -17,7 +17,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
 from codec.errors import SottoError
-from stream.call.snapshot import CallState, Latency, Listener, Snapshot, Talker
+from stream.call.snapshot import Latency, Listener, Snapshot, Talker
+from stream.link.events import CallState
 from tui.app.alert import Alert
 from tui.app.call_bar import CallBar
 from tui.app.controls import Controls

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stream.call.snapshot import CallState, Listener, Snapshot
+from stream.call.snapshot import Listener, Snapshot
+from stream.link.events import CallState
 from tui.app.figures import UNKNOWN, clean, clock, fit
 from tui.app.painting import Line, Painted, spread, width_of
 

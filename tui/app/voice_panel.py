@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from textual.strip import Strip
 
-from stream.call.snapshot import CallState, Listener, Rate, Snapshot, Spectrogram
+from stream.call.snapshot import Listener, Rate, Snapshot, Spectrogram
+from stream.link.events import CallState
 from tui.app.figures import bits, clean, cost, decibels, factor, wrap
 from tui.app.meter import PeakHold, bar
 from tui.app.painting import Line, Painted, flow, heading, width_of
