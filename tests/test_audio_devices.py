@@ -524,7 +524,7 @@ def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch
 LOOP = """
 import sys, threading, time
 import numpy as np
-from stream import devices
+from stream.audio import devices
 rate, asked = int(sys.argv[1]), devices._refusal
 devices._refusal = lambda index, direction, hertz, channels: (
     asked(index, direction, hertz, channels) if hertz == rate else "Invalid sample rate"
