@@ -1,4 +1,4 @@
-"""The application: polls the call, hands snapshots to the widgets, and keys to the call."""
+"""The call screen: polls the call, shows its snapshots and passes keys on to it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from types import FrameType
 from typing import ClassVar, TypeVar
 
 from textual.app import App, ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 
 from codec.errors import SottoError
 from stream.call.snapshot import Latency, Listener, Snapshot, Talker
 from stream.link.events import CallState
+from tui.app import keys
 from tui.app.alert import Alert
 from tui.app.call_bar import CallBar
 from tui.app.controls import Controls
@@ -68,24 +69,7 @@ class CallApp(App[None]):
         (24, "-roomy"),
         (32, "-tall"),
     ]
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("m", "mute", show=False),
-        Binding("space", "talk", show=False),
-        Binding("t", "push_to_talk", show=False),
-        Binding("p", "preset", show=False),
-        Binding("d", "devices", show=False),
-        Binding("r", "record", show=False),
-        Binding("l", "log", show=False),
-        Binding("v", "plain", show=False),
-        Binding("i", "details", show=False),
-        Binding("question_mark,f1", "help", show=False),
-        Binding("up", "select(-1)", show=False),
-        Binding("down", "select(1)", show=False),
-        Binding("pageup", "scroll_log(-1)", show=False),
-        Binding("pagedown", "scroll_log(1)", show=False),
-        Binding("h", "quit", show=False),
-        Binding("ctrl+q,ctrl+c", "quit", show=False, priority=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = list(keys.BINDINGS)
 
     def __init__(
         self,
@@ -173,7 +157,7 @@ class CallApp(App[None]):
         if snapshot.state in _OVER and not isinstance(self.screen, Parting):
             self.push_screen(Parting(snapshot), self._on_parted)
 
-    # What the keys do
+    # --- keys ---------------------------------------------------------------------------------
 
     def action_mute(self) -> None:
         if self._snapshot is not None:
@@ -268,7 +252,7 @@ class CallApp(App[None]):
             question = "Hang up? Press the key again, or y."
         self._open(Confirm("hang up", question), lambda yes: self._leave() if yes else None)
 
-    # How it is done
+    # --- polling and drawing ------------------------------------------------------------------
 
     def _leave(self, return_code: int = 0) -> None:
         if self._leaving:

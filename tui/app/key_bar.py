@@ -1,17 +1,18 @@
-"""The keys, at the bottom; they may be clicked as well."""
+"""The keys at the bottom of the screen, which can be clicked too."""
 
 from __future__ import annotations
 
 from textual import events
 
 from stream.call.snapshot import Snapshot
+from tui.app.keys import bar_items
 from tui.app.painting import Line, Painted, width_of
 
 _GAP = 2
 
 
 class KeyBar(Painted):
-    """As many keys as fit; help names them all."""
+    """As many keys as fit; the help lists them all."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -19,7 +20,7 @@ class KeyBar(Painted):
         self._spans: list[tuple[int, int, str]] = []
 
     def show(self, snapshot: Snapshot) -> None:
-        self._items = items(snapshot)
+        self._items = bar_items(snapshot)
         self.repaint()
 
     def paint(self, width: int, height: int) -> list[Line]:
@@ -40,22 +41,3 @@ class KeyBar(Painted):
         for start, end, action in self._spans:
             if start <= x < end:
                 await self.app.run_action(f"app.{action}")
-
-
-def items(snapshot: Snapshot) -> list[tuple[str, str, str]]:
-    """(key, name, action), the dispensable last."""
-    keys = [
-        ("m", "unmute" if snapshot.muted else "mute", "mute"),
-        ("t", "open mic" if snapshot.push_to_talk else "push-to-talk", "push_to_talk"),
-        ("p", "preset", "preset"),
-        ("d", "devices", "devices"),
-        ("r", "stop" if snapshot.recording else "rec", "record"),
-        ("h", "hang up", "quit"),
-        ("?", "help", "help"),
-        ("l", "log", "log"),
-        ("i", "details", "details"),
-        ("v", "view", "plain"),
-    ]
-    if snapshot.push_to_talk:
-        keys.insert(0, ("space", "talk", "talk"))
-    return keys

@@ -1,4 +1,4 @@
-"""All keys."""
+"""The help: every key and what it does."""
 
 from __future__ import annotations
 
@@ -11,26 +11,11 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from tui.app.dialogs.dialog import Dialog
-
-KEYS = (
-    ("m", "mute the microphone, and open it again"),
-    ("t", "push-to-talk: be heard only when you ask for it"),
-    ("space", "with push-to-talk: tap to start and stop, or hold"),
-    ("p", "another preset: more bits, or fewer"),
-    ("d", "microphone and loudspeaker"),
-    ("r", "record both sides; again to stop"),
-    ("l", "a longer log, and back"),
-    ("v", "plain view for a slow terminal, and back"),
-    ("PgUp PgDn", "older and newer log lines"),
-    ("↑ ↓", "in a room: whose voice is shown"),
-    ("i", "details: keys, counts, clocks"),
-    ("?", "this help"),
-    ("h", "hang up, also with ctrl+q and ctrl+c"),
-)
+from tui.app.keys import help_rows
 
 
 class Help(Dialog[None]):
-    """A card of keys."""
+    """A list of all keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark,q,enter", "close", show=False)]
 
@@ -38,5 +23,8 @@ class Help(Dialog[None]):
         super().__init__("help")
 
     def content(self) -> list[Widget]:
-        rows = [Content.assemble((set_cell_size(key, 11), "$accent"), what) for key, what in KEYS]
+        rows = [
+            Content.assemble((set_cell_size(key, 11), "$accent"), what)
+            for key, what in help_rows()
+        ]
         return [Static(Content("\n").join(rows))]
