@@ -20,10 +20,10 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from io import RawIOBase
 from struct import Struct
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 from codec.errors import BadInput, BadStream, SottoError, WrongModel, WrongVersion
 from codec.packet import (
@@ -32,6 +32,7 @@ from codec.packet import (
     SEQUENCE_MODULUS,
     Kind,
     Packet,
+    pack,
     short_id,
     unpack,
 )
@@ -39,7 +40,7 @@ from codec.packet import (
 MAGIC = b"sotto"
 CONTAINER_VERSION = 1
 MAX_JSON = 1024
-# A start that differs from the magic by no more bits than this is a damaged one, not a stranger.
+# A start that differs from the magic by no more bits than this is a damaged magic.
 MAX_MAGIC_ERRORS = 4
 
 SYNC = 0xD5
@@ -47,10 +48,10 @@ RECORD_HEAD_BYTES = 4
 MIN_RECORD = RECORD_HEAD_BYTES + HEADER_BYTES
 _END_FLAG = 0x8000
 
-# Frames that left no bytes behind (a piece cut out of the file) are believed up to this many per
-# file, 4.4 minutes of speech; beyond it a gap needs skipped bytes to account for it.
+# The most missing frames per file, 4.4 minutes of speech, that are accepted without skipped bytes
+# to account for them, as where a piece was cut out of the file.
 MAX_UNSEEN_FRAMES = 256
-# Without a valid record for this long, what follows is no stream of ours any more.
+# After this many bytes without a valid record, the reader gives up.
 MAX_SKIP = 16 << 20
 
 _CHUNK = 1 << 16
@@ -63,25 +64,13 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _MODEL_ID = re.compile(r"[0-9a-f]{16}")
 
 
-class ByteSink(Protocol):
-    """What a writer needs of a file, pipe or socket."""
-
-    def write(self, data: bytes, /) -> int | None: ...
-
-
-class ByteSource(Protocol):
-    """What a reader needs of a file, pipe or socket."""
-
-    def read(self, size: int, /) -> bytes | None: ...
-
-
 @dataclass(frozen=True)
 class StreamHeader:
-    """What a decoder must know before the first packet.
+    """The description of a stream, which a decoder needs before the first packet.
 
     preset: name, 1 to 32 of A-Z a-z 0-9 . _ -; model_id: 16 lower-case hex digits; kind: "speech"
     or "image"; sample_rate in Hz and frame_samples per packet (both 0 for images); extra: further
-    named integers or short printable strings. Raises `BadInput` if a value is out of its range.
+    named integers or short printable strings. Raises `BadInput` if a value is out of range.
     """
 
     preset: str
@@ -120,10 +109,10 @@ class Lost:
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """A whole container in numbers.
+    """Sizes, rates and state of a whole container.
 
-    Rates are in bits per second of the audio they describe: payload and packet rates over the
-    frames that were read, the total rate (every byte of the container) over the whole duration.
+    Rates are in bits per second of audio: payload and packet rates over the frames that were read,
+    the total rate (every byte of the container) over the whole duration.
     """
 
     header: StreamHeader
@@ -141,10 +130,6 @@ class StreamInfo:
     intact: bool
     integrity: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same as nested plain values, for JSON."""
-        return asdict(self)
-
 
 def _crc8_table(polynomial: int = 0x07) -> bytes:
     table = bytearray()
@@ -158,7 +143,7 @@ def _crc8_table(polynomial: int = 0x07) -> bytes:
 _CRC8 = _crc8_table()
 
 
-def _crc8(data: bytes) -> int:
+def crc8(data: bytes) -> int:
     """CRC-8/SMBUS: polynomial 0x07, Hamming distance 4 up to 119 data bits."""
     crc = 0
     for byte in data:
@@ -166,14 +151,15 @@ def _crc8(data: bytes) -> int:
     return crc
 
 
-def _record_head(length: int, end: bool = False) -> bytes:
+def record_head(length: int, end: bool = False) -> bytes:
+    """The RECORD_HEAD_BYTES before a record's body of `length` bytes."""
     head = _RECORD_HEAD.pack(SYNC, length | (_END_FLAG if end else 0))
-    return head + bytes([_crc8(head)])
+    return head + bytes([crc8(head)])
 
 
 def _parse_record_head(head: bytes) -> tuple[int, bool]:
-    """(body length, is the end record); length 0 if these bytes start no record."""
-    if len(head) < RECORD_HEAD_BYTES or head[0] != SYNC or head[3] != _crc8(head[:3]):
+    """(body length, is the end record); length 0 if no record starts with these bytes."""
+    if len(head) < RECORD_HEAD_BYTES or head[0] != SYNC or head[3] != crc8(head[:3]):
         return 0, False
     length = int.from_bytes(head[1:3], "big")
     if length == _END_FLAG | _END_BODY.size:
@@ -216,11 +202,11 @@ def _parse_header_json(text: bytes) -> StreamHeader:
 class ContainerWriter:
     """Writes one container, front to back.
 
-    The packets of a container are consecutive frames, numbered from 0. Raises `BadInput` for what
-    does not belong in this stream; `OSError` comes through from `fileobj`.
+    The packets of a container are consecutive frames, numbered from 0. Raises `BadInput` for a
+    packet that does not belong in this stream; lets `OSError` through from `fileobj`.
     """
 
-    def __init__(self, fileobj: ByteSink, header: StreamHeader) -> None:
+    def __init__(self, fileobj: BinaryIO, header: StreamHeader) -> None:
         self.header = header
         self.frames = 0
         self._sink = fileobj
@@ -229,14 +215,10 @@ class ContainerWriter:
         self._finished = False
         self._put(pack_header(header))
 
-    def write(self, packet_bytes: bytes) -> None:
-        """Append the packet of the next frame, as `codec.packet.pack` made it."""
+    def write(self, packet: Packet) -> None:
+        """Append the packet of the next frame."""
         if self._finished:
             raise BadInput("the stream is finished: no packet can be added")
-        try:
-            packet = unpack(packet_bytes)
-        except SottoError as reason:
-            raise BadInput(f"frame {self.frames} cannot be stored: {reason}") from None
         if packet.model_id != self._model_id:
             raise BadInput(
                 f"frame {self.frames} was coded with model {packet.model_id:04x}..., "
@@ -252,8 +234,9 @@ class ContainerWriter:
                 f"frame {self.frames} carries sequence number {packet.sequence}, "
                 f"expected {self.frames % SEQUENCE_MODULUS}"
             )
-        self._put(_record_head(len(packet_bytes)) + packet_bytes)
-        self._content_crc = zlib.crc32(packet_bytes, self._content_crc)
+        body = pack(packet)
+        self._put(record_head(len(body)) + body)
+        self._content_crc = zlib.crc32(body, self._content_crc)
         self.frames += 1
 
     def finish(self, total_samples: int) -> None:
@@ -266,7 +249,7 @@ class ContainerWriter:
         if not 0 <= total_samples <= self.frames * self.header.frame_samples:
             raise BadInput(f"{self.frames} frames do not hold {total_samples} samples")
         self._finished = True
-        record = _record_head(_END_BODY.size, end=True) + _END_BODY.pack(
+        record = record_head(_END_BODY.size, end=True) + _END_BODY.pack(
             total_samples, self.frames, self._content_crc, 0
         )
         self._put(record[:-4] + zlib.crc32(record[:-4]).to_bytes(4, "big"))
@@ -280,18 +263,18 @@ class ContainerWriter:
 
 
 class _Window:
-    """A few bytes of lookahead over a source that cannot seek; holds at most two chunks."""
+    """Lookahead over a source that cannot seek; holds at most two chunks."""
 
-    def __init__(self, source: ByteSource) -> None:
-        # `read1` and raw `read` return what is there: a packet in a pipe is not held up by
-        # the chunk it is the beginning of.
+    def __init__(self, source: BinaryIO) -> None:
+        # `read1` and raw `read` return what is available, so that a packet in a pipe need not
+        # wait until a whole chunk has arrived.
         self._partial = hasattr(source, "read1") or isinstance(source, RawIOBase)
         self._read = getattr(source, "read1", source.read)
         self._buffer = bytearray()
         self.taken = 0
 
     def peek(self, size: int) -> bytes:
-        """The next `size` bytes; fewer only at the end of the source."""
+        """The next `size` bytes, fewer only at the end of the source."""
         while len(self._buffer) < size:
             chunk = self._read(_CHUNK if self._partial else size - len(self._buffer))
             if chunk is None:
@@ -304,12 +287,12 @@ class _Window:
         return bytes(self._buffer[:size])
 
     def take(self, size: int) -> None:
-        """Step over `size` bytes that were peeked at."""
+        """Consume `size` bytes that were peeked at."""
         del self._buffer[:size]
         self.taken += size
 
     def skip_to(self, byte: int) -> int:
-        """Step over the next byte and on to `byte`, within what is buffered; bytes skipped."""
+        """Skip the next byte and on to `byte`, within the buffer; returns the bytes skipped."""
         at = self._buffer.find(byte, 1)
         skipped = len(self._buffer) if at < 0 else at
         self.take(skipped)
@@ -317,7 +300,7 @@ class _Window:
 
 
 def _read_header(window: _Window) -> StreamHeader:
-    """Take the stream header off `window`."""
+    """Consume the stream header."""
     opening = window.peek(_OPENING.size)
     if not opening:
         raise BadStream("the stream is empty")
@@ -337,7 +320,7 @@ def _read_header(window: _Window) -> StreamHeader:
         raise BadStream("the stream ends inside its header, or its header is damaged")
     if wrong or zlib.crc32(block[:-4]) != int.from_bytes(block[-4:], "big"):
         raise damaged
-    # Only now, because up to here a strange version number may be a flipped bit.
+    # After the checksum: before it, another version may be a flipped bit.
     if version != CONTAINER_VERSION:
         raise WrongVersion(
             f"the stream is of container version {version}, "
@@ -349,19 +332,16 @@ def _read_header(window: _Window) -> StreamHeader:
 
 
 @dataclass(frozen=True)
-class _End:
-    """The end record."""
-
+class _EndRecord:
     total_samples: int
     frames: int
     content_crc: int
 
 
 class _Records:
-    """Iterates over the records that check out, as (body, meaning); steps over all else.
+    """Iterates over the intact records, as (body, parsed body), and skips all other bytes.
 
-    Public counters: `skipped`, the bytes stepped over so far, and `since`, those since the reader
-    last made use of a record.
+    Attributes: `skipped`, the bytes skipped so far; `since`, those since the last used record.
     """
 
     def __init__(self, window: _Window, header: StreamHeader) -> None:
@@ -371,7 +351,7 @@ class _Records:
         self._model_id = short_id(header.model_id)
         self._kinds = _KINDS[header.kind]
 
-    def __iter__(self) -> Iterator[tuple[bytes, Packet | _End]]:
+    def __iter__(self) -> Iterator[tuple[bytes, Packet | _EndRecord]]:
         window = self._window
         while self.since <= MAX_SKIP:
             head = window.peek(RECORD_HEAD_BYTES)
@@ -381,112 +361,92 @@ class _Records:
             block = window.peek(RECORD_HEAD_BYTES + length) if length else b""
             record = self._parse(block, length, end)
             if record is None:
-                # Not to the end of the record: its length may be part of the damage.
+                # Not past the record: its length may be part of the damage.
                 self.skip(window.skip_to(SYNC))
             else:
                 window.take(len(block))
                 yield block[RECORD_HEAD_BYTES:], record
 
     def skip(self, size: int) -> None:
-        """Count `size` bytes as of no use."""
+        """Count `size` bytes as skipped."""
         self.skipped += size
         self.since += size
 
-    def _parse(self, block: bytes, length: int, end: bool) -> Packet | _End | None:
+    def _parse(self, block: bytes, length: int, end: bool) -> Packet | _EndRecord | None:
         body = block[RECORD_HEAD_BYTES:]
         if not length or len(body) < length:
             return None
         if end:
             total_samples, frames, content_crc, crc = _END_BODY.unpack(body)
             intact = crc == zlib.crc32(block[:-4])
-            return _End(total_samples, frames, content_crc) if intact else None
+            return _EndRecord(total_samples, frames, content_crc) if intact else None
         try:
             packet = unpack(body)
         except SottoError:
             return None
-        # All packets of a stream are of its model and kind; one that is not got here by damage.
+        # A packet of another model or kind is the result of damage.
         return packet if packet.model_id == self._model_id and packet.kind in self._kinds else None
 
 
 class ContainerReader:
     """Reads one container, front to back, with bounded memory.
 
-    Iterating yields the frames in order, each as a `Packet` or within a `Lost(count)`. A gap in
-    the sequence numbers is judged like this:
+    Iterating yields the frames in order, each as a `Packet` or within a `Lost(count)`. For a gap in
+    the sequence numbers:
 
-    - It is believed if the bytes skipped before it can have held that many records (`MIN_RECORD`
+    - It is accepted if the bytes skipped before it can have held that many records (`MIN_RECORD`
       bytes each), plus up to `MAX_UNSEEN_FRAMES` per container that left no bytes behind.
-    - A packet beyond that is put aside, as receivers of RTP do (RFC 3550, appendix A.1). If the
-      next packet continues it, both count and the gap is cut to what is believed; if not, it is
+    - A packet beyond that is put aside, as RTP receivers do (RFC 3550, appendix A.1). If the next
+      packet continues it, both count and the gap is cut to the accepted length; if not, it is
       dropped, as is a packet from before the expected one.
 
     So n bytes never yield more than n / MIN_RECORD + MAX_UNSEEN_FRAMES frames.
 
-    Attributes, final once iteration has ended: `frames` (read and lost), `damaged_frames` (the
-    lost ones), `total_samples` (None without a trustworthy end record), `truncated` (no end record
-    was found), `header_bytes` (the stream header), `packet_bytes` (with packet
-    headers), `payload_bytes`, and the properties below.
+    Attributes, final once iteration has ended: `frames` (read and lost), `damaged_frames` (lost),
+    `total_samples` (None without a trustworthy end record), `truncated` (no end record found),
+    `header_bytes` (stream header), `packet_bytes` (with packet headers), `payload_bytes`, and the
+    properties below.
 
     Raises `BadStream` if the stream header is damaged, `WrongVersion` if it is of another version.
     """
 
-    def __init__(self, fileobj: ByteSource) -> None:
-        self._source = fileobj
-        self._origin: int | None = None
-        if getattr(fileobj, "seekable", lambda: False)():
-            self._origin = fileobj.tell()  # type: ignore[attr-defined]
-        window = _Window(fileobj)
-        self.header = _read_header(window)
-        self.header_bytes = window.taken
-        self._start(window)
-
-    def _start(self, window: _Window) -> None:
-        """Stand before the first record, which `window` begins with."""
-        window.taken = 0
+    def __init__(self, fileobj: BinaryIO) -> None:
+        self._window = _Window(fileobj)
+        self.header = _read_header(self._window)
+        self.header_bytes = self._window.taken
         self.frames = 0
         self.damaged_frames = 0
         self.total_samples: int | None = None
         self.truncated = True
         self.packet_bytes = 0
         self.payload_bytes = 0
-        self._window = window
-        self._records = _Records(window, self.header)
+        self._records = _Records(self._window, self.header)
         self._expected = 0  # sequence number of the next frame
         self._unseen = MAX_UNSEEN_FRAMES
         self._content_crc = 0
-        self._end: _End | None = None
+        self._end: _EndRecord | None = None
         self._items = self._read_items()
-        self._ahead: Packet | Lost | None = None  # read by a seek, not yet handed out
 
     def __iter__(self) -> Iterator[Packet | Lost]:
-        return self
-
-    def __next__(self) -> Packet | Lost:
-        item, self._ahead = self._ahead, None
-        return next(self._items) if item is None else item
-
-    @property
-    def position(self) -> int:
-        """Index of the frame that the next item starts with."""
-        return self.frames - _frames_of(self._ahead)
+        return self._items
 
     @property
     def skipped_bytes(self) -> int:
-        """Bytes so far that belong to no record that could be used."""
+        """Bytes so far outside of usable records."""
         return self._records.skipped
 
     @property
     def container_bytes(self) -> int:
-        """Bytes of everything so far: stream header, records and what was skipped."""
-        return self.header_bytes + self._window.taken
+        """Bytes so far: stream header, records and skipped bytes."""
+        return self._window.taken
 
     @property
     def intact(self) -> bool:
-        """Whether everything is as it was written; final once iteration has ended."""
+        """Whether nothing is damaged or missing; final once iteration has ended."""
         return self.integrity() == "intact"
 
     def integrity(self) -> str:
-        """One line for people: "intact", or what is wrong."""
+        """"intact", or the faults in one line."""
         faults = []
         if self.damaged_frames:
             faults.append(f"{self.damaged_frames} of {self.frames} frames lost")
@@ -510,55 +470,24 @@ class ContainerReader:
             )
 
     def has_trailing_data(self) -> bool:
-        """Whether bytes follow the end record. Waits for them if the source is a pipe."""
+        """Whether bytes follow the end record. On a pipe, waits for them."""
         return bool(self._window.peek(1))
-
-    def seek(self, frame_index: int, *, decodable: bool = False) -> int:
-        """Continue iteration at a frame; returns the index it continues at.
-
-        With `decodable`, that is the latest frame up to `frame_index` whose packet needs no frame
-        before it, so that a decoder can catch up from there. Reads the file from its start up to
-        the place, so the attributes stay those of the whole file. Past the end, iteration is
-        over. Raises `BadInput` if the index is negative or the source cannot seek.
-        """
-        if frame_index < 0:
-            raise BadInput(f"cannot seek to frame {frame_index}")
-        entry = self._scan_to(frame_index)
-        if decodable and entry < self.position:
-            self._scan_to(entry)
-        return self.position
-
-    def _scan_to(self, frame_index: int) -> int:
-        """Stand before `frame_index`; returns the latest self-contained frame up to it."""
-        if self._origin is None:
-            raise BadInput("this stream cannot seek")
-        self._source.seek(self._origin + self.header_bytes)  # type: ignore[attr-defined]
-        self._start(_Window(self._source))
-        entry = 0
-        for item in self._items:
-            if isinstance(item, Packet) and not item.chained:
-                entry = self.frames - 1
-            if self.frames > frame_index:
-                lost = isinstance(item, Lost)
-                self._ahead = Lost(self.frames - frame_index) if lost else item
-                break
-        return entry
 
     def _read_items(self) -> Iterator[Packet | Lost]:
         aside: tuple[bytes, Packet] | None = None
         for body, record in self._records:
-            if isinstance(record, _End):
+            if isinstance(record, _EndRecord):
                 self._drop(aside)
                 yield from self._finish(record)
                 return
             if aside and record.sequence == _after(aside[1].sequence):
-                yield from self._lose(self._believed_gap())
+                yield from self._lose(self._accepted_gap())
                 yield self._accept(*aside)
             else:
                 self._drop(aside)
             aside = None
             gap = (record.sequence - self._expected) % SEQUENCE_MODULUS
-            if gap <= self._believed_gap():
+            if gap <= self._accepted_gap():
                 yield from self._lose(gap)
                 yield self._accept(body, record)
             elif gap < SEQUENCE_MODULUS // 2:
@@ -571,8 +500,8 @@ class ContainerReader:
         if unusable:
             self._records.skip(RECORD_HEAD_BYTES + len(unusable[0]))
 
-    def _believed_gap(self) -> int:
-        """The most frames that can be missing here."""
+    def _accepted_gap(self) -> int:
+        """The most missing frames that are accepted here."""
         return self._records.since // MIN_RECORD + self._unseen
 
     def _lose(self, count: int) -> Iterator[Lost]:
@@ -591,9 +520,9 @@ class ContainerReader:
         self._expected = _after(packet.sequence)
         return packet
 
-    def _finish(self, end: _End) -> Iterator[Lost]:
+    def _finish(self, end: _EndRecord) -> Iterator[Lost]:
         """Frames missing before the end record, and whether it agrees with what was read."""
-        yield from self._lose(min(max(0, end.frames - self.frames), self._believed_gap()))
+        yield from self._lose(min(max(0, end.frames - self.frames), self._accepted_gap()))
         self.truncated = False
         self._end = end
         fits = end.total_samples <= self.frames * self.header.frame_samples
@@ -601,17 +530,11 @@ class ContainerReader:
             self.total_samples = end.total_samples
 
 
-def _frames_of(item: Packet | Lost | None) -> int:
-    if item is None:
-        return 0
-    return item.count if isinstance(item, Lost) else 1
-
-
 def _after(sequence: int) -> int:
     return (sequence + 1) % SEQUENCE_MODULUS
 
 
-def scan(fileobj: ByteSource) -> StreamInfo:
+def scan(fileobj: BinaryIO) -> StreamInfo:
     """Read a whole container and describe it. Raises what `ContainerReader` raises."""
     reader = ContainerReader(fileobj)
     deque(reader, maxlen=0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from itertools import islice
 
 from codec.errors import BadInput
 
@@ -25,11 +24,6 @@ def losses(rate: float, burst: float, seed: int) -> Iterator[bool]:
     """
     enter, leave = transitions(rate, burst)
     return _channel(rate, enter, leave, seed)
-
-
-def loss_pattern(count: int, rate: float, burst: float, seed: int) -> list[bool]:
-    """The first `count` packets of `losses`."""
-    return list(islice(losses(rate, burst, seed), count))
 
 
 def transitions(rate: float, burst: float) -> tuple[float, float]:

@@ -16,17 +16,15 @@ import numpy as np
 
 from codec.container import StreamHeader
 from codec.errors import BadStream, SottoError
-from codec.packet import Packet, pack, short_id, unpack
+from codec.packet import Packet, short_id
 from codec.signal.samples import FloatArray
 
 FRAME = 16_384
 KEPT = 1_000
-GROUP = 8
 MODEL_ID = "0123456789abcdef"
 # Names the file to create when a slow codec begins to work.
 STARTED = "FAKE_SPEECH_STARTED"
 _POSITIONS = np.linspace(0, FRAME - 1, KEPT)
-
 
 
 class SpeechCodec:
@@ -70,7 +68,7 @@ class _Encoder:
         self._held = np.zeros(0, np.float32)
         self._sequence = 0
 
-    def push(self, samples: FloatArray) -> list[bytes]:
+    def push(self, samples: FloatArray) -> list[Packet]:
         self._held = np.concatenate([self._held, samples])
         packets = []
         while len(self._held) >= FRAME:
@@ -78,31 +76,30 @@ class _Encoder:
             self._held = self._held[FRAME:]
         return packets
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> list[Packet]:
         if not len(self._held):
             return []
         return [self._frame(np.pad(self._held, (0, FRAME - len(self._held))))]
 
-    def _frame(self, samples: FloatArray) -> bytes:
+    def _frame(self, samples: FloatArray) -> Packet:
         time.sleep(self._pause)
         kept = np.interp(_POSITIONS, np.arange(FRAME), samples)
         payload = np.rint(kept * 127 + 128).astype(np.uint8).tobytes()
         sequence, self._sequence = self._sequence, (self._sequence + 1) % 65_536
-        return pack(Packet(sequence, 0, payload, short_id(MODEL_ID)))
+        return Packet(sequence, 0, payload, short_id(MODEL_ID))
 
 
 class _Decoder:
     def __init__(self, pause: float) -> None:
         self._pause = pause
 
-    def push(self, packet: bytes | None) -> FloatArray:
+    def push(self, packet: Packet | None) -> FloatArray:
         time.sleep(self._pause)
         if packet is None:
             return np.zeros(FRAME, np.float32)
-        payload = unpack(packet).payload
-        if len(payload) != KEPT:
+        if len(packet.payload) != KEPT:
             raise BadStream("not a whole frame")
-        kept = (np.frombuffer(payload, np.uint8).astype(np.float32) - 128) / 127
+        kept = (np.frombuffer(packet.payload, np.uint8).astype(np.float32) - 128) / 127
         return np.interp(np.arange(FRAME), _POSITIONS, kept).astype(np.float32)
 
     def finish(self) -> FloatArray:
@@ -112,7 +109,7 @@ class _Decoder:
 def stand_in() -> types.ModuleType:
     """What to import as `codec.speech.codec`."""
     module = types.ModuleType("codec.speech.codec")
-    module.__dict__.update(SpeechCodec=SpeechCodec, GROUP=GROUP)
+    module.__dict__.update(SpeechCodec=SpeechCodec)
     return module
 
 

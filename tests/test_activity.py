@@ -118,19 +118,6 @@ def test_decisions_do_not_depend_on_the_blocks(clip: FloatArray) -> None:
     assert decide(samples, 128) == decide(samples, 1000) == decide(samples)
 
 
-def test_an_earlier_frame_can_be_asked_for(clip: FloatArray) -> None:
-    detector = ActivityDetector()
-    quiet = level(steady("white", 10.0), -60.0)
-    detector.push(np.concatenate([quiet, clip[20_000:26_000]]))
-    assert detector.pushed == len(quiet) + 6000
-    assert not detector.frame_active(len(quiet) - 2000)
-    assert detector.frame_active(len(quiet))  # the beginning of speech is known by now
-    assert detector.frame_active()
-    for end in (detector.pushed + 1, detector.pushed - 2 * FRAME_SAMPLES - 1, -1):
-        with pytest.raises(ValueError, match="no frame that is known ends at"):
-            detector.frame_active(end)
-
-
 def test_nonsense_counts_as_silence() -> None:
     hostile = np.full(3 * FRAME_SAMPLES, np.nan, np.float32)
     hostile[::3] = np.inf

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from codec.container import ContainerReader, ContainerWriter, StreamHeader, scan
 from codec.errors import BadInput
 from codec.files import wav
 from codec.files.audio import AudioWriter, read_audio
-from codec.packet import Packet, pack
-from codec.packet_loss import loss_pattern
+from codec.packet import Packet
+from codec.packet_loss import losses
 from tests.fake_speech import MODEL_ID, STARTED, stand_in
 from tui.cli import main
 
@@ -275,7 +276,7 @@ def _with_preset(coded: bytes, tmp_path: Path) -> bytes:
     writer = ContainerWriter(sink, StreamHeader(preset="slow", model_id=MODEL_ID))
     for item in reader:
         assert isinstance(item, Packet)
-        writer.write(pack(item))
+        writer.write(item)
     writer.finish(reader.total_samples or 0)
     return sink.getvalue()
 
@@ -369,7 +370,7 @@ def test_damaged_file_is_decoded_as_far_as_it_goes(coded: Path, tmp_path: Path) 
 def test_another_models_stream_is_refused(coded: Path, tmp_path: Path) -> None:
     sink = io.BytesIO()
     writer = ContainerWriter(sink, StreamHeader(preset="2k", model_id="f" * 16))
-    writer.write(pack(Packet(0, 0, b"x", 0xFFFF)))
+    writer.write(Packet(0, 0, b"x", 0xFFFF))
     writer.finish(5)
     (tmp_path / "other.sotto").write_bytes(sink.getvalue())
     done = sotto("decode", tmp_path / "other.sotto", tmp_path / "out.wav", status=1)
@@ -567,6 +568,10 @@ def test_loss_is_simulated_and_repeatable(tmp_path: Path) -> None:
     assert f"{sum(expected)} of 59 frames dropped".encode() in done.stderr
     sotto("decode", tmp_path / "a.sotto", tmp_path / "e.wav", "--loss-rate", "1")
     assert not read_audio(tmp_path / "e.wav").any()
+
+
+def loss_pattern(count: int, rate: float, burst: float, seed: int) -> list[bool]:
+    return list(islice(losses(rate, burst, seed), count))
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0.05, 1.0), (0.1, 3.0), (0.3, 1.5), (0.5, 10.0)])

@@ -21,8 +21,8 @@ from codec.signal.comfort_noise import (
     encode_noise,
     textured,
 )
-from codec.signal.phase import synthesise
 from codec.signal.samples import FloatArray
+from tests.waveforms import synthesise
 
 PAGE = Path(__file__).parents[1] / "docs" / "payload.md"
 POLES = {"white": 0.0, "pinkish": 0.7, "brown": 0.98}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from codec.container import ContainerWriter, StreamHeader
 from codec.errors import BadInput, BadStream
-from codec.packet import Packet, pack, short_id
+from codec.packet import Packet, short_id
 from models import bench as bench_entry
 from models.evaluation import bench, clips, coding, metrics, peers, phones, report, scoring, systems
 
@@ -431,7 +431,7 @@ class StoredCodec:
         out = io.BytesIO()
         writer = ContainerWriter(out, StreamHeader("2k", self.MODEL_ID))
         for at in range(-(-len(samples) // 16384)):
-            writer.write(pack(Packet(at, 0, bytes(100), short_id(self.MODEL_ID))))
+            writer.write(Packet(at, 0, bytes(100), short_id(self.MODEL_ID)))
         writer.finish(len(samples))
         self.samples = samples
         return out.getvalue()

@@ -11,16 +11,16 @@ import soundfile
 from codec.errors import BadInput
 from codec.packet import HEADER_BYTES, Kind, unpack
 from codec.signal import analysis
+from codec.signal.activity import ActivityDetector
+from codec.signal.comfort_noise import PAYLOAD_BYTES
 from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec
-from codec.speech.live import EncodedFrame, LiveEncoder
-from codec.speech.live_search import filled
+from codec.speech.live import EncodedFrame, LiveEncoder, filled
 from codec.speech.presets import PRESETS
 from codec.speech.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT
 
 FRAME = analysis.FRAME_SAMPLES
-LOOK_AHEAD = (analysis.WINDOW - analysis.HOP) // 2
-COMFORT = b"0123456789"
+LOOK_AHEAD = analysis.LEAD
 
 
 class Clock:
@@ -35,10 +35,11 @@ class Clock:
         return self.now
 
 
-class Loudness:
+class Loudness(ActivityDetector):
     """Takes loud frames for speech, and remembers what it was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.heard = 0
         self.ends: list[int] = []
         self._power = 0.0
@@ -74,7 +75,7 @@ def run(
 
 def decoded(codec: SpeechCodec, frames: list[EncodedFrame]) -> FloatArray:
     decoder = codec.decoder()
-    parts = [decoder.push(frame.packet) for frame in frames]
+    parts = [decoder.push(unpack(frame.packet)) for frame in frames]
     return np.concatenate([*parts, decoder.finish()])
 
 
@@ -228,9 +229,7 @@ def test_noise_becomes_comfort_packets_without_search(codec: SpeechCodec, clip: 
     random = np.random.default_rng(0)
     noise = random.normal(0.0, 1e-3, 3 * FRAME).astype(np.float32)
     activity = Loudness()
-    encoder = LiveEncoder(
-        codec, iterations=5, activity=activity, comfort=lambda columns: COMFORT, clock=Clock(0.0)
-    )
+    encoder = LiveEncoder(codec, iterations=5, activity=activity, clock=Clock(0.0))
     frames: list[EncodedFrame] = []
     for start in range(0, len(noise), 1600):
         frames += encoder.push(noise[start : start + 1600])
@@ -238,7 +237,7 @@ def test_noise_becomes_comfort_packets_without_search(codec: SpeechCodec, clip: 
     frames += run(encoder, clip[: FRAME + LOOK_AHEAD])
     packets = [unpack(frame.packet) for frame in frames]
     assert [packet.kind for packet in packets] == [Kind.COMFORT_NOISE] * 3 + [Kind.SPEECH]
-    assert all(packet.payload == COMFORT for packet in packets[:3])
+    assert all(len(packet.payload) == PAYLOAD_BYTES for packet in packets[:3])
     assert [frame.steps for frame in frames] == [0, 0, 0, 5]
     assert [frame.active for frame in frames] == [False] * 3 + [True]
     assert set(range(FRAME, 5 * FRAME, FRAME)) <= set(activity.ends)
@@ -246,7 +245,7 @@ def test_noise_becomes_comfort_packets_without_search(codec: SpeechCodec, clip: 
 
 def test_digital_silence_is_a_bare_header(codec: SpeechCodec) -> None:
     for activity in (None, Loudness()):
-        encoder = LiveEncoder(codec, activity=activity, comfort=lambda columns: COMFORT)
+        encoder = LiveEncoder(codec, activity=activity)
         frames = []
         for _ in range(22):
             frames += encoder.push(np.zeros(1600, np.float32))
@@ -258,8 +257,6 @@ def test_digital_silence_is_a_bare_header(codec: SpeechCodec) -> None:
 
 def test_the_detector_and_noise_coder_that_ship(codec: SpeechCodec, clip: FloatArray) -> None:
     """Long steady noise ends as comfort packets of at most 19 bytes; speech over it does not."""
-    from codec.signal.activity import ActivityDetector
-
     random = np.random.default_rng(0)
     noise = random.normal(0.0, 1e-3, 11 * FRAME).astype(np.float32)
     noise[8 * FRAME :] += clip[8_000 : 8_000 + 3 * FRAME]
@@ -289,7 +286,7 @@ def test_hostile_samples_are_safe(codec: SpeechCodec, signal: FloatArray) -> Non
 
 def test_a_long_stream_keeps_nothing(codec: SpeechCodec) -> None:
     """Minutes of faint noise, in chunks, with nobody asking for the columns."""
-    encoder = LiveEncoder(codec, activity=Loudness(), comfort=lambda columns: COMFORT, iterations=1)
+    encoder = LiveEncoder(codec, activity=Loudness(), iterations=1)
     noise = np.random.default_rng(0).normal(0.0, 1e-4, 10 * FRAME).astype(np.float32)
 
     def size() -> int:

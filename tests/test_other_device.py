@@ -16,6 +16,7 @@ import torch
 from codec.image.registry import load_image_codec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
+from codec.packet import unpack
 from codec.speech.codec import SpeechCodec
 from codec.speech.live import LiveEncoder
 from codec.speech.presets import find_preset
@@ -119,7 +120,7 @@ def test_live_speech(device: torch.device) -> None:
         frames += encoder.push(part)
         encoder.refine()
     assert frames
-    assert all(np.isfinite(decoder.push(frame.packet)).all() for frame in frames)
+    assert all(np.isfinite(decoder.push(unpack(frame.packet))).all() for frame in frames)
     decoder.push(None)
 
 

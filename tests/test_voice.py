@@ -16,11 +16,11 @@ from pesq import pesq
 
 from codec.errors import WrongModel
 from codec.packet import Packet, pack, unpack
-from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, N_MELS, WINDOW, log_mel
-from codec.signal.phase import LEAD, synthesise
+from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, LEAD, N_MELS, WINDOW, log_mel
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.codec import SpeechCodec
 from stream.call.remote_stream import SYNTHESIS_DELAY, SampleQueue, Voice, fade_in, fade_out
+from tests.waveforms import synthesise
 
 FRAME = FRAME_SAMPLES / SAMPLE_RATE
 DEVICE = 0.02
@@ -343,7 +343,7 @@ def coded(codec: SpeechCodec) -> tuple[FloatArray, list[bytes], FloatArray]:
     packets = [*encoder.push(clip), *encoder.finish()]
     decoder = codec.decoder()
     offline = [decoder.push(packet) for packet in packets]
-    return clip, packets, np.concatenate([*offline, decoder.finish()])
+    return clip, [*map(pack, packets)], np.concatenate([*offline, decoder.finish()])
 
 
 def test_a_voice_sounds_as_the_file_does(codec, coded, clock):

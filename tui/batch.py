@@ -6,22 +6,20 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from codec.console import note
 from codec.errors import BadInput, SottoError
-from codec.files.paths import PIPE, display_name, is_special, open_input, os_errors
+from codec.files.paths import PIPE, display_name, is_special, os_errors
 from tui.terminal.errors import UsageError
-from tui.terminal.progress import Progress, Reporter
+from tui.terminal.progress import Progress
 
-Process = Callable[[str, str, Reporter], None]
 _CONTAINER_SUFFIX = ".sotto"
 
 
 def check_paths(source: str, target: str, beside: str | None = None) -> None:
-    """Raise UsageError if an output would replace its input, or be no place for it.
+    """Raise UsageError if an output would replace its input, or cannot hold it.
 
-    beside: a second output, which must not replace the first either.
+    beside: a second output, which must not replace the first one either.
     """
     if beside is not None:
         check_paths(source, beside)
@@ -45,8 +43,8 @@ def mirrored(source: str, target: str, *, audio: bool, suffix: str) -> list[tupl
     """(input, output) of every audio file, or every .sotto file, below `source`, sorted.
 
     `a/b.flac` becomes `a/b` + suffix; where two inputs differ only in their suffix, both keep it
-    (`b.flac.sotto`, `b.wav.sotto`). Raises BadInput if there is none, if two would still become the
-    same file (`b.flac`, `b.wav` and `b.flac.wav`), or if a directory is unreadable.
+    (`b.flac.sotto`, `b.wav.sotto`). Raises BadInput if there are no such files, if two would still
+    become the same file (`b.flac`, `b.wav` and `b.flac.wav`), or if a directory is unreadable.
     """
     from codec.files.audio import looks_like_audio
 
@@ -80,15 +78,19 @@ def mirrored(source: str, target: str, *, audio: bool, suffix: str) -> list[tupl
     return [(path, output) for output, path in sources.items()]
 
 
-def run_batch(label: str, pairs: list[tuple[str, str]], process: Process) -> int:
-    """Process every pair, going on past bad ones. Returns 1, having named them, if there are any.
+def run_batch(
+    label: str,
+    pairs: list[tuple[str, str]],
+    seconds: Callable[[str], float | None],
+    process: Callable[[str, str, Progress], None],
+) -> int:
+    """Call `process(input, output, progress)` for every pair, continuing after files that fail.
 
-    What is wrong with the terminal or the model is wrong with every file, so only SottoError about
-    a file is survived.
+    seconds: duration of an input. Returns 1, after naming the files that failed, if there are any.
+    Errors other than SottoError are not of one file alone, so they end the batch.
     """
-    measure = stored_seconds if label == "encode" else coded_seconds
     failures: list[str] = []
-    with Progress(label, sum(_seconds_or_none(measure, source) for source, _ in pairs)) as progress:
+    with Progress(label, sum(_or_zero(seconds, source) for source, _ in pairs)) as progress:
         for number, (source, target) in enumerate(pairs, 1):
             progress.describe(f"{label} {number}/{len(pairs)} {display_name(Path(source).name)}")
             try:
@@ -117,29 +119,8 @@ def stored_seconds(source: str) -> float | None:
         return reader.duration
 
 
-def coded_seconds(source: str) -> float | None:
-    """Duration of a .sotto file; None for pipes. Raises SottoError if it is none."""
-    if is_special(source):
-        return None
-    from codec.container import scan
-
-    with open_input(source) as file, os_errors("read", source):
-        return scan(file).duration_s
-
-
-def coded_samples(source: str, file: BinaryIO) -> int | None:
-    """Samples in an open .sotto file, which is rewound; None for pipes."""
-    if is_special(source):
-        return None
-    from codec.container import scan
-
-    found = scan(file)
-    file.seek(0)
-    return found.total_samples
-
-
-def _seconds_or_none(measure: Callable[[str], float | None], source: str) -> float:
+def _or_zero(seconds: Callable[[str], float | None], source: str) -> float:
     try:
-        return measure(source) or 0.0
+        return seconds(source) or 0.0
     except SottoError:
         return 0.0

@@ -1,10 +1,10 @@
-"""Voice activity: which frames hold speech, and which may be sent as comfort noise.
+"""Voice activity detection: frames without speech may be sent as comfort noise.
 
 Every 10 ms the energies of a few bands are compared with their floors, which follow the quietest
 tenth of a second of the last seconds (minimum statistics: Martin, IEEE Trans. Speech and Audio
-Processing 9(5), 2001, in a simple form). Sound well over the floor in some of the bands, for longer
-than a click, is taken for speech: what is unclear is sent. So steady noise of any level is noise,
-after the seconds that the floors need to find it, and until then counts as speech.
+Processing 9(5), 2001, in a simple form). Sound well above the floor in some of the bands, for
+longer than a click, counts as speech, and so does every doubtful case. Steady noise of any level is
+noise once the floors have found it, and speech during the seconds until then.
 """
 
 from __future__ import annotations
@@ -18,25 +18,24 @@ import numpy as np
 from codec.signal.analysis import FRAME_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 
-STEP = 160  # samples between two looks: 10 ms
+STEP = 160  # samples between two decisions: 10 ms
 _WINDOW = 320
 _FFT = 512
-# Without the lowest octaves, where mains hum and rumble are.
+# Without the lowest octaves, which hold mains hum and rumble.
 EDGES_HZ = (150, 350, 600, 900, 1300, 1800, 2500, 3400, 4700, 7800)
 _BANDS = len(EDGES_HZ) - 1
-_SMOOTH = 3  # looks averaged into the energies that are judged
-_SLOW = 10  # looks averaged into the energies that the floors follow
-_SLOT = 50  # looks whose minimum is kept together
-_SLOTS = 10  # such minima that count: 5 s
-_TRUSTED_SLOTS = 5  # until so many are known, a floor is taken to be the quietest possible
-_TOP = 3  # bands that have to be over their floors together
-_RISE_DB = 7.0  # ... by so much on average
-_QUIETEST_DB = -78.0  # sound of all bands together below this, in dB of full scale, is silence
-_CLICK = 7  # looks; what is over sooner is no speech
-_ONSET = 2  # looks at the end of the frame that may be the beginning of a word
-_MARGIN = 5  # looks before and, where they are known, after the frame that count as its own
-_FRAME = FRAME_SAMPLES / STEP
-_HISTORY = int(6 * _FRAME)
+_SMOOTH = 3  # steps averaged into the energies that are compared with the floors
+_SLOW = 10  # steps averaged into the energies that the floors follow
+_SLOT = 50  # steps whose minimum is kept together
+_SLOTS = 10  # minima that make a floor: 5 s
+_TRUSTED_SLOTS = 5  # minima that must be known before a floor is above the lowest possible
+_TOP = 3  # bands that have to exceed their floors together
+_RISE_DB = 7.0  # ... by this much on average
+_QUIETEST_DB = -78.0  # all bands together below this, in dB of full scale, are silence
+_CLICK = 7  # steps; shorter sounds are not speech
+_ONSET = 2  # steps at the end of the frame that may be the beginning of a word
+_MARGIN = 5  # steps before the frame that count as its own
+_HISTORY = int(2 * (FRAME_SAMPLES / STEP + _MARGIN))
 _EMPTY = 1e-12
 
 
@@ -54,26 +53,19 @@ def _weights() -> tuple[FloatArray, FloatArray]:
 
 
 class ActivityDetector:
-    """Takes samples as they come; says whether a frame's span holds speech. Not thread safe."""
+    """Takes samples as they come; tells whether the last frame holds speech. Not thread safe."""
 
     def __init__(self) -> None:
         self._held = np.zeros(0, np.float32)
-        self._pushed = 0  # samples
-        self._looks = 0
+        self._steps = 0
         self._recent: deque[FloatArray] = deque(maxlen=_SLOW)  # band powers
         self._minimum = np.full(_BANDS, np.inf)  # of the present slot
         self._minima: deque[FloatArray] = deque(maxlen=_SLOTS)
         self._speech: deque[bool] = deque(maxlen=_HISTORY)
 
-    @property
-    def pushed(self) -> int:
-        """Samples taken so far."""
-        return self._pushed
-
     def push(self, samples: FloatArray) -> None:
-        """Take 16 kHz mono samples [n], full scale 1. What is not finite counts as silence."""
+        """Take 16 kHz mono samples [n], full scale 1. NaN and infinities count as silence."""
         samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        self._pushed += len(samples)
         held = np.concatenate([self._held, samples])
         count = max((len(held) - _WINDOW) // STEP + 1, 0)
         self._held = held[count * STEP :].copy()
@@ -83,29 +75,20 @@ class ActivityDetector:
         cut = np.lib.stride_tricks.sliding_window_view(held, _WINDOW)[::STEP][:count]
         power = np.abs(np.fft.rfft(cut * window, _FFT, axis=1)) ** 2 @ bands
         for row in power:
-            self._look(row)
+            self._step(row)
 
-    def frame_active(self, end: int | None = None) -> bool:
-        """Whether the frame that ends `end` samples after the start holds speech.
+    def frame_active(self) -> bool:
+        """Whether the frame that ends with the last sample holds speech.
 
-        end: by default the last sample pushed; up to two frames before it. The 50 ms before the
-        frame count as its own, and so do those after it as far as they have been pushed. After
-        speech, one frame more is active. Raises ValueError for any other end.
+        The 50 ms before the frame count as its own; after speech, one more frame is active.
         """
-        end = self._pushed if end is None else end
-        if not max(self._pushed - 2 * FRAME_SAMPLES, 0) <= end <= self._pushed:
-            raise ValueError(f"no frame that is known ends at sample {end}")
-        behind = max(self._looks - (end // STEP + _MARGIN), 0)
-        speech = list(self._speech)
-        speech = speech[: len(speech) - behind]
-        speech = speech[-int(2 * _FRAME + 2 * _MARGIN) :]
         run = longest = 0
-        for one in speech:
-            run = run + 1 if one else 0
+        for speech in self._speech:
+            run = run + 1 if speech else 0
             longest = max(longest, run)
         return longest >= _CLICK or run >= _ONSET
 
-    def _look(self, power: FloatArray) -> None:
+    def _step(self, power: FloatArray) -> None:
         self._recent.append(power)
         recent = list(self._recent)
         now = np.mean(recent[-_SMOOTH:], axis=0)
@@ -117,8 +100,8 @@ class ActivityDetector:
 
     def _follow(self, slow: FloatArray) -> None:
         self._minimum = np.minimum(self._minimum, slow)
-        self._looks += 1
-        if self._looks % _SLOT == 0:
+        self._steps += 1
+        if self._steps % _SLOT == 0:
             self._minima.append(self._minimum.astype(np.float32))
             self._minimum = np.full(_BANDS, np.inf)
 

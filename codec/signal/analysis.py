@@ -25,6 +25,7 @@ N_BINS = N_FFT // 2 + 1
 N_MELS = 128
 FRAME_HOPS = 128
 FRAME_SAMPLES = FRAME_HOPS * HOP
+LEAD = (WINDOW - HOP) // 2  # samples that a column sees before, and after, its own hop
 
 LOUDEST = 4.0  # samples beyond are clipped
 
@@ -33,7 +34,6 @@ CEILING_DB = 10.0
 FLOOR = 10.0 ** (FLOOR_DB / 20.0)
 _HALF_RANGE_DB = (CEILING_DB - FLOOR_DB) / 2.0
 _MID_DB = (CEILING_DB + FLOOR_DB) / 2.0
-
 
 
 def cleaned(samples: FloatArray) -> FloatArray:

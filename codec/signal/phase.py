@@ -16,17 +16,14 @@ to the middle of the window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.signal.analysis import HOP, N_BINS, N_FFT, WINDOW, hann
+from codec.signal.analysis import HOP, LEAD, N_BINS, N_FFT, WINDOW, hann
 from codec.signal.samples import FloatArray
 
 ComplexArray = NDArray[np.complex64]
 
-LEAD = (WINDOW - HOP) // 2
 # Columns whose phases are found together. Longer blocks follow the loud ridges better; the codec
 # decodes a frame of 128 columns at a time, so that shorter ones would not lower the delay.
 BLOCK = 128
@@ -131,62 +128,35 @@ def _quotient(total: FloatArray, weight: FloatArray) -> FloatArray:
     return samples.astype(np.float32, copy=False)
 
 
-def _empty_columns() -> FloatArray:
-    return np.zeros((0, N_BINS), np.float32)
-
-
-def _empty_tail() -> FloatArray:
-    return np.zeros(_TAIL, np.float32)
-
-
-@dataclass
 class PhaseState:
-    """What one block hands to the next."""
+    """What one block passes to the next."""
 
-    column: int = 0  # columns finished
-    waiting: FloatArray = field(default_factory=_empty_columns)  # columns not yet in a block
-    past: FloatArray = field(default_factory=_empty_columns)  # the last two finished, or fewer
-    phase: NDArray[np.float64] = field(default_factory=lambda: np.zeros(N_BINS))  # of the last one
-    known: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(N_BINS, np.bool_))
-    tail: FloatArray = field(default_factory=_empty_tail)  # overlap-add sums not yet complete
-    weight: FloatArray = field(default_factory=_empty_tail)
-    skip: int = LEAD  # samples before the signal's start still to be dropped
+    def __init__(self) -> None:
+        self.column = 0  # columns finished
+        self.waiting = np.zeros((0, N_BINS), np.float32)  # columns not yet in a block
+        self.past = np.zeros((0, N_BINS), np.float32)  # the last two finished, or fewer
+        self.phase = np.zeros(N_BINS)  # of the last one
+        self.known = np.zeros(N_BINS, np.bool_)  # where its phase is not random
+        self.tail = np.zeros(_TAIL, np.float32)  # overlap-add sums not yet complete
+        self.weight = np.zeros(_TAIL, np.float32)
+        self.skip = LEAD  # samples before the signal's start still to be dropped
 
 
 class PhaseSynthesiser:
     """Streaming phase reconstruction and synthesis.
 
-    After pushing T columns in all, (T - look_ahead) * HOP - LEAD samples have come out if
-    T is a multiple of `block` (320 samples, 20 ms, are still inside with the default look-ahead
-    of one column); `finish` gives the rest, so that T columns make exactly T * HOP samples. The
-    samples are the same, bit for bit, however the columns were divided into pushes.
+    After pushing T columns in all, (T - LOOK_AHEAD) * HOP - LEAD samples have come out if T is a
+    multiple of BLOCK (320 samples, 20 ms, are still inside); `finish` gives the rest, so that T
+    columns make exactly T * HOP samples. The samples are the same, bit for bit, however the columns
+    were divided into pushes.
 
     With `variable`, for live use, every push ends a block: after pushing T columns in all,
-    (T - look_ahead) * HOP - LEAD samples have come out (none before there are any), whatever the
+    (T - LOOK_AHEAD) * HOP - LEAD samples have come out (none before there are any), whatever the
     sizes of the pushes. Then the samples do depend on how the columns were divided; long blocks
     sound best.
     """
 
-    def __init__(
-        self,
-        block: int = BLOCK,
-        look_ahead: int = LOOK_AHEAD,
-        projections: int = PROJECTIONS,
-        seed: int = SEED,
-        variable: bool = False,
-    ) -> None:
-        """Raise ValueError unless 0 <= look_ahead < block and projections >= 0.
-
-        variable: blocks are as long as the pushes, not `block`.
-        """
-        if not 0 <= look_ahead < block:
-            raise ValueError(f"look-ahead {look_ahead} is not between 0 and the block's {block}")
-        if projections < 0:
-            raise ValueError(f"cannot do {projections} projections")
-        self.block = block
-        self.look_ahead = look_ahead
-        self.projections = projections
-        self.seed = seed
+    def __init__(self, variable: bool = False) -> None:
         self.variable = variable
         self.state = PhaseState()
 
@@ -208,7 +178,7 @@ class PhaseSynthesiser:
         samples = [np.zeros(0, np.float32)]
         start = 0
         while (take := self._next_block(len(columns) - start)) > 0:
-            samples.append(self._block(columns[start : start + take + self.look_ahead], take))
+            samples.append(self._block(columns[start : start + take + LOOK_AHEAD], take))
             start += take
         state.waiting = columns[start:].copy()
         return np.concatenate(samples)
@@ -220,7 +190,7 @@ class PhaseSynthesiser:
         samples = [np.zeros(0, np.float32)]
         while len(columns):
             take = min(self._grid_block(), len(columns))
-            samples.append(self._block(columns[: take + self.look_ahead], take))
+            samples.append(self._block(columns[: take + LOOK_AHEAD], take))
             columns = columns[take:]
         if state.column:
             end = slice(state.skip, LEAD)
@@ -230,7 +200,7 @@ class PhaseSynthesiser:
 
     def _next_block(self, available: int) -> int:
         """Columns of the next block that `available` columns allow; 0 or less if none."""
-        take = available - self.look_ahead
+        take = available - LOOK_AHEAD
         if self.variable:
             return take
         size = self._grid_block()
@@ -238,7 +208,7 @@ class PhaseSynthesiser:
 
     def _grid_block(self) -> int:
         """Columns of the next block: the first is shorter, so that blocks end with the frames."""
-        return self.block if self.state.column else self.block - self.look_ahead
+        return BLOCK if self.state.column else BLOCK - LOOK_AHEAD
 
     def _block(self, magnitudes: FloatArray, take: int) -> FloatArray:
         """Finish the first `take` columns; the others are only looked at. Gives their samples."""
@@ -248,7 +218,7 @@ class PhaseSynthesiser:
         spectra = np.empty(magnitudes.shape, np.complex64)
         spectra.real = magnitudes * np.cos(angle)
         spectra.imag = magnitudes * np.sin(angle)
-        for _ in range(self.projections):
+        for _ in range(PROJECTIONS):
             spectra = self._project(spectra, magnitudes)
         total, weight = overlap_add(spectra[:take], state.tail, state.weight)
         ready = take * HOP
@@ -289,33 +259,15 @@ class PhaseSynthesiser:
         threshold = np.float32(np.log(max(TOLERANCE * loudest, FLOOR)))
         slope_time, slope_frequency = phase_slopes(level)
 
-        from codec.signal.phase_kernels import (
-            integrate,  # late: importing numba takes longer than a short decode
-        )
+        # Only here: importing numba takes longer than a short decode.
+        from codec.signal.phase_kernels import integrate
 
-        # Two past columns serve the slopes, but only the last of them has a place in the block.
+        # Two past columns serve the slopes, but only the last of them seeds the block.
         used = slice(max(past - 1, 0), None)
-        integrate(
-            level[used],
-            slope_time[used],
-            slope_frequency[used],
-            threshold,
-            phase[used],
-            known[used],
-        )
+        fields = level, slope_time, slope_frequency
+        integrate(*(field[used] for field in fields), threshold, phase[used], known[used])
         phase, known = phase[past:], known[past:]
         loose = np.flatnonzero(~known).astype(np.uint64)
         first = np.uint64(state.column * N_BINS)
-        phase[~known] = random_phase(loose + first, self.seed)
+        phase[~known] = random_phase(loose + first, SEED)
         return phase, known
-
-
-def synthesise(magnitudes: FloatArray) -> FloatArray:
-    """Samples for magnitudes: [T, N_BINS] -> [T * HOP].
-
-    magnitudes are scaled as `analysis.stft_columns`, and column k belongs to samples
-    [k*HOP - LEAD, k*HOP - LEAD + WINDOW). Columns of zeros alone give exact zeros wherever no
-    other column reaches. Raises ValueError as `PhaseSynthesiser.push`.
-    """
-    synthesiser = PhaseSynthesiser()
-    return np.concatenate([synthesiser.push(magnitudes), synthesiser.finish()])

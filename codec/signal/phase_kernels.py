@@ -1,10 +1,10 @@
-"""Heap integration of a phase gradient over one block of columns, compiled with numba.
+"""Phase gradient heap integration over one block of columns, compiled with numba.
 
 Source: Prusa, Balazs, Sondergaard, "A noniterative method for reconstruction of phase from STFT
 magnitude", IEEE/ACM TASLP 25(5), 2017.
 
 Importing this module compiles it, or reads the compiled form from numba's cache on disk, so
-import it late: only where phases are really wanted.
+import it only where phases are reconstructed.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from codec.kernels import kernel
 # Without the interpreter's lock, so that audio callbacks need not wait for them.
 @kernel("void(f4[::1], i4[::1], i8, f4, i4)", nogil=True)
 def _insert(
-    keys: NDArray[np.float32], places: NDArray[np.int32], count: int, key: float, place: int
+    keys: NDArray[np.float32], heap: NDArray[np.int32], count: int, key: float, index: int
 ) -> None:
-    """Add one entry to a max-heap that holds `count` entries."""
+    """Add a bin to a max-heap of `count` bins, ordered by their keys."""
     slot = count
     while slot > 0:
         parent = (slot - 1) >> 1
         if keys[parent] >= key:
             break
         keys[slot] = keys[parent]
-        places[slot] = places[parent]
+        heap[slot] = heap[parent]
         slot = parent
     keys[slot] = key
-    places[slot] = place
+    heap[slot] = index
 
 
 @kernel("void(f4[::1], i4[::1], i8)", nogil=True)
-def _drop_top(keys: NDArray[np.float32], places: NDArray[np.int32], count: int) -> None:
-    """Remove the largest entry of a max-heap that holds `count` entries."""
+def _drop_top(keys: NDArray[np.float32], heap: NDArray[np.int32], count: int) -> None:
+    """Remove the bin with the largest key from a max-heap of `count` bins."""
     last = count - 1
     key = keys[last]
-    place = places[last]
+    index = heap[last]
     slot = 0
     while True:
         child = 2 * slot + 1
@@ -49,10 +49,10 @@ def _drop_top(keys: NDArray[np.float32], places: NDArray[np.int32], count: int) 
         if keys[child] <= key:
             break
         keys[slot] = keys[child]
-        places[slot] = places[child]
+        heap[slot] = heap[child]
         slot = child
     keys[slot] = key
-    places[slot] = place
+    heap[slot] = index
 
 
 @kernel("void(f4[:,::1], f4[:,::1], f4[:,::1], f4, f8[:,::1], b1[:,::1])", nogil=True)
@@ -79,11 +79,11 @@ def integrate(
     angle = phase.ravel()
     done = known.ravel()
     keys = np.empty(size, np.float32)
-    places = np.empty(size, np.int32)
+    heap = np.empty(size, np.int32)
     count = 0
     for i in range(size):
         if done[i] and loud[i] > threshold:
-            _insert(keys, places, count, loud[i], np.int32(i))
+            _insert(keys, heap, count, loud[i], np.int32(i))
             count += 1
 
     # The order in which islands start; sorted only once the seeds have spread as far as they can.
@@ -107,10 +107,10 @@ def integrate(
             start = starts[cursor]
             angle[start] = 0.0
             done[start] = True
-            _insert(keys, places, 0, loud[start], np.int32(start))
+            _insert(keys, heap, 0, loud[start], np.int32(start))
             count = 1
-        here = np.int64(places[0])
-        _drop_top(keys, places, count)
+        here = np.int64(heap[0])
+        _drop_top(keys, heap, count)
         count -= 1
         column = here // bins
         bin_ = here - column * bins
@@ -131,5 +131,5 @@ def integrate(
                 step = 0.5 * (across[here] + across[there])
             angle[there] = angle[here] + (step if side % 2 == 0 else -step)
             done[there] = True
-            _insert(keys, places, count, loud[there], np.int32(there))
+            _insert(keys, heap, count, loud[there], np.int32(there))
             count += 1

@@ -1,4 +1,4 @@
-"""The named operating points of the speech codec. Light to import: no networks here."""
+"""The named operating points of the speech codec; importing them loads no networks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Literal
 
 from codec.errors import BadInput
 from codec.signal import analysis
+
+EntropyName = Literal["range", "huffman"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Preset:
     quality: int
     iterations: int = 60
     price: float = 0.48
-    entropy: Literal["range", "huffman"] = "range"
+    entropy: EntropyName = "range"
 
     @property
     def frame_bits(self) -> float:

@@ -19,8 +19,8 @@ import numpy as np
 from codec.errors import BadStream, SottoError
 from codec.packet import Packet, unpack
 from codec.signal import analysis
-from codec.signal.analysis import FRAME_SAMPLES, HOP
-from codec.signal.phase import LEAD, LOOK_AHEAD
+from codec.signal.analysis import FRAME_SAMPLES, HOP, LEAD
+from codec.signal.phase import LOOK_AHEAD
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.signal.synthesis import SpeechSynthesiser
 from stream.call import timescale
@@ -53,7 +53,7 @@ class DecodedFrame(Protocol):
 
 
 class Decoder(Protocol):
-    """See `codec.speech.frame_decoder.FrameDecoder`."""
+    """See `codec.speech.decoder.FrameDecoder`."""
 
     def decode(self, packet: Packet) -> DecodedFrame: ...
     def conceal(self) -> FloatArray: ...
@@ -144,7 +144,7 @@ class Voice:
         decoder: Decoder | None = None,
     ) -> None:
         if decoder is None:
-            from codec.speech.frame_decoder import FrameDecoder
+            from codec.speech.decoder import FrameDecoder
 
             decoder = FrameDecoder(codec)
         self._decoder = decoder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +12,10 @@ from codec.arguments import between, number
 from tui.terminal import options
 
 if TYPE_CHECKING:
+    from codec.container import StreamHeader, StreamInfo
+    from codec.speech.codec import SpeechCodec
     from tui.commands import Subparsers
-    from tui.speech_files import Codec
-    from tui.terminal.progress import Reporter
-
-SUFFIX = ".wav"
+    from tui.terminal.progress import Progress
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -56,11 +57,11 @@ def _burst(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decode; 0 if all of it went well."""
+    """Decode. Returns 1 if files of a directory failed."""
     from codec.errors import BadInput
     from codec.files.audio import audio_format
     from codec.packet_loss import transitions
-    from tui.batch import check_paths, coded_seconds, mirrored, run_batch
+    from tui.batch import check_paths, mirrored, run_batch
     from tui.terminal.errors import UsageError
     from tui.terminal.progress import Progress
 
@@ -71,48 +72,85 @@ def run(args: argparse.Namespace) -> int:
     check_paths(args.input, args.output)
     job = _Job(args)
     if Path(args.input).is_dir():
-        pairs = mirrored(args.input, args.output, audio=False, suffix=SUFFIX)
-        return run_batch("decode", pairs, job.decode)
+        pairs = mirrored(args.input, args.output, audio=False, suffix=".wav")
+        return run_batch("decode", pairs, job.seconds, job.decode)
     audio_format(args.output)
-    with Progress("decode", coded_seconds(args.input)) as progress:
+    with Progress("decode", job.seconds(args.input)) as progress:
         job.decode(args.input, args.output, progress)
     return 0
 
 
 class _Job:
-    """Decodes files with the codecs their headers ask for, each loaded once."""
+    """Decodes files with the codecs that their headers ask for, each loaded once."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._codecs: dict[str, Codec] = {}
+        self._codec = cache(self._load)
+        self._scanned = cache(_scanned)
 
-    def decode(self, source: str, target: str, progress: Reporter) -> None:
-        """One file or pipe into another."""
+    def seconds(self, source: str) -> float | None:
+        """Duration of a .sotto file; None for pipes. Raises SottoError for other files."""
+        found = self._scanned(source)
+        return None if found is None else found.duration_s
+
+    def decode(self, source: str, target: str, progress: Progress) -> None:
+        """Decode one file or pipe into another."""
         from codec.container import ContainerReader
+        from codec.errors import BadStream
         from codec.files.audio import AudioWriter
         from codec.files.paths import PIPE, display_name, open_input, os_errors
         from codec.packet_loss import losses
-        from tui.batch import coded_samples
-        from tui.speech_files import decode_stream, open_speech
+        from codec.speech.streams import decode_stream
 
         args = self._args
         name = "standard input" if source == PIPE else display_name(source)
+        found = self._scanned(source)
+        total = None if found is None else found.total_samples
+        lost = losses(args.loss_rate, args.burst, args.seed) if args.loss_rate else None
         with open_input(source) as file, os_errors("read", source):
-            total = coded_samples(source, file)
             reader = ContainerReader(file)
-            codec = self._codec(open_speech(reader, name).preset)
+            _check_speech(reader.header, name)
+            codec = self._codec(reader.header.preset)
             reader.require_model(codec.model_id, codec.preset)
-            lost = losses(args.loss_rate, args.burst, args.seed) if args.loss_rate else None
             with AudioWriter(target) as writer:
-                done = decode_stream(codec, reader, writer.write, progress.advance, lost, total)
+                blocks = decode_stream(codec.decoder(), reader, lost, total)
+                for block in progress.follow(blocks):
+                    writer.write(block)
+                if not reader.frames:
+                    raise BadStream("the stream holds no frames")
         if not reader.intact:
             progress.note(f"{name}: {reader.integrity()}; lost frames concealed")
         if lost is not None:
-            progress.note(f"{name}: {done.simulated} of {done.frames} frames dropped and concealed")
+            received = reader.frames - reader.damaged_frames
+            dropped = sum(islice(losses(args.loss_rate, args.burst, args.seed), received))
+            progress.note(f"{name}: {dropped} of {reader.frames} frames dropped and concealed")
 
-    def _codec(self, preset: str) -> Codec:
-        from tui.speech_files import load_codec
+    def _load(self, preset: str) -> SpeechCodec:
+        from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-        if preset not in self._codecs:
-            self._codecs[preset] = load_codec(preset, self._args.device)
-        return self._codecs[preset]
+        return SpeechCodec.load(preset, self._args.device)
+
+
+def _scanned(source: str) -> StreamInfo | None:
+    """The contents of a .sotto file; None for pipes, which can be read only once."""
+    from codec.container import scan
+    from codec.files.paths import is_special, open_input, os_errors
+
+    if is_special(source):
+        return None
+    with open_input(source) as file, os_errors("read", source):
+        return scan(file)
+
+
+def _check_speech(header: StreamHeader, name: str) -> None:
+    """Raise BadInput unless the container `name` holds speech that can be decoded."""
+    from codec.errors import BadInput
+    from codec.signal.analysis import FRAME_SAMPLES, SAMPLE_RATE
+
+    if header.kind != "speech":
+        raise BadInput(f"{name} holds an image, not speech")
+    if (header.sample_rate, header.frame_samples) != (SAMPLE_RATE, FRAME_SAMPLES):
+        raise BadInput(
+            f"{name} holds frames of {header.frame_samples} samples at {header.sample_rate} Hz; "
+            f"only {FRAME_SAMPLES} at {SAMPLE_RATE} Hz can be decoded"
+        )

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tui.terminal import options
 
 if TYPE_CHECKING:
+    from codec.speech.codec import SpeechCodec
     from tui.commands import Subparsers
-    from tui.speech_files import Codec, EncodeOptions
-    from tui.terminal.progress import Reporter
-
-SUFFIX = ".sotto"
+    from tui.terminal.progress import Progress
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -31,33 +29,37 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encode; 0 if all of it went well."""
+    """Encode. Returns 1 if files of a directory failed."""
     from tui.batch import check_paths, mirrored, run_batch, stored_seconds
-    from tui.speech_files import EncodeOptions, load_codec
     from tui.terminal.progress import Progress
 
-    options.check_encoding(args)
+    encoding = options.encoding(args)
     check_paths(args.input, args.output)
-    choice = EncodeOptions.of(args)
     if Path(args.input).is_dir():
-        pairs = mirrored(args.input, args.output, audio=True, suffix=SUFFIX)
-        codec = load_codec(args.preset, args.device)
-        return run_batch("encode", pairs, _one(codec, choice))
+        pairs = mirrored(args.input, args.output, audio=True, suffix=".sotto")
+        encode = partial(_encode, _load(args), encoding)
+        return run_batch("encode", pairs, stored_seconds, encode)
     # Before the model: a misspelt name should not take seconds to be noticed.
     total = stored_seconds(args.input)
-    codec = load_codec(args.preset, args.device)
+    codec = _load(args)
     with Progress("encode", total) as progress:
-        _one(codec, choice)(args.input, args.output, progress)
+        _encode(codec, encoding, args.input, args.output, progress)
     return 0
 
 
-def _one(codec: Codec, choice: EncodeOptions) -> Callable[[str, str, Reporter], None]:
-    def encode(source: str, target: str, progress: Reporter) -> None:
-        from codec.files.audio import AudioReader
-        from codec.files.paths import atomic_output
-        from tui.speech_files import encode_stream
+def _load(args: argparse.Namespace) -> SpeechCodec:
+    from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-        with AudioReader(source, warn=progress.note) as reader, atomic_output(target) as sink:
-            encode_stream(codec, reader, sink, choice, progress.advance)
+    return SpeechCodec.load(args.preset, args.device)
 
-    return encode
+
+def _encode(
+    codec: SpeechCodec, encoding: dict[str, Any], source: str, target: str, progress: Progress
+) -> None:
+    from codec.files.audio import AudioReader
+    from codec.files.paths import atomic_output
+    from codec.speech.streams import GROUP, encode_stream
+
+    with AudioReader(source, warn=progress.note) as reader, atomic_output(target) as sink:
+        encoder = codec.encoder(**encoding, group=GROUP)
+        encode_stream(encoder, codec.header(), progress.follow(reader), sink)

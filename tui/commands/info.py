@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe; 0 if the file could be read, whatever state it is in."""
+    """Describe a container, damaged or not."""
     from codec.container import scan
     from codec.files.paths import open_input, os_errors
 
@@ -33,20 +34,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_dict(found: StreamInfo) -> dict[str, object]:
-    """The answer of --json: the header's entries beside the numbers, one flat object."""
-    values = found.as_dict()
-    header = values.pop("header")
-    return {**header, **values}
+    """The answer of --json: one flat object of the header's entries and the figures."""
+    values = asdict(found)
+    return values.pop("header") | values
 
 
 def as_text(found: StreamInfo) -> str:
     """The answer for people."""
     header = found.header
-    rows = [
-        ("preset", header.preset),
-        ("model", header.model_id),
-        ("kind", header.kind),
-    ]
+    rows = [("preset", header.preset), ("model", header.model_id), ("kind", header.kind)]
     if header.kind == "speech":
         rows += [
             ("duration", f"{found.duration_s:.3f} s"),

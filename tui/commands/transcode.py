@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from codec.speech.codec import SpeechCodec
     from tui.commands import Subparsers
-    from tui.speech_files import Codec
 
 # PESQ is made for utterances; its fixed tables overflow on long recordings.
 SCORED_SECONDS = 30
@@ -42,28 +43,31 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Transcode and report; 0 if it went well."""
+    """Transcode and report."""
     from codec.container import ContainerReader, scan
     from codec.files.audio import AudioReader, AudioWriter, audio_format
     from codec.files.paths import PIPE, atomic_output, os_errors
     from tui.batch import check_paths, stored_seconds
-    from tui.speech_files import EncodeOptions, decode_stream, encode_stream, load_codec
     from tui.terminal.errors import UsageError
     from tui.terminal.progress import Progress
 
-    options.check_encoding(args)
+    encoding = options.encoding(args)
     check_paths(args.input, args.output, args.picture)
     audio_format(args.output)
     if args.picture is not None and not args.picture.lower().endswith(".png"):
         raise UsageError("--picture writes a .png file")
     total = stored_seconds(args.input)
     with contextlib.ExitStack() as outputs:
-        # Before the work: what is missing, or cannot be written to, is no surprise at its end.
+        # Before the work, which would be lost if the picture could not be made or written.
         if args.picture is not None:
             from tui.picture import spectrograms_png
 
             picture = outputs.enter_context(atomic_output(args.picture))
-        codec = load_codec(args.preset, args.device)
+
+        from codec.speech.codec import SpeechCodec  # only here: this imports torch
+        from codec.speech.streams import GROUP, decode_stream, encode_stream
+
+        codec = SpeechCodec.load(args.preset, args.device)
         _warm_up(codec)
         original, decoded = _Start(), _Start()
         coded = outputs.enter_context(tempfile.TemporaryFile())
@@ -72,20 +76,19 @@ def run(args: argparse.Namespace) -> int:
             AudioReader(args.input, warn=progress.note) as reader,
             os_errors("write", "a temporary file"),
         ):
-            encoded = encode_stream(
-                codec, original.keep(reader), coded, EncodeOptions.of(args), progress.advance
-            )
+            reading = _Timed(original.keep(progress.follow(reader)))
+            started = time.perf_counter()
+            encoder = codec.encoder(**encoding, group=GROUP)
+            encode_stream(encoder, codec.header(), reading, coded)
+            encode_seconds = time.perf_counter() - started - reading.seconds
         coded.seek(0)
         found = scan(coded)
         coded.seek(0)
         with Progress("decode", found.duration_s) as progress, AudioWriter(args.output) as writer:
-            result = decode_stream(
-                codec,
-                ContainerReader(coded),
-                decoded.tee(writer.write),
-                progress.advance,
-                total_samples=found.total_samples,
-            )
+            container, length = ContainerReader(coded), found.total_samples
+            decoding = _Timed(decode_stream(codec.decoder(), container, total_samples=length))
+            for block in decoded.keep(progress.follow(decoding)):
+                writer.write(block)
         seconds = found.duration_s
         report: dict[str, Any] = {
             "preset": codec.preset,
@@ -96,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
             "total_bits_per_s": found.total_bits_per_s,
             **_scores(original.samples(), decoded.samples()),
             "scored_s": min(seconds, float(SCORED_SECONDS)),
-            "encode_real_time_factor": encoded.codec_seconds / seconds,
-            "decode_real_time_factor": result.codec_seconds / seconds,
+            "encode_real_time_factor": encode_seconds / seconds,
+            "decode_real_time_factor": decoding.seconds / seconds,
         }
         text = json.dumps(report, indent=2) if args.json else _as_text(report)
         # With the audio on standard output, the report would land inside it.
@@ -108,11 +111,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _warm_up(codec: Codec) -> None:
-    """One frame of silence there and back, so that compiling is not counted as coding."""
+def _warm_up(codec: SpeechCodec) -> None:
+    """Code one frame of silence, so that compiling is not counted as coding."""
     import numpy as np
 
-    from tui.speech_files import FRAME_SAMPLES
+    from codec.signal.analysis import FRAME_SAMPLES
 
     encoder, decoder = codec.encoder(iterations=1), codec.decoder()
     silence = np.zeros(FRAME_SAMPLES, np.float32)
@@ -121,8 +124,26 @@ def _warm_up(codec: Codec) -> None:
     decoder.finish()
 
 
+class _Timed:
+    """An iterator of blocks, and the seconds spent waiting for them."""
+
+    def __init__(self, blocks: Iterable[NDArray[np.float32]]) -> None:
+        self._blocks = iter(blocks)
+        self.seconds = 0.0
+
+    def __iter__(self) -> _Timed:
+        return self
+
+    def __next__(self) -> NDArray[np.float32]:
+        started = time.perf_counter()
+        try:
+            return next(self._blocks)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
 class _Start:
-    """Remembers the first seconds of what passes by."""
+    """Keeps a copy of the first seconds of a signal."""
 
     def __init__(self) -> None:
         self._kept: list[NDArray[np.float32]] = []
@@ -137,23 +158,12 @@ class _Start:
     def keep(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """The same blocks."""
         for block in blocks:
-            self._remember(block)
+            if self._room:
+                part = block[: self._room].copy()
+                self._kept.append(part)
+                self._room -= len(part)
             yield block
 
-    def tee(self, write: Any) -> Any:
-        """A `write` that remembers."""
-
-        def both(block: NDArray[np.float32]) -> None:
-            self._remember(block)
-            write(block)
-
-        return both
-
-    def _remember(self, block: NDArray[np.float32]) -> None:
-        if self._room:
-            part = block[: self._room].copy()
-            self._kept.append(part)
-            self._room -= len(part)
 
 
 def _scores(

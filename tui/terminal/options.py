@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from codec.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
-__all__ = ["add_device", "add_encoding", "check_encoding", "count", "positive"]
+__all__ = ["add_device", "add_encoding", "count", "encoding", "positive"]
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,16 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def check_encoding(args: argparse.Namespace) -> None:
-    """Raise UsageError if the options of `add_encoding` contradict each other."""
+def encoding(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_encoding` as arguments of `SpeechCodec.encoder`.
+
+    Raises UsageError if they contradict each other.
+    """
     if args.no_search and (args.iterations is not None or args.budget is not None):
         raise UsageError("--no-search leaves nothing for --iterations or --budget to limit")
+    return {
+        "iterations": args.iterations,
+        "budget": args.budget,
+        "search": not args.no_search,
+        "entropy": args.entropy,
+    }

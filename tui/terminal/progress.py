@@ -1,23 +1,14 @@
-"""How far a command on audio is, and how fast it goes."""
+"""The progress of a command on audio, and its speed."""
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Iterable, Iterator
 
 from codec.console import Bar, note
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 
-__all__ = ["Progress", "Reporter", "note"]
-
-
-class Reporter(Protocol):
-    """What a long-running command tells the person in front of it."""
-
-    def advance(self, seconds: float) -> None: ...
-
-    def describe(self, label: str) -> None: ...
-
-    def note(self, line: str) -> None: ...
+__all__ = ["Progress", "note"]
 
 
 class Progress:
@@ -45,6 +36,12 @@ class Progress:
         self._done += seconds
         speed = self._done / max(time.perf_counter() - self._started, 1e-6)
         self._bar.update(self._done, f"{speed:.1f}x real time")
+
+    def follow(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        """The same blocks [n] of 16 kHz samples, each done when the next one is asked for."""
+        for block in blocks:
+            yield block
+            self.advance(len(block) / SAMPLE_RATE)
 
     def describe(self, label: str) -> None:
         """Say what is being done now."""

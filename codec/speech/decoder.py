@@ -1,8 +1,9 @@
-"""Frames from packets: log-mel columns of speech, of comfort noise, and in place of lost frames."""
+"""Packets to speech: frames of log-mel columns, and the samples they stand for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +15,12 @@ from codec.signal import analysis
 from codec.signal.comfort_noise import NoiseTexture, decode_levels, textured
 from codec.signal.concealment import Concealer
 from codec.signal.samples import FloatArray
-from codec.speech.engine import SpeechEngine
+from codec.signal.synthesis import SpeechSynthesiser
 
-NOISE_FADE_HOPS = 12  # from whatever came before to comfort noise: 96 ms
+if TYPE_CHECKING:
+    from codec.speech.codec import SpeechCodec
+
+NOISE_FADE_HOPS = 12  # from speech to comfort noise: 96 ms
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,15 @@ class Frame:
 
     columns: FloatArray
     active: bool
-    kind: Kind
 
 
 class FrameDecoder:
-    """Packets to frames, in the order in which they are heard. Not thread safe.
+    """Packets to frames, in playback order. Not thread safe.
 
     Deterministic: the same packets and losses give the same frames.
     """
 
-    def __init__(self, codec: SpeechEngine, seed: int = 0) -> None:
+    def __init__(self, codec: SpeechCodec, seed: int = 0) -> None:
         self._codec = codec
         self._short_id = short_id(codec.model_id)
         self._noise = NoiseTexture(seed)
@@ -54,16 +57,16 @@ class FrameDecoder:
         if not known or packet.chained or packet.quality >= self._codec.qualities:
             raise BadStream("packet is not a speech frame this decoder knows")
         if packet.kind is Kind.COMFORT_NOISE:
-            return Frame(self._rest(decode_levels(packet.payload)), False, packet.kind)
+            return Frame(self._comfort_noise(decode_levels(packet.payload)), False)
         if not packet.payload:
             silence = np.full((analysis.FRAME_HOPS, analysis.N_MELS), -1.0, np.float32)
-            self._concealer.rested(silence[0])
-            return Frame(silence, False, packet.kind)
-        return Frame(self._speech(packet), True, packet.kind)
+            self._concealer.note_noise(silence[0])
+            return Frame(silence, False)
+        return Frame(self._speech(packet), True)
 
     def conceal(self) -> FloatArray:
-        """Columns [FRAME_HOPS, N_MELS] in place of the frame after the last one, heard or not."""
-        return self._concealer.lost()
+        """Columns [FRAME_HOPS, N_MELS] in place of the next frame, which was lost."""
+        return self._concealer.conceal()
 
     def _speech(self, packet: Packet) -> FloatArray:
         name = "huffman" if packet.entropy is Entropy.HUFFMAN else "range"
@@ -72,17 +75,17 @@ class FrameDecoder:
         z = self._codec.networks.latents_of(indices)[None].to(device)
         rate = torch.tensor([packet.quality / 8.0], device=device)
         columns: FloatArray = self._generate(z, rate)[0]
-        self._concealer.heard(z, rate, columns)
+        self._concealer.note_speech(z, rate, columns)
         return columns
 
-    def _rest(self, levels: FloatArray) -> FloatArray:
-        """Comfort noise of these levels [N_MELS], reached smoothly."""
+    def _comfort_noise(self, levels: FloatArray) -> FloatArray:
+        """Comfort noise of these levels [N_MELS], faded in from the frame before."""
         before = self._concealer.ending
         hops = np.arange(1, analysis.FRAME_HOPS + 1, dtype=np.float32)[:, None]
         share = np.minimum(hops / NOISE_FADE_HOPS, 1.0).astype(np.float32)
         course = (1.0 - share) * before.levels + share * levels
         fluctuation = (1.0 - share) * before.texture + share
-        self._concealer.rested(levels)
+        self._concealer.note_noise(levels)
         return textured(
             course.astype(np.float32),
             self._noise.next(analysis.FRAME_HOPS),
@@ -93,3 +96,26 @@ class FrameDecoder:
     def _generate(self, latents: Tensor, rate: Tensor) -> FloatArray:
         columns: FloatArray = self._codec.searchable.generator(latents, rate).cpu().numpy()
         return columns
+
+
+class SpeechDecoder:
+    """Packets in, samples out; lost frames are concealed."""
+
+    def __init__(self, codec: SpeechCodec) -> None:
+        self._codec = codec
+        self._frames = FrameDecoder(codec)
+        self._synthesiser = SpeechSynthesiser()
+
+    def push(self, packet: Packet | None) -> FloatArray:
+        """Decode a packet, or conceal a lost frame (None); returns the samples ready so far.
+
+        Raises BadStream for a damaged payload, WrongModel for a packet of another model; the
+        decoder stays usable, and the caller may conceal the frame instead.
+        """
+        columns = self._frames.conceal() if packet is None else self._frames.decode(packet).columns
+        return self._synthesiser.push(columns)
+
+    def finish(self) -> FloatArray:
+        """The samples still inside; afterwards the decoder is as new."""
+        self._frames = FrameDecoder(self._codec)
+        return self._synthesiser.finish()
