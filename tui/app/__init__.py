@@ -1,1 +1,1 @@
-"""The terminal UI of a call: draws snapshots of it, and passes on what the keys ask for."""
+"""The call screen: draws snapshots of the call and passes keys on to it."""

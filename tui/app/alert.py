@@ -1,4 +1,4 @@
-"""A line that is there only while something needs saying."""
+"""Warnings about the call, shown only while there are any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_LINES = 3
 
 
 class Alert(Painted):
-    """Warnings about the whole call."""
+    """Up to three lines of warnings."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -45,7 +45,7 @@ class Alert(Painted):
 
 
 def alerts(snapshot: Snapshot) -> tuple[str, ...]:
-    """What to warn of, most urgent first."""
+    """The warnings to show, most urgent first."""
     texts = []
     if snapshot.state is CallState.RECONNECTING:
         reason = clean(snapshot.reason)

@@ -1,4 +1,4 @@
-"""The two lines at the top: who, since when, how safely, and through which devices."""
+"""The two lines at the top: state of the call, peer, security, keys and devices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GAP: Line = [("  ", "text")]
 
 
 class CallBar(Painted):
-    """What holds for the whole call."""
+    """State of the call as a whole."""
 
     _snapshot: Snapshot | None = None
     _listener: Listener | None = None
@@ -40,7 +40,7 @@ class CallBar(Painted):
 
 
 def secured(snapshot: Snapshot) -> Line:
-    """Said in words: green alone tells nothing to those who do not see it."""
+    """Whether the link is secured, in words: not everybody sees green."""
     if snapshot.link.secured:
         return [("✓ secured", "good")]
     return [("✗ NOT secured", "bad")]
@@ -91,7 +91,7 @@ def _device_line(snapshot: Snapshot, listener: Listener | None, width: int) -> L
 
 
 def _shares(wanted: list[int], room: int) -> list[int]:
-    """Widths that sum to at most `room`: the short get what they want, the long share the rest."""
+    """Widths that sum to at most `room`: short names are kept whole, long ones share the rest."""
     given = [0] * len(wanted)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     for served, i in enumerate(order):

@@ -1,4 +1,4 @@
-"""The spectrogram's colours: lightness rises evenly, so that louder always looks brighter.
+"""Colours of the spectrogram: lightness rises evenly, so that louder always looks brighter.
 
 Made in Oklab (B. Ottosson, "A perceptual color space for image processing", 2020): equal steps of
 lightness, hue turning from blue over green to pale yellow, so that it also reads in greys and for

@@ -1,4 +1,4 @@
-"""What the screen needs of a call."""
+"""The interface of a call that the screen uses."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Controls(Protocol):
     def set_push_to_talk(self, on: bool) -> None: ...
 
     def talk(self, on: bool) -> None:
-        """With push-to-talk: send (or no longer send) what the microphone hears."""
+        """With push-to-talk: start or stop sending what the microphone hears."""
         ...
 
     def set_preset(self, name: str) -> None: ...
 
     def devices(self) -> DeviceNames:
-        """The sound cards as seen last; asking makes the call look for new ones."""
+        """The sound cards last seen; starts another look for new ones."""
         ...
 
     def devices_seen(self) -> DeviceNames | None:
-        """The sound cards as seen last, without another look."""
+        """The sound cards last seen, without another look."""
         ...
 
     def set_input(self, name: str) -> None: ...
@@ -45,7 +45,7 @@ class Controls(Protocol):
     def set_output(self, name: str) -> None: ...
 
     def set_recording(self, path: str | None) -> None:
-        """Record both sides to a new WAV file, or with None finish the recording."""
+        """Record both sides to a new WAV file; None ends the recording."""
         ...
 
     def hang_up(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Where the time from mouth to ear goes, to scale."""
+"""The mouth-to-ear latency and its parts, as a bar to scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHORTEST_SCALE = 1.5
 
 
 class LatencyBar(Painted):
-    """A bar, and beneath it what its pieces are."""
+    """A bar with a legend beneath it."""
 
     def __init__(self, *, colour: bool, id: str | None = None) -> None:
         super().__init__(id=id)

@@ -1,4 +1,4 @@
-"""The call's log: the latest lines, and older ones on request."""
+"""The log of the call, which can be scrolled back."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 class PeakHold:
-    """The loudest level of the last moments, which then sinks slowly."""
+    """The loudest recent level; it is held for a moment and then sinks slowly."""
 
     def __init__(self) -> None:
         self.level_db = QUIETEST_DB
@@ -31,7 +31,7 @@ class PeakHold:
 def bar(level_db: float, peak_db: float, width: int) -> Line:
     """The meter in `width` cells, -60 dB at the left and full scale at the right.
 
-    Colour says how close to clipping it is; the figure beside it says so without colour.
+    The colour shows how close to clipping it is; the figure next to it does without colour.
     """
     filled = _cells(level_db, width)
     whole = int(filled)

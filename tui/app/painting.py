@@ -1,8 +1,8 @@
-"""Widgets that are a few lines of text each, redrawn line by line.
+"""Widgets made of a few lines of text, redrawn line by line.
 
 A line is a list of (text, role); a role is the name of a component class, and the style sheet says
-how it looks. Lines are compared with those already shown, and only what changed is drawn again:
-that is what keeps an idle call cheap.
+how it looks. Lines are compared with those already shown and only changes are drawn, which keeps an
+idle call cheap.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def width_of(line: Sequence[Span]) -> int:
 
 
 def flow(fields: Iterable[Line], width: int, gap: int = 2) -> Line:
-    """The fields side by side, as many as fit whole; the rest are left out."""
+    """The fields side by side, as many as fit; the others are left out."""
     line: Line = []
     used = 0
     for field in fields:
@@ -72,7 +72,7 @@ def flow(fields: Iterable[Line], width: int, gap: int = 2) -> Line:
 
 
 def spread(left: Line, right: Line, width: int, fill: str = " ", role: str = "rule") -> Line:
-    """`left` and `right` at the two ends; `left` alone where both do not fit."""
+    """`left` and `right` at the two ends, or `left` alone if both do not fit."""
     room = width - width_of(left) - width_of(right)
     if right and room < 1:
         return spread(left, [], width, fill, role)
@@ -80,7 +80,7 @@ def spread(left: Line, right: Line, width: int, fill: str = " ", role: str = "ru
 
 
 def heading(title: str, notes: Line, width: int) -> Line:
-    """A box title: name, a thin rule, and what there is to say at its end."""
+    """A panel's title: name, a thin rule, and notes at the end."""
     right: Line = [(" ", "text"), *notes] if notes else []
     room = width - width_of(right) - 3
     if room < cell_len(title) and room < 8:
@@ -107,7 +107,7 @@ class Painted(Widget):
         raise NotImplementedError
 
     def repaint(self) -> None:
-        """Ask `paint` again and redraw the lines that changed."""
+        """Call `paint` and redraw the lines that changed."""
         width, height = self.content_size
         if not width or not height:
             return

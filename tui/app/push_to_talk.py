@@ -1,8 +1,8 @@
-"""Push-to-talk on a terminal, which reports that a key went down and never that it came up.
+"""Push-to-talk on a terminal, which reports key presses but no releases.
 
-A tap starts talking, and another tap ends it. A key held down repeats: as soon as a second press
-follows the first sooner than a person means to stop, the key counts as held, and talking ends once
-the repeats do.
+A tap starts talking, and another tap stops it. A key held down repeats: when a second press follows
+the first too soon to be meant as a stop, the key counts as held, and talking stops when the repeats
+do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ RELEASED_AFTER = 0.35
 
 
 class PushToTalk:
-    """Tells presses of one key from a hold. Times are seconds on a clock that never jumps."""
+    """Tells taps of a key from holding it. Times are seconds on a monotonic clock."""
 
     def __init__(self) -> None:
         self.talking = False
@@ -22,7 +22,7 @@ class PushToTalk:
         self._last = float("-inf")
 
     def press(self, now: float) -> bool:
-        """The key was pressed, or repeated. Returns whether we talk."""
+        """Take a press or repeat of the key. Returns whether we talk."""
         since_last = now - self._last
         self._last = now
         if self.talking:
@@ -30,12 +30,12 @@ class PushToTalk:
                 self._held = True
             else:
                 self.talking = False
-        elif since_last > RELEASED_AFTER:  # or else the key is still down from before
+        elif since_last > RELEASED_AFTER:  # otherwise the key is still down from before
             self.talking, self._held, self._began = True, False, now
         return self.talking
 
     def poll(self, now: float) -> bool:
-        """Time went by. Returns whether we talk."""
+        """Take note of the time. Returns whether we talk."""
         if self._held and now - self._last > RELEASED_AFTER:
             self.stop()
         return self.talking

@@ -1,4 +1,4 @@
-"""Everybody in the room, one line each."""
+"""The list of everybody in the room."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MOST_LISTED = 8
 
 
 class RoomList(Painted):
-    """The remote parties, with their levels; one of them is selected."""
+    """One line for each remote party, with its level; one is selected."""
 
     class Selected(Message):
-        """A line was clicked. party: its number in the call."""
+        """A line was clicked. party: the number of the party in the call."""
 
         def __init__(self, party: int) -> None:
             super().__init__()
@@ -32,7 +32,7 @@ class RoomList(Painted):
         self._now = 0.0
 
     def show(self, listeners: tuple[Listener, ...], selected: int, now: float) -> None:
-        """selected: a party's number; now: seconds on a clock that never jumps."""
+        """selected: a party's number; now: seconds on a monotonic clock."""
         rows = 1 + min(len(listeners), MOST_LISTED)
         if len(listeners) != len(self._listeners):
             self.styles.height = rows

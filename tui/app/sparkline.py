@@ -1,4 +1,4 @@
-"""A small history in block characters."""
+"""A small graph in block characters."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class History:
         self._pictures: dict[tuple[int, int, int], _Picture] = {}
 
     def feed(self, spectrogram: Spectrogram) -> bool:
-        """Take what is new of `spectrogram`; whether a cell column was added."""
+        """Take the new columns of `spectrogram`. Returns whether a cell column was added."""
         columns, total = spectrogram.columns, spectrogram.total
         if self._seen is None or total < self._seen:
             self._seen = total - len(columns)  # the first look, or another voice
@@ -80,7 +80,7 @@ class History:
 
 
 class _Picture:
-    """The kept cells as levels, column by column as they come: [cells, bands], low pitch first."""
+    """The kept cells as levels, [cells, bands], low pitch first, extended column by column."""
 
     def __init__(self, bands: int, count: int, dead_zone: int) -> None:
         self._bands, self._count, self._dead_zone = bands, count, dead_zone

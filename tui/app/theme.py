@@ -1,4 +1,4 @@
-"""The application's colours, and whether the terminal has any."""
+"""Colours of the call screen, and whether the terminal has colours."""
 
 from __future__ import annotations
 

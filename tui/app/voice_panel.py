@@ -1,4 +1,4 @@
-"""One direction of the call: level, spectrogram, rate, and how the coding goes."""
+"""A panel for one direction of the call: level, spectrogram, rate and coding figures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from tui.app.sparkline import sparkline
 from tui.app.spectrogram import PLAIN_SHADES, SHADES, History, in_colour, in_shades
 
 _DETAILS_FROM_ROWS = 13
-# A picture of more cells than this is drawn every other time only: it is nearly all of what goes to
-# the terminal.
+# A picture of more cells than this is drawn only every other time: it is most of the output.
 _LARGE_PICTURE = 800
 
 
 class VoicePanel(Painted):
-    """What the two directions have in common. plain: draw for a slow terminal."""
+    """Base of both directions. plain: draw for a slow terminal."""
 
     def __init__(self, *, colour: bool, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -85,10 +84,10 @@ class VoicePanel(Painted):
 
 
 class OwnVoice(VoicePanel):
-    """Our voice on its way out."""
+    """Our own voice, as it is sent."""
 
     def show(self, snapshot: Snapshot, now: float) -> None:
-        """now: seconds on a clock that never jumps."""
+        """now: seconds on a monotonic clock."""
         talker = snapshot.talker
         self._title = "you"
         self._notes = [own_state(snapshot)]
@@ -113,12 +112,12 @@ class OwnVoice(VoicePanel):
 
 
 class HeardVoice(VoicePanel):
-    """A remote party's voice on its way in, or what we wait for."""
+    """The voice of a remote party, or what we are waiting for."""
 
     _party: int | None = None
 
     def show(self, snapshot: Snapshot, listener: Listener | None, now: float) -> None:
-        """now: seconds on a clock that never jumps."""
+        """now: seconds on a monotonic clock."""
         if listener is None:
             self._party = None
             self._title, self._notes = "nobody", []
@@ -162,12 +161,12 @@ def voice_state(active: bool) -> tuple[str, str]:
 
 
 def heard_state(listener: Listener) -> tuple[str, str]:
-    """Whether a remote party speaks, and can be heard."""
+    """Whether a remote party is speaking, and whether it can be heard."""
     return voice_state(listener.active) if listener.heard else ("✗ not heard", "bad")
 
 
 def own_state(snapshot: Snapshot) -> tuple[str, str]:
-    """What becomes of our voice at this moment."""
+    """Whether our voice is being sent."""
     if snapshot.muted:
         return "✗ MUTED", "bad"
     if snapshot.push_to_talk:

@@ -1,1 +1,1 @@
-"""What opens over the call: help, details, lists to choose from, questions."""
+"""Dialogs over the call screen: help, details, lists and questions."""

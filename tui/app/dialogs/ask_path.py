@@ -1,4 +1,4 @@
-"""Ask for the name of a file."""
+"""A dialog that asks for a file name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tui.app.dialogs.dialog import Dialog
 
 
 class AskPath(Dialog[str]):
-    """Answers with the path typed, or accepted."""
+    """Answers with the path that was typed, or with the suggestion."""
 
     def __init__(self, title: str, suggestion: str) -> None:
         super().__init__(title, "enter start · esc close")

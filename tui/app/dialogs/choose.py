@@ -1,4 +1,4 @@
-"""Pick one of a list."""
+"""A dialog to choose one name from a list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tui.app.figures import clean
 
 
 class Choose(Dialog[str]):
-    """Answers with the name chosen."""
+    """Answers with the chosen name."""
 
     def __init__(self, title: str, names: Sequence[str], current: str) -> None:
         super().__init__(title, "enter choose · esc close")

@@ -1,4 +1,4 @@
-"""Yes or no."""
+"""A dialog that asks for yes or no."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tui.app.dialogs.dialog import Dialog
 
 
 class Confirm(Dialog[bool]):
-    """Answers True, False, or None when closed."""
+    """Answers True for yes, None for no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y,h,enter", "yes", show=False),

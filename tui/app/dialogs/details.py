@@ -1,4 +1,4 @@
-"""Every figure of the call that has no place on the main screen."""
+"""A dialog with every figure that has no place on the main screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VALUE = 54
 
 
 class Details(Dialog[None]):
-    """Kept up to date while it is open."""
+    """A table that is kept up to date while it is open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("i,q,enter", "close", show=False)]
 
@@ -34,7 +34,7 @@ class Details(Dialog[None]):
 
 
 def rows(snapshot: Snapshot, listener: Listener | None) -> list[tuple[str, str]]:
-    """(name, value) of everything; the same number of rows as long as the call has a listener."""
+    """(name, value) rows; their number changes only with whether anybody is there."""
     link, talker = snapshot.link, snapshot.talker
     offset = UNKNOWN if link.clock_offset is None else f"{link.clock_offset * 1e3:+.1f} ms"
     table = [

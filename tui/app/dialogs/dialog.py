@@ -1,4 +1,4 @@
-"""What all dialogs share: a titled box in the middle, closed by escape."""
+"""The base of all dialogs: a titled box in the middle, closed by escape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class Dialog(ModalScreen[Answer]):
-    """Subclasses give `content`; the answer is None when it was closed without one."""
+    """Subclasses provide `content`. The answer is None if the dialog is closed without one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", show=False)]
 

@@ -1,4 +1,4 @@
-"""Why the call is over, until a key is pressed."""
+"""The last dialog of a call: why it is over, until a key is pressed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tui.app.figures import clean, clock
 
 
 class Parting(Dialog[bool]):
-    """Answers True with the first key."""
+    """Answers True at the first key."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         _, word, _ = STATES[snapshot.state]

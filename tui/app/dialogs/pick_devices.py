@@ -1,4 +1,4 @@
-"""Pick the microphone and the loudspeaker."""
+"""A dialog to choose the microphone and the loudspeaker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Change = Callable[[str], bool]
 
 
 class PickDevices(Dialog[None]):
-    """Two lists. A choice takes effect at once, so that it can be heard; escape closes."""
+    """Two lists. A choice takes effect at once, so that it can be heard."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab,left,right", "app.focus_next", show=False),
