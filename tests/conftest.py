@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,3 +44,18 @@ def clip(clip_path: Path) -> NDArray[np.float32]:
     """The samples of `clip_path`: [80800] at 16 kHz, full scale 1."""
     samples, _ = soundfile.read(clip_path, dtype="float32")
     return samples
+
+
+@pytest.fixture
+def ends() -> Iterator[Callable[[Any], Any]]:
+    """start(endpoint) -> Ear, which collects its events; everything is closed at the end."""
+    from tests.link_peers import Ear
+
+    with contextlib.ExitStack() as stack:
+
+        def start(endpoint: Any) -> Any:
+            stack.callback(endpoint.close)
+            endpoint.start()
+            return Ear(endpoint)
+
+        yield start

@@ -29,9 +29,10 @@ from rich.color import Color
 from textual.pilot import Pilot
 
 from stream.call.snapshot import QUIETEST_DB, Latency, Snapshot, Spectrogram
-from stream.link.events import CallState
+from stream.link.authentication import Security
+from stream.link.caller import Caller
+from stream.link.events import CallState, Offer, StateChanged
 from stream.link.keys import generate
-from stream.link.transport import Offer, Security, StateChanged, dial
 from stream.log import LogLine
 from tests.app_pictures import grid, picture
 from tests.fake_call import OWN_KEY, SCENES, FakeCall, Scene
@@ -599,7 +600,7 @@ def test_ending_signals_hang_up_and_leave_handlers_as_they_were(number: signal.S
 
 def test_a_refused_call_says_what_the_program_says() -> None:
     """The scene that is in the README's pictures."""
-    caller = dial("127.0.0.1", 4747, Offer("0" * 16, "2k", "Ada"), Security(keys=generate()))
+    caller = Caller("127.0.0.1", 4747, Offer("0" * 16, "2k", "Ada"), Security(keys=generate()))
     try:
         caller._happened(zmq.EVENT_HANDSHAKE_FAILED_AUTH, 0, 0.0)
         said = [event.reason for event in caller.events(0.0) if isinstance(event, StateChanged)]

@@ -17,8 +17,9 @@ import pytest
 import stream.call.call
 from stream.call.call import CallSettings
 from stream.call.recorder import check_recordable
+from stream.link.authentication import Security
+from stream.link.events import Offer
 from stream.link.listener import Listener
-from stream.link.transport import Offer, Security, listen
 from tests.fake_call import FakeCall
 from tui import headless, live
 from tui.cli import main
@@ -77,7 +78,7 @@ def options(*more: str) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     def connect(offer: Offer, keys: Security) -> Listener:
-        return listen("127.0.0.1:0", offer, keys)
+        return Listener("127.0.0.1:0", offer, keys)
 
     return live.run(args, connect, CallSettings(args.preset))
 

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,7 +226,7 @@ def snapshot() -> Snapshot:
             Listener(1, "ann", preset="1k2", latency=Latency(total=1.2345)),
             Listener(2, "bob", heard=False),
         ),
-        link=Link("ann", True),
+        link=Link("ann", True, dropped=7),
         input_device="mic",
         output_device="speaker",
     )
@@ -237,6 +238,7 @@ def test_a_snapshot_is_one_line_of_valid_json_without_pictures():
     values = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert values["state"] == "talking"
     assert values["talker"]["cost"] is None
+    assert values["link"]["dropped"] == 7
     assert values["listeners"][0]["latency"]["total"] == 1.2345
     assert [item["preset"] for item in values["listeners"]] == ["1k2", ""]
     assert [item["heard"] for item in values["listeners"]] == [True, False]
@@ -246,7 +248,8 @@ def test_a_snapshot_is_one_line_of_valid_json_without_pictures():
 def test_a_snapshot_as_text_holds_rate_and_delay():
     line = to_line(snapshot())
     assert "01:23 connected" in line
-    assert "1950 bit/s" in line
+    assert "1950 bit/s 61 steps dropped 7" in line
+    assert "dropped" not in to_line(replace(snapshot(), link=Link("ann", True)))
     assert "in 1k2 0 bit/s" in line
     assert "1234 ms" in line
     assert line.endswith("in not heard")

@@ -19,9 +19,12 @@ import pytest
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.codec import SpeechCodec
 from stream.audio.sinks import NullSink
+from stream.call import snapshot
 from stream.call.receiver import Hearing
 from stream.call.remote_stream import Voice
-from stream.call.snapshot import Arrivals, Latency, Listener, Rate, no_spectrogram
+from stream.call.snapshot import Arrivals, Latency, Rate, no_spectrogram
+from stream.link.authentication import Security
+from stream.link.caller import Caller
 from stream.link.endpoint import Endpoint
 from stream.link.events import (
     AudioArrived,
@@ -32,7 +35,7 @@ from stream.link.events import (
     PresetChanged,
     StateChanged,
 )
-from stream.link.transport import MAX_PARTIES, Security, dial, listen
+from stream.link.listener import MAX_PARTIES, Listener
 from stream.log import Journal
 
 SPAN = 0.25  # seconds of sound in a packet
@@ -145,7 +148,7 @@ class Party:
         self.endpoint.close("bye")
         self.hearing.stop()
 
-    def listeners(self) -> dict[str, Listener]:
+    def listeners(self) -> dict[str, snapshot.Listener]:
         found = self.hearing.snapshot(time.monotonic(), 0, self.endpoint)
         return {listener.name: listener for listener in found}
 
@@ -202,13 +205,13 @@ def stack():
 
 
 def hub(stack: contextlib.ExitStack, make: Callable[[], Tone] = Tone) -> Party:
-    endpoint = listen("127.0.0.1:0", replace(OFFER, name="hub"), Security(), room=True)
+    endpoint = Listener("127.0.0.1:0", replace(OFFER, name="hub"), Security(), room=True)
     return stack.enter_context(Party(endpoint, TONES[0], make))
 
 
 def guest(stack: contextlib.ExitStack, port: int, number: int) -> Party:
     offer = replace(OFFER, name=f"guest {number}", room=True)
-    return stack.enter_context(Party(dial("127.0.0.1", port, offer, Security()), TONES[number]))
+    return stack.enter_context(Party(Caller("127.0.0.1", port, offer, Security()), TONES[number]))
 
 
 def test_eight_hear_each_other_a_ninth_is_refused_and_a_place_is_free_when_one_leaves(stack):

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from stream.audio.sinks import Sink
     from stream.audio.sources import Source
     from stream.call.call import Call, CallSettings, Surroundings
+    from stream.link.authentication import Security
     from stream.link.endpoint import Endpoint
-    from stream.link.transport import Offer, Security
+    from stream.link.events import Offer
     from tui.terminal.status_line import StatusLine
 
 NONE = "none"
@@ -164,8 +165,8 @@ def surroundings() -> Surroundings:
 
 def security(args: argparse.Namespace) -> Security:
     """The keys to use. Raises BadInput when one that was asked for cannot be read."""
+    from stream.link.authentication import Security
     from stream.link.keys import default_key_path, read_key_pair, read_public_key
-    from stream.link.transport import Security
 
     if args.insecure:
         return Security(insecure=True)
@@ -187,9 +188,8 @@ def run(
     from codec.speech.presets import find_preset
     from stream.call.call import Call
     from stream.call.recorder import check_recordable
-    from stream.link.events import CallState
-    from stream.link.impairment import Impaired, parse_impairment
-    from stream.link.transport import Offer
+    from stream.link.events import CallState, Offer
+    from stream.link.impairment import parse_impairment
     from stream.log import Journal
     from tui.headless import follow, statistics_file
 
@@ -210,9 +210,10 @@ def run(
     ):
         codec = _load(args)
         endpoint = connect(Offer(codec.model_id, codec.preset, name, settings.room), keys)
-        heard = endpoint if impairment is None else Impaired(endpoint, impairment)
+        if impairment is not None:
+            endpoint.impair(impairment)
         journal = Journal(log)
-        call = Call(codec, heard, source, sink, settings, surroundings(), journal)
+        call = Call(codec, endpoint, source, sink, settings, surroundings(), journal)
         call.start()
         try:
             if args.record:

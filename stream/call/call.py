@@ -46,7 +46,7 @@ _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
 
 
 class Endpoint(Protocol):
-    """Our end of the connection (see stream.link.transport)."""
+    """Our end of the connection (see stream.link.endpoint)."""
 
     def start(self) -> None: ...
     def send(self, packet: bytes, captured: float, capture: float | None) -> bool: ...

@@ -46,7 +46,8 @@ def to_line(snapshot: Snapshot) -> str:
     minutes, seconds = divmod(int(snapshot.seconds), 60)
     parts = [f"{minutes:02d}:{seconds:02d} {snapshot.state.value}"]
     if talker.frames:
-        parts.append(f"out {talker.rate.now:.0f} bit/s {talker.steps} steps")
+        dropped = f" dropped {snapshot.link.dropped}" if snapshot.link.dropped else ""
+        parts.append(f"out {talker.rate.now:.0f} bit/s {talker.steps} steps{dropped}")
     for listener in snapshot.listeners:
         arrivals = listener.arrivals
         if not listener.heard:

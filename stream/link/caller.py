@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import zmq
 
@@ -13,32 +14,33 @@ from codec.errors import SottoError, WrongVersion
 from stream.link.address import Address, look_up
 from stream.link.authentication import FAILURES, Security, secure_caller
 from stream.link.clock import seconds
-from stream.link.endpoint import OVER, Endpoint, Socket, monitored, watch
-from stream.link.events import AudioArrived, CallState, Joined, Left, Link, Offer, PresetChanged
+from stream.link.endpoint import FAREWELL_MS, Endpoint, Socket, monitored, watch
+from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
-from stream.link.replay import ReplayWindow, Verdict
-from stream.link.session import Conversation, Waiting
+from stream.link.session import Outgoing, Participant, Session
 from stream.link.wire import (
+    HUB,
+    MAX_NAME,
+    MAX_PRESET,
+    MAX_REASON,
     NO_KEY,
-    Audio,
     Bye,
     Delay,
-    Heartbeat,
     Hello,
     Key,
+    Message,
     PartyJoined,
     PartyLeft,
     Preset,
     Refuse,
     Welcome,
     Who,
-    capture_seconds,
     clipped,
     decode,
     encode,
 )
 
-HUB = 0
+GIVE_UP = 30.0
 _PARTY_NUMBERS = 16  # of one listener; another one that answers in its place gets the next ones
 _LEAST_CONNECT = 0.3  # seconds for a TCP connection to where one was before
 _PATIENT = 8  # every so many attempts, one is given four times as long: the way may be another now
@@ -51,24 +53,15 @@ _FAILED_HANDSHAKES = 2  # of the same kind, before the first talk, that are an a
 _INTRODUCTION = 1.5
 _REANNOUNCED = 3.0  # seconds: who is still in the room has been named again by then
 _PER_ROUND = 64
-_LATE = 15.0
-_EARLY = 2.0
-
-
-@dataclass
-class Remote:
-    """A party as the caller knows it."""
-
-    name: str
-    key: str
-    preset: str
-    window: ReplayWindow = field(default_factory=ReplayWindow)
-    delay: float | None = None  # seconds from it to the hub
-    stale: bool = False
 
 
 class Caller(Endpoint):
-    """Calls a listener from DEALER sockets, one per attempt; see `stream.link.transport.dial`."""
+    """Calls `host`, and calls again whenever the connection is lost.
+
+    give_up: seconds after which a first connection that does not come about has FAILED; a lost one
+    is tried again until `close`. `start` raises SottoError if the host is unknown, if its key is
+    and `security` does not say to trust it, or if it is beyond this machine and there are no keys.
+    """
 
     def __init__(
         self,
@@ -77,8 +70,8 @@ class Caller(Endpoint):
         offer: Offer,
         security: Security,
         *,
-        give_up: float,
-        clock: Callable[[], float],
+        give_up: float = GIVE_UP,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(offer, security, clock)
         self._address = Address(host, port)
@@ -97,11 +90,10 @@ class Caller(Endpoint):
         self._round_trip: float | None = None
         self._failures: dict[str, int] = {}
         self._trouble = ""
-        self._talk: Conversation | None = None
+        self._session: Session | None = None
         self._party = 0
         self._instance = b""
         self._base = -_PARTY_NUMBERS
-        self._remotes: dict[int, Remote] = {}
         self._sweep_at: float | None = None
         self._began = clock()
 
@@ -131,7 +123,7 @@ class Caller(Endpoint):
             self._receive(self._socket)
         if self._monitor is not None and self._monitor in ready:
             for event, value in monitored(self._monitor):
-                if self._monitor is None or self._state in OVER:
+                if self._monitor is None or self._over():
                     return
                 self._happened(event, value, self._clock())
 
@@ -144,28 +136,25 @@ class Caller(Endpoint):
             now = self._clock()
             if len(frames) != 1:
                 self._reject(self._base + HUB)
-            elif self._talk is None:
+            elif self._session is None:
                 self._answered(frames[0], now)
             else:
-                self._hear(self._talk, frames[0], now)
-            if self._socket is not socket or self._state in OVER:
+                self._hear(self._base + HUB, self._session, frames[0], now)
+            if self._socket is not socket or self._over():
                 return
 
     def _tick(self, now: float) -> float:
-        talk = self._talk
-        if talk is not None:
-            if talk.dead(now):
-                self._lose(now, f"nothing heard for {now - talk.heard_at:.1f} s")
+        session = self._session
+        if session is not None:
+            if why := session.dead(now):
+                self._lose(now, why)
                 return now
-            beat = talk.beat(now)
-            if beat is not None:
-                self._say(talk.seal(beat))
-            talk.flush(now, self._say)
-            self._unsent += talk.take_dropped()
+            wake_at = session.tick(now)
             if self._sweep_at is not None and now >= self._sweep_at:
                 self._sweep()
-            self._measure(talk)
-            return now + 0.1 if talk.waiting else talk.wake_at()
+            self._round_trip = session.remote.round_trip or self._round_trip
+            self._measure(session)
+            return wake_at
         if self._state is CallState.CONNECTING and now - self._began > self._give_up:
             trouble = self._trouble or "nobody answers"
             self._change(CallState.FAILED, f"cannot reach {self._address}: {trouble}")
@@ -177,7 +166,7 @@ class Caller(Endpoint):
                 self._trouble = self._trouble or "nobody answers"
                 self._connect_growth = min(self._connect_growth * _GROWTH, 4.0)
             else:
-                self._trouble = "the connection stands, but no answer comes"
+                self._trouble = "connected, but no answer comes"
                 self._handshake_growth = min(self._handshake_growth * _GROWTH, 6.0)
             self._drop_socket()
             self._next_attempt = now
@@ -188,19 +177,15 @@ class Caller(Endpoint):
     # --- connecting ---------------------------------------------------------------------------
 
     def _attempt(self, now: float) -> None:
-        """Dial afresh: TCP's own retransmissions would take ever longer to notice that the
-        network is back."""
+        """Dial afresh, as TCP's own retransmissions would take ever longer."""
         security = self._security
         if security.secured and not self._listener_key and not self._ask_for_key():
             self._next_attempt = self._clock() + _PAUSE
             return
         now = self._clock()
         self._attempts += 1
-        address = self._found[self._attempts % len(self._found) - 1]
-        socket = self._context.socket(zmq.DEALER)
-        self._configure(socket)
-        socket.linger = 0
-        socket.reconnect_ivl = -1
+        address = self._next_address()
+        socket = self._dealer()
         if security.keys is not None:
             secure_caller(socket, security.keys, self._listener_key)
         events = (
@@ -216,7 +201,7 @@ class Caller(Endpoint):
         self._connected_at, self._handshaken = None, False
         self._attempt_began = now
         self._deadline = now + self._connect_patience()
-        socket.connect(_endpoint(address))
+        socket.connect(f"tcp://{address}")
         hello = Hello(
             self._offer.model_id,
             self._preset,
@@ -228,6 +213,16 @@ class Caller(Endpoint):
         data = encode(hello)
         socket.send(data, zmq.NOBLOCK)
         self._sent_bytes += self._envelope(len(data))
+
+    def _next_address(self) -> Address:
+        return self._found[self._attempts % len(self._found) - 1]
+
+    def _dealer(self) -> Socket:
+        socket = self._context.socket(zmq.DEALER)
+        self._configure(socket)
+        socket.linger = 0
+        socket.reconnect_ivl = -1
+        return socket
 
     def _connect_patience(self) -> float:
         """Seconds for TCP's handshake, one round trip, on a link known or not yet known."""
@@ -250,7 +245,7 @@ class Caller(Endpoint):
             self._handshaken = True
             self._failures.clear()
         elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
-            if self._talk is not None:
+            if self._session is not None:
                 self._lose(now, "the connection was closed")
                 return
             if self._connected_at is None:
@@ -315,14 +310,11 @@ class Caller(Endpoint):
 
     def _ask_for_key(self) -> bool:
         """Ask the listener's introduction port for its key; whether it said it."""
-        address = self._found[self._attempts % len(self._found) - 1]
-        socket = self._context.socket(zmq.DEALER)
-        self._configure(socket)
-        socket.linger = 0
-        socket.reconnect_ivl = -1
+        address = self._next_address()
+        socket = self._dealer()
         deadline = self._clock() + _INTRODUCTION
         try:
-            socket.connect(_endpoint(Address(address.host, address.port + 1)))
+            socket.connect(f"tcp://{Address(address.host, address.port + 1)}")
             socket.send(encode(Who()), zmq.NOBLOCK)
             while self._clock() < deadline and not self._closing.is_set():
                 if not socket.poll(50):
@@ -358,7 +350,7 @@ class Caller(Endpoint):
             self._retry(now)
             return
         if isinstance(message, Refuse):
-            self._refused(clipped(message.reason, 200) or "the listener does not take the call")
+            self._refused(clipped(message.reason, MAX_REASON) or "the listener refuses the call")
         elif not isinstance(message, Welcome) or session == 0:
             self._trouble = "the listener's answer makes no sense"
             self._retry(now)
@@ -369,169 +361,122 @@ class Caller(Endpoint):
             self._received_bytes += self._envelope(len(data))
             self._welcomed(session, message, now)
 
-    def _welcomed(self, session: int, welcome: Welcome, now: float) -> None:
+    def _welcomed(self, number: int, welcome: Welcome, now: float) -> None:
         again = self._state is CallState.RECONNECTING
-        self._talk = Conversation(session, self._link_clock, now)
+        self._session = session = Session(number, self._link_clock, self._transmit, now)
         self._party = welcome.party
         self._handshake_growth = 1.0
         self._failures.clear()
         if self._introduced:
-            self._record()
-        before = dict(self._remotes)
+            self._introduced = False
+            self._trust(str(self._address), self._listener_key)
+        gone: list[int] = []
         changed = welcome.instance != self._instance
         if changed:
             # Another listener process: its sequence numbers and clock have begun anew.
             self._instance = welcome.instance
-            self._preset = clipped(welcome.preset, 16)
+            self._preset = clipped(welcome.preset, MAX_PRESET)
             self._base += _PARTY_NUMBERS
-            self._remotes = {}
+            gone = list(self._participants)
+            self._participants = {}
         elif again:
             self._sweep_at = now + _REANNOUNCED
-            for party, remote in self._remotes.items():
-                remote.stale = party != self._base + HUB
+            for participant in self._participants.values():
+                participant.unconfirmed = True
         self._reconnections += again
         joined = PartyJoined(HUB, NO_KEY, welcome.preset, welcome.name)
         self._join(joined, self._listener_key, agreed=changed)
-        if changed:
-            for party in before:
-                self._events.put(Left(party, "the listener was restarted"))
-        elif clipped(welcome.preset, 16) != self._preset:  # changed since that HELLO was sent
-            self._announce(self._preset)
+        for party in gone:
+            self._events.put(Left(party, "the listener was restarted"))
+        if not changed and clipped(welcome.preset, MAX_PRESET) != self._preset:
+            session.say(Preset(self._party, self._preset))  # changed since that HELLO was sent
         self._audible = True
-        name = clipped(welcome.name, 64) or str(self._address)
+        name = clipped(welcome.name, MAX_NAME) or str(self._address)
         self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")
-
-    def _record(self) -> None:
-        """Trust on first use: the listener has proved that the key it showed is its own."""
-        self._introduced = False
-        try:
-            name = self._security.known.add(str(self._address), self._listener_key)
-        except SottoError as error:
-            self._notice("error", str(error))
-            return
-        self._notice(
-            "warning", f"the key {fingerprint(self._listener_key)} is new and now trusted as {name}"
-        )
 
     # --- talking ------------------------------------------------------------------------------
 
-    def _hear(self, talk: Conversation, data: bytes, now: float) -> None:
-        try:
-            session, message = decode(data)
-        except SottoError:
-            self._reject(self._base + HUB)
-            return
-        if session != talk.session:
-            self._reject(self._base + HUB)
-            return
-        self._received_bytes += self._envelope(len(data))
-        talk.heard(now)
-        if isinstance(message, Heartbeat):
-            talk.take_beat(message, now)
-            self._round_trip = talk.remote.round_trip or self._round_trip
-        elif isinstance(message, Audio):
-            self._take_audio(talk, message, now)
-        elif isinstance(message, PartyJoined) and message.party not in (HUB, self._party):
+    def _speaker(self, sender: int, party: int) -> Participant | None:
+        return self._participants.get(self._base + party)
+
+    def _take_news(self, message: Message) -> bool:
+        if isinstance(message, PartyJoined):
+            if message.party in (HUB, self._party) or message.party >= _PARTY_NUMBERS:
+                return False
             self._join(message, "" if message.key == NO_KEY else key_text(message.key))
-        elif isinstance(message, Bye):
-            self._hung_up(clipped(message.reason, 200) or "hung up")
-        elif isinstance(message, (PartyLeft, Preset, Delay)):
-            self._about(message)
-        else:
-            self._reject(self._base + HUB)
-
-    def _about(self, message: PartyLeft | Preset | Delay) -> None:
-        """News of a party."""
+            return True
+        if not isinstance(message, (PartyLeft, Delay)):
+            return False
         party = self._base + message.party
-        remote = self._remotes.get(party)
-        if remote is None:
-            self._reject(self._base + HUB)
-        elif isinstance(message, Delay):
-            remote.delay = seconds(message.microseconds)
-        elif isinstance(message, Preset):
-            remote.preset = clipped(message.preset, 16)
-            self._events.put(PresetChanged(party, remote.preset))
-            self._notice("info", f"{remote.name or 'the other side'} now uses {remote.preset}")
+        participant = self._participants.get(party)
+        if participant is None:
+            return False
+        if isinstance(message, Delay):
+            participant.delay = seconds(message.microseconds)
         elif message.party != HUB:
-            self._remotes.pop(party)
-            self._events.put(Left(party, clipped(message.reason, 200)))
-
-    def _take_audio(self, talk: Conversation, audio: Audio, now: float) -> None:
-        party = self._base + audio.party
-        remote = self._remotes.get(party)
-        captured = talk.captured(audio.captured)
-        if remote is None:
-            self._reject(self._base + HUB)
-            return
-        untimely = captured is not None and not now - _LATE < captured < now + _EARLY
-        if untimely or remote.window.check(audio.sequence) is not Verdict.FRESH:
-            self._reject(party)
-            return
-        capture = capture_seconds(audio.capture)
-        self._events.put(AudioArrived(party, audio.packet, captured, now, capture))
+            self._remove(party, clipped(message.reason, MAX_REASON))
+        return True
 
     def _join(self, joined: PartyJoined, key: str, *, agreed: bool = False) -> None:
-        if joined.party >= _PARTY_NUMBERS:
-            self._reject(self._base + HUB)
-            return
         party = self._base + joined.party
-        name, preset = clipped(joined.name, 64), clipped(joined.preset, 16)
-        remote = self._remotes.get(party)
-        if remote is None or (remote.key, remote.name) != (key, name):
-            if remote is not None:
-                self._events.put(Left(party, "somebody else has taken this place"))
-            remote = self._remotes[party] = Remote(name, key, preset)
-        remote.preset, remote.stale = preset, False
-        print_ = fingerprint(key) if key else ""
-        self._events.put(Joined(party, name, preset, print_, agreed))
+        name, preset = clipped(joined.name, MAX_NAME), clipped(joined.preset, MAX_PRESET)
+        participant = self._participants.get(party)
+        if participant is None or (participant.key, participant.name) != (key, name):
+            if participant is not None:
+                self._remove(party, "replaced by somebody else")
+            participant = self._participants[party] = Participant(party, name, key, preset)
+        participant.preset, participant.unconfirmed = preset, False
+        if joined.party == HUB:
+            participant.delay = 0.0
+        self._joined(participant, agreed=agreed)
+
+    def _remove(self, party: int, why: str) -> None:
+        del self._participants[party]
+        self._events.put(Left(party, why))
 
     def _sweep(self) -> None:
         """Forget who left the room while we were away."""
         self._sweep_at = None
-        for party in [p for p, remote in self._remotes.items() if remote.stale]:
-            del self._remotes[party]
-            self._events.put(Left(party, "left meanwhile"))
+        for participant in list(self._participants.values()):
+            if participant.unconfirmed:
+                self._remove(participant.party, "left while the connection was lost")
 
-    def _measure(self, talk: Conversation) -> None:
-        ours = talk.remote.one_way
-        delays = {}
-        for party, remote in self._remotes.items():
-            theirs = 0.0 if party == self._base + HUB else remote.delay
-            if ours is not None and theirs is not None:
-                delays[party] = ours + theirs
-        self._delays = delays
+    def _measure(self, session: Session) -> None:
+        way = session.remote.one_way
+        self._delays = {
+            p.party: way + p.delay
+            for p in self._participants.values()
+            if way is not None and p.delay is not None
+        }
 
     def _lose(self, now: float, why: str) -> None:
-        if self._talk is not None:
-            self._unsent += self._talk.take_dropped() + self._talk.waiting
-        self._talk = None
+        if self._session is not None:
+            self._end_session(self._session)
+        self._session = None
         self._audible = False
         self._drop_socket()
         self._next_attempt = now
         self._change(CallState.RECONNECTING, why)
 
-    def _hung_up(self, why: str) -> None:
+    def _hung_up(self, sender: int, why: str) -> None:
         self._audible = False
-        for party in self._remotes:
-            self._events.put(Left(party, why))
-        self._remotes = {}
+        for party in list(self._participants):
+            self._remove(party, why)
         self._change(CallState.ENDED, why)
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
-        if self._talk is None:
-            self._unsent += 1
-            return
-        number = self._next_sequence()
-        self._talk.queue(Waiting(self._party, number, captured, packet, since, capture))
-        self._talk.flush(self._clock(), self._say)
+    def _take_outgoing(self, item: Outgoing) -> None:
+        if self._session is None:
+            self._dropped += 1
+        else:
+            self._session.queue(replace(item, party=self._party), self._clock())
 
     def _announce(self, preset: str) -> None:
-        if self._talk is not None:
-            self._say(self._talk.seal(Preset(self._party, preset)))
+        if self._session is not None:
+            self._session.say(Preset(self._party, preset))
 
-    def _say(self, data: bytes) -> bool:
+    def _transmit(self, data: bytes) -> bool:
         """Send to the listener; False if the connection is full or closing."""
         if self._socket is None:
             return False
@@ -543,23 +488,12 @@ class Caller(Endpoint):
         return True
 
     def _say_bye(self, reason: str) -> None:
-        if self._talk is not None and self._socket is not None:
-            self._socket.linger = 300
-            self._say(self._talk.seal(Bye(reason)))
+        if self._session is not None and self._socket is not None:
+            self._socket.linger = FAREWELL_MS
+            self._session.say(Bye(reason))
 
-    def _describe(self) -> Link:
-        talk = self._talk
-        return Link(
-            peer=str(self._address),
-            secured=self._security.secured,
-            own_fingerprint=self._security.own_fingerprint,
-            round_trip=talk.remote.round_trip if talk else None,
-            clock_offset=talk.remote.offset if talk else None,
-            reconnections=self._reconnections,
-            strangers=self._strangers,
-        )
+    def _peer(self) -> str:
+        return str(self._address)
 
-
-def _endpoint(address: Address) -> str:
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"tcp://{host}:{address.port}"
+    def _sessions(self) -> list[Session]:
+        return [] if self._session is None else [self._session]

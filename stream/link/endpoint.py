@@ -1,4 +1,8 @@
-"""What both ends of a connection share: the I/O thread, its queues, counters and events."""
+"""Our end of the voice link: the I/O thread, its queues, counters and events.
+
+What the listener and the caller share. The I/O thread owns every socket; what it reports comes as
+events, and what it is told is never waited for. docs/wire.md says what goes over the wire, and why.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,33 @@ from codec.errors import BadInput, SottoError
 from codec.packet import MAX_PACKET
 from stream.link.authentication import RateLimit, Security
 from stream.link.clock import LinkClock
-from stream.link.events import CallState, Event, EventQueue, Link, Notice, Offer, StateChanged
+from stream.link.events import (
+    AudioArrived,
+    CallState,
+    Event,
+    EventQueue,
+    Joined,
+    Link,
+    Notice,
+    Offer,
+    PresetChanged,
+    StateChanged,
+)
+from stream.link.impairment import ImpairedQueue, Impairment
+from stream.link.keys import fingerprint
+from stream.link.session import Outgoing, Participant, Session
 from stream.link.wire import (
+    HUB,
     MAX_MESSAGE,
     MAX_NAME,
+    MAX_PRESET,
     MAX_REASON,
+    Audio,
+    Bye,
+    Heartbeat,
+    Message,
     Preset,
+    capture_seconds,
     capture_steps,
     clipped,
     encode,
@@ -36,13 +61,13 @@ _HIGH_WATER = 32  # messages per connection inside libzmq, each way
 _KERNEL_BYTES = 16384
 _LONGEST_SLEEP = 0.25
 _HANDSHAKE_MS = 5000
-_FAREWELL_MS = 300
+FAREWELL_MS = 300
 _CURVE_BYTES = 33  # of a MESSAGE command: name 8, nonce 8, authenticator 16, flags 1
 _MONITORED = 256  # events of libzmq's monitor per round
+_LATE = 15.0  # seconds: audio captured longer ago is a replay, or of no use
+_EARLY = 2.0
 
 _monitors = itertools.count()
-
-OVER = (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
 
 
 class Endpoint(ABC):
@@ -64,7 +89,7 @@ class Endpoint(ABC):
         self._events = EventQueue()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
-        self._outgoing: deque[tuple[bytes, float, float, int]] = deque()
+        self._outgoing: deque[Outgoing] = deque()
         self._requests: deque[str] = deque(maxlen=8)  # presets to announce
         self._lock = threading.Lock()
         self._awake, self._wake = os.pipe()
@@ -81,8 +106,9 @@ class Endpoint(ABC):
         self._notice_limit = RateLimit(10, 10.0)
         # Written by the I/O thread alone, replaced or incremented as a whole, read by anyone.
         self._sent_bytes = self._received_bytes = 0
-        self._strangers = self._reconnections = self._unsent = 0
+        self._unknown_peers = self._reconnections = self._dropped = 0
         self._audible = False
+        self._participants: dict[int, Participant] = {}
         self._delays: dict[int, float] = {}
         self._rejections: dict[int, int] = {}
         self._link = Link(
@@ -120,7 +146,9 @@ class Endpoint(ABC):
         with self._lock:
             if len(self._outgoing) >= _OUTGOING:
                 return False
-            self._outgoing.append((bytes(packet), captured, self._clock(), capture_steps(capture)))
+            number = self._sequence = (self._sequence + 1) % (1 << 32)
+            since, delay = self._clock(), capture_steps(capture)
+            self._outgoing.append(Outgoing(HUB, number, captured, bytes(packet), since, delay))
         self._wake_up()
         return True
 
@@ -151,9 +179,9 @@ class Endpoint(ABC):
         """Messages of a party rejected as damaged, replayed, foreign or meaningless."""
         return self._rejections.get(party, 0)
 
-    def unsent(self) -> int:
-        """Packets taken by `send` and dropped later, because the connection stood still."""
-        return self._unsent
+    def impair(self, impairment: Impairment) -> None:
+        """Spoil the audio that arrives, as a bad network would; before `start`."""
+        self._events = ImpairedQueue(impairment, self._clock)
 
     def close(self, reason: str = "hung up") -> None:
         """Say goodbye and end the I/O thread; returns when it is down."""
@@ -184,7 +212,7 @@ class Endpoint(ABC):
         """Do what is due; returns when something is next."""
 
     @abstractmethod
-    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
+    def _take_outgoing(self, item: Outgoing) -> None:
         """Put one packet of ours in line to everybody."""
 
     @abstractmethod
@@ -196,8 +224,20 @@ class Endpoint(ABC):
         """Tell everybody that we hang up."""
 
     @abstractmethod
-    def _describe(self) -> Link:
-        """The connection as it is now."""
+    def _peer(self) -> str:
+        """Whom we are connected to, for people."""
+
+    @abstractmethod
+    def _sessions(self) -> list[Session]:
+        """The connections in talk."""
+
+    @abstractmethod
+    def _speaker(self, sender: int, party: int) -> Participant | None:
+        """Whom a message of `sender` is about, None if it may not speak for `party`."""
+
+    @abstractmethod
+    def _hung_up(self, sender: int, why: str) -> None:
+        """`sender` has said goodbye."""
 
     def _pollers(self) -> zmq.Poller:
         return self._poller
@@ -205,14 +245,14 @@ class Endpoint(ABC):
     def _run(self) -> None:
         wake_at = -math.inf  # a clock may be negative
         try:
-            while not self._closing.is_set() and self._state not in OVER:
+            while not self._closing.is_set() and not self._over():
                 wait = min(max(wake_at - self._clock(), 0.0), _LONGEST_SLEEP)
                 ready: dict[object, int] = dict(self._pollers().poll(int(1000 * wait) + 1))
                 if self._awake in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._awake, 4096)
                 self._serve(ready)
-                if self._state in OVER:
+                if self._over():
                     break
                 self._take_requests()
                 wake_at = self._tick(self._clock())
@@ -239,13 +279,9 @@ class Endpoint(ABC):
                 self._preset = preset
                 self._announce(preset)
             if item is not None:
-                self._take_outgoing(*item)
+                self._take_outgoing(item)
             if preset is None and item is None:
                 return
-
-    def _next_sequence(self) -> int:
-        self._sequence = (self._sequence + 1) % (1 << 32)
-        return self._sequence
 
     def _wake_up(self) -> None:
         # Full is as good as written; closed when the thread has just ended.
@@ -263,31 +299,114 @@ class Endpoint(ABC):
 
     # --- for both kinds -----------------------------------------------------------------------
 
+    def _over(self) -> bool:
+        return self._state is not None and self._state.over
+
     def _change(self, state: CallState, reason: str) -> None:
-        if state is not self._state and self._state not in OVER:
+        if state is not self._state and not self._over():
             self._link = self._describe()  # never behind what the events say
             self._state = state
             self._events.put(StateChanged(state, reason))
 
     def _fail(self, reason: str) -> None:
         """End for a fault of our own, and tell both sides. Must not fail itself."""
-        if self._state not in OVER:
+        self._audible = False
+        if not self._over():
             self._state = CallState.FAILED
             self._events.put(StateChanged(CallState.FAILED, reason))
             with contextlib.suppress(Exception):
                 self._say_bye(clipped(reason, MAX_REASON))
 
     def _notice(self, level: str, text: str) -> None:
-        """Add a line to the log, unless a stranger fills it."""
+        """Add a line to the log, unless somebody fills it."""
         if self._notice_limit.allow(self._clock()):
             self._events.put(Notice(level, text))
+
+    def _describe(self) -> Link:
+        sessions = self._sessions()
+        trips = [trip for s in sessions if (trip := s.remote.round_trip) is not None]
+        return Link(
+            peer=self._peer(),
+            secured=self._security.secured,
+            own_fingerprint=self._security.own_fingerprint,
+            round_trip=max(trips, default=None),
+            clock_offset=sessions[0].remote.offset if sessions else None,
+            reconnections=self._reconnections,
+            strangers=self._unknown_peers,
+            dropped=self._dropped + sum(s.dropped for s in sessions),
+        )
 
     def _reject(self, party: int) -> None:
         self._rejections = {**self._rejections, party: self._rejections.get(party, 0) + 1}
 
+    def _joined(self, participant: Participant, *, agreed: bool) -> None:
+        p = participant
+        self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed))
+
+    def _trust(self, name: str, key: str) -> None:
+        """Trust on first use: record a key whose owner has proved to have it."""
+        try:
+            name = self._security.known.add(name, key)
+        except SottoError as error:
+            self._notice("error", str(error))
+            return
+        self._notice("warning", f"the new key {fingerprint(key)} is now trusted as {name}")
+
+    def _end_session(self, session: Session) -> None:
+        """Forget a connection; what waited for it is dropped."""
+        session.discard()
+        self._dropped += session.dropped
+
+    # --- messages of a connection in talk -----------------------------------------------------
+
+    def _hear(self, sender: int, session: Session, data: bytes, now: float) -> None:
+        """Take a message. sender: the party at the other end of the connection."""
+        try:
+            message = session.receive(data, now)
+        except SottoError:
+            self._reject(sender)
+            return
+        self._received_bytes += self._envelope(len(data))
+        if isinstance(message, Bye):
+            self._hung_up(sender, clipped(message.reason, MAX_REASON) or "hung up")
+        elif isinstance(message, (Audio, Preset)):
+            speaker = self._speaker(sender, message.party)
+            if speaker is None:
+                self._reject(sender)
+            elif isinstance(message, Audio):
+                self._take_audio(speaker, session, message, now)
+            else:
+                self._take_preset(speaker, message)
+        elif not isinstance(message, Heartbeat) and not self._take_news(message):
+            self._reject(sender)
+
+    def _take_news(self, message: Message) -> bool:
+        """Take what only one kind of endpoint understands; False if we do not."""
+        return False
+
+    def _take_audio(
+        self, speaker: Participant, session: Session, audio: Audio, now: float
+    ) -> Outgoing | None:
+        """Report a packet; returns it as it may be passed on, None if it is rejected."""
+        captured = session.captured(audio.captured)
+        untimely = captured is not None and not now - _LATE < captured < now + _EARLY
+        if untimely or not speaker.window.check(audio.sequence):
+            self._reject(speaker.party)
+            return None
+        delay = capture_seconds(audio.capture)
+        self._events.put(AudioArrived(speaker.party, audio.packet, captured, now, delay))
+        return Outgoing(speaker.party, audio.sequence, captured, audio.packet, now, audio.capture)
+
+    def _take_preset(self, speaker: Participant, message: Preset) -> None:
+        speaker.preset = clipped(message.preset, MAX_PRESET)
+        self._events.put(PresetChanged(speaker.party, speaker.preset))
+        self._notice("info", f"{speaker.name or 'the other side'} now uses {speaker.preset}")
+
+    # --- sockets ------------------------------------------------------------------------------
+
     def _configure(self, socket: Socket) -> None:
         """Small buffers: what cannot be sent now is worthless soon."""
-        socket.linger = _FAREWELL_MS
+        socket.linger = FAREWELL_MS
         socket.sndhwm = socket.rcvhwm = _HIGH_WATER
         socket.sndbuf = socket.rcvbuf = _KERNEL_BYTES
         socket.maxmsgsize = MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)

@@ -22,10 +22,20 @@ class CallState(Enum):
     ENDED = "ended"
     FAILED = "failed"
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing will follow."""
+        return self in (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
+
 
 @dataclass(frozen=True)
 class Link:
-    """The connection: round trip and the remote clock's offset in seconds, once measured."""
+    """The connection as it is now.
+
+    round_trip, clock_offset (remote clock minus ours): seconds, None before they are measured;
+    strangers: times an unknown peer was turned away; dropped: packets dropped before they were
+    sent, because a connection stood still or was lost.
+    """
 
     peer: str = ""
     secured: bool = False
@@ -34,11 +44,12 @@ class Link:
     clock_offset: float | None = None
     reconnections: int = 0
     strangers: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What we say about ourselves. model_id: 16 hex digits; room: we can hear several parties."""
+    """What we tell the other side. model_id: 16 hex digits; room: we can hear several parties."""
 
     model_id: str
     preset: str
@@ -120,16 +131,14 @@ class EventQueue:
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=_LIMIT)
         self._changed = threading.Condition()
-        self._dropped = 0
 
     def put(self, event: Event) -> None:
+        """Add an event, unless it may be lost and there are many."""
         with self._changed:
             dispensable = isinstance(event, (AudioArrived, Notice, PresetChanged))
-            if len(self._events) >= _FULL and dispensable:
-                self._dropped += 1
-                return
-            self._events.append(event)
-            self._changed.notify()
+            if len(self._events) < _FULL or not dispensable:
+                self._events.append(event)
+                self._changed.notify()
 
     def take(self, timeout: float) -> list[Event]:
         """All events so far; waits up to `timeout` seconds for the first."""
@@ -139,8 +148,3 @@ class EventQueue:
             events = list(self._events)
             self._events.clear()
             return events
-
-    @property
-    def dropped(self) -> int:
-        """Audio, notices and the like lost because nobody took them."""
-        return self._dropped

@@ -1,4 +1,4 @@
-"""A bad network, simulated: an Endpoint whose arriving audio is lost, delayed and doubled.
+"""A simulated bad network: arriving audio is lost, delayed and duplicated.
 
 Random numbers come from one seeded generator and depend only on the order of arrivals, so that two
 runs with the same packets lose the same ones.
@@ -15,8 +15,7 @@ from dataclasses import dataclass, fields, replace
 
 from codec.errors import BadInput
 from codec.packet_loss import losses, transitions
-from stream.link.endpoint import Endpoint
-from stream.link.events import AudioArrived, Event, Link
+from stream.link.events import AudioArrived, Event, EventQueue
 
 _HELD = 512  # packets
 
@@ -65,27 +64,22 @@ def parse_impairment(text: str) -> Impairment:
     return Impairment(**values)  # type: ignore[arg-type]  # seed is an int, as made above
 
 
-class Impaired:
-    """An Endpoint behind a bad network; all but arriving audio passes through at once."""
+class ImpairedQueue(EventQueue):
+    """An event queue behind a bad network; all but arriving audio passes through at once."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        impairment: Impairment,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._endpoint = endpoint
+    def __init__(self, impairment: Impairment, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._impairment = impairment
         self._clock = clock
-        self._lost = losses(impairment.loss, impairment.burst, impairment.seed)
+        self._losses = losses(impairment.loss, impairment.burst, impairment.seed)
         self._random = random.Random(impairment.seed + 1)
         self._order = itertools.count()
         self._held: list[tuple[float, int, AudioArrived]] = []
         self.lost = 0
         self.duplicated = 0
 
-    def events(self, timeout: float) -> list[Event]:
-        """As Endpoint.events; `arrived` is when the delayed packet came out."""
+    def take(self, timeout: float) -> list[Event]:
+        """As EventQueue.take; `arrived` is when the delayed packet came out."""
         deadline = self._clock() + timeout
         found: list[Event] = []
         while True:
@@ -96,7 +90,7 @@ class Impaired:
             if found or (now >= deadline and timeout > 0.0):
                 return found
             until = min(deadline, self._held[0][0]) if self._held else deadline
-            for event in self._endpoint.events(max(until - now, 0.0)):
+            for event in super().take(max(until - now, 0.0)):
                 if isinstance(event, AudioArrived):
                     self._impair(event)
                 else:
@@ -107,7 +101,7 @@ class Impaired:
         settings = self._impairment
         copies = 1 + (self._random.random() < settings.duplicate)
         delays = [settings.delay + settings.jitter * self._random.random() for _ in range(2)]
-        if next(self._lost):
+        if next(self._losses):
             self.lost += 1
             return
         self.duplicated += copies - 1
@@ -116,30 +110,3 @@ class Impaired:
                 self.lost += 1
             else:
                 heapq.heappush(self._held, (event.arrived + delay, next(self._order), event))
-
-    def start(self) -> None:
-        self._endpoint.start()
-
-    def send(self, packet: bytes, captured: float, capture: float | None = None) -> bool:
-        return self._endpoint.send(packet, captured, capture)
-
-    def announce_preset(self, preset: str) -> None:
-        self._endpoint.announce_preset(preset)
-
-    def link(self) -> Link:
-        return self._endpoint.link()
-
-    def wire_bytes(self) -> tuple[int, int]:
-        return self._endpoint.wire_bytes()
-
-    def one_way(self, party: int) -> float | None:
-        return self._endpoint.one_way(party)
-
-    def rejected(self, party: int) -> int:
-        return self._endpoint.rejected(party)
-
-    def unsent(self) -> int:
-        return self._endpoint.unsent()
-
-    def close(self, reason: str = "hung up") -> None:
-        self._endpoint.close(reason)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import zmq
 
@@ -21,27 +22,20 @@ from stream.link.authentication import (
 )
 from stream.link.clock import microseconds
 from stream.link.endpoint import Endpoint, Socket, monitored, watch
-from stream.link.events import (
-    AudioArrived,
-    CallState,
-    Joined,
-    Left,
-    Link,
-    Notice,
-    Offer,
-    PresetChanged,
-)
-from stream.link.keys import fingerprint, key_bytes
-from stream.link.proxy import Guard
-from stream.link.replay import ReplayWindow, Verdict
-from stream.link.session import Conversation, Waiting
+from stream.link.events import CallState, Left, Link, Notice, Offer
+from stream.link.keys import key_bytes
+from stream.link.proxy import Proxy, cannot_listen
+from stream.link.session import Outgoing, Participant, Session
 from stream.link.wire import (
+    HUB,
     MAX_MESSAGE,
+    MAX_NAME,
+    MAX_PRESET,
+    MAX_REASON,
     NO_KEY,
     Audio,
     Bye,
     Delay,
-    Heartbeat,
     Hello,
     Key,
     Message,
@@ -53,44 +47,30 @@ from stream.link.wire import (
     Type,
     Welcome,
     Who,
-    capture_seconds,
     clipped,
     decode,
     encode,
 )
 
-HUB = 0  # our own party number
+PATIENCE = 120.0
 MAX_PARTIES = 8
 _LONGEST_HELLO = 160
 _PER_ROUND = 64  # messages taken before timers are looked at
-_STRANGE_PER_ROUND = 32
-_COOLDOWN = 0.01  # seconds without reading after that many from strangers
+_UNKNOWN_PER_ROUND = 32
+_COOLDOWN = 0.01  # seconds without reading after that many from unknown peers
 _INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
 _SILENT = 1.2  # seconds: a caller with the key of a party this silent is that party, restarted
 _PORT_TRIES = 20
-_LATE = 15.0  # seconds: audio captured longer ago is a replay, or of no use
-_EARLY = 2.0
-
-
-@dataclass
-class Member:
-    """A party other than us. route: its connection in the ROUTER, None while that is lost."""
-
-    party: int
-    name: str
-    key: str
-    nonce: bytes
-    attempt: int
-    preset: str
-    route: bytes | None = None
-    talk: Conversation | None = None
-    lost_at: float = 0.0
-    window: ReplayWindow = field(default_factory=ReplayWindow)
 
 
 class Listener(Endpoint):
-    """Waits for callers on a ROUTER socket; see `stream.link.transport.listen`."""
+    """Waits for a call, or, with `room`, is the hub of up to `max_parties` - 1 callers.
+
+    bind: HOST[:PORT], `*` for every interface, port 0 for any free one (see `port` after `start`);
+    patience: seconds a lost party may take to come back before it has Left. `start` raises
+    SottoError if the address cannot be bound, or must not be without keys.
+    """
 
     def __init__(
         self,
@@ -98,10 +78,10 @@ class Listener(Endpoint):
         offer: Offer,
         security: Security,
         *,
-        room: bool,
-        max_parties: int,
-        patience: float,
-        clock: Callable[[], float],
+        room: bool = False,
+        max_parties: int = MAX_PARTIES,
+        patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(offer, security, clock)
         self._bind = parse_address(bind)
@@ -111,8 +91,7 @@ class Listener(Endpoint):
         self._max_parties = max_parties if room else 2
         self._patience = patience
         self._instance = secrets.token_bytes(8)
-        self._members: dict[int, Member] = {}
-        self._routes: dict[bytes, Member] = {}
+        self._routes: dict[bytes, Participant] = {}
         self._retired: deque[bytes] = deque(maxlen=64)
         self._refusals = RateLimit(10, 1.0)
         self._introductions = RateLimit(5, 1.0)
@@ -123,7 +102,7 @@ class Listener(Endpoint):
         self._introducer: Socket | None = None
         self._monitor: Socket | None = None
         self._authenticator: Authenticator | None = None
-        self._guards: list[Guard] = []
+        self._proxies: list[Proxy] = []
         self.address = Address("", 0)
 
     @property
@@ -170,7 +149,7 @@ class Listener(Endpoint):
             introducer.linger = 0
             try:
                 if self.address.port < 65535:
-                    self._bind_guarded(introducer, Address(found.host, self.address.port + 1))
+                    self._bind_behind_proxy(introducer, Address(found.host, self.address.port + 1))
                     self._introducer = introducer
                     return
             except SottoError as error:
@@ -189,23 +168,23 @@ class Listener(Endpoint):
         """Bind the socket for calls; the port it came to be. Raises SottoError."""
         if self._security.secured:
             return _bind(self._router, address)
-        return self._bind_guarded(self._router, address)
+        return self._bind_behind_proxy(self._router, address)
 
-    def _bind_guarded(self, socket: Socket, address: Address) -> int:
-        """Bind a socket without keys, which anybody may talk to, behind a guard."""
-        guard = Guard(address, MAX_MESSAGE)
-        self._guards.append(guard)
+    def _bind_behind_proxy(self, socket: Socket, address: Address) -> int:
+        """Bind a socket without keys, to which anybody may connect, behind a proxy."""
+        proxy = Proxy(address, MAX_MESSAGE)
+        self._proxies.append(proxy)
         try:
-            socket.bind(guard.endpoint)
+            socket.bind(proxy.endpoint)
         except zmq.ZMQError as error:
             raise SottoError(f"cannot listen: {zmq.strerror(error.errno or 0)}") from None
-        guard.start()
-        return guard.port
+        proxy.start()
+        return proxy.port
 
     def _release(self) -> None:
         super()._release()
-        for guard in self._guards:
-            guard.close()
+        for proxy in self._proxies:
+            proxy.close()
 
     # --- the I/O thread -----------------------------------------------------------------------
 
@@ -221,11 +200,11 @@ class Listener(Endpoint):
             self._receive()
 
     def _receive(self) -> None:
-        """Take messages, fairly from all connections, but only so many of strangers at a time.
+        """Take messages, fairly from all connections, but few of unknown peers at a time.
 
-        What a stranger sends too fast waits in its own connection, which then stands still.
+        What an unknown peer sends too fast waits in its own connection, which then stands still.
         """
-        strange = 0
+        unknown = 0
         for _ in range(_PER_ROUND):
             try:
                 frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -233,41 +212,34 @@ class Listener(Endpoint):
                 return
             now = self._clock()
             route = frames[0].bytes
-            member = self._routes.get(route)
-            if member is not None and len(frames) == 2:
-                self._hear(member, frames[1].bytes, now)
-            elif member is not None:
-                self._reject(member.party)
-            elif not self._knock(route, frames[1:], now):
-                strange += 1
-                if strange >= _STRANGE_PER_ROUND:
+            sender = self._routes.get(route)
+            if sender is None:
+                if not self._take_unknown(route, frames[1:], now):
+                    unknown += 1
+                if unknown >= _UNKNOWN_PER_ROUND:
                     self._quiet_until = now + _COOLDOWN
                     return
+            elif len(frames) != 2 or sender.session is None:
+                self._reject(sender.party)
+            else:
+                self._hear(sender.party, sender.session, frames[1].bytes, now)
 
     def _tick(self, now: float) -> float:
-        for guard in self._guards:
-            if guard.failure is not None:
-                raise SottoError(f"nobody can call any more: {guard.failure}")
+        for proxy in self._proxies:
+            if proxy.failure is not None:
+                raise SottoError(f"nobody can call any more: {proxy.failure}")
         wake_at = now + 1.0
-        for member in list(self._members.values()):
-            talk = member.talk
-            if talk is None:
-                if now - member.lost_at > self._patience:
-                    self._remove(member, "the connection was lost")
-                else:
-                    wake_at = min(wake_at, member.lost_at + self._patience)
-                continue
-            if talk.dead(now):
-                self._lose(member, now, f"nothing heard for {now - talk.heard_at:.1f} s")
-                continue
-            beat = talk.beat(now)
-            if beat is not None:
-                self._say(member, talk.seal(beat))
-            self._flush(member, now)
-            self._unsent += talk.take_dropped()
-            wake_at = min(wake_at, talk.wake_at())
-            if talk.waiting:
-                wake_at = min(wake_at, now + 0.1)
+        for participant in list(self._participants.values()):
+            session = participant.session
+            if session is None:
+                until = participant.lost_at + self._patience
+                if now > until:
+                    self._remove(participant, "the connection was lost")
+                wake_at = min(wake_at, max(until, now))
+            elif why := session.dead(now):
+                self._lose(participant, now, why)
+            else:
+                wake_at = min(wake_at, session.tick(now))
         if self._room and now >= self._next_delays:
             self._next_delays = now + _DELAY_INTERVAL
             self._tell_delays()
@@ -276,37 +248,40 @@ class Listener(Endpoint):
             self._introduce(self._introducer, now)
             wake_at = min(wake_at, self._next_introduction)
         self._delays = {
-            member.party: delay
-            for member in self._members.values()
-            if member.talk is not None and (delay := member.talk.remote.one_way) is not None
+            p.party: way
+            for p in self._participants.values()
+            if p.session is not None and (way := p.session.remote.one_way) is not None
         }
         return min(wake_at, self._quiet_until) if self._quiet_until > now else wake_at
 
-    # --- strangers ----------------------------------------------------------------------------
+    # --- admission ----------------------------------------------------------------------------
 
-    def _knock(self, route: bytes, frames: list[zmq.Frame], now: float) -> bool:
-        """Somebody not in the call says something: a HELLO is answered, all else is not."""
+    def _take_unknown(self, route: bytes, frames: list[zmq.Frame], now: float) -> bool:
+        """Answer the HELLO of somebody not in the call, and nothing else.
+
+        False if the message counts as one of an unknown peer.
+        """
         if len(frames) != 1 or len(frames[0]) > _LONGEST_HELLO:
-            return self._stranger()
+            return self._turn_away()
         data = frames[0].bytes
         if data[:1] != bytes([Type.HELLO]):
             # What was under way on a connection that its owner has given up is no attack.
-            return True if route in self._retired else self._stranger()
+            return True if route in self._retired else self._turn_away()
         try:
             session, hello = decode(data)
         except WrongVersion as error:
             return self._refuse(route, Refusal.WRONG_VERSION, str(error), now)
         except SottoError:
-            return self._stranger()
+            return self._turn_away()
         if session != 0 or not isinstance(hello, Hello):
-            return self._stranger()
+            return self._turn_away()
         key = ""
         if self._security.secured:
             key = str(frames[0].get("User-Id"))
         return self._admit(route, hello, key, now)
 
-    def _stranger(self) -> bool:
-        self._strangers += 1
+    def _turn_away(self) -> bool:
+        self._unknown_peers += 1
         return False
 
     def _admit(self, route: bytes, hello: Hello, key: str, now: float) -> bool:
@@ -317,88 +292,74 @@ class Listener(Endpoint):
                 f"the caller's {hello.model_id} ({clipped(hello.preset, 16)})"
             )
             return self._refuse(route, Refusal.WRONG_MODEL, why, now)
-        for member in self._members.values():
-            if member.key == key and member.nonce == hello.nonce:
-                if hello.attempt <= member.attempt:
-                    return self._stranger()  # a recording
-                return self._return(member, route, hello, now)
+        for known in self._participants.values():
+            if known.key == key and known.nonce == hello.nonce:
+                if hello.attempt <= known.attempt:
+                    return self._turn_away()  # a recording
+                return self._return(known, route, hello, now)
         replaced = self._replaceable(key, now)
-        others = len(self._members) - (replaced is not None)
+        others = len(self._participants) - (replaced is not None)
         if others + 1 >= self._max_parties:
             if self._room:
                 why = f"the room is full: {self._max_parties} parties are in it"
                 return self._refuse(route, Refusal.ROOM_FULL, why, now)
             return self._refuse(route, Refusal.BUSY, "the listener is in another call", now)
-        if replaced is None and key and any(m.key == key for m in self._members.values()):
+        if replaced is None and key and any(p.key == key for p in self._participants.values()):
             why = "a caller with this key is connected already"
             return self._refuse(route, Refusal.BUSY, why, now)
-        party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._members)
-        name = clipped(hello.name, 64)
-        preset = self._preset if self._room else clipped(hello.preset, 16)
-        member = Member(party, name, key, hello.nonce, hello.attempt, preset)
-        if not self._connect(member, route, preset, now):
-            return self._stranger()
+        party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._participants)
+        preset = self._preset if self._room else clipped(hello.preset, MAX_PRESET)
+        newcomer = Participant(party, clipped(hello.name, MAX_NAME), key, preset)
+        newcomer.nonce, newcomer.attempt = hello.nonce, hello.attempt
+        if not self._connect(newcomer, route, preset, now):
+            return self._turn_away()
         self._preset = preset
         self._received_bytes += self._envelope(len(encode(hello)))
-        self._members[party] = member
+        self._participants[party] = newcomer
         self._rejections = {**self._rejections, party: 0}
-        self._record(member)
-        print_ = fingerprint(key) if key else ""
-        self._events.put(Joined(party, name, preset, print_))
-        self._tell_others(member, PartyJoined(party, _wire_key(key), preset, name))
+        if self._security.trust_new and key and not self._security.knows(key):
+            self._trust(newcomer.name or "caller", key)
+        self._joined(newcomer, agreed=True)
+        self._tell_others(newcomer, _joined_message(newcomer))
         if replaced is not None:
             self._remove(replaced, "called again")
-        self._change(CallState.TALKING, f"{name or 'a caller'} is connected")
+        self._change(CallState.TALKING, f"{newcomer.name or 'a caller'} is connected")
         return True
 
-    def _replaceable(self, key: str, now: float) -> Member | None:
-        """The member whose place a new caller may take: itself before a restart.
+    def _replaceable(self, key: str, now: float) -> Participant | None:
+        """Whose place a new caller may take: its own from before a restart.
 
         Without keys nobody can be told from anybody, so whoever is lost may be replaced.
         """
-        for member in self._members.values():
-            silent = member.talk is None or now - member.talk.heard_at > _SILENT
-            if key and member.key == key and silent:
-                return member
-            if not key and not self._room and member.talk is None:
-                return member
+        for participant in self._participants.values():
+            session = participant.session
+            silent = session is None or now - session.heard_at > _SILENT
+            if key and participant.key == key and silent:
+                return participant
+            if not key and not self._room and session is None:
+                return participant
         return None
 
     def _refuse(self, route: bytes, code: Refusal, why: str, now: float) -> bool:
-        self._strangers += 1
+        self._unknown_peers += 1
         if self._refusals.allow(now):
             self._notice("warning", f"refused a caller: {why}")
-            self._transmit(route, encode(Refuse(code, clipped(why, 200))))
+            self._send(route, encode(Refuse(code, clipped(why, MAX_REASON))))
         return False
 
     def _sent_away(self, print_: str, address: str) -> None:
-        self._strangers += 1
+        self._unknown_peers += 1
         self._notice("warning", f"refused a caller from {address}: its key {print_} is not known")
 
     def _explain(self, failures: list[tuple[int, int]]) -> None:
         for event, value in failures:
-            self._strangers += 1
+            self._unknown_peers += 1
             if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 continue
             if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-                self._notice("warning", "refused a caller that does not use keys")
+                self._notice("warning", "refused a caller that uses no keys")
             elif value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
                 self._notice("warning", "a caller expected another key than ours")
-
-    def _record(self, member: Member) -> None:
-        """Trust on first use: write down who that was."""
-        security = self._security
-        if not (security.trust_new and member.key):
-            return
-        try:
-            if not security.known.knows(member.key):
-                name = security.known.add(member.name or "caller", member.key)
-                self._notice(
-                    "warning",
-                    f"the key {fingerprint(member.key)} is new and now trusted as {name}",
-                )
-        except SottoError as error:
-            self._notice("error", str(error))
 
     def _introduce(self, socket: Socket, now: float) -> None:
         """Tell callers who ask what our public key is, a few times a second."""
@@ -413,213 +374,167 @@ class Listener(Endpoint):
             except SottoError:
                 asked = False
             if not asked or keys is None or not self._introductions.allow(now):
-                self._strangers += 1
+                self._unknown_peers += 1
                 continue
             try:
                 socket.send_multipart([frames[0], encode(Key(key_bytes(keys.public)))], zmq.NOBLOCK)
             except zmq.ZMQError:
                 continue  # it has gone, or does not listen
 
-    # --- members ------------------------------------------------------------------------------
+    # --- participants -------------------------------------------------------------------------
 
-    def _connect(self, member: Member, route: bytes, preset: str, now: float) -> bool:
-        """Begin a conversation on a connection; the old one, if any, is forgotten.
+    def _connect(self, participant: Participant, route: bytes, preset: str, now: float) -> bool:
+        """Begin a session on a connection; the old one, if any, is forgotten.
 
         preset: ours. False, and nothing has changed, if the connection is closed already.
         """
-        session = secrets.randbelow((1 << 32) - 1) + 1
-        messages: list[Message] = [
-            Welcome(
-                member.party,
-                self._instance,
-                self._offer.model_id,
-                member.preset,
-                self._offer.name,
-                self._room,
-            )
+        number = secrets.randbelow((1 << 32) - 1) + 1
+        session = Session(number, self._link_clock, lambda data: self._transmit(route, data), now)
+        p, offer = participant, self._offer
+        greeting: list[Message] = [
+            Welcome(p.party, self._instance, offer.model_id, p.preset, offer.name, self._room)
         ]
-        if preset != member.preset:
-            messages.append(Preset(HUB, preset))
-        messages += [
-            PartyJoined(other.party, _wire_key(other.key), other.preset, other.name)
-            for other in self._members.values()
-            if other is not member
-        ]
-        greeting = [encode(message, session) for message in messages]
-        if not all(self._transmit(route, data) for data in greeting):
+        if preset != p.preset:
+            greeting.append(Preset(HUB, preset))
+        others = [other for other in self._participants.values() if other is not p]
+        greeting += map(_joined_message, others)
+        if not all(session.say(message) for message in greeting):
             return False
-        self._sent_bytes += sum(self._envelope(len(data)) for data in greeting)
-        if member.route is not None:
-            self._forget(member)
-        member.route, member.talk = route, Conversation(session, self._link_clock, now)
-        self._routes[route] = member
+        self._disconnect(p)
+        p.route, p.session = route, session
+        self._routes[route] = p
         self._audible = True
         return True
 
-    def _return(self, member: Member, route: bytes, hello: Hello, now: float) -> bool:
+    def _return(self, participant: Participant, route: bytes, hello: Hello, now: float) -> bool:
         """A caller is back on a new connection, unless it has given that up again."""
-        member.attempt = hello.attempt
-        preset, member.preset = member.preset, clipped(hello.preset, 16)
-        if not self._connect(member, route, self._preset, now):
-            member.preset = preset
+        participant.attempt = hello.attempt
+        preset, participant.preset = participant.preset, clipped(hello.preset, MAX_PRESET)
+        if not self._connect(participant, route, self._preset, now):
+            participant.preset = preset
             return False
         self._reconnections += 1
-        print_ = fingerprint(member.key) if member.key else ""
-        joined = Joined(member.party, member.name, member.preset, print_, agreed=False)
-        self._events.put(joined)
-        if member.preset != preset:  # changed while it was away
-            self._tell_others(member, Preset(member.party, member.preset))
-        self._change(CallState.TALKING, f"{member.name or 'the caller'} is back")
+        self._joined(participant, agreed=False)
+        if participant.preset != preset:  # changed while it was away
+            self._tell_others(participant, Preset(participant.party, participant.preset))
+        self._change(CallState.TALKING, f"{participant.name or 'the caller'} is back")
         return True
 
-    def _hear(self, member: Member, data: bytes, now: float) -> None:
-        """A message on a member's connection."""
-        talk = member.talk
-        if talk is None:
-            return
-        try:
-            session, message = decode(data)
-        except SottoError:
-            self._reject(member.party)
-            return
-        if session != talk.session:
-            self._reject(member.party)
-            return
-        self._received_bytes += self._envelope(len(data))
-        talk.heard(now)
-        if isinstance(message, Heartbeat):
-            talk.take_beat(message, now)
-        elif isinstance(message, Audio) and message.party == member.party:
-            self._take_audio(member, talk, message, now)
-        elif isinstance(message, Preset) and message.party == member.party:
-            member.preset = clipped(message.preset, 16)
-            self._events.put(PresetChanged(member.party, member.preset))
-            self._notice("info", f"{member.name or 'the caller'} now uses {member.preset}")
-            self._tell_others(member, Preset(member.party, member.preset))
-        elif isinstance(message, Bye):
-            self._remove(member, clipped(message.reason, 200) or "hung up")
-        else:
-            self._reject(member.party)
+    def _speaker(self, sender: int, party: int) -> Participant | None:
+        return self._participants.get(sender) if sender == party else None
 
-    def _take_audio(self, member: Member, talk: Conversation, audio: Audio, now: float) -> None:
-        captured = talk.captured(audio.captured)
-        untimely = captured is not None and not now - _LATE < captured < now + _EARLY
-        if untimely or member.window.check(audio.sequence) is not Verdict.FRESH:
-            self._reject(member.party)
-            return
-        self._events.put(
-            AudioArrived(member.party, audio.packet, captured, now, capture_seconds(audio.capture))
-        )
-        waiting = Waiting(member.party, audio.sequence, captured, audio.packet, now, audio.capture)
-        for other in list(self._members.values()):
-            if other is not member and other.talk is not None:
-                other.talk.queue(waiting)
-                self._flush(other, now)
+    def _take_audio(
+        self, speaker: Participant, session: Session, audio: Audio, now: float
+    ) -> Outgoing | None:
+        item = super()._take_audio(speaker, session, audio, now)
+        if item is not None:
+            self._queue(item, speaker, now)
+        return item
 
-    def _lose(self, member: Member, now: float, why: str) -> None:
+    def _take_preset(self, speaker: Participant, message: Preset) -> None:
+        super()._take_preset(speaker, message)
+        self._tell_others(speaker, Preset(speaker.party, speaker.preset))
+
+    def _hung_up(self, sender: int, why: str) -> None:
+        self._remove(self._participants[sender], why)
+
+    def _lose(self, participant: Participant, now: float, why: str) -> None:
         """A connection is gone; its owner has `patience` seconds to come back."""
-        self._forget(member)
-        member.lost_at = now
-        if not any(m.talk for m in self._members.values()):
+        self._disconnect(participant)
+        participant.lost_at = now
+        if self._sessions():
+            self._notice("warning", f"lost {participant.name or 'a party'}: {why}")
+        else:
             self._audible = False
             self._change(CallState.RECONNECTING, why)
-        else:
-            self._notice("warning", f"lost {member.name or 'a party'}: {why}")
 
-    def _forget(self, member: Member) -> None:
-        if member.talk is not None:
-            self._unsent += member.talk.take_dropped() + member.talk.waiting
-        if member.route is not None:
-            self._routes.pop(member.route, None)
-            self._retired.append(member.route)
-        member.route = member.talk = None
+    def _disconnect(self, participant: Participant) -> None:
+        if participant.session is not None:
+            self._end_session(participant.session)
+            del self._routes[participant.route]
+            self._retired.append(participant.route)
+        participant.session = None
 
-    def _remove(self, member: Member, why: str) -> None:
+    def _remove(self, participant: Participant, why: str) -> None:
         """A party is gone for good."""
-        self._forget(member)
-        self._members.pop(member.party, None)
-        self._events.put(Left(member.party, why))
-        self._tell_others(member, PartyLeft(member.party, why))
-        if not any(m.talk for m in self._members.values()):
+        self._disconnect(participant)
+        self._participants.pop(participant.party, None)
+        self._events.put(Left(participant.party, why))
+        self._tell_others(participant, PartyLeft(participant.party, why))
+        if not self._sessions():
             self._audible = False
-            state = CallState.RECONNECTING if self._members else CallState.WAITING
+            state = CallState.RECONNECTING if self._participants else CallState.WAITING
             self._change(state, why)
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _take_outgoing(self, packet: bytes, captured: float, since: float, capture: int) -> None:
-        waiting = Waiting(HUB, self._next_sequence(), captured, packet, since, capture)
-        for member in list(self._members.values()):
-            if member.talk is not None:
-                member.talk.queue(waiting)
-                self._flush(member, self._clock())
+    def _take_outgoing(self, item: Outgoing) -> None:
+        self._queue(item, None, self._clock())
+
+    def _queue(self, item: Outgoing, but: Participant | None, now: float) -> None:
+        for participant in list(self._participants.values()):
+            if participant is not but and participant.session is not None:
+                participant.session.queue(item, now)
 
     def _announce(self, preset: str) -> None:
         self._tell_others(None, Preset(HUB, preset))
 
-    def _tell_others(self, but: Member | None, message: Message) -> None:
-        for member in list(self._members.values()):
-            if member is not but and member.talk is not None:
-                self._say(member, member.talk.seal(message))
+    def _tell_others(self, but: Participant | None, message: Message) -> None:
+        for participant in list(self._participants.values()):
+            if participant is not but and participant.session is not None:
+                participant.session.say(message)
 
     def _tell_delays(self) -> None:
-        for member in list(self._members.values()):
-            delay = None if member.talk is None else member.talk.remote.one_way
+        for p in list(self._participants.values()):
+            delay = None if p.session is None else p.session.remote.one_way
             if delay is not None:
-                self._tell_others(member, Delay(member.party, microseconds(delay)))
+                self._tell_others(p, Delay(p.party, microseconds(delay)))
 
-    def _flush(self, member: Member, now: float) -> None:
-        if member.talk is not None:
-            member.talk.flush(now, lambda data: self._say(member, data))
-
-    def _say(self, member: Member, data: bytes) -> bool:
-        """Send to a member; False if its connection is full or gone."""
-        if member.route is None or not self._transmit(member.route, data):
+    def _transmit(self, route: bytes, data: bytes) -> bool:
+        """Send to a party; False if its connection is full or gone."""
+        if not self._send(route, data):
             return False
         self._sent_bytes += self._envelope(len(data))
         return True
 
-    def _transmit(self, route: bytes, data: bytes) -> bool:
+    def _send(self, route: bytes, data: bytes) -> bool:
         try:
             self._router.send_multipart([route, data], zmq.NOBLOCK)
         except zmq.Again:
             return False
         except zmq.ZMQError:
-            member = self._routes.get(route)
-            if member is not None:
-                self._lose(member, self._clock(), "the connection was closed")
+            participant = self._routes.get(route)
+            if participant is not None:
+                self._lose(participant, self._clock(), "the connection was closed")
             return False
         return True
 
     def _say_bye(self, reason: str) -> None:
         self._tell_others(None, Bye(reason))
 
+    def _peer(self) -> str:
+        return ", ".join(p.name or f"party {p.party}" for p in self._participants.values())
+
+    def _sessions(self) -> list[Session]:
+        return [p.session for p in self._participants.values() if p.session is not None]
+
     def _describe(self) -> Link:
-        talks = [m.talk.remote for m in self._members.values() if m.talk is not None]
-        trips = [talk.round_trip for talk in talks if talk.round_trip is not None]
-        return Link(
-            peer=", ".join(m.name or f"party {m.party}" for m in self._members.values()),
-            secured=self._security.secured,
-            own_fingerprint=self._security.own_fingerprint,
-            round_trip=max(trips, default=None),
-            clock_offset=talks[0].offset if talks else None,
-            reconnections=self._reconnections,
-            strangers=self._strangers + sum(guard.turned_away for guard in self._guards),
-        )
+        link = super()._describe()
+        turned_away = sum(proxy.turned_away for proxy in self._proxies)
+        return replace(link, strangers=link.strangers + turned_away)
 
 
-def _wire_key(key: str) -> bytes:
-    return key_bytes(key) if key else NO_KEY
+def _joined_message(participant: Participant) -> PartyJoined:
+    p = participant
+    return PartyJoined(p.party, key_bytes(p.key) if p.key else NO_KEY, p.preset, p.name)
 
 
 def _bind(socket: Socket, address: Address) -> int:
     """Bind, and the port it came to be. Raises SottoError."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
     try:
-        socket.bind(f"tcp://{host}:{address.port or '*'}")
+        socket.bind(f"tcp://{address}")
     except zmq.ZMQError as error:
-        why = zmq.strerror(error.errno or 0)
-        raise SottoError(f"cannot listen on {address}: {why[:1].lower()}{why[1:]}") from None
+        raise cannot_listen(address, error.errno) from None
     return int(_last_endpoint(socket).rpartition(":")[2])
 
 

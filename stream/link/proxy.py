@@ -1,12 +1,12 @@
-"""A door in front of a ZeroMQ socket that has no keys: lets whole, small messages pass, at a pace.
+"""A proxy in front of a ZeroMQ socket without keys: lets whole, short messages pass.
 
 libzmq bounds the size of a frame (ZMQ_MAXMSGSIZE), but not how many frames a message has: it keeps
 them all until the last one has come, so whoever may connect may fill the memory. Our messages have
-one frame. The door reads the frame headers of ZMTP 3 (ZeroMQ RFC 37) on each connection, closes it
+one frame. The proxy reads the frame headers of ZMTP 3 (ZeroMQ RFC 37) on each connection, closes it
 when a frame is too long or says that more will follow, and otherwise hands the bytes on through a
-Unix socket in a folder that nobody else may enter. What is read of a connection waits for a budget,
-and nothing more is read before what was read has been handed on, so each takes a bounded amount of
-memory and of time; of too many connections the one silent for longest is closed.
+Unix socket in a folder that nobody else may enter. It reads nothing more before what it read has
+been handed on, so each connection takes a bounded amount of memory and is as slow as the socket
+behind; of too many connections the one silent for longest is closed.
 
 libzmq ends the program when it finds no descriptor for a connection on its Unix socket. So each is
 handed to it alone, and only while there are some to spare.
@@ -23,15 +23,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from codec.errors import BadStream, SottoError
 from stream.link.address import ANY, Address
 
 CONNECTIONS = 64
-BYTES_PER_SECOND = 16_384  # of one connection; a party of a call sends less than a tenth of it
-BURST = 65_536
-_LEAST_COST = 64  # bytes that a frame counts as: a short one is as much work
 _PIECE = 4096
 _KERNEL_BYTES = 16_384
 _FAREWELL = 0.5  # seconds for what was said last to leave
@@ -39,6 +36,7 @@ _SPARE = 8  # descriptors that must be left for others before a connection is ta
 _SILENT = 3.0  # seconds after which a connection makes room where descriptors are few
 _NO_ROOM = 0.05  # seconds before another try, when a connection could not be taken
 _LONGEST_SLEEP = 1.0
+_NAME = "link"
 _LONGEST_PATH = 100  # of a Unix socket: 107 bytes on Linux
 
 _GREETING = 64
@@ -53,7 +51,6 @@ class FrameReader:
         self._greeting = b""
         self._header = b""
         self._body = 0  # bytes of the present frame still to come
-        self.frames = 0
 
     def read(self, data: bytes) -> None:
         """Look at the next bytes. Raises BadStream for what must not be handed on."""
@@ -76,7 +73,6 @@ class FrameReader:
             if len(self._header) == (9 if flags & _LONG else 2):
                 self._body = int.from_bytes(self._header[1:], "big")
                 self._header = b""
-                self.frames += 1
                 if self._body > self._limit:
                     raise BadStream(f"a frame of {self._body} bytes")
 
@@ -91,9 +87,9 @@ class FrameReader:
 
 @dataclass(eq=False)
 class _Connection:
-    """outer: the stranger's; inner: to the socket behind the door. Bytes not handed on yet.
+    """outer: from the peer; inner: to the socket behind. Bytes not handed on yet.
 
-    taken: the socket behind has accepted it, for it has greeted.
+    heard: when the peer spoke last; taken: the socket behind has accepted it, for it has greeted.
     """
 
     outer: socket.socket
@@ -102,16 +98,10 @@ class _Connection:
     heard: float
     inward: bytes = b""
     outward: bytes = b""
-    budget: float = BURST
-    filled: float = field(default=0.0)
     taken: bool = False
 
-    def refill(self, now: float) -> None:
-        self.budget = min(self.budget + (now - self.filled) * BYTES_PER_SECOND, BURST)
-        self.filled = now
 
-
-class Guard:
+class Proxy:
     """Listens on a TCP port for the ZeroMQ socket that is bound to `endpoint`.
 
     limit: longest message in bytes. Raises SottoError when made if the port cannot be had. failure:
@@ -127,13 +117,15 @@ class Guard:
         self._server = _listen(address)
         self.port = int(self._server.getsockname()[1])
         self._folder = _private_folder()
-        self._path = os.path.join(self._folder, "door")
+        self._path = os.path.join(self._folder, _NAME)
         self.endpoint = f"ipc://{self._path}"
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
+        self._awake, self._wake = socket.socketpair()
+        self._selector.register(self._awake, selectors.EVENT_READ)
         self._connections: dict[socket.socket, _Connection] = {}
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sotto-guard", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sotto-proxy", daemon=True)
 
     def start(self) -> None:
         """Let callers in; the socket behind must be bound by now."""
@@ -142,12 +134,14 @@ class Guard:
     def close(self) -> None:
         """Close the port and, once what was said has been handed on, every connection."""
         self._closing.set()
+        with contextlib.suppress(OSError):  # closed when the thread has ended
+            self._wake.send(b"\0")
         if self._thread.is_alive():
             self._thread.join(5.0)
         else:
             self._release()
 
-    # --- the guard's thread -------------------------------------------------------------------
+    # --- the proxy's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
         deadline: float | None = None
@@ -158,36 +152,34 @@ class Guard:
                     deadline = now + _FAREWELL if deadline is None else deadline
                     if now > deadline or not self._connections:
                         return
-                for key, events in self._selector.select(self._prepare(now)):
-                    if key.fileobj is self._server:
+                for key, events in self._selector.select(self._prepare()):
+                    end = key.fileobj
+                    if end is self._server:
                         self._accept()
-                    elif isinstance(key.fileobj, socket.socket):
-                        self._serve(key.fileobj, events)
+                    elif end is self._awake:
+                        self._selector.unregister(end)  # woken once, to close
+                    elif isinstance(end, socket.socket) and end in self._connections:
+                        self._serve(self._connections[end], end, events)
         except Exception as error:  # whoever waits for callers must learn of it, whatever it is
             text = " ".join(str(error).split())
             self.failure = f"the port is closed: {type(error).__name__}: {text}"
         finally:
             self._release()
 
-    def _prepare(self, now: float) -> float:
+    def _prepare(self) -> float:
         """Ask for what can be handed on; returns how long there may be nothing to do."""
-        sleep = 0.05 if self._closing.is_set() else _LONGEST_SLEEP
         taken = all(item.taken for item in self._connections.values())
         self._watch(self._server, selectors.EVENT_READ if taken else 0)
         for item in dict.fromkeys(self._connections.values()):
-            item.refill(now)
             outer = selectors.EVENT_WRITE if item.outward else 0
             inner = selectors.EVENT_WRITE if item.inward else 0
             if item.taken and not item.inward:
-                if item.budget >= _PIECE:
-                    outer |= selectors.EVENT_READ
-                else:
-                    sleep = min(sleep, (_PIECE - item.budget) / BYTES_PER_SECOND)
+                outer |= selectors.EVENT_READ
             if not item.outward:
                 inner |= selectors.EVENT_READ
             self._watch(item.outer, outer)
             self._watch(item.inner, inner)
-        return max(sleep, 0.001)
+        return _FAREWELL / 10 if self._closing.is_set() else _LONGEST_SLEEP
 
     def _watch(self, end: socket.socket, events: int) -> None:
         known = self._selector.get_map().get(end.fileno())
@@ -210,15 +202,14 @@ class Guard:
             return
         try:
             _prepare_tcp(outer)
-            inner = self._knock()
+            inner = self._connect()
         except OSError:
             outer.close()
             self.turned_away += 1
             return
         if len(self._connections) >= 2 * CONNECTIONS:
             self._turn_away(self._most_silent())
-        now = self._clock()
-        item = _Connection(outer, inner, FrameReader(self._limit), now, filled=now)
+        item = _Connection(outer, inner, FrameReader(self._limit), self._clock())
         self._connections[outer] = self._connections[inner] = item
 
     def _may_open(self, count: int) -> bool:
@@ -232,7 +223,7 @@ class Guard:
         return True
 
     def _make_room(self) -> None:
-        """Close a connection nobody speaks on, or let whoever knocks wait."""
+        """Close a connection nobody speaks on, or let the newcomer wait."""
         if self._connections and self._clock() - self._most_silent().heard > _SILENT:
             self._turn_away(self._most_silent())
         else:
@@ -241,7 +232,7 @@ class Guard:
     def _most_silent(self) -> _Connection:
         return min(self._connections.values(), key=lambda item: item.heard)
 
-    def _knock(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         """A connection to the socket behind. Raises OSError, also when no descriptor is left."""
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -253,16 +244,15 @@ class Guard:
             raise
         return inner
 
-    def _serve(self, end: socket.socket, events: int) -> None:
-        item = self._connections.get(end)
-        if item is None:
-            return  # closed with its other end just now
+    def _serve(self, item: _Connection, end: socket.socket, events: int) -> None:
         try:
             if end is item.outer:
                 if events & selectors.EVENT_WRITE:
                     item.outward = item.outward[end.send(item.outward) :]
                 if events & selectors.EVENT_READ:
-                    item.inward = self._check(item, end.recv(_PIECE))
+                    data = end.recv(_PIECE) or _over()
+                    item.reader.read(data)
+                    item.inward, item.heard = data, self._clock()
             else:
                 if events & selectors.EVENT_WRITE:
                     self._hand_in(item)
@@ -285,16 +275,6 @@ class Guard:
         except OSError:
             item.inward = b""
 
-    def _check(self, item: _Connection, data: bytes) -> bytes:
-        """What came from outside, if it may pass."""
-        if not data:
-            _over()
-        before = item.reader.frames
-        item.reader.read(data)
-        item.heard = self._clock()
-        item.budget -= max(len(data), _LEAST_COST * (item.reader.frames - before))
-        return data
-
     def _turn_away(self, item: _Connection) -> None:
         self.turned_away += 1
         self._drop(item)
@@ -310,13 +290,20 @@ class Guard:
         for item in dict.fromkeys(self._connections.values()):
             self._drop(item)
         self._selector.close()
-        self._server.close()
+        for end in (self._server, self._awake, self._wake):
+            end.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _over() -> bytes:
     """The connection has been closed by one of its ends."""
     raise ConnectionResetError
+
+
+def cannot_listen(address: Address, number: int | None) -> SottoError:
+    """Why a port cannot be bound, by the system's error number."""
+    why = os.strerror(number or 0)
+    return SottoError(f"cannot listen on {address}: {why[:1].lower()}{why[1:]}")
 
 
 def _listen(address: Address) -> socket.socket:
@@ -330,8 +317,7 @@ def _listen(address: Address) -> socket.socket:
             dualstack_ipv6=any_ and six,
         )
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise SottoError(f"cannot listen on {address}: {why[:1].lower()}{why[1:]}") from None
+        raise cannot_listen(address, error.errno) from None
     server.setblocking(False)
     return server
 
@@ -351,7 +337,7 @@ def _prepare_tcp(outer: socket.socket) -> None:
 def _private_folder() -> str:
     """A folder that only we may enter, with a short name."""
     folder = tempfile.mkdtemp(prefix="sotto-")
-    if len(folder) <= _LONGEST_PATH - len("/door"):
+    if len(folder) <= _LONGEST_PATH - len("/" + _NAME):
         return folder
     os.rmdir(folder)
     return tempfile.mkdtemp(prefix="sotto-", dir="/tmp")

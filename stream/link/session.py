@@ -1,7 +1,7 @@
-"""One connection while it is in talk: heartbeats, the remote clock, and audio waiting to go out.
+"""One connection in talk: messages, heartbeats, the remote clock, and audio waiting to go out.
 
-No sockets and no clock of its own: every method is told the time. TCP delivers in order, so an
-echoed heartbeat also says that all audio sent before it has arrived. That is what keeps a stalled
+No sockets and no clock: every method is told the time. TCP delivers in order, so an echoed
+heartbeat also says that all audio sent before it has arrived. That is what keeps a stalled
 connection from filling the kernel's buffers with speech that would come out seconds late: without
 a fresh echo, audio waits here, and is dropped when it is `STALE` seconds old.
 """
@@ -10,22 +10,50 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from codec.errors import BadStream
 from stream.link.clock import LinkClock, RemoteClock, seconds
-from stream.link.wire import NO_CAPTURE, NO_STAMP, Audio, Heartbeat, Message, encode
+from stream.link.keys import fingerprint
+from stream.link.wire import NO_CAPTURE, NO_STAMP, Audio, Heartbeat, Message, decode, encode
 
+WINDOW = 64
 INTERVAL = 0.75  # seconds between heartbeats
 _FIRST_INTERVAL = 0.2
 _FIRST_BEATS = 5
 DEAD = 2.5  # seconds without a sign of life, on a link of short round trips
 _LONGEST_DEAD = 10.0
 STALE = 2.0
-_WAITING = 24  # packets
+MAX_WAITING = 24  # packets
+_RETRY = 0.1  # seconds between attempts to send what waits
+
+
+class ReplayWindow:
+    """The anti-replay window of RFC 4303, section 3.4.3: a bitmap of the latest WINDOW numbers.
+
+    Numbers may come in any order as long as they are less than WINDOW behind the highest one.
+    """
+
+    def __init__(self) -> None:
+        self._highest = -1
+        self._seen = 0  # bit k: number `_highest` - k has been seen
+
+    def check(self, sequence: int) -> bool:
+        """Remember `sequence` (not negative); False if it was seen before or is too old to tell."""
+        ahead = sequence - self._highest
+        if ahead > 0:
+            # A far jump empties the window; shifting by it would build a huge number first.
+            self._seen = (self._seen << ahead if ahead < WINDOW else 0) & (1 << WINDOW) - 1 | 1
+            self._highest = sequence
+            return True
+        if -ahead >= WINDOW or self._seen >> -ahead & 1:
+            return False
+        self._seen |= 1 << -ahead
+        return True
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Outgoing:
     """A packet on its way out. captured, since: our monotonic clock; capture: as in Audio."""
 
     party: int
@@ -36,40 +64,53 @@ class Waiting:
     capture: int = NO_CAPTURE
 
 
-class Conversation:
+class Session:
     """State of one connection from its handshake on. Times are our monotonic clock, seconds."""
 
-    def __init__(self, session: int, clock: LinkClock, now: float) -> None:
-        self.session = session
+    def __init__(
+        self, number: int, clock: LinkClock, transmit: Callable[[bytes], bool], now: float
+    ) -> None:
+        """number: the session id; transmit: sends a message, or says that it cannot now."""
+        self.number = number
         self.remote = RemoteClock()
         self.heard_at = now
-        self.dropped = 0  # packets that grew stale or found no room
+        self.dropped = 0  # packets that grew stale, found no room, or were left at the end
         self._clock = clock
+        self._transmit = transmit
         self._next_beat = now
         self._beats = 0
         self._sent: deque[int] = deque(maxlen=16)
         self._origin = self._receive = NO_STAMP
         self._acknowledged = now
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Outgoing] = deque()
 
-    # --- heartbeats ---------------------------------------------------------------------------
+    def say(self, message: Message) -> bool:
+        """Send a message; False if the connection is full or gone."""
+        return self._transmit(encode(message, self.number))
 
-    def heard(self, now: float) -> None:
-        """A valid message of this call came."""
+    def receive(self, data: bytes, now: float) -> Message:
+        """The message in `data`. Raises SottoError if it is damaged or of another session."""
+        number, message = decode(data)
+        if number != self.number:
+            raise BadStream("message is of another session")
         self.heard_at = now
+        if isinstance(message, Heartbeat):
+            self._take_beat(message, now)
+        return message
 
-    def beat(self, now: float) -> Heartbeat | None:
-        """The heartbeat to send now, if one is due."""
-        if now < self._next_beat:
-            return None
-        self._beats += 1
-        self._next_beat = now + (_FIRST_INTERVAL if self._beats < _FIRST_BEATS else INTERVAL)
-        stamp = self._clock.stamp(now)
-        self._sent.append(stamp)
-        return Heartbeat(stamp, self._origin, self._receive)
+    def tick(self, now: float) -> float:
+        """Send what is due; returns when something is next, if nothing comes before."""
+        if now >= self._next_beat:
+            self._beats += 1
+            self._next_beat = now + (_FIRST_INTERVAL if self._beats < _FIRST_BEATS else INTERVAL)
+            stamp = self._clock.stamp(now)
+            self._sent.append(stamp)
+            self.say(Heartbeat(stamp, self._origin, self._receive))
+        self._flush(now)
+        due = min(self._next_beat, self.heard_at + self.patience)
+        return min(due, now + _RETRY) if self._waiting else due
 
-    def take_beat(self, beat: Heartbeat, now: float) -> None:
-        """Learn from the other side's heartbeat."""
+    def _take_beat(self, beat: Heartbeat, now: float) -> None:
         if self._origin == NO_STAMP:
             self._next_beat = now  # the first one is answered at once: the clocks are soon known
         self._origin, self._receive = beat.transmit, self._clock.stamp(now)
@@ -79,24 +120,16 @@ class Conversation:
             self.remote.exchange(origin, seconds(beat.receive), seconds(beat.transmit), now)
         self.remote.heard(seconds(beat.transmit), now)
 
-    def dead(self, now: float) -> bool:
-        """Whether the other side has been silent for too long."""
-        return now - self.heard_at > self.patience
-
     @property
     def patience(self) -> float:
         """Seconds of silence after which a connection counts as dead."""
         longest = self.remote.longest_round_trip or 0.0
         return min(max(DEAD, 2.0 * INTERVAL + 2.0 * longest), _LONGEST_DEAD)
 
-    def stalled(self, now: float) -> bool:
-        """Whether what was sent last has not arrived when it should have."""
-        longest = self.remote.longest_round_trip or 0.25
-        return now - self._acknowledged > 2.0 * INTERVAL + 2.0 * longest
-
-    def wake_at(self) -> float:
-        """When there is something to do next, if nothing comes before."""
-        return min(self._next_beat, self.heard_at + self.patience)
+    def dead(self, now: float) -> str:
+        """Why the connection counts as dead, "" while it does not."""
+        silent = now - self.heard_at
+        return f"nothing heard for {silent:.1f} s" if silent > self.patience else ""
 
     # --- audio --------------------------------------------------------------------------------
 
@@ -104,36 +137,60 @@ class Conversation:
         """A capture time of the other side's clock in ours, None while that is not known."""
         return None if stamp == NO_STAMP else self.remote.to_local(seconds(stamp))
 
-    def queue(self, waiting: Waiting) -> None:
-        """Put a packet in line; the oldest one makes room if there is none."""
-        if len(self._waiting) >= _WAITING:
+    def queue(self, item: Outgoing, now: float) -> None:
+        """Send a packet, now or soon; the oldest one that waits makes room if there is none."""
+        if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self.dropped += 1
-        self._waiting.append(waiting)
+        self._waiting.append(item)
+        self._flush(now)
 
-    def flush(self, now: float, transmit: Callable[[bytes], bool]) -> None:
-        """Send what waits, unless the connection is stalled; forget what is stale."""
+    def discard(self) -> None:
+        """Drop all that waits: the connection is gone."""
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
+
+    def _flush(self, now: float) -> None:
+        """Send what waits, unless the connection is stalled; drop what is stale."""
         while self._waiting and now - self._waiting[0].since > STALE:
             self._waiting.popleft()
             self.dropped += 1
-        while self._waiting and not self.stalled(now):
+        while self._waiting and not self._stalled(now):
             item = self._waiting[0]
             stamp = NO_STAMP if item.captured is None else self._clock.stamp(item.captured)
-            message = Audio(item.party, item.sequence, stamp, item.packet, item.capture)
-            if not transmit(self.seal(message)):
+            if not self.say(Audio(item.party, item.sequence, stamp, item.packet, item.capture)):
                 return
             self._waiting.popleft()
 
-    def take_dropped(self) -> int:
-        """Packets dropped since this was last asked."""
-        dropped, self.dropped = self.dropped, 0
-        return dropped
+    def _stalled(self, now: float) -> bool:
+        """Whether what was sent last has not arrived when it should have."""
+        longest = self.remote.longest_round_trip or 0.25
+        return now - self._acknowledged > 2.0 * INTERVAL + 2.0 * longest
 
-    def seal(self, message: Message) -> bytes:
-        """The bytes of a message of this call."""
-        return encode(message, self.session)
+
+@dataclass
+class Participant:
+    """A party of the call other than us. key: its public key in Z85, "" on an unsecured link.
+
+    The listener alone knows `session` (None while the connection is lost), `route` (of that
+    connection), `nonce`, `attempt` and `lost_at`; a caller knows `delay` (seconds from the party
+    to the listener, None before that is told) and `unconfirmed` (not named again since a
+    reconnection).
+    """
+
+    party: int
+    name: str
+    key: str
+    preset: str
+    window: ReplayWindow = field(default_factory=ReplayWindow)
+    session: Session | None = None
+    route: bytes = b""
+    nonce: bytes = b""
+    attempt: int = 0
+    lost_at: float = 0.0
+    delay: float | None = None
+    unconfirmed: bool = False
 
     @property
-    def waiting(self) -> int:
-        """Packets in line."""
-        return len(self._waiting)
+    def fingerprint(self) -> str:
+        return fingerprint(self.key) if self.key else ""

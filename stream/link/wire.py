@@ -45,6 +45,7 @@ STAMP_BITS = 48
 NO_STAMP = 0
 CAPTURE_STEP = 0.002
 NO_CAPTURE = 255
+HUB = 0  # the listener's party number
 
 _HEADER = struct.Struct(">BBI")
 _MODEL_ID = re.compile(r"[0-9a-f]{16}")
@@ -342,9 +343,7 @@ class _Text:
     def read(self, body: _Body) -> str:
         length = body.take(1)[0]
         if length > self.limit:
-            raise BadStream(
-                f"message holds a text of {length} bytes, {self.limit} are allowed"
-            )
+            raise BadStream(f"message holds a text of {length} bytes, {self.limit} are allowed")
         try:
             return body.take(length).decode("utf-8")
         except UnicodeDecodeError:

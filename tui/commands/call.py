@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tui import live
 
 if TYPE_CHECKING:
+    from stream.link.authentication import Security
     from stream.link.endpoint import Endpoint
-    from stream.link.transport import Offer, Security
+    from stream.link.events import Offer
     from tui.commands import Subparsers
 
 
@@ -32,13 +33,13 @@ def run(args: argparse.Namespace) -> int:
     """Call and talk until somebody hangs up; 0 unless the call was refused or failed."""
     from stream.call.call import CallSettings
     from stream.link.address import parse_address
-    from stream.link.transport import dial
+    from stream.link.caller import Caller
 
     live.check_options(args)
     address = parse_address(args.host)
 
     def connect(offer: Offer, security: Security) -> Endpoint:
-        return dial(address.host, address.port, offer, security)
+        return Caller(address.host, address.port, offer, security)
 
     said_once = args.send_file is not None or args.input == live.PIPE
     settings = CallSettings(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tui import live
 
 if TYPE_CHECKING:
+    from stream.link.authentication import Security
     from stream.link.endpoint import Endpoint
-    from stream.link.transport import Offer, Security
+    from stream.link.events import Offer
     from tui.commands import Subparsers
 
 
@@ -37,12 +38,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Listen until the call is over; 0 unless something failed."""
     from stream.call.call import CallSettings
-    from stream.link.transport import listen
+    from stream.link.listener import Listener
 
     live.check_options(args)
 
     def connect(offer: Offer, security: Security) -> Endpoint:
-        return listen(args.bind, offer, security, room=args.room)
+        return Listener(args.bind, offer, security, room=args.room)
 
     settings = CallSettings(
         preset=args.preset,

@@ -43,11 +43,12 @@ def rows(snapshot: Snapshot, listener: Listener | None) -> list[tuple[str, str]]
         ("link", "secured" if link.secured else "NOT secured"),
         ("model", clean(snapshot.model_id)),
         ("round trip", f"{milliseconds(link.round_trip).strip()}, remote clock {offset}"),
-        ("reconnections", f"{link.reconnections}, strangers turned away {link.strangers}"),
+        ("reconnections", f"{link.reconnections}, unknown peers turned away {link.strangers}"),
         ("microphone", clean(snapshot.input_device) or UNKNOWN),
         ("loudspeaker", clean(snapshot.output_device) or UNKNOWN),
         ("recording", clean(snapshot.recording) or "off"),
         ("sent", f"{talker.frames} frames, {talker.silent_frames} silent, {talker.unsent} unsent"),
+        ("", f"{link.dropped} packets dropped before they were sent"),
         ("", f"{bits(talker.rate.wire)} bit/s on the wire, {talker.overflows} capture gaps"),
     ]
     if listener is None:

@@ -1,0 +1,120 @@
+"""What several tests of the link share: offers, an ear for events, a caller played by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import zmq
+
+from stream.link import wire
+from stream.link.authentication import Security
+from stream.link.events import (
+    AudioArrived,
+    Joined,
+    Offer,
+    StateChanged,
+)
+
+OPEN = Security()
+
+
+MODEL = "9f3c0a1b2c3d4e5f"
+
+
+HOST = Offer(MODEL, "2k", "Ann")
+
+
+GUEST = Offer(MODEL, "1k2", "Bob")
+
+
+WAIT = 8.0  # seconds anything may take on a busy machine
+
+
+class Ear:
+    """Collects an endpoint's events."""
+
+    def __init__(self, endpoint):
+        self.endpoint = endpoint
+        self.heard = []
+
+    def until(self, wanted, timeout=WAIT):
+        """The first event, past or to come, for which `wanted(event)` holds."""
+        deadline = time.monotonic() + timeout
+        seen = 0
+        while True:
+            for event in self.heard[seen:]:
+                if wanted(event):
+                    return event
+            seen = len(self.heard)
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not in time; heard {self.heard}")
+            self.heard += self.endpoint.events(0.05)
+
+    def state(self, state, timeout=WAIT):
+        return self.until(lambda e: isinstance(e, StateChanged) and e.state is state, timeout)
+
+    def joined(self, timeout=WAIT):
+        return self.until(lambda e: isinstance(e, Joined), timeout)
+
+    def audio(self, packet, timeout=WAIT):
+        return self.until(lambda e: isinstance(e, AudioArrived) and e.packet == packet, timeout)
+
+    def forget(self):
+        self.heard = []
+
+
+def await_that(condition):
+    """Wait until `condition()` holds; fails if that takes too long."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def measured(*endpoints):
+    """Wait until the ends know each other's clocks."""
+    await_that(lambda: all(end.link().round_trip is not None for end in endpoints))
+
+
+def audio_of(ear):
+    return [event for event in ear.heard if isinstance(event, AudioArrived)]
+
+
+@contextlib.contextmanager
+def raw_dealer(port):
+    """A bare ZeroMQ socket connected to a port."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(f"tcp://127.0.0.1:{port}")
+        yield dealer
+
+
+def reseal(message):
+    import binascii
+
+    return bytes(message[:-4]) + binascii.crc32(message[:-4]).to_bytes(4, "big")
+
+
+class FakeCaller:
+    """Speaks the protocol by hand."""
+
+    def __init__(self, dealer, nonce=b"fakefake", attempt=1):
+        self.dealer = dealer
+        self.hello = wire.encode(wire.Hello(MODEL, "2k", "fake", False, nonce, attempt))
+        dealer.send(self.hello)
+        self.session, self.welcome = self.next(wire.Welcome)
+
+    def next(self, kind):
+        while True:
+            assert self.dealer.poll(int(1000 * WAIT))
+            session, message = wire.decode(self.dealer.recv())
+            if isinstance(message, kind):
+                return session, message
+
+    def say(self, message, session=None):
+        self.dealer.send(wire.encode(message, self.session if session is None else session))
+
+    def audio(self, sequence, captured=0, **how):
+        packet = b"packet %d" % sequence
+        self.say(wire.Audio(self.welcome.party, sequence, captured, packet), **how)

@@ -1,0 +1,39 @@
+"""Addresses: what can be written, and what is on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from codec.errors import BadInput
+from stream.link.address import Address, is_loopback, look_up, parse_address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("host", Address("host", 4747)),
+        ("host:1", Address("host", 1)),
+        (":5", Address("*", 5)),
+        ("[::1]:5", Address("::1", 5)),
+        ("::1", Address("::1", 4747)),
+        ("[::1]", Address("::1", 4747)),
+        ("*", Address("*", 4747)),
+    ],
+)
+def test_addresses(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["h:", "h:x", "h:70000", "[::1", "[::1]5", "a b", "h:-1", "x" * 300]
+)
+def test_what_is_no_address(text):
+    with pytest.raises(BadInput):
+        parse_address(text)
+
+
+def test_loopback():
+    assert all(is_loopback(address) for address in look_up(Address("localhost", 1)))
+    assert not is_loopback(Address("*", 1))
+    with pytest.raises(BadInput, match="cannot find the host"):
+        look_up(Address("nowhere.invalid", 1))

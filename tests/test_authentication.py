@@ -1,0 +1,175 @@
+"""Keys on a connection: who gets in, who is trusted, and what both sides are told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from codec.errors import SottoError
+from codec.packet import MAX_PACKET
+from stream.link import keys, wire
+from stream.link.authentication import RateLimit, Security
+from stream.link.caller import Caller
+from stream.link.events import (
+    CallState,
+    Joined,
+    Notice,
+)
+from stream.link.listener import Listener
+from tests.link_peers import (
+    GUEST,
+    HOST,
+    OPEN,
+    await_that,
+    raw_dealer,
+)
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:0", "*:0"])
+def test_without_keys_only_loopback(bind):
+    endpoint = Listener(bind, HOST, OPEN)
+    with pytest.raises(SottoError, match="--insecure"):
+        endpoint.start()
+    endpoint.close()
+    insecure = Listener(bind, HOST, Security(insecure=True))
+    insecure.start()
+    insecure.close()
+    caller = Caller("192.0.2.1", 4747, GUEST, OPEN)
+    with pytest.raises(SottoError, match="--insecure"):
+        caller.start()
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Security of the host and the guest, who do not know each other yet."""
+    return tuple(
+        Security(keys.generate(), keys.KnownPeers(tmp_path / name)) for name in ("host", "guest")
+    )
+
+
+def test_a_secured_call(ends, people):
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    guest_side.known.add("127.0.0.1", host_side.keys.public)
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    assert guest.joined().fingerprint == host_side.keys.fingerprint
+    assert host.joined().fingerprint == guest_side.keys.fingerprint
+    assert host.endpoint.send(b"secret", time.monotonic())
+    guest.audio(b"secret")
+    assert guest.endpoint.link().secured
+    assert guest.endpoint.link().own_fingerprint == guest_side.keys.fingerprint
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_the_longest_packet_goes_both_ways(ends, people, secured):
+    host_side, guest_side = people
+    if not secured:
+        host_side = guest_side = OPEN
+    else:
+        host_side.known.add("bob", guest_side.keys.public)
+        guest_side.known.add("127.0.0.1", host_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    packet = bytes(range(256)) * 4 + b"longest!"
+    assert len(packet) == MAX_PACKET
+    for one, other in ((host, guest), (guest, host)):
+        one.state(CallState.TALKING)
+        assert one.endpoint.send(packet, time.monotonic())
+        other.audio(packet)
+
+
+def test_an_unknown_key_is_reported_on_both_sides_within_two_seconds(ends, people):
+    host_side, guest_side = people
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    guest = ends(
+        Caller(
+            "127.0.0.1",
+            host.endpoint.port,
+            GUEST,
+            replace(guest_side, peer_key=host_side.keys.public),
+        )
+    )
+    shown = guest_side.keys.fingerprint
+    assert f"does not know our key {shown}" in guest.state(CallState.REFUSED, 2.0).reason
+    host.until(lambda e: isinstance(e, Notice) and shown in e.text, 2.0)
+    assert not any(isinstance(event, Joined) for event in host.heard)
+
+
+def test_a_listener_with_another_key_is_reported_on_both_sides(ends, people):
+    host_side, guest_side = people
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    expected = keys.generate().public
+    guest = ends(
+        Caller("127.0.0.1", host.endpoint.port, GUEST, replace(guest_side, peer_key=expected))
+    )
+    reason = guest.state(CallState.REFUSED, 2.0).reason
+    assert "not the expected one" in reason
+    assert keys.fingerprint(expected) in reason
+    host.until(lambda e: isinstance(e, Notice) and "another key" in e.text, 2.0)
+
+
+def test_a_caller_without_keys_is_not_let_in(ends, people):
+    host = ends(Listener("127.0.0.1:0", HOST, people[0]))
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, OPEN))
+    assert "key" in guest.state(CallState.REFUSED).reason
+    assert not any(isinstance(event, Joined) for event in host.endpoint.events(0.1))
+
+
+def test_trust_on_first_use(ends, people):
+    host_side, guest_side = (replace(side, trust_new=True) for side in people)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    port = host.endpoint.port
+    guest = ends(Caller("127.0.0.1", port, GUEST, guest_side))
+    guest.state(CallState.TALKING)
+    host.state(CallState.TALKING)
+    assert guest_side.known.key_of("127.0.0.1", port) == host_side.keys.public
+    assert host_side.known.entries() == {"Bob": guest_side.keys.public}
+    guest.endpoint.close()
+    host.endpoint.close()
+    # Known now: no trust needed. And another key at that address is not taken for it.
+    ends(Listener(f"127.0.0.1:{port}", HOST, people[0]))
+    ends(Caller("127.0.0.1", port, GUEST, people[1])).state(CallState.TALKING)
+
+
+def test_a_changed_key_is_refused(ends, people):
+    host_side, guest_side = (replace(side, trust_new=True) for side in people)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    port = host.endpoint.port
+    guest_side.known.add(f"127.0.0.1:{port}", keys.generate().public)
+    guest = ends(Caller("127.0.0.1", port, GUEST, guest_side))
+    assert "has changed" in guest.state(CallState.REFUSED).reason
+
+
+def test_an_unknown_listener_needs_trust(people):
+    guest = Caller("127.0.0.1", 4747, GUEST, people[1])
+    with pytest.raises(SottoError, match="--trust-new"):
+        guest.start()
+
+
+def test_introductions_are_rate_limited_and_hold_only_the_key(ends, people):
+    host = ends(Listener("127.0.0.1:0", HOST, replace(people[0], trust_new=True)))
+    answers: list[bytes] = []
+
+    def all_is_answered_or_counted():
+        while dealer.poll(0):
+            answers.append(dealer.recv())
+        return len(answers) + host.endpoint.link().strangers == 40
+
+    with raw_dealer(host.endpoint.port + 1) as dealer:
+        begun = time.monotonic()
+        for _ in range(20):
+            dealer.send(wire.encode(wire.Who()))
+            dealer.send(b"garbage")
+        await_that(all_is_answered_or_counted)
+        seconds = time.monotonic() - begun
+    assert 1 <= len(answers) <= 5 * (1 + int(seconds))
+    assert set(answers) == {wire.encode(wire.Key(keys.key_bytes(people[0].keys.public)))}
+
+
+def test_a_rate_limit_counts_any_span_of_time():
+    limit = RateLimit(3, 2.0)
+    times = (-1.0, -0.5, 0.0, 0.9, 1.1, 1.2, 1.5, 1.9, 2.1)
+    assert [t for t in times if limit.allow(t)] == [-1.0, -0.5, 0.0, 1.1, 1.5, 2.1]
