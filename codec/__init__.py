@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codec.image.photo import ImageCodec
+    from codec.image.base import ImageCodec
     from codec.speech.codec import SpeechCodec
 
 __all__ = ["ImageCodec", "SpeechCodec"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return SpeechCodec
     if name == "ImageCodec":
-        from codec.image.photo import ImageCodec
+        from codec.image.base import ImageCodec
 
         return ImageCodec
     raise AttributeError(f"module 'codec' has no attribute {name!r}")

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from codec import ImageCodec
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image.container import Payload, read_image
 from codec.image.ganz import PIXELS, GanzCodec, cut_tiles
-from codec.image.ganz_form import places_within
 from codec.image.ganz_search import descend, linear_latents
+from codec.image.ganz_tile import places_within
 from codec.image.places import decode_places, encode_places
-from codec.image.registry import load_image_codec
-from codec.image.settings import EncodeSettings, Progress
+from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
 from models.evaluation.wavelets import keep_largest
 from models.ganz.store import load_ganz_model
@@ -258,7 +258,7 @@ def test_tiles_are_the_picture_mirrored_out() -> None:
 
 
 def test_encoding_is_deterministic_and_tells_of_progress(codec: GanzCodec) -> None:
-    seen: list[Progress] = []
+    seen: list[SearchProgress] = []
     data = codec.encode(crop(), QUICK, progress=seen.append)
     assert data == codec.encode(crop(), QUICK)
     assert seen[-1].share == 1.0
@@ -500,7 +500,7 @@ def test_wavelets_of_a_step_by_hand() -> None:
 
 
 def test_the_shipped_model() -> None:
-    codec = load_image_codec("ganz", "cpu")
+    codec = ImageCodec.load("ganz", "cpu")
     with Image.open(Path(__file__).parent / "images" / "kodak-23-parrots.png") as image:
         pixels = np.asarray(image.convert("RGB"))[100:228, 100:228]
     scores = {}

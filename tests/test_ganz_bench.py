@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from codec import ImageCodec
 from codec.errors import BadInput
 from models.bench import main as bench
-from models.evaluation import ganz_bench
 from models.evaluation.ganz_bench import CODED, FIXED, GANZ, WAVELETS, middle_crops
 from tests.tiny_ganz_model import tiny_ganz
 from tests.tiny_image_model import photograph
@@ -66,7 +66,7 @@ def test_table_json_and_curves(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     codec = tiny_ganz(tmp_path)
-    monkeypatch.setattr(ganz_bench, "load_image_codec", lambda *_: codec)
+    monkeypatch.setattr(ImageCodec, "load", lambda *_: codec)
     monkeypatch.setattr("models.ganz.store.load_ganz_model", lambda family: codec.model)
     found, curves = tmp_path / "all.json", tmp_path / "curves.png"
     args = ["ganz", str(pictures), "--count", "1", "--ratios", "48,768", "--iterations", "2"]

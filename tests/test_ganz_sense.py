@@ -11,8 +11,15 @@ from PIL import Image
 
 from codec.errors import BadInput
 from codec.image.ganz import PIXELS, GanzCodec
-from codec.image.sense import Matrix, Plan, measure, recover_ganz, recover_photo
-from codec.image.sensing import SenseSettings, Sensor
+from codec.image.sensing import (
+    Annealing,
+    Matrix,
+    SenseSettings,
+    Sensor,
+    measure,
+    recover_ganz,
+    recover_photo,
+)
 from models.image.store import load_image_model
 from tests.tiny_ganz_model import crop, tiny_ganz
 from tests.tiny_image_model import make_model, photograph, psnr
@@ -68,12 +75,12 @@ def test_impossible_numbers_of_measurements(count: int) -> None:
         Matrix(count)
 
 
-def test_the_plan_falls_to_what_the_noise_leaves() -> None:
-    plan = Plan(rounds=5, steps=3)
-    sigmas = [plan.sigma(k, 0.01) for k in range(5)]
+def test_annealing_falls_to_what_the_noise_leaves() -> None:
+    annealing = Annealing(rounds=5, steps=3, last=0.01)
+    sigmas = [annealing.sigma(k) for k in range(5)]
     assert sigmas == sorted(sigmas, reverse=True)
     assert sigmas[-1] == pytest.approx(0.01)
-    assert Plan(1, 3).sigma(0, 0.02) > 0
+    assert Annealing(1, 3, 0.02).sigma(0) > 0
 
 
 def test_both_priors_recover_a_picture(ganz: GanzCodec, folder: Path) -> None:
@@ -82,18 +89,18 @@ def test_both_priors_recover_a_picture(ganz: GanzCodec, folder: Path) -> None:
     matrix = Matrix(2500)
     y = matrix(picture())
     even = score(matrix.mean_colours(y))
-    plan = Plan(4, 10)
-    found = recover_ganz(ganz.model, matrix, y, 0.0, plan)
+    plan = Annealing(4, 10, 0.012)
+    found = recover_ganz(ganz.model, matrix, y, plan)
     assert found.shape == (1, 3, 128, 128)
     assert score(found) > even + 4
     assert score(found) > 20
-    photo = recover_photo(networks, matrix, y, 0.0, plan)
+    photo = recover_photo(networks, matrix, y, plan)
     assert score(photo) > even + 4
     # Few measurements, or bad ones, are a worse picture.
     few = Matrix(300)
-    assert score(recover_ganz(ganz.model, few, few(picture()), 0.0, plan)) < score(found) - 1
+    assert score(recover_ganz(ganz.model, few, few(picture()), plan)) < score(found) - 1
     noisy = measure(matrix, picture(), 0.3)
-    assert score(recover_ganz(ganz.model, matrix, noisy, 0.3, plan)) < score(found) - 1
+    assert score(recover_ganz(ganz.model, matrix, noisy, Annealing(4, 10, 0.3))) < score(found) - 1
 
 
 def test_settings_are_checked() -> None:
@@ -104,7 +111,7 @@ def test_settings_are_checked() -> None:
     with pytest.raises(BadInput, match="steps"):
         SenseSettings(1000, steps=0)
     settings = SenseSettings(1000, steps=3)
-    assert settings.plan().rounds == 3
+    assert settings.annealing().rounds == 3
     assert SenseSettings(PIXELS // 5).share == pytest.approx(0.2, abs=1e-4)
 
 

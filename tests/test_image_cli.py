@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from codec.image.base import ImageCodec
 from codec.image.container import FILE_HEADER_BYTES, read_image
-from codec.image.photo import EncodeSettings, ImageCodec
+from codec.image.photo import PhotoCodec
 from codec.image.pictures import from_image
-from codec.image.registry import load_image_codec
+from codec.image.presets import find_image_preset
+from codec.image.settings import EncodeSettings
 from codec.packet import checksum
 from tests.tiny_image_model import photograph, psnr, tiny_codec
 from tui.cli import main
@@ -360,7 +363,7 @@ def test_outputs_that_cannot_be_are_refused_first(
 
 
 def test_the_rate_is_met_from_below() -> None:
-    codec = load_image_codec("photo", "cpu")
+    codec = PhotoCodec(find_image_preset("photo"), torch.device("cpu"))
     alone, fast = EncodeSettings(bpp=0.5, search=False), EncodeSettings(bpp=1.0, fast=True)
     for name, settings in (("kodak-05-motocross", alone), ("kodak-23-parrots", fast)):
         with Image.open(IMAGES / f"{name}.png") as image:

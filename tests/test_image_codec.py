@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import sys
 import zlib
@@ -16,10 +17,11 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
+from codec import ImageCodec
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import photo_encoder
 from codec.image.container import ImageHeader, Payload, read_image, write_image
-from codec.image.photo import EncodeSettings, ImageCodec, Progress
+from codec.image.photo import PhotoCodec
 from codec.image.pictures import (
     from_array,
     from_image,
@@ -27,8 +29,9 @@ from codec.image.pictures import (
     pack_alpha,
     unpack_alpha,
 )
-from codec.image.tiling import decode_map, encode_map
-from codec.image.windows import WindowTask, cut_windows
+from codec.image.settings import EncodeSettings, SearchProgress
+from codec.image.tiling import cut_windows, decode_map, encode_map, frames_of
+from codec.image.windows import WindowPrior
 from models.image.store import load_image_model
 from models.networks.image_distance import ImageDistance, ms_ssim
 from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec
@@ -43,20 +46,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def codec(folder: Path) -> ImageCodec:
+def codec(folder: Path) -> PhotoCodec:
     return tiny_codec(folder)
 
 
 @pytest.mark.parametrize("bpp", [0.3, 0.8, 2.0])
 @pytest.mark.parametrize("iterations", [0, 6, 24])
-def test_the_file_takes_no_more_than_asked(codec: ImageCodec, bpp: float, iterations: int) -> None:
+def test_the_file_takes_no_more_than_asked(codec: PhotoCodec, bpp: float, iterations: int) -> None:
     picture = photograph(100, 75)
     data = codec.encode(picture, EncodeSettings(bpp=bpp, iterations=iterations))
     assert 8 * len(data) <= bpp * 100 * 75
     assert codec.decode(data).shape == (75, 100, 3)
 
 
-def test_more_bits_are_a_better_picture(codec: ImageCodec) -> None:
+def test_more_bits_are_a_better_picture(codec: PhotoCodec) -> None:
     picture = photograph(128, 96)
     scores = [
         psnr(codec.decode(codec.encode(picture, replace(QUICK, bpp=b))), np.asarray(picture))
@@ -65,7 +68,7 @@ def test_more_bits_are_a_better_picture(codec: ImageCodec) -> None:
     assert scores[0] + 0.5 < scores[1] < scores[2] - 0.5
 
 
-def test_the_search_pays(codec: ImageCodec) -> None:
+def test_the_search_pays(codec: PhotoCodec) -> None:
     picture = photograph(128, 96)
     x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255.0
 
@@ -80,7 +83,7 @@ def test_the_search_pays(codec: ImageCodec) -> None:
     assert cost(EncodeSettings(quality=50, iterations=25)) < 0.95 * without
 
 
-def test_the_search_sees_what_an_index_does_to_later_ones(codec: ImageCodec) -> None:
+def test_the_search_sees_what_an_index_does_to_later_ones(codec: PhotoCodec) -> None:
     x = torch.from_numpy(np.asarray(photograph(96, 64)).copy()).permute(2, 0, 1)[None] / 255.0
     rate = torch.tensor([1.3])
     relaxed = encode_map(codec.networks.encoder, x, 1.3)
@@ -88,22 +91,21 @@ def test_the_search_sees_what_an_index_does_to_later_ones(codec: ImageCodec) -> 
     header = from_array(np.asarray(photograph(96, 64)))
     tiles = ImageHeader(header.width, header.height, codec.model_id).tiles()
     (window,) = cut_windows(tiles, 64)
-    task = WindowTask(codec.networks, window, whole, x, (64, 96), False)
-    z = window.latents(relaxed).requires_grad_(True)
-    q = window.latents(whole)
+    prior = WindowPrior(codec.networks, window, False)
+    z, q = frames_of(relaxed).requires_grad_(True), frames_of(whole)
     # The bits of the first cell alone hang on it alone; those of its neighbours as well.
-    bits = task.networks.prior.bits(z, rate, q)
+    bits = prior.bits(z, rate, q)
     (slope,) = torch.autograd.grad(bits[:, 1:].sum(), z)
     assert slope[:, 0].abs().max() > 0
     # What is counted with a gradient is what is counted without, and what is coded.
-    same = task.networks.prior.bits(q.clone().requires_grad_(True), rate, q)
-    torch.testing.assert_close(same.detach(), task.networks.prior.bits(q, rate), atol=0, rtol=0)
+    same = prior.bits(q.clone().requires_grad_(True), rate, q)
+    torch.testing.assert_close(same.detach(), prior.bits(q, rate), atol=0, rtol=0)
     indices = whole[0].permute(1, 2, 0).numpy().astype(np.int16)
     assert same.sum().item() == pytest.approx(codec.coder.bits(indices, 83), rel=0.15)
 
 
-def test_progress_tells_of_a_falling_cost(codec: ImageCodec) -> None:
-    seen: list[Progress] = []
+def test_progress_tells_of_a_falling_cost(codec: PhotoCodec) -> None:
+    seen: list[SearchProgress] = []
     codec.encode(photograph(64, 64), EncodeSettings(bpp=1.0, iterations=24), progress=seen.append)
     shares = [p.share for p in seen]
     assert shares == sorted(shares)
@@ -112,7 +114,7 @@ def test_progress_tells_of_a_falling_cost(codec: ImageCodec) -> None:
     assert seen[-1].cost <= 1.0
 
 
-def test_a_budget_ends_the_search(codec: ImageCodec) -> None:
+def test_a_budget_ends_the_search(codec: PhotoCodec) -> None:
     now = [0.0]
 
     def clock() -> float:
@@ -128,13 +130,13 @@ def test_a_budget_ends_the_search(codec: ImageCodec) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 17), (16, 16), (33, 5), (700, 3)])
-def test_any_size(codec: ImageCodec, size: tuple[int, int]) -> None:
+def test_any_size(codec: PhotoCodec, size: tuple[int, int]) -> None:
     picture = photograph(*size)
     data = codec.encode(picture, EncodeSettings(quality=60, iterations=3))
     assert codec.decode(data).shape == (size[1], size[0], 3)
 
 
-def test_windows_leave_no_seam(codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_leave_no_seam(codec: PhotoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.rand(1, 3, 16 * 11, 16 * 9)
     z = encode_map(codec.networks.encoder, x, 1.2)
     y = decode_map(codec.networks.generator, z.round(), 1.2)
@@ -145,9 +147,9 @@ def test_windows_leave_no_seam(codec: ImageCodec, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(again, y, atol=1e-5, rtol=0)
 
 
-def test_a_picture_of_several_windows(codec: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_of_several_windows(codec: PhotoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photo_encoder, "SEARCH_WINDOW", 8)
-    monkeypatch.setattr(photo_encoder, "TILE", 8)
+    monkeypatch.setattr(PhotoCodec, "tile", 8)
     picture = photograph(300, 200)
     data = codec.encode(picture, EncodeSettings(bpp=0.8, iterations=8))
     assert len(read_image(data).payloads) == 6
@@ -164,7 +166,7 @@ def test_a_picture_of_several_windows(codec: ImageCodec, monkeypatch: pytest.Mon
 
 
 def test_a_file_of_which_nothing_is_left_is_no_picture(
-    codec: ImageCodec,
+    codec: PhotoCodec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -202,19 +204,19 @@ def test_a_lost_tile_keeps_the_colour_around_it(colour: tuple[int, int, int]) ->
     assert np.abs(shown.mean(0) - colour).max() < 12
 
 
-def tiny_score(codec: ImageCodec, picture: Image.Image, data: bytes) -> float:
+def tiny_score(codec: PhotoCodec, picture: Image.Image, data: bytes) -> float:
     return psnr(codec.decode(data), np.asarray(picture))
 
 
-def test_windows_are_made_of_whole_tiles(codec: ImageCodec) -> None:
+def test_windows_are_made_of_whole_tiles(codec: PhotoCodec) -> None:
     header = ImageHeader(3000, 1700, codec.model_id, tile=32)
     windows = cut_windows(header.tiles(), 64)
     assert sum(len(w.tiles) for w in windows) == len(header.tiles())
-    assert sum(w.shape[0] * w.shape[1] for w in windows) == header.cells[0] * header.cells[1]
-    assert max(max(w.shape) for w in windows) <= 64
+    assert sum(math.prod(w.area.shape) for w in windows) == math.prod(header.cells)
+    assert max(max(w.area.shape) for w in windows) <= 64
 
 
-def test_grey_and_alpha_are_kept(codec: ImageCodec) -> None:
+def test_grey_and_alpha_are_kept(codec: PhotoCodec) -> None:
     grey = photograph(40, 30).convert("L")
     file = read_image(codec.encode(grey, QUICK))
     assert file.header.grey
@@ -361,7 +363,7 @@ def test_bad_pictures_are_one_line() -> None:
         from_array(np.zeros((0, 3, 3), np.uint8))
 
 
-def test_too_few_bytes_are_refused(codec: ImageCodec) -> None:
+def test_too_few_bytes_are_refused(codec: PhotoCodec) -> None:
     with pytest.raises(BadInput, match="does not fit"):
         codec.encode(photograph(32, 32), EncodeSettings(bpp=0.05))
 
@@ -378,7 +380,7 @@ def test_wrong_settings(wrong: dict[str, object]) -> None:
         EncodeSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_another_model_is_refused(codec: ImageCodec, folder: Path, tmp_path: Path) -> None:
+def test_another_model_is_refused(codec: PhotoCodec, folder: Path, tmp_path: Path) -> None:
     data = bytearray(codec.encode(photograph(32, 32), QUICK))
     file = read_image(bytes(data))
     stranger = replace(file.header, model_id="0123456789abcdef")
@@ -404,7 +406,7 @@ def test_ms_ssim_is_that_of_the_paper() -> None:
 
 
 def test_the_command_line(
-    codec: ImageCodec,
+    codec: PhotoCodec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

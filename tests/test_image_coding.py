@@ -22,7 +22,7 @@ from codec.entropy.image_context import (
 )
 from codec.errors import BadInput, BadStream, SottoError, WrongVersion
 from codec.image import container as container_module
-from codec.image import planes
+from codec.image import tiling
 from codec.image.container import (
     FILE_HEADER_BYTES,
     ImageFile,
@@ -211,8 +211,8 @@ def test_tiles_cover_the_picture_once() -> None:
         header = ImageHeader(width, height, MODEL_ID)
         count = np.zeros(header.cells, int)
         for t in header.tiles():
-            assert max(t.height, t.width) <= 32
-            count[t.top : t.top + t.height, t.left : t.left + t.width] += 1
+            assert max(t.shape) <= 32
+            t.cells_of(count)[:] += 1
         assert (count == 1).all()
 
 
@@ -329,9 +329,9 @@ def test_pictures_are_rounded_in_strips(monkeypatch: pytest.MonkeyPatch, grey: b
     wanted = np.rint(255.0 * y[0, :, :45, :61].numpy()).astype(np.uint8).transpose(1, 2, 0)
     if grey:
         wanted = np.repeat(wanted[:, :, 1:2], 3, axis=2)
-    monkeypatch.setattr(planes, "_ROWS", 7, raising=False)
+    monkeypatch.setattr(tiling, "_ROWS", 7, raising=False)
     with LargestResult() as largest:
-        found = planes.picture_of(file, y, [])
+        found = tiling.picture_of(file, y, [])
     assert (found.rgb == wanted).all()
     assert largest.numbers == 3 * 7 * 61
 

@@ -18,9 +18,9 @@ from codec.entropy.static import count_symbols
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import paper as paper_codec
 from codec.image.container import read_image
-from codec.image.paper import PaperImageCodec
-from codec.image.photo import EncodeSettings, Progress
-from codec.image.presets import ImagePreset, find_image_preset
+from codec.image.paper import PaperCodec
+from codec.image.presets import ImagePreset, find_image_preset, numbered_image_preset
+from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
 from models.bench import main as bench
 from models.image.paper import (
@@ -69,12 +69,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def codec(folder: Path) -> PaperImageCodec:
+def codec(folder: Path) -> PaperCodec:
     preset = replace(find_image_preset("paper"), family=str(folder.resolve()), iterations=8, fast=3)
-    return PaperImageCodec(preset, torch.device("cpu"))
+    return PaperCodec(preset, torch.device("cpu"))
 
 
-def test_a_full_picture_has_the_latents_of_the_paper(codec: PaperImageCodec) -> None:
+def test_a_full_picture_has_the_latents_of_the_paper(codec: PaperCodec) -> None:
     for size in ((768, 512), (512, 768)):
         file = read_image(codec.encode(photograph(*size), NO_SEARCH))
         rows, columns = file.header.cells
@@ -82,7 +82,7 @@ def test_a_full_picture_has_the_latents_of_the_paper(codec: PaperImageCodec) -> 
         assert len(file.payloads) == 24
 
 
-def test_round_trip_and_search(codec: PaperImageCodec) -> None:
+def test_round_trip_and_search(codec: PaperCodec) -> None:
     picture = photograph(120, 90)
     x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255.0
     distance, scores = PaperDistance(), []
@@ -97,7 +97,7 @@ def test_round_trip_and_search(codec: PaperImageCodec) -> None:
 
 @pytest.mark.parametrize("entropy", ["huffman", "range"])
 def test_both_coders_carry_the_same_latents(
-    codec: PaperImageCodec, entropy: Literal["huffman", "range"]
+    codec: PaperCodec, entropy: Literal["huffman", "range"]
 ) -> None:
     picture = photograph(100, 60)
     data = codec.encode(picture, replace(NO_SEARCH, entropy=entropy))
@@ -108,7 +108,7 @@ def test_both_coders_carry_the_same_latents(
     assert abs(len(data) - len(other)) < 0.03 * len(other)
 
 
-def test_huffman_takes_what_its_table_says(codec: PaperImageCodec) -> None:
+def test_huffman_takes_what_its_table_says(codec: PaperCodec) -> None:
     picture = photograph(384, 256)
     file = read_image(codec.encode(picture, NO_SEARCH))
     x = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255.0
@@ -121,12 +121,12 @@ def test_huffman_takes_what_its_table_says(codec: PaperImageCodec) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 17), (33, 5), (300, 3)])
-def test_any_size(codec: PaperImageCodec, size: tuple[int, int]) -> None:
+def test_any_size(codec: PaperCodec, size: tuple[int, int]) -> None:
     data = codec.encode(photograph(*size), EncodeSettings(iterations=2))
     assert codec.decode(data).shape == (size[1], size[0], 3)
 
 
-def test_grey_and_alpha(codec: PaperImageCodec) -> None:
+def test_grey_and_alpha(codec: PaperCodec) -> None:
     pixels = np.asarray(photograph(40, 30).convert("RGBA")).copy()
     pixels[:9, :, 3] = 7
     assert np.array_equal(codec.decode(codec.encode(pixels, NO_SEARCH))[:, :, 3], pixels[:, :, 3])
@@ -134,7 +134,7 @@ def test_grey_and_alpha(codec: PaperImageCodec) -> None:
     assert (grey[:, :, 0] == grey[:, :, 2]).all()
 
 
-def test_windows_leave_no_seam(codec: PaperImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_leave_no_seam(codec: PaperCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = photograph(250, 170)
     data = codec.encode(picture, EncodeSettings(iterations=6))
     whole = codec.decode(data)
@@ -146,7 +146,7 @@ def test_windows_leave_no_seam(codec: PaperImageCodec, monkeypatch: pytest.Monke
     assert psnr(parts, known) > psnr(whole, known) - 0.3
 
 
-def test_one_rate(codec: PaperImageCodec) -> None:
+def test_one_rate(codec: PaperCodec) -> None:
     picture = photograph(160, 128)
     size = len(codec.encode(picture, NO_SEARCH))
     bpp = 8 * size / (160 * 128)
@@ -159,14 +159,14 @@ def test_one_rate(codec: PaperImageCodec) -> None:
         codec.encode(picture, EncodeSettings(quality=50))
     with pytest.raises(BadInput, match="no places"):
         codec.encode(picture, EncodeSettings(places="fixed"))
-    steps: list[Progress] = []
+    steps: list[SearchProgress] = []
     with pytest.raises(BadInput, match="one rate"):
         codec.encode(picture, EncodeSettings(bpp=0.05), progress=steps.append)
     assert not steps  # known before the search
 
 
-def test_progress_and_budget(codec: PaperImageCodec) -> None:
-    seen: list[Progress] = []
+def test_progress_and_budget(codec: PaperCodec) -> None:
+    seen: list[SearchProgress] = []
     codec.encode(photograph(64, 64), EncodeSettings(iterations=9), progress=seen.append)
     shares = [p.share for p in seen]
     assert shares == sorted(shares)
@@ -184,7 +184,7 @@ def test_progress_and_budget(codec: PaperImageCodec) -> None:
     assert 3 < len(seen) < 40
 
 
-def test_damage_costs_its_part(codec: PaperImageCodec) -> None:
+def test_damage_costs_its_part(codec: PaperCodec) -> None:
     picture = photograph(384, 300)
     data = codec.encode(picture, NO_SEARCH)
     whole = codec.decode(data).astype(int)
@@ -210,7 +210,7 @@ def test_damage_costs_its_part(codec: PaperImageCodec) -> None:
             codec.decode(data[:cut])
 
 
-def test_payloads_that_no_encoder_writes(codec: PaperImageCodec) -> None:
+def test_payloads_that_no_encoder_writes(codec: PaperCodec) -> None:
     file = read_image(codec.encode(photograph(64, 64), NO_SEARCH))
     payload = file.payloads[0]
     assert payload is not None
@@ -220,7 +220,7 @@ def test_payloads_that_no_encoder_writes(codec: PaperImageCodec) -> None:
             codec.decode_file(file)
 
 
-def test_wrong_models(codec: PaperImageCodec, folder: Path, tmp_path: Path) -> None:
+def test_wrong_models(codec: PaperCodec, folder: Path, tmp_path: Path) -> None:
     file = read_image(codec.encode(photograph(32, 32), NO_SEARCH))
     stranger = replace(file.header, model_id="0123456789abcdef")
     with pytest.raises(WrongModel):
@@ -242,7 +242,7 @@ def test_wrong_models(codec: PaperImageCodec, folder: Path, tmp_path: Path) -> N
 
 
 def test_the_command_line(
-    codec: PaperImageCodec,
+    codec: PaperCodec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -268,7 +268,7 @@ def test_the_command_line(
 
 
 def test_the_bench_shows_one_point_beside_a_curve(
-    codec: PaperImageCodec,
+    codec: PaperCodec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -291,9 +291,9 @@ def test_the_preset_is_found_by_its_number(folder: Path, monkeypatch: pytest.Mon
     tiny = replace(find_image_preset("paper"), family=str(folder.resolve()))
     monkeypatch.setitem(paper_codec_presets(), "paper", tiny)
     codec = ImageCodec.load("paper", "cpu")
-    assert isinstance(codec, PaperImageCodec)
-    data = codec.encode(photograph(32, 32), NO_SEARCH)
-    assert isinstance(ImageCodec.for_file(data, "cpu"), PaperImageCodec)
+    assert isinstance(codec, PaperCodec)
+    header = read_image(codec.encode(photograph(32, 32), NO_SEARCH)).header
+    assert numbered_image_preset(header.preset) == tiny
 
 
 def paper_codec_presets() -> dict[str, ImagePreset]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from codec.image.paper import PaperImageCodec
-from codec.image.photo import EncodeSettings
+from codec.image.paper import PaperCodec
 from codec.image.presets import find_image_preset
+from codec.image.settings import EncodeSettings
 from models.image.paper import PaperDistance, load_paper_image_model
 from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator, PaperImageShape
 from models.train import main as train
@@ -67,7 +67,7 @@ def test_training_goes_on_after_a_pause_exports_and_codes(pictures: Path, tmp_pa
     assert {"loss", "judge", "searched"} <= set().union(*log)
     assert (work / "curves.png").exists()
     preset = replace(find_image_preset("paper"), family=str(target))
-    codec = PaperImageCodec(preset, torch.device("cpu"))
+    codec = PaperCodec(preset, torch.device("cpu"))
     picture = photograph(96, 64, 1)
     decoded = codec.decode(codec.encode(picture, EncodeSettings(iterations=2)))
     assert psnr(decoded, np.asarray(picture)) > 18.0

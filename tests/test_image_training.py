@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from codec.errors import BadInput
-from codec.image.photo import EncodeSettings, ImageCodec
+from codec.image.base import ImageCodec
+from codec.image.settings import EncodeSettings
 from models.bench import main as bench
 from models.evaluation import image_bench
 from models.evaluation.image_bench import Systems

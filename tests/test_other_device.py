@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from codec.image.registry import load_image_codec
+from codec.image.base import ImageCodec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
 from codec.packet import unpack
@@ -138,7 +138,7 @@ def test_live_speech(device: torch.device) -> None:
 )
 def test_pictures(device: torch.device, preset: str, settings: EncodeSettings) -> None:
     picture = photograph(160, 96)
-    codec = load_image_codec(preset)
+    codec = ImageCodec.load(preset)
     found = codec.decode(codec.encode(picture, settings)).astype(float)
     assert np.square(found - np.asarray(picture)).mean() < 255**2 / 10**1.8
 

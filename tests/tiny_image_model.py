@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from codec.image.photo import ImageCodec
+from codec.image.photo import PhotoCodec
 from codec.image.presets import ImagePreset
 from models.image.store import save_image_model
 from models.networks.photo import ImageNetworks, ImageShape
@@ -81,12 +81,12 @@ def make_model(folder: Path) -> str:
     return save_image_model(model, fixed_point(model.prior, examples), folder, {})
 
 
-def tiny_codec(folder: Path) -> ImageCodec:
+def tiny_codec(folder: Path) -> PhotoCodec:
     """A codec on such a model in `folder`, which is made if it is not there."""
     if not (folder / "model.json").exists():
         make_model(folder)
     preset = ImagePreset("photo", 0, str(folder.resolve()), iterations=20, fast=6)
-    return ImageCodec(preset, torch.device("cpu"))
+    return PhotoCodec(preset, torch.device("cpu"))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

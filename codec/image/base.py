@@ -1,4 +1,7 @@
-"""What all image systems are to whoever uses them, and what their files have in common."""
+"""The image codec as its users see it: load a preset, encode pictures, decode files.
+
+To add a system, subclass `ImageCodec`, name the class in `ImageCodec.load` and add a preset.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +11,87 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from codec.errors import BadInput, WrongModel
-from codec.image.container import ImageFile, read_image
-from codec.image.pictures import Picture, from_array, from_image
-from codec.image.presets import ImagePreset
-from codec.image.settings import EncodeSettings, Progress
+from codec.image.container import ImageFile, ImageHeader, read_image, write_image
+from codec.image.pictures import Picture, from_array, from_image, pack_alpha
+from codec.image.presets import DEFAULT_IMAGE_PRESET, ImagePreset, find_image_preset
+from codec.image.settings import EncodeSettings, SearchProgress
+from codec.packet import Entropy
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 
-class PictureCodec(ABC):
-    """A loaded image system. model_id: 16 hex digits, the model its files must be of.
+class Job:
+    """A picture on its way to a file: what was asked for, and what every system needs.
 
-    has_places: whether `EncodeSettings.places` means anything to it.
+    alpha: the packed alpha plane; steps: of the search, at most.
+    """
+
+    def __init__(
+        self,
+        codec: ImageCodec,
+        picture: Picture,
+        settings: EncodeSettings,
+        progress: Callable[[SearchProgress], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.picture, self.settings = picture, settings
+        self.clock, self._progress = clock, progress
+        self.steps = settings.steps(codec.preset)
+        self.alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
+        self.header = ImageHeader(
+            picture.width, picture.height, codec.model_id, codec.preset.number, codec.tile,
+            picture.grey, picture.alpha is not None,
+        )  # fmt: skip
+
+    def report(self, share: float, cost: float | None, steps: int) -> None:
+        """Pass on the share done, the best cost as a share of the start's, and the steps taken."""
+        if self._progress is not None:
+            self._progress(SearchProgress(share, cost, steps))
+
+    def file(self, quality: int, payloads: list[bytes], entropy: Entropy = Entropy.RANGE) -> bytes:
+        """The file with the payloads of all tiles."""
+        return write_image(self.header, quality, payloads, self.alpha, entropy)
+
+
+class ImageCodec(ABC):
+    """A loaded preset.
+
+    model_id: 16 hex digits, the model that its files must name; tile: the most cells that a tile
+    of its files is wide and high; has_places: whether it knows `EncodeSettings.places`.
     """
 
     model_id: str
+    tile: int
     has_places = False
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
-        self.settings = preset
-        self.preset = preset.name
-        self.device = device
+        self.preset, self.device = preset, device
+
+    @staticmethod
+    def load(preset: str = DEFAULT_IMAGE_PRESET, device: str = "auto") -> ImageCodec:
+        """The codec of a preset. Raises BadInput: unknown preset or device, broken model."""
+        # Only here: these load torch.
+        from codec.device import choose_device
+        from codec.image.ganz import GanzCodec
+        from codec.image.paper import PaperCodec
+        from codec.image.photo import PhotoCodec
+
+        found = find_image_preset(preset)
+        systems: dict[str, type[PhotoCodec] | type[PaperCodec] | type[GanzCodec]]
+        systems = {"photo": PhotoCodec, "paper": PaperCodec, "ganz": GanzCodec}
+        return systems[preset](found, choose_device(device))
 
     def encode(
         self,
         picture: Picture | Image.Image | NDArray[np.uint8],
         settings: EncodeSettings | None = None,
         *,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[SearchProgress], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> bytes:
         """A picture (Pillow image or uint8 array [H, W], [H, W, 3] or [H, W, 4]) to a file.
@@ -53,8 +104,8 @@ class PictureCodec(ABC):
             picture = from_image(picture)
         settings = settings or EncodeSettings()
         if settings.places is not None and not self.has_places:
-            raise BadInput(f"preset {self.preset} has no places to choose: preset ganz has")
-        return self.encode_picture(picture, settings, progress, clock)
+            raise BadInput(f"preset {self.preset.name} has no places to choose: preset ganz has")
+        return self.encode_job(Job(self, picture, settings, progress, clock))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """A file to pixels [H, W, 3], or [H, W, 4] if it has an alpha plane.
@@ -67,25 +118,19 @@ class PictureCodec(ABC):
         return np.concatenate((picture.rgb, picture.alpha[:, :, None]), axis=2)
 
     def decode_file(self, file: ImageFile) -> Picture:
-        """A file that was read to a picture, whose notes say what is damaged.
+        """A parsed file to a picture, whose notes name the damage.
 
         Raises BadStream or WrongModel.
         """
         if file.header.model_id != self.model_id:
             raise WrongModel(
                 f"the picture was coded with model {file.header.model_id}, "
-                f"the model at hand is {self.model_id} (preset {self.preset})"
+                f"the model at hand is {self.model_id} (preset {self.preset.name})"
             )
         return self.decode_payloads(file)
 
     @abstractmethod
-    def encode_picture(
-        self,
-        picture: Picture,
-        settings: EncodeSettings,
-        progress: Callable[[Progress], None] | None,
-        clock: Callable[[], float],
-    ) -> bytes:
+    def encode_job(self, job: Job) -> bytes:
         """The file of a picture. Raises BadInput when it cannot be coded as the settings ask."""
 
     @abstractmethod

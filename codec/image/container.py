@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from struct import Struct
+from typing import TYPE_CHECKING, Any
 
 from codec.errors import BadInput, BadStream, SottoError, WrongVersion
 from codec.packet import (
@@ -31,6 +32,10 @@ from codec.packet import (
     short_id,
     unpack,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 MAGIC = b"stim"
 VERSION = 1
@@ -51,13 +56,43 @@ _GREY, _ALPHA = 1, 2
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A rectangle of cells, coded on its own."""
+class Area:
+    """A rectangle of cells: rows [top, bottom), columns [left, right)."""
 
     top: int
     left: int
-    height: int
-    width: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.bottom - self.top, self.right - self.left
+
+    def widened(self, cells: int, rows: int, columns: int) -> Area:
+        """With `cells` more on every side, within a map of rows x columns."""
+        return Area(
+            max(self.top - cells, 0),
+            max(self.left - cells, 0),
+            min(self.bottom + cells, rows),
+            min(self.right + cells, columns),
+        )
+
+    def moved(self, rows: int, columns: int) -> Area:
+        """The same rectangle that many rows down and columns right."""
+        return Area(self.top + rows, self.left + columns, self.bottom + rows, self.right + columns)
+
+    def within(self, outer: Area) -> Area:
+        """This rectangle in the coordinates of one around it."""
+        return self.moved(-outer.top, -outer.left)
+
+    def of(self, x: Tensor, unit: int = 1) -> Tensor:
+        """This part of a map [..., rows * unit, columns * unit]."""
+        return x[..., self.top * unit : self.bottom * unit, self.left * unit : self.right * unit]
+
+    def cells_of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """This part of an array [rows, columns, ...]."""
+        return values[self.top : self.bottom, self.left : self.right]
 
 
 @dataclass(frozen=True)
@@ -96,11 +131,11 @@ class ImageHeader:
         """(rows, columns) of cells."""
         return -(-self.height // STRIDE), -(-self.width // STRIDE)
 
-    def tiles(self) -> list[Tile]:
+    def tiles(self) -> list[Area]:
         """The tiles in raster order, as even in size as they come."""
         rows, columns = (_cuts(n, self.tile) for n in self.cells)
         return [
-            Tile(top, left, bottom - top, right - left)
+            Area(top, left, bottom, right)
             for top, bottom in itertools.pairwise(rows)
             for left, right in itertools.pairwise(columns)
         ]

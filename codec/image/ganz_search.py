@@ -9,23 +9,29 @@ the linear part of the problem is as well conditioned as it can be.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from codec.image.ganz_form import places_within
+from codec.image.ganz_tile import TileLatents, places_within
 from codec.image.places import Flags
-from models.networks.ganz import GRID, Convolutions, RandomFirstLayer
+from models.networks.ganz import GRID
+
+if TYPE_CHECKING:
+    from models.ganz.store import GanzModel
+    from models.networks.ganz import Convolutions, RandomFirstLayer
 
 HISTORY = 10
+CHOOSING_STEPS = 10  # of the search that places are chosen by
 CHUNK = 5  # steps between two looks at the clock
 _SCALE = 1e3  # of the cost, so that the line search's fixed tolerances mean little
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a descent came to: latents [1, d_c], their cost, and that of the start."""
+class Minimum:
+    """Where a descent ended: latents [1, d_c], their cost, and that of the start."""
 
     latents: Tensor
     cost: float
@@ -63,7 +69,7 @@ def descend(
     *,
     expired: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda steps, share: None,
-) -> Found:
+) -> Minimum:
     """L-BFGS on `cost` of variables like `start`; the best ever seen is kept.
 
     expired: asked now and then whether to stop; report: told the steps done and the cost as a share
@@ -99,53 +105,62 @@ def descend(
     if not done:
         with torch.no_grad():
             first = best_cost = float(cost(best))
-    return Found(best, best_cost, first, done)
+    return Minimum(best, best_cost, first, done)
 
 
 def search_tile(
+    model: GanzModel,
+    layers: Callable[[int, Flags | None], RandomFirstLayer],
+    x: Tensor,
+    own: Tensor,
+    numbers: int,
+    steps: int,
+    *,
+    chosen: bool,
+    expired: Callable[[], bool] = lambda: False,
+    report: Callable[[int, float], None] = lambda steps, share: None,
+) -> tuple[TileLatents, Minimum]:
+    """Latents of one tile x [1, 3, 128, 128], and how the search for them went.
+
+    layers: the random first layer of so many latents that reach flagged numbers of h0; own: which
+    pixels count, [1, 1, 128, 128]; numbers: what the latents and their places may take; chosen:
+    whether the latents reach what is largest in this tile.
+
+    What is largest is told when everything can be reached: the picture is then nearly linear in it,
+    with functions that are nearly orthonormal.
+    """
+    body, flags, start = model.generator.body, None, None
+    if chosen:
+        whole = layers(model.generator.shape.most_latents, None)
+        first = _descend_tile(body, whole, x, own, min(steps, CHOOSING_STEPS), None, expired)
+        wanted = PictureUnits(body, whole).of(first.latents)
+        flags = places_within(wanted[0].abs().cpu().numpy(), numbers)
+        if flags is not None:
+            start = wanted[:, torch.from_numpy(flags).bool().to(wanted.device)]
+    layer = layers(numbers if start is None else start.shape[1], flags)
+    found = _descend_tile(body, layer, x, own, steps, start, expired, report)
+    return TileLatents(found.latents, flags), found
+
+
+def _descend_tile(
     body: Convolutions,
     layer: RandomFirstLayer,
     x: Tensor,
-    weight: Tensor,
+    own: Tensor,
     steps: int,
-    *,
-    first: Tensor | None = None,
-    expired: Callable[[], bool] = lambda: False,
+    start: Tensor | None,
+    expired: Callable[[], bool],
     report: Callable[[int, float], None] = lambda steps, share: None,
-) -> Found:
-    """Latents of one tile x [1, 3, 128, 128]; weight: of its pixels, [1, 1, 128, 128]; first: in
-    picture units, where to start [1, d_c] (default: what the linear synthesis would need)."""
+) -> Minimum:
+    """Latents through one layer; start: in picture units [1, d_c] (default: what the linear
+    synthesis would need)."""
     units = PictureUnits(body, layer)
-    total = weight.sum() * x.shape[1]
+    total = own.sum() * x.shape[1]
 
     def cost(w: Tensor) -> Tensor:
         y = body(layer(units.latents(w)))
-        return ((y - x).square() * weight).sum() / total
+        return ((y - x).square() * own).sum() / total
 
-    start = units.of(linear_latents(body, layer, x)) if first is None else first
+    start = units.of(linear_latents(body, layer, x)) if start is None else start
     found = descend(cost, start, steps, expired=expired, report=report)
-    return Found(units.latents(found.latents), found.cost, found.start_cost, found.steps)
-
-
-def choose_places(
-    body: Convolutions,
-    whole: RandomFirstLayer,
-    x: Tensor,
-    weight: Tensor,
-    numbers: int,
-    steps: int,
-    expired: Callable[[], bool] = lambda: False,
-) -> tuple[Flags, Tensor] | None:
-    """Which numbers of h0 the latents of a tile should reach, and these numbers, as a start for
-    `search_tile`. None where fixed places are better (`places_within`).
-
-    whole: the layer that reaches all of them; numbers: what the latents and their places may take.
-    What is largest is chosen when everything can be reached: the picture is then nearly linear in
-    it, with functions that are nearly orthonormal.
-    """
-    found = search_tile(body, whole, x, weight, steps, expired=expired)
-    wanted = PictureUnits(body, whole).of(found.latents)
-    flags = places_within(wanted[0].abs().cpu().numpy(), numbers)
-    if flags is None:
-        return None
-    return flags, wanted[:, torch.from_numpy(flags).bool().to(wanted.device)]
+    return replace(found, latents=units.latents(found.latents))

@@ -15,13 +15,10 @@ from torch import Tensor
 from codec.device import fast_in_half
 from codec.entropy.image_context import QUALITIES, QUALITY_STEPS, ImageCoder
 from codec.errors import BadInput
-from codec.image.container import FILE_HEADER_BYTES, ImageHeader, Tile, write_image
-from codec.image.pictures import Picture, pack_alpha
-from codec.image.planes import padded_planes
-from codec.image.presets import ImagePreset
-from codec.image.settings import EncodeSettings, Progress
-from codec.image.tiling import encode_map
-from codec.image.windows import Window, WindowTask, cut_windows, round_latents, tile_bits
+from codec.image.base import Job
+from codec.image.container import FILE_HEADER_BYTES, Area
+from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
+from codec.image.windows import PhotoTask, round_latents, tile_bits
 from codec.search.admm import Descent, SearchSettings
 from codec.search.image_rdoq import Moves, polish
 
@@ -90,51 +87,30 @@ class _Order:
     steps: Tensor
 
 
-@dataclass(frozen=True)
-class LoadedPreset:
-    """A preset, its model, and the device its networks are on."""
-
-    networks: ImageNetworks
-    coder: ImageCoder
-    model_id: str
-    preset: ImagePreset
-    device: torch.device
-
-
-class Encoder:
+class PhotoEncoder:
     """A picture, how it is to be encoded, and everything made ready for that."""
 
     def __init__(
-        self,
-        loaded: LoadedPreset,
-        picture: Picture,
-        settings: EncodeSettings,
-        progress: Callable[[Progress], None] | None,
-        clock: Callable[[], float],
+        self, networks: ImageNetworks, coder: ImageCoder, device: torch.device, job: Job
     ) -> None:
-        self.loaded, self.settings = loaded, settings
-        self._report, self._clock = progress, clock
+        self.networks, self.coder, self.job, self.settings = networks, coder, job, job.settings
         self._cost: float | None = None  # of the last window, as a share of its start
         # Of a picture of one window: latents, and the moves that their polish left.
         self._left: tuple[Tensor, Moves] | None = None
-        self.header = ImageHeader(
-            picture.width, picture.height, loaded.model_id, loaded.preset.number, TILE,
-            picture.grey, picture.alpha is not None,
-        )  # fmt: skip
-        self.alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        self.x = padded_planes(picture, self.header).to(loaded.device)
-        self.size = picture.height, picture.width
+        self.header, self._tuning = job.header, TUNINGS[self.settings.tune]
+        self.x = padded_planes(job.picture.rgb).to(device)
+        self.size = job.picture.height, job.picture.width
         self.windows = cut_windows(self.header.tiles(), SEARCH_WINDOW)
-        self.allowed = settings.allowed_bytes(picture)
-        self._half = fast_in_half(loaded.device)
+        self.allowed = self.settings.allowed_bytes(job.picture)
+        self._half = fast_in_half(device)
 
     def run(self) -> bytes:
         """Encode; the file's bytes. Raises BadInput if they cannot be as few as allowed."""
-        iterations = self.settings.steps(self.loaded.preset)
+        iterations = self.job.steps
         if self.allowed is None:
             quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
         else:
-            saves, dead_zone = TUNINGS[self.settings.tune].saves, _DEAD_ZONE
+            saves, dead_zone = self._tuning.saves, _DEAD_ZONE
             if not iterations:
                 saves, dead_zone = 1.0, 0.0
             quality = self._quality_for(self._tile_bits_allowed() / saves, dead_zone)
@@ -144,12 +120,11 @@ class Encoder:
         else:
             coded = self._code(quality, round_latents(z))
         coded = self._fit(coded)
-        if self._report is not None:
-            self._report(Progress(1.0, self._cost, iterations))
-        return write_image(self.header, coded.quality, coded.payloads, self.alpha)
+        self.job.report(1.0, self._cost, iterations)
+        return self.job.file(coded.quality, coded.payloads)
 
     def _encoded(self, quality: int) -> Tensor:
-        return encode_map(self.loaded.networks.encoder, self.x, quality / QUALITY_STEPS)
+        return encode_map(self.networks.encoder, self.x, quality / QUALITY_STEPS)
 
     def _rate(self, quality: int) -> Tensor:
         return self.x.new_full((1,), quality / QUALITY_STEPS)
@@ -157,8 +132,8 @@ class Encoder:
     def _distance(self, quality: int) -> ImageDistance:
         from models.networks.image_distance import ImageDistance
 
-        price = TUNINGS[self.settings.tune].price
-        price *= float(self.loaded.networks.price(self._rate(quality)))
+        price = self._tuning.price
+        price *= float(self.networks.price(self._rate(quality)))
         return ImageDistance(self.settings.tune, price)
 
     # --- The rate point that the allowance asks for.
@@ -168,8 +143,8 @@ class Encoder:
         if self.allowed is None:
             raise ValueError("a quality has no allowance")
         spent = FILE_HEADER_BYTES + 16 * len(self.header.tiles())
-        if self.alpha is not None:
-            spent += len(self.alpha) + 16
+        if self.job.alpha is not None:
+            spent += len(self.job.alpha) + 16
         return max(8.0 * (self.allowed - spent), 1.0)
 
     def _quality_for(self, bits: float, dead_zone: float) -> int:
@@ -181,7 +156,7 @@ class Encoder:
         if len(windows) > _SAMPLED_WINDOWS:
             picks = np.linspace(0, len(windows) - 1, _SAMPLED_WINDOWS).astype(int)
             windows = [windows[k] for k in picks]
-        cells = sum(w.shape[0] * w.shape[1] for w in windows)
+        cells = sum(w.area.shape[0] * w.area.shape[1] for w in windows)
         rows, columns = self.header.cells
         wanted = np.log(bits * cells / (rows * columns))
         # The quality lies in [low, high): low is affordable (or the coarsest), high is not.
@@ -209,14 +184,14 @@ class Encoder:
     def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
         """Bits of a window's rounded latents as the encoder gives them."""
         rate = quality / QUALITY_STEPS
-        z = encode_map(self.loaded.networks.encoder, self.x, rate, window.area)
+        z = encode_map(self.networks.encoder, self.x, rate, window.area)
         return self._window_bits(window, quality, round_latents(z, dead_zone))
 
     @torch.no_grad()
     def _window_bits(self, window: Window, quality: int, q: Tensor) -> float:
         """Bits of a window's whole latents q [1, C, h, w] by the float prior."""
         with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
-            bits = tile_bits(self.loaded.networks, window.tiles, q, self._rate(quality), q)
+            bits = tile_bits(self.networks, window.tiles, q, self._rate(quality), q)
         return float(bits.float().sum())
 
     def _excess(self, coded: _Coded, allowed: float) -> float:
@@ -229,7 +204,7 @@ class Encoder:
         return wanted, z * (self._gains(wanted) / self._gains(quality))
 
     def _gains(self, quality: int) -> Tensor:
-        gains: Tensor = self.loaded.networks.generator.gains(self._rate(quality))
+        gains: Tensor = self.networks.generator.gains(self._rate(quality))
         return gains
 
     # --- The search.
@@ -242,12 +217,12 @@ class Encoder:
         once or twice more if its end is off by more than single indices can put right.
         """
         tune, budget = self.settings.tune, self.settings.budget
-        plan = Plan(iterations, budget, self._clock, self.allowed is not None, tune)
+        plan = StepPlan(iterations, budget, self.job.clock, self.allowed is not None, tune)
         allowed = 0.0 if self.allowed is None else self._tile_bits_allowed()
         if plan.first:
             z, latents = self._descend(quality, z, plan, 0, plan.first)
             bits = sum(self._window_bits(w, quality, w.area.of(latents)) for w in self.windows)
-            excess = np.log(max(bits, 1.0) * TUNINGS[self.settings.tune].later / allowed)
+            excess = np.log(max(bits, 1.0) * self._tuning.later / allowed)
             quality, z = self._requantised(quality, z, float(excess))
         done = plan.main
         coded = self._code(quality, self._descend(quality, z, plan, plan.first, done)[1])
@@ -264,44 +239,43 @@ class Encoder:
         return coded
 
     def _descend(
-        self, quality: int, z: Tensor, plan: Plan, done: int, until: int
+        self, quality: int, z: Tensor, plan: StepPlan, done: int, until: int
     ) -> tuple[Tensor, Tensor]:
         """Steps `done` to `until` of the plan on a map of relaxed latents, window by window.
 
         Relaxed latents, and the best whole ones, polished when the search is at its end.
         """
-        networks = self.loaded.networks
+        networks = self.networks
         rate, distance = self._rate(quality), self._distance(quality)
         latents, z = round_latents(z), z.clone()
         total = len(self.windows)
         deadline = plan.deadline(until)
         self._left = None
         for number, window in enumerate(self.windows):
-            now = self._clock()
+            now = self.job.clock()
             limit = None if deadline is None else now + (deadline - now) / (total - number)
-            task = WindowTask(networks, window, latents, self.x, self.size, self._half)
+            task = PhotoTask(networks, window, latents, self.x, self.size)
 
             def report(share: float, steps: int, number: int = number) -> None:
-                if self._report is not None:
-                    whole = done + (number + share) / total * (until - done)
-                    self._report(Progress(min(whole / plan.total, 1.0), self._cost, steps))
+                whole = done + (number + share) / total * (until - done)
+                self.job.report(min(whole / plan.total, 1.0), self._cost, steps)
 
             relaxed, found, moves = self._search_window(
-                task, distance, rate, window.latents(z), plan, done, until, limit, report
+                task, distance, rate, frames_of(window.area.of(z)), plan, done, until, limit, report
             )
-            window.area.of(z)[:] = window.as_map(relaxed)
-            window.area.of(latents)[:] = window.as_map(found)
+            window.area.of(z)[:] = map_of(relaxed, window.area)
+            window.area.of(latents)[:] = map_of(found, window.area)
             if total == 1 and moves is not None:
                 self._left = latents, moves
         return z, latents
 
     def _search_window(
         self,
-        task: WindowTask,
+        task: PhotoTask,
         distance: ImageDistance,
         rate: Tensor,
         start: Tensor,
-        plan: Plan,
+        plan: StepPlan,
         done: int,
         until: int,
         limit: float | None,
@@ -330,12 +304,12 @@ class Encoder:
             check()
             first = best_cost
             self._cost = 1.0
-        begun = self._clock()
+        begun = self.job.clock()
         steps = scored = 0
         while True:
             share = steps / max(until - done, 1)
             if limit is not None:
-                share = max(share, (self._clock() - begun) / max(limit - begun, 1e-9))
+                share = max(share, (self.job.clock() - begun) / max(limit - begun, 1e-9))
             ended = share >= 1.0
             if not ended:
                 descent.step(plan.step_size(done + share * (until - done)))
@@ -349,9 +323,9 @@ class Encoder:
         if not final:
             return descent.z, descent.candidates[0], None
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
-        if not TUNINGS[self.settings.tune].polish:
+        if not self._tuning.polish:
             rounds = 0
-        best, moves = polish(task, distance, self.loaded.networks.generator, rate, best, rounds)
+        best, moves = polish(task, distance, self.networks.generator, rate, best, rounds)
         return descent.z, best, moves
 
     # --- Single indices, until the file has the size it may have.
@@ -450,37 +424,36 @@ class Encoder:
 
         Maps [1, C, rows, columns] of steps, and of distance and bits that they would add.
         """
-        networks = self.loaded.networks
+        networks = self.networks
         rate, distance = self._rate(coded.quality), self._distance(coded.quality)
         whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
         for window in self.windows:
-            q = window.latents(coded.latents)
+            q = frames_of(window.area.of(coded.latents))
             # What the polish left of these very latents, or else to be found now.
             if self._left is not None and self._left[0] is coded.latents:
                 moves = self._left[1]
             else:
-                task = WindowTask(networks, window, coded.latents, self.x, self.size, self._half)
+                task = PhotoTask(networks, window, coded.latents, self.x, self.size)
                 _, moves = polish(task, distance, networks.generator, rate, q, 0)
             for part, values in zip(whole, moves.better(weight), strict=True):
-                window.area.of(part)[:] = window.as_map(values)
+                window.area.of(part)[:] = map_of(values, window.area)
         return whole
 
     def _code(self, quality: int, latents: Tensor) -> _Coded:
         """Entropy-code whole latents."""
         q = latents[0].permute(1, 2, 0).cpu().numpy().astype(np.int16)
 
-        def write(tile: Tile) -> bytes:
-            part = q[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-            return self.loaded.coder.encode(part, quality)
+        def write(tile: Area) -> bytes:
+            return self.coder.encode(tile.cells_of(q), quality)
 
         # The compiled walk lets go of the interpreter: tiles run side by side.
         with ThreadPoolExecutor(2) as pool:
             payloads = list(pool.map(write, self.header.tiles()))
-        size = len(write_image(self.header, quality, payloads, self.alpha))
+        size = len(self.job.file(quality, payloads))
         return _Coded(quality, latents, payloads, size)
 
 
-class Plan:
+class StepPlan:
     """Steps of a search: when its rate point is chosen anew, when it ends, and by when it must.
 
     first: steps up to which only the rate is of interest, or 0; main: those up to the result;

@@ -12,8 +12,7 @@ class ImagePreset:
     """A model and how its latents are searched.
 
     number: what files say; family: its folder of weights; iterations: default search steps;
-    fast: those of the fast mode; one_rate: whether it has no rate to choose; system: the class
-    that codes with it, as "module:Class" (`codec.image.registry`).
+    fast: those of the fast mode; one_rate: whether it has no rate to choose.
     """
 
     name: str
@@ -22,30 +21,14 @@ class ImagePreset:
     iterations: int
     fast: int
     one_rate: bool = False
-    system: str = "codec.image.photo:ImageCodec"
 
 
 IMAGE_PRESETS: dict[str, ImagePreset] = {
     preset.name: preset
     for preset in (
         ImagePreset("photo", 0, "photo", iterations=24, fast=6),
-        ImagePreset(
-            "paper",
-            1,
-            "photo-paper",
-            iterations=40,
-            fast=8,
-            one_rate=True,
-            system="codec.image.paper:PaperImageCodec",
-        ),
-        ImagePreset(
-            "ganz",
-            2,
-            "ganz",
-            iterations=15,
-            fast=5,
-            system="codec.image.ganz:GanzCodec",
-        ),
+        ImagePreset("paper", 1, "photo-paper", iterations=40, fast=8, one_rate=True),
+        ImagePreset("ganz", 2, "ganz", iterations=15, fast=5),
     )
 }
 DEFAULT_IMAGE_PRESET = "photo"

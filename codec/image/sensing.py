@@ -1,39 +1,207 @@
-"""Compressive sensing of whole pictures: tiles of 128x128 pixels, each measured and recovered."""
+"""Compressive sensing: pictures from random Gaussian measurements y = A x + n of their tiles.
+
+Every tile of 128x128 pixels is measured M times and recovered. What is sought are the latents whose
+drawing would have been measured like that, at the price of their improbability:
+min ||A G(z) - y||^2 / (2 s^2) + R(z). With `ganz`, G has the random first layer of ratio 6, as in
+Smedemark-Margulies, Park & Vann (2020), and R says that latents are Gaussian, which is how the
+layer is scaled. With `photo`, G is the generator of the photo codec and R are the bits that its
+prior charges for the latents. s falls while the search goes on, from where only large shapes matter
+to what the noise and the generator's own error leave.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from codec.device import choose_device
 from codec.errors import BadInput
 from codec.image.ganz import PIXELS, SIDE, cut_tiles, join_tiles
+from codec.image.ganz_search import descend
 from codec.image.presets import find_image_preset
-from codec.image.sense import Matrix, Plan, Prior, measure, recover_ganz, recover_photo
-from codec.image.settings import Progress
+from codec.image.settings import SearchProgress
 
+if TYPE_CHECKING:
+    from models.ganz.store import GanzModel
+    from models.networks.photo import ImageNetworks
+
+ModelName = Literal["photo", "ganz"]
+COLOURS = 3
+LARGEST_SHARE = 1.0 / 3.0  # of M in N: 1.07 GB of matrix
+LEAST_MEASUREMENTS = 48
 MAX_TILES = 64
 MAX_NOISE = 1.0
-DEFAULT_PRIOR: Prior = "ganz"
+DEFAULT_PRIOR: ModelName = "ganz"
 DEFAULT_STEPS = {"photo": 80, "ganz": 200}
+PHOTO_RATE = 2.0  # the rate point at which the prior counts bits
 _ROUNDS = 5
+_FIRST_SIGMA = 0.15
+_LAST_SIGMA = {"photo": 0.01, "ganz": 0.012}
+Report = Callable[[float, int], None]
+
+
+class Matrix:
+    """A random Gaussian matrix for each colour: [M_c, 16384], entries of variance 1 / 16384.
+
+    A measurement is then about as large as the root mean square of the pixels. Rows are shared out
+    to the colours as evenly as it goes.
+    """
+
+    def __init__(self, measurements: int, seed: int = 0) -> None:
+        """Raises BadInput for too few measurements, or more than fit in memory."""
+        most = int(PIXELS * LARGEST_SHARE)
+        if not LEAST_MEASUREMENTS <= measurements <= most:
+            raise BadInput(
+                f"{measurements} measurements of {PIXELS} numbers: there can be "
+                f"{LEAST_MEASUREMENTS} to {most}"
+            )
+        self.parts = []
+        for colour in range(COLOURS):
+            rows = (measurements + colour) // COLOURS
+            random = np.random.Generator(np.random.Philox(key=[seed, colour]))
+            part = random.standard_normal((rows, SIDE * SIDE), dtype=np.float32)
+            part *= 1.0 / SIDE
+            self.parts.append(torch.from_numpy(part))
+
+    def to(self, device: torch.device) -> Matrix:
+        """Move it, in place."""
+        self.parts = [part.to(device) for part in self.parts]
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x of a picture [1, 3, 128, 128]: [M]."""
+        planes = x.reshape(COLOURS, -1)
+        return torch.cat([part @ plane for part, plane in zip(self.parts, planes, strict=True)])
+
+    def mean_colours(self, y: Tensor) -> Tensor:
+        """The even picture that was measured most nearly like that: [1, 3, 128, 128]."""
+        means, at = [], 0
+        for part in self.parts:
+            column = part.sum(1)
+            means.append((column @ y[at : at + len(part)]) / (column @ column))
+            at += len(part)
+        even = torch.stack(means).clamp(0.0, 1.0)[None, :, None, None]
+        return even.expand(1, COLOURS, SIDE, SIDE).contiguous()
+
+
+def measure(matrix: Matrix, x: Tensor, noise: float = 0.0, seed: int = 0) -> Tensor:
+    """y = A x + n [M]; noise: standard deviation of n, in units of pixels in [0, 1]."""
+    y = matrix(x)
+    if noise > 0.0:
+        random = np.random.Generator(np.random.Philox(key=[seed, COLOURS]))
+        y = y + noise * torch.from_numpy(random.standard_normal(len(y), dtype=np.float32)).to(y)
+    return y
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Rounds of so many steps each; s falls geometrically from round to round to `last`."""
+
+    rounds: int
+    steps: int
+    last: float
+
+    def sigma(self, number: int) -> float:
+        """s of a round."""
+        share, last = number / max(self.rounds - 1, 1), self.last
+        return math.exp((1.0 - share) * math.log(max(_FIRST_SIGMA, last)) + share * math.log(last))
+
+    def run(
+        self,
+        z: Tensor,
+        objective: Callable[[Tensor, float], Callable[[Tensor], Tensor]],
+        report: Report | None = None,
+        units: Tensor | float = 1.0,
+    ) -> Tensor:
+        """The latents that all rounds find, from z on.
+
+        objective: latents that a round starts from, and 1 / (2 s^2), to the cost of latents over
+        `units`; report: told the share done and the steps taken.
+        """
+        for number in range(self.rounds):
+            cost = objective(z, 0.5 / self.sigma(number) ** 2)
+            z = descend(cost, z / units, self.steps).latents * units
+            if report is not None:
+                report((number + 1) / self.rounds, (number + 1) * self.steps)
+        return z
+
+
+def recover_ganz(
+    model: GanzModel, matrix: Matrix, y: Tensor, annealing: Annealing, report: Report | None = None
+) -> Tensor:
+    """The picture [1, 3, 128, 128] in [0, 1] that GANZ finds for measurements y [M]."""
+    body = model.generator.body
+    layer = model.first_layer(model.generator.shape.most_latents)
+
+    def objective(start: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
+        def cost(z: Tensor) -> Tensor:
+            misfit = (matrix(body(layer(z))) - y).square().sum()
+            return (weight * misfit + 0.5 * z.square().sum()) / len(y)
+
+        return cost
+
+    z = annealing.run(torch.zeros(1, layer.random.latents, device=y.device), objective, report)
+    with torch.no_grad():
+        picture: Tensor = body(layer(z)).clamp(0.0, 1.0)
+    return picture
+
+
+def recover_photo(
+    networks: ImageNetworks,
+    matrix: Matrix,
+    y: Tensor,
+    annealing: Annealing,
+    report: Report | None = None,
+) -> Tensor:
+    """The picture [1, 3, 128, 128] in [0, 1] that the photo model finds for measurements y [M].
+
+    In each round the prior's context are the latents of the round before, rounded.
+    """
+    from models.networks.speech import logistic_bits
+
+    generator = networks.generator
+    rates = torch.full((1,), PHOTO_RATE, device=y.device)
+    with torch.no_grad():
+        # Divided by their gains latents are in picture units, where the transform is orthonormal.
+        gains = generator.gains(rates)
+        start = networks.encoder(matrix.mean_colours(y), rates)
+
+    def objective(start: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
+        weight /= math.log(2.0)
+        with torch.no_grad():
+            location, log_scale = networks.prior(start.round(), rates)
+
+        def cost(w: Tensor) -> Tensor:
+            latents = w * gains
+            misfit = (matrix(generator(latents, rates)) - y).square().sum()
+            return (weight * misfit + logistic_bits(latents, location, log_scale).sum()) / len(y)
+
+        return cost
+
+    z = annealing.run(start, objective, report, gains)
+    with torch.no_grad():
+        picture: Tensor = generator(z, rates).clamp(0.0, 1.0)
+    return picture
 
 
 @dataclass(frozen=True)
 class SenseSettings:
     """How pictures are measured and recovered.
 
-    measurements: M, of each tile; prior: what the recovery knows of pictures; noise: standard
-    deviation of the measurements' noise, in units of pixels in [0, 1]; seed: of matrix and noise;
-    steps: of the search.
+    measurements: M, of each tile; prior: the model that knows what pictures look like; noise:
+    standard deviation of the measurements' noise, in units of pixels in [0, 1]; seed: of matrix and
+    noise; steps: of the search.
     """
 
     measurements: int
-    prior: Prior = DEFAULT_PRIOR
+    prior: ModelName = DEFAULT_PRIOR
     noise: float = 0.0
     seed: int = 0
     steps: int | None = None
@@ -53,11 +221,12 @@ class SenseSettings:
         """M / N."""
         return self.measurements / PIXELS
 
-    def plan(self) -> Plan:
+    def annealing(self) -> Annealing:
         """Rounds and their steps."""
         steps = DEFAULT_STEPS[self.prior] if self.steps is None else self.steps
         rounds = min(_ROUNDS, steps)
-        return Plan(rounds, -(-steps // rounds))
+        last = math.hypot(_LAST_SIGMA[self.prior], self.noise)
+        return Annealing(rounds, -(-steps // rounds), last)
 
 
 class Sensor:
@@ -83,35 +252,33 @@ class Sensor:
     def sense(
         self,
         rgb: NDArray[np.uint8],
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[SearchProgress], None] | None = None,
     ) -> NDArray[np.uint8]:
         """A picture [H, W, 3] as recovered from measurements of its tiles, mirrored out.
 
         Raises BadInput for a picture of too many tiles.
         """
         height, width = rgb.shape[:2]
-        rows, columns = -(-height // SIDE), -(-width // SIDE)
-        total = rows * columns
+        columns = -(-width // SIDE)
+        total = -(-height // SIDE) * columns
         if total > MAX_TILES:
             raise BadInput(
                 f"a picture of {width}x{height} pixels is {total} tiles of {SIDE}x{SIDE}, sensing "
                 f"takes {MAX_TILES}"
             )
-        tiles, _ = cut_tiles(rgb)
-        settings = self.settings
-        found: list[torch.Tensor | None] = []
-        for number, tile in enumerate(tiles.to(self.device)):
+        settings, annealing = self.settings, self.settings.annealing()
+        found: list[Tensor | None] = []
+        for number, tile in enumerate(cut_tiles(rgb)[0].to(self.device)):
             y = measure(self.matrix, tile[None], settings.noise, settings.seed + number)
 
-            def report(share: float, cost: float, steps: int, number: int = number) -> None:
+            def report(share: float, steps: int, number: int = number) -> None:
                 if progress is not None:
-                    progress(Progress((number + share) / total, None, steps))
+                    progress(SearchProgress((number + share) / total, None, steps))
 
-            plan, noise = settings.plan(), settings.noise
             if settings.prior == "ganz":
-                drawn = recover_ganz(self.ganz, self.matrix, y, noise, plan, report)
+                drawn = recover_ganz(self.ganz, self.matrix, y, annealing, report)
             else:
-                drawn = recover_photo(self.photo, self.matrix, y, noise, plan, report)
+                drawn = recover_photo(self.photo, self.matrix, y, annealing, report)
             found.append(drawn[0])
-        whole = join_tiles(found, rows, columns)[0, :, :height, :width]
+        whole = join_tiles(found, columns)[0, :, :height, :width]
         return (255.0 * whole).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -86,8 +86,8 @@ class EncodeSettings:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where an encoding is: share done in [0, 1], and the search's relative cost so far."""
+class SearchProgress:
+    """How far a search is: share done in [0, 1], and the search's relative cost so far."""
 
     share: float
     cost: float | None

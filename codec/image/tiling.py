@@ -1,77 +1,97 @@
-"""Latent maps of any size through the networks, a window at a time, with no visible seam.
+"""Pictures and their latent maps, a piece at a time.
 
-A window is widened by as many cells as the networks can see and the widening cut off again, so that
-the pieces are what the whole would have been, in bounded memory.
+Maps of any size go through the networks in windows. A window is widened by as many cells as the
+networks can see and the widening cut off again, so that the pieces are what the whole would have
+been, in bounded memory. Tiles are what is coded on its own, and lost on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.image.container import STRIDE, Tile
-from models.networks.photo import Encoder, Generator
+from codec.device import fast_in_half
+from codec.errors import BadStream
+from codec.image.container import STRIDE, Area, ImageFile, Payload
+from codec.image.pictures import Picture, unpack_alpha
+from codec.search.admm import Networks, Prior
 
 WINDOW = 64  # cells a window is wide and high at most
+MARGIN = 1  # cells around a searched window whose pixels count in its distance
+_ROWS = 256  # of pixels that are rounded at once
 
 
-class Latents(Protocol):
-    """The sizes that maps need to know of."""
+class MapNetwork(Protocol):
+    """An encoder or generator: maps of cells from pixels or to pixels, at rate points [B].
 
-    @property
-    def channels(self) -> int: ...
-
-
-class Seeing(Protocol):
-    """A network over maps of another system, which knows itself how far it sees."""
-
-    @property
-    def shape(self) -> Latents: ...
+    sight: how many cells away a cell can make a difference.
+    """
 
     @property
     def sight(self) -> int: ...
 
-    def __call__(self, z: Tensor, rate: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, rate: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Area:
-    """A rectangle of cells: rows [top, bottom), columns [left, right)."""
+# --- Planes of pixels.
 
-    top: int
-    left: int
-    bottom: int
-    right: int
 
-    @classmethod
-    def of_tile(cls, tile: Tile) -> Area:
-        return cls(tile.top, tile.left, tile.top + tile.height, tile.left + tile.width)
+def padded_planes(rgb: NDArray[np.uint8], unit: int = STRIDE) -> Tensor:
+    """A picture [H, W, 3] mirrored out to whole units: [1, 3, >= H, >= W] in [0, 1]."""
+    height, width = rgb.shape[:2]
+    padded = np.pad(rgb, ((0, -height % unit), (0, -width % unit), (0, 0)), mode="symmetric")
+    return torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255.0
 
-    def widened(self, cells: int, rows: int, columns: int) -> Area:
-        """With `cells` more on every side, within a map of rows x columns."""
-        return Area(
-            max(self.top - cells, 0),
-            max(self.left - cells, 0),
-            min(self.bottom + cells, rows),
-            min(self.right + cells, columns),
-        )
 
-    def of(self, x: Tensor, unit: int = 1) -> Tensor:
-        """This part of a map [..., rows * unit, columns * unit]."""
-        return x[..., self.top * unit : self.bottom * unit, self.left * unit : self.right * unit]
+def picture_of(file: ImageFile, y: Tensor, notes: list[str]) -> Picture:
+    """A drawn picture y [1, 3, >= height, >= width] in [0, 1] with the alpha plane of its file.
 
-    def within(self, outer: Area) -> Area:
-        """This rectangle in the coordinates of one around it."""
-        return Area(
-            self.top - outer.top,
-            self.left - outer.left,
-            self.bottom - outer.top,
-            self.right - outer.left,
-        )
+    notes: the damage that the file's own notes do not name.
+    """
+    header = file.header
+    rgb = np.empty((header.height, header.width, 3), np.uint8)
+    for top in range(0, header.height, _ROWS):
+        # In strips: copies of a whole picture in 32-bit numbers would be large.
+        rows = slice(top, min(top + _ROWS, header.height))
+        strip = (255.0 * y[0, :, rows, : header.width]).round().to(torch.uint8)
+        rgb[rows] = strip.permute(1, 2, 0).cpu().numpy()
+    if header.grey:
+        rgb = np.repeat(rgb[:, :, 1:2], 3, axis=2)
+    alpha = None
+    notes = [*file.notes, *notes]
+    if header.alpha:
+        alpha = np.full(rgb.shape[:2], 255, np.uint8)
+        if file.alpha is not None and file.alpha.whole:
+            try:
+                alpha = unpack_alpha(file.alpha.data, header.height, header.width)
+            except BadStream as error:
+                notes.append(str(error))
+    return Picture(rgb, alpha, header.grey, notes)
+
+
+def cut_squares(planes: Tensor, side: int) -> Tensor:
+    """Planes [1, C, R * side, S * side] as squares [R * S, C, side, side] in raster order."""
+    rows, columns = planes.shape[2] // side, planes.shape[3] // side
+    grid = planes.reshape(-1, rows, side, columns, side).permute(1, 3, 0, 2, 4)
+    return grid.reshape(rows * columns, -1, side, side).contiguous()
+
+
+def join_squares(squares: Tensor, columns: int) -> Tensor:
+    """Inverse of `cut_squares`."""
+    count, channels, side = squares.shape[:3]
+    grid = squares.reshape(count // columns, columns, channels, side, side)
+    return grid.permute(2, 0, 3, 1, 4).reshape(1, channels, -1, columns * side)
+
+
+# --- Maps through networks.
 
 
 def areas(rows: int, columns: int, side: int = WINDOW) -> Iterator[Area]:
@@ -81,44 +101,191 @@ def areas(rows: int, columns: int, side: int = WINDOW) -> Iterator[Area]:
             yield Area(top, left, min(top + side, rows), min(left + side, columns))
 
 
-def sight(network: Encoder | Generator | Seeing) -> int:
-    """How many cells away a cell can make a difference."""
-    if not isinstance(network, (Encoder, Generator)):
-        return network.sight
-    shape = network.shape
-    if isinstance(network, Encoder):
-        return 1 + -(-shape.encoder_blocks // 2)
-    return 1 + shape.deep_blocks + -(-shape.blocks // 2)
-
-
 @torch.no_grad()
-def encode_map(
-    encoder: Encoder | Seeing, x: Tensor, rate: float, part: Area | None = None
-) -> Tensor:
-    """Unrounded latents [1, C, rows, columns] of a padded picture x [1, 3, H, W], or of a part."""
+def encode_map(encoder: MapNetwork, x: Tensor, rate: float, part: Area | None = None) -> Tensor:
+    """Unrounded latents [1, C, rows, columns] of padded planes x [1, 3, H, W], or of a part."""
     rows, columns = x.shape[2] // STRIDE, x.shape[3] // STRIDE
     whole = part or Area(0, 0, rows, columns)
-    out = x.new_empty(1, encoder.shape.channels, whole.bottom - whole.top, whole.right - whole.left)
     rates = x.new_full((1,), rate)
-    for piece in areas(whole.bottom - whole.top, whole.right - whole.left):
-        area = Area(
-            piece.top + whole.top, piece.left + whole.left,
-            piece.bottom + whole.top, piece.right + whole.left,
-        )  # fmt: skip
-        wide = area.widened(sight(encoder), rows, columns)
+    out = x.new_empty(0)
+    for piece in areas(*whole.shape):
+        area = piece.moved(whole.top, whole.left)
+        wide = area.widened(encoder.sight, rows, columns)
         latents = encoder(wide.of(x, STRIDE), rates)
+        if not out.numel():
+            out = x.new_empty(1, latents.shape[1], *whole.shape)
         piece.of(out)[:] = area.within(wide).of(latents)
     return out
 
 
 @torch.no_grad()
-def decode_map(generator: Generator | Seeing, z: Tensor, rate: float) -> Tensor:
+def decode_map(generator: MapNetwork, z: Tensor, rate: float) -> Tensor:
     """The picture [1, 3, H, W] in [0, 1] of latents [1, C, rows, columns]."""
     rows, columns = z.shape[2:]
     out = z.new_empty(1, 3, rows * STRIDE, columns * STRIDE)
     rates = z.new_full((1,), rate)
     for area in areas(rows, columns):
-        wide = area.widened(sight(generator), rows, columns)
+        wide = area.widened(generator.sight, rows, columns)
         y = generator(wide.of(z), rates)
         area.of(out, STRIDE)[:] = area.within(wide).of(y, STRIDE)
     return out.clamp_(0.0, 1.0)
+
+
+# --- Tiles of a file.
+
+
+def read_tiles(
+    file: ImageFile,
+    channels: int,
+    usable: Callable[[Payload], bool],
+    decode: Callable[[Area, Payload], tuple[NDArray[np.integer], int]],
+) -> tuple[NDArray[np.int16], NDArray[np.bool_], list[str]]:
+    """Indices of a file's cells [rows, columns, C], which cells are known, and notes of damage.
+
+    decode: the indices of a tile [height, width, C], and how many of its cells, in raster order,
+    are known. Raises BadStream when no cell is.
+    """
+    indices = np.zeros((*file.header.cells, channels), np.int16)
+    known = np.zeros(file.header.cells, bool)
+
+    def read(tile: Area, payload: Payload | None) -> str | None:
+        if payload is None or not usable(payload):
+            return None
+        try:
+            part, count = decode(tile, payload)
+        except BadStream as error:
+            return str(error)
+        tile.cells_of(indices)[:] = part
+        tile.cells_of(known)[:] = (np.arange(part[:, :, 0].size) < count).reshape(tile.shape)
+        return None
+
+    # The compiled walk lets go of the interpreter: tiles run side by side.
+    with ThreadPoolExecutor(2) as pool:
+        notes = [note for note in pool.map(read, file.header.tiles(), file.payloads) if note]
+    if not known.any():
+        raise BadStream("nothing of the picture is left")
+    return indices, known, notes
+
+
+def fill_lost(z: Tensor, known: NDArray[np.bool_], smoothed: Callable[[Tensor], Tensor]) -> None:
+    """Give cells of latents z [1, C, rows, columns] that are lost the colours of known ones.
+
+    known: [rows, columns], some must be; smoothed: latents that keep the mean colours of theirs.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if known.all():
+        return
+    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    rows, columns = torch.from_numpy(nearest[:, ~known]).long()
+    with torch.no_grad():
+        z[:, :, torch.from_numpy(~known)] = smoothed(z)[:, :, rows, columns]
+
+
+# --- Windows that are searched.
+
+
+def frames_of(maps: Tensor) -> Tensor:
+    """Maps [B, C, h, w] as the search knows latents: cells in raster order, [B, h * w, C]."""
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, maps.shape[1])
+
+
+def map_of(frames: Tensor, area: Area) -> Tensor:
+    """Inverse of `frames_of` for maps of an area."""
+    return frames.reshape(len(frames), *area.shape, -1).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Window:
+    """An area of whole tiles that is searched at once; tiles are in its own coordinates."""
+
+    area: Area
+    tiles: tuple[Area, ...]
+
+
+def cut_windows(tiles: Sequence[Area], side: int) -> list[Window]:
+    """Neighbouring tiles gathered into windows of at most `side` cells (or one tile)."""
+    windows = []
+    for top, bottom in _gather(sorted({(t.top, t.bottom) for t in tiles}), side):
+        for left, right in _gather(sorted({(t.left, t.right) for t in tiles}), side):
+            area = Area(top, left, bottom, right)
+            inside = [t for t in tiles if top <= t.top < bottom and left <= t.left < right]
+            windows.append(Window(area, tuple(t.within(area) for t in inside)))
+    return windows
+
+
+def _gather(spans: list[tuple[int, int]], side: int) -> list[tuple[int, int]]:
+    out: list[tuple[int, int]] = []
+    for start, end in spans:
+        if out and end - out[-1][0] <= side:
+            out[-1] = (out[-1][0], end)
+        else:
+            out.append((start, end))
+    return out
+
+
+class WindowTask:
+    """One area of a picture made ready for `codec.search.admm`.
+
+    A frame is the area's cells; the latents around it are held fixed, and so is everything that it
+    cannot reach. networks: what the search calls; target: the pixels that count, [1 or B, 3, H, W].
+    """
+
+    def __init__(
+        self,
+        area: Area,
+        z: Tensor,
+        x: Tensor,
+        size: tuple[int, int],
+        generator: MapNetwork,
+        prior: Prior,
+        quantise: Callable[[Tensor, float], Tensor],
+        reach: float,
+    ) -> None:
+        """z: the picture's map [1, C, rows, columns]; x: its padded planes; size: (height, width)
+        without the padding that does not count."""
+        rows, columns = z.shape[2:]
+        self.area, self._generator, self._half = area, generator, fast_in_half(z.device)
+        wide = area.widened(generator.sight + MARGIN, rows, columns)
+        seen = area.widened(MARGIN, rows, columns)
+        bottom, right = min(seen.bottom * STRIDE, size[0]), min(seen.right * STRIDE, size[1])
+        self.target = x[..., seen.top * STRIDE : bottom, seen.left * STRIDE : right].contiguous()
+        self._around = wide.of(z).clone()
+        self._inner = area.within(wide)
+        self._seen = area.within(seen)
+        self._crop = (
+            slice((seen.top - wide.top) * STRIDE, bottom - wide.top * STRIDE),
+            slice((seen.left - wide.left) * STRIDE, right - wide.left * STRIDE),
+        )
+        self.networks = Networks(
+            encoder=_no_encoder,
+            generator=lambda frames, rate: self._draw(frames, rate, False),
+            prior=prior,
+            sketch=lambda frames, rate: self._draw(frames, rate, self._half),
+            quantise=quantise,
+            reach=reach,
+        )
+
+    def by_cell(self, x: Tensor) -> Tensor:
+        """Sums over the pixels of each cell of the area, of a map like the target: [B, C, h, w].
+
+        What lies beyond the picture counts for nothing.
+        """
+        missing = -x.shape[2] % STRIDE, -x.shape[3] % STRIDE
+        x = F.pad(x, (0, missing[1], 0, missing[0]))
+        return self._seen.of(F.avg_pool2d(x, STRIDE) * STRIDE**2)
+
+    def _draw(self, frames: Tensor, rate: Tensor, half: bool) -> Tensor:
+        around, inner = self._around.expand(len(frames), -1, -1, -1), self._inner
+        rows = slice(inner.top, inner.bottom)
+        left, right = around[:, :, rows, : inner.left], around[:, :, rows, inner.right :]
+        middle = torch.cat((left, map_of(frames, self.area), right), dim=3)
+        parts = around[:, :, : inner.top], middle, around[:, :, inner.bottom :]
+        whole = torch.cat(parts, dim=2).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=half):
+            y = self._generator(whole, rate)
+        return y[:, :, self._crop[0], self._crop[1]]
+
+
+def _no_encoder(x: Tensor, rate: Tensor) -> Tensor:
+    raise ValueError("a window's search is given its start")

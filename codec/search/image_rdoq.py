@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.image.windows import WindowTask
+from codec.image.windows import PhotoTask
 from codec.search.admm import Distance
 from models.networks.photo import MAX_INDEX, Generator
 
@@ -49,7 +49,7 @@ class Moves:
 
 
 def curvature(
-    task: WindowTask,
+    task: PhotoTask,
     distance: Distance,
     reference: tuple[Tensor, ...],
     generator: Generator,
@@ -79,7 +79,7 @@ def _around(cells: Tensor) -> Tensor:
 
 
 def moves_of(
-    task: WindowTask,
+    task: PhotoTask,
     distance: Distance,
     reference: tuple[Tensor, ...],
     rate: Tensor,
@@ -101,7 +101,7 @@ def moves_of(
 
 
 def polish(
-    task: WindowTask,
+    task: PhotoTask,
     distance: Distance,
     generator: Generator,
     rate: Tensor,

@@ -23,10 +23,9 @@ from codec.arguments import add_device, count, positive, positive_count
 from codec.console import note
 from codec.errors import BadInput
 from codec.files.paths import atomic_output
-from codec.image.base import PictureCodec
+from codec.image.base import ImageCodec
 from codec.image.ganz import PIXELS, RATIOS, SIDE
 from codec.image.pictures import read_picture
-from codec.image.registry import load_image_codec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
 from models.evaluation.command import run_bench
@@ -71,7 +70,7 @@ def _run(args: argparse.Namespace) -> None:
     found: dict[str, list[GanzPoint]] = {}
     sensed: dict[str, list[SensePoint]] = {}
     if args.ratios:
-        codec = load_image_codec("ganz", args.device)
+        codec = ImageCodec.load("ganz", args.device)
         for name, pixels in crops.items():
             for system, points in measure(codec, name, pixels, args.ratios, args.iterations):
                 found.setdefault(system, []).append(points)
@@ -122,7 +121,7 @@ def middle_crops(folder: Path, count: int | None) -> dict[str, Pixels]:
 
 
 def measure(
-    codec: PictureCodec, name: str, pixels: Pixels, ratios: Sequence[float], steps: int | None
+    codec: ImageCodec, name: str, pixels: Pixels, ratios: Sequence[float], steps: int | None
 ) -> list[tuple[str, GanzPoint]]:
     """One crop [128, 128, 3] through all systems at all ratios."""
     points = []

@@ -23,9 +23,10 @@ from codec.console import note
 from codec.device import choose_device
 from codec.errors import BadInput, SottoError
 from codec.files.paths import atomic_output
-from codec.image.photo import EncodeSettings, ImageCodec
+from codec.image.base import ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
+from codec.image.settings import EncodeSettings
 from models.evaluation.command import run_bench
 from models.evaluation.image_figures import draw_crops, draw_curves
 from models.evaluation.image_systems import (

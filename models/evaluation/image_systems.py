@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from codec.errors import BadInput
-from codec.image.base import PictureCodec
-from codec.image.photo import EncodeSettings
-from codec.image.presets import find_image_preset
+from codec.image.base import ImageCodec
+from codec.image.settings import EncodeSettings
 
 Pixels = NDArray[np.uint8]
 _PATIENCE = 300.0
@@ -94,10 +93,10 @@ def hevc_system(settings: Sequence[float]) -> ImageSystem:
 
 
 def own_system(
-    name: str, codec: PictureCodec, settings: EncodeSettings, qualities: Sequence[float]
+    name: str, codec: ImageCodec, settings: EncodeSettings, qualities: Sequence[float]
 ) -> ImageSystem:
     """Our codec at fixed rate points, or the one it has."""
-    one_rate = find_image_preset(codec.preset).one_rate
+    one_rate = codec.preset.one_rate
 
     def encode(pixels: Pixels, quality: float) -> bytes:
         return codec.encode(pixels, settings if one_rate else replace(settings, quality=quality))
@@ -106,9 +105,7 @@ def own_system(
     return ImageSystem(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
 
 
-def rate_system(
-    name: str, codec: PictureCodec, settings: EncodeSettings, bpp: float
-) -> ImageSystem:
+def rate_system(name: str, codec: ImageCodec, settings: EncodeSettings, bpp: float) -> ImageSystem:
     """Our codec as it is used: every file of at most so many bits per pixel."""
 
     def encode(pixels: Pixels, bpp: float) -> bytes:

@@ -140,6 +140,11 @@ class Encoder(nn.Module):
         self.leave = nn.Conv2d(4 * shape.encoder_width, shape.channels, 1)
         _silence(self.leave)
 
+    @property
+    def sight(self) -> int:
+        """How many cells away a pixel can make a difference."""
+        return 1 + -(-self.shape.encoder_blocks // 2)
+
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, 3, 16h, 16w] in [0, 1], rate: [B] -> indices before rounding [B, C, h, w]."""
         x = x - 0.5
@@ -174,6 +179,11 @@ class Generator(nn.Module):
         self.leave = nn.Conv2d(shape.width, COLOURS * HALF * HALF, 1)
         _silence(self.leave)
 
+    @property
+    def sight(self) -> int:
+        """How many cells away a latent can make a difference."""
+        return 1 + self.shape.deep_blocks + -(-self.shape.blocks // 2)
+
     def forward(self, z: Tensor, rate: Tensor) -> Tensor:
         """z: [B, C, h, w] in index units, rate: [B] -> [B, 3, 16h, 16w] image, nominally in [0, 1].
 
@@ -194,6 +204,10 @@ class Generator(nn.Module):
     def linear(self, z: Tensor) -> Tensor:
         """The lapped synthesis alone: latents in signal units [B, C, h, w] -> [B, 3, 16h, 16w]."""
         return lapped_synthesis(z, self.basis, self.signs)
+
+    def smoothed(self, z: Tensor) -> Tensor:
+        """Latents [B, C, h, w] that keep the mean colours of their cells and nothing else."""
+        return torch.where(mean_channels(self.basis)[:, None, None], z, 0.0)
 
 
 def lapped_synthesis(z: Tensor, basis: Tensor, signs: Tensor) -> Tensor:

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.entropy.quantiser import Quantiser, fit_centres
 from codec.entropy.static import SymbolCounts, count_symbols
 from codec.errors import BadInput
-from codec.image.ganz_form import TileForm
-from codec.image.ganz_search import choose_places, search_tile
+from codec.image.ganz_search import search_tile
+from codec.image.ganz_tile import Flags, TileForm
 from models.ganz.store import GanzModel, load_ganz_model, save_ganz_model
-from models.networks.ganz import GanzShape, Generator
+from models.networks.ganz import GanzShape, Generator, RandomFirstLayer
 from models.training import checkpoints
 from models.training.folders import new_model_folder
 from models.training.image.photographs import Photographs
@@ -60,6 +59,10 @@ def export_ganz_model(
     with new_model_folder(out) as draft:
         blank = Quantiser(np.array([-1.0, 1.0]))
         model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)), "")
+
+        def layers(latents: int, flags: Flags | None) -> RandomFirstLayer:
+            return model.first_layer(latents, None if flags is None else torch.from_numpy(flags))
+
         random = np.random.default_rng((seed, 3 << 20))
         least, most = generator.shape.latents, generator.shape.most_latents
         own = torch.ones(1, 1, photographs.crop, photographs.crop)
@@ -68,7 +71,10 @@ def export_ganz_model(
             share = (number + 0.5) / examples
             numbers = round(math.exp(math.log(least) + share * (math.log(most) - math.log(least))))
             x = photographs.batch(1, random)
-            z = _searched(model, x, own, numbers, search_steps, chosen=bool(number % 2))
+            tile, _ = search_tile(
+                model, layers, x, own, numbers, search_steps, chosen=bool(number % 2)
+            )
+            z = tile.z[0].numpy()
             found.append(z / TileForm.scale_of(z))
         values = np.concatenate(found)
         some = random.permutation(values)[:_SAMPLES]
@@ -77,19 +83,3 @@ def export_ganz_model(
         name = save_ganz_model(generator, scales, quantiser, counts, draft, about)
         load_ganz_model(out.name, draft)
     return name
-
-
-def _searched(
-    model: GanzModel, x: Tensor, own: Tensor, numbers: int, steps: int, *, chosen: bool
-) -> NDArray[np.float32]:
-    """Latents [d_c] of a crop x [1, 3, 128, 128], with places fixed or chosen."""
-    body, first, layer = model.generator.body, None, model.first_layer(numbers)
-    if chosen:
-        whole = model.first_layer(model.generator.shape.most_latents)
-        choice = choose_places(body, whole, x, own, numbers, steps)
-        if choice is not None:
-            flags, first = choice
-            layer = model.first_layer(first.shape[1], torch.from_numpy(flags))
-    latents = search_tile(body, layer, x, own, steps, first=first).latents
-    values: NDArray[np.float32] = latents[0].numpy()
-    return values

@@ -90,9 +90,10 @@ def _quality(text: str) -> float:
 def run_encode(args: argparse.Namespace) -> int:
     """Encode; 0 if it went well."""
     from codec.files.paths import atomic_output
-    from codec.image.photo import EncodeSettings, ImageCodec
+    from codec.image.base import ImageCodec
     from codec.image.pictures import read_picture
     from codec.image.presets import find_image_preset
+    from codec.image.settings import EncodeSettings
     from tui.batch import check_paths
     from tui.preview import preview_png
     from tui.terminal.progress import note
@@ -131,8 +132,8 @@ def run_encode(args: argparse.Namespace) -> int:
 def run_decode(args: argparse.Namespace) -> int:
     """Decode; 0 if it went well, damage that could be worked around included."""
     from codec.files.paths import atomic_output
+    from codec.image.base import ImageCodec
     from codec.image.container import read_image
-    from codec.image.photo import ImageCodec
     from codec.image.pictures import picture_bytes, save_format
     from codec.image.presets import numbered_image_preset
     from tui.batch import check_paths

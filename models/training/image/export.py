@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.device import fast_in_half
 from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
-from codec.image.container import Tile
+from codec.image.container import Area
 from codec.image.photo_encoder import search_settings
-from codec.image.tiling import Area
-from codec.image.windows import Window, WindowTask, round_latents
+from codec.image.tiling import Window, frames_of
+from codec.image.windows import PhotoTask, round_latents
 from codec.search.admm import Descent
 from models.image.store import load_image_model, save_image_model
 from models.networks.image_distance import ImageDistance
@@ -32,9 +31,8 @@ def searched_examples(
     """Searched latents of random crops at evenly spread qualities: (indices, quality) pairs."""
     random = np.random.default_rng((seed, 3 << 20))
     cells = photographs.crop // STRIDE
-    window = Window(Area(0, 0, cells, cells), (Tile(0, 0, cells, cells),))
-    size = (photographs.crop, photographs.crop)
-    half = fast_in_half(torch.device("cpu"))
+    whole = Area(0, 0, cells, cells)
+    window, size = Window(whole, (whole,)), (photographs.crop, photographs.crop)
     examples: list[Example] = []
     for k in range(count):
         x = photographs.batch(1, random)
@@ -42,14 +40,14 @@ def searched_examples(
         rate = torch.full((1,), quality / QUALITY_STEPS)
         with torch.no_grad():
             z = model.encoder(x, rate)
-        found = window.latents(round_latents(z))
+        found = frames_of(round_latents(z))
         if steps:
-            task = WindowTask(model, window, z, x, size, half)
+            task = PhotoTask(model, window, z, x, size)
             distance = ImageDistance("psnr", float(model.price(rate)))
             settings = search_settings(steps)
             descent = Descent(
                 task.networks, distance, task.target, rate, torch.ones(1), settings,
-                window.latents(z),
+                frames_of(z),
             )  # fmt: skip
             for step in range(steps):
                 descent.step(settings.step * (1.0 - 0.9 * step / steps))

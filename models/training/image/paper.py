@@ -12,8 +12,9 @@ from torch import Tensor
 
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
-from codec.image.paper import as_map, search_settings, window_networks
-from codec.image.tiling import Area
+from codec.image.container import Area
+from codec.image.paper import search_settings, window_task
+from codec.image.tiling import frames_of, map_of
 from codec.search.admm import search
 from models.image.paper import PaperDistance, PaperImageModel, save_paper_image_model
 from models.networks.discriminator import PatchDiscriminator
@@ -91,11 +92,12 @@ class PhotographSubject:
         own = cast(PaperImageModel, model)
         whole = Area(0, 0, self._cells, self._cells)
         held = x.new_zeros(1, self.shape.channels, self._cells, self._cells)
-        networks = window_networks(own, held, whole, whole)
-        none = x.new_zeros(len(x))
+        networks, none = window_task(own, whole, held, x).networks, x.new_zeros(len(x))
+        with torch.no_grad():
+            start = frames_of(own.encoder(x, none))
         settings = search_settings(own.penalty, iterations)
-        found = search(networks, self._distance, x, none, none, settings)
-        return as_map(found.indices, whole), found.cost / self._cells**2
+        found = search(networks, self._distance, x, none, none, settings, start=start)
+        return map_of(found.indices, whole), found.cost / self._cells**2
 
     def save(self, model: StaticModel, target: Path) -> str:
         """Write the model folder."""
