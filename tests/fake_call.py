@@ -22,7 +22,7 @@ import numpy as np
 from codec.errors import SottoError
 from codec.signal.samples import FloatArray
 from stream.audio.devices import DeviceNames
-from stream.call.snapshot import Arrivals, Latency, Listener, Rate, Snapshot, Spectrogram, Talker
+from stream.call.snapshot import Arrivals, Latency, Party, Rate, Snapshot, Spectrogram, Talker
 from stream.link.events import CallState, Link
 from stream.log import LogLine
 
@@ -203,7 +203,7 @@ class FakeCall:
             real_time=0.56,
         )
 
-    def _listener(self, party: int, now: float) -> Listener:
+    def _listener(self, party: int, now: float) -> Party:
         scene = self.scene
         voice = party + 1
         heard = not scene.silent and (not scene.room or party in (0, 2))
@@ -214,7 +214,7 @@ class FakeCall:
         frame = int(now / 1.024)
         spectrogram = self._spectrogram(now, voice, heard, gaps=scene.lossy)
         level = _level(spectrogram)
-        return Listener(
+        return Party(
             party=party,
             name=NAMES[party],
             fingerprint=PEER_KEY,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import queue
+import threading
 import time
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +19,11 @@ from codec.packet import unpack
 from codec.speech.codec import SpeechCodec
 from stream.audio.devices import DeviceNames
 from stream.audio.sinks import NullSink
-from stream.audio.sources import FileSource, Silence
-from stream.call.call import Call, CallSettings, Surroundings
-from stream.call.sender import Gate, Speaking
-from stream.call.warmup import warm_up
+from stream.audio.slots import SoundSystem, input_slot
+from stream.audio.sources import FileSource, Source
+from stream.call.call import Call, CallSettings, warm_up
+from stream.call.sender import Sender
+from stream.call.snapshot import Party
 from stream.link.events import (
     AudioArrived,
     CallState,
@@ -38,30 +42,37 @@ CLIP = Path(__file__).parent / "clips" / "librispeech-6930.flac"
 class Wire:
     """One end of an in-memory connection."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, peer: bool = True) -> None:
+        """peer: whether somebody is there from the start."""
         self.name = name
+        self.peer = peer
         self.other: Wire | None = None
-        self.queue: queue.Queue[Event] = queue.Queue(100)
+        self._reports: queue.Queue[tuple[Event, ...]] = queue.Queue(100)
         self.presets: list[str] = []
         self.closed: str | None = None
 
     def start(self) -> None:
-        self.queue.put(StateChanged(CallState.TALKING, ""))
-        self.queue.put(Joined(1, f"not {self.name}", "2k", "aaaa-bbbb"))
+        self.give(StateChanged(CallState.TALKING, ""))
+        if self.peer:
+            self.give(Joined(1, f"not {self.name}", "2k", "aaaa-bbbb"))
 
     def send(self, packet: bytes, captured: float, capture: float | None) -> bool:
         assert self.other is not None
         if self.other.closed is not None:
             return False
-        self.other.queue.put(AudioArrived(1, packet, captured, time.monotonic(), capture))
+        self.other.give(AudioArrived(1, packet, captured, time.monotonic(), capture))
         return True
+
+    def give(self, *events: Event) -> None:
+        """Report all of these at once."""
+        self._reports.put(events)
 
     def announce_preset(self, preset: str) -> None:
         self.presets.append(preset)
 
     def events(self, timeout: float) -> list[Event]:
         try:
-            return [self.queue.get(timeout=timeout)]
+            return list(self._reports.get(timeout=timeout))
         except queue.Empty:
             return []
 
@@ -81,7 +92,7 @@ class Wire:
         if self.closed is None:
             self.closed = reason
             assert self.other is not None
-            self.other.queue.put(Left(1, reason))
+            self.other.give(Left(1, reason))
 
 
 class CollectingSink(NullSink):
@@ -96,20 +107,20 @@ class CollectingSink(NullSink):
         super().write(samples)
 
 
-def wires() -> tuple[Wire, Wire]:
+def wires(peer: bool = True) -> tuple[Wire, Wire]:
     """Both ends of a connection."""
-    one, two = Wire("one"), Wire("two")
+    one, two = Wire("one", peer), Wire("two", peer)
     one.other, two.other = two, one
     return one, two
 
 
-def no_devices() -> Surroundings:
+def no_devices() -> SoundSystem:
     """A machine without sound."""
 
-    def none(name: str) -> FileSource:
+    def none(name: str) -> Any:
         raise BadInput(f"no device {name}")
 
-    return Surroundings(none, none, lambda: DeviceNames((), ()))  # type: ignore[arg-type]
+    return SoundSystem(none, none, DeviceNames, DeviceNames)
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +138,8 @@ def make(codec, wire, sink=None, clip=CLIP, log=None, **settings) -> Call:
         FileSource(clip),
         sink or CollectingSink(),
         CallSettings("2k", iterations=2, **settings),
-        no_devices(),
         Journal(log),
+        no_devices(),
     )
 
 
@@ -152,6 +163,27 @@ def wait_until(condition, seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+def parties(call: Call) -> tuple[Party, ...]:
+    return call.snapshot().listeners
+
+
+def likeness(said: np.ndarray, heard: np.ndarray) -> list[float]:
+    """How well each second of the one is found somewhere in the other, 0..1.
+
+    By envelopes of 50 ms: codecs keep them, whatever they do to the waveform. Second by second, as
+    a machine that is busy with other things may have to stretch the sound in between.
+    """
+    a, b = (np.sqrt(np.convolve(x**2, np.ones(800), "same")[::160]) for x in (said, heard))
+    found = []
+    for at in range(0, len(a) - 100, 100):
+        part = a[at : at + 100] - a[at : at + 100].mean()
+        windows = np.lib.stride_tricks.sliding_window_view(b, 100)
+        norms = 10.0 * windows.std(axis=1) * np.linalg.norm(part)
+        found.append(float((windows @ part / np.maximum(norms, 1e-3)).max()))
+    print("likeness", found)
+    return found
+
+
 def test_what_is_said_is_heard(codec, tmp_path):
     one, two = wires()
     ear = CollectingSink()
@@ -163,23 +195,16 @@ def test_what_is_said_is_heard(codec, tmp_path):
         with AudioReader(CLIP) as reader:
             said = np.concatenate(list(reader))
         frames = -(-len(said) // 16384)
-        wait_until(lambda: talker.snapshot().talker.frames >= frames)
-        time.sleep(2.0)
+        # The silence after the clip is sent, too; when it arrives, the clip has been played.
+        wait_until(lambda: parties(hearer) and parties(hearer)[0].arrivals.received >= frames + 3)
         seen = hearer.snapshot()
     finally:
         talker.close()
         hearer.close()
-    heard = np.concatenate(ear.played)
-    # Envelopes of 50 ms: codecs keep them, whatever they do to the waveform. A machine that is
-    # busy with other things may have to stretch the sound somewhere.
-    a, b = (np.sqrt(np.convolve(x**2, np.ones(800), "same")[::160]) for x in (said, heard))
-    likeness = np.correlate(b, a, "valid") / np.linalg.norm(a)
-    best = int(likeness.argmax())
-    assert likeness[best] / np.linalg.norm(b[best : best + len(a)]) > 0.8, best
-    (listener,) = seen.listeners
-    assert listener.arrivals.received >= frames
-    assert listener.arrivals.lost == listener.arrivals.rejected == 0
-    assert listener.latency.total is not None and 1.0 < listener.latency.total < 4.0
+    assert median(likeness(said, np.concatenate(ear.played))) > 0.8
+    (party,) = seen.listeners
+    assert party.arrivals.lost == party.arrivals.rejected == 0
+    assert party.latency.total is not None and 1.0 < party.latency.total < 4.0
     assert seen.talker.frames > 0 and 500 < seen.talker.rate.average < 2600
     with AudioReader(tmp_path / "call.wav") as reader:
         recorded = sum(len(block) for block in reader)
@@ -190,15 +215,13 @@ def test_hanging_up_ends_the_other_side_too(pair):
     one, two = pair
     wait_until(lambda: one.snapshot().state is CallState.TALKING)
     one.hang_up()
-    assert one.wait(1.0)
+    assert one.wait(30.0)
     one.close()
-    assert two.wait(10.0)
+    assert two.wait(30.0)
     assert two.snapshot().state is CallState.ENDED
     two.close()
-    for call in (one, two):
-        threads = [call._thread, call._speaking._thread, call._cards._thread]
-        threads += call._hearing._threads
-        assert [thread.name for thread in threads if thread.is_alive()] == []
+    alive = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in alive if name.startswith("sotto-")]
 
 
 def test_the_log_is_whole_when_the_call_is_closed(codec):
@@ -263,10 +286,38 @@ def test_a_file_that_is_over_hangs_up_when_asked_to(codec):
     other.start()
     try:
         assert short.wait(30.0)
-        assert short.snapshot().reason == "all was said"
+        assert short.snapshot().reason == "the file has been sent"
     finally:
         short.close()
         other.close()
+
+
+class Dictated(Source):
+    """Gives at once what it is told to, and says when all of it has been worked on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: queue.Queue[np.ndarray] = queue.Queue()
+        self._asked = 0
+
+    def start(self) -> None:
+        pass
+
+    stop = start
+
+    def say(self, samples: np.ndarray) -> None:
+        for at in range(0, len(samples), 640):
+            self._waiting.put(samples[at : at + 640])
+        wait_until(self._waiting.empty, 60.0)
+        asked = self._asked
+        wait_until(lambda: self._asked > asked)
+
+    def _take(self, most: int) -> tuple[np.ndarray, float]:
+        try:
+            return self._waiting.get_nowait(), time.monotonic()
+        except queue.Empty:
+            self._asked += 1
+            return np.zeros(0, np.float32), 0.0
 
 
 def test_the_next_caller_hears_nothing_of_what_was_said_to_the_last_one(codec):
@@ -276,22 +327,24 @@ def test_the_next_caller_hears_nothing_of_what_was_said_to_the_last_one(codec):
         packets.append(packet)
         return True
 
-    speaking = Speaking(codec, Silence(), send, Journal(), Gate(), iterations=1, tail=0.0)
+    source, journal = Dictated(), Journal()
+    slot = input_slot(source, no_devices(), journal)
+    sender = Sender(codec, slot, send, journal, iterations=1, tail=0.0)
     with AudioReader(CLIP) as reader:
         speech = np.concatenate(list(reader))[16_000 : 16_000 + 16_384 * 3 // 2]
-
-    def take(samples: np.ndarray) -> None:
-        for at in range(0, len(samples), 640):
-            speaking._take(samples[at : at + 640], time.monotonic())
-
-    speaking.call(True)
-    take(speech)
-    said = len(packets)
-    assert said == 1
-    speaking.call(False)
-    take(np.zeros(16_000, np.float32))
-    speaking.call(True)
-    take(np.zeros(2 * 16_384, np.float32))
+    sender.start()
+    try:
+        sender.call(True)
+        source.say(speech)
+        said = len(packets)
+        assert said == 1
+        sender.call(False)
+        source.say(np.zeros(16_000, np.float32))
+        sender.call(True)
+        source.say(np.zeros(2 * 16_384, np.float32))
+    finally:
+        sender.stop()
+    assert sender.failure is None
     assert len(packets) > said
     decoder = codec.decoder()
     parts = [decoder.push(unpack(packet)) for packet in packets[said:]]
@@ -299,21 +352,26 @@ def test_the_next_caller_hears_nothing_of_what_was_said_to_the_last_one(codec):
     assert np.abs(heard).max() < 1e-3
 
 
-def test_whoever_comes_when_all_others_have_left_is_a_new_call(codec, monkeypatch):
+@pytest.mark.parametrize("room", [False, True])
+def test_whoever_comes_when_all_others_have_left_is_a_new_call(codec, monkeypatch, room):
     """Also while those are still heard to the end; one that comes back, or joins a room, is not."""
-    for room in (False, True):
-        one, _ = wires()
-        call = make(codec, one, lasting=True, room=room)
-        asked: list[bool] = []
-        monkeypatch.setattr(call._speaking, "call", asked.append)
-        for _ in range(2):
-            call._take(Joined(1, "ann", "2k", ""))
-        assert asked == [False, True, True]
-        call._take(Left(1, "bye"))
-        call._take(Joined(1, "bob", "2k", ""))
-        assert asked[3:] == [False, True]
-        call._take(Joined(2, "eve", "2k", ""))
-        assert asked[5:] == ([True] if room else [False, True])
+    one, _ = wires(peer=False)
+    asked: list[bool] = []
+    monkeypatch.setattr(Sender, "call", lambda sender, wanted: asked.append(wanted))
+    call = make(codec, one, lasting=True, room=room)
+    call.start()
+    try:
+        for expected, events in (
+            ([False, True, True], [Joined(1, "ann", "2k", "")] * 2),
+            ([False, True], [Left(1, "bye"), Joined(1, "bob", "2k", "")]),
+            ([True] if room else [False, True], [Joined(2, "eve", "2k", "")]),
+        ):
+            asked.clear()
+            one.give(*events)
+            wait_until(lambda: len(asked) >= len(expected))  # noqa: B023
+            assert asked == expected
+    finally:
+        call.close()
 
 
 def test_a_connection_that_never_returns_is_given_up(codec):
@@ -321,7 +379,7 @@ def test_a_connection_that_never_returns_is_given_up(codec):
     call = make(codec, one, patience=0.3)
     call.start()
     try:
-        one.queue.put(StateChanged(CallState.RECONNECTING, "nothing heard"))
+        one.give(StateChanged(CallState.RECONNECTING, "nothing heard"))
         assert call.wait(10.0)
         assert call.snapshot().state is CallState.ENDED
         assert "gone" in call.snapshot().reason
@@ -335,8 +393,8 @@ def test_refusal_ends_the_call_with_its_reason(codec, state):
     call = make(codec, one)
     call.start()
     try:
-        one.queue.put(Notice("warning", "a notice"))
-        one.queue.put(StateChanged(state, "the listener does not know our key"))
+        one.give(Notice("warning", "a notice"))
+        one.give(StateChanged(state, "the listener does not know our key"))
         assert call.wait(10.0)
         assert call.snapshot().state is state
         assert "does not know" in call.snapshot().reason
@@ -351,7 +409,7 @@ def test_a_lasting_listener_waits_for_the_next_caller(codec):
     call.start()
     try:
         wait_until(lambda: call.snapshot().listeners)
-        one.queue.put(Left(1, "bye"))
+        one.give(Left(1, "bye"))
         wait_until(lambda: not call.snapshot().listeners)
         assert not call.wait(0.2)
     finally:

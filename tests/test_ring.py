@@ -15,7 +15,7 @@ from codec.errors import BadInput
 from stream.audio.ring import SampleRing
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["write", "read_into", "read", "skip"]), st.integers(0, 40)),
+    st.tuples(st.sampled_from(["write", "read_into", "read"]), st.integers(0, 40)),
     max_size=60,
 )
 
@@ -41,14 +41,9 @@ def test_behaves_like_a_bounded_deque(capacity, actions):
             assert out[:got].tolist() == [model.popleft() for _ in range(got)]
             assert (out[got:] == -1.0).all()
             missing += count - got
-        elif action == "read":
+        else:
             expected = [model.popleft() for _ in range(min(count, len(model)))]
             assert ring.read(count).tolist() == expected
-        else:
-            gone = min(count, len(model))
-            assert ring.skip(count) == gone
-            for _ in range(gone):
-                model.popleft()
         assert ring.available == len(model)
         assert ring.room == capacity - len(model)
         assert (ring.dropped, ring.missing) == (dropped, missing)

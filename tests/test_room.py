@@ -18,11 +18,11 @@ import pytest
 
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.codec import SpeechCodec
-from stream.audio.sinks import NullSink
-from stream.call import snapshot
-from stream.call.receiver import Hearing
-from stream.call.remote_stream import Voice
-from stream.call.snapshot import Arrivals, Latency, Rate, no_spectrogram
+from stream.audio.sinks import NullSink, Sink
+from stream.audio.slots import DeviceSlot, SoundSystem, output_slot
+from stream.call.receiver import Receiver
+from stream.call.remote_stream import RemoteStream
+from stream.call.snapshot import Arrivals, Party
 from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.endpoint import Endpoint
@@ -48,21 +48,24 @@ NO_CODEC = cast(SpeechCodec, None)
 
 
 class Tone:
-    """A voice whose packets name a tone. cost: seconds of decoding per second of sound."""
+    """A remote stream whose packets name a tone. cost: seconds of decoding per second of sound."""
 
-    def __init__(self, cost: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, party: int, cost: Callable[[], float]) -> None:
+        self.party = party
+        self.name = self.fingerprint = self.preset = ""
+        self.joined = time.monotonic()
+        self.capture: float | None = None
+        self.skipped = False
         self._packets: deque[bytes] = deque(maxlen=8)
         self._cost = cost
         self._hertz = self._left = self._at = 0
         self._received = 0
-        self.left_off = 0
 
     def arrive(self, packet: bytes, captured: float | None, arrived: float) -> None:
         self._packets.append(packet)
         self._received += 1
 
-    def leave_off(self) -> None:
-        self.left_off += 1
+    def pause(self) -> None:
         self._packets.clear()
 
     def work(self) -> bool:
@@ -84,20 +87,14 @@ class Tone:
     def pending(self) -> bool:
         return bool(self._packets)
 
-    def arrivals(self) -> Arrivals:
-        return Arrivals(received=self._received)
-
-    def latency(self) -> Latency:
-        return Latency()
-
-    spectrogram = staticmethod(no_spectrogram)
-    active = True
-
-    def level_db(self) -> float:
-        return -20.0
-
-    def rate(self) -> Rate:
-        return Rate()
+    def snapshot(self) -> Party:
+        return Party(
+            self.party,
+            self.name,
+            preset=self.preset,
+            heard=not self.skipped,
+            arrivals=Arrivals(received=self._received),
+        )
 
     def real_time(self) -> float:
         return self._cost()
@@ -124,20 +121,28 @@ class Ear(NullSink):
         return {hertz for hertz in TONES if spectrum[hertz // 2] > LEVEL / 4}
 
 
-class Party:
+class Side:
     """One end: says its tone four times a second, and plays the mix of what it hears."""
 
-    def __init__(self, endpoint: Endpoint, tone: int, make: Callable[[], Tone] = Tone) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tone: int, cost: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.endpoint, self.tone = endpoint, tone
         self.ear, self.journal = Ear(), Journal()
         self.present: dict[int, str] = {}
         self.states: list[StateChanged] = []
-        self.hearing = Hearing(NO_CODEC, self.ear, self.journal, voice=lambda: cast(Voice, make()))
+        slot: DeviceSlot[Sink] = output_slot(self.ear, SoundSystem(), self.journal)
+        self.receiver = Receiver(
+            NO_CODEC,
+            slot,
+            self.journal,
+            stream=lambda codec, party: cast(RemoteStream, Tone(party, cost)),
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Party:
-        self.hearing.start()
+    def __enter__(self) -> Side:
+        self.receiver.start()
         self.endpoint.start()
         self._thread.start()
         return self
@@ -146,11 +151,11 @@ class Party:
         self._stop.set()
         self._thread.join(5.0)
         self.endpoint.close("bye")
-        self.hearing.stop()
+        self.receiver.stop()
 
-    def listeners(self) -> dict[str, snapshot.Listener]:
-        found = self.hearing.snapshot(time.monotonic(), 0, self.endpoint)
-        return {listener.name: listener for listener in found}
+    def listeners(self) -> dict[str, Party]:
+        found = self.receiver.snapshot(time.monotonic(), 0, self.endpoint)
+        return {party.name: party for party in found}
 
     def log(self) -> str:
         return "\n".join(line.text for line in self.journal.after(-1))
@@ -160,15 +165,15 @@ class Party:
         while not self._stop.is_set():
             for event in self.endpoint.events(0.02):
                 if isinstance(event, AudioArrived):
-                    self.hearing.arrive(event)
+                    self.receiver.arrive(event)
                 elif isinstance(event, Joined):
                     self.present[event.party] = event.name
-                    self.hearing.join(event.party, event.name, "", event.preset)
+                    self.receiver.join(event)
                 elif isinstance(event, Left):
                     self.present.pop(event.party, None)
-                    self.hearing.leave(event.party)
+                    self.receiver.leave(event.party)
                 elif isinstance(event, PresetChanged):
-                    self.hearing.set_preset(event.party, event.preset)
+                    self.receiver.set_preset(event.party, event.preset)
                 elif isinstance(event, StateChanged):
                     self.states.append(event)
             now = time.monotonic()
@@ -186,13 +191,13 @@ def eventually(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
-def hears(party: Party, everyone: list[Party]) -> None:
+def hears(party: Side, everyone: list[Side]) -> None:
     """Wait until a party hears all the others, and not itself."""
     others = {other.tone for other in everyone if other is not party}
     eventually(lambda: party.ear.tones() == others, f"{party.tone} hears {others}")
 
 
-def misses(party: Party, leaver: Party, left: int) -> None:
+def misses(party: Side, leaver: Side, left: int) -> None:
     """Wait until a party does not hear another any more, and knows that it has left."""
     eventually(lambda: leaver.tone not in party.ear.tones(), "the leaver is silent")
     eventually(lambda: len(party.present) == left, "the leaver has left")
@@ -204,14 +209,14 @@ def stack():
         yield stack
 
 
-def hub(stack: contextlib.ExitStack, make: Callable[[], Tone] = Tone) -> Party:
+def hub(stack: contextlib.ExitStack, cost: Callable[[], float] = lambda: 0.0) -> Side:
     endpoint = Listener("127.0.0.1:0", replace(OFFER, name="hub"), Security(), room=True)
-    return stack.enter_context(Party(endpoint, TONES[0], make))
+    return stack.enter_context(Side(endpoint, TONES[0], cost))
 
 
-def guest(stack: contextlib.ExitStack, port: int, number: int) -> Party:
+def guest(stack: contextlib.ExitStack, port: int, number: int) -> Side:
     offer = replace(OFFER, name=f"guest {number}", room=True)
-    return stack.enter_context(Party(Caller("127.0.0.1", port, offer, Security()), TONES[number]))
+    return stack.enter_context(Side(Caller("127.0.0.1", port, offer, Security()), TONES[number]))
 
 
 def test_eight_hear_each_other_a_ninth_is_refused_and_a_place_is_free_when_one_leaves(stack):
@@ -238,7 +243,7 @@ def test_eight_hear_each_other_a_ninth_is_refused_and_a_place_is_free_when_one_l
         hears(party, everyone)
     for party in everyone:
         heard = party.listeners().values()
-        assert all(listener.heard and listener.arrivals.received > 0 for listener in heard)
+        assert all(party.heard and party.arrivals.received > 0 for party in heard)
 
 
 def test_who_cannot_be_decoded_is_not_heard_and_is_heard_again_when_there_is_time(
@@ -247,7 +252,7 @@ def test_who_cannot_be_decoded_is_not_heard_and_is_heard_again_when_there_is_tim
     for name, value in (("PATIENCE", 0.5), ("SETTLE", 1.0), ("CALM", 1.0)):
         monkeypatch.setattr(f"stream.call.capacity.{name}", value)
     cost = [0.55]
-    first = hub(stack, lambda: Tone(lambda: cost[0]))
+    first = hub(stack, lambda: cost[0])
     port = first.endpoint.port  # type: ignore[attr-defined]
     one = guest(stack, port, 1)
     eventually(lambda: first.ear.tones() == {one.tone}, "the first guest is heard")

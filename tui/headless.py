@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from codec.files.paths import PIPE, display_name, os_errors, reason
-from stream.call.statistics import to_json, to_line
 
 if TYPE_CHECKING:
     from stream.call.call import Call
@@ -32,7 +31,7 @@ class Statistics:
         if self._file is None:
             return
         try:
-            self._file.write(to_json(snapshot) + "\n")
+            self._file.write(snapshot.to_json() + "\n")
             self._file.flush()
         except (OSError, ValueError) as error:
             self._file = None
@@ -87,3 +86,25 @@ def follow(
             statistics.write(snapshot, warn)
         if status is not None:
             status.show(to_line(snapshot))
+
+
+def to_line(snapshot: Snapshot) -> str:
+    """What matters most, for a terminal of 80 columns or more."""
+    talker = snapshot.talker
+    minutes, seconds = divmod(int(snapshot.seconds), 60)
+    parts = [f"{minutes:02d}:{seconds:02d} {snapshot.state.value}"]
+    if talker.frames:
+        dropped = f" dropped {snapshot.link.dropped}" if snapshot.link.dropped else ""
+        parts.append(f"out {talker.rate.now:.0f} bit/s {talker.steps} steps{dropped}")
+    for party in snapshot.listeners:
+        if not party.heard:
+            parts.append("in not heard")
+            continue
+        arrivals, total = party.arrivals, party.latency.total
+        preset = f" {party.preset}" if party.preset else ""
+        delay = "-" if total is None else f"{1000 * total:.0f} ms"
+        parts.append(
+            f"in{preset} {party.rate.now:.0f} bit/s lost {arrivals.lost}"
+            f" late {arrivals.late + arrivals.partly_late} delay {delay}"
+        )
+    return " | ".join(parts)

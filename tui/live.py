@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
     from stream.audio.sinks import Sink
     from stream.audio.sources import Source
-    from stream.call.call import Call, CallSettings, Surroundings
+    from stream.call.call import Call, CallSettings
     from stream.link.authentication import Security
     from stream.link.endpoint import Endpoint
     from stream.link.events import Offer
@@ -146,23 +146,6 @@ def _suggesting(way_out: str) -> Iterator[None]:
         raise BadInput(f"{error} ({way_out} does without)") from error
 
 
-def surroundings() -> Surroundings:
-    """This machine's microphones and loudspeakers."""
-    from stream.audio.devices import DeviceNames, list_devices, look, refresh
-    from stream.audio.sinks import Loudspeaker
-    from stream.audio.sources import Microphone
-    from stream.call.call import Surroundings
-
-    def devices() -> DeviceNames:
-        found = list_devices()
-        return DeviceNames(
-            inputs=tuple(device.name for device in found if device.inputs),
-            outputs=tuple(device.name for device in found if device.outputs),
-        )
-
-    return Surroundings(Microphone, Loudspeaker, devices, lambda: DeviceNames(*look()), refresh)
-
-
 def security(args: argparse.Namespace) -> Security:
     """The keys to use. Raises BadInput when one that was asked for cannot be read."""
     from stream.link.authentication import Security
@@ -213,7 +196,7 @@ def run(
         if impairment is not None:
             endpoint.impair(impairment)
         journal = Journal(log)
-        call = Call(codec, endpoint, source, sink, settings, surroundings(), journal)
+        call = Call(codec, endpoint, source, sink, settings, journal)
         call.start()
         try:
             if args.record:
@@ -274,7 +257,7 @@ def _load(args: argparse.Namespace) -> SpeechCodec:
     from threadpoolctl import threadpool_limits
 
     from codec.speech.codec import SpeechCodec
-    from stream.call.warmup import warm_up
+    from stream.call.call import warm_up
     from tui.terminal.progress import Progress
 
     threads = args.threads or max((os.cpu_count() or 1) // 2, 1)

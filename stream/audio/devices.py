@@ -1,4 +1,4 @@
-"""The audio devices of this machine: which there are, what they accept, and finding one by name.
+"""Audio devices: which this machine has, finding one by name, opening a stream on one.
 
 PortAudio (through sounddevice) is loaded only here and only when asked for, so that everything
 else works on machines without a sound system. What PortAudio, ALSA and PulseAudio print by
@@ -8,6 +8,7 @@ loaded, unless SOTTO_DEBUG is set.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -15,19 +16,26 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from codec.errors import SottoError
 from codec.files.paths import display_name
-from codec.signal.samples import SAMPLE_RATE
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.pacing import Clock
 
 # What `sotto devices` asks for: ours, and the two that hardware has.
 PROBED_RATES = (16_000, 44_100, 48_000)
 
+STALLED = 2.0  # seconds: a sound card that has not called for this long is gone
+
 Direction = Literal["input", "output"]
+Callback = Callable[[FloatArray, Any, Any, float], None]
+AnyDevice = TypeVar("AnyDevice", bound="Device")
 
 _LOOK_SECONDS = 20.0
 # What `look` asks a new process, which finds modules where we do. Until told so it looks in the
@@ -35,8 +43,9 @@ _LOOK_SECONDS = 20.0
 _LOOK = """
 import sys
 sys.path[:] = sys.argv[1:]
-from stream.audio.devices import print_names
-print_names()
+import json
+from stream.audio.devices import known
+print(json.dumps([known().inputs, known().outputs]))
 """
 _system = threading.RLock()  # PortAudio must not be asked while it is initialised anew
 
@@ -46,7 +55,7 @@ class AudioDeviceError(SottoError):
 
 
 @dataclass(frozen=True)
-class AudioDevice:
+class DeviceInfo:
     """One device as the sound system describes it.
 
     index: PortAudio's number, for as long as the program runs; inputs, outputs: channels;
@@ -65,10 +74,6 @@ class AudioDevice:
     input_rates: tuple[int, ...] = ()
     output_rates: tuple[int, ...] = ()
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        return asdict(self)
-
     def channels(self, direction: Direction) -> int:
         """How many channels it has in one direction."""
         return self.inputs if direction == "input" else self.outputs
@@ -80,6 +85,119 @@ class DeviceNames:
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+
+    def of(self, direction: Direction) -> tuple[str, ...]:
+        """Those of one direction."""
+        return self.inputs if direction == "input" else self.outputs
+
+
+class Device(ABC):
+    """What a call reads samples from or writes them to: a sound card, a file, a pipe or nothing.
+
+    Attributes: name (for people), is_card (whether it is a sound card), latency (seconds between
+    the air and the program, as far as known), gaps (times that samples were lost or missing),
+    error (None, or one line about what broke).
+    """
+
+    name = ""
+    latency = 0.0
+    is_card = False
+
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+        self.gaps = 0
+        self.error: str | None = None
+        self._clock = clock
+
+    @abstractmethod
+    def start(self) -> None:
+        """Open it. Raises AudioDeviceError or BadInput."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Close it at once; may be called twice."""
+
+    def __enter__(self: AnyDevice) -> AnyDevice:
+        self.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.stop()
+
+
+class CardStream:
+    """A stream of 32-bit samples from or to a sound card.
+
+    wanted: index, name, part of a name, None for the default. Raises AudioDeviceError when made
+    if there is no such device.
+    """
+
+    def __init__(self, wanted: str | int | None, direction: Direction, clock: Clock) -> None:
+        self.info = choose(wanted, direction, list_devices())
+        self.latency = 0.0  # seconds, the sound system's share
+        self._direction: Direction = direction
+        self._clock = clock
+        self._stream: Any = None
+
+    def settings(self) -> tuple[int, int]:
+        """(sample rate in Hz, channels) to open it with, as near to 16 kHz mono as it goes.
+
+        Raises AudioDeviceError if it accepts nothing that was tried, with its reason.
+        """
+        why = "no reason given"
+        rates = dict.fromkeys((SAMPLE_RATE, self.info.native_rate, 48_000, 44_100))
+        counts = _channel_counts(self.info.channels(self._direction))
+        for rate, channels in product(rates, counts):
+            refusal = _refusal(self.info.index, self._direction, rate, channels)
+            if refusal is None:
+                return rate, channels
+            why = refusal
+        raise AudioDeviceError(f"cannot open {self._direction} device {self.info.name}: {why}")
+
+    def open(self, rate: int, channels: int, latency: float, callback: Callback) -> None:
+        """Start blocks of 10 ms; latency: seconds to ask the sound system for.
+
+        callback(samples [n, channels], PortAudio's times, its flags, now) may only copy.
+        Raises AudioDeviceError.
+        """
+
+        def called(samples: FloatArray, frames: int, times: Any, status: Any) -> None:
+            self._called = self._clock()
+            callback(samples, times, status, self._called)
+
+        sound = sound_system()
+        recording = self._direction == "input"
+        kind = sound.InputStream if recording else sound.OutputStream
+        self._called, self.latency = self._clock(), latency
+        try:
+            self._stream = kind(
+                device=self.info.index,
+                samplerate=rate,
+                channels=channels,
+                blocksize=rate // 100,
+                latency=latency,
+                dtype="float32",
+                callback=called,
+            )
+            self.latency = float(self._stream.latency)
+            self._stream.start()
+        except sound.PortAudioError as error:
+            self.close()
+            what = "record from" if recording else "play on"
+            raise AudioDeviceError(f"cannot {what} {self.info.name}: {one_line(error)}") from error
+
+    def close(self) -> None:
+        """Stop at once; may be called twice."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(Exception):
+                stream.abort()
+            with contextlib.suppress(Exception):
+                stream.close()
+
+    def gone(self) -> bool:
+        """Whether the card no longer calls."""
+        stream = self._stream
+        return stream is None or not stream.active or self._clock() - self._called > STALLED
 
 
 @functools.cache
@@ -102,18 +220,51 @@ def sound_system() -> Any:
     return sounddevice
 
 
-def list_devices(*, probe: bool = False) -> tuple[AudioDevice, ...]:
+def list_devices(*, probe: bool = False) -> tuple[DeviceInfo, ...]:
     """All devices, none at all on a machine without sound cards.
 
     probe: ask each which of PROBED_RATES it accepts, which opens it for a moment.
     Raises AudioDeviceError if there is no sound system to ask.
     """
     with _system:
-        return _list_devices(probe)
+        sound = sound_system()
+        try:
+            apis = [str(api["name"]) for api in sound.query_hostapis()]
+            default_input, default_output = sound.default.device
+            described = list(sound.query_devices())
+        except sound.PortAudioError as error:
+            raise AudioDeviceError(f"cannot list audio devices: {one_line(error)}") from error
+        devices = []
+        for index, about in enumerate(described):
+            inputs, outputs = int(about["max_input_channels"]), int(about["max_output_channels"])
+            devices.append(
+                DeviceInfo(
+                    index=index,
+                    name=display_name(str(about["name"])),
+                    host_api=apis[about["hostapi"]],
+                    inputs=inputs,
+                    outputs=outputs,
+                    default_input=index == default_input,
+                    default_output=index == default_output,
+                    native_rate=round(about["default_samplerate"]),
+                    input_rates=_accepted(index, inputs, "input") if probe else (),
+                    output_rates=_accepted(index, outputs, "output") if probe else (),
+                )
+            )
+        return tuple(devices)
 
 
-def look() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the inputs and outputs there are now, as a new process sees them.
+def known() -> DeviceNames:
+    """The devices that this process knows. Raises AudioDeviceError."""
+    found = list_devices()
+    return DeviceNames(
+        tuple(device.name for device in found if device.inputs),
+        tuple(device.name for device in found if device.outputs),
+    )
+
+
+def look() -> DeviceNames:
+    """The devices there are now, as a new process sees them.
 
     Takes a moment, and disturbs no stream. Raises AudioDeviceError if that cannot be found out.
     """
@@ -126,9 +277,9 @@ def look() -> tuple[tuple[str, ...], tuple[str, ...]]:
             timeout=_LOOK_SECONDS,
             check=True,
         )
-        found = json.loads(answer.stdout)
-        return tuple(map(str, found["inputs"])), tuple(map(str, found["outputs"]))
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
+        inputs, outputs = json.loads(answer.stdout)
+        return DeviceNames(tuple(map(str, inputs)), tuple(map(str, outputs)))
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
         raise AudioDeviceError("cannot look for audio devices") from error
 
 
@@ -143,37 +294,9 @@ def refresh() -> None:
             raise AudioDeviceError(f"PortAudio does not start again: {one_line(error)}") from error
 
 
-def _list_devices(probe: bool) -> tuple[AudioDevice, ...]:
-    sound = sound_system()
-    try:
-        apis = [str(api["name"]) for api in sound.query_hostapis()]
-        default_input, default_output = sound.default.device
-        described = list(sound.query_devices())
-    except sound.PortAudioError as error:
-        raise AudioDeviceError(f"cannot list audio devices: {one_line(error)}") from error
-    devices = []
-    for index, about in enumerate(described):
-        inputs, outputs = int(about["max_input_channels"]), int(about["max_output_channels"])
-        devices.append(
-            AudioDevice(
-                index=index,
-                name=display_name(str(about["name"])),
-                host_api=apis[about["hostapi"]],
-                inputs=inputs,
-                outputs=outputs,
-                default_input=index == default_input,
-                default_output=index == default_output,
-                native_rate=round(about["default_samplerate"]),
-                input_rates=_accepted(index, inputs, "input") if probe else (),
-                output_rates=_accepted(index, outputs, "output") if probe else (),
-            )
-        )
-    return tuple(devices)
-
-
 def choose(
-    wanted: str | int | None, direction: Direction, devices: Sequence[AudioDevice]
-) -> AudioDevice:
+    wanted: str | int | None, direction: Direction, devices: Sequence[DeviceInfo]
+) -> DeviceInfo:
     """The device meant by an index, a name, a part of a name (any case), or None: the default.
 
     A whole name wins over parts of others. Raises AudioDeviceError with what there is to choose
@@ -203,26 +326,6 @@ def choose(
             f"{shown} names several {direction} devices: {_listing(matches)}; say the number"
         )
     raise AudioDeviceError(f"no {direction} device matches {shown}; there are: {_listing(fit)}")
-
-
-def find(wanted: str | int | None, direction: Direction) -> AudioDevice:
-    """`choose` among this machine's devices."""
-    return choose(wanted, direction, list_devices())
-
-
-def stream_settings(device: AudioDevice, direction: Direction) -> tuple[int, int]:
-    """(sample rate in Hz, channels) to open a device with, as near to 16 kHz mono as it goes.
-
-    Raises AudioDeviceError if it accepts nothing that was tried, with its reason.
-    """
-    why = "no reason given"
-    rates = dict.fromkeys((SAMPLE_RATE, device.native_rate, 48_000, 44_100))
-    for rate, channels in product(rates, _channel_counts(device.channels(direction))):
-        refusal = _refusal(device.index, direction, rate, channels)
-        if refusal is None:
-            return rate, channels
-        why = refusal
-    raise AudioDeviceError(f"cannot open {direction} device {device.name}: {why}")
 
 
 def one_line(error: BaseException) -> str:
@@ -258,7 +361,7 @@ def _refusal(index: int, direction: Direction, rate: int, channels: int) -> str 
     return None
 
 
-def _listing(devices: Sequence[AudioDevice]) -> str:
+def _listing(devices: Sequence[DeviceInfo]) -> str:
     shown = ", ".join(f"{d.index} {d.name}" for d in devices[:8])
     return shown + (f" and {len(devices) - 8} more" if len(devices) > 8 else "")
 
@@ -281,13 +384,3 @@ def _silence_c_libraries() -> None:
         return  # another C library: its noise is better than no sound
     if nowhere:
         pointer.value = nowhere
-
-
-def print_names() -> None:
-    """Print the names of inputs and outputs, as JSON. Raises AudioDeviceError."""
-    devices = list_devices()
-    names = {
-        "inputs": [device.name for device in devices if device.inputs],
-        "outputs": [device.name for device in devices if device.outputs],
-    }
-    print(json.dumps(names))

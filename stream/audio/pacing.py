@@ -11,14 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-import numpy as np
-
-from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.signal.samples import SAMPLE_RATE
 
 Clock = Callable[[], float]
-
-_PEAK_WINDOW = 0.1
-_QUIETEST_DB = -100.0
 
 
 class Pacer:
@@ -68,7 +63,7 @@ class SampleClock:
 
     A first-order tracker: between stamps time runs at the nominal rate, each stamp pulls by a
     small share of its error, and a stamp far off (samples were lost, or the first stamps of a
-    stream were nonsense) restarts it. Used by one thread.
+    stream were nonsense) restarts it. One thread stamps and one asks.
 
     rate: Hz. gain: the share of the error taken up per stamp; drift of r seconds per second leaves
     an offset of r · interval / gain, a few tenths of a millisecond for 200 ppm. jump: seconds.
@@ -76,53 +71,25 @@ class SampleClock:
 
     def __init__(self, rate: float, *, gain: float = 0.02, jump: float = 0.05) -> None:
         self._rate, self._gain, self._jump = float(rate), gain, jump
+        self._stamps: deque[tuple[int, float, bool]] = deque(maxlen=256)
         self._position = 0
         self._time: float | None = None
 
-    @property
-    def known(self) -> bool:
-        """Whether any stamp has come."""
-        return self._time is not None
-
     def stamp(self, position: int, when: float, restart: bool = False) -> None:
         """Sample number `position` was (or will be) in the air at `when` seconds."""
-        if self._time is None:
-            self._position, self._time = position, when
-            return
-        expected = self._time + (position - self._position) / self._rate
-        error = when - expected
-        if restart or abs(error) > self._jump:
-            self._time = when
-        else:
-            self._time = expected + self._gain * error
-        self._position = position
+        self._stamps.append((position, when, restart))
 
     def time_of(self, position: float) -> float | None:
         """When the sample at `position` was (or will be) in the air; None before any stamp."""
+        while self._stamps:
+            self._follow(*self._stamps.popleft())
         if self._time is None:
             return None
         return self._time + (position - self._position) / self._rate
 
-
-class PeakMeter:
-    """The loudest sample of the last tenth of a second, in dB of full scale."""
-
-    def __init__(self) -> None:
-        self._peaks: deque[tuple[int, float]] = deque(maxlen=256)
-        self._position = 0
-
-    def add(self, samples: FloatArray) -> None:
-        """Count in samples [n]."""
-        if not len(samples):
-            return
-        self._position += len(samples)
-        # In pieces, so that a long block does not hold its loudest moment for its whole length.
-        tail = samples[-int(_PEAK_WINDOW * SAMPLE_RATE) :]
-        self._peaks.append((self._position, float(np.abs(tail).max())))
-
-    @property
-    def level_db(self) -> float:
-        """dB of full scale, at least -100."""
-        oldest = self._position - int(_PEAK_WINDOW * SAMPLE_RATE)
-        peak = max((p for at, p in tuple(self._peaks) if at > oldest), default=0.0)
-        return max(_QUIETEST_DB, 20.0 * float(np.log10(peak))) if peak > 0.0 else _QUIETEST_DB
+    def _follow(self, position: int, when: float, restart: bool) -> None:
+        if self._time is not None and not restart:
+            expected = self._time + (position - self._position) / self._rate
+            if abs(when - expected) <= self._jump:
+                when = expected + self._gain * (when - expected)
+        self._position, self._time = position, when

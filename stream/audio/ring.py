@@ -74,9 +74,3 @@ class SampleRing:
         out = np.empty(min(max(most, 0), self.available), np.float32)
         self.read_into(out)
         return out
-
-    def skip(self, count: int) -> int:
-        """Forget the oldest samples, at most `count` (the reader's side); returns how many."""
-        count = min(max(count, 0), self.available)
-        self.taken += count
-        return count

@@ -1,4 +1,4 @@
-"""Where the other side's voice goes: a loudspeaker, a pipe, or nowhere in real time.
+"""Sinks of a call: a loudspeaker, a pipe, or nothing in real time.
 
 A sink says how much it wants (`room`), takes that much 16 kHz mono float32 (`write`) and says when
 the next sample will be in the air (`play_time`, seconds of `time.monotonic`). Nothing here waits:
@@ -13,8 +13,7 @@ import os
 import select
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections import deque
+from abc import abstractmethod
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,9 +22,8 @@ import soxr
 from codec.files import wav
 from codec.files.paths import PIPE, atomic_output, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import AudioDevice, AudioDeviceError, find, one_line, sound_system
-from stream.audio.devices import stream_settings as settings_of
-from stream.audio.pacing import Clock, Pacer, PeakMeter, SampleClock
+from stream.audio.devices import AudioDeviceError, CardStream, Device
+from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
 # Seconds between writing and air: the sound system's share, and with it ours. With both of two
@@ -37,8 +35,6 @@ BUFFER = 0.05
 # latency, up to the most: PulseAudio may lose its buffer with every block where it resamples.
 _FLAGS_PER_SECOND = 10
 _MOST_DEVICE_BUFFER = 0.16
-# A sound card that has not called for this long is gone.
-STALLED = 2.0
 _FADE = 48
 _FILLING = 5
 _LONGEST_DELAY = 0.5
@@ -47,36 +43,8 @@ _PIPE_SECONDS = 2
 _PIPE_BYTES = 512
 
 
-class Sink(ABC):
-    """Samples on their way to the air.
-
-    Attributes: name (for people), underruns (times it ran dry once playing had begun), latency
-    (seconds from `write` to the air, as far as known), error (None, or one line about what broke),
-    is_card (whether it is a sound card).
-    """
-
-    name = ""
-    latency = 0.0
-    is_card = False
-
-    def __init__(self, *, clock: Clock = time.monotonic) -> None:
-        self.underruns = 0
-        self.error: str | None = None
-        self._clock = clock
-        self._meter = PeakMeter()
-
-    @property
-    def level(self) -> float:
-        """Peak of the last tenth of a second written, dB of full scale (-100: silence)."""
-        return self._meter.level_db
-
-    @abstractmethod
-    def start(self) -> None:
-        """Open; playing begins with the first samples. Raises AudioDeviceError or BadInput."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Release the device or pipe at once; may be called twice."""
+class Sink(Device):
+    """Samples on their way to the air; playing begins with the first. A gap is an underrun."""
 
     @abstractmethod
     def room(self) -> int:
@@ -90,16 +58,9 @@ class Sink(ABC):
     def play_time(self) -> float:
         """When the next sample written will be in the air, seconds of `time.monotonic`."""
 
-    def __enter__(self) -> Sink:
-        self.start()
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self.stop()
-
 
 class NullSink(Sink):
-    """Samples that are heard by nobody, in real time: for machines without sound, and for tests.
+    """Samples that nobody hears, in real time: for machines without sound, and for tests.
 
     ppm: how much faster than the machine's clock it plays. buffer: seconds it holds.
     """
@@ -126,7 +87,7 @@ class NullSink(Sink):
             return self._hold
         ahead = self._pacer.due()
         if ahead > 0:
-            self.underruns += 1
+            self.gaps += 1
             self._pacer.forgive(ahead)
             ahead = 0
         return max(0, self._hold + ahead)
@@ -138,7 +99,6 @@ class NullSink(Sink):
             self._pacer.start()
         else:
             self.room()
-        self._meter.add(samples)
         self._pacer.take(len(samples))
 
     def play_time(self) -> float:
@@ -146,30 +106,22 @@ class NullSink(Sink):
 
 
 class PipeSink(NullSink):
-    """Samples to standard output: raw (16-bit little-endian signed, 16 kHz, mono), or WAV.
+    """Raw samples to standard output: 16-bit little-endian signed, 16 kHz, mono.
 
     Taken at the machine's clock. A thread writes; a reader that stalls for more than two seconds
-    loses samples (`dropped`), one that has gone is told in `error`.
+    loses samples, one that has gone is told in `error`.
 
     Raises BadInput when started if standard output is closed or a terminal.
     """
 
     name = "standard output"
 
-    def __init__(
-        self, *, as_wav: bool = False, buffer: float = BUFFER, clock: Clock = time.monotonic
-    ) -> None:
+    def __init__(self, *, buffer: float = BUFFER, clock: Clock = time.monotonic) -> None:
         super().__init__(buffer=buffer, clock=clock)
-        self._as_wav = as_wav
         self._ring = SampleRing(_PIPE_SECONDS * SAMPLE_RATE)
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-
-    @property
-    def dropped(self) -> int:
-        """Samples nobody read in time."""
-        return self._ring.dropped
 
     def start(self) -> None:
         file = self._stack.enter_context(atomic_output(PIPE))
@@ -193,15 +145,13 @@ class PipeSink(NullSink):
     def _pump(self, file: BinaryIO) -> None:
         """Write what there is until stopped; runs in a thread of its own."""
         try:
-            if self._as_wav:
-                self._put(file, wav.pcm16_header(SAMPLE_RATE, None))
             while not (self._stopping.is_set() and not self._ring.available):
                 if not self._put(file, wav.to_pcm16(self._ring.read(_PIPE_BYTES // 2))):
                     break
                 if not self._ring.available:
                     self._stopping.wait(0.005)
         except BrokenPipeError:
-            self.error = "whoever read standard output has gone"
+            self.error = "the reader of standard output has gone"
         except OSError as error:
             self.error = f"cannot write standard output: {reason(error)}"
 
@@ -265,22 +215,19 @@ class Loudspeaker(Sink):
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(clock=clock)
-        self.device: AudioDevice = find(wanted, "output")
-        self.name = self.device.name
+        self._card = CardStream(wanted, "output", clock)
+        self.name = self._card.info.name
         self._buffer = buffer
         self.latency = buffer
-        self._stream: Any = None
         self._device_buffer = _DEVICE_BUFFER
         self._instead = NullSink(buffer=buffer, clock=clock)
 
     def start(self) -> None:
-        sound = sound_system()
-        self.rate, self._channels = settings_of(self.device, "output")
+        self.rate, channels = self._card.settings()
         block = self.rate // 100
         least = max(int((self._buffer - _DEVICE_BUFFER) * self.rate), 2 * block)
         self._cushion = Cushion(least, least + 10 * block, block)
         self._ring = SampleRing(self.rate)
-        self._stamps: deque[tuple[int, float, bool]] = deque(maxlen=256)
         self._card_clock = SampleClock(self.rate)
         self._resample = None
         if self.rate != SAMPLE_RATE:
@@ -293,49 +240,28 @@ class Loudspeaker(Sink):
         self._dry = True
         self._last = np.float32(0.0)
         self._faded = _FADE
-        self._called = self._clock()
-        self._flagged = self._gaps = 0
-        self._watched = (self._called, 0)
-        try:
-            self._stream = sound.OutputStream(
-                device=self.device.index,
-                samplerate=self.rate,
-                channels=self._channels,
-                blocksize=block,
-                latency=self._device_buffer,
-                dtype="float32",
-                callback=self._callback,
-            )
-            self._device_latency = float(self._stream.latency)
-            self._stream.start()
-        except sound.PortAudioError as error:
-            self.stop()
-            raise AudioDeviceError(f"cannot play on {self.name}: {one_line(error)}") from error
-        self.latency = self._device_latency + least / self.rate
+        self._flagged = self._ran_dry = 0
+        self._watched = (self._clock(), 0)
+        self._card.open(self.rate, channels, self._device_buffer, self._callback)
+        self.latency = self._card.latency + least / self.rate
 
     def stop(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            with contextlib.suppress(Exception):
-                stream.abort()
-            with contextlib.suppress(Exception):
-                stream.close()
+        self._card.close()
 
     def room(self) -> int:
         if self._broken():
             return self._instead.room()
-        if self._storm():
+        if self._reopened():
             return self.room()
         # What the sound system lost by itself, more samples of ours would not have saved.
-        hold = self._cushion.update(self._gaps, self._clock())
-        self.latency = self._device_latency + hold / self.rate
+        hold = self._cushion.update(self._ran_dry, self._clock())
+        self.latency = self._card.latency + hold / self.rate
         return max(0, (hold - self._ring.available) * SAMPLE_RATE // self.rate)
 
     def write(self, samples: FloatArray) -> None:
         if self._broken():
             self._instead.write(samples)
             return
-        self._meter.add(samples)
         self._taken16 += len(samples)
         clean = np.clip(np.nan_to_num(samples), -1.0, 1.0).astype(np.float32, copy=False)
         self._ring.write(clean if self._resample is None else self._resample.resample_chunk(clean))
@@ -343,18 +269,15 @@ class Loudspeaker(Sink):
     def play_time(self) -> float:
         if self._broken():
             return self._instead.play_time()
-        while self._stamps:
-            self._card_clock.stamp(*self._stamps.popleft())
         # What the resampler holds back has its place after what is in the ring.
         held = self._taken16 * self.rate / SAMPLE_RATE - self._ring.written - self._ring.dropped
         when = self._card_clock.time_of(self._ring.written + held)
-        soonest = self._clock() + self._device_latency
+        soonest = self._clock() + self._card.latency
         # An empty ring: the card's clock has moved on without samples.
         return soonest if when is None or not self._ring.available else max(when, self._clock())
 
-    def _callback(self, outdata: FloatArray, frames: int, times: Any, status: Any) -> None:
-        now = self._clock()
-        self._called = now
+    def _callback(self, outdata: FloatArray, times: Any, status: Any, now: float) -> None:
+        frames = len(outdata)
         out = self._mono[:frames]
         # At first PortAudio calls several times at once, to fill its buffers: with silence, or
         # the ring would be empty before the first sample is heard.
@@ -363,8 +286,8 @@ class Loudspeaker(Sink):
         if count:
             delay = times.outputBufferDacTime - times.currentTime
             if not 0.0 < delay < _LONGEST_DELAY:
-                delay = self._device_latency
-            self._stamps.append((self._ring.taken, now + delay, self._dry))
+                delay = self._card.latency
+            self._card_clock.stamp(self._ring.taken, now + delay, self._dry)
             self._ring.read_into(out[:count])
             self._last = out[count - 1]
             if self._dry:
@@ -379,16 +302,16 @@ class Loudspeaker(Sink):
             self._faded += ramp
             # Counted once per gap, and not before there was anything to play.
             fresh = self._playing and not self._dry
-            self.underruns += fresh
-            self._gaps += fresh
+            self.gaps += fresh
+            self._ran_dry += fresh
             self._dry = True
         elif status.output_underflow and self._playing:
-            self.underruns += 1
+            self.gaps += 1
             self._flagged += 1
         outdata[:] = out[:, None]
 
-    def _storm(self) -> bool:
-        """Whether the sound system underflowed all the time, and has been opened anew for that."""
+    def _reopened(self) -> bool:
+        """Whether the sound system kept underflowing, and has been opened again for that."""
         now = self._clock()
         since, flagged = self._watched
         if now - since < 1.0:
@@ -408,10 +331,6 @@ class Loudspeaker(Sink):
         return True
 
     def _broken(self) -> bool:
-        if self.error is not None:
-            return True
-        stream = self._stream
-        if stream is not None and stream.active and self._clock() - self._called < STALLED:
-            return False
-        self.error = f"the loudspeaker {self.name} has stopped: nothing can be heard"
-        return True
+        if self.error is None and self._card.gone():
+            self.error = f"the loudspeaker {self.name} has stopped: nothing can be heard"
+        return self.error is not None

@@ -1,4 +1,4 @@
-"""Where our voice comes from: a microphone, an audio file played in real time, or a pipe.
+"""Sources of a call: a microphone, an audio file played in real time, a pipe, or silence.
 
 All give 16 kHz mono float32 samples as they fall due, together with the moment (seconds of
 `time.monotonic`) at which the last of them was in the air. A source that breaks says so once, in
@@ -12,8 +12,7 @@ import os
 import select
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections import deque
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,9 +24,8 @@ from codec.files import wav
 from codec.files.audio import AudioReader
 from codec.files.paths import PIPE, display_name, open_input, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import AudioDevice, AudioDeviceError, find, one_line, sound_system
-from stream.audio.devices import stream_settings as settings_of
-from stream.audio.pacing import Clock, Pacer, PeakMeter, SampleClock
+from stream.audio.devices import CardStream, Device
+from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
 Sleep = Callable[[float], None]
@@ -35,46 +33,21 @@ Sleep = Callable[[float], None]
 # Reading threads look this often for new samples. A lock-free callback cannot wake them.
 POLL = 0.004
 BLOCK = SAMPLE_RATE // 100
-# A sound card that has not called for this long is gone.
-STALLED = 2.0
 # How far whoever reads may fall behind before samples are lost (microphone) or wait (others).
 BEHIND = 4.0
 # Time stamps of capture older than this are nonsense (PulseAudio's are, for the first second).
 _OLDEST_STAMP = 0.25
+_NOTHING: tuple[FloatArray, float] = (np.zeros(0, np.float32), 0.0)
 
 
-class Source(ABC):
-    """Samples as they fall due.
-
-    Attributes: name (for people), overflows (gaps: samples lost before they could be read),
-    latency (seconds from the air to `read`, as far as known), ended (no more will come), error
-    (None, or one line about what broke), is_card (whether it is a sound card).
-    """
-
-    name = ""
-    latency = 0.0
-    is_card = False
+class Source(Device):
+    """Samples as they fall due. Attribute ended: no more will come."""
 
     def __init__(self, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> None:
-        self.overflows = 0
+        super().__init__(clock=clock)
         self.ended = False
-        self.error: str | None = None
-        self._clock, self._sleep = clock, sleep
-        self._meter = PeakMeter()
-        self._latest = -np.inf
-
-    @property
-    def level(self) -> float:
-        """Peak of the last tenth of a second read, dB of full scale (-100: silence)."""
-        return self._meter.level_db
-
-    @abstractmethod
-    def start(self) -> None:
-        """Begin; samples fall due from now on. Raises AudioDeviceError or BadInput."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Release the device, file or pipe; may be called twice."""
+        self._sleep = sleep
+        self._latest = 0.0
 
     @abstractmethod
     def _take(self, most: int) -> tuple[FloatArray, float]:
@@ -89,30 +62,15 @@ class Source(ABC):
         deadline = self._clock() + timeout
         while True:
             samples, when = self._take(max_samples)
-            if len(samples):
-                self._latest = max(self._latest, when)
-                self._meter.add(samples)
-                return samples, self._latest
             left = deadline - self._clock()
-            if left <= 0.0:
-                return samples, max(self._latest, 0.0)
+            if len(samples) or left <= 0.0:
+                self._latest = max(self._latest, when)
+                return samples, self._latest
             self._sleep(min(POLL, left))
-
-    def __enter__(self) -> Source:
-        self.start()
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self.stop()
-
-
-def nothing() -> FloatArray:
-    """No samples."""
-    return np.zeros(0, np.float32)
 
 
 class Silence(Source):
-    """Nothing said, in real time: for whoever only listens."""
+    """Silence in real time, for whoever only listens."""
 
     name = "nothing"
 
@@ -129,17 +87,17 @@ class Silence(Source):
     def _take(self, most: int) -> tuple[FloatArray, float]:
         due = 0 if self.ended else min(self._pacer.due(), most)
         if due < min(BLOCK, most):
-            return nothing(), 0.0
+            return _NOTHING
         self._pacer.take(due)
         return np.zeros(due, np.float32), self._pacer.time_of(self._pacer.position)
 
 
 class FileSource(Source):
-    """An audio file, spoken in real time.
+    """An audio file, played in real time.
 
-    path: anything `codec.files` reads. ppm: how much faster than the machine's clock it is spoken.
+    path: anything `codec.files` reads. ppm: how much faster than the machine's clock it is played.
     Samples wait for whoever reads late; after more than BEHIND seconds time stands still for the
-    file, which counts as an overflow.
+    file, which counts as a gap.
 
     Raises BadInput when made or started if the file cannot be read; damage further on ends it,
     with `error` set.
@@ -158,11 +116,11 @@ class FileSource(Source):
         self.name = display_name(path)
         self.duration = self._reader.duration
         self._blocks: Iterator[FloatArray] = iter(self._reader)
-        self._rest = nothing()
+        self._left = _NOTHING[0]
         self._pacer = Pacer(ppm=ppm, clock=clock)
 
     def start(self) -> None:
-        self._rest = next(self._blocks)
+        self._left = next(self._blocks)
         self._pacer.start()
 
     def stop(self) -> None:
@@ -174,19 +132,19 @@ class FileSource(Source):
         late = due - int(BEHIND * SAMPLE_RATE)
         if late > 0:
             self._pacer.forgive(late)
-            self.overflows += 1
+            self.gaps += 1
             due -= late
         # Not sample by sample: a reader that asks often would get crumbs.
         if self.ended or due < min(BLOCK, most):
-            return nothing(), 0.0
+            return _NOTHING
         count = min(due, most)
-        pieces = [self._rest]
-        have = len(self._rest)
+        pieces = [self._left]
+        have = len(self._left)
         while have < count and (block := self._next()) is not None:
             pieces.append(block)
             have += len(block)
         samples = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
-        self._rest = samples[count:]
+        self._left = samples[count:]
         samples = samples[:count]
         self._pacer.take(len(samples))
         self.ended = have < count
@@ -205,7 +163,7 @@ class PipeSource(Source):
 
     Raw means 16-bit little-endian signed, 16 kHz, mono. A thread reads the pipe into a bounded
     ring and waits when that is full; samples are given no faster than real time, so that a file
-    fed to the pipe is spoken at its own speed. A pipe that pauses is silent meanwhile: nothing is
+    fed to the pipe is played at its own speed. A pipe that pauses is silent meanwhile: nothing is
     given. The time of a sample is that of its reading.
 
     Compressed audio is refused (`error`), as it would be noise. Raises BadInput when started if
@@ -244,13 +202,11 @@ class PipeSource(Source):
         self._stack.close()
 
     def _take(self, most: int) -> tuple[FloatArray, float]:
-        if self.ended:
-            return nothing(), 0.0
-        available = self._ring.available
+        available = 0 if self.ended else self._ring.available
         if not available:
             # Asked again: the last samples may have come between the two questions.
-            self.ended = self._finished.is_set() and not self._ring.available
-            return nothing(), 0.0
+            self.ended = self.ended or (self._finished.is_set() and not self._ring.available)
+            return _NOTHING
         if not self._pacer.started:
             self._pacer.start()
         due = self._pacer.due()
@@ -259,7 +215,7 @@ class PipeSource(Source):
             self._pacer.forgive(late)
             due -= late
         if due < min(BLOCK, most, available):
-            return nothing(), 0.0
+            return _NOTHING
         samples = self._ring.read(min(due, most))
         self._pacer.take(len(samples))
         return samples, self._clock()
@@ -338,7 +294,7 @@ def _pipe_samples(pipe: _Descriptor) -> Iterator[FloatArray]:
         if not data:
             break
     if resample is not None:
-        yield resample.resample_chunk(nothing(), last=True)
+        yield resample.resample_chunk(_NOTHING[0], last=True)
 
 
 class Microphone(Source):
@@ -362,17 +318,14 @@ class Microphone(Source):
         sleep: Sleep = time.sleep,
     ) -> None:
         super().__init__(clock=clock, sleep=sleep)
-        self.device: AudioDevice = find(wanted, "input")
-        self.name = self.device.name
+        self._card = CardStream(wanted, "input", clock)
+        self.name = self._card.info.name
         self._buffer = buffer
-        self._stream: Any = None
         self._silence = Silence(clock=clock, sleep=sleep)
 
     def start(self) -> None:
-        sound = sound_system()
-        self.rate, channels = settings_of(self.device, "input")
+        self.rate, channels = self._card.settings()
         self._ring = SampleRing(int(BEHIND * self.rate))
-        self._stamps: deque[tuple[int, float, bool]] = deque(maxlen=256)
         self._card_clock = SampleClock(self.rate)
         self._flagged = 0
         self._mono = np.zeros(self.rate, np.float32)
@@ -380,33 +333,16 @@ class Microphone(Source):
         if self.rate != SAMPLE_RATE:
             # MQ: beyond 16 bits exact, and holds back 15 ms where HQ holds back 21.
             self._resample = soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32", "MQ")
-        self._rest = nothing()
+        self._left = _NOTHING[0]
         self._given = 0
-        self._called = self._clock()
-        try:
-            self._stream = sound.InputStream(
-                device=self.device.index,
-                samplerate=self.rate,
-                channels=channels,
-                blocksize=self.rate // 100,
-                latency=self._buffer,
-                dtype="float32",
-                callback=self._callback,
-            )
-            self._stream.start()
-        except sound.PortAudioError as error:
-            self.stop()
-            raise AudioDeviceError(f"cannot record from {self.name}: {one_line(error)}") from error
-        self.latency = float(self._stream.latency)
+        self._card.open(self.rate, channels, self._buffer, self._callback)
+        self.latency = self._card.latency
 
     def stop(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            with contextlib.suppress(Exception):
-                stream.close()
+        self._card.close()
 
-    def _callback(self, indata: FloatArray, frames: int, times: Any, status: Any) -> None:
-        now = self._clock()
+    def _callback(self, indata: FloatArray, times: Any, status: Any, now: float) -> None:
+        frames = len(indata)
         if indata.shape[1] == 1:
             block = indata[:, 0]
         else:
@@ -418,33 +354,25 @@ class Microphone(Source):
         age = times.currentTime - times.inputBufferAdcTime
         if not 0.0 < age < _OLDEST_STAMP:
             age = frames / self.rate
-        self._stamps.append((self._ring.written, now - age + frames / self.rate, lost))
-        self._called = now
+        self._card_clock.stamp(self._ring.written, now - age + frames / self.rate, lost)
 
     def _take(self, most: int) -> tuple[FloatArray, float]:
         if self.error is not None:
             return self._silence._take(most)
-        self.overflows = self._flagged
-        while self._stamps:
-            self._card_clock.stamp(*self._stamps.popleft())
+        self.gaps = self._flagged
         if not self._ring.available:
-            self._look_after()
-            return nothing(), 0.0
+            if self._card.gone():
+                self.error = f"the microphone {self.name} has stopped: silence is sent instead"
+                self._silence.start()
+            return _NOTHING
         if self._resample is None:
             samples = self._ring.read(most)
         else:
             more = self._resample.resample_chunk(self._ring.read(most * self.rate // SAMPLE_RATE))
-            samples = np.concatenate([self._rest, more])
-            samples, self._rest = samples[:most], samples[most:]
+            samples = np.concatenate([self._left, more])
+            samples, self._left = samples[:most], samples[most:]
         self._given += len(samples)
         when = self._card_clock.time_of(self._given * (self.rate / SAMPLE_RATE))
         # Never in the future, whatever the card says.
         now = self._clock()
         return samples, now if when is None else min(when, now)
-
-    def _look_after(self) -> None:
-        stream = self._stream
-        gone = stream is None or not stream.active
-        if gone or self._clock() - self._called > STALLED:
-            self.error = f"the microphone {self.name} has stopped: silence is sent instead"
-            self._silence.start()

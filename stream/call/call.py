@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from codec.errors import BadInput, SottoError
-from codec.signal.samples import FloatArray
+from codec.signal.analysis import FRAME_SAMPLES
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS, find_preset
 from stream.audio.devices import DeviceNames
-from stream.audio.hotplug import Hotplug
 from stream.audio.sinks import Sink
+from stream.audio.slots import Hotplug, SoundSystem, input_slot, output_slot
 from stream.audio.sources import Source
-from stream.call.receiver import Hearing
+from stream.call.receiver import Receiver
 from stream.call.recorder import Recorder
-from stream.call.sender import Gate, Speaking
+from stream.call.remote_stream import RemoteStream
+from stream.call.sender import Sender
 from stream.call.snapshot import Snapshot
 from stream.link.events import (
     AudioArrived,
@@ -26,7 +29,6 @@ from stream.link.events import (
     Event,
     Joined,
     Left,
-    Link,
     Notice,
     PresetChanged,
     StateChanged,
@@ -35,6 +37,7 @@ from stream.log import Journal, LogLine
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
+    from stream.link.endpoint import Endpoint
 
 
 _EVENT_WAIT = 0.05
@@ -43,20 +46,6 @@ _GOODBYE_SECONDS = 1.5  # from the end of the source to hanging up: its last fra
 _DRAIN_SECONDS = 4.0  # how long what a party said last may take to be played
 _LOG_SECONDS = 1.0  # for whoever reads the log to take the last lines of it
 _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
-
-
-class Endpoint(Protocol):
-    """Our end of the connection (see stream.link.endpoint)."""
-
-    def start(self) -> None: ...
-    def send(self, packet: bytes, captured: float, capture: float | None) -> bool: ...
-    def announce_preset(self, preset: str) -> None: ...
-    def events(self, timeout: float) -> list[Event]: ...
-    def link(self) -> Link: ...
-    def wire_bytes(self) -> tuple[int, int]: ...
-    def one_way(self, party: int) -> float | None: ...
-    def rejected(self, party: int) -> int: ...
-    def close(self, reason: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -78,22 +67,6 @@ class CallSettings:
     hang_up: bool = False
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What the call reaches the machine by, so that tests can put other things there.
-
-    source(name), sink(name): a microphone or loudspeaker by name; devices(): those this process
-    knows; look(): those there are by now, as another process sees them (None: the same); refresh():
-    let this process know of them, while none is open.
-    """
-
-    source: Callable[[str], Source]
-    sink: Callable[[str], Sink]
-    devices: Callable[[], DeviceNames]
-    look: Callable[[], DeviceNames] | None = None
-    refresh: Callable[[], None] = lambda: None
-
-
 class Call:
     """A running call. Its methods may be called from any thread and return at once."""
 
@@ -104,38 +77,31 @@ class Call:
         source: Source,
         sink: Sink,
         settings: CallSettings,
-        surroundings: Surroundings,
         journal: Journal,
+        sound: SoundSystem | None = None,
     ) -> None:
+        sound = sound or SoundSystem()
         self._codec = codec
         self._endpoint = endpoint
         self._settings = settings
         self._journal = journal
-        self._gate = Gate(settings.push_to_talk)
         self._preset = settings.preset
         self._recorder: Recorder | None = None
         self._recording = ""
-        self._speaking = Speaking(
+        self._input = input_slot(source, sound, journal)
+        self._output = output_slot(sink, sound, journal)
+        self._cards = Hotplug(self._input, self._output, sound, journal)
+        self._sender = Sender(
             codec,
-            source,
+            self._input,
             endpoint.send,
             journal,
-            self._gate,
+            push_to_talk=settings.push_to_talk,
             iterations=settings.iterations,
             tail=settings.tail,
-            said=self._said,
+            encoded=self._record_sent,
         )
-        self._hearing = Hearing(codec, sink, journal, heard=self._heard)
-        self._cards = Hotplug(
-            self._speaking.jack,
-            self._hearing.jack,
-            surroundings.source,
-            surroundings.sink,
-            surroundings.devices,
-            surroundings.look or surroundings.devices,
-            surroundings.refresh,
-            journal,
-        )
+        self._receiver = Receiver(codec, self._output, journal, self._record_received)
         self._state = CallState.WAITING
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
@@ -149,13 +115,13 @@ class Call:
         """Open the sink and the connection. Raises SottoError when either is refused."""
         # The default lets one thread keep the interpreter for 5 ms: too long for sound.
         sys.setswitchinterval(_SWITCH_SECONDS)
-        self._hearing.start()
+        self._receiver.start()
         try:
             self._endpoint.start()
         except SottoError:
-            self._hearing.stop()
+            self._receiver.stop()
             raise
-        self._speaking.start()
+        self._sender.start()
         self._cards.start()
         self._thread.start()
 
@@ -169,8 +135,8 @@ class Call:
             self._end(CallState.ENDED, "hung up")
             self._endpoint.close(self._reason)
             self._cards.stop()
-            self._speaking.stop()
-            self._hearing.stop()
+            self._sender.stop()
+            self._receiver.stop()
             if self._thread.is_alive() and threading.current_thread() is not self._thread:
                 self._thread.join(5.0)
             self.set_recording(None)
@@ -181,8 +147,8 @@ class Call:
     def snapshot(self) -> Snapshot:
         now = time.monotonic()
         sent, received = self._endpoint.wire_bytes()
-        talker = self._speaking.snapshot(now, sent)
-        listeners = self._hearing.snapshot(now, received, self._endpoint)
+        talker = self._sender.snapshot(now, sent)
+        listeners = self._receiver.snapshot(now, received, self._endpoint)
         return Snapshot(
             state=self._state,
             seconds=now - self._begun,
@@ -192,14 +158,14 @@ class Call:
             talker=talker,
             listeners=listeners,
             link=self._endpoint.link(),
-            input_device=self._speaking.jack.name,
-            output_device=self._hearing.jack.name,
-            muted=self._gate.muted,
-            push_to_talk=self._gate.push_to_talk,
-            talking=self._gate.open and self._state is CallState.TALKING,
+            input_device=self._input.name,
+            output_device=self._output.name,
+            muted=self._sender.muted,
+            push_to_talk=self._sender.push_to_talk,
+            talking=self._sender.open and self._state is CallState.TALKING,
             recording=self._recording,
             room=self._settings.room,
-            overloaded=self._hearing.overloaded or self._speaking.behind,
+            overloaded=self._receiver.overloaded or self._sender.behind,
             reason=self._reason,
         )
 
@@ -223,24 +189,24 @@ class Call:
     # --- what a screen may ask for ------------------------------------------------------------
 
     def set_muted(self, muted: bool) -> None:
-        self._gate.muted = muted
+        self._sender.muted = muted
         self._journal.info("muted" if muted else "not muted any more")
 
     def set_push_to_talk(self, on: bool) -> None:
-        self._gate.talking = False
-        self._gate.push_to_talk = on
+        self._sender.talking = False
+        self._sender.push_to_talk = on
         self._journal.info(f"push-to-talk {'on' if on else 'off'}")
 
     def talk(self, on: bool) -> None:
         """While push-to-talk is on: begin or stop talking."""
-        self._gate.talking = on
+        self._sender.talking = on
 
     def set_preset(self, name: str) -> None:
         """Code our voice by another preset from the next frame on. Raises BadInput."""
         if name not in self.presets():
             raise BadInput(f"preset {name!r} cannot be changed to during this call")
         self._preset = name
-        self._speaking.set_preset(name)
+        self._sender.set_preset(name)
         self._endpoint.announce_preset(name)
         self._journal.info(f"preset is now {name}")
 
@@ -277,19 +243,19 @@ class Call:
             for event in self._endpoint.events(_EVENT_WAIT):
                 self._take(event)
             now = time.monotonic()
-            failure = self._speaking.failure or self._hearing.failure
+            failure = self._sender.failure or self._receiver.failure
             if failure is not None:
                 self._end(CallState.FAILED, failure)
             for party, (deadline, reason) in tuple(self._leaving.items()):
                 # What was said before the goodbye is heard to its end.
-                if now > deadline or self._hearing.drained(party):
+                if now > deadline or self._receiver.drained(party):
                     self._leave(party, reason)
             if self._gone(now):
                 self._end(CallState.ENDED, "the other side is gone")
-            if self._settings.hang_up and self._speaking.source_ended.is_set():
+            if self._settings.hang_up and self._sender.source_ended.is_set():
                 hang_up_at = now + _GOODBYE_SECONDS if hang_up_at is None else hang_up_at
                 if now > hang_up_at:
-                    self._end(CallState.ENDED, "all was said")
+                    self._end(CallState.ENDED, "the file has been sent")
 
     def _gone(self, now: float) -> bool:
         """Whether a lost connection has had its time to come back."""
@@ -301,21 +267,21 @@ class Call:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, AudioArrived):
-            self._hearing.arrive(event)
+            self._receiver.arrive(event)
         elif isinstance(event, Joined):
-            self._hearing.join(event.party, event.name, event.fingerprint, event.preset)
+            self._receiver.join(event)
             here = self._present - self._leaving.keys()
             if event.party not in here and not (self._settings.room and here):
-                self._speaking.call(False)  # whoever is still heard to the end is not spoken to
+                self._sender.call(False)  # whoever is still heard to the end is not spoken to
             self._present.add(event.party)
             self._leaving.pop(event.party, None)
-            self._speaking.call(True)
+            self._sender.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""
             self._journal.info(f"{event.name or 'somebody'} is here{key}")
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
         elif isinstance(event, PresetChanged):
-            self._hearing.set_preset(event.party, event.preset)
+            self._receiver.set_preset(event.party, event.preset)
         elif isinstance(event, Left):
             self._journal.info(f"party {event.party} left: {event.reason}")
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
@@ -328,7 +294,7 @@ class Call:
         """Code our voice as agreed; say so where we cannot."""
         if preset in self.presets():
             self._preset = preset
-            self._speaking.set_preset(preset)
+            self._sender.set_preset(preset)
         else:
             self._endpoint.announce_preset(self._preset)
 
@@ -344,11 +310,11 @@ class Call:
 
     def _leave(self, party: int, reason: str) -> None:
         self._leaving.pop(party, None)
-        self._hearing.leave(party)
+        self._receiver.leave(party)
         self._present.discard(party)
         if self._present:
             return
-        self._speaking.call(False)
+        self._sender.call(False)
         if not self._settings.room and not self._settings.lasting:
             self._end(CallState.ENDED, reason)
 
@@ -361,10 +327,26 @@ class Call:
         )
         self._over.set()
 
-    def _said(self, samples: FloatArray, time_of_last: float) -> None:
+    def _record_sent(self, samples: FloatArray, time_of_last: float) -> None:
         if (recorder := self._recorder) is not None:
-            recorder.said(samples, time_of_last)
+            recorder.sent(samples, time_of_last)
 
-    def _heard(self, samples: FloatArray, time_of_first: float) -> None:
+    def _record_received(self, samples: FloatArray, time_of_first: float) -> None:
         if (recorder := self._recorder) is not None:
-            recorder.heard(samples, time_of_first)
+            recorder.received(samples, time_of_first)
+
+
+def warm_up(codec: SpeechCodec) -> None:
+    """Encode and decode a second of noise, so that compiled code and buffers are in place."""
+    from codec.speech.live import LiveEncoder
+
+    noise = np.random.default_rng(0).normal(0.0, 0.05, FRAME_SAMPLES + SAMPLE_RATE // 8)
+    encoder = LiveEncoder(codec, iterations=2)
+    stream = RemoteStream(codec)
+    for block in np.array_split(noise.astype(np.float32), 16):
+        for frame in encoder.push(block):
+            stream.arrive(frame.packet, None, 0.0)
+        encoder.refine()
+    for _ in range(3):  # a frame, and the concealment of the next
+        stream.work()
+        stream.pull(SAMPLE_RATE // 100, 0.0)

@@ -1,13 +1,13 @@
-"""When to play what: the playout buffer's decisions, without sound, threads or clocks.
+"""The jitter buffer: when to play what, decided without sound, threads or clocks.
 
-Time is counted in samples handed to the loudspeaker. `Playout` is told what arrives, what has been
-pulled and what a finished task took, and names the next task: decode a frame, conceal a few
-columns, or fall silent. Whoever carries the tasks out is `stream.call.remote_stream`.
+Time is counted in samples handed to the loudspeaker. `JitterBuffer` is told what arrives, what has
+been pulled and what a finished task took, and names the next task: decode a frame, conceal a few
+columns, or fall silent. `stream.call.remote_stream` carries the tasks out.
 
 A frame is 128 columns of 8 ms, and everything happens in columns. When the queue of samples runs
-low and the next frame is not here, columns are made up in small blocks. A frame that arrives after
-c of them is played whole if that keeps the delay within bounds (the delay then grows by c
-columns), otherwise without its first c columns. So nothing is lost but what missed its time.
+low and the next frame is not here, columns are concealed in small blocks. A frame that arrives
+after c of them is played whole if that keeps the delay within bounds (the delay then grows by c
+columns), otherwise without its first c columns. So only what missed its time is lost.
 
 The delay is measured, then chosen, as Jamulus chooses its buffer sizes: for every recent frame it
 is known what delay would have been enough, so every delay can be tried on the arrivals as they
@@ -25,13 +25,16 @@ from dataclasses import dataclass, field
 from codec.packet import Packet, unwrap_sequence
 from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP
 from codec.signal.samples import SAMPLE_RATE
+from stream.call.snapshot import Arrivals
 
 MILLISECOND = SAMPLE_RATE // 1000
 
-CONCEAL_BLOCK = 8  # columns made up at a time
+CONCEAL_BLOCK = 8  # columns concealed at a time
 CONCEAL_LIMIT = 3 * FRAME_HOPS  # columns of concealment after which there is silence
 STORE = 8  # frames kept that cannot be played yet
-LATE_WINDOW = 8  # packets this many frames old are late; older ones come from a sender anew
+LATE_WINDOW = (
+    8  # packets this many frames old are late; older ones come from a sender that has restarted
+)
 WINDOW = 48  # frames whose arrivals decide the delay
 TRUSTED = 6  # frames to be seen before the delay may shrink
 MARGIN = 12 * MILLISECOND  # wanted on top of what the arrivals ask for
@@ -76,7 +79,7 @@ class Decode:
     """Decode a frame and queue its columns.
 
     skip: columns at its beginning whose time has passed; correction: columns wanted more (> 0) or
-    fewer (< 0); fresh: nothing is being played, or what is has been cut to the `Playout.queued`
+    fewer (< 0); fresh: nothing is being played, or it has been cut to the `JitterBuffer.queued`
     samples that remain, so begin as from silence.
     """
 
@@ -88,18 +91,18 @@ class Decode:
 
 @dataclass(frozen=True)
 class Conceal:
-    """Queue `count` columns of the stand-in for a missing frame, from column `begin` on."""
+    """Queue `count` columns of the concealment of a missing frame, from column `begin` on."""
 
     begin: int
     count: int
 
 
 @dataclass(frozen=True)
-class Rest:
-    """Let the sound end: nothing has been heard for too long."""
+class FadeOut:
+    """Let the sound end: nothing has come for too long."""
 
 
-Task = Decode | Conceal | Rest
+Task = Decode | Conceal | FadeOut
 
 
 def cheapest_delay(needs: Iterable[int]) -> int:
@@ -122,23 +125,6 @@ def cheapest_delay(needs: Iterable[int]) -> int:
 
 
 @dataclass
-class Counters:
-    """What became of the packets; see `stream.call.snapshot.Arrivals`."""
-
-    received: int = 0
-    lost: int = 0
-    late: int = 0
-    partly_late: int = 0
-    reordered: int = 0
-    duplicates: int = 0
-    concealed_columns: int = 0
-    stretched: int = 0
-    shortened: int = 0
-    underruns: int = 0
-    restarts: int = 0
-
-
-@dataclass
 class _Average:
     """A slowly moving estimate, in samples, that single outliers hardly move."""
 
@@ -150,14 +136,15 @@ class _Average:
         self.value = sorted(self.seen)[len(self.seen) // 2]
 
 
-class Playout:
-    """Decides, in samples and columns. Not thread safe; `remote_stream.Voice` holds the lock.
+class JitterBuffer:
+    """Decides, in samples and columns. Not thread safe: `RemoteStream` holds a lock around it.
 
     synthesis_delay: samples that the synthesiser keeps until more columns come.
     """
 
     def __init__(self, synthesis_delay: int) -> None:
-        self.counters = Counters()
+        self.counters = Arrivals()
+        self.restarts = 0
         self.idle = True
         self.queued = 0  # samples ready to be pulled
         self.played = 0  # samples pulled, silence included
@@ -165,11 +152,13 @@ class Playout:
         self._delay = synthesis_delay
         self._next = 0  # sequence number of the frame to be played next
         self._base = 0  # sequence number of the frame the play grid begins with
-        self._concealed = 0  # columns made up in place of the next frame
-        self._run = 0  # columns made up since a frame was heard
+        self._concealed = 0  # columns concealed in place of the next frame
+        self._run = 0  # columns concealed since a frame was played
         self._store: dict[int, Arrived] = {}
-        self._strange: Arrived | None = None  # might be the first frame of a sender anew
-        self._jump: Arrived | None = None  # is
+        self._outlier: Arrived | None = (
+            None  # may be the first frame of a sender that has restarted
+        )
+        self._jump: Arrived | None = None  # is that first frame
         self._started = False
         self._highest: int | None = None
         self._recent: deque[bytes] = deque(maxlen=_RECENT)
@@ -197,8 +186,8 @@ class Playout:
         prompt = ahead == 0 and not self._store
         frame = Arrived(sequence, packet, captured, arrived, self.played, prompt)
         if not self.idle and not -LATE_WINDOW <= ahead < STORE:
-            return self._arrive_strange(frame)
-        self._strange = None
+            return self._arrive_outlier(frame)
+        self._outlier = None
         if self.idle:
             if len(self._store) >= STORE:
                 del self._store[min(self._store)]
@@ -215,25 +204,25 @@ class Playout:
         self._store[sequence] = frame
         return True
 
-    def _arrive_strange(self, frame: Arrived) -> bool:
+    def _arrive_outlier(self, frame: Arrived) -> bool:
         """A packet far from the sequence: believed when a second one follows, or nothing else is.
 
         A single one may be damaged in a way that the checksum did not show.
         """
-        before, self._strange = self._jump or self._strange, frame
+        before, self._outlier = self._jump or self._outlier, frame
         follows = before is not None and 0 < frame.sequence - before.sequence < STORE
         if follows or self._run:
             self._jump = frame
-            self._strange = None
+            self._outlier = None
         return follows or bool(self._run)
 
-    def leave_off(self) -> None:
+    def pause(self) -> None:
         """Play what is queued and no more; what is missed until the next arrival is no loss."""
         self._store.clear()
-        self._strange = self._jump = None
+        self._outlier = self._jump = None
         self._started = False
         if not self.idle:
-            self._run = CONCEAL_LIMIT  # as if enough had been made up
+            self._run = CONCEAL_LIMIT  # as if that much had been concealed
 
     def pull(self, count: int) -> int:
         """The loudspeaker takes `count` samples; returns how many there are for it."""
@@ -288,7 +277,7 @@ class Playout:
         needed = self._pull + self._reserve + min(self._conceal_cost.value, _COST_LIMIT)
         if self.queued >= needed:
             return None
-        return Rest() if self._run >= CONCEAL_LIMIT else self._conceal()
+        return FadeOut() if self._run >= CONCEAL_LIMIT else self._conceal()
 
     def _conceal(self) -> Conceal:
         return Conceal(self._concealed, min(CONCEAL_BLOCK, FRAME_HOPS - self._concealed))
@@ -301,7 +290,7 @@ class Playout:
             if sequence != frame.sequence:
                 self.counters.late += 1
         if self._started:
-            self.counters.restarts += 1
+            self.restarts += 1
             silence = self.played - self._idle_since if self.idle else FRAME_SAMPLES * STORE
             if 0 < missed <= silence // FRAME_SAMPLES + LATE_WINDOW:
                 self.counters.lost += missed
@@ -354,21 +343,21 @@ class Playout:
     def failed(self, task: Decode) -> None:
         """A frame cannot be decoded; it will be missed like one that never came."""
         if task.fresh:
-            self.rested(0)
+            self.faded_out(0)
             self._advance(task.frame.sequence)
 
     def concealed(self, task: Conceal, samples: int, seconds: float) -> None:
         """A block of concealment became `samples`."""
         self._conceal_cost.push(int(seconds * SAMPLE_RATE))
         self.queued += samples
-        self.counters.concealed_columns += task.count
+        self.counters.concealed += task.count * HOP / SAMPLE_RATE
         self._run += task.count
         self._concealed += task.count
         if self._concealed >= FRAME_HOPS:
             self.counters.lost += 1
             self._advance(self._next)
 
-    def rested(self, samples: int) -> None:
+    def faded_out(self, samples: int) -> None:
         """The sound ended with the `samples` that were left."""
         self.queued += samples
         self.idle = True

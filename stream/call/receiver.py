@@ -1,4 +1,4 @@
-"""The other half of a call: one voice per remote party, decoded, mixed and played."""
+"""The receiving half of a call: every remote stream decoded, all mixed and played."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codec.errors import SottoError
 from codec.signal.samples import FloatArray
-from stream.audio.requests import Requests
-from stream.audio.sinks import NullSink, Sink
-from stream.audio.slots import Jack
-from stream.call.capacity import Capacity, Demand
+from stream.audio.sinks import Sink
+from stream.audio.slots import DeviceSlot
+from stream.call.capacity import Capacity
 from stream.call.meters import LoadMeter, Throughput
-from stream.call.snapshot import Latency, Listener
+from stream.call.remote_stream import RemoteStream
+from stream.call.snapshot import Latency, Party
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
-    from stream.call.remote_stream import Voice
-    from stream.link.events import AudioArrived
+    from stream.link.endpoint import Endpoint
+    from stream.link.events import AudioArrived, Joined
     from stream.log import Journal
 
 
@@ -30,71 +30,47 @@ _IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen 
 _MIX_SECONDS = 0.006
 _LEAST_BLOCK = 64
 _LIMIT = 0.98  # loudest sample of a mix
-_LOOK_SECONDS = 0.5  # between looks whether there is time for all voices
+_LOOK_SECONDS = 0.5  # between looks whether there is time for all parties
 
 
-class Connection(Protocol):
-    """What the transport knows of each party."""
-
-    def one_way(self, party: int) -> float | None: ...
-    def rejected(self, party: int) -> int: ...
-
-
-class Party:
-    """A remote party as we hear it."""
-
-    def __init__(self, number: int, name: str, fingerprint: str, voice: Voice) -> None:
-        self.number = number
-        self.name = name
-        self.fingerprint = fingerprint
-        self.preset = ""  # what its voice is coded with, as it says
-        self.voice = voice
-        self.joined = time.monotonic()
-        self.capture: float | None = None  # seconds from the air to its encoder, as it says
-        self.shed = False  # not listened to, because the machine does not carry it
-
-
-class Hearing:
+class Receiver:
     """Decodes what arrives from every party and plays the mix, in two threads.
 
     The decoder thread does the heavy work; the mixer thread only moves samples, so that a frame
-    which takes long to decode never starves the loudspeaker. heard(samples,
-    time_of_first): all that is played; voice: makes a party's voice, None for a `Voice` of `codec`.
+    which takes long to decode never starves the loudspeaker. played(samples, time_of_first): all
+    that is played; stream(codec, party): makes a party's stream.
     """
 
     def __init__(
         self,
         codec: SpeechCodec,
-        sink: Sink,
+        slot: DeviceSlot[Sink],
         journal: Journal,
-        heard: Callable[[FloatArray, float], None] | None = None,
-        voice: Callable[[], Voice] | None = None,
+        played: Callable[[FloatArray, float], None] | None = None,
+        stream: Callable[[SpeechCodec, int], RemoteStream] = RemoteStream,
     ) -> None:
         self._codec = codec
-        self._make_voice = voice
+        self._slot = slot
         self._journal = journal
-        self._heard = heard
-        self._parties: dict[int, Party] = {}
+        self._played = played
+        self._make_stream = stream
+        self._streams: dict[int, RemoteStream] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._something = threading.Event()  # has arrived
-        self._requests = Requests(journal)
-        self.jack: Jack[Sink] = Jack(
-            sink, NullSink, lambda sink: sink.underruns, self._requests, journal
-        )
         self._load = LoadMeter()
         self._capacity = Capacity()
         self._next_look = 0.0
         self._wire = Throughput()
         self._threads = [
-            threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
+            threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True)
             for name, work in (("sotto-decoder", self._decode), ("sotto-mixer", self._mix))
         ]
         self.failure: str | None = None
 
     def start(self) -> None:
         """Open the sink and begin. Raises SottoError when the sink cannot be opened."""
-        self.jack.start()
+        self._slot.start()
         for thread in self._threads:
             thread.start()
 
@@ -104,39 +80,36 @@ class Hearing:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(5.0)
-        self.jack.stop()
+        self._slot.stop()
 
-    def join(self, number: int, name: str, fingerprint: str, preset: str = "") -> None:
-        """A party can now be heard; one that comes back keeps its voice and its counters."""
+    def join(self, party: Joined) -> None:
+        """A party can now be heard; one that comes back keeps its stream and its counters."""
         with self._lock:
-            party = self._parties.get(number)
-            if party is None:
-                party = self._parties[number] = Party(number, name, fingerprint, self._voice())
-            party.name, party.fingerprint, party.preset = name, fingerprint, preset
+            stream = self._streams.get(party.party)
+            if stream is None:
+                stream = self._make_stream(self._codec, party.party)
+                self._streams[party.party] = stream
+            stream.name, stream.fingerprint = party.name, party.fingerprint
+            stream.preset = party.preset
 
-    def _voice(self) -> Voice:
-        from stream.call.remote_stream import Voice
-
-        return Voice(self._codec) if self._make_voice is None else self._make_voice()
-
-    def leave(self, number: int) -> None:
+    def leave(self, party: int) -> None:
         """Forget a party."""
         with self._lock:
-            self._parties.pop(number, None)
-            self._capacity.forget(number)
+            self._streams.pop(party, None)
+            self._capacity.forget(party)
 
-    def set_preset(self, number: int, preset: str) -> None:
-        """A party says that its voice is coded with another preset."""
-        party = self._parties.get(number)
-        if party is not None:
-            party.preset = preset
+    def set_preset(self, party: int, preset: str) -> None:
+        """A party says that its speech is coded with another preset."""
+        stream = self._streams.get(party)
+        if stream is not None:
+            stream.preset = preset
 
     def arrive(self, audio: AudioArrived) -> None:
         """Take a packet of a party; unknown parties are ignored."""
-        party = self._parties.get(audio.party)
-        if party is not None and not party.shed:
-            party.capture = audio.capture
-            party.voice.arrive(audio.packet, audio.captured, audio.arrived)
+        stream = self._streams.get(audio.party)
+        if stream is not None and not stream.skipped:
+            stream.capture = audio.capture
+            stream.arrive(audio.packet, audio.captured, audio.arrived)
             self._something.set()
 
     @property
@@ -144,51 +117,32 @@ class Hearing:
         """Whether the machine has no time to decode all that it is decoding."""
         return self._capacity.overloaded
 
-    def load(self, now: float) -> float:
-        """Share of the decoder thread's time that it is busy."""
-        return self._load.share(now)
-
-    def drained(self, number: int) -> bool:
+    def drained(self, party: int) -> bool:
         """Whether all that came from a party has been played."""
-        party = self._parties.get(number)
-        return party is None or not party.voice.pending()
+        stream = self._streams.get(party)
+        return stream is None or not stream.pending()
 
-    def snapshot(self, now: float, wire_bytes: int, connection: Connection) -> tuple[Listener, ...]:
+    def snapshot(self, now: float, wire_bytes: int, endpoint: Endpoint) -> tuple[Party, ...]:
         """What is heard of each party, in the order they came.
 
         wire_bytes: all that came over the connection so far; with several parties each is shown
         the whole.
         """
         wire = self._wire.update(now, wire_bytes)
-        parties = sorted(self._present(), key=lambda party: party.joined)
-        return tuple(self._listener(party, wire, connection) for party in parties)
+        parties = []
+        for stream in sorted(self._present(), key=lambda stream: stream.joined):
+            party = stream.snapshot()
+            party.arrivals.underruns += self._slot.gaps
+            party.arrivals.rejected += endpoint.rejected(stream.party)
+            latency = split(party.latency, endpoint.one_way(stream.party), stream.capture)
+            parties.append(replace(party, rate=replace(party.rate, wire=wire), latency=latency))
+        return tuple(parties)
 
-    def _listener(self, party: Party, wire: float, connection: Connection) -> Listener:
-        voice = party.voice
-        arrivals = voice.arrivals()
-        underruns = arrivals.underruns + self.jack.gaps
-        rejected = arrivals.rejected + connection.rejected(party.number)
-        latency = split(voice.latency(), connection.one_way(party.number), party.capture)
-        return Listener(
-            party=party.number,
-            name=party.name,
-            fingerprint=party.fingerprint,
-            preset=party.preset,
-            heard=not party.shed,
-            level_db=voice.level_db(),
-            active=voice.active,
-            spectrogram=voice.spectrogram(),
-            rate=replace(voice.rate(), wire=wire),
-            arrivals=replace(arrivals, underruns=underruns, rejected=rejected),
-            latency=latency,
-            real_time=voice.real_time(),
-        )
-
-    def _present(self) -> list[Party]:
+    def _present(self) -> list[RemoteStream]:
         with self._lock:
-            return list(self._parties.values())
+            return list(self._streams.values())
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _repeat(self, work: Callable[[], None]) -> None:
         try:
             while not self._stop.is_set():
                 work()
@@ -199,60 +153,54 @@ class Hearing:
 
     def _decode(self) -> None:
         begun = time.monotonic()
-        parties = self._present()
-        # Those not listened to as well: what they said last is to end without a click.
-        worked = [party.voice.work() for party in parties]
+        # Those that are skipped as well: what they said last is to end without a click.
+        worked = [stream.work() for stream in self._present()]
+        now = time.monotonic()
         if any(worked):
-            self._load.push(begun, time.monotonic())
+            self._load.push(begun, now)
         else:
             self._something.wait(_IDLE_SECONDS)
             self._something.clear()
-        if begun >= self._next_look:
-            self._next_look = begun + _LOOK_SECONDS
-            self._balance(begun)
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            self._balance(now)
 
     def _balance(self, now: float) -> None:
         """Listen to as many parties as there is time to decode."""
         with self._lock:
-            parties = dict(self._parties)
-            demands: tuple[list[Demand], list[Demand]] = ([], [])
-            for party in parties.values():
-                demand = Demand(party.number, party.joined, party.voice.real_time())
-                demands[party.shed].append(demand)
-            change = self._capacity.consider(now, self.load(now), *demands)
-        for number in change.drop:
-            party = parties[number]
-            party.shed = True
-            party.voice.leave_off()
+            streams = list(self._streams.values())
+            drop, take = self._capacity.consider(now, self._load.share(now), streams)
+        heard = sum(not stream.skipped for stream in streams)
+        for stream in drop:
+            stream.skipped = True
+            stream.pause()
             self._journal.warning(
-                f"this machine cannot decode {len(demands[False])} voices at once:"
-                f" {party.name or number} is not heard"
+                f"this machine cannot decode {heard} voices at once:"
+                f" {stream.name or stream.party} is not heard"
             )
-        for number in change.take:
-            party = parties[number]
-            party.shed = False
-            self._journal.info(f"there is time again: {party.name or number} is heard")
+        for stream in take:
+            stream.skipped = False
+            self._journal.info(f"there is time again: {stream.name or stream.party} is heard")
 
     def _mix(self) -> None:
-        self._requests.serve()
-        sink = self.jack.plug
+        self._slot.serve()
+        sink = self._slot.device
         room = sink.room()
         if room < _LEAST_BLOCK:
             self._stop.wait(_MIX_SECONDS)
             return
         play_time = sink.play_time()
         mix = np.zeros(room, np.float32)
-        for party in self._present():
-            mix += party.voice.pull(room, play_time)
+        for stream in self._present():
+            mix += stream.pull(room, play_time)
         np.clip(mix, -_LIMIT, _LIMIT, out=mix)
         sink.write(mix)
-        self.jack.report()
-        if self._heard is not None:
-            self._heard(mix, play_time)
+        if self._played is not None:
+            self._played(mix, play_time)
 
 
 def split(latency: Latency, one_way: float | None, capture: float | None) -> Latency:
-    """Tell the sender's shares of the time from the air to our door from the network's.
+    """Tell the sender's shares of the time from the air to our socket from the network's.
 
     latency.network: all of it; one_way, capture: what is known of its parts.
     """

@@ -1,4 +1,4 @@
-"""Both sides of a call in one WAV file: what we said on the left, what we heard on the right.
+"""Both sides of a call in one WAV file: what we sent on the left, what we received on the right.
 
 The two directions come from two threads and two clocks. Each block says when its first sample was
 in the air, so the two stay side by side for hours: a gap is filled with silence, and clock drift
@@ -85,7 +85,7 @@ class Recorder:
     a crash leaves a temporary file that plays. Recording ends by itself before the format's 4 GiB
     are full; `error` then says so and what was recorded stays.
 
-    `said` and `heard` never wait and may be called from different threads.
+    `sent` and `received` never wait and may be called from different threads.
     Raises BadInput when started: not a .wav name, no such directory, no permission.
     """
 
@@ -100,7 +100,7 @@ class Recorder:
         self.name = display_name(path)
         self.error: str | None = None
         self.frames = 0
-        self._said, self._heard = _Track(), _Track()
+        self._sent, self._received = _Track(), _Track()
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -123,13 +123,13 @@ class Recorder:
         )
         self._thread.start()
 
-    def said(self, samples: FloatArray, time_of_last: float) -> None:
+    def sent(self, samples: FloatArray, time_of_last: float) -> None:
         """Our samples [n]; time_of_last: when the last was at the microphone, monotonic."""
-        self._push(self._said, samples, time_of_last - len(samples) / SAMPLE_RATE)
+        self._push(self._sent, samples, time_of_last - len(samples) / SAMPLE_RATE)
 
-    def heard(self, samples: FloatArray, time_of_first: float) -> None:
+    def received(self, samples: FloatArray, time_of_first: float) -> None:
         """Their samples [n]; time_of_first: when the first is in the air, monotonic."""
-        self._push(self._heard, samples, time_of_first)
+        self._push(self._received, samples, time_of_first)
 
     def stop(self) -> None:
         """Write the rest and give the file its name; may be called twice."""
@@ -159,7 +159,7 @@ class Recorder:
         last = False
         while not last and self.error is None:
             last = self._stopping.wait(_INTERVAL)
-            ready = (self._said.available, self._heard.available)
+            ready = (self._sent.available, self._received.available)
             patience = int((self._clock() - self._began - _WAIT) * SAMPLE_RATE) - self.frames
             count = max(ready) if last else max(min(ready), patience)
             try:
@@ -175,7 +175,7 @@ class Recorder:
         count = min(count, self._limit - self.frames)
         while count > 0:
             block = min(count, SAMPLE_RATE)
-            both = np.stack([self._said.pull(block), self._heard.pull(block)], axis=1)
+            both = np.stack([self._sent.pull(block), self._received.pull(block)], axis=1)
             # The samples first: the header never promises what is not there.
             _write_at(descriptor, wav.to_pcm16(both), _offset(self.frames))
             _write_at(descriptor, stereo_header(self.frames + block), 0)

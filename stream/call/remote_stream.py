@@ -1,4 +1,4 @@
-"""The voice of one remote party: packets in, samples out at the pace of the loudspeaker.
+"""What one remote party says: packets in, samples out at the pace of the loudspeaker.
 
 Three threads meet here: the network's calls `arrive`, the decoder's `work`, the mixer's `pull`.
 `work` decodes outside the lock, so neither of the others ever waits for it.
@@ -9,54 +9,38 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codec.errors import BadStream, SottoError
-from codec.packet import Packet, unpack
+from codec.packet import unpack
 from codec.signal import analysis
-from codec.signal.analysis import FRAME_SAMPLES, HOP, LEAD
+from codec.signal.analysis import HOP, LEAD
 from codec.signal.phase import LOOK_AHEAD
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.signal.synthesis import SpeechSynthesiser
 from stream.call import timescale
-from stream.call.jitter_buffer import Conceal, Decode, Playout, Rest
+from stream.call.jitter_buffer import Conceal, Decode, JitterBuffer
 from stream.call.meters import ColumnHistory, LevelMeter, RateMeter
-from stream.call.snapshot import Arrivals, Latency, Rate, Spectrogram
+from stream.call.snapshot import Latency, Party
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
+    from codec.speech.decoder import FrameDecoder
 
 
 SYNTHESIS_DELAY = LOOK_AHEAD * HOP + LEAD  # samples the synthesiser keeps until more columns come
 
-_FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 _FADE = 160  # samples, 10 ms: where the sound begins, ends or is cut
 # Columns of a frame that are synthesised and queued before the others, so that they may be played
 # at once. Over five clips this changed PESQ by 0.01.
 _HEAD = 16
 _MEASURED = 8  # frames whose latencies are averaged
 _LOAD_FRAMES = 20
-
-
-class DecodedFrame(Protocol):
-    """columns: log-mel [FRAME_HOPS, N_MELS]; active: whether it is speech."""
-
-    @property
-    def columns(self) -> FloatArray: ...
-    @property
-    def active(self) -> bool: ...
-
-
-class Decoder(Protocol):
-    """See `codec.speech.decoder.FrameDecoder`."""
-
-    def decode(self, packet: Packet) -> DecodedFrame: ...
-    def conceal(self) -> FloatArray: ...
 
 
 @dataclass(frozen=True)
@@ -67,17 +51,6 @@ class _Mark:
     captured: float | None
     arrived: float
     decode: float
-
-
-@dataclass(frozen=True)
-class _Timing:
-    """One frame's way to the ear, in seconds."""
-
-    network: float | None
-    playout: float
-    decode: float
-    device: float
-    total: float | None
 
 
 class SampleQueue:
@@ -129,37 +102,44 @@ def fade_out(samples: FloatArray) -> FloatArray:
     return fade_in(samples[::-1])[::-1]
 
 
-class Voice:
+class RemoteStream:
     """Decodes, delays, conceals and synthesises what one remote party says.
 
     codec: whose model the packets must have been made with; decoder: takes the place of the
-    codec's own.
+    codec's own. Attributes: party (its number), name, fingerprint, preset (as it says), joined
+    (when it came), capture (seconds from the air to its encoder, as it says), skipped (whether it
+    is not listened to because the machine has no time to decode it).
     """
 
     def __init__(
         self,
         codec: SpeechCodec,
+        party: int = 0,
         *,
         clock: Callable[[], float] = time.monotonic,
-        decoder: Decoder | None = None,
+        decoder: FrameDecoder | None = None,
     ) -> None:
         if decoder is None:
             from codec.speech.decoder import FrameDecoder
 
             decoder = FrameDecoder(codec)
+        self.party = party
+        self.name = self.fingerprint = self.preset = ""
+        self.joined = clock()
+        self.capture: float | None = None
+        self.skipped = False
         self._decoder = decoder
         self._clock = clock
         self._lock = threading.Lock()
-        self._playout = Playout(SYNTHESIS_DELAY)
+        self._jitter_buffer = JitterBuffer(SYNTHESIS_DELAY)
         self._queue = SampleQueue()
         # Samples ever put into the queue and taken from it: where a frame is on its way.
         self._put = 0
         self._taken = 0
         self._marks: deque[_Mark] = deque(maxlen=64)
         self._columns: deque[tuple[int, FloatArray]] = deque(maxlen=1024)  # (end, column) unplayed
-        self._timings: deque[_Timing] = deque(maxlen=_MEASURED)
+        self._latencies: deque[Latency] = deque(maxlen=_MEASURED)
         self._work: deque[tuple[float, float]] = deque(maxlen=_LOAD_FRAMES)
-        self._rejected = 0
         self._broken = False  # the last pull ended in silence
         self._active = False
         self._history = ColumnHistory()
@@ -168,7 +148,6 @@ class Voice:
         # Only the decoder thread touches these.
         self._synthesiser = _synthesiser()
         self._stand_in: FloatArray = np.zeros((0, analysis.N_MELS), np.float32)
-        self._warm = False
 
     # --- the network's thread ------------------------------------------------------------------
 
@@ -182,40 +161,38 @@ class Voice:
             unpacked = unpack(packet)
         except SottoError:
             with self._lock:
-                self._rejected += 1
+                self._jitter_buffer.counters.rejected += 1
             return
         with self._lock:
-            before = self._playout.counters.received
-            self._playout.arrive(bytes(packet), unpacked, captured, arrived)
-            if self._playout.counters.received > before:
+            before = self._jitter_buffer.counters.received
+            self._jitter_buffer.arrive(bytes(packet), unpacked, captured, arrived)
+            if self._jitter_buffer.counters.received > before:
                 self._rate.push(len(packet))
 
-    def leave_off(self) -> None:
+    def pause(self) -> None:
         """Nobody listens from now on: let the sound end, and count nothing that is missed as lost.
 
         The next packet is where listening begins again.
         """
         with self._lock:
-            self._playout.leave_off()
+            self._jitter_buffer.pause()
 
     # --- the decoder's thread ------------------------------------------------------------------
 
     def work(self) -> bool:
         """Decode one frame or conceal a few columns, if that is due; returns whether it was."""
-        if not self._warm:
-            self._warm_up()
         with self._lock:
-            task = self._playout.next()
+            task = self._jitter_buffer.next()
             if task is None:
                 return False
             if isinstance(task, Decode) and task.fresh:
-                self._cut(self._playout.queued)
+                self._cut(self._jitter_buffer.queued)
         if isinstance(task, Decode):
             self._decode(task)
         elif isinstance(task, Conceal):
             self._conceal(task)
         else:
-            self._rest(task)
+            self._fade_out()
         return True
 
     def _decode(self, task: Decode) -> None:
@@ -226,8 +203,8 @@ class Voice:
                 raise BadStream("frame of another size")
         except SottoError:
             with self._lock:
-                self._rejected += 1
-                self._playout.failed(task)
+                self._jitter_buffer.counters.rejected += 1
+                self._jitter_buffer.failed(task)
             return
         columns = frame.columns[task.skip :]
         if task.correction:
@@ -240,7 +217,7 @@ class Voice:
             samples = fade_in(samples)
         wait = self._clock() - begun
         with self._lock:
-            silence = self._playout.decoded(task, len(columns), len(samples), wait)
+            silence = self._jitter_buffer.decoded(task, len(columns), len(samples), wait)
             self._append(np.zeros(silence, np.float32))
             self._enqueue(head, samples, 0 if task.fresh else SYNTHESIS_DELAY)
             self._active = frame.active
@@ -248,7 +225,7 @@ class Voice:
         samples = self._synthesiser.push(tail)
         seconds = self._clock() - begun
         with self._lock:
-            self._playout.extended(len(samples))
+            self._jitter_buffer.extended(len(samples))
             self._enqueue(tail, samples, SYNTHESIS_DELAY)
             end = self._put + SYNTHESIS_DELAY
             self._marks.append(_Mark(end, task.frame.captured, task.frame.arrived, wait))
@@ -262,22 +239,16 @@ class Voice:
         samples = self._synthesiser.push(columns)
         seconds = self._clock() - begun
         with self._lock:
-            self._playout.concealed(task, len(samples), seconds)
+            self._jitter_buffer.concealed(task, len(samples), seconds)
             self._enqueue(columns, samples, SYNTHESIS_DELAY)
 
-    def _rest(self, task: Rest) -> None:
+    def _fade_out(self) -> None:
         samples = self._synthesiser.finish()
         samples[-_FADE:] = fade_out(samples[-_FADE:])
         with self._lock:
-            self._playout.rested(len(samples))
+            self._jitter_buffer.faded_out(len(samples))
             self._append(samples)
             self._active = False
-
-    def _warm_up(self) -> None:
-        """Run what is slow the first time, so that the first frame is not late for it."""
-        self._warm = True
-        noise = np.random.default_rng(0).uniform(-1, 0, (16, analysis.N_MELS)).astype(np.float32)
-        _synthesiser().push(noise)
 
     def _append(self, samples: FloatArray) -> None:
         self._queue.put(samples)
@@ -307,18 +278,18 @@ class Voice:
         device = play_time - self._clock()
         out = np.zeros(n, np.float32)
         with self._lock:
-            ready = self._playout.pull(n)
+            ready = self._jitter_buffer.pull(n)
             samples = self._queue.take(ready)
             before = self._taken
             self._taken += ready
             while self._marks and self._marks[0].end <= self._taken:
                 mark = self._marks.popleft()
                 played = play_time + (mark.end - before) / SAMPLE_RATE
-                self._timings.append(_timing(mark, played, device))
+                self._latencies.append(_latency(mark, played, device))
             shown = []
             while self._columns and self._columns[0][0] <= self._taken:
                 shown.append(self._columns.popleft()[1])
-            lacking = ready < n and not self._playout.idle
+            lacking = ready < n and not self._jitter_buffer.idle
         if ready:
             if self._broken:
                 samples = fade_in(samples)
@@ -331,76 +302,44 @@ class Voice:
         self._level.push(out)
         return out
 
-    # --- what there is to see ------------------------------------------------------------------
+    # --- for everyone --------------------------------------------------------------------------
 
-    def arrivals(self) -> Arrivals:
-        """What became of the packets so far."""
-        with self._lock:
-            counters = self._playout.counters
-            return Arrivals(
-                received=counters.received,
-                lost=counters.lost,
-                late=counters.late,
-                partly_late=counters.partly_late,
-                reordered=counters.reordered,
-                duplicates=counters.duplicates,
-                rejected=self._rejected,
-                concealed=counters.concealed_columns * HOP / SAMPLE_RATE,
-                stretched=counters.stretched,
-                shortened=counters.shortened,
-                underruns=counters.underruns,
-            )
+    def snapshot(self) -> Party:
+        """What is known and heard of the party; latencies are medians over the last frames.
 
-    def latency(self) -> Latency:
-        """Medians over the last frames played; the parts add up to the total for each frame.
-
-        network is all the time from a frame's last sample in the air to its packet's arrival;
-        total is how much later a sample is in the air here than it was there, which is also where
-        the cross-correlation of both has its peak.
+        Their parts add up to the total for each frame. network is all the time from a frame's last
+        sample in the air to its packet's arrival; total is how much later a sample is in the air
+        here than it was there, which is also where the cross-correlation of both has its peak.
         """
         with self._lock:
-            timings = tuple(self._timings)
-        if not timings:
-            return Latency()
-        network = [t.network for t in timings if t.network is not None]
-        total = [t.total for t in timings if t.total is not None]
-        return Latency(
-            network=median(network) if network else None,
-            playout=median(t.playout for t in timings),
-            decode=median(t.decode for t in timings),
-            device=median(t.device for t in timings),
-            total=median(total) if total else None,
-        )
-
-    def spectrogram(self) -> Spectrogram:
-        """The columns played last."""
-        return self._history.snapshot()
-
-    def level_db(self) -> float:
-        """Peak of what was played in the last tenth of a second, dB of full scale."""
-        return self._level.decibel()
-
-    def rate(self) -> Rate:
-        """Bits of the packets received, per second of speech."""
-        with self._lock:
-            return self._rate.snapshot()
+            return Party(
+                party=self.party,
+                name=self.name,
+                fingerprint=self.fingerprint,
+                preset=self.preset,
+                heard=not self.skipped,
+                level_db=self._level.decibel(),
+                active=self._active,
+                spectrogram=self._history.snapshot(),
+                rate=self._rate.snapshot(),
+                arrivals=replace(self._jitter_buffer.counters),
+                latency=_median(self._latencies),
+                real_time=self._real_time(),
+            )
 
     def real_time(self) -> float:
         """Seconds of decoding per second of speech, over the last frames."""
         with self._lock:
-            done = tuple(self._work)
-        speech = sum(length for _, length in done)
-        return sum(seconds for seconds, _ in done) / speech if speech else 0.0
+            return self._real_time()
 
-    @property
-    def active(self) -> bool:
-        """Whether the frame being played holds speech."""
-        return self._active
+    def _real_time(self) -> float:
+        speech = sum(length for _, length in self._work)
+        return sum(seconds for seconds, _ in self._work) / speech if speech else 0.0
 
     def pending(self) -> bool:
         """Whether something that was said has not been played yet."""
         with self._lock:
-            return bool(self._marks) or self._playout.ahead()
+            return bool(self._marks) or self._jitter_buffer.ahead()
 
 
 def _synthesiser() -> SpeechSynthesiser:
@@ -408,10 +347,20 @@ def _synthesiser() -> SpeechSynthesiser:
     return SpeechSynthesiser(variable=True)
 
 
-def _timing(mark: _Mark, played: float, device: float) -> _Timing:
+def _latency(mark: _Mark, played: float, device: float) -> Latency:
     """The parts of the time that a frame took, whose last sample was in the air at `played`."""
-    playout = played - _FRAME_SECONDS - mark.arrived - mark.decode - device
-    if mark.captured is None:
-        return _Timing(None, playout, mark.decode, device, None)
-    network = mark.arrived - mark.captured
-    return _Timing(network, playout, mark.decode, device, played - mark.captured)
+    return Latency(
+        network=None if mark.captured is None else mark.arrived - mark.captured,
+        playout=played - Latency.frame - mark.arrived - mark.decode - device,
+        decode=mark.decode,
+        device=device,
+        total=None if mark.captured is None else played - mark.captured,
+    )
+
+
+def _median(latencies: Iterable[Latency]) -> Latency:
+    parts: dict[str, Any] = {}
+    for name in ("network", "playout", "decode", "device", "total"):
+        known = [value for each in latencies if (value := getattr(each, name)) is not None]
+        parts[name] = median(known) if known else None
+    return Latency(**parts)

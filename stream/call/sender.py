@@ -1,4 +1,4 @@
-"""Our half of a call: source to packets, in a thread of its own."""
+"""The sending half of a call: source to packets, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import numpy as np
 from codec.errors import SottoError
 from codec.signal.analysis import FRAME_SAMPLES, HOP, WINDOW
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.requests import Requests
-from stream.audio.slots import Jack
+from stream.audio.slots import DeviceSlot
 from stream.audio.sources import Silence, Source
 from stream.call.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
 from stream.call.snapshot import Talker
@@ -29,63 +28,52 @@ if TYPE_CHECKING:
 
 _CHUNK = SAMPLE_RATE // 25  # at most this much is analysed between two slices of search
 _PATIENCE = 0.02  # seconds to wait for samples when there is nothing to search
-_REST = 0.04  # seconds of samples to gather when there is nothing to search: small bites cost more
+_GATHER = (
+    0.04  # seconds of samples to gather when there is nothing to search: small bites cost more
+)
 _LOOK_AHEAD = (WINDOW - HOP) // 2  # samples beyond a frame's end that its last column sees
 DEFAULT_TAIL = 0.06  # seconds of search after a frame's last sample
 _BACKLOG = 0.5  # seconds of samples waiting, beyond the source's own latency, that mean overload
 _NICENESS = 5  # the search yields to sound, network and screen
 
 
-class Gate:
-    """Whether our voice goes out: mute and push-to-talk."""
-
-    def __init__(self, push_to_talk: bool = False) -> None:
-        self.muted = False
-        self.push_to_talk = push_to_talk
-        self.talking = False
-
-    @property
-    def open(self) -> bool:
-        return not self.muted and (self.talking or not self.push_to_talk)
-
-
-class Speaking:
-    """Encodes what the source hears, frame by frame, and hands packets to `send`.
+class Sender:
+    """Encodes what the source gives, frame by frame, and hands packets to `send`.
 
     send(packet, captured, capture): captured is the monotonic time at which the frame's last sample
     was in the air, capture how long samples take from there to us; it returns False when the packet
-    was dropped. said(samples, time_of_last): every sample that was encoded, for a recorder.
+    was dropped. encoded(samples, time_of_last): every sample that was encoded, for a recorder.
+
+    Attributes: muted, push_to_talk, talking (with push-to-talk, whether the key is down).
     """
 
     def __init__(
         self,
         codec: SpeechCodec,
-        source: Source,
+        slot: DeviceSlot[Source],
         send: Callable[[bytes, float, float | None], bool],
         journal: Journal,
-        gate: Gate,
         *,
+        push_to_talk: bool = False,
         iterations: int | None = None,
         tail: float | None = None,
-        said: Callable[[FloatArray, float], None] | None = None,
+        encoded: Callable[[FloatArray, float], None] | None = None,
     ) -> None:
         from codec.signal.activity import ActivityDetector
         from codec.speech.live import LiveEncoder
 
+        self.muted = self.talking = False
+        self.push_to_talk = push_to_talk
         self._encoder = LiveEncoder(
             codec,
             iterations=iterations,
             tail=DEFAULT_TAIL if tail is None else tail,
             activity=ActivityDetector(),
         )
+        self._slot = slot
         self._send = send
         self._journal = journal
-        self._gate = gate
-        self._said = said
-        self._requests = Requests(journal)
-        self.jack: Jack[Source] = Jack(
-            source, Silence, lambda source: source.overflows, self._requests, journal
-        )
+        self._encoded = encoded
         self._stop = threading.Event()
         self._calling = threading.Event()
         self._another = threading.Event()  # a call has begun since a frame was last begun for one
@@ -112,7 +100,7 @@ class Speaking:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
-        self.jack.stop()
+        self._slot.stop()
 
     def call(self, wanted: bool) -> None:
         """Whether packets are wanted; the source is opened when they first are.
@@ -128,17 +116,18 @@ class Speaking:
             self._calling.clear()
 
     def set_preset(self, name: str) -> None:
-        """Ask for another preset of the same model, from the next frame on."""
-        self._requests.post(lambda: self._encoder.set_preset(name))
+        """Code by another preset of the same model, from the next frame on. Raises BadInput."""
+        self._encoder.set_preset(name)
+
+    @property
+    def open(self) -> bool:
+        """Whether what the source gives is sent: not muted, and not waiting for push-to-talk."""
+        return not self.muted and (self.talking or not self.push_to_talk)
 
     @property
     def behind(self) -> bool:
         """Whether the encoder does not keep up with the source."""
         return self._backlog > _BACKLOG
-
-    def load(self, now: float) -> float:
-        """Share of one core's time that the encoder thread is busy."""
-        return self._load.share(now)
 
     def snapshot(self, now: float, wire_bytes: int) -> Talker:
         """`wire_bytes`: all bytes handed to the transport so far."""
@@ -153,8 +142,8 @@ class Speaking:
             steps=latest.steps if latest else 0,
             cost=latest.cost if latest else 0.0,
             start_cost=latest.start_cost if latest else 0.0,
-            real_time=self.load(now),
-            overflows=self.jack.gaps,
+            real_time=self._load.share(now),
+            overflows=self._slot.gaps,
             unsent=self._unsent,
             capture=median(self._capture_seconds),
             search=median(self._search_seconds),
@@ -164,21 +153,20 @@ class Speaking:
         yield_priority()
         try:
             while not self._calling.wait(_PATIENCE):
-                self._requests.serve()
+                self._slot.serve()
                 if self._stop.is_set():
                     return
-            self.jack.start()
+            self._slot.start()
             busy = False
             while not self._stop.is_set():
-                self._requests.serve()
+                self._slot.serve()
                 if not busy:
                     self._stop.wait(self._spare_time())
-                samples, when = self.jack.plug.read(_CHUNK, 0.0 if busy else _PATIENCE)
-                self.jack.report()
+                samples, when = self._slot.device.read(_CHUNK, 0.0 if busy else _PATIENCE)
                 begun = time.monotonic()
                 if len(samples):
                     self._take(samples, when)
-                elif self.jack.plug.ended:
+                elif self._slot.device.ended:
                     self._go_silent()
                 busy = len(samples) == _CHUNK or self._encoder.refine()
                 self._load.push(begun, time.monotonic())
@@ -193,12 +181,12 @@ class Speaking:
         """How long samples may gather without making the frame late."""
         missing = (self._frames + 1) * FRAME_SAMPLES + _LOOK_AHEAD - self._pushed
         left = missing / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
-        return min(max(left - _PATIENCE, 0.0), _REST)
+        return min(max(left - _PATIENCE, 0.0), _GATHER)
 
     def _take(self, samples: FloatArray, when: float) -> None:
         """Encode samples whose last one was in the air at `when`."""
         lag = max(time.monotonic() - when, 0.0)
-        self._backlog = lag - self.jack.plug.latency
+        self._backlog = lag - self._slot.device.latency
         self._capture_seconds.append(lag)
         self._level.push(samples)
         if not self._calling.is_set():
@@ -207,10 +195,10 @@ class Speaking:
             self._another.clear()
             self._encoder.reset()
             self._pushed = self._frames * FRAME_SAMPLES
-        if not self._gate.open:
+        if not self.open:
             samples = np.zeros_like(samples)
-        if self._said is not None:
-            self._said(samples, when)
+        if self._encoded is not None:
+            self._encoded(samples, when)
         self._pushed += len(samples)
         self._latest_sample = when
         frames = self._encoder.push(samples)
@@ -230,10 +218,10 @@ class Speaking:
             self._unsent += 1
 
     def _go_silent(self) -> None:
-        """The source is over: stay on the line without a word, which also fills the last frame."""
+        """The source has ended: stay on the line in silence, which also fills the last frame."""
         self.source_ended.set()
-        self._journal.info(f"{self.jack.name} is over")
-        self.jack.replace(Silence())
+        self._journal.info(f"{self._slot.name} has ended")
+        self._slot.replace(Silence())
 
 
 def median(values: deque[float]) -> float | None:

@@ -7,7 +7,11 @@ leisure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +19,7 @@ from codec.signal.samples import FloatArray
 from stream.link.events import CallState, Link
 
 QUIETEST_DB = -100.0
+_DECIMALS = 6  # of numbers in JSON
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,13 @@ class Talker:
     search: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Arrivals:
-    """What became of the packets of one remote party.
+    """What became of the packets of one remote party; its jitter buffer counts them.
 
     received: valid packets; lost: frames that never came in time; late: packets whose time had
     passed altogether; partly_late: packets of which only the rest could be played; reordered,
-    duplicates, rejected (damaged, replayed or foreign); concealed: seconds of made-up sound;
+    duplicates, rejected (damaged, replayed or foreign); concealed: seconds of concealment;
     stretched, shortened: columns inserted and removed to follow clocks and jitter; underruns:
     times the loudspeaker found nothing to play.
     """
@@ -123,10 +128,10 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Listener:
-    """A remote party's voice on its way in.
+class Party:
+    """A remote party and its speech on the way in.
 
-    party: its number in the call; preset: what its voice is coded with, "" before that is known;
+    party: its number in the call; preset: what its speech is coded with, "" before that is known;
     heard: False while the machine has no time to decode it.
     """
 
@@ -139,7 +144,7 @@ class Listener:
     active: bool = False
     spectrogram: Spectrogram = field(default_factory=no_spectrogram)
     rate: Rate = Rate()
-    arrivals: Arrivals = Arrivals()
+    arrivals: Arrivals = field(default_factory=Arrivals)
     latency: Latency = Latency()
     real_time: float = 0.0
 
@@ -154,7 +159,7 @@ class Snapshot:
     presets: tuple[str, ...]
     model_id: str
     talker: Talker
-    listeners: tuple[Listener, ...]
+    listeners: tuple[Party, ...]
     link: Link
     input_device: str
     output_device: str
@@ -165,3 +170,25 @@ class Snapshot:
     room: bool = False
     overloaded: bool = False
     reason: str = ""
+
+    def to_json(self) -> str:
+        """One JSON object on one line: all but pictures and histories."""
+        return json.dumps(_plain(self), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as objects, enums as their names, numbers JSON can hold."""
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if is_dataclass(value):
+        return {
+            field.name: _plain(part)
+            for field in fields(value)
+            if not isinstance(part := getattr(value, field.name), Spectrogram)
+            and field.name != "history"
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), _DECIMALS) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -17,7 +17,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 
 from codec.errors import SottoError
-from stream.call.snapshot import Latency, Listener, Snapshot, Talker
+from stream.call.snapshot import Latency, Party, Snapshot, Talker
 from stream.link.events import CallState
 from tui.app import keys
 from tui.app.alert import Alert
@@ -309,7 +309,7 @@ class CallApp(App[None]):
         """A widget of the main screen, whatever is open over it."""
         return self.screen_stack[0].query_one(kind)  # type: ignore[type-var]
 
-    def _chosen(self, snapshot: Snapshot) -> Listener | None:
+    def _chosen(self, snapshot: Snapshot) -> Party | None:
         for listener in snapshot.listeners:
             if listener.party == self._selected:
                 return listener
@@ -317,7 +317,7 @@ class CallApp(App[None]):
 
     def _worth_drawing(self, snapshot: Snapshot) -> bool:
         """Whether somebody speaks, or something was switched, or it is time again anyway."""
-        voices: list[Talker | Listener] = [snapshot.talker, *snapshot.listeners]
+        voices: list[Talker | Party] = [snapshot.talker, *snapshot.listeners]
         audible = any(voice.active or voice.level_db > _AUDIBLE_DB for voice in voices)
         if audible and not self.plain:
             self._drawn = ()

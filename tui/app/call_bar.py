@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.call.snapshot import Listener, Snapshot
+from stream.call.snapshot import Party, Snapshot
 from stream.link.events import CallState
 from tui.app.figures import UNKNOWN, clean, clock, fit
 from tui.app.painting import Line, Painted, spread, width_of
@@ -23,9 +23,9 @@ class CallBar(Painted):
     """State of the call as a whole."""
 
     _snapshot: Snapshot | None = None
-    _listener: Listener | None = None
+    _listener: Party | None = None
 
-    def show(self, snapshot: Snapshot, listener: Listener | None) -> None:
+    def show(self, snapshot: Snapshot, listener: Party | None) -> None:
         """listener: the remote party whose key is shown."""
         self._snapshot, self._listener = snapshot, listener
         self.repaint()
@@ -46,7 +46,7 @@ def secured(snapshot: Snapshot) -> Line:
     return [("✗ NOT secured", "bad")]
 
 
-def _call_line(snapshot: Snapshot, listener: Listener | None, width: int) -> Line:
+def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
     symbol, word, role = STATES[snapshot.state]
     left: Line = [
         (f"{symbol} {word}", role),
@@ -68,7 +68,7 @@ def _call_line(snapshot: Snapshot, listener: Listener | None, width: int) -> Lin
     return spread(left, right, width)
 
 
-def _device_line(snapshot: Snapshot, listener: Listener | None, width: int) -> Line:
+def _device_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
     right: Line = [("● REC", "bad")] if snapshot.recording else []
     key = clean(listener.fingerprint) if listener is not None else ""
     whose = "key " if key else "own key "

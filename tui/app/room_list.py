@@ -6,7 +6,7 @@ from rich.cells import set_cell_size
 from textual import events
 from textual.message import Message
 
-from stream.call.snapshot import Listener
+from stream.call.snapshot import Party
 from tui.app.figures import clean, decibels, fit
 from tui.app.meter import PeakHold, bar
 from tui.app.painting import Line, Painted, heading
@@ -26,12 +26,12 @@ class RoomList(Painted):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: tuple[Party, ...] = ()
         self._selected = -1
         self._peaks: dict[int, PeakHold] = {}
         self._now = 0.0
 
-    def show(self, listeners: tuple[Listener, ...], selected: int, now: float) -> None:
+    def show(self, listeners: tuple[Party, ...], selected: int, now: float) -> None:
         """selected: a party's number; now: seconds on a monotonic clock."""
         rows = 1 + min(len(listeners), MOST_LISTED)
         if len(listeners) != len(self._listeners):
@@ -53,7 +53,7 @@ class RoomList(Painted):
         if 0 <= index < len(self._listeners):
             self.post_message(self.Selected(self._listeners[index].party))
 
-    def _row(self, listener: Listener, width: int) -> Line:
+    def _row(self, listener: Party, width: int) -> Line:
         chosen = listener.party == self._selected
         name_width = min(max(width // 3, 6), 24)
         name = fit(clean(listener.name) or f"party {listener.party}", name_width)
@@ -68,7 +68,7 @@ class RoomList(Painted):
         ]
 
 
-def _mark(listener: Listener) -> tuple[str, str]:
+def _mark(listener: Party) -> tuple[str, str]:
     if not listener.heard:
         return " ✗", "bad"
     return (" ●", "good") if listener.active else (" ○", "label")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from textual.strip import Strip
 
-from stream.call.snapshot import Listener, Rate, Snapshot, Spectrogram
+from stream.call.snapshot import Party, Rate, Snapshot, Spectrogram
 from stream.link.events import CallState
 from tui.app.figures import bits, clean, cost, decibels, factor, wrap
 from tui.app.meter import PeakHold, bar
@@ -116,7 +116,7 @@ class HeardVoice(VoicePanel):
 
     _party: int | None = None
 
-    def show(self, snapshot: Snapshot, listener: Listener | None, now: float) -> None:
+    def show(self, snapshot: Snapshot, listener: Party | None, now: float) -> None:
         """now: seconds on a monotonic clock."""
         if listener is None:
             self._party = None
@@ -160,7 +160,7 @@ def voice_state(active: bool) -> tuple[str, str]:
     return ("● talking", "good") if active else ("○ silent", "label")
 
 
-def heard_state(listener: Listener) -> tuple[str, str]:
+def heard_state(listener: Party) -> tuple[str, str]:
     """Whether a remote party is speaking, and whether it can be heard."""
     return voice_state(listener.active) if listener.heard else ("✗ not heard", "bad")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stream.audio.devices import AudioDevice
+    from stream.audio.devices import DeviceInfo
     from tui.commands import Subparsers
 
 
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     devices = list_devices(probe=True)
     if args.json:
-        print(json.dumps([device.as_dict() for device in devices], indent=2))
+        print(json.dumps([asdict(device) for device in devices], indent=2))
         return 0
     if not devices:
         raise AudioDeviceError("this machine has no audio devices")
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def as_text(devices: tuple[AudioDevice, ...]) -> str:
+def as_text(devices: tuple[DeviceInfo, ...]) -> str:
     """The answer for people; '>' marks the default input, '<' the default output."""
     rows = [("", "", "name", "sound system", "in", "out", "rates accepted (kHz)", "native")]
     for d in devices:

@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from stream.call.snapshot import Listener, Snapshot
+from stream.call.snapshot import Party, Snapshot
 from tui.app.dialogs.dialog import Dialog
 from tui.app.figures import UNKNOWN, bits, clean, fit, milliseconds
 
@@ -22,18 +22,18 @@ class Details(Dialog[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("i,q,enter", "close", show=False)]
 
-    def __init__(self, snapshot: Snapshot, listener: Listener | None) -> None:
+    def __init__(self, snapshot: Snapshot, listener: Party | None) -> None:
         super().__init__("details")
         self._text = Static(_drawn(snapshot, listener))
 
     def content(self) -> list[Widget]:
         return [self._text]
 
-    def show(self, snapshot: Snapshot, listener: Listener | None) -> None:
+    def show(self, snapshot: Snapshot, listener: Party | None) -> None:
         self._text.update(_drawn(snapshot, listener), layout=False)
 
 
-def rows(snapshot: Snapshot, listener: Listener | None) -> list[tuple[str, str]]:
+def rows(snapshot: Snapshot, listener: Party | None) -> list[tuple[str, str]]:
     """(name, value) rows; their number changes only with whether anybody is there."""
     link, talker = snapshot.link, snapshot.talker
     offset = UNKNOWN if link.clock_offset is None else f"{link.clock_offset * 1e3:+.1f} ms"
@@ -66,7 +66,7 @@ def rows(snapshot: Snapshot, listener: Listener | None) -> list[tuple[str, str]]
     ]
 
 
-def _drawn(snapshot: Snapshot, listener: Listener | None) -> Content:
+def _drawn(snapshot: Snapshot, listener: Party | None) -> Content:
     return Content("\n").join(
         Content.assemble((name.ljust(_LABEL), "$text-muted"), fit(value, _VALUE))
         for name, value in rows(snapshot, listener)

@@ -1,4 +1,4 @@
-"""Sound cards that come and go: what the call does about it, and that PortAudio is left in peace.
+"""Device slots: devices changed during a call, and sound cards that come and go.
 
 The sound system is a fake with PortAudio's rules: it knows the cards of its last initialisation,
 which must not happen while a stream is open.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from stream.audio.devices import AudioDeviceError, DeviceNames, refresh
-from stream.audio.hotplug import RETRY, Hotplug
-from stream.audio.requests import Requests
+from codec.errors import SottoError
+from stream.audio.devices import AudioDeviceError, Device, DeviceNames, refresh
 from stream.audio.sinks import NullSink
-from stream.audio.slots import Jack
+from stream.audio.slots import RETRY, DeviceSlot, Hotplug, SoundSystem, input_slot, output_slot
 from stream.audio.sources import Silence
 from stream.log import Journal
 
@@ -67,43 +67,30 @@ class Microphone(Silence):
             self._machine.open.remove(self.name)
 
 
-class Half:
-    """What Speaking and Hearing share: a jack, and the requests of the thread that serves it."""
-
-    def __init__(self, machine: Machine, name: str) -> None:
-        self.journal = Journal()
-        self.requests = Requests(self.journal)
-        self.jack: Jack[Any] = Jack(
-            Microphone(machine, name), Silence, lambda plug: plug.overflows, self.requests,
-            self.journal,
-        )  # fmt: skip
-        self.jack.start()
-
-
 class Scene:
-    """A call's two halves on a machine, and the thread that serves both."""
+    """A call's two slots on a machine, and the thread that serves both."""
 
-    def __init__(self, machine: Machine, microphone: str, loudspeaker: str) -> None:
+    def __init__(self, machine: Machine, source: str, sink: str, *, patience: float = 20.0) -> None:
         self.machine = machine
         self.now = 100.0
-        self.halves = Half(machine, microphone), Half(machine, loudspeaker)
-        self.busy: Half | None = None  # does not come round to its requests
-        self.speaking, self.hearing = (half.jack for half in self.halves)
         self.journal = Journal()
 
-        def make(name: str) -> Any:
+        def card(name: str) -> Any:
             return Microphone(machine, name)
 
+        system = SoundSystem(card, card, machine.devices, machine.look, machine.refresh)
+        self.input = input_slot(card(source), system, Journal())
+        self.output = output_slot(card(sink), system, Journal())
+        self.busy: DeviceSlot[Any] | None = None  # its thread does not come round to requests
+        for slot in (self.input, self.output):
+            slot.start()
         self.hotplug = Hotplug(
-            self.speaking,
-            self.hearing,
-            make,
-            make,
-            machine.devices,
-            machine.look,
-            machine.refresh,
+            self.input,
+            self.output,
+            system,
             self.journal,
             clock=lambda: self.now,
+            patience=patience,
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -119,20 +106,27 @@ class Scene:
 
     def _serve(self) -> None:
         while not self._stop.wait(0.002):
-            for half in self.halves:
-                if half is not self.busy:
-                    half.requests.serve()
+            for slot in (self.input, self.output):
+                if slot is not self.busy:
+                    slot.serve()
 
     def later(self, seconds: float) -> None:
         self.now += seconds
         self.hotplug.step()
 
-    def lose(self, jack: Jack[Any], name: str) -> None:
+    def lose(self, slot: DeviceSlot[Any], name: str) -> None:
         self.machine.unplug(name)
-        jack.plug.error = f"the microphone {name} has stopped: silence is sent instead"
+        slot.device.error = f"the microphone {name} has stopped: silence is sent instead"
 
     def log(self) -> list[str]:
         return [line.text for line in self.journal.after(-1)]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_nothing_is_looked_for_while_all_is_well():
@@ -145,16 +139,16 @@ def test_nothing_is_looked_for_while_all_is_well():
 def test_a_lost_card_is_opened_again_when_it_is_back():
     machine = Machine("headset", "speaker")
     with Scene(machine, "headset", "speaker") as scene:
-        scene.lose(scene.speaking, "headset")
+        scene.lose(scene.input, "headset")
         for _ in range(5):
             scene.later(RETRY)
         # The other one plays on undisturbed meanwhile.
         assert machine.looked == 5 and machine.refreshed == 0
-        assert scene.hearing.card == "speaker"
+        assert scene.output.card == "speaker"
         machine.plugged.add("headset")
         scene.later(RETRY)
-        assert (scene.speaking.card, scene.hearing.card) == ("headset", "speaker")
-        assert not scene.speaking.lost
+        assert (scene.input.card, scene.output.card) == ("headset", "speaker")
+        assert not scene.input.device.error
         assert machine.refreshed == 1
         assert sorted(machine.open) == ["headset", "speaker"]
         assert scene.log() == ["input is now headset", "output is now speaker"]
@@ -165,18 +159,18 @@ def test_a_lost_card_is_opened_again_when_it_is_back():
 def test_a_card_that_is_there_but_does_not_open_is_tried_less_and_less_often():
     machine = Machine("headset", "speaker")
     with Scene(machine, "headset", "speaker") as scene:
-        scene.lose(scene.speaking, "headset")
+        scene.lose(scene.input, "headset")
         machine.plugged.add("headset")
         machine.stubborn.add("headset")
         for _ in range(600):
             scene.later(1.0)
         assert 8 <= machine.refreshed <= 16
-        assert scene.speaking.card is None
-        assert scene.hearing.card == "speaker"
+        assert scene.input.card is None
+        assert scene.output.card == "speaker"
         machine.stubborn.clear()
         for _ in range(61):
             scene.later(1.0)
-        assert scene.speaking.card == "headset"
+        assert scene.input.card == "headset"
 
 
 def test_a_new_card_is_found_listed_and_opened():
@@ -191,11 +185,11 @@ def test_a_new_card_is_found_listed_and_opened():
         assert machine.refreshed == 0  # looking disturbs nobody
         scene.hotplug.open_input("usb")
         scene.later(0.1)
-        assert (scene.speaking.card, scene.hearing.card) == ("usb", "headset")
+        assert (scene.input.card, scene.output.card) == ("usb", "headset")
         assert machine.refreshed == 1
         scene.hotplug.open_output("usb")
         scene.later(0.1)
-        assert scene.hearing.card == "usb"
+        assert scene.output.card == "usb"
         assert machine.refreshed == 1  # known by now
 
 
@@ -204,7 +198,7 @@ def test_what_is_not_there_is_said_and_nothing_changes():
     with Scene(machine, "headset", "headset") as scene:
         scene.hotplug.open_input("gramophone")
         scene.later(0.1)
-        assert scene.speaking.card == "headset"
+        assert scene.input.card == "headset"
         assert machine.refreshed == 0
         assert scene.log() == ["no input device matches gramophone"]
 
@@ -217,71 +211,67 @@ def test_where_nobody_can_look_the_known_cards_are_tried():
 
     machine.look = blind  # type: ignore[method-assign]
     with Scene(machine, "headset", "speaker") as scene:
-        scene.lose(scene.speaking, "headset")
+        scene.lose(scene.input, "headset")
         for _ in range(60):
             scene.later(0.5)
         assert machine.refreshed == 1  # after that PortAudio does not know it either
-        assert scene.hearing.card == "speaker"
+        assert scene.output.card == "speaker"
         assert not [line for line in scene.log() if "cannot look" in line]
 
 
 def test_files_and_pipes_are_left_alone():
     machine = Machine("headset")
     with Scene(machine, "headset", "headset") as scene:
-        scene.hearing.plug.stop()
-        scene.hearing.plug = NullSink()
-        scene.lose(scene.speaking, "headset")
+        scene.output.device.stop()
+        scene.output.device = NullSink()
+        scene.lose(scene.input, "headset")
         machine.plugged.add("headset")
         scene.later(RETRY)
-        assert scene.speaking.card == "headset"
-        assert isinstance(scene.hearing.plug, NullSink)
+        assert scene.input.card == "headset"
+        assert isinstance(scene.output.device, NullSink)
 
 
-def test_a_thread_that_does_not_let_go_keeps_portaudio_from_being_touched(monkeypatch):
-    monkeypatch.setattr("stream.audio.hotplug._PATIENCE", 0.05)
+def test_a_thread_that_does_not_let_go_keeps_portaudio_from_being_touched():
     machine = Machine("headset", "speaker")
-    scene = Scene(machine, "headset", "speaker")  # nobody serves the requests
+    scene = Scene(machine, "headset", "speaker", patience=0.05)  # nobody serves the requests
     scene.hotplug.step()
-    scene.lose(scene.speaking, "headset")
+    scene.lose(scene.input, "headset")
     machine.plugged.add("headset")
     scene.later(RETRY)
     assert machine.refreshed == 0
     assert machine.open == ["headset", "speaker"]
 
 
-def test_a_card_that_is_let_go_of_late_is_opened_again(monkeypatch):
-    monkeypatch.setattr("stream.audio.hotplug._PATIENCE", 0.05)
+def test_a_card_that_is_let_go_of_late_is_opened_again():
     machine = Machine("headset", "speaker")
-    with Scene(machine, "headset", "speaker") as scene:
-        scene.busy = scene.halves[1]
-        scene.lose(scene.speaking, "headset")
+    with Scene(machine, "headset", "speaker", patience=1.0) as scene:
+        scene.busy = scene.output
+        scene.lose(scene.input, "headset")
         machine.plugged.add("headset")
         scene.later(RETRY)
         assert machine.refreshed == 0
         assert scene.log() == ["the sound card does not answer"]
         scene.busy = None
-        deadline = time.monotonic() + 20.0
-        while machine.open:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        monkeypatch.setattr("stream.audio.hotplug._PATIENCE", 20.0)
-        scene.later(100.0)
-        assert [jack.card for jack in (scene.speaking, scene.hearing)] == ["headset", "speaker"]
-        assert machine.refreshed == 1
+        wait_until(lambda: not machine.open)
+
+        def opened() -> bool:
+            scene.later(100.0)
+            return (scene.input.card, scene.output.card) == ("headset", "speaker")
+
+        wait_until(opened)
+        assert machine.refreshed >= 1
 
 
 def test_the_thread_serves_and_ends():
     machine = Machine("headset")
+    before = threading.active_count()
     with Scene(machine, "headset", "headset") as scene:
         scene.hotplug.start()
         machine.plugged.add("usb")
         scene.hotplug.open_input("usb")
-        deadline = time.monotonic() + 20.0
-        while scene.speaking.card != "usb":
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: scene.input.card == "usb")
         scene.hotplug.stop()
-    assert not scene.hotplug._thread.is_alive()
+    wait_until(lambda: threading.active_count() == before)
 
 
 def test_portaudio_that_does_not_come_up_again_is_an_error_in_one_line(monkeypatch):
@@ -298,3 +288,84 @@ def test_portaudio_that_does_not_come_up_again_is_an_error_in_one_line(monkeypat
     monkeypatch.setattr("stream.audio.devices.sound_system", Broken)
     with pytest.raises(AudioDeviceError, match="does not start again: no memory"):
         refresh()
+
+
+class Plug(Device):
+    """Counts what is done with it; refuses to start where told."""
+
+    def __init__(self, name: str, *, card: bool = True, refuses: bool = False) -> None:
+        super().__init__()
+        self.name, self.is_card, self.refuses = name, card, refuses
+        self.running = False
+
+    def start(self) -> None:
+        if self.refuses:
+            raise SottoError(f"{self.name} is taken")
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+
+def slot_with(device: Plug, *, started: bool = True, journal: Journal | None = None) -> Any:
+    slot = DeviceSlot(
+        "input", device, Plug, lambda: Plug("silence", card=False), journal or Journal()
+    )
+    if started:
+        slot.start()
+    return slot
+
+
+def answer(slot: DeviceSlot[Any], device: Plug | None) -> BaseException | None:
+    """What comes of asking for another device, or for the card to be closed."""
+    future = slot.request(None if device is None else lambda: device)
+    slot.serve()
+    return future.exception(0.0)
+
+
+def test_another_device_takes_over_and_gaps_add_up():
+    first, second = Plug("first"), Plug("second")
+    slot = slot_with(first)
+    first.gaps, second.gaps = 3, 4
+    assert answer(slot, second) is None
+    assert (first.running, second.running) == (False, True)
+    assert (slot.name, slot.card, slot.gaps) == ("second", "second", 7)
+
+
+def test_a_device_that_cannot_be_opened_changes_nothing():
+    first = Plug("first")
+    slot = slot_with(first)
+    assert str(answer(slot, Plug("second", refuses=True))) == "second is taken"
+    assert slot.device is first and first.running
+
+
+def test_before_the_call_nothing_is_opened():
+    slot = slot_with(Plug("first"), started=False)
+    second = Plug("second", refuses=True)
+    assert answer(slot, second) is None
+    assert slot.device is second and not second.running
+
+
+def test_only_cards_are_closed_and_only_by_the_thread_that_uses_them():
+    card = Plug("headset")
+    slot = slot_with(card)
+    slot.request(None)
+    before = card.running
+    slot.serve()
+    assert (before, card.running) == (True, False)
+    assert (slot.name, slot.card) == ("headset (away)", None)
+
+    file = Plug("speech.wav", card=False)
+    slot = slot_with(file)
+    assert answer(slot, None) is None
+    assert slot.device is file and file.running
+
+
+def test_what_breaks_is_reported_once():
+    device, journal = Plug("headset"), Journal()
+    slot = slot_with(device, journal=journal)
+    slot.serve()
+    device.error = "the headset has stopped"
+    slot.serve()
+    slot.serve()
+    assert [line.text for line in journal.after(-1)] == ["the headset has stopped"]

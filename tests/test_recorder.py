@@ -1,0 +1,75 @@
+"""Recording both sides of a call to one file."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from codec.errors import BadInput
+from stream.call.recorder import Recorder, stereo_header
+
+
+def test_a_recording_holds_both_sides_in_step(tmp_path):
+    path = tmp_path / "call.wav"
+    recorder = Recorder(path)
+    recorder.start()
+    begun = time.monotonic()
+    click = np.zeros(160, np.float32)
+    click[0] = 0.5
+    for k in range(60):
+        block = click if k == 30 else np.zeros(160, np.float32)
+        recorder.sent(block, begun + (k + 1) * 0.01)
+        # The other side begins later and, by its clock, says the same at the same time.
+        if k >= 10:
+            recorder.received(block, begun + k * 0.01)
+    assert not path.exists()
+    recorder.stop()
+    recorder.stop()
+    assert recorder.error is None
+    both, rate = soundfile.read(path)
+    assert rate == 16_000
+    left, right = np.flatnonzero(both[:, 0]), np.flatnonzero(both[:, 1])
+    assert len(left) == len(right) == 1
+    assert left[0] == pytest.approx(30 * 160, abs=320)
+    assert right[0] == pytest.approx(left[0], abs=2 * 160)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_recording_is_valid_while_it_grows(tmp_path):
+    recorder = Recorder(tmp_path / "call.wav")
+    with recorder:
+        begun = time.monotonic()
+        for k in range(100):
+            for direction in (recorder.sent, recorder.received):
+                direction(np.full(160, 0.25, np.float32), begun + k * 0.01)
+        deadline = time.monotonic() + 20
+        while recorder.frames < 8000 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (part,) = tmp_path.glob(".sotto-*.part")
+        crashed = soundfile.read(part)[0]
+    assert len(crashed) >= 8000
+
+
+def test_a_recording_ends_when_the_format_is_full(tmp_path):
+    path = tmp_path / "call.wav"
+    with Recorder(path, max_frames=1000) as recorder:
+        begun = time.monotonic()
+        for k in range(100):
+            recorder.sent(np.zeros(160, np.float32), begun + k * 0.01)
+            recorder.received(np.zeros(160, np.float32), begun + k * 0.01)
+        deadline = time.monotonic() + 20
+        while recorder.error is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert recorder.error is not None
+        assert "full" in recorder.error
+    assert soundfile.info(path).frames == 1000
+
+
+def test_what_cannot_be_recorded_to_is_refused(tmp_path):
+    for path in (tmp_path / "x.mp3", tmp_path / "no" / "x.wav", "-"):
+        with pytest.raises(BadInput):
+            Recorder(path).start()
+    assert len(stereo_header(10)) == 44
