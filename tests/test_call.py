@@ -180,7 +180,6 @@ def likeness(said: np.ndarray, heard: np.ndarray) -> list[float]:
         windows = np.lib.stride_tricks.sliding_window_view(b, 100)
         norms = 10.0 * windows.std(axis=1) * np.linalg.norm(part)
         found.append(float((windows @ part / np.maximum(norms, 1e-3)).max()))
-    print("likeness", found)
     return found
 
 
