@@ -6,39 +6,18 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import zmq
 
 from codec.errors import SottoError, WrongVersion
+from stream.link import wire
 from stream.link.address import Address, look_up
 from stream.link.authentication import FAILURES, Security, secure_caller
 from stream.link.clock import seconds
 from stream.link.endpoint import FAREWELL_MS, Endpoint, Socket, monitored, watch
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
-from stream.link.session import Outgoing, Participant, Session
-from stream.link.wire import (
-    HUB,
-    MAX_NAME,
-    MAX_PRESET,
-    MAX_REASON,
-    NO_KEY,
-    Bye,
-    Delay,
-    Hello,
-    Key,
-    Message,
-    PartyJoined,
-    PartyLeft,
-    Preset,
-    Refuse,
-    Welcome,
-    Who,
-    clipped,
-    decode,
-    encode,
-)
+from stream.link.session import Participant, Session
 
 GIVE_UP = 30.0
 _PARTY_NUMBERS = 16  # of one listener; another one that answers in its place gets the next ones
@@ -91,7 +70,6 @@ class Caller(Endpoint):
         self._failures: dict[str, int] = {}
         self._trouble = ""
         self._session: Session | None = None
-        self._party = 0
         self._instance = b""
         self._base = -_PARTY_NUMBERS
         self._sweep_at: float | None = None
@@ -135,11 +113,11 @@ class Caller(Endpoint):
                 return
             now = self._clock()
             if len(frames) != 1:
-                self._reject(self._base + HUB)
+                self._reject(self._base + wire.HUB)
             elif self._session is None:
-                self._answered(frames[0], now)
+                self._answered(socket, frames[0], now)
             else:
-                self._hear(self._base + HUB, self._session, frames[0], now)
+                self._hear(self._base + wire.HUB, self._session, frames[0], now)
             if self._socket is not socket or self._over():
                 return
 
@@ -202,7 +180,7 @@ class Caller(Endpoint):
         self._attempt_began = now
         self._deadline = now + self._connect_patience()
         socket.connect(f"tcp://{address}")
-        hello = Hello(
+        hello = wire.Hello(
             self._offer.model_id,
             self._preset,
             self._offer.name,
@@ -210,7 +188,7 @@ class Caller(Endpoint):
             self._nonce,
             self._attempts,
         )
-        data = encode(hello)
+        data = wire.encode(hello)
         socket.send(data, zmq.NOBLOCK)
         self._sent_bytes += self._envelope(len(data))
 
@@ -315,13 +293,13 @@ class Caller(Endpoint):
         deadline = self._clock() + _INTRODUCTION
         try:
             socket.connect(f"tcp://{Address(address.host, address.port + 1)}")
-            socket.send(encode(Who()), zmq.NOBLOCK)
+            socket.send(wire.encode(wire.Who()), zmq.NOBLOCK)
             while self._clock() < deadline and not self._closing.is_set():
                 if not socket.poll(50):
                     continue
                 frames = socket.recv_multipart(zmq.NOBLOCK)
-                message = decode(frames[0])[1]
-                if isinstance(message, Key) and len(frames) == 1:
+                message = wire.decode(frames[0])[1]
+                if isinstance(message, wire.Key) and len(frames) == 1:
                     self._listener_key = key_text(message.key)
                     self._introduced = True
                     return True
@@ -338,10 +316,10 @@ class Caller(Endpoint):
 
     # --- the handshake ------------------------------------------------------------------------
 
-    def _answered(self, data: bytes, now: float) -> None:
+    def _answered(self, socket: Socket, data: bytes, now: float) -> None:
         """The first message of a connection: WELCOME or REFUSE."""
         try:
-            session, message = decode(data)
+            session, message = wire.decode(data)
         except WrongVersion as error:
             self._refused(str(error))
             return
@@ -349,9 +327,9 @@ class Caller(Endpoint):
             self._trouble = f"the listener's answer makes no sense: {error}"
             self._retry(now)
             return
-        if isinstance(message, Refuse):
-            self._refused(clipped(message.reason, MAX_REASON) or "the listener refuses the call")
-        elif not isinstance(message, Welcome) or session == 0:
+        if isinstance(message, wire.Refuse):
+            self._refused(wire.clipped(message.reason) or "the listener refuses the call")
+        elif not isinstance(message, wire.Welcome) or session == 0:
             self._trouble = "the listener's answer makes no sense"
             self._retry(now)
         elif message.model_id != self._offer.model_id:
@@ -359,9 +337,10 @@ class Caller(Endpoint):
             self._refused(why)
         else:
             self._received_bytes += self._envelope(len(data))
+            socket.linger = FAREWELL_MS
             self._welcomed(session, message, now)
 
-    def _welcomed(self, number: int, welcome: Welcome, now: float) -> None:
+    def _welcomed(self, number: int, welcome: wire.Welcome, now: float) -> None:
         again = self._state is CallState.RECONNECTING
         self._session = session = Session(number, self._link_clock, self._transmit, now)
         self._party = welcome.party
@@ -375,7 +354,7 @@ class Caller(Endpoint):
         if changed:
             # Another listener process: its sequence numbers and clock have begun anew.
             self._instance = welcome.instance
-            self._preset = clipped(welcome.preset, MAX_PRESET)
+            self._preset = wire.clipped(welcome.preset)
             self._base += _PARTY_NUMBERS
             gone = list(self._participants)
             self._participants = {}
@@ -384,14 +363,14 @@ class Caller(Endpoint):
             for participant in self._participants.values():
                 participant.unconfirmed = True
         self._reconnections += again
-        joined = PartyJoined(HUB, NO_KEY, welcome.preset, welcome.name)
+        joined = wire.PartyJoined(wire.HUB, wire.NO_KEY, welcome.preset, welcome.name)
         self._join(joined, self._listener_key, agreed=changed)
         for party in gone:
             self._events.put(Left(party, "the listener was restarted"))
-        if not changed and clipped(welcome.preset, MAX_PRESET) != self._preset:
-            session.say(Preset(self._party, self._preset))  # changed since that HELLO was sent
+        if not changed and wire.clipped(welcome.preset) != self._preset:
+            session.say(wire.Preset(self._party, self._preset))  # changed since that HELLO was sent
         self._audible = True
-        name = clipped(welcome.name, MAX_NAME) or str(self._address)
+        name = wire.clipped(welcome.name) or str(self._address)
         self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")
 
     # --- talking ------------------------------------------------------------------------------
@@ -399,34 +378,37 @@ class Caller(Endpoint):
     def _speaker(self, sender: int, party: int) -> Participant | None:
         return self._participants.get(self._base + party)
 
-    def _take_news(self, message: Message) -> bool:
-        if isinstance(message, PartyJoined):
-            if message.party in (HUB, self._party) or message.party >= _PARTY_NUMBERS:
+    def _take_news(self, message: wire.Message) -> bool:
+        if isinstance(message, wire.PartyJoined):
+            if message.party in (wire.HUB, self._party) or message.party >= _PARTY_NUMBERS:
                 return False
-            self._join(message, "" if message.key == NO_KEY else key_text(message.key))
+            self._join(message, "" if message.key == wire.NO_KEY else key_text(message.key))
             return True
-        if not isinstance(message, (PartyLeft, Delay)):
+        if not isinstance(message, (wire.PartyLeft, wire.Delay)):
             return False
         party = self._base + message.party
         participant = self._participants.get(party)
         if participant is None:
             return False
-        if isinstance(message, Delay):
+        if isinstance(message, wire.Delay):
             participant.delay = seconds(message.microseconds)
-        elif message.party != HUB:
-            self._remove(party, clipped(message.reason, MAX_REASON))
+        elif message.party != wire.HUB:
+            self._remove(party, wire.clipped(message.reason))
         return True
 
-    def _join(self, joined: PartyJoined, key: str, *, agreed: bool = False) -> None:
+    def _join(self, joined: wire.PartyJoined, key: str, *, agreed: bool = False) -> None:
         party = self._base + joined.party
-        name, preset = clipped(joined.name, MAX_NAME), clipped(joined.preset, MAX_PRESET)
+        name, preset = (
+            wire.clipped(joined.name),
+            wire.clipped(joined.preset),
+        )
         participant = self._participants.get(party)
         if participant is None or (participant.key, participant.name) != (key, name):
             if participant is not None:
                 self._remove(party, "replaced by somebody else")
             participant = self._participants[party] = Participant(party, name, key, preset)
         participant.preset, participant.unconfirmed = preset, False
-        if joined.party == HUB:
+        if joined.party == wire.HUB:
             participant.delay = 0.0
         self._joined(participant, agreed=agreed)
 
@@ -466,16 +448,6 @@ class Caller(Endpoint):
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _take_outgoing(self, item: Outgoing) -> None:
-        if self._session is None:
-            self._dropped += 1
-        else:
-            self._session.queue(replace(item, party=self._party), self._clock())
-
-    def _announce(self, preset: str) -> None:
-        if self._session is not None:
-            self._session.say(Preset(self._party, preset))
-
     def _transmit(self, data: bytes) -> bool:
         """Send to the listener; False if the connection is full or closing."""
         if self._socket is None:
@@ -486,11 +458,6 @@ class Caller(Endpoint):
             return False
         self._sent_bytes += self._envelope(len(data))
         return True
-
-    def _say_bye(self, reason: str) -> None:
-        if self._session is not None and self._socket is not None:
-            self._socket.linger = FAREWELL_MS
-            self._session.say(Bye(reason))
 
     def _peer(self) -> str:
         return str(self._address)

@@ -14,12 +14,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from codec.errors import BadInput, SottoError
 from codec.packet import MAX_PACKET
+from stream.link import wire
 from stream.link.authentication import RateLimit, Security
 from stream.link.clock import LinkClock
 from stream.link.events import (
@@ -37,22 +39,6 @@ from stream.link.events import (
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
 from stream.link.session import Outgoing, Participant, Session
-from stream.link.wire import (
-    HUB,
-    MAX_MESSAGE,
-    MAX_NAME,
-    MAX_PRESET,
-    MAX_REASON,
-    Audio,
-    Bye,
-    Heartbeat,
-    Message,
-    Preset,
-    capture_seconds,
-    capture_steps,
-    clipped,
-    encode,
-)
 
 Socket = zmq.Socket[bytes]
 
@@ -79,10 +65,10 @@ class Endpoint(ABC):
     """
 
     def __init__(self, offer: Offer, security: Security, clock: Callable[[], float]) -> None:
-        encode(Preset(0, offer.preset))  # raises BadInput where it would not fit
-        if len(offer.name.encode("utf-8", "replace")) > MAX_NAME:
-            raise BadInput(f"the name is longer than {MAX_NAME} bytes")
-        self._offer = Offer(offer.model_id, offer.preset, clipped(offer.name, MAX_NAME), offer.room)
+        wire.encode(wire.Preset(0, offer.preset))  # raises BadInput where it would not fit
+        if len(offer.name.encode("utf-8", "replace")) > wire.MAX_NAME:
+            raise BadInput(f"the name is longer than {wire.MAX_NAME} bytes")
+        self._offer = Offer(offer.model_id, offer.preset, wire.clipped(offer.name), offer.room)
         self._security = security
         self._clock = clock
         self._link_clock = LinkClock(clock())
@@ -103,6 +89,7 @@ class Endpoint(ABC):
         self._state: CallState | None = None
         self._sequence = 0
         self._preset = offer.preset
+        self._party = wire.HUB  # our own number
         self._notice_limit = RateLimit(10, 10.0)
         # Written by the I/O thread alone, replaced or incremented as a whole, read by anyone.
         self._sent_bytes = self._received_bytes = 0
@@ -147,14 +134,14 @@ class Endpoint(ABC):
             if len(self._outgoing) >= _OUTGOING:
                 return False
             number = self._sequence = (self._sequence + 1) % (1 << 32)
-            since, delay = self._clock(), capture_steps(capture)
-            self._outgoing.append(Outgoing(HUB, number, captured, bytes(packet), since, delay))
+            since, delay = self._clock(), wire.capture_steps(capture)
+            self._outgoing.append(Outgoing(wire.HUB, number, captured, bytes(packet), since, delay))
         self._wake_up()
         return True
 
     def announce_preset(self, preset: str) -> None:
         """Tell the others by which preset our voice is coded from now on."""
-        encode(Preset(0, preset))
+        wire.encode(wire.Preset(0, preset))
         with self._lock:
             self._requests.append(preset)
         self._wake_up()
@@ -188,7 +175,7 @@ class Endpoint(ABC):
         with self._lock:
             first, self._closed = not self._closed, True
         if first:
-            self._farewell = clipped(reason, MAX_REASON)
+            self._farewell = wire.clipped(reason)
             self._closing.set()
             if self._started:
                 self._wake_up()
@@ -210,18 +197,6 @@ class Endpoint(ABC):
     @abstractmethod
     def _tick(self, now: float) -> float:
         """Do what is due; returns when something is next."""
-
-    @abstractmethod
-    def _take_outgoing(self, item: Outgoing) -> None:
-        """Put one packet of ours in line to everybody."""
-
-    @abstractmethod
-    def _announce(self, preset: str) -> None:
-        """Tell everybody our preset."""
-
-    @abstractmethod
-    def _say_bye(self, reason: str) -> None:
-        """Tell everybody that we hang up."""
 
     @abstractmethod
     def _peer(self) -> str:
@@ -259,7 +234,7 @@ class Endpoint(ABC):
                 self._link = self._describe()
             self._audible = False
             if self._closing.is_set():
-                self._say_bye(self._farewell)
+                self._tell_all(wire.Bye(self._farewell))
                 self._change(CallState.ENDED, self._farewell)
         except SottoError as error:
             self._fail(str(error))
@@ -277,11 +252,24 @@ class Endpoint(ABC):
                 item = self._outgoing.popleft() if self._outgoing else None
             if preset is not None:
                 self._preset = preset
-                self._announce(preset)
+                self._tell_all(wire.Preset(self._party, preset))
             if item is not None:
-                self._take_outgoing(item)
+                self._queue(replace(item, party=self._party))
             if preset is None and item is None:
                 return
+
+    def _queue(self, item: Outgoing, but: Session | None = None) -> None:
+        """Send a packet on all connections, now or soon."""
+        sessions = self._sessions()
+        self._dropped += not sessions
+        for session in sessions:
+            if session is not but:
+                session.queue(item, self._clock())
+
+    def _tell_all(self, message: wire.Message, but: Session | None = None) -> None:
+        for session in self._sessions():
+            if session is not but:
+                session.say(message)
 
     def _wake_up(self) -> None:
         # Full is as good as written; closed when the thread has just ended.
@@ -315,7 +303,7 @@ class Endpoint(ABC):
             self._state = CallState.FAILED
             self._events.put(StateChanged(CallState.FAILED, reason))
             with contextlib.suppress(Exception):
-                self._say_bye(clipped(reason, MAX_REASON))
+                self._tell_all(wire.Bye(wire.clipped(reason)))
 
     def _notice(self, level: str, text: str) -> None:
         """Add a line to the log, unless somebody fills it."""
@@ -367,25 +355,25 @@ class Endpoint(ABC):
             self._reject(sender)
             return
         self._received_bytes += self._envelope(len(data))
-        if isinstance(message, Bye):
-            self._hung_up(sender, clipped(message.reason, MAX_REASON) or "hung up")
-        elif isinstance(message, (Audio, Preset)):
+        if isinstance(message, wire.Bye):
+            self._hung_up(sender, wire.clipped(message.reason) or "hung up")
+        elif isinstance(message, (wire.Audio, wire.Preset)):
             speaker = self._speaker(sender, message.party)
             if speaker is None:
                 self._reject(sender)
-            elif isinstance(message, Audio):
+            elif isinstance(message, wire.Audio):
                 self._take_audio(speaker, session, message, now)
             else:
                 self._take_preset(speaker, message)
-        elif not isinstance(message, Heartbeat) and not self._take_news(message):
+        elif not isinstance(message, wire.Heartbeat) and not self._take_news(message):
             self._reject(sender)
 
-    def _take_news(self, message: Message) -> bool:
+    def _take_news(self, message: wire.Message) -> bool:
         """Take what only one kind of endpoint understands; False if we do not."""
         return False
 
     def _take_audio(
-        self, speaker: Participant, session: Session, audio: Audio, now: float
+        self, speaker: Participant, session: Session, audio: wire.Audio, now: float
     ) -> Outgoing | None:
         """Report a packet; returns it as it may be passed on, None if it is rejected."""
         captured = session.captured(audio.captured)
@@ -393,12 +381,12 @@ class Endpoint(ABC):
         if untimely or not speaker.window.check(audio.sequence):
             self._reject(speaker.party)
             return None
-        delay = capture_seconds(audio.capture)
+        delay = wire.capture_seconds(audio.capture)
         self._events.put(AudioArrived(speaker.party, audio.packet, captured, now, delay))
         return Outgoing(speaker.party, audio.sequence, captured, audio.packet, now, audio.capture)
 
-    def _take_preset(self, speaker: Participant, message: Preset) -> None:
-        speaker.preset = clipped(message.preset, MAX_PRESET)
+    def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
+        speaker.preset = wire.clipped(message.preset)
         self._events.put(PresetChanged(speaker.party, speaker.preset))
         self._notice("info", f"{speaker.name or 'the other side'} now uses {speaker.preset}")
 
@@ -409,7 +397,7 @@ class Endpoint(ABC):
         socket.linger = FAREWELL_MS
         socket.sndhwm = socket.rcvhwm = _HIGH_WATER
         socket.sndbuf = socket.rcvbuf = _KERNEL_BYTES
-        socket.maxmsgsize = MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)
+        socket.maxmsgsize = wire.MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)
         socket.handshake_ivl = _HANDSHAKE_MS
         socket.ipv6 = True
         socket.tcp_keepalive = 1

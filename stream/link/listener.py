@@ -12,6 +12,7 @@ from dataclasses import replace
 import zmq
 
 from codec.errors import BadInput, SottoError, WrongVersion
+from stream.link import wire
 from stream.link.address import Address, look_up, parse_address
 from stream.link.authentication import (
     FAILURES,
@@ -26,31 +27,6 @@ from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
 from stream.link.proxy import Proxy, cannot_listen
 from stream.link.session import Outgoing, Participant, Session
-from stream.link.wire import (
-    HUB,
-    MAX_MESSAGE,
-    MAX_NAME,
-    MAX_PRESET,
-    MAX_REASON,
-    NO_KEY,
-    Audio,
-    Bye,
-    Delay,
-    Hello,
-    Key,
-    Message,
-    PartyJoined,
-    PartyLeft,
-    Preset,
-    Refusal,
-    Refuse,
-    Type,
-    Welcome,
-    Who,
-    clipped,
-    decode,
-    encode,
-)
 
 PATIENCE = 120.0
 MAX_PARTIES = 8
@@ -172,7 +148,7 @@ class Listener(Endpoint):
 
     def _bind_behind_proxy(self, socket: Socket, address: Address) -> int:
         """Bind a socket without keys, to which anybody may connect, behind a proxy."""
-        proxy = Proxy(address, MAX_MESSAGE)
+        proxy = Proxy(address, wire.MAX_MESSAGE)
         self._proxies.append(proxy)
         try:
             socket.bind(proxy.endpoint)
@@ -264,16 +240,16 @@ class Listener(Endpoint):
         if len(frames) != 1 or len(frames[0]) > _LONGEST_HELLO:
             return self._turn_away()
         data = frames[0].bytes
-        if data[:1] != bytes([Type.HELLO]):
+        if data[:1] != bytes([wire.Type.HELLO]):
             # What was under way on a connection that its owner has given up is no attack.
             return True if route in self._retired else self._turn_away()
         try:
-            session, hello = decode(data)
+            session, hello = wire.decode(data)
         except WrongVersion as error:
-            return self._refuse(route, Refusal.WRONG_VERSION, str(error), now)
+            return self._refuse(route, wire.Refusal.WRONG_VERSION, str(error), now)
         except SottoError:
             return self._turn_away()
-        if session != 0 or not isinstance(hello, Hello):
+        if session != 0 or not isinstance(hello, wire.Hello):
             return self._turn_away()
         key = ""
         if self._security.secured:
@@ -284,14 +260,14 @@ class Listener(Endpoint):
         self._unknown_peers += 1
         return False
 
-    def _admit(self, route: bytes, hello: Hello, key: str, now: float) -> bool:
+    def _admit(self, route: bytes, hello: wire.Hello, key: str, now: float) -> bool:
         """Let a caller in, or tell it why not."""
         if hello.model_id != self._offer.model_id:
             why = (
                 f"the listener's model is {self._offer.model_id} ({self._preset}), "
-                f"the caller's {hello.model_id} ({clipped(hello.preset, 16)})"
+                f"the caller's {hello.model_id} ({wire.clipped(hello.preset)})"
             )
-            return self._refuse(route, Refusal.WRONG_MODEL, why, now)
+            return self._refuse(route, wire.Refusal.WRONG_MODEL, why, now)
         for known in self._participants.values():
             if known.key == key and known.nonce == hello.nonce:
                 if hello.attempt <= known.attempt:
@@ -302,25 +278,25 @@ class Listener(Endpoint):
         if others + 1 >= self._max_parties:
             if self._room:
                 why = f"the room is full: {self._max_parties} parties are in it"
-                return self._refuse(route, Refusal.ROOM_FULL, why, now)
-            return self._refuse(route, Refusal.BUSY, "the listener is in another call", now)
+                return self._refuse(route, wire.Refusal.ROOM_FULL, why, now)
+            return self._refuse(route, wire.Refusal.BUSY, "the listener is in another call", now)
         if replaced is None and key and any(p.key == key for p in self._participants.values()):
             why = "a caller with this key is connected already"
-            return self._refuse(route, Refusal.BUSY, why, now)
+            return self._refuse(route, wire.Refusal.BUSY, why, now)
         party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._participants)
-        preset = self._preset if self._room else clipped(hello.preset, MAX_PRESET)
-        newcomer = Participant(party, clipped(hello.name, MAX_NAME), key, preset)
+        preset = self._preset if self._room else wire.clipped(hello.preset)
+        newcomer = Participant(party, wire.clipped(hello.name), key, preset)
         newcomer.nonce, newcomer.attempt = hello.nonce, hello.attempt
         if not self._connect(newcomer, route, preset, now):
             return self._turn_away()
         self._preset = preset
-        self._received_bytes += self._envelope(len(encode(hello)))
+        self._received_bytes += self._envelope(len(wire.encode(hello)))
         self._participants[party] = newcomer
         self._rejections = {**self._rejections, party: 0}
         if self._security.trust_new and key and not self._security.knows(key):
             self._trust(newcomer.name or "caller", key)
         self._joined(newcomer, agreed=True)
-        self._tell_others(newcomer, _joined_message(newcomer))
+        self._tell_all(_joined_message(newcomer), but=newcomer.session)
         if replaced is not None:
             self._remove(replaced, "called again")
         self._change(CallState.TALKING, f"{newcomer.name or 'a caller'} is connected")
@@ -340,11 +316,11 @@ class Listener(Endpoint):
                 return participant
         return None
 
-    def _refuse(self, route: bytes, code: Refusal, why: str, now: float) -> bool:
+    def _refuse(self, route: bytes, code: wire.Refusal, why: str, now: float) -> bool:
         self._unknown_peers += 1
         if self._refusals.allow(now):
             self._notice("warning", f"refused a caller: {why}")
-            self._send(route, encode(Refuse(code, clipped(why, MAX_REASON))))
+            self._send(route, wire.encode(wire.Refuse(code, wire.clipped(why))))
         return False
 
     def _sent_away(self, print_: str, address: str) -> None:
@@ -370,14 +346,16 @@ class Listener(Endpoint):
             except zmq.Again:
                 return
             try:
-                asked = len(frames) == 2 and isinstance(decode(frames[1])[1], Who)
+                asked = len(frames) == 2 and isinstance(wire.decode(frames[1])[1], wire.Who)
             except SottoError:
                 asked = False
             if not asked or keys is None or not self._introductions.allow(now):
                 self._unknown_peers += 1
                 continue
             try:
-                socket.send_multipart([frames[0], encode(Key(key_bytes(keys.public)))], zmq.NOBLOCK)
+                socket.send_multipart(
+                    [frames[0], wire.encode(wire.Key(key_bytes(keys.public)))], zmq.NOBLOCK
+                )
             except zmq.ZMQError:
                 continue  # it has gone, or does not listen
 
@@ -391,11 +369,11 @@ class Listener(Endpoint):
         number = secrets.randbelow((1 << 32) - 1) + 1
         session = Session(number, self._link_clock, lambda data: self._transmit(route, data), now)
         p, offer = participant, self._offer
-        greeting: list[Message] = [
-            Welcome(p.party, self._instance, offer.model_id, p.preset, offer.name, self._room)
+        greeting: list[wire.Message] = [
+            wire.Welcome(p.party, self._instance, offer.model_id, p.preset, offer.name, self._room)
         ]
         if preset != p.preset:
-            greeting.append(Preset(HUB, preset))
+            greeting.append(wire.Preset(wire.HUB, preset))
         others = [other for other in self._participants.values() if other is not p]
         greeting += map(_joined_message, others)
         if not all(session.say(message) for message in greeting):
@@ -406,17 +384,21 @@ class Listener(Endpoint):
         self._audible = True
         return True
 
-    def _return(self, participant: Participant, route: bytes, hello: Hello, now: float) -> bool:
+    def _return(
+        self, participant: Participant, route: bytes, hello: wire.Hello, now: float
+    ) -> bool:
         """A caller is back on a new connection, unless it has given that up again."""
         participant.attempt = hello.attempt
-        preset, participant.preset = participant.preset, clipped(hello.preset, MAX_PRESET)
+        preset, participant.preset = participant.preset, wire.clipped(hello.preset)
         if not self._connect(participant, route, self._preset, now):
             participant.preset = preset
             return False
         self._reconnections += 1
         self._joined(participant, agreed=False)
         if participant.preset != preset:  # changed while it was away
-            self._tell_others(participant, Preset(participant.party, participant.preset))
+            self._tell_all(
+                wire.Preset(participant.party, participant.preset), but=participant.session
+            )
         self._change(CallState.TALKING, f"{participant.name or 'the caller'} is back")
         return True
 
@@ -424,16 +406,16 @@ class Listener(Endpoint):
         return self._participants.get(sender) if sender == party else None
 
     def _take_audio(
-        self, speaker: Participant, session: Session, audio: Audio, now: float
+        self, speaker: Participant, session: Session, audio: wire.Audio, now: float
     ) -> Outgoing | None:
         item = super()._take_audio(speaker, session, audio, now)
         if item is not None:
-            self._queue(item, speaker, now)
+            self._queue(item, but=session)
         return item
 
-    def _take_preset(self, speaker: Participant, message: Preset) -> None:
+    def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         super()._take_preset(speaker, message)
-        self._tell_others(speaker, Preset(speaker.party, speaker.preset))
+        self._tell_all(wire.Preset(speaker.party, speaker.preset), but=speaker.session)
 
     def _hung_up(self, sender: int, why: str) -> None:
         self._remove(self._participants[sender], why)
@@ -460,7 +442,7 @@ class Listener(Endpoint):
         self._disconnect(participant)
         self._participants.pop(participant.party, None)
         self._events.put(Left(participant.party, why))
-        self._tell_others(participant, PartyLeft(participant.party, why))
+        self._tell_all(wire.PartyLeft(participant.party, why), but=participant.session)
         if not self._sessions():
             self._audible = False
             state = CallState.RECONNECTING if self._participants else CallState.WAITING
@@ -468,27 +450,11 @@ class Listener(Endpoint):
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _take_outgoing(self, item: Outgoing) -> None:
-        self._queue(item, None, self._clock())
-
-    def _queue(self, item: Outgoing, but: Participant | None, now: float) -> None:
-        for participant in list(self._participants.values()):
-            if participant is not but and participant.session is not None:
-                participant.session.queue(item, now)
-
-    def _announce(self, preset: str) -> None:
-        self._tell_others(None, Preset(HUB, preset))
-
-    def _tell_others(self, but: Participant | None, message: Message) -> None:
-        for participant in list(self._participants.values()):
-            if participant is not but and participant.session is not None:
-                participant.session.say(message)
-
     def _tell_delays(self) -> None:
         for p in list(self._participants.values()):
             delay = None if p.session is None else p.session.remote.one_way
             if delay is not None:
-                self._tell_others(p, Delay(p.party, microseconds(delay)))
+                self._tell_all(wire.Delay(p.party, microseconds(delay)), but=p.session)
 
     def _transmit(self, route: bytes, data: bytes) -> bool:
         """Send to a party; False if its connection is full or gone."""
@@ -509,9 +475,6 @@ class Listener(Endpoint):
             return False
         return True
 
-    def _say_bye(self, reason: str) -> None:
-        self._tell_others(None, Bye(reason))
-
     def _peer(self) -> str:
         return ", ".join(p.name or f"party {p.party}" for p in self._participants.values())
 
@@ -524,9 +487,9 @@ class Listener(Endpoint):
         return replace(link, strangers=link.strangers + turned_away)
 
 
-def _joined_message(participant: Participant) -> PartyJoined:
+def _joined_message(participant: Participant) -> wire.PartyJoined:
     p = participant
-    return PartyJoined(p.party, key_bytes(p.key) if p.key else NO_KEY, p.preset, p.name)
+    return wire.PartyJoined(p.party, key_bytes(p.key) if p.key else wire.NO_KEY, p.preset, p.name)
 
 
 def _bind(socket: Socket, address: Address) -> int:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from codec.errors import BadStream
+from stream.link import wire
 from stream.link.clock import LinkClock, RemoteClock, seconds
 from stream.link.keys import fingerprint
-from stream.link.wire import NO_CAPTURE, NO_STAMP, Audio, Heartbeat, Message, decode, encode
 
 WINDOW = 64
 INTERVAL = 0.75  # seconds between heartbeats
@@ -61,7 +61,7 @@ class Outgoing:
     captured: float | None
     packet: bytes
     since: float
-    capture: int = NO_CAPTURE
+    capture: int = wire.NO_CAPTURE
 
 
 class Session:
@@ -80,21 +80,21 @@ class Session:
         self._next_beat = now
         self._beats = 0
         self._sent: deque[int] = deque(maxlen=16)
-        self._origin = self._receive = NO_STAMP
+        self._origin = self._receive = wire.NO_STAMP
         self._acknowledged = now
         self._waiting: deque[Outgoing] = deque()
 
-    def say(self, message: Message) -> bool:
+    def say(self, message: wire.Message) -> bool:
         """Send a message; False if the connection is full or gone."""
-        return self._transmit(encode(message, self.number))
+        return self._transmit(wire.encode(message, self.number))
 
-    def receive(self, data: bytes, now: float) -> Message:
+    def receive(self, data: bytes, now: float) -> wire.Message:
         """The message in `data`. Raises SottoError if it is damaged or of another session."""
-        number, message = decode(data)
+        number, message = wire.decode(data)
         if number != self.number:
             raise BadStream("message is of another session")
         self.heard_at = now
-        if isinstance(message, Heartbeat):
+        if isinstance(message, wire.Heartbeat):
             self._take_beat(message, now)
         return message
 
@@ -105,13 +105,13 @@ class Session:
             self._next_beat = now + (_FIRST_INTERVAL if self._beats < _FIRST_BEATS else INTERVAL)
             stamp = self._clock.stamp(now)
             self._sent.append(stamp)
-            self.say(Heartbeat(stamp, self._origin, self._receive))
+            self.say(wire.Heartbeat(stamp, self._origin, self._receive))
         self._flush(now)
         due = min(self._next_beat, self.heard_at + self.patience)
         return min(due, now + _RETRY) if self._waiting else due
 
-    def _take_beat(self, beat: Heartbeat, now: float) -> None:
-        if self._origin == NO_STAMP:
+    def _take_beat(self, beat: wire.Heartbeat, now: float) -> None:
+        if self._origin == wire.NO_STAMP:
             self._next_beat = now  # the first one is answered at once: the clocks are soon known
         self._origin, self._receive = beat.transmit, self._clock.stamp(now)
         if beat.origin in self._sent:
@@ -135,7 +135,7 @@ class Session:
 
     def captured(self, stamp: int) -> float | None:
         """A capture time of the other side's clock in ours, None while that is not known."""
-        return None if stamp == NO_STAMP else self.remote.to_local(seconds(stamp))
+        return None if stamp == wire.NO_STAMP else self.remote.to_local(seconds(stamp))
 
     def queue(self, item: Outgoing, now: float) -> None:
         """Send a packet, now or soon; the oldest one that waits makes room if there is none."""
@@ -157,8 +157,10 @@ class Session:
             self.dropped += 1
         while self._waiting and not self._stalled(now):
             item = self._waiting[0]
-            stamp = NO_STAMP if item.captured is None else self._clock.stamp(item.captured)
-            if not self.say(Audio(item.party, item.sequence, stamp, item.packet, item.capture)):
+            stamp = wire.NO_STAMP if item.captured is None else self._clock.stamp(item.captured)
+            if not self.say(
+                wire.Audio(item.party, item.sequence, stamp, item.packet, item.capture)
+            ):
                 return
             self._waiting.popleft()
 

@@ -266,7 +266,7 @@ def capture_seconds(steps: int) -> float | None:
     return None if steps == NO_CAPTURE else steps * CAPTURE_STEP
 
 
-def clipped(text: str, limit: int) -> str:
+def clipped(text: str, limit: int = MAX_REASON) -> str:
     """`text` without control characters and cut to at most `limit` bytes of UTF-8."""
     printable = "".join(c if c.isprintable() else " " for c in text).strip()
     return printable.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
