@@ -14,16 +14,16 @@ handed to it alone, and only while there are some to spare.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-import selectors
 import shutil
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codec.errors import BadStream, SottoError
 from stream.link.address import ANY, Address
@@ -35,7 +35,6 @@ _FAREWELL = 0.5  # seconds for what was said last to leave
 _SPARE = 8  # descriptors that must be left for others before a connection is taken
 _SILENT = 3.0  # seconds after which a connection makes room where descriptors are few
 _NO_ROOM = 0.05  # seconds before another try, when a connection could not be taken
-_LONGEST_SLEEP = 1.0
 _NAME = "link"
 _LONGEST_PATH = 100  # of a Unix socket: 107 bytes on Linux
 
@@ -87,18 +86,15 @@ class FrameReader:
 
 @dataclass(eq=False)
 class _Connection:
-    """outer: from the peer; inner: to the socket behind. Bytes not handed on yet.
+    """outer: from the peer; inner: to the socket behind; heard: when the peer spoke last.
 
-    heard: when the peer spoke last; taken: the socket behind has accepted it, for it has greeted.
+    taken: the socket behind has accepted it, for it has greeted.
     """
 
     outer: socket.socket
     inner: socket.socket
-    reader: FrameReader
     heard: float
-    inward: bytes = b""
-    outward: bytes = b""
-    taken: bool = False
+    taken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Proxy:
@@ -119,12 +115,9 @@ class Proxy:
         self._folder = _private_folder()
         self._path = os.path.join(self._folder, _NAME)
         self.endpoint = f"ipc://{self._path}"
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._server, selectors.EVENT_READ)
-        self._awake, self._wake = socket.socketpair()
-        self._selector.register(self._awake, selectors.EVENT_READ)
-        self._connections: dict[socket.socket, _Connection] = {}
-        self._closing = threading.Event()
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="sotto-proxy", daemon=True)
 
     def start(self) -> None:
@@ -133,9 +126,8 @@ class Proxy:
 
     def close(self) -> None:
         """Close the port and, once what was said has been handed on, every connection."""
-        self._closing.set()
-        with contextlib.suppress(OSError):  # closed when the thread has ended
-            self._wake.send(b"\0")
+        with contextlib.suppress(RuntimeError):  # the thread has ended
+            self._loop.call_soon_threadsafe(self._closing.set)
         if self._thread.is_alive():
             self._thread.join(5.0)
         else:
@@ -144,73 +136,59 @@ class Proxy:
     # --- the proxy's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
-        deadline: float | None = None
         try:
-            while True:
-                now = self._clock()
-                if self._closing.is_set():
-                    deadline = now + _FAREWELL if deadline is None else deadline
-                    if now > deadline or not self._connections:
-                        return
-                for key, events in self._selector.select(self._prepare()):
-                    end = key.fileobj
-                    if end is self._server:
-                        self._accept()
-                    elif end is self._awake:
-                        self._selector.unregister(end)  # woken once, to close
-                    elif isinstance(end, socket.socket) and end in self._connections:
-                        self._serve(self._connections[end], end, events)
+            self._loop.run_until_complete(self._serve())
         except Exception as error:  # whoever waits for callers must learn of it, whatever it is
             text = " ".join(str(error).split())
             self.failure = f"the port is closed: {type(error).__name__}: {text}"
         finally:
             self._release()
 
-    def _prepare(self) -> float:
-        """Ask for what can be handed on; returns how long there may be nothing to do."""
-        taken = all(item.taken for item in self._connections.values())
-        self._watch(self._server, selectors.EVENT_READ if taken else 0)
-        for item in dict.fromkeys(self._connections.values()):
-            outer = selectors.EVENT_WRITE if item.outward else 0
-            inner = selectors.EVENT_WRITE if item.inward else 0
-            if item.taken and not item.inward:
-                outer |= selectors.EVENT_READ
-            if not item.outward:
-                inner |= selectors.EVENT_READ
-            self._watch(item.outer, outer)
-            self._watch(item.inner, inner)
-        return _FAREWELL / 10 if self._closing.is_set() else _LONGEST_SLEEP
+    def _release(self) -> None:
+        self._loop.close()
+        self._server.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _watch(self, end: socket.socket, events: int) -> None:
-        known = self._selector.get_map().get(end.fileno())
-        if known is None:
-            if events:
-                self._selector.register(end, events)
-        elif not events:
-            self._selector.unregister(end)
-        elif known.events != events:
-            self._selector.modify(end, events)
+    async def _serve(self) -> None:
+        """Accept connections until asked to close, then wait a moment for what was said last."""
+        accepting = asyncio.create_task(self._accept())
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({accepting, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if accepting.done():
+                accepting.result()  # raises what went wrong
+            accepting.cancel()
+            if self._connections:
+                await asyncio.wait(self._connections, timeout=_FAREWELL)
+        finally:
+            tasks = [accepting, closing, *self._connections]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _accept(self) -> None:
-        if not self._may_open(2 + _SPARE):
-            self._make_room()
-            return
-        try:
-            outer, _ = self._server.accept()
-        except OSError:
-            self._closing.wait(_NO_ROOM)  # it has gone again, or there are no descriptors left
-            return
-        try:
-            _prepare_tcp(outer)
-            inner = self._connect()
-        except OSError:
-            outer.close()
-            self.turned_away += 1
-            return
-        if len(self._connections) >= 2 * CONNECTIONS:
-            self._turn_away(self._most_silent())
-        item = _Connection(outer, inner, FrameReader(self._limit), self._clock())
-        self._connections[outer] = self._connections[inner] = item
+    async def _accept(self) -> None:
+        while True:
+            try:
+                outer, _ = await self._loop.sock_accept(self._server)
+            except OSError:  # it has gone again, or there are no descriptors left
+                await self._make_room()
+                continue
+            while not self._may_open(1 + _SPARE):
+                await self._make_room()
+            try:
+                _prepare_tcp(outer)
+                inner = await self._connect()
+            except OSError:
+                outer.close()
+                self.turned_away += 1
+                continue
+            if len(self._connections) >= CONNECTIONS:
+                self._turn_away_most_silent()
+            connection = _Connection(outer, inner, self._clock())
+            task = asyncio.create_task(self._hand_on(connection))
+            self._connections[task] = connection
+            task.add_done_callback(self._connections.pop)
+            await connection.taken.wait()
 
     def _may_open(self, count: int) -> bool:
         """Whether there are so many descriptors left."""
@@ -222,82 +200,62 @@ class Proxy:
                 return False
         return True
 
-    def _make_room(self) -> None:
+    async def _make_room(self) -> None:
         """Close a connection nobody speaks on, or let the newcomer wait."""
-        if self._connections and self._clock() - self._most_silent().heard > _SILENT:
-            self._turn_away(self._most_silent())
-        else:
-            self._closing.wait(_NO_ROOM)
+        if self._connections:
+            silent = self._clock() - min(item.heard for item in self._connections.values())
+            if silent > _SILENT:
+                self._turn_away_most_silent()
+        await asyncio.sleep(_NO_ROOM)
 
-    def _most_silent(self) -> _Connection:
-        return min(self._connections.values(), key=lambda item: item.heard)
+    def _turn_away_most_silent(self) -> None:
+        self.turned_away += 1
+        min(self._connections, key=lambda task: self._connections[task].heard).cancel()
 
-    def _connect(self) -> socket.socket:
+    async def _connect(self) -> socket.socket:
         """A connection to the socket behind. Raises OSError, also when no descriptor is left."""
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             inner.setblocking(False)
             inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
-            inner.connect(self._path)
-        except OSError:
+            await self._loop.sock_connect(inner, self._path)
+        except BaseException:
             inner.close()
             raise
         return inner
 
-    def _serve(self, item: _Connection, end: socket.socket, events: int) -> None:
+    async def _hand_on(self, connection: _Connection) -> None:
+        """Serve one connection until one of its ends closes it."""
+        ways = {
+            asyncio.create_task(self._inward(connection)),
+            asyncio.create_task(self._outward(connection)),
+        }
         try:
-            if end is item.outer:
-                if events & selectors.EVENT_WRITE:
-                    item.outward = item.outward[end.send(item.outward) :]
-                if events & selectors.EVENT_READ:
-                    data = end.recv(_PIECE) or _over()
-                    item.reader.read(data)
-                    item.inward, item.heard = data, self._clock()
-            else:
-                if events & selectors.EVENT_WRITE:
-                    self._hand_in(item)
-                if events & selectors.EVENT_READ:
-                    item.outward = end.recv(_PIECE) or _over()
-                    item.taken = True
-        except BlockingIOError:
-            pass
-        except BadStream:
-            self._turn_away(item)
-        except OSError:
-            self._drop(item)
+            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            self.turned_away += any(isinstance(way.exception(), BadStream) for way in done)
+        finally:
+            connection.taken.set()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            connection.outer.close()
+            connection.inner.close()
 
-    def _hand_in(self, item: _Connection) -> None:
-        """Pass on what came from outside. A socket that has closed has said goodbye before."""
-        try:
-            item.inward = item.inward[item.inner.send(item.inward) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            item.inward = b""
+    async def _inward(self, connection: _Connection) -> None:
+        """Pass on what comes from the peer. Raises BadStream for what must not be handed on."""
+        reader = FrameReader(self._limit)
+        await connection.taken.wait()
+        while data := await self._loop.sock_recv(connection.outer, _PIECE):
+            reader.read(data)
+            connection.heard = self._clock()
+            with contextlib.suppress(OSError):  # closed, but has said goodbye before
+                await self._loop.sock_sendall(connection.inner, data)
+            await asyncio.sleep(0)  # others' turn, however fast this one is
 
-    def _turn_away(self, item: _Connection) -> None:
-        self.turned_away += 1
-        self._drop(item)
-
-    def _drop(self, item: _Connection) -> None:
-        for end in (item.outer, item.inner):
-            self._connections.pop(end, None)
-            if end.fileno() in self._selector.get_map():
-                self._selector.unregister(end)
-            end.close()
-
-    def _release(self) -> None:
-        for item in dict.fromkeys(self._connections.values()):
-            self._drop(item)
-        self._selector.close()
-        for end in (self._server, self._awake, self._wake):
-            end.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _over() -> bytes:
-    """The connection has been closed by one of its ends."""
-    raise ConnectionResetError
+    async def _outward(self, connection: _Connection) -> None:
+        while data := await self._loop.sock_recv(connection.inner, _PIECE):
+            connection.taken.set()
+            await self._loop.sock_sendall(connection.outer, data)
 
 
 def cannot_listen(address: Address, number: int | None) -> SottoError:
