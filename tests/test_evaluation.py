@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,8 +24,9 @@ from hypothesis import strategies as st
 from codec.container import ContainerWriter, StreamHeader
 from codec.errors import BadInput, BadStream
 from codec.packet import Packet, short_id
-from models import bench as bench_entry
-from models.evaluation import bench, clips, coding, metrics, peers, phones, report, scoring, systems
+from codec.signal.analysis import FRAME_SAMPLES
+from models.evaluation import clips, coding, estimates, peers, phones, scores, speech
+from tui import cli
 
 LETTERS = st.lists(st.sampled_from("abc"), max_size=7)
 
@@ -37,35 +40,35 @@ def noisy(samples, ratio, seed=1):
 
 
 def test_identical_signals_score_the_maximum(clip):
-    scores = metrics.score(clip, clip)
-    assert set(scores) == set(metrics.SCORE_KEYS)
-    assert scores["pesq_wb"] == pytest.approx(4.644, abs=0.01)
-    assert scores["pesq_nb"] == pytest.approx(4.549, abs=0.01)
-    assert scores["stoi"] == pytest.approx(1, abs=1e-6)
-    assert scores["estoi"] == pytest.approx(1, abs=1e-6)
+    found = scores.score(clip, clip)
+    assert set(found) == set(scores.SCORE_KEYS)
+    assert found["pesq_wb"] == pytest.approx(4.644, abs=0.01)
+    assert found["pesq_nb"] == pytest.approx(4.549, abs=0.01)
+    assert found["stoi"] == pytest.approx(1, abs=1e-6)
+    assert found["estoi"] == pytest.approx(1, abs=1e-6)
 
 
 def test_more_noise_scores_lower_on_every_measure(clip):
-    ladder = [metrics.score(clip, noisy(clip, ratio)) for ratio in (0.03, 0.3, 3.0)]
-    for key in metrics.SCORE_KEYS:
-        first, second, third = (scores[key] for scores in ladder)
+    ladder = [scores.score(clip, noisy(clip, ratio)) for ratio in (0.03, 0.3, 3.0)]
+    for key in scores.SCORE_KEYS:
+        first, second, third = (found[key] for found in ladder)
         assert first > second > third, key
 
 
 def test_delay_and_level_do_not_count(clip):
     decoded = noisy(clip, 0.1)
     late = np.concatenate([np.zeros(1000), decoded]) * 0.05
-    plain, moved = metrics.score(clip, decoded), metrics.score(clip, late)
-    for key in metrics.SCORE_KEYS:
+    plain, moved = scores.score(clip, decoded), scores.score(clip, late)
+    for key in scores.SCORE_KEYS:
         assert moved[key] == pytest.approx(plain[key], abs=0.02)
-    assert metrics.score(clip, late, max_lag_s=0)["stoi"] < plain["stoi"] - 0.1
+    assert scores.score(clip, late, max_lag_s=0)["stoi"] < plain["stoi"] - 0.1
 
 
 @pytest.mark.parametrize("lag", [-3200, -777, -1, 0, 1, 40, 1234, 3200])
 def test_delay_is_recovered_to_the_sample(clip, lag):
-    decoded = noisy(metrics.shift(clip.astype(float), -lag), 0.2)
-    assert metrics.delay(clip, decoded) == lag
-    aligned = metrics.shift(decoded, metrics.delay(clip, decoded))
+    decoded = noisy(scores.shift(clip.astype(float), -lag), 0.2)
+    assert scores.delay(clip, decoded) == lag
+    aligned = scores.shift(decoded, scores.delay(clip, decoded))
     assert np.corrcoef(aligned[4000:60000], clip[4000:60000])[0, 1] > 0.9
 
 
@@ -80,48 +83,43 @@ def test_delay_is_found_without_a_common_waveform(clip):
         phases = np.exp(2j * np.pi * rng.random(len(spectrum)))
         out[start : start + size] += np.fft.irfft(spectrum * phases) * window
     late = np.concatenate([np.zeros(800), out])
-    assert metrics.delay(clip, late) == pytest.approx(800, abs=64)
+    assert scores.delay(clip, late) == pytest.approx(800, abs=64)
 
 
 def test_delay_is_bounded(clip):
     late = np.concatenate([np.zeros(16000), clip])
-    assert abs(metrics.delay(clip, late, 0.1)) <= 1600
-    assert metrics.delay(clip, np.zeros(100)) == 0
+    assert abs(scores.delay(clip, late, 0.1)) <= 1600
+    assert scores.delay(clip, np.zeros(100)) == 0
 
 
 def test_undefined_scores_are_nan_and_left_out_of_means(clip):
-    silent = metrics.score(np.zeros(16000), clip)
-    short = metrics.score(clip[20000:21000], clip[20000:21000])
+    silent = scores.score(np.zeros(16000), clip)
+    short = scores.score(clip[20000:21000], clip[20000:21000])
     assert all(math.isnan(value) for value in [*silent.values(), *short.values()])
-    assert math.isnan(metrics.score(clip, np.zeros(len(clip)))["pesq_wb"])
-    mean, low, high, missing = metrics.mean_interval([1.0, math.nan, 3.0])
-    assert (mean, missing) == (2.0, 1)
-    assert 1 <= low <= mean <= high <= 3
-    assert math.isnan(metrics.mean_interval([math.nan])[0])
-
-
-def test_other_rates_are_resampled(clip):
-    eight = clip[::2]
-    assert metrics.score(eight, eight, rate=8000)["stoi"] == pytest.approx(1, abs=1e-6)
+    assert math.isnan(scores.score(clip, np.zeros(len(clip)))["pesq_wb"])
+    mean = estimates.mean([1.0, math.nan, 3.0])
+    assert (mean.value, mean.missing) == (2.0, 1)
+    assert 1 <= mean.low <= mean.value <= mean.high <= 3
+    assert math.isnan(estimates.mean([math.nan]).value)
 
 
 @pytest.mark.parametrize("bad", [np.zeros(0), np.zeros((10, 2)), np.array([0.0, np.nan])])
 def test_unusable_signals_are_refused(clip, bad):
     with pytest.raises(BadInput):
-        metrics.score(clip, bad)
+        scores.score(clip, bad)
 
 
 def test_bootstrap_interval_shrinks_with_the_number_of_clips():
     values = list(np.random.default_rng(0).normal(3, 1, 400))
-    few, many = metrics.mean_interval(values[:20]), metrics.mean_interval(values)
-    assert few[2] - few[1] > 2 * (many[2] - many[1])
+    few, many = estimates.mean(values[:20]), estimates.mean(values)
+    assert few.half_width > 2 * many.half_width
     # 95 % of a normal mean: 1.96 standard errors to each side.
-    assert many[2] - many[1] == pytest.approx(2 * 1.96 * np.std(values) / 20, rel=0.15)
+    assert many.half_width == pytest.approx(1.96 * np.std(values) / 20, rel=0.15)
 
 
 def test_ratio_is_pooled_over_clips():
-    assert metrics.ratio_interval([1, 9], [10, 10])[0] == pytest.approx(0.5)
-    assert metrics.ratio_interval([1, 9], [1, 99])[0] == pytest.approx(0.1)
+    assert estimates.ratio([1, 9], [10, 10]).value == pytest.approx(0.5)
+    assert estimates.ratio([1, 9], [1, 99]).value == pytest.approx(0.1)
 
 
 # --- edit distance and phones ---------------------------------------------------------------
@@ -140,12 +138,12 @@ def test_ratio_is_pooled_over_clips():
     ],
 )
 def test_edit_distance_of_known_pairs(reference, hypothesis, expected):
-    assert metrics.edit_distance(reference, hypothesis) == expected
+    assert phones.edit_distance(reference, hypothesis) == expected
 
 
 @given(LETTERS, LETTERS, LETTERS)
 def test_edit_distance_is_a_metric(a, b, c):
-    distance = metrics.edit_distance
+    distance = phones.edit_distance
     assert distance(a, b) == distance(b, a)
     assert (distance(a, b) == 0) == (a == b)
     assert distance(a, c) <= distance(a, b) + distance(b, c)
@@ -300,7 +298,7 @@ def test_a_peer_codes_speech_at_its_rate(clip, name):
     assert coded.payload_bits / (len(clip) / 16000) == pytest.approx(expected, rel=tolerance)
     assert coded.total_bits >= coded.payload_bits
     assert len(coded.decoded) == pytest.approx(len(clip), abs=1600)
-    assert metrics.score(clip, coded.decoded)["stoi"] > 0.6
+    assert scores.score(clip, coded.decoded)["stoi"] > 0.6
     assert coded.encode_s > 0
     # A program that ends at once may not have been sampled.
     assert coded.peak_bytes is None or 5e5 < coded.peak_bytes < 2e8
@@ -312,7 +310,7 @@ def test_programs_that_fail_hang_or_are_absent_give_one_line():
         ([sys.executable, "-c", "import sys; sys.exit('broken\\npipe')"], 30),
         ([sys.executable, "-c", "import time; time.sleep(60)"], 0.5),
     ):
-        with pytest.raises(systems.Unavailable) as caught:
+        with pytest.raises(coding.Unavailable) as caught:
             peers.measure(command, timeout)
         assert "\n" not in str(caught.value)
 
@@ -339,38 +337,36 @@ def test_absent_peers_are_named(monkeypatch):
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(coding.Codec):
     """A codec that adds noise and says it spent fewer bits for more of it."""
 
-    ratio: float
     name: str = "noise"
+    line: str = "noise"
+    ratio: float = 0.1
 
     def run(self, samples):
         bits = round(1000 * len(samples) / 16000)
         decoded = noisy(samples, self.ratio).astype(np.float32)
-        return systems.Coded(decoded, bits, 2 * bits, 0.1, 0.2)
+        return coding.Coded(decoded, bits, 2 * bits, 0.1, 0.2)
 
 
 @dataclass(frozen=True)
-class Broken:
+class Broken(coding.Codec):
     """A codec that fails in one of several ways."""
 
-    how: str
     name: str = "broken"
+    line: str = "broken"
+    how: str = "raises"
 
     def run(self, samples):
         if self.how == "raises":
             raise RuntimeError("two\nlines")
         if self.how == "dies":
-            import os
-
             os._exit(3)
         if self.how == "hangs":
-            import time
-
-            time.sleep(60)
+            multiprocessing.Event().wait()
         decoded = {"short": samples[:10], "nan": samples * np.nan}[self.how]
-        return systems.Coded(decoded, 1, 1, 0.0, 0.0)
+        return coding.Coded(decoded, 1, 1, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -381,26 +377,24 @@ def spoken(clip):
     ]
 
 
-def test_systems_are_coded_and_scored_together(spoken):
-    codings = [
-        coding.code_clips(system, spoken, isolate=False)
-        for system in (systems.Original(), Noise(0.05, "light"), Noise(1.0, "heavy"))
-    ]
-    original, light, heavy = scoring.score_codings(codings, spoken, workers=0)
-    figures = report.summary(light)
+def test_codecs_are_coded_and_scored_together(spoken):
+    codecs = (coding.Original(), Noise("light", ratio=0.05), Noise("heavy", ratio=1.0))
+    codings = [coding.code_clips(codec, spoken, isolate=False) for codec in codecs]
+    original, light, heavy = scores.score_codings(codings, spoken, workers=0)
+    figures = speech.summary(light)
     assert figures["payload_bits_per_s"].value == pytest.approx(1000)
     assert figures["total_bits_per_s"].value == pytest.approx(2000)
     assert figures["encode_real_time_factor"].value == pytest.approx(0.2 / 4.5)
-    assert report.summary(original)["phone_error_rate"].value == 0
-    assert report.summary(heavy)["phone_error_rate"].value > figures["phone_error_rate"].value
-    gain = report.paired_gain(light, heavy)
+    assert speech.summary(original)["phone_error_rate"].value == 0
+    assert speech.summary(heavy)["phone_error_rate"].value > figures["phone_error_rate"].value
+    gain = speech.paired_gain(light, heavy)
     assert gain["pesq_nb"].low > 0
     assert gain["total_bits_per_s"].value == 0
 
 
-def test_a_system_in_its_own_process_gives_the_same(spoken):
-    here = coding.code_clips(Noise(0.3), spoken, isolate=False)
-    there = coding.code_clips(Noise(0.3), spoken)
+def test_a_codec_in_its_own_process_gives_the_same(spoken):
+    here = coding.code_clips(Noise(ratio=0.3), spoken, isolate=False)
+    there = coding.code_clips(Noise(ratio=0.3), spoken)
     assert there.failure is None
     for a, b in zip(here.coded, there.coded, strict=True):
         np.testing.assert_array_equal(a.decoded, b.decoded)
@@ -409,8 +403,8 @@ def test_a_system_in_its_own_process_gives_the_same(spoken):
 
 
 @pytest.mark.parametrize("how", ["raises", "dies", "hangs", "short", "nan"])
-def test_a_failing_system_is_reported_and_not_fatal(spoken, how):
-    result = coding.code_clips(Broken(how), spoken, timeout_s=2.0 if how == "hangs" else 60.0)
+def test_a_failing_codec_is_reported_and_not_fatal(spoken, how):
+    result = coding.code_clips(Broken(how=how), spoken, timeout_s=1.0 if how == "hangs" else 300.0)
     assert result.failure
     assert "\n" not in result.failure
     assert result.coded == []
@@ -440,21 +434,12 @@ class StoredCodec:
         return np.zeros(len(self.samples), np.float32)
 
 
-@pytest.fixture
-def stored_codec(monkeypatch):
-    module = types.ModuleType("codec.speech.codec")
-    module.__dict__.update(SpeechCodec=StoredCodec, PRESETS={"2k": None, "9k": None})
-    monkeypatch.setitem(sys.modules, "codec.speech.codec", module)
+def test_sotto_is_counted_in_packets_without_the_container(monkeypatch, clip):
+    monkeypatch.setattr("codec.speech.codec.SpeechCodec", StoredCodec)
     monkeypatch.setattr(StoredCodec, "seen", [])
-    systems._load.cache_clear()
-    yield
-    systems._load.cache_clear()
-
-
-def test_sotto_is_counted_in_packets_without_the_container(stored_codec, clip):
-    assert systems.default_presets() == ["2k", "9k"]
-    first, last = systems.sotto_systems(["2k"])
-    systems.prepare(last)
+    # No preset of sotto's, so that no other test can have loaded it before.
+    first, last = coding.sotto_codecs(["stored"])
+    last.prepare()
     coded = last.run(clip[:40000])
     assert coded.payload_bits == 3 * 8 * 100
     assert coded.total_bits == 3 * 8 * 108
@@ -462,24 +447,57 @@ def test_sotto_is_counted_in_packets_without_the_container(stored_codec, clip):
     assert StoredCodec.seen == [False, False, True]
 
 
-def test_an_option_the_encoder_lacks_is_said_and_not_faked(stored_codec):
-    none, *others = systems.search_systems("2k", (30,))
-    systems.prepare(none)
-    for system in others:
-        with pytest.raises(systems.Unavailable, match="no option"):
-            systems.prepare(system)
+class BusyEncoder:
+    """A live encoder that wants to search as long as it may, and keeps what it was given."""
+
+    def __init__(self, searches):
+        self.searches, self.blocks = searches, []
+
+    def push(self, samples):
+        self.blocks.append(samples)
+        return []
+
+    def refine(self):
+        self.searches -= 1
+        return self.searches >= 0
+
+
+@pytest.mark.parametrize("searches", [0, 100])
+def test_a_live_encoder_is_given_every_sample_in_small_blocks(clip, searches):
+    encoder = BusyEncoder(searches)
+    frames, busy = coding.encode_live(encoder, clip[:20000])  # type: ignore[arg-type]
+    heard = np.concatenate(encoder.blocks)
+    np.testing.assert_array_equal(heard[:20000], clip[:20000])
+    # Silence up to the end of the frame, and what its last column sees beyond it.
+    assert len(heard) == 2 * FRAME_SAMPLES + 192
+    assert not heard[20000:].any()
+    assert max(map(len, encoder.blocks)) == 640
+    # While the search goes on, samples come at the speed of speech: at first there are none.
+    assert (len(encoder.blocks[0]) == 0) and (len(encoder.blocks) > searches)
+    assert frames == [] and busy > 0
+
+
+def test_the_encoder_of_a_call_is_measured(clip):
+    (_, live, _) = coding.sotto_codecs(["2k"], live=True, device="cpu")
+    assert (live.name, live.line) == ("sotto 2k, live", "sotto, live")
+    coded = live.run(clip[:32000])
+    assert len(coded.decoded) == 32000
+    assert coded.total_bits == coded.payload_bits + 2 * 64
+    assert 500 < coded.payload_bits < 8000
+    assert coded.encode_s > 0 and coded.decode_s > 0
+    assert scores.score(clip[:32000], coded.decoded, 0.0)["stoi"] > 0.8
 
 
 def test_each_search_is_compared_with_none_and_with_the_one_before_it():
-    names = [system.name for system in systems.search_systems("2k", (30,))]
+    names = [codec.name for codec in coding.search_codecs("2k", (30,))]
     assert names == [
         "2k: no search",
         "2k: back-propagation, 30",
         "2k: ADMM, 30",
         "2k: ADMM and moves, 30",
     ]
-    results = [report.SystemResult(name, "", []) for name in names]
-    pairs = [(a.name, b.name) for a, b in report.search_gains(results)]
+    results = [scores.CodecResult(name, "", []) for name in names]
+    pairs = [(a.name, b.name) for a, b in speech.search_gains(results)]
     assert pairs == [
         ("2k: back-propagation, 30", "2k: no search"),
         ("2k: ADMM, 30", "2k: no search"),
@@ -490,13 +508,13 @@ def test_each_search_is_compared_with_none_and_with_the_one_before_it():
 
 
 def test_the_command_writes_table_figures_and_plot(tmp_path, clip_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "sotto_systems", lambda *_, **__: [Noise(0.1), Broken("raises")])
+    monkeypatch.setattr(speech, "sotto_codecs", lambda *_, **__: [Noise(), Broken()])
     (tmp_path / "in").mkdir()
     shutil.copy(clip_path, tmp_path / "in")
     out, plot = tmp_path / "out.json", tmp_path / "out.png"
-    argv = ["speech", str(tmp_path / "in"), "--peers", "none", "--max-seconds", "2"]
+    argv = ["bench", "speech", str(tmp_path / "in"), "--peers", "none", "--max-seconds", "2"]
     argv += ["--workers", "1", "--no-phones", "--json", str(out), "--plot", str(plot)]
-    assert bench_entry.main(argv) == 0
+    assert cli.main(argv) == 0
     printed = capsys.readouterr()
     assert "noise" in printed.out
     assert "broken: RuntimeError: two lines" in printed.out
@@ -524,14 +542,14 @@ def test_the_command_writes_table_figures_and_plot(tmp_path, clip_path, capsys, 
     ],
 )
 def test_exit_statuses(argv, status, capsys):
-    assert bench_entry.main(argv) == status
+    assert cli.main(["bench", *argv]) == status
     if status == 1:
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_one_subprocess_run_is_quiet_in_a_pipe(tmp_path, clip_path):
     shutil.copy(clip_path, tmp_path)
-    command = [sys.executable, "-m", "models.bench", "speech", str(tmp_path), "--json", "-"]
+    command = [sys.executable, "-m", "tui.cli", "bench", "speech", str(tmp_path), "--json", "-"]
     command += ["--presets", "no-such-preset", "--peers", "none", "--max-seconds", "2"]
     done = subprocess.run(
         command, capture_output=True, timeout=300, cwd=Path(__file__).parents[1], check=False
@@ -542,3 +560,29 @@ def test_one_subprocess_run_is_quiet_in_a_pipe(tmp_path, clip_path):
     assert any("no-such-preset" in name for name in figures["missing"])
     assert b"\x1b" not in done.stderr
     assert b"\r" not in done.stderr
+
+
+@pytest.mark.parametrize("subject", ["speech", "image", "ganz", "link"])
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (BadInput("no clips"), 1, "sotto: no clips\n"),
+        (OSError("no space left"), 1, "sotto: no space left\n"),
+        (ImportError("No module named 'pesq'", name="pesq"), 1, None),
+        (KeyboardInterrupt(), 128 + signal.SIGINT, "sotto: interrupted\n"),
+        (BrokenPipeError(), 128 + 13, ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_all_benchmarks_end_alike(monkeypatch, capsys, subject, error, status, line):
+    def measure(args):
+        raise error
+
+    monkeypatch.setattr(f"tui.commands.bench.{subject}.measure", measure)
+    assert cli.main(["bench", subject, *(["x"] if subject != "link" else [])]) == status
+    said = capsys.readouterr().err
+    if line is None:
+        assert said.endswith("install sotto with its bench extra, sotto[bench]\n")
+        assert said.count("\n") == 1
+    else:
+        assert said == line

@@ -20,7 +20,7 @@ from codec.image.ganz_tile import places_within
 from codec.image.places import decode_places, encode_places
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
-from models.evaluation.wavelets import keep_largest
+from models.evaluation.ganz import keep_largest
 from models.ganz.store import load_ganz_model
 from models.networks.ganz import GanzShape, RandomFirstLayer, as_grid, as_spectrum, reach_order
 from models.networks.random_layer import RandomLayer, hadamard, random_order, random_signs

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from codec import ImageCodec
-from codec.errors import BadInput
-from models.bench import main as bench
-from models.evaluation.ganz_bench import CODED, FIXED, GANZ, WAVELETS, middle_crops
+from models.evaluation.ganz import CODED, FIXED, GANZ, WAVELETS, middle_crops
 from tests.tiny_ganz_model import tiny_ganz
 from tests.tiny_image_model import photograph
+from tui.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -25,38 +23,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("subject", ["ganz", "image"])
-@pytest.mark.parametrize(
-    ("error", "status", "line"),
-    [
-        (BadInput("no pictures"), 1, "sotto: no pictures\n"),
-        (OSError("no space left"), 1, "sotto: no space left\n"),
-        (KeyboardInterrupt(), 130, "sotto: interrupted\n"),
-    ],
-)
-def test_how_a_benchmark_ends(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    subject: str,
-    error: BaseException,
-    status: int,
-    line: str,
-) -> None:
-    def work(args: argparse.Namespace) -> None:
-        raise error
-
-    monkeypatch.setattr(f"models.evaluation.{subject}_bench._run", work)
-    assert bench([subject, "x"]) == status
-    assert capsys.readouterr().err == line
-    assert bench([subject]) == 2
+def bench(args: list[str]) -> int:
+    return main(["bench", *args])
 
 
-def test_the_middle_is_taken(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    crops = middle_crops(pictures, None)
+def test_the_middle_is_taken(pictures: Path) -> None:
+    notes: list[str] = []
+    crops = middle_crops(pictures, None, notes.append)
     assert list(crops) == ["a.png", "b.png"]
     assert all(crop.shape == (128, 128, 3) for crop in crops.values())
-    assert "small.png is smaller" in capsys.readouterr().err
-    assert list(middle_crops(pictures, 1)) == ["a.png"]
+    assert "small.png is smaller" in notes[0]
+    assert list(middle_crops(pictures, 1, notes.append)) == ["a.png"]
 
 
 def test_table_json_and_curves(

@@ -22,7 +22,6 @@ from codec.image.paper import PaperCodec
 from codec.image.presets import ImagePreset, find_image_preset, numbered_image_preset
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
-from models.bench import main as bench
 from models.image.paper import (
     PaperDistance,
     PaperImageModel,
@@ -277,10 +276,10 @@ def test_the_bench_shows_one_point_beside_a_curve(
     monkeypatch.setattr(ImageCodec, "load", lambda name, _: codec if name == "paper" else photo)
     (tmp_path / "pictures").mkdir()
     photograph(80, 64).save(tmp_path / "pictures" / "a.png")
-    args = ["image", str(tmp_path / "pictures"), "--preset", "paper", "--iterations", "1"]
+    args = ["bench", "image", str(tmp_path / "pictures"), "--preset", "paper", "--iterations", "1"]
     files = [str(tmp_path / n) for n in ("all.json", "curves.png", "crops.png")]
     more = ["--json", files[0], "--curves", files[1], "--crops", files[2], "--qualities", "20,80"]
-    assert bench([*args, *more, "--peers", "jpeg", "--at", "0.8"]) == 0
+    assert main([*args, *more, "--peers", "jpeg", "--at", "0.8"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if line.split()[0] == "paper"]
     assert "nan" not in row  # at the rate it has, whatever --at says

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -11,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from codec.errors import BadInput
+from codec.errors import BadInput, SottoError
 from codec.image.base import ImageCodec
 from codec.image.settings import EncodeSettings
-from models.bench import main as bench
-from models.evaluation import image_bench
-from models.evaluation.image_bench import Systems
+from models.evaluation import image
+from models.evaluation.image_codecs import TestedCodec
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
 from models.networks.photo import ImageNetworks, ImageShape
 from models.train import main as train
@@ -31,6 +31,7 @@ from tests.tiny_image_model import (
     training_pictures,
     write_photographs,
 )
+from tui.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -155,23 +156,24 @@ def test_a_card_is_not_shared_by_many_processes(
     monkeypatch: pytest.MonkeyPatch, pictures: Path, found: str, jobs: int
 ) -> None:
     """Whether the card was named or found."""
-    monkeypatch.setattr(image_bench.os, "cpu_count", lambda: 7)
-    monkeypatch.setattr(image_bench, "choose_device", lambda name: torch.device(found))
-    assert [image_bench._own_jobs(name) for name in ("auto", found)] == [jobs, jobs]
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(image, "choose_device", lambda name: torch.device(found))
+    settings = [image.Settings(device=name) for name in ("auto", found)]
+    assert [each.default_jobs() for each in settings] == [jobs, jobs]
 
 
-def _die(plan: Systems) -> None:
-    os._exit(1)
+class Dying(image.Settings):
+    """Its codecs load here, but not in a process of their own."""
+
+    def load(self) -> list[TestedCodec]:
+        if multiprocessing.parent_process() is not None:
+            os._exit(1)
+        return []
 
 
-def test_a_measuring_process_that_dies_is_one_line(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Systems, "load", lambda self: [])
-    monkeypatch.setattr(image_bench, "_start_worker", _die)
-    assert bench(["image", str(pictures), "--count", "2", "--jobs", "2", "--device", "cpu"]) == 1
-    err = capsys.readouterr().err
-    assert "process died" in err and err.count("\n") == 1
+def test_a_measuring_process_that_dies_is_reported(pictures: Path) -> None:
+    with pytest.raises(SottoError, match="process died"):
+        image.run(image.find_pictures(pictures)[:2], Dying(device="cpu"), jobs=2)
 
 
 def test_bench(
@@ -183,21 +185,11 @@ def test_bench(
     codec = tiny_codec(tmp_path / "photo")
     monkeypatch.setattr(ImageCodec, "load", lambda *_: codec)
     (pictures / "broken.png").unlink(missing_ok=True)
-    args = [
-        "image",
-        str(pictures),
-        "--count",
-        "2",
-        "--iterations",
-        "2",
-        "--peers",
-        "jpeg",
-        "--jobs",
-        "1",
-    ]
+    args = ["bench", "image", str(pictures), "--count", "2", "--iterations", "2"]
+    args += ["--peers", "jpeg", "--jobs", "1"]
     files = [str(tmp_path / n) for n in ("all.json", "curves.png", "crops.png")]
     more = ["--json", files[0], "--curves", files[1], "--crops", files[2], "--at", "0.8"]
-    assert bench([*args, *more]) == 0
+    assert main([*args, *more]) == 0
     table = capsys.readouterr().out
     assert "jpeg" in table
     assert "BD-rate" in table
@@ -206,4 +198,4 @@ def test_bench(
     assert len(found["sotto"]) == 2 * 6  # pictures, rate points
     assert all(p["bpp"] > 0 and p["psnr"] > 10 for p in found["sotto"])
     assert all(Path(f).stat().st_size > 1000 for f in files)
-    assert bench(["image", str(tmp_path / "none")]) == 1
+    assert main(["bench", "image", str(tmp_path / "none")]) == 1

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -17,24 +18,25 @@ import pytest
 from codec.errors import BadInput, SottoError
 from codec.signal.samples import SAMPLE_RATE
 from codec.speech.codec import SpeechCodec
-from stream.bench import accounting, bench, material, measures, report, unknown_peer, usage
-from stream.bench.alignment import best_lag, locate, mouth_to_ear
-from stream.bench.listening import find_talk, judge, mean_score, sharpest_break
+from stream.bench import measures, report, runs, talks, telemetry, unknown_peer
 from stream.bench.rig.soundcard import unavailable as no_cards
 from stream.bench.runs import Run, Track
 from stream.bench.scenarios import SCENARIOS, find_scenario
-from stream.bench.usage import Usage
+from stream.bench.signals import best_lag, locate, mouth_to_ear, sharpest_break
+from stream.bench.talks import find_talk, mean_score, score_talk
+from stream.bench.telemetry import Usage
+from stream.link.impairment import parse_impairment
 from tui import cli
 
 
 @pytest.fixture(scope="module")
 def clips(clip_paths):
-    return material.read_clips(clip_paths[0].parent)
+    return talks.read_clips(clip_paths[0].parent)
 
 
 @pytest.fixture(scope="module")
 def talk(clips):
-    return material.talk(clips, 16.0)
+    return talks.talk(clips, 16.0)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def coded(talk):
 @pytest.fixture(scope="module")
 def brief(clips):
     """A beginning of the talk."""
-    return material.talk(clips, 9.0)
+    return talks.talk(clips, 9.0)
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +120,15 @@ def test_a_talk_is_found_in_the_recording_of_a_microphone(talk):
 
 def test_quality_does_not_depend_on_delay_and_level_but_on_loss(talk, coded):
     starts = [utterance.first for utterance in talk.utterances]
-    plain = judge(talk, starts, talk.samples, late(coded, 0.0), with_phones=True)
-    delayed = judge(talk, starts, talk.samples, late(0.5 * coded, 1.2))
+    plain = score_talk(talk, starts, talk.samples, late(coded, 0.4), with_phones=True)
+    delayed = score_talk(talk, starts, talk.samples, late(0.5 * coded, 1.2))
     assert len(plain) == len(delayed) == len(talk.utterances)
     assert mean_score(delayed, "pesq_nb") == pytest.approx(mean_score(plain, "pesq_nb"), abs=0.02)
     assert [item.delay for item in delayed] == pytest.approx([1.2] * len(starts), abs=0.002)
     assert 0 < sum(item.phone_errors for item in plain) < sum(item.phones for item in plain)
     holes = late(coded, 1.2)
     holes[: len(holes) // 3200 * 3200].reshape(-1, 3200)[:, :1000] = 0.0
-    assert mean_score(judge(talk, starts, talk.samples, holes), "pesq_nb") < 0.8 * mean_score(
+    assert mean_score(score_talk(talk, starts, talk.samples, holes), "pesq_nb") < 0.8 * mean_score(
         plain, "pesq_nb"
     )
 
@@ -167,19 +169,19 @@ def test_a_talk_is_coded_once_and_its_beginning_reused(talk):
 
 
 def test_talks_repeat_and_are_never_empty(clips):
-    assert len(material.talk(clips, 0.1).utterances) == 1
-    long = material.talk(clips, 60.0, first=3)
+    assert len(talks.talk(clips, 0.1).utterances) == 1
+    long = talks.talk(clips, 60.0, first=3)
     assert [u.name for u in long.utterances[:2]] == [clips[3].name, clips[4].name]
     assert len(long.utterances) > len(clips)
     assert long.seconds <= 61.0
     with pytest.raises(BadInput):
-        material.talk([], 1.0)
-    noise = material.room_noise(2.0, -60.0).samples
+        talks.talk([], 1.0)
+    noise = talks.room_noise(2.0, -60.0).samples
     assert 10 * np.log10(np.mean(noise**2)) == pytest.approx(-60.0, abs=0.1)
 
 
 def snapshot(seconds, *, overflows=0, underruns=0, lost=0, late=0, rate=140.0):
-    counts = dict.fromkeys(accounting.COUNTERS, 0)
+    counts = dict.fromkeys(telemetry.COUNTERS, 0)
     return {
         "state": "talking",
         "seconds": seconds,
@@ -195,29 +197,29 @@ def snapshot(seconds, *, overflows=0, underruns=0, lost=0, late=0, rate=140.0):
 
 def test_gaps_are_listed_when_they_happen():
     lines = [snapshot(1.0), snapshot(2.0, underruns=2), snapshot(3.0, underruns=2, overflows=1)]
-    assert accounting.gaps(lines, "a") == [
-        accounting.Gap(2.0, "a", "underrun", 2),
-        accounting.Gap(3.0, "a", "overflow", 1),
+    assert telemetry.gaps(lines, "a") == [
+        telemetry.Gap(2.0, "a", "underrun", 2),
+        telemetry.Gap(3.0, "a", "overflow", 1),
     ]
-    assert accounting.gaps([{**snapshot(1.0), "listeners": []}], "a") == []
+    assert telemetry.gaps([{**snapshot(1.0), "listeners": []}], "a") == []
 
 
 def test_statistics_files_are_checked(tmp_path):
     path = tmp_path / "stats.jsonl"
     path.write_text(json.dumps(snapshot(1.0)) + "\n" + '{"half')
-    assert len(accounting.read_snapshots(path)) == 1
+    assert len(telemetry.read_snapshots(path)) == 1
     path.write_text("[1]\n")
     with pytest.raises(BadInput, match="line 1"):
-        accounting.read_snapshots(path)
+        telemetry.read_snapshots(path)
     path.write_text("{}\nno\n")
     with pytest.raises(BadInput, match="line 2"):
-        accounting.read_snapshots(path)
+        telemetry.read_snapshots(path)
     with pytest.raises(BadInput):
-        accounting.read_snapshots(tmp_path / "nothing")
+        telemetry.read_snapshots(tmp_path / "nothing")
 
 
 def test_what_a_process_takes():
-    with usage.Watch({"me": os.getpid(), "nobody": 2**22 + 1}, 0.05) as watch:
+    with telemetry.UsageMonitor({"me": os.getpid(), "nobody": 2**22 + 1}, 0.05) as watch:
         until = time.process_time() + 0.3
         while time.process_time() < until:
             pass
@@ -226,19 +228,19 @@ def test_what_a_process_takes():
     assert watch.samples["nobody"] == []
     assert mine[-1].cpu - mine[0].cpu >= 0.2
     assert 1 << 20 < mine[-1].proportional <= 1.05 * mine[-1].resident
-    share = usage.cpu_share(mine, mine[0].time, mine[-1].time)
+    share = telemetry.cpu_share(mine, mine[0].time, mine[-1].time)
     assert share is not None
     assert 0.0 < share < 4.0
-    assert usage.cpu_share(mine, mine[-1].time + 1, mine[-1].time + 2) is None
+    assert telemetry.cpu_share(mine, mine[-1].time + 1, mine[-1].time + 2) is None
 
 
 def test_growth_is_of_medians_after_settling():
     flat = [Usage(float(t), 0.0, 0, 100 + (50 if t < 30 else 0)) for t in range(200)]
-    assert usage.growth(flat, 30.0, 20.0) == 0.0
+    assert telemetry.growth(flat, 30.0, 20.0) == 0.0
     leak = [Usage(float(t), 0.0, 0, 10 * t) for t in range(200)]
-    assert usage.growth(leak, 30.0, 20.0) == pytest.approx(1500.0, abs=10)
-    assert usage.growth(leak, 180.0, 20.0) is None
-    assert usage.growth([], 0.0) is None
+    assert telemetry.growth(leak, 30.0, 20.0) == pytest.approx(1500.0, abs=10)
+    assert telemetry.growth(leak, 180.0, 20.0) is None
+    assert telemetry.growth([], 0.0) is None
 
 
 def synthetic(scenario, talk, coded, *, delay=1.2, hole=None, snapshots=None):
@@ -264,21 +266,21 @@ def synthetic(scenario, talk, coded, *, delay=1.2, hole=None, snapshots=None):
     )
 
 
-def figure(outcome, name):
-    (found,) = [item for item in outcome.figures if item.name == name]
+def figure(result, name):
+    (found,) = [item for item in result.figures if item.name == name]
     return found
 
 
 def test_figures_of_a_calm_call(brief, brief_coded):
-    outcome = measures.outcome(synthetic(find_scenario("quiet-network"), brief, brief_coded))
-    p95 = figure(outcome, "mouth to ear, 95th percentile")
+    result = measures.measure(synthetic(find_scenario("quiet-network"), brief, brief_coded))
+    p95 = figure(result, "mouth to ear, 95th percentile")
     assert p95.values == pytest.approx({"a": 1.2, "b": 1.2}, abs=0.002)
     assert p95.verdict == "met"
-    assert figure(outcome, "windows not heard").verdict == "met"
-    assert all(math.isfinite(v) for v in figure(outcome, "sharpest break").values.values())
-    assert figure(outcome, "CPU, share of a core").values == pytest.approx({"a": 0.1, "b": 0.1})
-    assert outcome.gaps == []
-    slow = measures.outcome(
+    assert figure(result, "windows not heard").verdict == "met"
+    assert all(math.isfinite(v) for v in figure(result, "sharpest break").values.values())
+    assert figure(result, "CPU, share of a core").values == pytest.approx({"a": 0.1, "b": 0.1})
+    assert result.gaps == []
+    slow = measures.measure(
         synthetic(find_scenario("quiet-network"), brief, brief_coded, delay=1.6)
     )
     assert figure(slow, "mouth to ear, 95th percentile").verdict == "missed"
@@ -286,13 +288,14 @@ def test_figures_of_a_calm_call(brief, brief_coded):
 
 def test_the_moment_speech_is_heard_again(talk, coded):
     run = synthetic(find_scenario("outage"), talk, coded, hole=(8.0, 13.0))
-    run.down_at, run.up_at = run.tracks["a"].began + 7.0, run.tracks["a"].began + 12.0
-    outcome = measures.outcome(run)
-    again = figure(outcome, "speech heard again after")
+    began = run.tracks["a"].began
+    run.outage = began + 7.0, began + 12.0
+    result = measures.measure(run)
+    again = figure(result, "speech heard again after")
     # In the recording it is at 13.0, or a little later if a pause begins there.
     assert all(0.9 <= value <= 1.7 for value in again.values.values())
     run.tracks["a"].heard[:] = run.tracks["b"].heard[:] = 0.0
-    assert figure(measures.outcome(run), "speech heard again after").verdict == "missed"
+    assert figure(measures.measure(run), "speech heard again after").verdict == "missed"
 
 
 def test_two_clocks_are_no_delay(talk, coded):
@@ -311,27 +314,27 @@ def test_two_clocks_are_no_delay(talk, coded):
     assert [item.delay for item in found] == pytest.approx([1.2] * len(found), abs=0.02)
 
 
-def test_silence_and_strangers_have_their_figures(talk, coded, brief, brief_coded):
+def test_silence_and_unknown_peers_have_their_figures(talk, coded, brief, brief_coded):
     run = synthetic(find_scenario("silence"), talk, coded)
     run.talk_to += 10.0
-    assert figure(measures.outcome(run), "CPU, share of a core").verdict == "met"
-    assert figure(measures.outcome(run), "codec bits").verdict == "met"
+    assert figure(measures.measure(run), "CPU, share of a core").verdict == "met"
+    assert figure(measures.measure(run), "codec bits").verdict == "met"
     run = synthetic(find_scenario("garbage"), brief, brief_coded)
     account = unknown_peer.Account(1000, 5, 5, 0, 1, 2.0)
-    run.stranger = vars(account)
-    outcome = measures.outcome(run)
-    assert figure(outcome, "garbage packets per second").values == {"a": 500.0}
-    assert figure(outcome, "bytes the stranger got beyond the greeting").verdict == "met"
-    assert figure(outcome, "messages the stranger got").verdict == "missed"
+    run.unknown_peer = vars(account)
+    result = measures.measure(run)
+    assert figure(result, "garbage packets per second").values == {"a": 500.0}
+    assert figure(result, "bytes the unknown peer got beyond the greeting").verdict == "met"
+    assert figure(result, "messages the unknown peer got").verdict == "missed"
 
 
 def test_jitter_explains_what_was_lost(brief, brief_coded):
     explained = [snapshot(9.0, lost=3, late=3)]
     run = synthetic(find_scenario("jitter"), brief, brief_coded, snapshots=explained)
     name = "lost and not for missing its deadline"
-    assert figure(measures.outcome(run), name).verdict == "met"
+    assert figure(measures.measure(run), name).verdict == "met"
     run = synthetic(find_scenario("jitter"), brief, brief_coded, snapshots=[snapshot(9.0, lost=3)])
-    assert figure(measures.outcome(run), name).verdict == "missed"
+    assert figure(measures.measure(run), name).verdict == "missed"
 
 
 def test_verdicts():
@@ -347,17 +350,17 @@ def test_verdicts():
 
 
 def test_tables_and_json_hold_every_figure(brief, brief_coded, capsys):
-    outcome = measures.outcome(synthetic(find_scenario("jitter"), brief, brief_coded))
-    outcome.gaps = [accounting.Gap(3.0, "a", "underrun", 2)] * 30
-    failed = report.Outcome(find_scenario("outage"), failure="no [namespaces]")
-    for item in (outcome, failed):
-        report.print_outcome(item, sys.stdout)
+    result = measures.measure(synthetic(find_scenario("jitter"), brief, brief_coded))
+    result.gaps = [telemetry.Gap(3.0, "a", "underrun", 2)] * 30
+    failed = report.Result(find_scenario("outage"), failure="no [namespaces]")
+    for item in (result, failed):
+        report.print_result(item, sys.stdout)
     shown = capsys.readouterr().out
     assert "mouth to ear, median [s]" in shown
     assert "and 10 more" in shown
     assert "could not run: no [namespaces]" in shown
-    value = json.loads(json.dumps(report.as_dict([outcome, failed], {}), allow_nan=False))
-    assert len(value["scenarios"][0]["figures"]) == len(outcome.figures)
+    value = json.loads(json.dumps(report.as_dict([result, failed], {}), allow_nan=False))
+    assert len(value["scenarios"][0]["figures"]) == len(result.figures)
     assert value["scenarios"][1]["failure"] == "no [namespaces]"
 
 
@@ -387,11 +390,11 @@ class Port:
                     self.bytes += len(data)
 
 
-def test_a_stranger_counts_what_it_gets():
+def test_an_unknown_peer_counts_what_it_gets():
     secretive, talkative = Port(unknown_peer.greeting(b"CURVE")), Port(bytes(64) + b"hello")
     for port, extra in ((secretive, 0), (talkative, 5)):
-        address = port.server.getsockname()
-        account = unknown_peer.pelt(address, 2000.0, 0.5)
+        host, number = port.server.getsockname()
+        account = unknown_peer.flood(host, number, 2000.0, 0.5)
         port.server.close()
         assert account.packets > 100
         assert account.connections >= 8
@@ -403,62 +406,55 @@ def test_a_stranger_counts_what_it_gets():
 
 
 def test_scenarios_are_what_the_link_understands():
-    impairment = pytest.importorskip("stream.link.impairment")
     for scenario in SCENARIOS:
         if scenario.impair:
-            impairment.parse_impairment(scenario.impair)
+            parse_impairment(scenario.impair)
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
 
 
+def bench(*arguments):
+    return cli.main(["bench", "link", *map(str, arguments)])
+
+
 def test_the_command_line(capsys, tmp_path):
-    assert cli.main(["bench", "link", "--list"]) == 0
+    assert bench("--list") == 0
     assert "quiet-network" in capsys.readouterr().out
     for wrong in (["--scenario", "nonsense"], ["--minutes", "0"], ["--minutes", "x"]):
-        assert bench.main(wrong) == 2
-    assert bench.main(["--clips", str(tmp_path)]) == 1
+        assert bench(*wrong) == 2
+    assert bench("--clips", tmp_path) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("sotto: there is no audio")
-    assert bench.main(["--json", str(tmp_path / "no" / "x.json")]) == 1
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, BrokenPipeError])
-def test_interruption_and_a_closed_pipe_are_for_the_command_line(monkeypatch, stop):
-    def stopped(*about):
-        raise stop
-
-    monkeypatch.setattr(bench.runs, "run", stopped)
-    with pytest.raises(stop):
-        bench.main(["--scenario", "silence"])
+    assert bench("--json", tmp_path / "no" / "x.json") == 1
 
 
 def test_what_is_kept_is_kept_and_nothing_else_left(capsys, monkeypatch, tmp_path):
     """Where it cannot be kept that is said before the scenario; if later, no folder stays."""
     ran, folders = [], tmp_path / "temporary"
     folders.mkdir()
-    monkeypatch.setattr(bench.tempfile, "tempdir", str(folders))
+    monkeypatch.setattr(tempfile, "tempdir", str(folders))
 
     def run(scenario, setup, clips, folder, step):
         ran.append(scenario.name)
         (folder / "a.log").write_text("a log")
         raise SottoError("no sound")
 
-    monkeypatch.setattr(bench.runs, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     keep = tmp_path / "deep" / "kept"
-    assert bench.main(["--scenario", "silence", "--keep", str(keep)]) == 1
+    assert bench("--scenario", "silence", "--keep", keep) == 1
     assert (keep / "silence" / "a.log").read_text() == "a log"
     assert ran == ["silence"]
     file = tmp_path / "file"
     file.touch()
-    assert bench.main(["--scenario", "silence", "--keep", str(file)]) == 1
+    assert bench("--scenario", "silence", "--keep", file) == 1
     assert f"sotto: cannot write {file}: " in capsys.readouterr().err
     assert ran == ["silence"]
     (keep / "jitter").touch()
-    assert bench.main(["--scenario", "jitter", "--keep", str(keep)]) == 1
+    assert bench("--scenario", "jitter", "--keep", keep) == 1
     assert f"sotto: cannot write {keep / 'jitter'}: " in capsys.readouterr().err
     assert list(folders.iterdir()) == []
 
 
-def test_a_scenario_that_cannot_run_is_reported(capsys, monkeypatch, clip_paths):
+def test_a_scenario_that_cannot_run_is_reported(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     assert no_cards() is not None
-    assert bench.main(["--scenario", "silence"]) == 1
+    assert bench("--scenario", "silence") == 1
     assert "could not run: no virtual sound cards" in capsys.readouterr().out

@@ -18,8 +18,6 @@ import pytest
 
 from codec.signal.samples import SAMPLE_RATE
 from stream.bench import measures, runs
-from stream.bench.accounting import listener
-from stream.bench.alignment import best_lag, mouth_to_ear
 from stream.bench.laboratory import (
     ENDS,
     End,
@@ -28,10 +26,11 @@ from stream.bench.laboratory import (
     Setup,
     await_state,
 )
-from stream.bench.listening import find_talk, judge, mean_score, sharpest_break
-from stream.bench.material import Talk, read_clips, talk
 from stream.bench.rig import soundcard
 from stream.bench.scenarios import find_scenario
+from stream.bench.signals import best_lag, mouth_to_ear, sharpest_break
+from stream.bench.talks import Talk, find_talk, mean_score, read_clips, score_talk, talk
+from stream.bench.telemetry import listener
 from stream.link.keys import generate
 
 pytestmark = pytest.mark.skipif(
@@ -119,8 +118,8 @@ def test_what_one_says_the_other_hears(call, name):
     assert all(1.0 < item.delay < 4.0 for item in found)
     starts = find_talk(call.talks[name], said, 120.0)
     assert min(starts) >= 0
-    judged = judge(call.talks[name], starts, said, heard)
-    assert mean_score(judged, "pesq_nb") > 1.5
+    scored = score_talk(call.talks[name], starts, said, heard)
+    assert mean_score(scored, "pesq_nb") > 1.5
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -210,8 +209,8 @@ def test_soak(clips, tmp_path):
     """Six minutes, both directions, sound cards 100 ppm apart."""
     scenario = replace(find_scenario("soak"), seconds=360.0, every=3.0)
     run = runs.run(scenario, Setup(), clips, tmp_path)
-    outcome = measures.outcome(run)
-    figures: dict[str, Any] = {figure.name: figure.values for figure in outcome.figures}
+    result = measures.measure(run)
+    figures: dict[str, Any] = {figure.name: figure.values for figure in result.figures}
     for end in ENDS:
         heard, unheard = figures["windows heard"][end], figures["windows not heard"][end]
         assert unheard <= 0.02 * (heard + unheard)
@@ -220,8 +219,8 @@ def test_soak(clips, tmp_path):
         assert gained < 10.0
         spoken = len(run.tracks[end].said) / SAMPLE_RATE
         assert spoken == pytest.approx(365.0, abs=10.0)
-    if outcome.gaps:
-        print(outcome.gaps, file=sys.stderr)
+    if result.gaps:
+        print(result.gaps, file=sys.stderr)
 
 
 def test_processes_end_with_the_laboratory(tmp_path):

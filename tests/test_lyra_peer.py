@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.evaluation.coding import Unavailable
 from models.evaluation.peers import Lyra, installed_peers
-from models.evaluation.systems import Unavailable
 
 PROGRAM = """#!{python}
 import argparse, struct, sys, wave
@@ -64,6 +64,10 @@ DECODER_ONLY = [
 ]  # fmt: skip
 
 
+def lyra(rate: int) -> Lyra:
+    return Lyra("Lyra", "Lyra", rate)
+
+
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on the path with both programs and their weights."""
@@ -84,10 +88,10 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_clip_goes_through_both_programs_whole(
     programs: Path, rate: int, frame_bits: int
 ) -> None:
-    lyra = Lyra(rate)
-    assert lyra.missing() is None
+    peer = lyra(rate)
+    assert peer.missing() is None
     samples = np.repeat(np.linspace(-0.9, 0.9, 11), 320)[:-100].astype(np.float32)
-    coded = lyra.run(samples)
+    coded = peer.run(samples)
     assert coded.payload_bits == coded.total_bits == 11 * frame_bits  # the last frame too
     assert len(coded.decoded) == 11 * 320
     np.testing.assert_allclose(coded.decoded[: len(samples)], samples, atol=1e-4)
@@ -106,17 +110,17 @@ def test_weights_in_the_working_folder_are_found(
     checkout = tmp_path / "checkout"
     (checkout / "lyra").mkdir(parents=True)
     (programs / "model_coeffs").rename(checkout / "lyra" / "model_coeffs")
-    assert Lyra(3200).missing() == "no model_coeffs beside encoder_main"
+    assert lyra(3200).missing() == "no model_coeffs beside encoder_main"
     monkeypatch.chdir(checkout)
-    assert Lyra(3200).missing() is None
-    assert len(Lyra(3200).run(np.zeros(320, np.float32)).decoded) == 320
+    assert lyra(3200).missing() is None
+    assert len(lyra(3200).run(np.zeros(320, np.float32)).decoded) == 320
 
 
 def test_a_rate_lyra_does_not_have_is_reported(programs: Path) -> None:
     with pytest.raises(Unavailable, match="encoder_main failed with status 1: unsupported bitrate"):
-        Lyra(4000).run(np.zeros(640, np.float32))
+        lyra(4000).run(np.zeros(640, np.float32))
 
 
 def test_absent_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert Lyra(3200).missing() == "not installed (encoder_main)"
+    assert lyra(3200).missing() == "not installed (encoder_main)"

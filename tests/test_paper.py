@@ -23,7 +23,7 @@ from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import FrameDecoder
 from codec.speech.presets import PRESETS
 from models import paper
-from models.evaluation.metrics import score
+from models.evaluation.scores import score
 from models.folder import load_model, search_networks
 from models.networks.speech_distance import FrameDistance
 from models.networks.speech_paper import PaperShape

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from stream.bench.rig import hosts, soundcard
+from stream.bench.rig import RigError, hosts, soundcard
 from stream.bench.rig.hosts import TwoHosts
-from stream.bench.rig.processes import RigError
 from stream.bench.rig.soundcard import VirtualSoundCards
 
 needs_cards = pytest.mark.skipif(

@@ -20,7 +20,7 @@ from codec.speech.codec import SpeechCodec, to_speech
 from codec.speech.live import LiveEncoder
 from codec.speech.presets import PRESETS
 from codec.speech.ratecontrol import MAX_PACKET_FRAMES, OPENING_CREDIT, RateControl
-from models.evaluation.metrics import score
+from models.evaluation.scores import score
 
 SECONDS = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
 FAST = 4  # search steps in tests of anything but quality

@@ -12,9 +12,9 @@ import soundfile
 import torch
 
 from codec.signal import analysis
-from models import bench as bench_entry
-from models.evaluation import bench, context, systems, tradeoff
+from models.evaluation import coding, context, speech, tradeoff
 from models.evaluation.clips import Clip
+from tui import cli
 
 TINY = tradeoff.Grid(channels=(8,), levels=(5,), steps=2, qualities=(0,))
 
@@ -90,14 +90,14 @@ def test_one_command_gives_the_trade_off_and_the_gain_of_the_search(
     tmp_path, clip_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(tradeoff, "Grid", lambda: TINY)
-    monkeypatch.setattr(bench, "search_systems", lambda *_: [systems.Original("2k: no search")])
+    monkeypatch.setattr(speech, "search_codecs", lambda *_: [coding.Original("2k: no search")])
     folder = tmp_path / "in"
     folder.mkdir()
     shutil.copy(clip_path, folder)
     out, plot = tmp_path / "out.json", tmp_path / "out.png"
-    argv = ["speech", str(folder), "--ablation", "--presets", "2k", "--max-seconds", "1"]
+    argv = ["bench", "speech", str(folder), "--ablation", "--presets", "2k", "--max-seconds", "1"]
     argv += ["--workers", "1", "--no-phones", "--json", str(out), "--plot", str(plot)]
-    assert bench_entry.main(argv) == 0
+    assert cli.main(argv) == 0
     printed = capsys.readouterr()
     assert tradeoff.TITLE in printed.out
     assert "What the search gains" in printed.out
@@ -121,7 +121,7 @@ def test_one_command_gives_the_trade_off_and_the_gain_of_the_search(
 def test_the_previous_frame_saves_a_little_and_only_at_the_start_of_a_frame(clip):
     one = Clip("one", "reader", "shipped", clip)
     gain = context.measure([one, one], device="cpu")
+    assert gain is not None
     assert gain.frames == 2 * (len(tradeoff.frames_of(clip)) - 1)
     assert 0.0 < gain.saved < 0.05  # two of sixteen steps gain at all
-    with pytest.raises(ValueError, match="longer than a frame"):
-        context.measure([Clip("short", "reader", "shipped", clip[:4000])], device="cpu")
+    assert context.measure([Clip("short", "reader", "shipped", clip[:4000])], device="cpu") is None

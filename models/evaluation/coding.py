@@ -1,4 +1,4 @@
-"""Running systems over clips: each alone and in a process of its own, for honest time and memory.
+"""The speech codecs that are measured, and how: each alone and in a process of its own.
 
 Kept small in what it imports, since every measuring process imports it again.
 """
@@ -8,84 +8,289 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codec.container import ContainerReader
 from codec.errors import SottoError
+from codec.packet import unpack
+from codec.signal.analysis import FRAME_SAMPLES, LEAD
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.speech.presets import PRESETS
 from models.evaluation.clips import Clip
-from models.evaluation.systems import Coded, System, Unavailable, prepare, why_missing
+
+if TYPE_CHECKING:
+    from codec.speech.codec import SpeechCodec
+    from codec.speech.live import EncodedFrame, LiveEncoder
 
 CLIP_TIMEOUT_S = 900.0
 START_TIMEOUT_S = 300.0
 _MIN_DECODED = 0.5
+_LIVE_CHUNK = SAMPLE_RATE // 25  # samples handed to a live encoder at once, as in a call
 
 Step = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Coded:
+    """One clip through one codec.
+
+    decoded: [m] float32 at 16 kHz. payload_bits: what the codec itself wrote; total_bits: with the
+    frame or packet headers it needs, without the file container around them. encode_s, decode_s:
+    wall-clock seconds. peak_bytes: peak resident memory, where the codec runs as another program
+    (None: it runs in this process, which is measured as a whole).
+    """
+
+    decoded: FloatArray
+    payload_bits: int
+    total_bits: int
+    encode_s: float
+    decode_s: float
+    peak_bytes: int | None = None
+
+
+class Unavailable(SottoError):
+    """This codec cannot run here; the reason is one line."""
+
+
+@dataclass(frozen=True)
+class Codec(ABC):
+    """Anything that codes 16 kHz speech. line: the one it belongs to in a plot."""
+
+    name: str
+    line: str
+
+    def missing(self) -> str | None:
+        """Why it cannot run here, found without loading it; None if nothing speaks against it."""
+        return None
+
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to load
+        """Load and warm up, outside the timing."""
+
+    @abstractmethod
+    def run(self, samples: FloatArray) -> Coded:
+        """Code and decode samples [n], float32 at 16 kHz, full scale 1."""
+
+
+@dataclass(frozen=True)
+class Original(Codec):
+    """The clips themselves as 16-bit samples: the anchor of every score."""
+
+    name: str = "original"
+    line: str = "original"
+
+    def run(self, samples: FloatArray) -> Coded:
+        bits = 16 * len(samples)
+        return Coded(samples, bits, bits, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Sotto(Codec):
+    """A preset of sotto; options: keywords of `SpeechCodec.encode`, e.g. {"iterations": 30}."""
+
+    preset: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+
+    def prepare(self) -> None:
+        self.run(np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32))
+
+    def run(self, samples: FloatArray) -> Coded:
+        codec = _load(self.preset, self.device)
+        begun = time.perf_counter()
+        data = codec.encode(samples, SAMPLE_RATE, **self.options)
+        encoded = time.perf_counter()
+        decoded = codec.decode(data)
+        ended = time.perf_counter()
+        return Coded(decoded, *container_bits(data), encoded - begun, ended - encoded)
+
+
+@dataclass(frozen=True)
+class LiveSotto(Sotto):
+    """The encoder of a call, which searches each frame while it fills."""
+
+    def run(self, samples: FloatArray) -> Coded:
+        from codec.signal.activity import ActivityDetector
+        from codec.speech.live import LiveEncoder
+
+        codec = _load(self.preset, self.device)
+        encoder = LiveEncoder(codec, activity=ActivityDetector())
+        frames, encode_s = encode_live(encoder, samples)
+        begun = time.perf_counter()
+        decoder = codec.decoder()
+        parts = [*(decoder.push(unpack(frame.packet)) for frame in frames), decoder.finish()]
+        decode_s = time.perf_counter() - begun
+        decoded = np.concatenate(parts)[: len(samples)]
+        payload = sum(frame.payload_bits for frame in frames)
+        total = sum(8 * len(frame.packet) for frame in frames)
+        return Coded(decoded, payload, total, encode_s, decode_s)
+
+
+def encode_live(encoder: LiveEncoder, samples: FloatArray) -> tuple[list[EncodedFrame], float]:
+    """Drive a live encoder as a call does, faster than real time: (frames, seconds it was busy).
+
+    The clock is simulated: it stands at the seconds the encoder was busy and those it had to wait
+    for samples, so that the search gets as much time as in a call on a machine of its own.
+    """
+    count = -(-len(samples) // FRAME_SAMPLES)
+    # The last column of a frame sees samples beyond the frame's end.
+    heard = np.zeros(count * FRAME_SAMPLES + LEAD, np.float32)
+    heard[: len(samples)] = samples
+    frames: list[EncodedFrame] = []
+    now = busy = 0.0
+    pushed = 0
+    while pushed < len(heard):
+        spoken = max(min(int(now * SAMPLE_RATE), pushed + _LIVE_CHUNK), pushed)
+        begun = time.perf_counter()
+        frames += encoder.push(heard[pushed:spoken])
+        searching = encoder.refine()
+        spent = time.perf_counter() - begun
+        pushed, now, busy = spoken, now + spent, busy + spent
+        if not searching:
+            now = max(now, (pushed + _LIVE_CHUNK) / SAMPLE_RATE)
+    return frames, busy
+
+
+def container_bits(data: bytes) -> tuple[int, int]:
+    """(payload bits, bits with packet headers and checksums) of a `.sotto` container."""
+    reader = ContainerReader(BytesIO(data))
+    for _ in reader:
+        pass
+    return 8 * reader.payload_bytes, 8 * reader.packet_bytes
+
+
+@lru_cache(maxsize=1)
+def _load(preset: str, device: str) -> SpeechCodec:
+    # Only here: the processes of other codecs do without torch.
+    from codec.speech.codec import SpeechCodec
+
+    return SpeechCodec.load(preset, device)
+
+
+def sotto_codecs(
+    presets: Iterable[str],
+    iterations: Sequence[int] = (),
+    *,
+    live: bool = False,
+    device: str = "auto",
+) -> list[Codec]:
+    """Each preset with its own search, then with given iteration counts, then without search.
+
+    live: also as encoded in a call.
+    """
+    codecs: list[Codec] = []
+    for preset in presets:
+        known = PRESETS.get(preset)
+        name = f"sotto {preset}"
+        # The presets that share the speech weights share a line.
+        line = "sotto" if known is None or known.family == "speech" else name
+        variants: dict[str, dict[str, Any]] = {
+            "": {},
+            **{f", {count} steps": {"iterations": count} for count in iterations},
+            ", no search": {"search": False},
+        }
+        made: list[Codec] = [
+            Sotto(name + suffix, line + suffix, preset, options, device)
+            for suffix, options in variants.items()
+        ]
+        if live:
+            made.insert(1, LiveSotto(f"{name}, live", f"{line}, live", preset, {}, device))
+        codecs += made
+    return codecs
+
+
+# The first paper compares its search, ADMM, with plain back-propagation followed by one rounding;
+# ours ends with moves of single indices.
+SEARCHES: Mapping[str, Mapping[str, Any]] = {
+    "back-propagation": {"method": "backprop"},
+    "ADMM": {"method": "admm"},
+    "ADMM and moves": {},
+}
+
+
+def search_codecs(
+    preset: str, iterations: Sequence[int] = (10, 30, 100), device: str = "auto"
+) -> list[Codec]:
+    """No search, and each way of searching at the same iteration counts, for one preset."""
+    codecs: list[Codec] = [
+        Sotto(f"{preset}: no search", "no search", preset, {"search": False}, device)
+    ]
+    for name, options in SEARCHES.items():
+        for count in iterations:
+            chosen = {"iterations": count, **options}
+            codecs.append(Sotto(f"{preset}: {name}, {count}", name, preset, chosen, device))
+    return codecs
+
+
 @dataclass
 class Coding:
-    """What one system made of all clips: `coded` in their order, or the reason it could not."""
+    """What one codec made of all clips: `coded` in their order, or the reason it could not."""
 
-    system: System
+    name: str
+    line: str
     coded: list[Coded] = field(default_factory=list)
     peak_bytes: int | None = None
     failure: str | None = None
 
 
 def code_clips(
-    system: System,
+    codec: Codec,
     clips: Sequence[Clip],
     *,
     isolate: bool = True,
     timeout_s: float = CLIP_TIMEOUT_S,
     step: Step = lambda name: None,
 ) -> Coding:
-    """Run one system over all clips, one after the other.
+    """Run one codec over all clips, one after the other.
 
     isolate: in a fresh process, whose peak memory is reported (the peak of the codec's own program
-    if it is one); otherwise here, without a memory figure. A system that fails, dies or takes
+    if it is one); otherwise here, without a memory figure. A codec that fails, dies or takes
     longer than `timeout_s` on a clip is reported as failed, with one line, and never half.
     """
-    reason = why_missing(system)
-    if reason is not None:
-        return Coding(system, failure=reason)
-    coding = Coding(system)
+    coding = Coding(codec.name, codec.line, failure=codec.missing())
+    if coding.failure is not None:
+        return coding
     try:
         if isolate:
-            _code_isolated(coding, clips, timeout_s, step)
+            _code_isolated(codec, coding, clips, timeout_s, step)
         else:
-            prepare(system)
+            codec.prepare()
             for clip in clips:
-                coding.coded.append(_checked(system.run(clip.samples), clip.samples))
-                step(system.name)
+                coding.coded.append(_checked(codec.run(clip.samples), clip.samples))
+                step(codec.name)
     except SottoError as error:
-        return Coding(system, failure=one_line(error))
+        return Coding(codec.name, codec.line, failure=one_line(error))
     peaks = [coded.peak_bytes for coded in coding.coded if coded.peak_bytes is not None]
     if peaks:
         coding.peak_bytes = max(peaks)
     return coding
 
 
-def _code_isolated(coding: Coding, clips: Sequence[Clip], timeout_s: float, step: Step) -> None:
+def _code_isolated(
+    codec: Codec, coding: Coding, clips: Sequence[Clip], timeout_s: float, step: Step
+) -> None:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     samples = [clip.samples for clip in clips]
-    process = context.Process(target=_serve, args=(there, coding.system, samples), daemon=False)
+    process = context.Process(target=_serve, args=(there, codec, samples), daemon=False)
     process.start()
     there.close()
     try:
-        # The first message says that the system is loaded: that may take long, and is not timed.
+        # The first message says that the codec is loaded: that may take long, and is not timed.
         _receive(here, START_TIMEOUT_S, "starting")
         for clip in clips:
             coded = _receive(here, timeout_s, clip.name)
             coding.coded.append(_checked(coded, clip.samples))
-            step(coding.system.name)
+            step(codec.name)
         coding.peak_bytes = _receive(here, START_TIMEOUT_S, "ending")
     finally:
         here.close()
@@ -109,13 +314,13 @@ def _receive(connection: Connection, timeout_s: float, where: str) -> Any:
     return value
 
 
-def _serve(connection: Connection, system: System, clips: Sequence[NDArray[np.float32]]) -> None:
-    """The measuring process: load, code each clip, say what memory it took."""
+def _serve(connection: Connection, codec: Codec, clips: Sequence[FloatArray]) -> None:
+    """The measuring process: load, code each clip, report the memory it took."""
     try:
-        prepare(system)
+        codec.prepare()
         connection.send(("ready", None))
         for samples in clips:
-            connection.send(("coded", system.run(samples)))
+            connection.send(("coded", codec.run(samples)))
         connection.send(("peak", _own_peak_bytes()))
     except Exception as error:  # any failure of a codec becomes one line in the report
         connection.send(("error", one_line(error)))
@@ -141,7 +346,7 @@ def _own_peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-def _checked(coded: Coded, samples: NDArray[np.float32]) -> Coded:
+def _checked(coded: Coded, samples: FloatArray) -> Coded:
     decoded = np.asarray(coded.decoded)
     if decoded.ndim != 1 or len(decoded) < _MIN_DECODED * len(samples):
         raise Unavailable(f"decoded {decoded.shape} samples of {len(samples)}")

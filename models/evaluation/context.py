@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -39,10 +39,10 @@ class ContextGain:
 
 
 @torch.no_grad()
-def measure(clips: Sequence[Clip], quality: int = 8, device: str = "auto") -> ContextGain:
+def measure(clips: Sequence[Clip], quality: int = 8, device: str = "auto") -> ContextGain | None:
     """Bits of the encoder's rounded latents of all clips at a rate point (in eighths).
 
-    Raises ValueError if no clip has two frames.
+    None if no clip has two frames.
     """
     where = choose_device(device)
     networks = search_networks(load_model("speech").networks.to(where))
@@ -57,7 +57,7 @@ def measure(clips: Sequence[Clip], quality: int = 8, device: str = "auto") -> Co
         joined = torch.cat((latents[:-1, -_PAST:], latents[1:]), dim=1)
         chained.append(_bits(networks.prior.bits(joined, rate[1:])[:, _PAST:]))
     if not alone:
-        raise ValueError("no clip is longer than a frame")
+        return None
     one, other = torch.cat(alone), torch.cat(chained)
     return ContextGain(len(one), float(one.mean()), float(other.mean()))
 
@@ -71,10 +71,10 @@ def as_dict(gain: ContextGain) -> dict[str, Any]:
     return {**asdict(gain), "saved": gain.saved}
 
 
-def print_line(gain: ContextGain, stream: TextIO) -> None:
+def print_line(gain: ContextGain, console: Console) -> None:
     """One line for the terminal."""
-    Console(file=stream, soft_wrap=True).print(
+    console.print(
         f"Context of the previous frame: {gain.alone:.0f} bits a frame without, "
         f"{gain.chained:.0f} with ({100 * gain.saved:.1f} % saved, {gain.frames} frames)",
-        highlight=False,
+        soft_wrap=True,
     )

@@ -32,7 +32,7 @@ from scipy.signal import resample_poly
 
 from codec.errors import BadStream
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from models.evaluation.systems import Coded, System, Unavailable
+from models.evaluation.coding import Codec, Coded, Unavailable
 
 NARROW_RATE = 8_000
 
@@ -132,7 +132,7 @@ def measure(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> Measured:
 
 
 @dataclass(frozen=True)
-class Peer:
+class Peer(Codec):
     """A codec that is two command lines and a way of counting bits.
 
     encoder, decoder: the command lines, with {source} and {target} for the files.
@@ -141,8 +141,6 @@ class Peer:
     block: samples at `rate`; the input is padded to whole blocks, for programs that drop the rest.
     """
 
-    name: str
-    family: str
     encoder: tuple[str, ...]
     decoder: tuple[str, ...]
     suffix: str
@@ -151,10 +149,7 @@ class Peer:
     block: int = 1
 
     def missing(self) -> str | None:
-        for program in (self.encoder[0], self.decoder[0]):
-            if shutil.which(program) is None:
-                return f"not installed ({program})"
-        return None
+        return _not_installed(self.encoder[0], self.decoder[0])
 
     def run(self, samples: FloatArray) -> Coded:
         with tempfile.TemporaryDirectory(prefix="sotto-bench-") as folder:
@@ -170,7 +165,7 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class Lyra:
+class Lyra(Codec):
     """Lyra 1.2 and later through the example programs its project builds, if they are on the path.
 
     They take WAV files and write into folders under names of their own. Their weights are looked
@@ -181,19 +176,12 @@ class Lyra:
     bit_rate: int
     encoder: str = "encoder_main"
     decoder: str = "decoder_main"
-    family: str = "Lyra"
-
-    @property
-    def name(self) -> str:
-        return f"Lyra {self.bit_rate}"
 
     def missing(self) -> str | None:
-        for program in (self.encoder, self.decoder):
-            if shutil.which(program) is None:
-                return f"not installed ({program})"
-        if self._weights() is None:
-            return f"no model_coeffs beside {self.encoder}"
-        return None
+        reason = _not_installed(self.encoder, self.decoder)
+        if reason is None and self._weights() is None:
+            reason = f"no model_coeffs beside {self.encoder}"
+        return reason
 
     def _weights(self) -> Path | None:
         beside = Path(shutil.which(self.encoder) or self.encoder).resolve().parent
@@ -225,15 +213,22 @@ class Lyra:
         return Coded(audio, bits, bits, encoding.seconds, decoding.seconds, peak)
 
 
-def installed_peers(families: Sequence[str] | None = None) -> tuple[list[System], dict[str, str]]:
+def _not_installed(*programs: str) -> str | None:
+    for program in programs:
+        if shutil.which(program) is None:
+            return f"not installed ({program})"
+    return None
+
+
+def installed_peers(names: Sequence[str] | None = None) -> tuple[list[Codec], dict[str, str]]:
     """(peers that can run here, {name: why not} for the others).
 
-    families: lower-case names to keep, e.g. ["codec2", "opus"]; None keeps all.
+    names: of `peer_names` to keep; None keeps all.
     """
-    ready: list[System] = []
+    ready: list[Codec] = []
     absent: dict[str, str] = {}
     for peer in all_peers():
-        if families is not None and _key(peer) not in families:
+        if names is not None and _key(peer) not in names:
             continue
         reason = peer.missing()
         if reason is None:
@@ -243,23 +238,23 @@ def installed_peers(families: Sequence[str] | None = None) -> tuple[list[System]
     return ready, absent
 
 
-def all_peers() -> list[Peer | Lyra]:
+def all_peers() -> list[Codec]:
     """Every peer sotto knows how to run, installed or not."""
-    peers: list[Peer | Lyra] = [_codec2(rate) for rate in (1200, 2400, 3200)]
+    peers: list[Codec] = [_codec2(rate) for rate in (1200, 2400, 3200)]
     peers += [_speex(label, quality) for label, quality in (("2.15k", 0), ("4k", 1), ("8k", 3))]
     peers += [_amr(label, mode) for label, mode in (("4.75k", 0), ("6.7k", 3))]
     # Constant rate spends its bits otherwise, and neither mode is better at both rates.
     peers += [_opus(rate, constant) for constant in (False, True) for rate in (6, 9)]
-    peers += [Lyra(rate) for rate in (3200, 6000)]
+    peers += [Lyra(f"Lyra {rate}", "Lyra", rate) for rate in (3200, 6000)]
     return peers
 
 
-def peer_families() -> list[str]:
-    """Lower-case names of codecs, for the command line."""
+def peer_names() -> list[str]:
+    """Lower-case names of codecs whatever their rate, e.g. "codec2" and "opus"."""
     return list(dict.fromkeys(_key(peer) for peer in all_peers()))
 
 
-def _key(peer: Peer | Lyra) -> str:
+def _key(peer: Codec) -> str:
     return peer.name.split()[0].lower()
 
 

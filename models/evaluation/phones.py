@@ -17,14 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.evaluation.metrics import edit_distance, edit_row
-
 # Chosen by the error against transcripts on clean speech; context-independent phones cost a tenth
 # of the time of triphones here and lose nothing.
 _SEARCH = {"allphone_ci": True, "lw": 4.0, "beam": 1e-20, "pbeam": 1e-20, "cmn": "batch"}
 _LEVEL = 0.05
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*['’]?")
+
+
+def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and substitutions."""
+    row = list(range(len(hypothesis) + 1))
+    for symbol in reference:
+        row = edit_row(row, symbol, hypothesis)
+    return row[-1]
+
+
+def edit_row(row: Sequence[int], symbol: str, hypothesis: Sequence[str]) -> list[int]:
+    """The next row of the Levenshtein table, after one more reference `symbol`.
+
+    row: [len(hypothesis) + 1] costs of the reference so far against each hypothesis prefix.
+    """
+    out = [row[0] + 1]
+    for j, other in enumerate(hypothesis):
+        out.append(min(row[j] + (symbol != other), row[j + 1] + 1, out[j] + 1))
+    return out
 
 
 def decode_phones(samples: ArrayLike) -> list[str]:

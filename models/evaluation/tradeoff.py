@@ -11,13 +11,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Literal, TextIO
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from codec.device import choose_device
@@ -26,11 +25,12 @@ from codec.search.admm import Networks, SearchSettings, search
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 from codec.signal.synthesis import synthesise_columns
+from models.evaluation import estimates, tables
 from models.evaluation.clips import Clip
-from models.evaluation.coding import Coding, Step
-from models.evaluation.report import Figure, SystemResult, summary
-from models.evaluation.scoring import score_codings
-from models.evaluation.systems import Coded, Unavailable
+from models.evaluation.coding import Coded, Coding, Step
+from models.evaluation.estimates import Estimate
+from models.evaluation.plots import Line, Panel
+from models.evaluation.scores import CodecResult, score_codings
 from models.folder import Model, load_model, search_networks
 from models.networks.speech_distance import FrameDistance
 
@@ -50,7 +50,8 @@ _AT_ONCE = 64  # frames searched side by side
 _PROBES = 16  # frames that decide rate point and spacing
 _COUPLING = 6.0  # μ over the trained price of a bit, as in the codec's own search
 _STEP = 0.2  # of the search, in level spacings: coarse levels are far apart
-_PIPE_WIDTH = 160
+_TICKS = (100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0)  # bit/s
+_SCORES = {"pesq_nb": 2, "pesq_wb": 2, "estoi": 3}  # digits in the table
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,7 @@ class Point:
     coded_rate: float
     quality: int
     distance: float
-    scores: Mapping[str, Figure]
-
-
-@dataclass(frozen=True)
-class _Named:
-    """Stands for a cell where scores are filed by system; its clips are coded by `run` below."""
-
-    name: str
-
-    def run(self, samples: FloatArray) -> Coded:
-        raise Unavailable(f"{self.name}: is searched for all clips at once")
+    scores: Mapping[str, Estimate]
 
 
 class _Free:
@@ -264,7 +255,7 @@ def run(
         allowed, quality = bench.choose(channels, levels, grid)
         for method in METHODS:
             latents, distance = bench.search(allowed, quality, method, grid.steps)
-            coding = Coding(_Named(f"{channels} x {levels}, {method}"))
+            coding = Coding(f"{channels} x {levels}, {method}", "")
             for clip, part in zip(clips, latents.split(counts), strict=True):
                 decoded = bench.decode(part, quality)[: len(clip.samples)]
                 bits = bench.coded_bits(part, quality)
@@ -292,13 +283,12 @@ def run(
     ]
 
 
-def _scores(result: SystemResult) -> dict[str, Figure]:
-    figures = summary(result)
-    return {key: figures[key] for key in ("pesq_nb", "pesq_wb", "estoi")}
+def _scores(result: CodecResult) -> dict[str, Estimate]:
+    return {key: estimates.mean([clip.scores[key] for clip in result.clips]) for key in _SCORES}
 
 
 def as_dict(points: Sequence[Point], grid: Grid) -> dict[str, Any]:
-    """All figures as plain values; undefined ones are None."""
+    """All figures as plain values."""
     return {
         "how": HOW,
         "steps": grid.steps,
@@ -312,23 +302,18 @@ def as_dict(points: Sequence[Point], grid: Grid) -> dict[str, Any]:
                 "fixed_bits_per_s": point.fixed_rate,
                 "range_coded_bits_per_s": point.coded_rate,
                 "distance": point.distance,
-                **{key: figure.as_dict() for key, figure in point.scores.items()},
+                **{key: asdict(each) for key, each in point.scores.items()},
             }
             for point in points
         ],
     }
 
 
-def print_table(points: Sequence[Point], stream: TextIO) -> None:
+def print_table(points: Sequence[Point], console: Console) -> None:
     """The trade-off as a table, a row for each point."""
-    console = Console(file=stream, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=stream, highlight=False, width=_PIPE_WIDTH)
-    table = Table(title=TITLE, title_justify="left")
-    for head in ("latents", "levels"):
-        table.add_column(head, justify="right")
-    table.add_column("search", no_wrap=True)
     heads = ("bit/s, no\nentropy coder", "bit/s,\nrange coder", "rate\npoint", "F")
+    table = tables.table(TITLE, [], ["latents", "levels"])
+    table.add_column("search", no_wrap=True)
     for head in (*heads, "PESQ-NB", "PESQ-WB", "ESTOI"):
         table.add_column(head, justify="right")
     for point in points:
@@ -340,63 +325,34 @@ def print_table(points: Sequence[Point], stream: TextIO) -> None:
             f"{point.coded_rate:.0f}",
             f"{point.quality / 8:g}",
             f"{point.distance:.3f}",
-            *(
-                _figure(point.scores[key], digits)
-                for key, digits in (("pesq_nb", 2), ("pesq_wb", 2), ("estoi", 3))
-            ),
+            *(tables.estimate(point.scores[key], digits) for key, digits in _SCORES.items()),
         )
     console.print(table)
     console.print(f"{HOW[0].upper()}{HOW[1:]}.")
 
 
-def _figure(figure: Figure, digits: int) -> str:
-    if not math.isfinite(figure.value):
-        return "–"
-    return f"{figure.value:.{digits}f} ±{figure.half_width:.{digits}f}"
-
-
-def plot(points: Sequence[Point], file: BinaryIO) -> None:
-    """PESQ-NB against the rate without entropy coding, as PNG: a line for each latent size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    figure, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    try:
-        sizes = sorted({point.latents for point in points})
-        for (at, size), method in itertools.product(enumerate(sizes), METHODS):
-            line = [p for p in points if p.latents == size and p.method == method]
-            line.sort(key=lambda point: point.fixed_rate)
-            axis.plot(
-                [point.fixed_rate for point in line],
-                [point.scores["pesq_nb"].value for point in line],
-                color=f"C{at % 10}",
-                linestyle="-" if method == "admm" else "--",
-                marker="o" if method == "admm" else "s",
-                label=f"{size} latents, {METHODS[method]}",
+def panel(points: Sequence[Point]) -> Panel:
+    """PESQ-NB against the rate without entropy coding: a line for each latent size and search."""
+    lines = []
+    sizes = sorted({point.latents for point in points})
+    for (at, size), method in itertools.product(enumerate(sizes), METHODS):
+        members = [p for p in points if p.latents == size and p.method == method]
+        members.sort(key=lambda point: point.fixed_rate)
+        admm = method == "admm"
+        lines.append(
+            Line(
+                f"{size} latents, {METHODS[method]}",
+                [point.fixed_rate for point in members],
+                [point.scores["pesq_nb"].value for point in members],
+                notes=[str(point.levels) for point in members] if admm else (),
+                style={
+                    "color": f"C{at % 10}",
+                    "linestyle": "-" if admm else "--",
+                    "marker": "o" if admm else "s",
+                },
             )
-            if method == "admm":
-                for point in line:
-                    place = (point.fixed_rate, point.scores["pesq_nb"].value)
-                    axis.annotate(
-                        str(point.levels),
-                        place,
-                        (0, 6),
-                        textcoords="offset points",
-                        fontsize=8,
-                        color=f"C{at % 10}",
-                    )
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:.0f}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("bit/s without entropy coding (numbers: levels)")
-        axis.set_ylabel("PESQ-NB")
-        axis.grid(alpha=0.3)
-        if points:
-            axis.legend()
-        figure.savefig(file, format="png", dpi=110)
-    finally:
-        pyplot.close(figure)
+        )
+    rates = [point.fixed_rate for point in points]
+    low, high = min(rates, default=0.0), max(rates, default=0.0)
+    ticks = {tick: f"{tick:.0f}" for tick in _TICKS if 0.7 * low < tick < 1.4 * high}
+    return Panel(lines, "bit/s without entropy coding (numbers: levels)", "PESQ-NB", ticks=ticks)

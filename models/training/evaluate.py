@@ -35,7 +35,7 @@ def evaluate(
     """
     try:
         from models.evaluation.clips import load_clips
-        from models.evaluation.metrics import SCORE_KEYS, score
+        from models.evaluation.scores import SCORE_KEYS, score
     except ImportError as error:
         raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
     # An absolute folder stands for itself where a family's name would be looked up.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.device import fast_in_half
-from models.evaluation.metrics import edit_distance
+from models.evaluation.phones import edit_distance
 from models.networks.features import (
     PHONES,
     FeatureShape,

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from codec.errors import SottoError
 from codec.signal.samples import SAMPLE_RATE
-from stream.bench.accounting import Snapshot, read_snapshots
+from stream.bench.rig import end as end_process
 from stream.bench.rig import hosts as rig_hosts
 from stream.bench.rig.hosts import TwoHosts
-from stream.bench.rig.processes import end as end_process
 from stream.bench.rig.soundcard import Part, VirtualSoundCards
+from stream.bench.telemetry import Snapshot, read_snapshots
 from stream.link import keys
 
 Name = Literal["a", "b"]

@@ -1,22 +1,16 @@
-"""What the benchmark of the link says: figures with their bars, as tables and as plain values."""
+"""Figures of the link's scenarios with their bars, as tables and as plain values."""
 
 from __future__ import annotations
 
-import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
+from models.evaluation import tables
+from stream.bench.laboratory import ENDS, Name
+from stream.bench.scenarios import Bars, Scenario
+from stream.bench.telemetry import Gap
 
-from stream.bench.accounting import Gap
-from stream.bench.scenarios import Scenario
-
-ENDS = ("a", "b")
-_PIPE_WIDTH = 120
 _GAPS_SHOWN = 20
 
 HOW = {
@@ -28,7 +22,7 @@ HOW = {
     "breaks": "energy of the second difference within 1 ms over that of the 8 ms around: its "
     "largest value, against the largest in the same talk coded offline",
     "memory": "proportional set size; CPU: user and system time of the process, in cores",
-    "columns": "a listens, b calls; a column tells of the voice or the process of that end, so "
+    "columns": "a listens, b calls; a column is about the voice or the process of that end, so "
     "what b received is in column a",
 }
 
@@ -42,7 +36,7 @@ class Figure:
 
     name: str
     unit: str
-    values: Mapping[str, float | None]
+    values: Mapping[Name, float | None]
     bar: float | None = None
     beyond: float | None = None
     digits: int = 3
@@ -57,14 +51,14 @@ class Figure:
         return "met" if self._within(self.bar) else "missed"
 
     def _within(self, limit: float) -> bool:
+        # NaN is not within any limit.
         return bool(self.values) and all(
-            value is not None and not math.isnan(value) and value <= limit
-            for value in self.values.values()
+            value is not None and value <= limit for value in self.values.values()
         )
 
 
 @dataclass
-class Outcome:
+class Result:
     """What came of a scenario: figures, under- and overflows, remarks, or why it could not run."""
 
     scenario: Scenario
@@ -74,77 +68,74 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
 
+    def add(
+        self,
+        name: str,
+        unit: str,
+        values: Mapping[Name, float | None],
+        bars: Bars = (None, None),
+        digits: int = 3,
+    ) -> None:
+        """Add a figure."""
+        self.figures.append(Figure(name, unit, values, *bars, digits))
 
-def as_dict(outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything measured as plain values; what is not finite is None."""
+
+def as_dict(results: Sequence[Result], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything measured as plain values."""
     return {
         "how": HOW,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-        },
-        "setup": dict(about),
+        "machine": tables.machine(),
+        "setup": about,
         "scenarios": [
             {
-                "name": outcome.scenario.name,
-                "title": outcome.scenario.title,
-                "failure": outcome.failure,
+                "name": result.scenario.name,
+                "title": result.scenario.title,
+                "failure": result.failure,
                 "figures": [
                     {
                         "name": figure.name,
                         "unit": figure.unit,
-                        "values": {key: _plain(value) for key, value in figure.values.items()},
+                        "values": figure.values,
                         "bar": figure.bar,
                         "beyond": figure.beyond,
                         "verdict": figure.verdict,
                     }
-                    for figure in outcome.figures
+                    for figure in result.figures
                 ],
-                "gaps": [vars(gap) for gap in outcome.gaps],
-                "remarks": outcome.remarks,
-                "details": outcome.details,
+                "gaps": [vars(gap) for gap in result.gaps],
+                "remarks": result.remarks,
+                "details": result.details,
             }
-            for outcome in outcomes
+            for result in results
         ],
     }
 
 
-def print_outcome(outcome: Outcome, stream: TextIO) -> None:
+def print_result(result: Result, stream: TextIO) -> None:
     """One table for a scenario, then its under- and overflows and remarks."""
-    console = Console(file=stream, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=stream, highlight=False, width=_PIPE_WIDTH)
-    scenario = outcome.scenario
-    if outcome.failure is not None:
-        console.print(f"{scenario.name}: could not run: {outcome.failure}", markup=False)
+    console = tables.console(stream, width=120)
+    scenario = result.scenario
+    if result.failure is not None:
+        console.print(f"{scenario.name}: could not run: {result.failure}", markup=False)
         return
-    table = Table(title=f"{scenario.name}: {scenario.title}", title_justify="left")
-    table.add_column("figure")
-    for head in (*ENDS, "bar", "beyond"):
-        table.add_column(head, justify="right", no_wrap=True)
+    table = tables.table(f"{scenario.name}: {scenario.title}", ["figure"], [*ENDS, "bar", "beyond"])
     table.add_column("")
-    for figure in outcome.figures:
+    for figure in result.figures:
+        bars = (
+            "" if bar is None else tables.number(bar, figure.digits)
+            for bar in (figure.bar, figure.beyond)
+        )
         table.add_row(
-            f"{figure.name} [{figure.unit}]".replace("[", "\\[") if figure.unit else figure.name,
-            *(_number(figure.values.get(end), figure.digits) for end in ENDS),
-            _number(figure.bar, figure.digits) if figure.bar is not None else "",
-            _number(figure.beyond, figure.digits) if figure.beyond is not None else "",
+            f"{figure.name} \\[{figure.unit}]" if figure.unit else figure.name,
+            *(tables.number(figure.values.get(end), figure.digits) for end in ENDS),
+            *bars,
             figure.verdict,
         )
     console.print(table)
-    for gap in outcome.gaps[:_GAPS_SHOWN]:
+    for gap in result.gaps[:_GAPS_SHOWN]:
         console.print(f"  {gap.seconds:8.1f} s  end {gap.end}: {gap.count} {gap.kind}")
-    if len(outcome.gaps) > _GAPS_SHOWN:
-        console.print(f"  ... and {len(outcome.gaps) - _GAPS_SHOWN} more (see --json)")
-    for remark in outcome.remarks:
+    if len(result.gaps) > _GAPS_SHOWN:
+        console.print(f"  ... and {len(result.gaps) - _GAPS_SHOWN} more (see --json)")
+    for remark in result.remarks:
         console.print(f"  {remark}", markup=False)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def _plain(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+    stream.flush()

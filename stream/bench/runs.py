@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
-from codec.signal.samples import SAMPLE_RATE
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 from models.evaluation.clips import Clip
-from stream.bench import material
-from stream.bench.accounting import Snapshot
-from stream.bench.alignment import LONGEST
+from stream.bench import unknown_peer
 from stream.bench.laboratory import (
     ENDS,
     End,
@@ -30,7 +26,6 @@ from stream.bench.laboratory import (
     Setup,
     read_json_line,
 )
-from stream.bench.material import Talk
 from stream.bench.scenarios import (
     GARBAGE_AT,
     GARBAGE_RATE,
@@ -38,14 +33,15 @@ from stream.bench.scenarios import (
     OUTAGE_SECONDS,
     Scenario,
 )
-from stream.bench.usage import Usage, Watch
+from stream.bench.signals import LONGEST_DELAY
+from stream.bench.talks import Talk, room_noise, talk
+from stream.bench.telemetry import Snapshot, Usage, UsageMonitor
 
-Samples = NDArray[np.float32]
 Step = Callable[[str], None]
 
 _SETTLE = 2.0
 _FOLLOW = 5.0
-_TAIL = LONGEST + 1.0
+_TAIL = LONGEST_DELAY + 1.0
 _SOAK_TALK = 120.0
 
 
@@ -56,29 +52,32 @@ class Track:
     On the common recording both ends share one clock.
     """
 
-    said: Samples
-    heard: Samples
+    said: FloatArray
+    heard: FloatArray
     began: float
     rate: float = float(SAMPLE_RATE)
 
 
 @dataclass
 class Run:
-    """Everything a scenario left behind; times are monotonic."""
+    """Everything a scenario left behind; times are monotonic.
+
+    status, stop_seconds: how each end ended, and how long it took; outage: when the link went down
+    and came back; unknown_peer: its account; missed: samples a sound card itself got late.
+    """
 
     scenario: Scenario
-    talks: Mapping[Name, Talk]
-    tracks: dict[Name, Track]
-    snapshots: dict[Name, list[Snapshot]]
-    usage: dict[str, list[Usage]]
-    talk_from: float
-    talk_to: float
-    connected_after: float
+    talks: dict[Name, Talk]
+    tracks: dict[Name, Track] = field(default_factory=dict)
+    snapshots: dict[Name, list[Snapshot]] = field(default_factory=dict)
+    usage: dict[str, list[Usage]] = field(default_factory=dict)
+    talk_from: float = 0.0
+    talk_to: float = 0.0
+    connected_after: float = 0.0
     status: dict[Name, int] = field(default_factory=dict)
     stop_seconds: dict[Name, float] = field(default_factory=dict)
-    down_at: float | None = None
-    up_at: float | None = None
-    stranger: dict[str, Any] | None = None
+    outage: tuple[float, float] | None = None
+    unknown_peer: dict[str, Any] | None = None
     missed: dict[Name, int] = field(default_factory=dict)
     isolated: bool = False
 
@@ -94,83 +93,56 @@ def run(
     setup = replace(setup, impair=scenario.impair)
     if scenario.soak:
         return _soak(scenario, setup, clips, folder, step)
-    talks = {
-        name: material.room_noise(scenario.seconds, seed=k)
-        if scenario.silent
-        else material.talk(clips, scenario.seconds, k * (len(clips) // 2))
-        for k, name in enumerate(ENDS)
-    }
+    result = Run(
+        scenario,
+        {
+            name: room_noise(scenario.seconds, seed=k)
+            if scenario.silent
+            else talk(clips, scenario.seconds, k * (len(clips) // 2))
+            for k, name in enumerate(ENDS)
+        },
+    )
     with Laboratory(folder) as lab:
         if scenario.trouble == "outage" and lab.hosts is None:
             raise LaboratoryError("pulling the cable needs network namespaces (root, iproute2)")
-        files = {name: talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
+        files = {name: result.talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
         with Recording(lab.cards, folder / "recording.wav") as recording:
-            a, b, connected_after = _connect(lab, setup, step)
-            with Watch({end.name: end.process.pid for end in (a, b)}) as watch:
-                step("talking")
-                talk_from = time.monotonic()
+
+            def speak(a: End, b: End) -> None:
                 players = [lab.cards.play(name, files[name]) for name in ENDS]
-                trouble = _make_trouble(scenario, lab, setup, talk_from)
+                _make_trouble(result, lab, setup)
                 for player in players:
                     player.wait(scenario.seconds + 60.0)
-                talk_to = time.monotonic()
-                time.sleep(_TAIL)
-                _still_running(a, b)
-            step("hanging up")
-            ended = _hang_up(a, b)
+
+            _call(lab, setup, result, speak, step)
         channels = recording.channels()
-        began = recording.began
-    tracks = {
-        name: Track(channels[name, "microphone"], channels[name, "loudspeaker"], began)
-        for name in ENDS
-    }
-    return _left_behind(
-        scenario,
-        talks,
-        tracks,
-        (a, b),
-        watch,
-        (talk_from, talk_to),
-        connected_after,
-        ended,
-        isolated=lab.isolated,
-        **trouble,
-    )
+        for name in ENDS:
+            said, heard = channels[name, "microphone"], channels[name, "loudspeaker"]
+            result.tracks[name] = Track(said, heard, recording.began)
+    return result
 
 
-def _connect(lab: Laboratory, setup: Setup, step: Step) -> tuple[End, End, float]:
-    """Both ends in talk, and how many seconds that took."""
+def _call(
+    lab: Laboratory, setup: Setup, result: Run, speak: Callable[[End, End], None], step: Step
+) -> None:
+    """Call, let both ends speak, and hang up; what the ends leave behind goes into the result."""
     step("calling")
     begun = time.monotonic()
     a, b = lab.connect(setup)
-    seconds = time.monotonic() - begun
+    result.connected_after = time.monotonic() - begun
     time.sleep(_SETTLE)
-    return a, b, seconds
-
-
-def _left_behind(
-    scenario: Scenario,
-    talks: Mapping[Name, Talk],
-    tracks: dict[Name, Track],
-    ends: Sequence[End],
-    watch: Watch,
-    talked: tuple[float, float],
-    connected_after: float,
-    ended: tuple[dict[Name, int], dict[Name, float]],
-    **more: Any,
-) -> Run:
-    """What there is after a call; ended: exit status of each end and the seconds it took."""
-    return Run(
-        scenario,
-        talks,
-        tracks,
-        {end.name: end.snapshots() for end in ends},
-        watch.samples,
-        *talked,
-        connected_after,
-        *ended,
-        **more,
-    )
+    with UsageMonitor({end.name: end.process.pid for end in (a, b)}) as monitor:
+        step("talking")
+        result.talk_from = time.monotonic()
+        speak(a, b)
+        result.talk_to = time.monotonic()
+        time.sleep(_TAIL)
+        _still_running(a, b)
+    step("hanging up")
+    _hang_up(a, b, result)
+    result.snapshots = {end.name: end.snapshots() for end in (a, b)}
+    result.usage = monitor.samples
+    result.isolated = lab.isolated
 
 
 def _still_running(*ends: End) -> None:
@@ -182,42 +154,34 @@ def _still_running(*ends: End) -> None:
             )
 
 
-def _hang_up(a: End, b: End) -> tuple[dict[Name, int], dict[Name, float]]:
+def _hang_up(a: End, b: End, result: Run) -> None:
     """b hangs up and a should follow; it is told if it does not."""
-    status: dict[Name, int] = {}
-    took: dict[Name, float] = {}
-    status["b"], took["b"] = b.stop()
+    result.status["b"], result.stop_seconds["b"] = b.stop()
     begun = time.monotonic()
     with contextlib.suppress(subprocess.TimeoutExpired):
         a.process.wait(_FOLLOW)
-    status["a"], _ = a.stop()
-    took["a"] = time.monotonic() - begun
-    return status, took
+    result.status["a"], _ = a.stop()
+    result.stop_seconds["a"] = time.monotonic() - begun
 
 
-def _make_trouble(
-    scenario: Scenario, lab: Laboratory, setup: Setup, talk_from: float
-) -> dict[str, Any]:
-    """What happens during the talk; returns the fields of Run it fills."""
+def _make_trouble(result: Run, lab: Laboratory, setup: Setup) -> None:
+    """What happens during the talk."""
+    scenario = result.scenario
     if scenario.trouble == "outage" and lab.hosts is not None:
-        _sleep_until(talk_from + OUTAGE_AT)
+        _sleep_until(result.talk_from + OUTAGE_AT)
         lab.hosts.link_down()
         down_at = time.monotonic()
         _sleep_until(down_at + OUTAGE_SECONDS)
         lab.hosts.link_up()
-        return {"down_at": down_at, "up_at": time.monotonic()}
+        result.outage = down_at, time.monotonic()
     if scenario.trouble == "garbage":
-        _sleep_until(talk_from + GARBAGE_AT)
+        _sleep_until(result.talk_from + GARBAGE_AT)
         seconds = scenario.seconds - GARBAGE_AT - 2.0
-        host, port = lab.address
-        argv = [sys.executable, "-m", "stream.bench.unknown_peer", host, str(port)]
-        argv += ["--rate", str(GARBAGE_RATE), "--seconds", str(seconds)]
-        if setup.keyed:
-            argv += [f"--server-key={lab.pairs['a'].public}"]
-        stranger = lab.run("b", argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        out, _ = stranger.communicate(timeout=seconds + 30.0)
-        return {"stranger": read_json_line(out)}
-    return {}
+        server_key = lab.pairs["a"].public if setup.keyed else None
+        argv = unknown_peer.command(*lab.address, GARBAGE_RATE, seconds, server_key)
+        process = lab.run("b", argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        out, _ = process.communicate(timeout=seconds + 30.0)
+        result.unknown_peer = read_json_line(out)
 
 
 def _sleep_until(moment: float) -> None:
@@ -227,26 +191,23 @@ def _sleep_until(moment: float) -> None:
 def _soak(scenario: Scenario, setup: Setup, clips: Sequence[Clip], folder: Path, step: Step) -> Run:
     """On cards with clocks of their own; each repeats a talk of two minutes."""
     skewed = {"a": scenario.skew / 2, "b": -scenario.skew / 2}
-    talks = {
-        name: material.talk(clips, min(_SOAK_TALK, scenario.seconds), k * (len(clips) // 2))
-        for k, name in enumerate(ENDS)
-    }
+    seconds = min(_SOAK_TALK, scenario.seconds)
+    result = Run(
+        scenario,
+        {name: talk(clips, seconds, k * (len(clips) // 2)) for k, name in enumerate(ENDS)},
+    )
+    began: dict[Name, float] = {}
+    before: dict[Name, int] = {}
     with Laboratory(folder, skewed=skewed) as lab:
-        files = {name: talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
+        files = {name: result.talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
         cards = lab.cards.skewed
-        a, b, connected_after = _connect(lab, setup, step)
-        began = {}
-        for name in ENDS:
-            before = cards[name].position
-            while cards[name].position == before:
-                time.sleep(0.0005)
-            began[name] = time.monotonic()
-            cards[name].start_recording(folder / f"{name}-card.wav")
-        missed = {name: cards[name].missed for name in ENDS}
-        with Watch({end.name: end.process.pid for end in (a, b)}) as watch:
-            talk_from = time.monotonic()
+
+        def speak(a: End, b: End) -> None:
+            for name in ENDS:
+                began[name] = cards[name].start_recording(folder / f"{name}-card.wav")
+                before[name] = cards[name].missed
             told = 0
-            while (now := time.monotonic() - talk_from) < scenario.seconds:
+            while (now := time.monotonic() - result.talk_from) < scenario.seconds:
                 for name in ENDS:
                     if not cards[name].talking:
                         cards[name].say(files[name])
@@ -255,28 +216,14 @@ def _soak(scenario: Scenario, setup: Setup, clips: Sequence[Clip], folder: Path,
                     told = int(now // 60)
                     step(f"minute {told}")
                 time.sleep(0.2)
-            talk_to = time.monotonic()
-            time.sleep(_TAIL)
-            _still_running(a, b)
-        missed = {name: cards[name].missed - missed[name] for name in ENDS}
+
+        _call(lab, setup, result, speak, step)
         for name in ENDS:
             cards[name].stop_recording()
-        step("hanging up")
-        ended = _hang_up(a, b)
-    tracks: dict[Name, Track] = {}
+            result.missed[name] = cards[name].missed - before[name]
     for name in ENDS:
         both, _ = soundfile.read(folder / f"{name}-card.wav", dtype="float32", always_2d=True)
         said, heard = np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1])
-        tracks[name] = Track(said, heard, began[name], SAMPLE_RATE * (1.0 + skewed[name] * 1e-6))
-    return _left_behind(
-        scenario,
-        talks,
-        tracks,
-        (a, b),
-        watch,
-        (talk_from, talk_to),
-        connected_after,
-        ended,
-        isolated=lab.isolated,
-        missed=missed,
-    )
+        rate = SAMPLE_RATE * (1.0 + skewed[name] * 1e-6)
+        result.tracks[name] = Track(said, heard, began[name], rate)
+    return result

@@ -1,4 +1,4 @@
-"""What is tried: situations as data, and the bars that were set for them."""
+"""Scenarios of a call as data, and the bars that were set for them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Literal
 
 FRAME_SECONDS = 1.024
 
-# Bars: (what must be reached, what would be better still); largest values unless said otherwise.
-LATENCY = (FRAME_SECONDS + 0.45, FRAME_SECONDS + 0.15)
-QUALITY_LOSS = (0.1, 0.03)
+# (what must be reached, what would be better still): the largest values that are allowed.
+Bars = tuple[float | None, float | None]
+LATENCY: Bars = (FRAME_SECONDS + 0.45, FRAME_SECONDS + 0.15)
+QUALITY_LOSS: Bars = (0.1, 0.03)
 # Frames fall differently on the words live and offline, which moves the figure by 1 to 2 dB.
-BREAKS_DB = (3.0, None)
-BACK_AFTER = (3.0, 1.0)
-SILENT_CPU = (0.15, None)
-SILENT_BITS = (150.0, None)
-MEMORY_GROWTH = (5e6, None)
-LATENCY_GROWTH = (0.02, None)
-UNHEARD = (0.0, None)
-UNEXPLAINED = (0.0, None)
-STRANGER_GETS = (0.0, None)
+BREAKS_DB: Bars = (3.0, None)
+BACK_AFTER: Bars = (3.0, 1.0)
+SILENT_CPU: Bars = (0.15, None)
+SILENT_BITS: Bars = (150.0, None)
+MEMORY_GROWTH_MB: Bars = (5.0, None)
+LATENCY_GROWTH: Bars = (0.02, None)
+UNHEARD: Bars = (0.0, None)
+UNEXPLAINED: Bars = (0.0, None)
+UNKNOWN_PEER_GETS: Bars = (0.0, None)
 
 Trouble = Literal["none", "outage", "garbage"]
 
@@ -28,10 +29,10 @@ Trouble = Literal["none", "outage", "garbage"]
 class Scenario:
     """One situation.
 
-    seconds: how long both ends talk (or keep silent: `silent`); impair: what becomes of packets on
-    their way, see `impairment`; quality: score against the same talk coded offline; phones:
-    count phone errors; every: seconds between two measurements of the delay; skew: how many ppm
-    the two sound cards are apart.
+    seconds: how long both ends talk (or keep silent: `silent`); impair: what happens to packets on
+    their way, see `stream.link.impairment`; quality: score against the same talk coded offline;
+    phones: count phone errors; every: seconds between two measurements of the delay; skew: how many
+    ppm the two sound cards are apart.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Scenario:
 
 OUTAGE_AT, OUTAGE_SECONDS = 12.0, 10.0
 GARBAGE_AT, GARBAGE_RATE = 4.0, 10_000.0
-SILENCE_SETTLES = 15.0  # before, the microphones heard digital silence: noise is news
+SILENCE_SETTLES = 15.0  # seconds; before, the microphones heard digital silence
 
 # Seeds with which the first minute has about the share and length of losses that are asked for.
 SCENARIOS = (
@@ -88,7 +89,7 @@ SCENARIOS = (
         "jitter=1.5,duplicate=0.1,seed=4",
     ),
     Scenario("outage", "The link is down for 10 s", 40.0, trouble="outage"),
-    Scenario("garbage", "A stranger throws garbage at the port", 28.0, trouble="garbage"),
+    Scenario("garbage", "An unknown peer floods the port with garbage", 28.0, trouble="garbage"),
     Scenario("silence", "Nobody speaks", 36.0, silent=True),
     Scenario(
         "soak", "Both talk for long, sound cards 100 ppm apart", 3600.0, every=10.0, skew=100.0

@@ -1,22 +1,19 @@
-"""A stranger who pelts a port with garbage, and tells what it got back.
-
-    python -m stream.bench.unknown_peer HOST PORT --rate 10000 --seconds 20
+"""An unknown peer that floods a port with garbage, and counts what it gets back.
 
 Random bytes over plain TCP, random bytes after a proper ZMTP greeting, and messages of a ZeroMQ
-client without a key and of one with a key of its own. Prints one JSON object: packets the system
-accepted, connections, bytes received beyond the greeting, messages received.
+client without a key and of one with a key of its own.
+
+The laboratory starts it as a program of its own, on the other host: see `command`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import random
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import zmq
@@ -31,7 +28,8 @@ _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 
 @dataclass
 class Account:
-    """What was sent and what came back. Greetings are what every ZeroMQ port says to anybody."""
+    """What was sent and what came back: packets the system accepted, connections, bytes received
+    beyond greetings, messages received. Greetings are what every ZeroMQ port says to anybody."""
 
     packets: int = 0
     connections: int = 0
@@ -41,7 +39,7 @@ class Account:
     seconds: float = 0.0
 
 
-class Pelter:
+class GarbageStream:
     """One TCP connection after the other, closed by the other side as often as it likes."""
 
     def __init__(self, address: tuple[str, int], opening: bytes, account: Account) -> None:
@@ -49,36 +47,34 @@ class Pelter:
         self._socket: socket.socket | None = None
         self._received = 0
 
-    def throw(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send `data`, over a new connection if the last one is gone."""
-        if self._socket is None:
-            try:
-                self._socket = socket.create_connection(self._address, 1.0)
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._socket.setblocking(False)
-                self._account.connections += 1
-                self._received = 0
-                self._socket.send(self._opening)
-            except OSError:
-                self.close()
-                return
         try:
-            self._socket.send(data)
-            self._account.packets += 1
-        except BlockingIOError:
-            pass  # a full pipe: whoever listens takes no more
+            if self._socket is None:
+                self._connect()
+            if self._socket is not None:
+                with contextlib.suppress(BlockingIOError):  # the listener takes no more
+                    self._socket.send(data)
+                    self._account.packets += 1
         except OSError:
             self.close()
             return
-        self._listen()
+        self._receive()
 
     def close(self) -> None:
         """Read what is still there, and hang up."""
-        if self._socket is not None:
-            self._listen()
+        self._receive()
         self._drop()
 
-    def _listen(self) -> None:
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(self._address, 1.0)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
+        self._account.connections += 1
+        self._received = 0
+        self._socket.send(self._opening)
+
+    def _receive(self) -> None:
         if self._socket is None:
             return
         try:
@@ -105,43 +101,52 @@ def greeting(mechanism: bytes) -> bytes:
     return _SIGNATURE + b"\x03\x01" + mechanism.ljust(20, b"\0") + bytes(32)
 
 
-def pelt(
-    address: tuple[str, int], rate: float, seconds: float, server_key: str | None = None
+def flood(
+    host: str, port: int, rate: float, seconds: float, server_key: str | None = None
 ) -> Account:
     """Garbage at `rate` packets per second for `seconds`; server_key: the listener's, if known."""
     account = Account()
     draw = random.Random(0)
     openings = (b"", greeting(b"NULL"), greeting(b"CURVE"))
-    pelters = [Pelter(address, openings[k % len(openings)], account) for k in range(_STREAMS)]
+    streams = [
+        GarbageStream((host, port), openings[k % len(openings)], account) for k in range(_STREAMS)
+    ]
     context = zmq.Context()
-    sockets = [_client(context, address, None)]
+    sockets = [_client(context, host, port, None)]
     if server_key is not None:
-        sockets.append(_client(context, address, server_key))
+        sockets.append(_client(context, host, port, server_key))
     begun = time.monotonic()
-    thrown = 0
+    sent = 0
     try:
         while (now := time.monotonic() - begun) < seconds:
-            while thrown < rate * now and time.monotonic() - begun < seconds:
+            while sent < rate * now and time.monotonic() - begun < seconds:
                 data = draw.randbytes(draw.randrange(1, _LONGEST))
-                turn = thrown % (_STREAMS + len(sockets))
+                turn = sent % (_STREAMS + len(sockets))
                 if turn < _STREAMS:
-                    pelters[turn].throw(data)
+                    streams[turn].send(data)
                 else:
                     _exchange(sockets[turn - _STREAMS], data, account)
-                thrown += 1
+                sent += 1
             time.sleep(_TICK)
         account.seconds = time.monotonic() - begun
     finally:
-        for pelter in pelters:
-            pelter.close()
+        for stream in streams:
+            stream.close()
         for client in sockets:
             client.close(0)
         context.term()
     return account
 
 
+def command(
+    host: str, port: int, rate: float, seconds: float, server_key: str | None = None
+) -> list[str]:
+    """The command line of `flood` as a program, which prints its account as a JSON object."""
+    return [sys.executable, "-m", __name__, json.dumps([host, port, rate, seconds, server_key])]
+
+
 def _client(
-    context: zmq.Context[zmq.Socket[bytes]], address: tuple[str, int], server_key: str | None
+    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, server_key: str | None
 ) -> zmq.Socket[bytes]:
     client = context.socket(zmq.DEALER)
     client.linger = 0
@@ -149,7 +154,7 @@ def _client(
     if server_key is not None:
         client.curve_publickey, client.curve_secretkey = zmq.curve_keypair()
         client.curve_serverkey = server_key.encode("ascii")
-    client.connect(f"tcp://{address[0]}:{address[1]}")
+    client.connect(f"tcp://{host}:{port}")
     return client
 
 
@@ -162,19 +167,5 @@ def _exchange(client: zmq.Socket[bytes], data: bytes, account: Account) -> None:
         account.received_messages += 1
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The program; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="stranger", description="Pelt a port with garbage.")
-    parser.add_argument("host")
-    parser.add_argument("port", type=int)
-    parser.add_argument("--rate", type=float, default=10_000.0)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--server-key", help="the listener's public key")
-    options = parser.parse_args(argv)
-    account = pelt((options.host, options.port), options.rate, options.seconds, options.server_key)
-    print(json.dumps(asdict(account)), flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    print(json.dumps(asdict(flood(*json.loads(sys.argv[1])))), flush=True)

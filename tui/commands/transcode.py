@@ -172,7 +172,7 @@ def _scores(
     """PESQ and STOI, None where not defined (no speech, too short) or not installed."""
     names = ("pesq_nb", "pesq_wb", "stoi")
     try:
-        from models.evaluation.metrics import score
+        from models.evaluation.scores import score
     except ModuleNotFoundError as error:
         return {**dict.fromkeys(names), "not_scored": f"{error.name} is not installed"}
     # The codec has no delay, so none is searched for.

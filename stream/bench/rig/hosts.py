@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import IO, Literal
 
-from stream.bench.rig.processes import RigError, command, end
+from stream.bench.rig import RigError, command, end
 
 Host = Literal["a", "b"]
 

@@ -27,8 +27,8 @@ _SINK_CHANNELS = 4
 _FRAME_BYTES = 4 * _SINK_CHANNELS
 _PAGE = 4096
 _TICK = 0.004
-# A server this late (samples) is waited for before silence is put in its place.
-_PATIENCE = 480
+# Samples that the server may be late before silence is put in their place.
+_LATEST = 480
 _F_SETPIPE_SZ = 1031
 
 
@@ -43,7 +43,7 @@ class SkewedCard:
         self.name, self.ppm = name, ppm
         self.position = self.missed = 0
         self._sink, self._source = folder / f"{name}.sink", folder / f"{name}.source"
-        self._voice: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._speech: NDArray[np.float32] = np.zeros(0, np.float32)
         self._lock = threading.Lock()
         self._record: soundfile.SoundFile | None = None
         self._stopping = threading.Event()
@@ -80,20 +80,28 @@ class SkewedCard:
 
     def say(self, path: str | os.PathLike[str]) -> None:
         """A talker in front of the microphone: an audio file, from the next sample on."""
-        voice = read_audio(path)
+        speech = read_audio(path)
         with self._lock:
-            self._voice = voice
+            self._speech = speech
 
     @property
     def talking(self) -> bool:
         """Whether the talker is not done."""
-        return len(self._voice) > 0
+        return len(self._speech) > 0
 
-    def start_recording(self, path: str | os.PathLike[str]) -> None:
-        """Keep what passes: two channels, microphone and loudspeaker, on the card's clock."""
+    def start_recording(self, path: str | os.PathLike[str]) -> float:
+        """Keep what passes: two channels, microphone and loudspeaker, on the card's clock.
+
+        Returns the moment (monotonic) that the first sample belongs to.
+        """
         file = soundfile.SoundFile(path, "w", SAMPLE_RATE, 2, "PCM_16", format="WAV")
+        before = self.position
+        while self.position == before:
+            time.sleep(0.0005)
+        began = time.monotonic()
         with self._lock:
             self._record = file
+        return began
 
     def stop_recording(self) -> None:
         """Finish the recording."""
@@ -123,15 +131,15 @@ class SkewedCard:
             whole = len(held) // _FRAME_BYTES
             frames = np.frombuffer(held[: whole * _FRAME_BYTES], "<f4").reshape(-1, _SINK_CHANNELS)
             held = held[whole * _FRAME_BYTES :]
-            count = max(whole, due - _PATIENCE)
+            count = max(whole, due - _LATEST)
             heard = np.zeros(count, np.float32)
             heard[:whole] = frames[:, 0]
             self.missed += count - whole
             said = np.zeros(count, np.float32)
             with self._lock:
-                now = self._voice[:count]
+                now = self._speech[:count]
                 said[: len(now)] = now
-                self._voice = self._voice[count:]
+                self._speech = self._speech[count:]
                 if self._record is not None:
                     self._record.write(np.stack([said, heard], axis=1))
             # Nobody records: the FIFO is full, and what is said is heard by nobody.

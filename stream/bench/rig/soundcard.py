@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from stream.bench.rig.processes import RigError, command, end
+from stream.bench.rig import RigError, command, end
 from stream.bench.rig.skewed import SkewedCard
 
 Part = Literal["microphone", "loudspeaker"]

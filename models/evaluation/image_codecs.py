@@ -19,11 +19,12 @@ from codec.image.base import ImageCodec
 from codec.image.settings import EncodeSettings
 
 Pixels = NDArray[np.uint8]
-_PATIENCE = 300.0
+PEERS = ("jpeg", "webp", "avif", "hevc")
+_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class ImageSystem:
+class TestedCodec:
     """A codec at a list of settings; `encode` gives the file, `decode` the pixels.
 
     span: the whole-numbered settings there are, coarsest first, of a codec that has no rates.
@@ -51,7 +52,7 @@ class ImageSystem:
         return best
 
 
-def pillow_system(name: str, form: str, settings: Sequence[float]) -> ImageSystem:
+def pillow_codec(name: str, form: str, settings: Sequence[float]) -> TestedCodec:
     """A codec that Pillow has built in."""
 
     def encode(pixels: Pixels, quality: float) -> bytes:
@@ -63,14 +64,14 @@ def pillow_system(name: str, form: str, settings: Sequence[float]) -> ImageSyste
     def decode(data: bytes) -> Pixels:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
-    return ImageSystem(name, tuple(settings), encode, decode, (1, 95))
+    return TestedCodec(name, tuple(settings), encode, decode, (1, 95))
 
 
-def hevc_system(settings: Sequence[float]) -> ImageSystem:
+def hevc_codec(settings: Sequence[float]) -> TestedCodec:
     """HEVC intra, 4:4:4, by heif-enc; decoded by heif-convert."""
 
     def run(*command: str) -> None:
-        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
         if done.returncode:
             raise BadInput(f"{command[0]} failed: {done.stderr.decode(errors='replace')[-200:]}")
 
@@ -89,12 +90,12 @@ def hevc_system(settings: Sequence[float]) -> ImageSystem:
             run("heif-convert", str(source), str(target))
             return np.asarray(Image.open(target).convert("RGB"))
 
-    return ImageSystem("hevc", tuple(settings), encode, decode, (1, 95))
+    return TestedCodec("hevc", tuple(settings), encode, decode, (1, 95))
 
 
-def own_system(
+def own_codec(
     name: str, codec: ImageCodec, settings: EncodeSettings, qualities: Sequence[float]
-) -> ImageSystem:
+) -> TestedCodec:
     """Our codec at fixed rate points, or the one it has."""
     one_rate = codec.preset.one_rate
 
@@ -102,30 +103,29 @@ def own_system(
         return codec.encode(pixels, settings if one_rate else replace(settings, quality=quality))
 
     points = (0.0,) if one_rate else tuple(qualities)
-    return ImageSystem(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
+    return TestedCodec(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
 
 
-def rate_system(name: str, codec: ImageCodec, settings: EncodeSettings, bpp: float) -> ImageSystem:
+def own_codec_at_rate(
+    name: str, codec: ImageCodec, settings: EncodeSettings, bpp: float
+) -> TestedCodec:
     """Our codec as it is used: every file of at most so many bits per pixel."""
 
-    def encode(pixels: Pixels, bpp: float) -> bytes:
-        return codec.encode(pixels, replace(settings, bpp=bpp))
+    def encode(pixels: Pixels, setting: float) -> bytes:
+        return codec.encode(pixels, replace(settings, bpp=setting))
 
-    return ImageSystem(name, (bpp,), encode, lambda data: codec.decode(data)[:, :, :3])
+    return TestedCodec(name, (bpp,), encode, lambda data: codec.decode(data)[:, :, :3])
 
 
-def peers(names: Sequence[str]) -> list[ImageSystem]:
+def peers(names: Sequence[str]) -> list[TestedCodec]:
     """The named peers that are installed."""
     found = []
     if "jpeg" in names:
-        found.append(pillow_system("jpeg", "JPEG", (5, 10, 15, 25, 40, 60, 80)))
+        found.append(pillow_codec("jpeg", "JPEG", (5, 10, 15, 25, 40, 60, 80)))
     if "webp" in names and features.check("webp"):
-        found.append(pillow_system("webp", "WEBP", (1, 5, 15, 30, 50, 70, 85, 92)))
+        found.append(pillow_codec("webp", "WEBP", (1, 5, 15, 30, 50, 70, 85, 92)))
     if "avif" in names and features.check("avif"):
-        found.append(pillow_system("avif", "AVIF", (10, 20, 30, 45, 60, 75, 85)))
+        found.append(pillow_codec("avif", "AVIF", (10, 20, 30, 45, 60, 75, 85)))
     if "hevc" in names and shutil.which("heif-enc") and shutil.which("heif-convert"):
-        found.append(hevc_system((8, 16, 24, 32, 40, 48, 56)))
+        found.append(hevc_codec((8, 16, 24, 32, 40, 48, 56)))
     return found
-
-
-PEERS = ("jpeg", "webp", "avif", "hevc")

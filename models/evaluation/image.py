@@ -1,0 +1,312 @@
+"""The benchmark of still picture codecs: rate, quality and times of ours and of its peers."""
+
+from __future__ import annotations
+
+import io
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from codec.device import choose_device
+from codec.errors import BadInput, SottoError
+from codec.image.base import ImageCodec
+from codec.image.pictures import read_picture
+from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
+from codec.image.settings import EncodeSettings
+from models.evaluation.image_codecs import (
+    PEERS,
+    TestedCodec,
+    own_codec,
+    own_codec_at_rate,
+    peers,
+)
+from models.evaluation.plots import Line, Panel
+from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, means, psnr, single
+from models.networks.image_distance import ms_ssim
+
+if TYPE_CHECKING:
+    from models.networks.image_distance import Tune
+
+# From below 0.15 to above 0.8 bits per pixel, in the mean of photographs like Kodak's.
+QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
+_OURS, _UNSEARCHED = "sotto", "encoder"
+_CROP = 256  # pixels
+_LABEL = 22  # pixels above a row of crops
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The codecs that are measured, and how; small, so that every process can load its own.
+
+    qualities: rate points of ours; at: bits per pixel of the table.
+    """
+
+    preset: str = DEFAULT_IMAGE_PRESET
+    qualities: Sequence[float] = QUALITIES
+    iterations: int | None = None
+    fast: bool = False
+    search: bool = True
+    tune: Tune = "psnr"
+    peers: Sequence[str] = PEERS
+    at: float = 0.29
+    device: str = "auto"
+
+    def load(self) -> list[TestedCodec]:
+        """Ours, then the peers that are installed; everything is compiled afterwards."""
+        settings = EncodeSettings(
+            iterations=self.iterations, fast=self.fast, search=self.search, tune=self.tune
+        )
+        # A preset of one rate is one point: it is measured beside the curve of the default.
+        one_rate = find_image_preset(self.preset).one_rate
+        default = DEFAULT_IMAGE_PRESET if one_rate else self.preset
+        codec = ImageCodec.load(default, self.device)
+        ours = [own_codec(_OURS, codec, settings, self.qualities)]
+        if settings.search:
+            unsearched = replace(settings, search=False, fast=False, iterations=None)
+            ours.append(own_codec(_UNSEARCHED, codec, unsearched, self.qualities))
+        ours.append(own_codec_at_rate("sotto --bpp", codec, settings, self.at))
+        if settings.search and not settings.fast and settings.iterations is None:
+            fast = replace(settings, fast=True)
+            ours.append(own_codec_at_rate("sotto --fast", codec, fast, self.at))
+        if one_rate:
+            other = ImageCodec.load(self.preset, self.device)
+            ours.append(own_codec(self.preset, other, settings, self.qualities))
+        for each in ours:
+            # The first call compiles; its time is nobody's.
+            grey = np.full((64, 64, 3), 128, np.uint8)
+            each.decode(each.encode(grey, max(each.settings[0], 1.0)))
+        return [*ours, *peers(self.peers)]
+
+    def default_jobs(self) -> int:
+        """Pictures at a time: one per processor; a GPU is not for many processes."""
+        return 1 if choose_device(self.device).type == "cuda" else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Results:
+    """All points of every codec by its name; timed: of a few pictures, each alone."""
+
+    codecs: list[TestedCodec]
+    points: dict[str, list[Point]]
+    timed: dict[str, list[Point]]
+    at: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every measurement, as plain values."""
+        return {
+            part: {name: [asdict(p) for p in points] for name, points in found.items()}
+            for part, found in (("points", self.points), ("timed", self.timed))
+        }
+
+    def report(self) -> str:
+        """A table: quality at one mean rate, BD-rates of ours against each, mean times."""
+        lines = [
+            f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
+            "BD-rate of sotto: PSNR, MS-SSIM"
+        ]
+        at, own = self.at, self.points[_OURS]
+        for name, points in self.points.items():
+            found = means(points) if single(points) else (at, *mean_at(points, at))
+            rate, score, similarity = found
+            encode_s, decode_s = (
+                float(np.mean([getattr(p, key) for p in self.timed[name]]))
+                for key in ("encode_s", "decode_s")
+            )
+            line = (
+                f"{name:<13} {rate:6.4f} {score:6.2f} {similarity:7.4f} {encode_s:6.2f} s "
+                f"{decode_s:5.2f} s"
+            )
+            if name != _OURS and not single(points):
+                gains = [100.0 * mean_bd_rate(own, points, key) for key in ("psnr", "ms_ssim")]
+                line += "   " + ", ".join("none" if math.isnan(g) else f"{g:+.1f} %" for g in gains)
+            lines.append(line)
+        if _UNSEARCHED in self.points:
+            gain = mean_at(own, at)[0] - mean_at(self.points[_UNSEARCHED], at)[0]
+            if not math.isnan(gain):
+                lines.append(f"the search gains {gain:.2f} dB at {at:g} bpp")
+        return "\n".join(lines)
+
+    def panels(self) -> list[Panel]:
+        """Mean PSNR and MS-SSIM (in dB) over the mean rate."""
+        lines: tuple[list[Line], list[Line]] = ([], [])
+        for name, points in self.points.items():
+            if single(points):
+                rows, style = [means(points)], {"linestyle": "none", "marker": "o"}
+            else:
+                low, high = min(p.bpp for p in points), max(p.bpp for p in points)
+                rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24).tolist()
+                rows, style = [(rate, *mean_at(points, rate)) for rate in rates], {}
+            rates, scores, similarities = zip(*rows, strict=True)
+            in_db = -10.0 * np.log10(1.0 - np.array(similarities))
+            lines[0].append(Line(name, rates, scores, style=style))
+            lines[1].append(Line(name, rates, in_db.tolist(), style=style))
+        return [
+            Panel(part, "bits per pixel", label)
+            for part, label in zip(lines, ("PSNR (dB)", "MS-SSIM (dB)"), strict=True)
+        ]
+
+    def crops(self, files: Sequence[Path]) -> bytes:
+        """The busiest part of each picture by every codec at most at one rate, as a PNG.
+
+        A row per codec, the originals first; above every crop what it took and its PSNR.
+        """
+        pictures = [read_picture(str(file)).rgb for file in files]
+        places = [_busiest(pixels) for pixels in pictures]
+        rows = [[_cell(x[p], f.stem) for x, p, f in zip(pictures, places, files, strict=True)]]
+        for codec in self.codecs:
+            if codec.span is None and not single(self.points[codec.name]):
+                continue
+            row = []
+            for pixels, place in zip(pictures, places, strict=True):
+                data = codec.encode_at(pixels, self.at)
+                decoded = codec.decode(data)
+                label = (
+                    f"{codec.name}  {_bits_per_pixel(data, pixels):.3f} bpp  "
+                    f"{psnr(pixels, decoded):.2f} dB"
+                )
+                row.append(_cell(decoded[place], label))
+            rows.append(row)
+        sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+        out = io.BytesIO()
+        Image.fromarray(sheet).save(out, "PNG")
+        return out.getvalue()
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name. Raises BadInput if there are none."""
+    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise BadInput(f"no pictures in {folder}")
+    return files
+
+
+def run(
+    files: Sequence[Path],
+    settings: Settings,
+    *,
+    jobs: int | None = None,
+    timed: int = 3,
+    done: Callable[[str], None] = lambda name: None,
+) -> Results:
+    """Measure all codecs on all pictures, `jobs` at a time; done: told each picture's name.
+
+    timed: pictures whose times are taken alone where there are several jobs. Raises SottoError if
+    a measuring process dies.
+    """
+    codecs = settings.load()
+    jobs = min(jobs or settings.default_jobs(), len(files))
+    points: dict[str, list[Point]] = {codec.name: [] for codec in codecs}
+    for file, found in zip(files, _measured(files, codecs, settings, jobs), strict=True):
+        for name, part in found.items():
+            points[name] += part
+        done(file.name)
+    # Beside each other they wait for each other: times are those of pictures alone.
+    alone = points
+    if jobs > 1:
+        alone = {c.name: _timed(c, points[c.name], files[:timed], settings.at) for c in codecs}
+    return Results(codecs, points, alone, settings.at)
+
+
+_worker_codecs: list[TestedCodec] = []
+
+
+def _start_worker(settings: Settings) -> None:
+    torch.set_num_threads(1)
+    _worker_codecs[:] = settings.load()
+
+
+def _by_worker(file: Path) -> dict[str, list[Point]]:
+    return _picture(file, _worker_codecs)
+
+
+def _measured(
+    files: Sequence[Path], codecs: list[TestedCodec], settings: Settings, jobs: int
+) -> Iterator[dict[str, list[Point]]]:
+    """Every codec at every setting, picture by picture; with several jobs each on one thread."""
+    if jobs == 1:
+        yield from (_picture(file, codecs) for file in files)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _start_worker, (settings,)) as pool:
+        try:
+            yield from pool.map(_by_worker, files)
+        except BrokenProcessPool:
+            raise SottoError("a measuring process died; fewer --jobs need less memory") from None
+
+
+def _picture(file: Path, codecs: list[TestedCodec]) -> dict[str, list[Point]]:
+    pixels = read_picture(str(file)).rgb
+    return {
+        codec.name: [measure(codec, setting, file.name, pixels) for setting in codec.settings]
+        for codec in codecs
+    }
+
+
+def _timed(
+    codec: TestedCodec, points: list[Point], files: Sequence[Path], at: float
+) -> list[Point]:
+    """A few pictures alone, at the setting whose mean rate is nearest to `at`."""
+    count = len(codec.settings)
+    rates = [float(np.mean([p.bpp for p in points[k::count]])) for k in range(count)]
+    nearest = min(range(count), key=lambda k: abs(math.log(rates[k] / at)))
+    return [
+        measure(codec, codec.settings[nearest], f.name, read_picture(str(f)).rgb) for f in files
+    ]
+
+
+def measure(codec: TestedCodec, setting: float, name: str, pixels: NDArray[np.uint8]) -> Point:
+    """One picture [H, W, 3] through one codec."""
+    begun = time.perf_counter()
+    data = codec.encode(pixels, setting)
+    encoded = time.perf_counter()
+    decoded = codec.decode(data)
+    ended = time.perf_counter()
+
+    def tensor(x: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(x.copy()).permute(2, 0, 1)[None].double() / 255.0
+
+    return Point(
+        name,
+        _bits_per_pixel(data, pixels),
+        psnr(pixels, decoded),
+        float(ms_ssim(tensor(pixels), tensor(decoded))),
+        encoded - begun,
+        ended - encoded,
+    )
+
+
+def _bits_per_pixel(data: bytes, pixels: NDArray[np.uint8]) -> float:
+    return 8.0 * len(data) / (pixels.shape[0] * pixels.shape[1])
+
+
+def _busiest(pixels: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """Where the crop with the strongest edges lies."""
+    brightness = pixels.astype(np.float32).mean(axis=2)
+    edges = np.abs(np.diff(brightness, axis=0))[:, :-1] + np.abs(np.diff(brightness, axis=1))[:-1]
+    sums = np.pad(edges.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    height, width = (min(_CROP, n) for n in edges.shape)
+    inside = sums[height:, width:] - sums[:-height, width:]
+    inside = inside - (sums[height:, :-width] - sums[:-height, :-width])
+    top, left = (int(v) for v in np.unravel_index(inside.argmax(), inside.shape))
+    return slice(top, top + _CROP), slice(left, left + _CROP)
+
+
+def _cell(crop: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
+    """A crop on white with its label above."""
+    cell = Image.new("RGB", (_CROP + 6, _CROP + _LABEL), "white")
+    cell.paste(Image.fromarray(np.ascontiguousarray(crop)), (3, _LABEL))
+    ImageDraw.Draw(cell).text((4, 4), label, fill="black", font=ImageFont.load_default(13))
+    return np.asarray(cell)

@@ -1,0 +1,82 @@
+"""Line plots of the benchmarks, as PNG; drawing takes matplotlib, describing a plot does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+
+@dataclass(frozen=True)
+class Line:
+    """x, y: its points; errors: how far the bars reach below and above each; notes: text at each.
+
+    style: keywords of matplotlib's `Axes.errorbar`.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    errors: tuple[Sequence[float], Sequence[float]] | None = None
+    notes: Sequence[str] = ()
+    style: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. ticks: of a logarithmic x axis, with their labels."""
+
+    lines: Sequence[Line]
+    x_label: str
+    y_label: str = ""
+    title: str = ""
+    ticks: dict[float, str] | None = None
+    log_y: bool = False
+
+
+def draw(
+    panels: Sequence[Panel],
+    file: BinaryIO,
+    *,
+    size: tuple[float, float],
+    columns: int = 1,
+    shared_legend: bool = False,
+) -> None:
+    """Draw panels row by row, in a figure of so many inches.
+
+    shared_legend: one below all panels, where it covers no points, instead of one in each.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        _draw_panel(axis, panel)
+        if panel.lines and not shared_legend:
+            axis.legend()
+    if shared_legend and panels[0].lines:
+        names = axes.flat[0].get_legend_handles_labels()
+        figure.legend(*names, loc="outside lower center", ncols=10)
+    figure.savefig(file, format="png", dpi=110)
+
+
+def _draw_panel(axis: Any, panel: Panel) -> None:
+    for line in panel.lines:
+        axis.errorbar(
+            line.x, line.y, yerr=line.errors, label=line.label, **{"capsize": 2, **line.style}
+        )
+        for note, *point in zip(line.notes, line.x, line.y, strict=False):
+            color = line.style.get("color")
+            axis.annotate(note, point, (0, 6), textcoords="offset points", fontsize=8, color=color)
+    if panel.ticks is not None:
+        axis.set_xscale("log")
+        axis.set_xticks(list(panel.ticks), list(panel.ticks.values()))
+        axis.minorticks_off()
+    if panel.log_y:
+        axis.set_yscale("log")
+    axis.set_xlabel(panel.x_label)
+    axis.set_ylabel(panel.y_label)
+    axis.set_title(panel.title)
+    axis.grid(alpha=0.3)

@@ -1,0 +1,366 @@
+"""The benchmark of speech codecs: sotto and the installed peers on the same clips, in one run.
+
+Every codec codes all clips first, alone, in a process of its own, so that its timing and peak
+memory are not disturbed; the scores are computed afterwards, several clips at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from codec.errors import SottoError
+from codec.speech.presets import PRESETS
+from models.evaluation import context, estimates, tables, tradeoff
+from models.evaluation.clips import Clip, load_clips
+from models.evaluation.coding import (
+    CLIP_TIMEOUT_S,
+    Codec,
+    Original,
+    Step,
+    code_clips,
+    search_codecs,
+    sotto_codecs,
+)
+from models.evaluation.estimates import Estimate
+from models.evaluation.peers import installed_peers
+from models.evaluation.plots import Line, Panel
+from models.evaluation.scores import SCORE_KEYS, CodecResult, score_codings
+
+CODECS = "Speech codecs"
+SEARCH = "What the search gains"
+SEARCH_STEPS = (10, 30, 100)
+
+_HOW = {
+    "intervals": "95 % percentile bootstrap over clips, 2000 resamples; ratios are pooled",
+    "bit_rate": "bits of the codec's frames over the clip's duration; total adds frame or packet "
+    "headers; file containers (Ogg, .sotto) and their stream headers are not counted",
+    "alignment": "delay found within 0.2 s by correlation of band envelopes, refined on the "
+    "waveform; level matched by RMS",
+    "pesq": "ITU-T P.862.2 (WB) and P.862.1 (NB), both on 16 kHz signals; undefined clips are "
+    "left out and counted as missing",
+    "phone_error_rate": "PocketSphinx phone loop; against its own decoding of the original, and "
+    "against transcripts of uncropped clips whose words are all in its dictionary",
+    "real_time_factor": "seconds of computing per second of speech, one clip at a time, wall "
+    "clock; for peers with the start of their program, for sotto after warm-up; live: the seconds "
+    "that the encoder of a call is busy while it is given samples at the speed of speech",
+    "peak_memory": "sotto: peak resident memory of a process of its own (Python and libraries "
+    "included); peers: of their program alone, sampled every millisecond below 10 MB",
+}
+_PANELS = {
+    "pesq_wb": "PESQ-WB",
+    "pesq_nb": "PESQ-NB",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "phone_error_rate": "Phone error rate (to original)",
+    "encode_real_time_factor": "Encoding time / speech time",
+}
+_TICKS = (600, 1000, 2000, 3000, 4000, 6000, 10_000, 16_000)  # bit/s
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    presets: of sotto, all if empty; iterations: search steps to add; peers: lower-case names of
+    codecs, None for all that are installed; clips: at most so many, cropped to max_seconds; live:
+    also the encoder of a call; ablation: parts of sotto instead; workers: scoring processes;
+    timeout_s: seconds a codec may take for a clip.
+    """
+
+    presets: Sequence[str] = ()
+    iterations: Sequence[int] = ()
+    peers: Sequence[str] | None = None
+    clips: int = 24
+    max_seconds: float = 15.0
+    live: bool = False
+    ablation: bool = False
+    with_phones: bool = True
+    device: str = "auto"
+    workers: int = 2
+    timeout_s: float = CLIP_TIMEOUT_S
+
+
+@dataclass
+class Benchmark:
+    """What is to be measured, and with `run` what came of it.
+
+    codecs: in titled groups; absent: why others cannot run; skipped: why clips were left out.
+    points, gain: of the ablation.
+    """
+
+    settings: Settings
+    clips: list[Clip]
+    skipped: dict[str, str]
+    codecs: dict[str, list[Codec]]
+    absent: dict[str, str]
+    grid: tradeoff.Grid | None = None
+    results: dict[str, list[CodecResult]] = field(default_factory=dict)
+    points: list[tradeoff.Point] = field(default_factory=list)
+    gain: context.ContextGain | None = None
+
+    @property
+    def work(self) -> int:
+        """How many times `run` calls `step`."""
+        count, clips = sum(map(len, self.codecs.values())), len(self.clips)
+        total = 2 * count * clips + (clips if self.settings.with_phones else 0)
+        return total + (self.grid.work(clips) if self.grid else 0)
+
+    def run(self, step: Step = lambda name: None) -> None:
+        """Code and score everything. Raises SottoError if no codec could run."""
+        settings, clips = self.settings, self.clips
+        if self.grid is not None:
+            self.points = tradeoff.run(
+                clips, self.grid, device=settings.device, workers=settings.workers, step=step
+            )
+            self.gain = context.measure(clips, device=settings.device)
+        codings = []
+        for codec in (codec for group in self.codecs.values() for codec in group):
+            coding = code_clips(codec, clips, timeout_s=settings.timeout_s, step=step)
+            if coding.failure is None:
+                codings.append(coding)
+            else:
+                self.absent[codec.name] = coding.failure
+        found = score_codings(
+            codings,
+            clips,
+            workers=settings.workers,
+            with_phones=settings.with_phones,
+            step=step,
+        )
+        if not found:
+            reasons = dict.fromkeys(f"{name}: {reason}" for name, reason in self.absent.items())
+            raise SottoError(f"no codec could run: {'; '.join(reasons)}")
+        by_name = {result.name: result for result in found}
+        self.results = {
+            title: [by_name[codec.name] for codec in group if codec.name in by_name]
+            for title, group in self.codecs.items()
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything measured, as plain values."""
+        answer: dict[str, Any] = {
+            "how": _HOW,
+            "machine": tables.machine(),
+            "max_seconds": self.settings.max_seconds,
+            "clips": [
+                {
+                    "name": clip.name,
+                    "speaker": clip.speaker,
+                    "corpus": clip.corpus,
+                    "seconds": clip.seconds,
+                    "transcript": clip.text is not None,
+                }
+                for clip in self.clips
+            ],
+            "skipped": self.skipped,
+            "missing": self.absent,
+            "systems": [
+                {
+                    "section": title,
+                    "name": result.name,
+                    "family": result.line,
+                    "peak_bytes": result.peak_bytes,
+                    "summary": {key: asdict(each) for key, each in summary(result).items()},
+                    "clips": [_flat(asdict(clip)) for clip in result.clips],
+                }
+                for title, results in self.results.items()
+                for result in results
+            ],
+            "gains": [
+                {
+                    "name": result.name,
+                    "over": base.name,
+                    "gain": {key: asdict(each) for key, each in paired_gain(result, base).items()},
+                }
+                for result, base in search_gains(self.results.get(SEARCH, ()))
+            ],
+        }
+        if self.grid is not None and self.points:
+            answer["trade_off"] = tradeoff.as_dict(self.points, self.grid)
+        if self.gain is not None:
+            answer["previous_frame_context"] = context.as_dict(self.gain)
+        return answer
+
+    def print(self, stream: TextIO) -> None:
+        """Tables of every group, then what is missing and how things were counted."""
+        console = tables.console(stream)
+        if self.points:
+            tradeoff.print_table(self.points, console)
+        if self.gain is not None:
+            context.print_line(self.gain, console)
+        speakers = len({clip.speaker for clip in self.clips})
+        seconds = sum(clip.seconds for clip in self.clips)
+        console.print(f"{len(self.clips)} clips of {speakers} speakers, {seconds:.0f} s of speech")
+        for title, results in self.results.items():
+            if results:
+                console.print(_table(title, results))
+        gains = search_gains(self.results.get(SEARCH, ()))
+        if gains:
+            console.print(_gain_table(gains))
+        for name, reason in self.absent.items():
+            console.print(f"{name}: {reason}", markup=False)
+        for result in self._all_results():
+            lost = {key: summary(result)[key].missing for key in SCORE_KEYS}
+            if any(lost.values()):
+                counts = ", ".join(f"{key} on {count}" for key, count in lost.items() if count)
+                console.print(f"{result.name}: undefined and left out: {counts} clips")
+        console.print(
+            "± is half a 95 % bootstrap interval. Rates are codec frames over clip duration, "
+            "without file containers. PER: phone errors against the recogniser on the original, "
+            "and against transcripts. RTF: computing time over speech time."
+        )
+
+    def panels(self) -> list[Panel]:
+        """Quality against total bit rate: a panel for each measure, in it a line for each codec."""
+        lines: dict[str, list[dict[str, Estimate]]] = {}
+        for result in self._all_results():
+            if result.line != "original":
+                lines.setdefault(result.line, []).append(summary(result))
+        return [
+            Panel(
+                [_plot_line(k, *line, key) for k, line in enumerate(lines.items())],
+                "bit/s",
+                title=title,
+                ticks={tick: f"{tick / 1000:g}k" for tick in _TICKS},
+                log_y=key == "encode_real_time_factor",
+            )
+            for key, title in _PANELS.items()
+        ]
+
+    def _all_results(self) -> list[CodecResult]:
+        return [result for results in self.results.values() for result in results]
+
+
+def benchmark(folder: Path, settings: Settings) -> Benchmark:
+    """Choose clips of a folder, and codecs. Raises BadInput if no clip can be used."""
+    clips, skipped = load_clips(folder, settings.clips, settings.max_seconds)
+    presets = settings.presets or list(PRESETS)
+    if settings.ablation:
+        steps = settings.iterations or SEARCH_STEPS
+        groups = [search_codecs(preset, steps, settings.device) for preset in presets]
+        found = {SEARCH: [codec for group in groups for codec in group]}
+        return Benchmark(settings, clips, skipped, found, {}, tradeoff.Grid())
+    peers, absent = installed_peers(settings.peers)
+    ours = sotto_codecs(presets, settings.iterations, live=settings.live, device=settings.device)
+    return Benchmark(settings, clips, skipped, {CODECS: [Original(), *ours, *peers]}, absent)
+
+
+def summary(result: CodecResult) -> dict[str, Estimate]:
+    """All figures of one codec: rates, `SCORE_KEYS`, phone error rates, real-time factors."""
+    clips = result.clips
+
+    def ratio(top: str, bottom: str = "seconds") -> Estimate:
+        return estimates.ratio(
+            [getattr(clip, top) for clip in clips], [getattr(clip, bottom) for clip in clips]
+        )
+
+    return {
+        "payload_bits_per_s": ratio("payload_bits"),
+        "total_bits_per_s": ratio("total_bits"),
+        "encode_real_time_factor": ratio("encode_s"),
+        "decode_real_time_factor": ratio("decode_s"),
+        "phone_error_rate": ratio("phone_errors", "phones"),
+        "phone_error_rate_text": ratio("text_phone_errors", "text_phones"),
+    } | {
+        key: estimates.mean([clip.scores.get(key, math.nan) for clip in clips])
+        for key in SCORE_KEYS
+    }
+
+
+def paired_gain(better: CodecResult, base: CodecResult) -> dict[str, Estimate]:
+    """Mean difference per clip of `SCORE_KEYS`, and of the total rate, of two codecs."""
+    pairs = list(zip(better.clips, base.clips, strict=True))
+    gains = {
+        key: estimates.mean(
+            [a.scores.get(key, math.nan) - b.scores.get(key, math.nan) for a, b in pairs]
+        )
+        for key in SCORE_KEYS
+    }
+    gains["total_bits_per_s"] = estimates.ratio(
+        [a.total_bits - b.total_bits for a, b in pairs], [a.seconds for a, _ in pairs]
+    )
+    return gains
+
+
+def search_gains(results: Sequence[CodecResult]) -> list[tuple[CodecResult, CodecResult]]:
+    """(codec, what it is compared with): each search against none, and against the one before it.
+
+    The names are those of `coding.search_codecs`: "PRESET: METHOD, STEPS".
+    """
+    by_name = {result.name: result for result in results}
+    pairs = []
+    for result in results:
+        preset, _, variant = result.name.partition(": ")
+        method, _, steps = variant.partition(", ")
+        simpler = {"ADMM": "back-propagation", "ADMM and moves": "ADMM"}.get(method)
+        for base in ("no search", f"{simpler}, {steps}"):
+            other = by_name.get(f"{preset}: {base}")
+            if other is not None and other is not result:
+                pairs.append((result, other))
+    return pairs
+
+
+def _flat(clip: dict[str, Any]) -> dict[str, Any]:
+    scores = clip.pop("scores")
+    return {**clip, **scores}
+
+
+def _plot_line(at: int, name: str, points: list[dict[str, Estimate]], key: str) -> Line:
+    ours = name.startswith("sotto")
+    points = sorted(points, key=lambda point: point["total_bits_per_s"].value)
+    values = [point[key] for point in points]
+    return Line(
+        name,
+        [point["total_bits_per_s"].value for point in points],
+        [each.value for each in values],
+        (
+            [max(each.value - each.low, 0.0) for each in values],
+            [max(each.high - each.value, 0.0) for each in values],
+        ),
+        style={
+            "marker": "o" if ours else "sv^D<>"[at % 6],
+            "linewidth": 2.5 if ours else 1.2,
+            "linestyle": "-" if ours else "--",
+            "color": f"C{at % 10}",
+        },
+    )
+
+
+def _table(title: str, results: Sequence[CodecResult]) -> tables.Table:
+    heads = ("payload\nbit/s", "total\nbit/s", "PESQ-WB", "PESQ-NB", "STOI", "ESTOI")
+    more = ("PER to\noriginal", "PER to\ntext", "encode\nRTF", "decode\nRTF", "MB")
+    table = tables.table(title, ["codec"], [*heads, *more])
+    for result in results:
+        figures = summary(result)
+        table.add_row(
+            result.name,
+            *(tables.number(figures[f"{key}_bits_per_s"].value, 0) for key in ("payload", "total")),
+            *_scores(figures),
+            tables.estimate(figures["phone_error_rate"], 2),
+            tables.estimate(figures["phone_error_rate_text"], 2),
+            tables.number(figures["encode_real_time_factor"].value, 3),
+            tables.number(figures["decode_real_time_factor"].value, 3),
+            tables.number(None if result.peak_bytes is None else result.peak_bytes / 1e6, 0),
+        )
+    return table
+
+
+def _gain_table(gains: Sequence[tuple[CodecResult, CodecResult]]) -> tables.Table:
+    heads = ("bit/s", "PESQ-WB", "PESQ-NB", "STOI", "ESTOI")
+    table = tables.table("Gain per clip", ["codec", "over"], heads)
+    for result, base in gains:
+        gain = paired_gain(result, base)
+        rate = f"{gain['total_bits_per_s'].value:+.0f}"
+        table.add_row(result.name, base.name, rate, *_scores(gain, "+"))
+    return table
+
+
+def _scores(figures: Mapping[str, Estimate], sign: str = "") -> list[str]:
+    return [
+        tables.estimate(figures[key], 2 if key.startswith("pesq") else 3, sign)
+        for key in SCORE_KEYS
+    ]

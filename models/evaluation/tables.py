@@ -1,0 +1,72 @@
+"""What the benchmarks print, and what they write as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from models.evaluation.estimates import Estimate
+
+UNKNOWN = "–"
+
+
+def console(stream: TextIO, width: int = 160) -> Console:
+    """A console on a stream; width: in characters, where the stream is no terminal."""
+    found = Console(file=stream, highlight=False)
+    return found if found.is_terminal else Console(file=stream, highlight=False, width=width)
+
+
+def table(title: str, labels: Sequence[str], figures: Sequence[str]) -> Table:
+    """An empty table: columns of labels, then of figures, which are aligned to the right."""
+    made = Table(title=title, title_justify="left")
+    for head in labels:
+        made.add_column(head, no_wrap=True)
+    for head in figures:
+        made.add_column(head, justify="right")
+    return made
+
+
+def number(value: float | None, digits: int, sign: str = "") -> str:
+    """A number for a table, or a dash."""
+    known = value is not None and math.isfinite(value)
+    return f"{value:{sign}.{digits}f}" if known else UNKNOWN
+
+
+def estimate(value: Estimate, digits: int, sign: str = "") -> str:
+    """An estimate and half its interval for a table, or a dash."""
+    if not math.isfinite(value.value):
+        return UNKNOWN
+    half = f"{value.half_width:.{digits}f}".lstrip("0") or "0"
+    return f"{number(value.value, digits, sign)} ±{half}"
+
+
+def to_json(values: Any) -> str:
+    """Plain values as JSON; numbers that are not finite become null."""
+    return json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """The machine that a benchmark runs on, for its JSON."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value

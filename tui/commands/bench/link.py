@@ -1,0 +1,109 @@
+"""`sotto bench link`: a call between two processes on this machine, in good and in bad times."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codec.arguments import amount
+from codec.files.paths import os_errors
+from stream.bench.scenarios import SCENARIOS, SHORT, Scenario, find_scenario
+from tui.commands.bench import output
+
+if TYPE_CHECKING:
+    from tui.commands import Subparsers
+
+_CLIPS = Path(__file__).resolve().parents[3] / "tests" / "clips"
+
+
+def add_parser(subjects: Subparsers) -> None:
+    """Add the subject to the parser."""
+    parser = subjects.add_parser(
+        "link",
+        help="latency, quality and endurance of a call between two processes",
+        description="Latency, quality and endurance of the live link: two processes on virtual "
+        "sound cards (PulseAudio) and, as root, in two network namespaces. Without options all "
+        "scenarios but the soak.",
+    )
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument(
+        "--scenario",
+        action="extend",
+        nargs="+",
+        choices=names,
+        metavar="NAME",
+        help=f"what to try: {', '.join(names)}",
+    )
+    parser.add_argument("--list", action="store_true", help="describe the scenarios")
+    parser.add_argument(
+        "--minutes",
+        type=amount("minutes", 0.5, 1440),
+        help="how long the soak takes (60)",
+        metavar="N",
+    )
+    parser.add_argument("--clips", default=str(_CLIPS), metavar="DIR", help="speech to be said")
+    parser.add_argument("--preset", default="2k", help="what both ends code with (2k)")
+    parser.add_argument("--iterations", type=int, metavar="N", help="search steps per frame")
+    parser.add_argument(
+        "--tail", type=float, metavar="SECONDS", help="search after a frame's last sample"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads of each end's networks (1)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all figures; - is stdout")
+    parser.add_argument("--keep", metavar="DIR", help="keep recordings, logs and statistics there")
+    parser.set_defaults(measure=measure)
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Run the scenarios; 1 if one could not run. A missed bar is no failure: the table shows it."""
+    if args.list:
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:14} {scenario.title}")
+        return 0
+    from codec.speech.codec import SpeechCodec
+    from stream.bench import measures, report
+    from stream.bench.laboratory import Setup
+    from stream.bench.talks import read_clips
+
+    output.check(args.json)
+    if args.keep is not None:
+        with os_errors("write", args.keep):
+            os.makedirs(args.keep, exist_ok=True)
+            tempfile.TemporaryFile(dir=args.keep).close()
+    clips = read_clips(Path(args.clips))
+    setup = Setup(args.preset, args.iterations, args.tail, args.threads)
+    offline = measures.Offline(lambda: SpeechCodec.load(setup.preset, "cpu"))
+    results = []
+    for scenario in _chosen(args):
+        begun = time.monotonic()
+
+        def step(text: str, name: str = scenario.name, begun: float = begun) -> None:
+            if sys.stderr is not None and sys.stderr.isatty():
+                print(f"{name}: {text} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
+
+        result = measures.run_scenario(scenario, setup, clips, offline, keep=args.keep, step=step)
+        report.print_result(result, output.screen(args.json))
+        results.append(result)
+    about = {
+        **{key: asdict(setup)[key] for key in ("preset", "iterations", "tail", "threads")},
+        "clips": [clip.name for clip in clips],
+    }
+    output.write_json(report.as_dict(results, about), args.json)
+    return 1 if any(result.failure for result in results) else 0
+
+
+def _chosen(args: argparse.Namespace) -> list[Scenario]:
+    chosen = [find_scenario(name) for name in dict.fromkeys(args.scenario or SHORT)]
+    if args.minutes is None:
+        return chosen
+    return [
+        replace(scenario, seconds=60.0 * args.minutes) if scenario.soak else scenario
+        for scenario in chosen
+    ]
