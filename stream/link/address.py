@@ -1,4 +1,4 @@
-"""Where to listen and whom to call: HOST[:PORT] taken apart and looked up."""
+"""Addresses, HOST[:PORT]: parsed and looked up."""
 
 from __future__ import annotations
 

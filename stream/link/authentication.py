@@ -1,4 +1,4 @@
-"""Who may connect: CURVE keys, the authenticator, and what failed handshakes mean."""
+"""Authentication by CURVE keys: whom a listener lets in, and whom a caller connects to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILURES = (
 
 
 class RefusedAddress(SottoError):
-    """An unsecured link beyond this machine, which nobody asked for."""
+    """An unsecured link beyond this machine without --insecure."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Security:
     """How a link is secured.
 
     keys: our key pair, None for an unsecured link; peers: the known-peers file (None: the default
-    one); peer_key: the key of the one peer this call is meant for, in Z85; trust_new: accept keys
-    not seen before, and record them; insecure: allow an unsecured link beyond this machine.
+    one); peer_key: the one peer's key, in Z85; trust_new: accept and record unknown keys; insecure:
+    allow an unsecured link beyond this machine.
     """
 
     keys: KeyPair | None = None

@@ -1,4 +1,4 @@
-"""The end that calls, and calls again when the connection is lost."""
+"""The calling end of the voice link."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Caller(Endpoint):
     # --- connecting ---------------------------------------------------------------------------
 
     def _attempt(self, now: float) -> None:
-        """Dial afresh, as TCP's own retransmissions would take ever longer."""
+        """Open a new connection: TCP's own retransmissions would take ever longer."""
         security = self._security
         if security.secured and not self._listener_key and not self._ask_for_key():
             self._next_attempt = self._clock() + _PAUSE
@@ -247,7 +247,7 @@ class Caller(Endpoint):
         """A listener that hangs up in the middle: why, as far as can be told from here."""
         secured = self._security.secured
         if kind == "mechanism":
-            why = "the listener is not secured by keys" if secured else "the listener wants a key"
+            why = "the listener uses no keys" if secured else "the listener requires a key"
         elif kind == "dropped" and secured:
             why = (
                 f"the key of {self._address} is not the expected one, "
@@ -255,7 +255,7 @@ class Caller(Endpoint):
                 "listener uses no keys"
             )
         elif kind == "dropped":
-            why = f"{self._address} hangs up: it wants a key, or does not speak this protocol"
+            why = f"{self._address} hangs up: it requires a key, or does not speak this protocol"
         else:
             why = f"what answers at {self._address} does not speak this protocol"
         self._trouble = why
@@ -309,8 +309,8 @@ class Caller(Endpoint):
             socket.close(0)
         self._attempts += 1  # the next address, if there are several
         self._trouble = (
-            f"nobody shows a key at port {address.port + 1}: either nobody is there, or the "
-            "listener was started without --trust-new, and its key is to be given with --peer-key"
+            f"no key is shown at port {address.port + 1}: nobody is there, or the listener runs "
+            "without --trust-new; then give its key with --peer-key"
         )
         return False
 
@@ -324,13 +324,13 @@ class Caller(Endpoint):
             self._refused(str(error))
             return
         except SottoError as error:
-            self._trouble = f"the listener's answer makes no sense: {error}"
+            self._trouble = f"cannot understand the listener's answer: {error}"
             self._retry(now)
             return
         if isinstance(message, wire.Refuse):
             self._refused(wire.clipped(message.reason) or "the listener refuses the call")
         elif not isinstance(message, wire.Welcome) or session == 0:
-            self._trouble = "the listener's answer makes no sense"
+            self._trouble = "cannot understand the listener's answer"
             self._retry(now)
         elif message.model_id != self._offer.model_id:
             why = f"the listener's model is {message.model_id}, ours {self._offer.model_id}"

@@ -1,4 +1,4 @@
-"""The remote clock as seen from here: offset, round trip and one-way delay.
+"""Estimates of the remote clock: offset, round trip and one-way delay.
 
 Both ends exchange heartbeats with the four times of NTP's on-wire protocol (RFC 5905, section 8):
 t0 we sent, t1 it arrived there, t2 they sent, t3 it arrived here. Then

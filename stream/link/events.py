@@ -1,4 +1,4 @@
-"""What the connection reports: plain values in a bounded queue."""
+"""Events and figures that the link reports: plain values, and a bounded queue for them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ Event = Joined | PresetChanged | Left | AudioArrived | StateChanged | Notice
 
 
 class EventQueue:
-    """From the I/O thread to the one consumer. Never blocks the former, never grows without bound.
+    """Bounded queue from the I/O thread, which it never blocks, to the one consumer.
 
     A consumer that has fallen far behind loses audio, notices and news of presets first.
     """

@@ -1,4 +1,4 @@
-"""Who is who: CURVE key pairs, fingerprints, and the file of known peers.
+"""CURVE key pairs, fingerprints, and the file of known peers.
 
 A key pair is two text files. The private one, readable by its owner alone, holds both keys:
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -29,9 +30,6 @@ from codec.errors import BadInput
 from codec.files.paths import atomic_output, display_name, os_errors
 
 HOME = "SOTTO_HOME"
-KEY_NAME = "key"
-PEERS_NAME = "known-peers"
-PUBLIC_ENDING = ".pub"
 MAX_PEERS = 4096
 _LONGEST_FILE = 1 << 20
 _LONGEST_NAME = 128
@@ -69,10 +67,9 @@ def key_bytes(key: str) -> bytes:
 
     if not _KEY.fullmatch(key):
         raise BadInput(f"{display_name(key[:60])} is not a key: a key has 40 characters of Z85")
-    try:
-        data: bytes = z85.decode(key)
-    except Exception:  # five characters may say more than 32 bits hold; the library has no one type
-        raise BadInput(f"{key} is not a key: its characters do not make 32 bytes") from None
+    data = b""
+    with contextlib.suppress(Exception):  # five characters may say more than 32 bits hold
+        data = z85.decode(key)
     if z85.encode(data) != key.encode("ascii"):
         raise BadInput(f"{key} is not a key: its characters do not make 32 bytes")
     return data
@@ -111,16 +108,16 @@ def home() -> Path:
 
 
 def default_key_path() -> Path:
-    return home() / KEY_NAME
+    return home() / "key"
 
 
 def default_peers_path() -> Path:
-    return home() / PEERS_NAME
+    return home() / "known-peers"
 
 
 def public_path(path: str | os.PathLike[str]) -> Path:
     """Where the public half of the pair at `path` is."""
-    return Path(os.fspath(path) + PUBLIC_ENDING)
+    return Path(os.fspath(path) + ".pub")
 
 
 def write_key_pair(
@@ -180,6 +177,8 @@ def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
 
     Raises BadInput if it is missing or damaged, or if its permissions let others read it.
     """
+    import zmq
+
     name = display_name(path)
     with os_errors("read", path), open(path, "rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -193,28 +192,21 @@ def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
     if set(values) != {"public", "secret"}:
         raise BadInput(f"the private key {name} is damaged")
     pair = KeyPair(values["public"].strip(), values["secret"].strip())
-    if _public_of(pair.secret) != pair.public:
+    if zmq.curve_public(pair.secret.encode("ascii")).decode("ascii") != pair.public:
         raise BadInput(f"the private key {name} is damaged: its halves do not belong together")
     return pair
 
 
-def _public_of(secret: str) -> str:
-    import zmq
-
-    return zmq.curve_public(secret.encode("ascii")).decode("ascii")
-
-
 def read_public_key(text: str) -> str:
     """A public key given as itself or as the name of a .pub file. Raises BadInput."""
-    if _KEY.fullmatch(text):
-        key_bytes(text)
-        return text
-    with os_errors("read", text), open(text, "rb") as file:
-        words = file.read(4096).decode("utf-8", "replace").split()
-    if not words or not _KEY.fullmatch(words[0]):
-        raise BadInput(f"{display_name(text)} holds no public key")
-    key_bytes(words[0])
-    return words[0]
+    key = text
+    if not _KEY.fullmatch(text):
+        with os_errors("read", text), open(text, "rb") as file:
+            key = (file.read(4096).decode("utf-8", "replace").split() or [""])[0]
+        if not _KEY.fullmatch(key):
+            raise BadInput(f"{display_name(text)} holds no public key")
+    key_bytes(key)
+    return key
 
 
 def peer_name(text: str) -> str:
@@ -235,14 +227,12 @@ class KnownPeers:
 
     def entries(self) -> dict[str, str]:
         """Key by name, in the file's order. Raises BadInput naming the first line at fault."""
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read(_LONGEST_FILE + 1)
-        except FileNotFoundError:
-            return {}
-        except OSError:
-            with os_errors("read", self.path):
-                raise
+        with os_errors("read", self.path):
+            try:
+                with open(self.path, "rb") as file:
+                    data = file.read(_LONGEST_FILE + 1)
+            except FileNotFoundError:
+                return {}
         if len(data) > _LONGEST_FILE:
             raise BadInput(f"{display_name(self.path)} is too long for a file of known peers")
         found: dict[str, str] = {}
@@ -273,11 +263,11 @@ class KnownPeers:
         key_bytes(public)
         entries = self.entries()
         wanted = peer_name(name) or "peer"
-        chosen, count = wanted, 1
+        others = (f"{wanted}-{count}" for count in itertools.count(2))
+        chosen = wanted
         while entries.get(chosen, public) != public:
-            count += 1
-            chosen = f"{wanted}-{count}"
-        if entries.get(chosen) == public:
+            chosen = next(others)
+        if chosen in entries:
             return chosen
         if len(entries) >= MAX_PEERS:
             raise BadInput(f"{display_name(self.path)} has {MAX_PEERS} peers: remove some")

@@ -1,4 +1,4 @@
-"""The end that waits for calls: one call, or the hub of a room."""
+"""The listening end of the voice link: one call, or the hub of a room."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Listener(Endpoint):
             except SottoError as error:
                 if found.port or not last:
                     self._events.put(
-                        Notice("warning", f"callers cannot be introduced to us: {error}")
+                        Notice("warning", f"new callers cannot ask for our key: {error}")
                     )
                     introducer.close()
                     return
@@ -203,7 +203,7 @@ class Listener(Endpoint):
     def _tick(self, now: float) -> float:
         for proxy in self._proxies:
             if proxy.failure is not None:
-                raise SottoError(f"nobody can call any more: {proxy.failure}")
+                raise SottoError(proxy.failure)
         wake_at = now + 1.0
         for participant in list(self._participants.values()):
             session = participant.session

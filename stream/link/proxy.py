@@ -140,7 +140,7 @@ class Proxy:
             self._loop.run_until_complete(self._serve())
         except Exception as error:  # whoever waits for callers must learn of it, whatever it is
             text = " ".join(str(error).split())
-            self.failure = f"the port is closed: {type(error).__name__}: {text}"
+            self.failure = f"port closed by an internal error: {type(error).__name__}: {text}"
         finally:
             self._release()
 

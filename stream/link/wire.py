@@ -1,20 +1,10 @@
-"""The messages of the voice link, byte by byte.
+"""The messages of the voice link, byte by byte: see docs/wire.md.
 
-One message per ZeroMQ frame, all numbers big-endian:
-
-    byte 0      type
-    byte 1      protocol version
-    bytes 2-5   session id, agreed in the handshake; 0 before there is one
-    bytes 6-    body
-    last 4      CRC-32 of everything before
-
-The session id ties a message to one handshake, so that what was recorded in another session is
-rejected even where nothing is encrypted. The checksum (CRC-32/ISO-HDLC, polynomial 0x04C11DB7, the
-one of Ethernet and zlib) detects every single-bit error and every burst of up to 32 bits. It and
-the version keep their places in all versions; REFUSE keeps its whole form, so that an end can be
-told why by one of any version.
-
-docs/wire.md says what the messages mean and when they are sent.
+One message per ZeroMQ frame, all numbers big-endian: type and protocol version (a byte each), the
+session id (four bytes, 0 before there is one), the body, and the CRC-32 of everything before. The
+session id ties a message to one handshake, so that a recording of another session is rejected even
+where nothing is encrypted. REFUSE keeps its form in all versions, so that any caller can be told
+why it is not let in.
 """
 
 from __future__ import annotations
@@ -82,9 +72,9 @@ class Refusal(IntEnum):
 class Hello:
     """A caller's first message.
 
-    model_id: 16 lower-case hex digits; name: at most MAX_NAME bytes of UTF-8; room: the caller is
-    ready to hear several parties; nonce: drawn once per caller and kept when it returns; attempt:
-    counts up with every connection the caller makes, so that a recorded HELLO is of no use.
+    model_id: 16 lower-case hex digits; room: the caller can hear several parties; nonce: drawn once
+    per caller and kept when it returns; attempt: counts the connections the caller makes, so that a
+    recorded HELLO is of no use.
     """
 
     model_id: str
@@ -99,8 +89,8 @@ class Hello:
 class Welcome:
     """The listener's answer.
 
-    party: the caller's number; instance: drawn once per listener, so that a caller which returns
-    knows whether it speaks with the one it left; preset: the one agreed on.
+    party: the caller's number; instance: drawn once per listener, so that a caller that returns
+    knows a restarted one; preset: the one agreed on.
     """
 
     party: int
@@ -113,7 +103,7 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Refuse:
-    """The listener's answer to a caller it does not let in, with a reason for people."""
+    """The listener's answer to a caller that it does not let in."""
 
     code: Refusal
     reason: str
@@ -141,10 +131,10 @@ class PartyLeft:
 class Audio:
     """One codec packet.
 
-    party: whose voice; sequence: counts a party's packets, 32 bits; captured: when the frame's
-    last sample was in the air, a stamp of the clock of whoever sends this message (the room's hub
-    converts), NO_STAMP when not known; capture: how long samples take from the air to the party's
-    encoder, in steps of CAPTURE_STEP seconds, NO_CAPTURE when not known or longer.
+    sequence: counts a party's packets, 32 bits; captured: when the frame's last sample was in the
+    air, a stamp of the sender's clock (a hub converts), NO_STAMP when not known; capture: how long
+    samples take from the air to the party's encoder, in steps of CAPTURE_STEP seconds, NO_CAPTURE
+    when not known or longer.
     """
 
     party: int
@@ -203,20 +193,9 @@ class Key:
     key: bytes
 
 
-Message = (
-    Hello
-    | Welcome
-    | Refuse
-    | PartyJoined
-    | PartyLeft
-    | Audio
-    | Heartbeat
-    | Preset
-    | Delay
-    | Bye
-    | Who
-    | Key
-)
+_Handshake = Hello | Welcome | Refuse | Who | Key
+_Talk = PartyJoined | PartyLeft | Audio | Heartbeat | Preset | Delay | Bye
+Message = _Handshake | _Talk
 
 
 def encode(message: Message, session: int = 0) -> bytes:
