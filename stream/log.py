@@ -1,4 +1,4 @@
-"""The log of a call: numbered lines for the screen, logfmt lines for files and service managers."""
+"""The log of a call: lines for the screen, and logfmt for files and service managers."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class Journal:
 
 
 class _Writer:
-    """Writes lines to a sink in a thread of its own, for whoever reads them may stop doing so.
+    """Writes lines to a sink in a thread of its own, as whoever reads them may stop doing so.
 
-    It has a descriptor of its own and goes past the sink's buffer: a thread that stands still in
-    there would keep the sink from being closed, and the program from ending.
+    It writes to a duplicate of the sink's descriptor, past its buffer: a thread blocked in there
+    would keep the sink from being closed, and the program from ending.
     """
 
     def __init__(self, sink: TextIO) -> None:

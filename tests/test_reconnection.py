@@ -47,6 +47,7 @@ class Relay:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         self.stalled = False
+        self.cutting = threading.Event()
         self.pairs = {}
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.server, selectors.EVENT_READ)
@@ -56,6 +57,10 @@ class Relay:
 
     def run(self):
         while not self.stop.is_set():
+            if self.cutting.is_set():
+                while self.pairs:
+                    self.drop(next(iter(self.pairs)))
+                self.cutting.clear()
             for key, _ in self.selector.select(0.02):
                 if self.stalled:
                     time.sleep(0.01)
@@ -90,9 +95,8 @@ class Relay:
 
     def cut(self):
         self.stalled = True
-        time.sleep(0.1)
-        while self.pairs:
-            self.drop(next(iter(self.pairs)))
+        self.cutting.set()
+        await_that(lambda: not self.cutting.is_set())
 
     def close(self):
         self.stop.set()

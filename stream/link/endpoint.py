@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -75,12 +75,11 @@ class Endpoint(ABC):
         self._events = EventQueue()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
-        self._outgoing: deque[Outgoing] = deque()
-        self._requests: deque[str] = deque(maxlen=8)  # presets to announce
+        self._outgoing: deque[Outgoing | wire.Preset] = deque()
         self._lock = threading.Lock()
-        self._awake, self._wake = os.pipe()
+        self._awake, self._wake = socket.socketpair()
         for end in (self._awake, self._wake):
-            os.set_blocking(end, False)
+            end.setblocking(False)
         self._poller.register(self._awake, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name="sotto-io", daemon=True)
         self._started = self._closed = False
@@ -141,9 +140,9 @@ class Endpoint(ABC):
 
     def announce_preset(self, preset: str) -> None:
         """Tell the others by which preset our voice is coded from now on."""
-        wire.encode(wire.Preset(0, preset))
-        with self._lock:
-            self._requests.append(preset)
+        message = wire.Preset(0, preset)
+        wire.encode(message)  # raises BadInput where it would not fit
+        self._outgoing.append(message)
         self._wake_up()
 
     def events(self, timeout: float) -> list[Event]:
@@ -223,9 +222,8 @@ class Endpoint(ABC):
             while not self._closing.is_set() and not self._over():
                 wait = min(max(wake_at - self._clock(), 0.0), _LONGEST_SLEEP)
                 ready: dict[object, int] = dict(self._pollers().poll(int(1000 * wait) + 1))
-                if self._awake in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._awake, 4096)
+                with contextlib.suppress(BlockingIOError):
+                    self._awake.recv(4096)
                 self._serve(ready)
                 if self._over():
                     break
@@ -246,17 +244,13 @@ class Endpoint(ABC):
             self._release()
 
     def _take_requests(self) -> None:
-        while True:
-            with self._lock:
-                preset = self._requests.popleft() if self._requests else None
-                item = self._outgoing.popleft() if self._outgoing else None
-            if preset is not None:
-                self._preset = preset
-                self._tell_all(wire.Preset(self._party, preset))
-            if item is not None:
-                self._queue(replace(item, party=self._party))
-            if preset is None and item is None:
-                return
+        while self._outgoing:
+            item = replace(self._outgoing.popleft(), party=self._party)
+            if isinstance(item, Outgoing):
+                self._queue(item)
+            else:
+                self._preset = item.preset
+                self._tell_all(item)
 
     def _queue(self, item: Outgoing, but: Session | None = None) -> None:
         """Send a packet on all connections, now or soon."""
@@ -272,18 +266,13 @@ class Endpoint(ABC):
                 session.say(message)
 
     def _wake_up(self) -> None:
-        # Full is as good as written; closed when the thread has just ended.
-        with self._lock, contextlib.suppress(OSError):
-            os.write(self._wake, b"\0")
+        with contextlib.suppress(OSError):  # full, or closed when the thread has just ended
+            self._wake.send(b"\0")
 
     def _release(self) -> None:
         self._context.destroy(linger=None if self._started else 0)
-        with self._lock:
-            awake, wake = self._awake, self._wake
-            self._awake = self._wake = -1
-        for end in (awake, wake):
-            if end >= 0:
-                os.close(end)
+        self._awake.close()
+        self._wake.close()
 
     # --- for both kinds -----------------------------------------------------------------------
 
@@ -392,18 +381,18 @@ class Endpoint(ABC):
 
     # --- sockets ------------------------------------------------------------------------------
 
-    def _configure(self, socket: Socket) -> None:
+    def _configure(self, end: Socket) -> None:
         """Small buffers: what cannot be sent now is worthless soon."""
-        socket.linger = FAREWELL_MS
-        socket.sndhwm = socket.rcvhwm = _HIGH_WATER
-        socket.sndbuf = socket.rcvbuf = _KERNEL_BYTES
-        socket.maxmsgsize = wire.MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)
-        socket.handshake_ivl = _HANDSHAKE_MS
-        socket.ipv6 = True
-        socket.tcp_keepalive = 1
-        socket.tcp_keepalive_idle = 10
-        socket.tcp_keepalive_intvl = 5
-        socket.tcp_keepalive_cnt = 3
+        end.linger = FAREWELL_MS
+        end.sndhwm = end.rcvhwm = _HIGH_WATER
+        end.sndbuf = end.rcvbuf = _KERNEL_BYTES
+        end.maxmsgsize = wire.MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)
+        end.handshake_ivl = _HANDSHAKE_MS
+        end.ipv6 = True
+        end.tcp_keepalive = 1
+        end.tcp_keepalive_idle = 10
+        end.tcp_keepalive_intvl = 5
+        end.tcp_keepalive_cnt = 3
 
     def _envelope(self, length: int) -> int:
         """Bytes a message of `length` has on a ZMTP 3.1 connection (ZeroMQ RFC 37 and 26)."""
@@ -412,11 +401,11 @@ class Endpoint(ABC):
         return length + (2 if length < 256 else 9)
 
 
-def watch(context: zmq.Context[Socket], socket: Socket, events: int) -> Socket:
-    """The monitor of `socket`, under an address of its own."""
+def watch(context: zmq.Context[Socket], watched: Socket, events: int) -> Socket:
+    """The monitor of `watched`, under an address of its own."""
     # pyzmq's own helper names it by a file descriptor, which may be in use again.
     address = f"inproc://monitor-{next(_monitors)}"
-    socket.monitor(address, events)
+    watched.monitor(address, events)
     monitor = context.socket(zmq.PAIR)
     monitor.linger = 0
     monitor.connect(address)

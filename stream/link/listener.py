@@ -116,28 +116,23 @@ class Listener(Endpoint):
     def _bind_ports(self, found: Address) -> None:
         """Bind the port, and the one after it when we introduce ourselves."""
         introduce = self._security.secured and self._security.trust_new
-        for last in range(_PORT_TRIES - 1, -1, -1):
+        for tries_left in range(_PORT_TRIES - 1, -1, -1):
             self.address = Address(found.host, self._bind_router(found))
-            if not introduce:
+            if not introduce or self.address.port == 65535:
                 return
             introducer = self._context.socket(zmq.ROUTER)
             self._configure(introducer)
             introducer.linger = 0
             try:
-                if self.address.port < 65535:
-                    self._bind_behind_proxy(introducer, Address(found.host, self.address.port + 1))
-                    self._introducer = introducer
-                    return
-            except SottoError as error:
-                if found.port or not last:
-                    self._events.put(
-                        Notice("warning", f"new callers cannot ask for our key: {error}")
-                    )
-                    introducer.close()
-                    return
-            introducer.close()
-            if found.port:
+                self._bind_behind_proxy(introducer, Address(found.host, self.address.port + 1))
+                self._introducer = introducer
                 return
+            except SottoError as error:
+                introducer.close()
+                if found.port or not tries_left:
+                    text = f"new callers cannot ask for our key: {error}"
+                    self._events.put(Notice("warning", text))
+                    return
             self._router.unbind(_last_endpoint(self._router))
 
     def _bind_router(self, address: Address) -> int:
