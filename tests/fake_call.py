@@ -22,6 +22,7 @@ import numpy as np
 from codec.errors import SottoError
 from codec.signal.samples import FloatArray
 from stream.audio.devices import DeviceNames
+from stream.call.call import Call
 from stream.call.snapshot import Arrivals, Latency, Party, Rate, Snapshot, Spectrogram, Talker
 from stream.link.events import CallState, Link
 from stream.log import LogLine
@@ -73,8 +74,8 @@ SCENES = {
 }
 
 
-class FakeCall:
-    """Controls that write down what they are told."""
+class FakeCall(Call):
+    """A call that writes down what it is told."""
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import pytest
 
 import stream.call.call
-from stream.call.call import CallSettings
 from stream.call.recorder import check_recordable
 from stream.link.authentication import Security
 from stream.link.events import Offer
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     def connect(offer: Offer, keys: Security) -> Listener:
         return Listener("127.0.0.1:0", offer, keys)
 
-    return live.run(args, connect, CallSettings(args.preset))
+    return live.run(args, connect)
 
 
 def test_a_recording_gets_its_name_whatever_signals_come(
@@ -129,12 +128,12 @@ def test_a_call_with_a_screen_hangs_up_in_time_without_statistics(full: str) -> 
     with headless.statistics_file(full) as statistics:
         watch = partial(
             headless.follow,
-            call,  # type: ignore[arg-type]
+            call,
             warnings.put,
             statistics=statistics,
             seconds=0.5,
         )
-        with live.following(call, watch, 0.5):  # type: ignore[arg-type]
+        with live.following(call, watch, 0.5):
             assert "no space left" in warnings.get(timeout=30)
             assert call.over.wait(30)
     assert warnings.empty()

@@ -20,7 +20,7 @@ from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, LEAD, N_MELS, 
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import FrameDecoder
-from stream.call.remote_stream import SYNTHESIS_DELAY, RemoteStream, SampleQueue, fade_in, fade_out
+from stream.call.remote_stream import SYNTHESIS_DELAY, RemoteStream, fade_in, fade_out
 from tests.waveforms import synthesise
 
 FRAME = FRAME_SAMPLES / SAMPLE_RATE
@@ -308,21 +308,6 @@ def test_threads(clip):
     assert stream.snapshot().arrivals.received == counts[0] > 0
     assert stream.snapshot().latency.playout is not None
     assert stream.real_time() > 0
-
-
-def test_queue():
-    queue = SampleQueue()
-    numbers = np.arange(1000, dtype=np.float32)
-    for part in np.split(numbers, [3, 3, 400, 401]):
-        queue.put(part)
-    assert len(queue) == 1000
-    taken = [queue.take(n) for n in (0, 1, 5, 500)]
-    np.testing.assert_array_equal(np.concatenate(taken), numbers[:506])
-    queue.cut(200)
-    assert len(queue) == 200
-    rest = queue.take(1000)
-    np.testing.assert_array_equal(rest[:40], numbers[506:546])
-    assert rest[-1] == 0 and len(queue) == 0 and not len(queue.take(5))
 
 
 def test_fades():

@@ -1,4 +1,4 @@
-"""What `sotto listen` and `sotto call` share: options, set-up, and running a call to its end."""
+"""Options, set-up and running of a call, for `sotto listen` and `sotto call`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
     from stream.audio.sinks import Sink
     from stream.audio.sources import Source
-    from stream.call.call import Call, CallSettings
+    from stream.call.call import Call
     from stream.link.authentication import Security
     from stream.link.endpoint import Endpoint
     from stream.link.events import Offer
@@ -162,14 +162,18 @@ def security(args: argparse.Namespace) -> Security:
 def run(
     args: argparse.Namespace,
     connect: Callable[[Offer, Security], Endpoint],
-    settings: CallSettings,
+    *,
+    room: bool = False,
+    lasting: bool = False,
+    hang_up: bool = False,
 ) -> int:
     """Load the codec, make the call that `connect` begins, and stay until it is over.
 
-    0 when somebody hung up; otherwise raises SottoError with the reason.
+    room, lasting, hang_up: see CallSettings. Returns the exit status; raises SottoError with the
+    reason where the call was refused or has failed.
     """
     from codec.speech.presets import find_preset
-    from stream.call.call import Call
+    from stream.call.call import Call, CallSettings
     from stream.call.recorder import check_recordable
     from stream.link.events import CallState, Offer
     from stream.link.impairment import parse_impairment
@@ -181,7 +185,7 @@ def run(
     keys = security(args)
     name = args.name or socket.gethostname()
     # The connection to be, but for the model, which is not known yet; it is never started.
-    connect(Offer("", find_preset(args.preset).name, name, settings.room), keys).close("")
+    connect(Offer("", find_preset(args.preset).name, name, room), keys).close("")
     impairment = parse_impairment(args.impair) if args.impair else None
     if args.record:
         check_recordable(args.record)
@@ -192,10 +196,19 @@ def run(
         _log_file(args, status) as log,
     ):
         codec = _load(args)
-        endpoint = connect(Offer(codec.model_id, codec.preset, name, settings.room), keys)
+        endpoint = connect(Offer(codec.model_id, codec.preset, name, room), keys)
         if impairment is not None:
             endpoint.impair(impairment)
         journal = Journal(log)
+        settings = CallSettings(
+            args.preset,
+            room=room,
+            iterations=args.iterations,
+            tail=args.tail,
+            push_to_talk=args.push_to_talk,
+            lasting=lasting,
+            hang_up=hang_up,
+        )
         call = Call(codec, endpoint, source, sink, settings, journal)
         call.start()
         try:

@@ -164,8 +164,8 @@ def to_pcm16(samples: NDArray[np.float32]) -> bytes:
     return data
 
 
-def pcm16_header(sample_rate: int, data_bytes: int | None) -> bytes:
-    """The 44 bytes before mono 16-bit samples; data_bytes None means not known yet."""
+def pcm16_header(sample_rate: int, data_bytes: int | None, channels: int = 1) -> bytes:
+    """The 44 bytes before 16-bit samples; data_bytes None means not known yet."""
     length = UNKNOWN_LENGTH if data_bytes is None else data_bytes
     riff = length + HEADER_BYTES - 8
     return struct.pack(
@@ -176,10 +176,10 @@ def pcm16_header(sample_rate: int, data_bytes: int | None) -> bytes:
         b"fmt ",
         16,
         _PCM,
-        1,
+        channels,
         sample_rate,
-        2 * sample_rate,
-        2,
+        2 * channels * sample_rate,
+        2 * channels,
         16,
         b"data",
         length,

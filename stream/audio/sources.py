@@ -14,6 +14,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ BLOCK = SAMPLE_RATE // 100
 BEHIND = 4.0
 # Time stamps of capture older than this are nonsense (PulseAudio's are, for the first second).
 _OLDEST_STAMP = 0.25
+# What files of compressed audio begin with.
+_COMPRESSED = (b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd", b"\x1aE\xdf\xa3")
 _NOTHING: tuple[FloatArray, float] = (np.zeros(0, np.float32), 0.0)
 
 
@@ -223,7 +226,7 @@ class PipeSource(Source):
     def _pump(self, descriptor: int) -> None:
         """Read until the end of the pipe; runs in a thread of its own."""
         try:
-            for block in _pipe_samples(_Descriptor(descriptor, self._stopping)):
+            for block in self._samples(descriptor):
                 while len(block) and not self._stopping.is_set():
                     block = block[self._ring.write(block[: self._ring.room]) :]
                     if len(block):
@@ -236,65 +239,55 @@ class PipeSource(Source):
         finally:
             self._finished.set()
 
+    def _samples(self, pipe: int) -> Iterator[FloatArray]:
+        """Blocks [n] of 16 kHz mono samples. Raises BadInput for what is neither WAV nor raw."""
+        exactly = partial(self._exactly, pipe)
+        start = exactly(12)
+        if start.startswith(_COMPRESSED):
+            raise BadInput("neither WAV nor raw samples (16 bit, 16 kHz, mono)")
+        form = wav.WavFormat(SAMPLE_RATE, 1, "i2")
+        left: int | None = None
+        if start[:4] in (b"RIFF", b"RF64") and start[8:12] == b"WAVE":
+            header = wav.read_format(start, exactly)
+            if header.format is None:
+                raise BadInput("compressed WAV cannot be read from a pipe")
+            form, left = header.format, wav.find_data(exactly, header.long_length)
+            start = b""
+        resample = None
+        if form.sample_rate != SAMPLE_RATE:
+            resample = soxr.ResampleStream(form.sample_rate, SAMPLE_RATE, 1, "float32", "HQ")
+        block_bytes = max(1, form.sample_rate // 100) * form.frame_bytes
+        held = start
+        while True:
+            wanted = block_bytes if left is None else min(block_bytes, left)
+            data = self._some(pipe, wanted) if wanted else b""
+            if left is not None:
+                left -= len(data)
+            held += data
+            whole = len(held) // form.frame_bytes * form.frame_bytes
+            if whole:
+                values = np.nan_to_num(wav.to_float(held[:whole], form), posinf=1.0, neginf=-1.0)
+                mono = np.clip(values, -1.0, 1.0).mean(axis=1, dtype=np.float32)
+                yield mono if resample is None else resample.resample_chunk(mono)
+            held = held[whole:]
+            if not data:
+                break
+        if resample is not None:
+            yield resample.resample_chunk(_NOTHING[0], last=True)
 
-class _Descriptor:
-    """Reads a descriptor as data comes, and ends when asked to stop."""
-
-    def __init__(self, descriptor: int, stopping: threading.Event) -> None:
-        self._descriptor, self._stopping = descriptor, stopping
-
-    def some(self, most: int) -> bytes:
-        """At least one byte, b"" at the end."""
+    def _some(self, pipe: int, most: int) -> bytes:
+        """At least one byte as soon as there is one, b"" at the end or when asked to stop."""
         while not self._stopping.is_set():
-            if select.select([self._descriptor], [], [], 0.2)[0]:
-                return os.read(self._descriptor, most)
+            if select.select([pipe], [], [], 0.2)[0]:
+                return os.read(pipe, most)
         return b""
 
-    def exactly(self, count: int) -> bytes:
+    def _exactly(self, pipe: int, count: int) -> bytes:
         """`count` bytes, fewer only at the end."""
         data = b""
-        while len(data) < count and (more := self.some(count - len(data))):
+        while len(data) < count and (more := self._some(pipe, count - len(data))):
             data += more
         return data
-
-
-_COMPRESSED = (b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd", b"\x1aE\xdf\xa3")
-
-
-def _pipe_samples(pipe: _Descriptor) -> Iterator[FloatArray]:
-    """Blocks [n] of 16 kHz mono samples. Raises BadInput for what is neither WAV nor raw."""
-    start = pipe.exactly(12)
-    if start.startswith(_COMPRESSED):
-        raise BadInput("neither WAV nor raw samples (16 bit, 16 kHz, mono)")
-    form = wav.WavFormat(SAMPLE_RATE, 1, "i2")
-    left: int | None = None
-    if start[:4] in (b"RIFF", b"RF64") and start[8:12] == b"WAVE":
-        header = wav.read_format(start, pipe.exactly)
-        if header.format is None:
-            raise BadInput("compressed WAV cannot be read from a pipe")
-        form, left = header.format, wav.find_data(pipe.exactly, header.long_length)
-        start = b""
-    resample = None
-    if form.sample_rate != SAMPLE_RATE:
-        resample = soxr.ResampleStream(form.sample_rate, SAMPLE_RATE, 1, "float32", "HQ")
-    block_bytes = max(1, form.sample_rate // 100) * form.frame_bytes
-    held = start
-    while True:
-        wanted = block_bytes if left is None else min(block_bytes, left)
-        data = pipe.some(wanted) if wanted else b""
-        if left is not None:
-            left -= len(data)
-        held += data
-        whole = len(held) // form.frame_bytes * form.frame_bytes
-        if whole:
-            values = np.nan_to_num(wav.to_float(held[:whole], form), posinf=1.0, neginf=-1.0)
-            mono = np.clip(values, -1.0, 1.0).mean(axis=1, dtype=np.float32)
-            yield mono if resample is None else resample.resample_chunk(mono)
-        held = held[whole:]
-        if not data:
-            break
-    if resample is not None:
-        yield resample.resample_chunk(_NOTHING[0], last=True)
 
 
 class Microphone(Source):

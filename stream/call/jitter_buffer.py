@@ -148,7 +148,6 @@ class JitterBuffer:
         self.idle = True
         self.queued = 0  # samples ready to be pulled
         self.played = 0  # samples pulled, silence included
-        self.slacks: deque[int] = deque(maxlen=WINDOW)  # queued when a frame became ready
         self._delay = synthesis_delay
         self._next = 0  # sequence number of the frame to be played next
         self._base = 0  # sequence number of the frame the play grid begins with
@@ -327,8 +326,6 @@ class JitterBuffer:
         if task.fresh:
             wanted = int(self._pull + self._reserve + _START_EXTRA) + self._delay
             silence = max(wanted - self.queued, 0)
-        else:
-            self.slacks.append(self.queued)
         self.queued += silence + samples
         self._reserve = max(self._reserve - _RESERVE_RECOVERY, _RESERVE_LEAST)
         self._advance(sequence)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 import time
 from typing import BinaryIO
@@ -32,15 +31,6 @@ _WAIT = 1.0
 _INTERVAL = 0.25
 _JUMP = SAMPLE_RATE // 10
 _SLACK = SAMPLE_RATE // 100
-
-
-def stereo_header(frames: int) -> bytes:
-    """The 44 bytes before `frames` two-channel 16-bit samples at 16 kHz."""
-    length = frames * _FRAME_BYTES
-    byte_rate = SAMPLE_RATE * _FRAME_BYTES
-    form = struct.pack("<IHHIIHH", 16, 1, 2, SAMPLE_RATE, byte_rate, _FRAME_BYTES, 16)
-    riff = struct.pack("<4sI4s", b"RIFF", length + wav.HEADER_BYTES - 8, b"WAVE")
-    return riff + b"fmt " + form + struct.pack("<4sI", b"data", length)
 
 
 class _Track:
@@ -106,17 +96,12 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._began = 0.0
 
-    @property
-    def seconds(self) -> float:
-        """How much is in the file."""
-        return self.frames / SAMPLE_RATE
-
     def start(self) -> None:
         """Open the file; time 0 of the recording is now."""
         _check_name(self._path)
         file = self._stack.enter_context(atomic_output(self._path))
         with os_errors("write", self._path):
-            _write_at(file.fileno(), stereo_header(0), 0)
+            _write_at(file.fileno(), _header(0), 0)
         self._began = self._clock()
         self._thread = threading.Thread(
             target=self._run, args=(file,), name="recorder", daemon=True
@@ -142,13 +127,6 @@ class Recorder:
             self._stack.close()
         except (SottoError, OSError) as error:
             self._fail(error)
-
-    def __enter__(self) -> Recorder:
-        self.start()
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self.stop()
 
     def _push(self, track: _Track, samples: FloatArray, when: float) -> None:
         if len(samples) and self.error is None and self._thread is not None:
@@ -178,11 +156,11 @@ class Recorder:
             both = np.stack([self._sent.pull(block), self._received.pull(block)], axis=1)
             # The samples first: the header never promises what is not there.
             _write_at(descriptor, wav.to_pcm16(both), _offset(self.frames))
-            _write_at(descriptor, stereo_header(self.frames + block), 0)
+            _write_at(descriptor, _header(self.frames + block), 0)
             self.frames += block
             count -= block
         if self.frames >= self._limit:
-            hours = self.seconds / 3600
+            hours = self.frames / SAMPLE_RATE / 3600
             self.error = f"the recording {self.name} is full after {hours:.1f} hours and has ended"
 
     def _fail(self, error: Exception) -> None:
@@ -192,18 +170,22 @@ class Recorder:
 
 def check_recordable(path: str | os.PathLike[str]) -> None:
     """Raises BadInput where a Recorder could not start; what is at `path` stays as it is."""
-
-    class Enough(Exception):
-        pass
-
     _check_name(path)
-    with contextlib.suppress(Enough), atomic_output(path):
-        raise Enough
+    with contextlib.suppress(_Enough), atomic_output(path):
+        raise _Enough
+
+
+class _Enough(Exception):
+    """Nothing is to be written after all."""
 
 
 def _check_name(path: str | os.PathLike[str]) -> None:
     if is_special(path) or not os.fsdecode(path).lower().endswith(".wav"):
         raise BadInput(f"cannot record to {display_name(path)}: only .wav files can be recorded")
+
+
+def _header(frames: int) -> bytes:
+    return wav.pcm16_header(SAMPLE_RATE, frames * _FRAME_BYTES, channels=2)
 
 
 def _offset(frames: int) -> int:

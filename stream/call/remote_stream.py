@@ -53,42 +53,6 @@ class _Mark:
     decode: float
 
 
-class SampleQueue:
-    """Samples waiting to be played."""
-
-    def __init__(self) -> None:
-        self._parts: deque[FloatArray] = deque()
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def put(self, samples: FloatArray) -> None:
-        if len(samples):
-            self._parts.append(samples)
-            self._length += len(samples)
-
-    def take(self, count: int) -> FloatArray:
-        """The first `count` samples, or all there are."""
-        taken = []
-        missing = min(count, self._length)
-        self._length -= missing
-        while missing:
-            part = self._parts.popleft()
-            taken.append(part[:missing])
-            if len(part) > missing:
-                self._parts.appendleft(part[missing:])
-            missing -= len(taken[-1])
-        return np.concatenate(taken) if taken else np.zeros(0, np.float32)
-
-    def cut(self, count: int) -> None:
-        """Keep the first `count` samples and let them fade out."""
-        kept = self.take(count)
-        self._parts.clear()
-        self._length = 0
-        self.put(fade_out(kept))
-
-
 def fade_in(samples: FloatArray) -> FloatArray:
     """Raise the first samples [n] from silence, as a raised cosine."""
     count = min(_FADE, len(samples))
@@ -132,7 +96,7 @@ class RemoteStream:
         self._clock = clock
         self._lock = threading.Lock()
         self._jitter_buffer = JitterBuffer(SYNTHESIS_DELAY)
-        self._queue = SampleQueue()
+        self._queue: FloatArray = np.zeros(0, np.float32)  # waiting to be played
         # Samples ever put into the queue and taken from it: where a frame is on its way.
         self._put = 0
         self._taken = 0
@@ -251,7 +215,7 @@ class RemoteStream:
             self._active = False
 
     def _append(self, samples: FloatArray) -> None:
-        self._queue.put(samples)
+        self._queue = np.concatenate([self._queue, samples])
         self._put += len(samples)
 
     def _enqueue(self, columns: FloatArray, samples: FloatArray, kept: int) -> None:
@@ -262,7 +226,7 @@ class RemoteStream:
 
     def _cut(self, keep: int) -> None:
         self._put -= len(self._queue) - keep
-        self._queue.cut(keep)
+        self._queue = fade_out(self._queue[:keep])
         while self._columns and self._columns[-1][0] > self._put:
             self._columns.pop()
         while self._marks and self._marks[-1].end > self._put:
@@ -279,7 +243,7 @@ class RemoteStream:
         out = np.zeros(n, np.float32)
         with self._lock:
             ready = self._jitter_buffer.pull(n)
-            samples = self._queue.take(ready)
+            samples, self._queue = self._queue[:ready], self._queue[ready:]
             before = self._taken
             self._taken += ready
             while self._marks and self._marks[0].end <= self._taken:

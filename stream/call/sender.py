@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 _CHUNK = SAMPLE_RATE // 25  # at most this much is analysed between two slices of search
 _PATIENCE = 0.02  # seconds to wait for samples when there is nothing to search
-_GATHER = (
-    0.04  # seconds of samples to gather when there is nothing to search: small bites cost more
-)
+_GATHER = 0.04  # seconds of samples to gather when nothing is searched: small bites cost more
 _LOOK_AHEAD = (WINDOW - HOP) // 2  # samples beyond a frame's end that its last column sees
 DEFAULT_TAIL = 0.06  # seconds of search after a frame's last sample
 _BACKLOG = 0.5  # seconds of samples waiting, beyond the source's own latency, that mean overload

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import FrameType
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
@@ -22,7 +22,6 @@ from stream.link.events import CallState
 from tui.app import keys
 from tui.app.alert import Alert
 from tui.app.call_bar import CallBar
-from tui.app.controls import Controls
 from tui.app.dialogs.ask_path import AskPath
 from tui.app.dialogs.choose import Choose
 from tui.app.dialogs.confirm import Confirm
@@ -38,6 +37,9 @@ from tui.app.room_list import RoomList
 from tui.app.theme import SOTTO_THEME, has_colour
 from tui.app.voice_panel import HeardVoice, OwnVoice
 from tui.terminal.signals import ENDING, handled
+
+if TYPE_CHECKING:
+    from stream.call.call import Call
 
 POLL_HZ = 8
 # While nobody speaks, every how many polls the screen is drawn.
@@ -73,7 +75,7 @@ class CallApp(App[None]):
 
     def __init__(
         self,
-        controls: Controls,
+        call: Call,
         *,
         colour: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -91,7 +93,7 @@ class CallApp(App[None]):
         # Before anything is drawn, so that nothing needs to be styled twice.
         self.set_reactive(App.theme, SOTTO_THEME.name)
         self.stylesheet.set_variables(self.get_css_variables())
-        self.controls = controls
+        self._call = call
         self._clock = clock
         self._today = today
         self._poll_hz = poll_hz
@@ -139,16 +141,16 @@ class CallApp(App[None]):
         if self._leaving:
             return
         self._poll_button()
-        snapshot = self._ask(self.controls.snapshot)
+        snapshot = self._ask(self._call.snapshot)
         if snapshot is None:
             return
         self._snapshot = snapshot
         log = self._main(LogView)
         if isinstance(self.screen, PickDevices):
-            devices = self._ask(self.controls.devices_seen)
+            devices = self._ask(self._call.devices_seen)
             if devices is not None:
                 self.screen.show(devices, (snapshot.input_device, snapshot.output_device))
-        fresh = self._ask(lambda: self.controls.log_lines(log.last_number))
+        fresh = self._ask(lambda: self._call.log_lines(log.last_number))
         if fresh:
             log.add(fresh)
         self._polls += 1
@@ -162,13 +164,13 @@ class CallApp(App[None]):
     def action_mute(self) -> None:
         if self._snapshot is not None:
             muted = not self._snapshot.muted
-            self._change(lambda: self.controls.set_muted(muted))
+            self._change(lambda: self._call.set_muted(muted))
 
     def action_push_to_talk(self) -> None:
         if self._snapshot is not None:
             on = not self._snapshot.push_to_talk
             self._button.stop()
-            self._change(lambda: self.controls.set_push_to_talk(on))
+            self._change(lambda: self._call.set_push_to_talk(on))
 
     def action_talk(self) -> None:
         if self._snapshot is None or not self._snapshot.push_to_talk:
@@ -176,24 +178,24 @@ class CallApp(App[None]):
         before = self._button.talking
         talking = self._button.press(self._clock())
         if talking != before:
-            self._change(lambda: self.controls.talk(talking))
+            self._change(lambda: self._call.talk(talking))
 
     def action_preset(self) -> None:
         if self._snapshot is None:
             return
         dialog = Choose("preset", self._snapshot.presets, self._snapshot.preset)
-        self._open(dialog, lambda name: self._change(lambda: self.controls.set_preset(name)))
+        self._open(dialog, lambda name: self._change(lambda: self._call.set_preset(name)))
 
     def action_devices(self) -> None:
-        devices = self._ask(self.controls.devices)
+        devices = self._ask(self._call.devices)
         if devices is None or self._snapshot is None:
             return
         current = (self._snapshot.input_device, self._snapshot.output_device)
         dialog = PickDevices(
             devices,
             current,
-            lambda name: self._change(lambda: self.controls.set_input(name)),
-            lambda name: self._change(lambda: self.controls.set_output(name)),
+            lambda name: self._change(lambda: self._call.set_input(name)),
+            lambda name: self._change(lambda: self._call.set_output(name)),
         )
         self.push_screen(dialog)
 
@@ -201,12 +203,12 @@ class CallApp(App[None]):
         if self._snapshot is None:
             return
         if self._snapshot.recording:
-            self._change(lambda: self.controls.set_recording(None))
+            self._change(lambda: self._call.set_recording(None))
             return
         name = f"sotto-{self._today():%Y%m%d-%H%M%S}.wav"
         self._open(
             AskPath("record to", name),
-            lambda path: self._change(lambda: self.controls.set_recording(path)),
+            lambda path: self._change(lambda: self._call.set_recording(path)),
         )
 
     def action_log(self) -> None:
@@ -257,7 +259,7 @@ class CallApp(App[None]):
     def _leave(self, return_code: int = 0) -> None:
         if self._leaving:
             return
-        self._ask(self.controls.hang_up)
+        self._ask(self._call.hang_up)
         self._leaving = True
         self.exit(return_code=return_code)
 
@@ -267,7 +269,7 @@ class CallApp(App[None]):
     def _poll_button(self) -> None:
         before = self._button.talking
         if before and not self._button.poll(self._clock()):
-            self._change(lambda: self.controls.talk(False))
+            self._change(lambda: self._call.talk(False))
 
     def _ask(self, question: Callable[[], Answer]) -> Answer | None:
         """The answer, or None with the reason on the screen."""

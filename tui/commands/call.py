@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tui import live
 
 if TYPE_CHECKING:
-    from stream.link.authentication import Security
-    from stream.link.endpoint import Endpoint
-    from stream.link.events import Offer
     from tui.commands import Subparsers
 
 
@@ -31,22 +29,11 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Call and talk until somebody hangs up; 0 unless the call was refused or failed."""
-    from stream.call.call import CallSettings
     from stream.link.address import parse_address
     from stream.link.caller import Caller
 
     live.check_options(args)
     address = parse_address(args.host)
-
-    def connect(offer: Offer, security: Security) -> Endpoint:
-        return Caller(address.host, address.port, offer, security)
-
-    said_once = args.send_file is not None or args.input == live.PIPE
-    settings = CallSettings(
-        preset=args.preset,
-        iterations=args.iterations,
-        tail=args.tail,
-        push_to_talk=args.push_to_talk,
-        hang_up=said_once and not args.stay,
-    )
-    return live.run(args, connect, settings)
+    connect = partial(Caller, address.host, address.port)
+    ends = args.send_file is not None or args.input == live.PIPE
+    return live.run(args, connect, hang_up=ends and not args.stay)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tui import live
 
 if TYPE_CHECKING:
-    from stream.link.authentication import Security
-    from stream.link.endpoint import Endpoint
-    from stream.link.events import Offer
     from tui.commands import Subparsers
 
 
@@ -37,20 +35,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Listen until the call is over; 0 unless something failed."""
-    from stream.call.call import CallSettings
     from stream.link.listener import Listener
 
     live.check_options(args)
-
-    def connect(offer: Offer, security: Security) -> Endpoint:
-        return Listener(args.bind, offer, security, room=args.room)
-
-    settings = CallSettings(
-        preset=args.preset,
-        room=args.room,
-        iterations=args.iterations,
-        tail=args.tail,
-        push_to_talk=args.push_to_talk,
-        lasting=args.keep,
-    )
-    return live.run(args, connect, settings)
+    connect = partial(Listener, args.bind, room=args.room)
+    return live.run(args, connect, room=args.room, lasting=args.keep)
