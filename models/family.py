@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.entropy.context_model import MAX_INDEX
-from codec.entropy.latents import LatentCoder, thin_out
+from codec.entropy.latent_coder import LatentCoder
+from codec.entropy.quantiser import thin_out
+from codec.entropy.speech_context import MAX_INDEX
 from codec.errors import BadInput
 from codec.search.admm import Prior as SearchPrior
 from codec.search.admm import quantise

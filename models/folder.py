@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from codec.device import fast_in_half
-from codec.entropy.context_model import QUALITIES, ContextModel, RangeCoder
 from codec.entropy.huffman import HuffmanCoder, RunModel
-from codec.entropy.latents import LatentCoder
+from codec.entropy.latent_coder import LatentCoder
+from codec.entropy.speech_context import QUALITIES, RangeCoder, SpeechContext
 from codec.errors import BadInput
 from codec.search.admm import Networks
 from codec.search.admm import Prior as SearchPrior
@@ -71,7 +71,7 @@ class LatentModel(CodecNetworks):
 
 
 def save_model(
-    model: LatentModel, context: ContextModel, runs: RunModel, folder: Path, about: dict[str, Any]
+    model: LatentModel, context: SpeechContext, runs: RunModel, folder: Path, about: dict[str, Any]
 ) -> str:
     """Write a model folder and return its model id (16 hex digits). Weights become float16."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def load_model(family: str, folder: Path | None = None) -> Model:
         networks.prior.load_state_dict(
             {k[6:]: v.float() for k, v in entropy.items() if k.startswith("prior.")}
         )
-        context = ContextModel(**{name: entropy[f"context.{name}"].numpy() for name in _CONTEXT})
+        context = SpeechContext(**{name: entropy[f"context.{name}"].numpy() for name in _CONTEXT})
         runs = RunModel(entropy["huffman.runs"].numpy(), entropy["huffman.values"].numpy())
         (overhead,) = finite([description["huffman_overhead"]], 1)
         coders: dict[str, LatentCoder] = {

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from codec.entropy.latents import LatentCoder
+from codec.entropy.latent_coder import LatentCoder
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from codec.errors import BadInput

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codec.entropy.context_model import MAX_INDEX, REACH, TABLE_BITS, RangeCoder, contexts
-from codec.entropy.huffman import HuffmanCoder, count_tokens
+from codec.entropy.context_model import TABLE_BITS, deviations
+from codec.entropy.huffman import REACH, HuffmanCoder, count_tokens
+from codec.entropy.speech_context import MAX_INDEX, RangeCoder, SpeechContext
 from codec.errors import BadStream
 from models.networks.speech import ModelShape, Prior
-from models.training.tables import fixed_point, integer_table, logistic_tables
+from models.training.tables import integer_tables, logistic_masses, speech_context
 
 SHAPE = ModelShape(channels=24, prior_unit=8, prior_groups=(4, 8, 12))
 STEPS = SHAPE.steps
@@ -56,7 +57,7 @@ def prior() -> Prior:
 @pytest.fixture(scope="module")
 def coder(prior: Prior) -> RangeCoder:
     examples = [(frame, 8) for frame in frames(200, 2)]
-    return RangeCoder(fixed_point(prior, examples), STEPS)
+    return RangeCoder(speech_context(prior, examples), STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_integer_prior_is_the_float_prior(prior: Prior, coder: RangeCoder) -> No
 
 
 def test_tables_are_positive_integers_with_a_fixed_sum() -> None:
-    tables = integer_table(logistic_tables())
+    tables = integer_tables(logistic_masses(SpeechContext))
     assert tables.dtype == np.uint32
     assert (tables > 0).all()
     assert (tables.sum(axis=1) == 1 << TABLE_BITS).all()
@@ -146,8 +147,8 @@ def test_decoding_does_not_depend_on_float_arithmetic(coder: RangeCoder) -> None
     model = coder.model
     for name in ("groups", "past", "within", "offset", "middle", "leave", "tables"):
         assert np.issubdtype(getattr(model, name).dtype, np.integer), name
-    centre, table = contexts(model, frames(1, 6)[0], 8)
-    assert np.issubdtype(centre.dtype, np.integer)
+    deviation, table = deviations(model, frames(1, 6)[0], 8)
+    assert np.issubdtype(deviation.dtype, np.integer)
     assert np.issubdtype(table.dtype, np.integer)
 
 
@@ -172,7 +173,7 @@ def test_golden_bytes() -> None:
     symbol = np.arange(2 * REACH + 1)
     table = 1 + 400 * np.maximum(12 - np.abs(symbol - REACH), 0)
     table[REACH] += (1 << TABLE_BITS) - table.sum()
-    model = fixed_point(prior, [])
+    model = speech_context(prior, [])
     model = replace(model, tables=np.tile(table, (len(model.tables), 1)).astype(np.uint32))
     ranged = RangeCoder(model, STEPS).encode(q, 5)
     runs = count_tokens(model, [(frame, 8) for frame in frames(3, 8)])

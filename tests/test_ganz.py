@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from codec import ImageCodec
+from codec.entropy.range_coder import decode_flags, encode_flags
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image.container import Payload, read_image
 from codec.image.ganz import PIXELS, GanzCodec, cut_tiles
 from codec.image.ganz_search import descend, linear_latents
 from codec.image.ganz_tile import places_within
-from codec.image.places import decode_places, encode_places
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
 from models.evaluation.ganz import keep_largest
@@ -143,7 +143,7 @@ def test_places_within_their_numbers() -> None:
     sizes = np.random.default_rng(1).gamma(0.3, size=2000).astype(np.float32)
     flags = places_within(sizes, 400)
     assert flags is not None
-    taken = int(flags.sum()) + (2 + len(encode_places(flags))) / 4
+    taken = int(flags.sum()) + (2 + len(encode_flags(flags))) / 4
     assert 395 < taken <= 400
     assert sizes[flags == 1].min() >= sizes[flags == 0].max()
     # Where the first ones are the largest there is nothing to choose.
@@ -156,17 +156,17 @@ def test_places_survive(count: int) -> None:
     random = np.random.default_rng(count)
     for share in (0.0, 0.02, 0.6, 1.0):
         flags = (random.random(count) < share * np.linspace(2, 0, count)).astype(np.uint8)
-        data = encode_places(flags)
-        assert (decode_places(data, count) == flags).all()
+        data = encode_flags(flags)
+        assert (decode_flags(data, count) == flags).all()
         assert len(data) < count / 8 + 8
     for junk in (b"\0", b"\xff" * 30, random.bytes(9)):
         with pytest.raises(BadStream):
-            decode_places(junk + b"\0", count)
+            decode_flags(junk + b"\0", count)
 
 
 def test_places_are_coded_as_ever() -> None:
     flags = (np.arange(300) * 7919 % 300 > np.arange(300)).astype(np.uint8)
-    assert hashlib.sha256(encode_places(flags)).hexdigest()[:16] == GOLDEN_PLACES
+    assert hashlib.sha256(encode_flags(flags)).hexdigest()[:16] == GOLDEN_PLACES
 
 
 def test_every_ratio_the_shape_has_room_for_works(codec: GanzCodec) -> None:

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from codec.entropy import range_coder
+from codec.entropy.context_model import deviations
 from codec.entropy.image_context import (
-    LOG_SCALE_START,
     MAX_INDEX,
     NEIGHBOURS,
     QUALITIES,
     SYMBOLS,
     ImageCoder,
+    ImageContext,
     between_anchors,
 )
 from codec.errors import BadInput, BadStream, SottoError, WrongVersion
@@ -34,7 +35,7 @@ from codec.image.container import (
 from codec.packet import MAX_IMAGE_PAYLOAD, Kind, Packet, checksum, pack
 from models.networks import photo
 from models.networks.photo import ImageShape, Prior, neighbour_cells
-from models.training.image.tables import fixed_point, integer_tables, logistic_masses
+from models.training.tables import image_context, integer_tables, logistic_masses
 
 SHAPE = ImageShape(channels=12, prior_unit=8, prior_groups=(2, 4, 6), prior_values=5)
 MODEL_ID = "0123456789abcdef"
@@ -65,12 +66,12 @@ def prior() -> Prior:
 @pytest.fixture(scope="module")
 def coder(prior: Prior) -> ImageCoder:
     examples = [(latents(6, 5, seed), 16 * seed) for seed in range(8)]
-    return ImageCoder(fixed_point(prior, examples))
+    return ImageCoder(image_context(prior, examples))
 
 
 def test_the_two_halves_agree_on_the_neighbours() -> None:
     assert photo.NEIGHBOURS == NEIGHBOURS
-    assert photo.LOG_SCALES[0] == LOG_SCALE_START
+    assert photo.LOG_SCALES[0] == ImageContext.log_scale_start
     assert photo.MAX_INDEX == MAX_INDEX
     found = neighbour_cells(3, 4).tolist()
     none = 12
@@ -116,11 +117,11 @@ def test_the_fixed_point_prior_is_the_float_one(prior: Prior, coder: ImageCoder)
     quality = 80
     z = torch.from_numpy(q.astype(np.float32)).permute(2, 0, 1)[None]
     location, log_scale = prior(z, torch.tensor([quality / 64.0]))
-    centres, tables = coder.contexts(q, quality)
-    eighths = 8 * centres + tables // 60 - 4
+    deviation, tables = deviations(coder.model, q, quality)
+    eighths = 8 * (q - deviation) + tables // 60 - 4
     wanted = location[0].permute(1, 2, 0).numpy()
     assert np.abs(eighths / 8.0 - wanted).max() < 0.2
-    classes = (log_scale[0].permute(1, 2, 0).numpy() - LOG_SCALE_START) * 8.0
+    classes = (log_scale[0].permute(1, 2, 0).numpy() - ImageContext.log_scale_start) * 8.0
     off = np.abs(tables % 60 + 0.5 - classes)
     assert np.quantile(off, 0.99) < 1.0
 
@@ -164,7 +165,7 @@ def test_qualities_out_of_range_are_refused(coder: ImageCoder) -> None:
 
 
 def test_tables_are_whole() -> None:
-    tables = integer_tables(logistic_masses())
+    tables = integer_tables(logistic_masses(ImageContext))
     assert tables.shape[1] == SYMBOLS
     assert (tables.sum(axis=1) == 1 << 16).all()
     assert (tables[:, [0, -1]] > 0).all()

@@ -25,12 +25,12 @@ def test_kernels_run_where_no_cache_can_be_written(tmp_path: Path) -> None:
     code = (
         "from codec.signal.analysis import mel_filters\n"
         "assert mel_filters().shape == (128, 513)\n"
-        "import numpy as np, codec.entropy.context_model, codec.entropy.image_context\n"
+        "import numpy as np, codec.entropy.speech_context, codec.entropy.image_context\n"
         "import models.inference.kernels_bf16\n"
         "from codec.signal.phase_kernels import integrate\n"
-        "from codec.image.places import decode_places, encode_places\n"
-        "coded = encode_places(np.array([1, 0, 1], np.uint8))\n"
-        "print(codec.__file__, decode_places(coded, 3).tolist())\n"
+        "from codec.entropy.range_coder import decode_flags, encode_flags\n"
+        "coded = encode_flags(np.array([1, 0, 1], np.uint8))\n"
+        "print(codec.__file__, decode_flags(coded, 3).tolist())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment

@@ -18,7 +18,7 @@ from models.image.paper import load_paper_image_model
 from models.image.store import load_image_model, shape_of
 from models.networks.speech import ModelShape, Prior
 from models.training.folders import new_model_folder
-from models.training.tables import fixed_point
+from models.training.tables import speech_context
 
 LOADERS = {
     "speech": load_model,
@@ -98,7 +98,7 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _save(context_of: ModelShape, folder: Path) -> None:
-    context = fixed_point(Prior(context_of), [])
+    context = speech_context(Prior(context_of), [])
     about = {"huffman_overhead": 1.3}
     save_model(LatentModel(TINY), context, count_tokens(context, []), folder, about)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec.entropy.context_model import MAX_INDEX
+from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent, Networks, SearchSettings, search
 from codec.search.rdoq import Neighbours, Polish
 from models.folder import load_model, search_networks

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec.entropy.context_model import MAX_INDEX
+from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent, Networks, SearchSettings, quantise, search, threads_for
 
 STEPS, CHANNELS, HOPS, MELS = 4, 8, 16, 12

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from codec.container import ContainerReader, scan
-from codec.entropy.latents import thin_out
+from codec.entropy.quantiser import thin_out
 from codec.errors import BadInput, BadStream, SottoError, WrongModel
 from codec.packet import Packet, pack
 from codec.search.admm import SearchResult, search

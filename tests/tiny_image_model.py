@@ -14,7 +14,7 @@ from codec.image.presets import ImagePreset
 from models.image.store import save_image_model
 from models.networks.photo import ImageNetworks, ImageShape
 from models.training.image.start import linear_start
-from models.training.image.tables import fixed_point
+from models.training.tables import image_context
 
 SHAPE = ImageShape(
     channels=40,
@@ -78,7 +78,7 @@ def make_model(folder: Path) -> str:
         z = model.encoder(x, torch.full((len(x),), quality / 64.0)).round()
         maps = z.permute(0, 2, 3, 1).numpy().astype(np.int16)
         examples += [(m, quality) for m in maps]
-    return save_image_model(model, fixed_point(model.prior, examples), folder, {})
+    return save_image_model(model, image_context(model.prior, examples), folder, {})
 
 
 def tiny_codec(folder: Path) -> PhotoCodec:

@@ -1,10 +1,12 @@
-"""Entropy coding of latent indices: context-modelled integer tables, range coder or Huffman.
+"""Context models: the trained priors in exact integers, which name a counted table per index.
 
 Everything that decides a table is integer arithmetic on integers stored with the model, so that any
-two machines decode the same symbols. The context model is the trained prior network
-(`models.networks.speech`) in fixed point: int16 weights, 9-bit activations, 32-bit sums. It names,
-for each latent index, a location (in eighths) and a scale class; each class owns a table counted on
-training data. `constriction`'s range coder (Bamler 2022) turns the symbols into bytes.
+two machines decode the same symbols. A context model is the trained prior network of speech or of
+images (`models.networks`) in fixed point. It gives each latent index a location (in eighths) and a
+scale class; each class owns a table counted on training data.
+
+Indices are maps [h, w, C], coded cell by cell in raster order, in each cell group by group of its
+channels. A frame of speech is a map one column wide.
 
 Fixed-point formats: weights 1/1024, activations 1/64 in [0, 511], sums 1/1024 (first layer, whose
 inputs are whole numbers) or 1/65536 (later layers).
@@ -12,145 +14,238 @@ inputs are whole numbers) or 1/65536 (later layers).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import fields
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.entropy.range_coder import TABLE_BITS
 from codec.errors import BadStream
 from codec.kernels import kernel
 
-MAX_INDEX = 15  # latent indices lie in [-MAX_INDEX, MAX_INDEX]
 WEIGHT_ONE = 1024
 MAX_WEIGHT = 4095  # with 511 and up to 1000 hidden units, sums stay below 2**31
 ACTIVATION_ONE = 64
 MAX_ACTIVATION = 511
-LOCATION_SHIFT = 13  # 1/65536 -> eighths
-SCALE_SHIFT = 13  # 1/65536 -> eighths of a natural-log unit
-LOCATION_LIMIT = 64  # eighths
-LOG_SCALE_START = -2.6
-SCALE_CLASSES = 36
+MAX_VALUE = 8  # of a neighbour's value, as the network sees it
+MAX_MAGNITUDE = 127  # of a neighbour's magnitudes, summed over a band of channels
+MAX_LOCATION = 8 << 16  # of the network's correction to the linear prediction, 1/65536
 FRACTIONS = 8
-REACH = MAX_INDEX + LOCATION_LIMIT // FRACTIONS  # largest |index - nearest whole location|
-SYMBOLS = 2 * REACH + 1
-TABLE_BITS = 16
-QUALITIES = 17  # quality k stands for rate point k / 8
 
 Int16 = NDArray[np.int16]
 Int32 = NDArray[np.int32]
-Int8 = NDArray[np.int8]
+_INT32 = ("groups", "bands", "offset", "middle_bias", "leave_bias", "location_bias", "scale_bias")
 
 
-@dataclass(frozen=True)
-class ContextModel:
-    """The fixed-point prior and its tables. H hidden units, C channels, S steps."""
+class Network(NamedTuple):
+    """A context model at one rate point, as the compiled walk reads it.
+
+    H hidden units, C channels; of K neighbouring cells in view the first N are near: of these it
+    sees the values of V channels, of all of them the magnitudes in M bands of channels. Values and
+    magnitudes are relative to a linear prediction of the cell from the near ones.
+    """
 
     groups: Int32  # [number of groups] channels of each group, summing to C
-    past: Int16  # [4C + 1, H] value and magnitude one and two steps back; then the first-step flag
-    within: Int16  # [2C, H] value and magnitude of earlier groups of the same step
-    offset: Int32  # [QUALITIES, H] bias at each rate point, 1/1024
+    up: Int32  # [K] how many rows above each neighbour lies
+    left: Int32  # [K]
+    padded: bool  # a near cell outside the map is replaced by the one to the left, or else above
+    predict: Int16  # [N, C] weights of the linear prediction
+    bands: Int32  # [C] the band of each channel, in [0, M)
+    magnitudes: Int32  # magnitude by absolute value
+    near: Int16  # [N * V, H] weights of the near cells' values
+    around: Int16  # [K * M, H] weights of all cells' magnitudes
+    within: Int16  # [2C, H] weights of values, then magnitudes, of the cell's earlier groups
+    offset: Int32  # [H] bias, 1/1024
+    first: Int32  # [H] added to it in the first cell
     middle: Int16  # [H, H] output-major
     middle_bias: Int32  # [H], 1/65536
     leave: Int16  # [2C, H] output-major: locations, then log scales
-    leave_bias: Int32  # [2C], 1/65536
-    tables: NDArray[np.uint32]  # [FRACTIONS * SCALE_CLASSES, SYMBOLS], rows sum to 2**TABLE_BITS
+    location_bias: Int32  # [C], 1/65536
+    scale_bias: Int32  # [C], 1/65536
+    scale_classes: int
+
+
+class Cell(NamedTuple):
+    """What is known of the cell that a walk is at; `start_cell` makes room for it."""
+
+    linear: Int32  # [C] its linear prediction, 1/1024
+    sums: Int32  # [H] of the first layer
+    hidden1: Int32  # [H]
+    hidden2: Int32  # [H]
+    centre: Int32  # [C] nearest whole location
+    table: Int32  # [C]
+
+
+class ContextModel(ABC):
+    """The integers of a context model as they are stored; subclasses are frozen dataclasses.
+
+    C channels, H hidden units.
+    """
+
+    max_index: ClassVar[int]  # latent indices lie in [-max_index, max_index]
+    scale_classes: ClassVar[int]  # in eighths of a natural-log unit, from log_scale_start on
+    log_scale_start: ClassVar[float]
+    reach: ClassVar[int]  # of a table around its centre
+    symbols: ClassVar[int]
+    qualities: ClassVar[int]  # rate points
+
+    groups: Int32  # these five as in `Network`
+    within: Int16
+    middle: Int16
+    middle_bias: Int32
+    leave: Int16
+    tables: NDArray[np.uint32]  # [FRACTIONS * scale_classes, symbols], rows sum to 2**TABLE_BITS
 
     @property
     def channels(self) -> int:
         return self.leave.shape[0] // 2
+
+    @abstractmethod
+    def shapes(self, channels: int, hidden: int) -> dict[str, tuple[int, ...]]:
+        """The shapes that arrays of this family alone must have."""
+
+    @abstractmethod
+    def view(self) -> dict[str, Any]:
+        """The fields of `Network` that are not stored as they are, and hold at all rates."""
+
+    @abstractmethod
+    def biases(self, quality: int) -> dict[str, Any]:
+        """The fields of `Network` that depend on the rate point."""
+
+    @abstractmethod
+    def symbols_of(self, deviation: Int32) -> Int32:
+        """Table symbols of deviations from the nearest whole locations, same shape."""
+
+    def network(self, quality: int) -> Network:
+        """The network at a rate point. Raises BadStream for a quality that there is not."""
+        if not 0 <= quality < self.qualities:
+            raise BadStream(f"quality {quality} is none of the {self.qualities} there are")
+        return self._network._replace(**self.biases(quality))
+
+    @cached_property
+    def _network(self) -> Network:
+        stored = {name: getattr(self, name) for name in Network._fields if hasattr(self, name)}
+        return Network(**stored | self.view() | self.biases(0))
 
     def check(self) -> None:
         """Raise ValueError unless types, shapes and table sums agree.
 
         The compiled walk looks at no bounds: what passes here lets it leave no array.
         """
-        for name, kind in _TYPES.items():
-            if getattr(self, name).dtype != kind:
-                raise ValueError(f"context model: {name} is {getattr(self, name).dtype}")
-        count = self.groups.size
-        if self.middle.ndim != 2 or self.leave.ndim != 2 or self.groups.shape != (count,):
+        for field in fields(self):  # type: ignore[arg-type]
+            kind = "int32" if field.name in _INT32 else "int16"
+            kind = "uint32" if field.name == "tables" else kind
+            self._require(field.name, "dtype", np.dtype(kind))
+        if self.middle.ndim != 2 or self.leave.ndim != 2 or self.groups.ndim != 1:
             raise ValueError("context model: groups, middle or leave have other dimensions")
         hidden, channels = self.middle.shape[0], self.channels
-        unit, rest = divmod(hidden, max(count, 1))
-        wanted = {
-            "past": (4 * channels + 1, hidden),
+        shapes = {
             "within": (2 * channels, hidden),
-            "offset": (QUALITIES, hidden),
             "middle": (hidden, hidden),
             "middle_bias": (hidden,),
             "leave": (2 * channels, hidden),
-            "leave_bias": (2 * channels,),
-            "tables": (FRACTIONS * SCALE_CLASSES, SYMBOLS),
+            "tables": (FRACTIONS * self.scale_classes, self.symbols),
         }
-        for name, shape in wanted.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(
-                    f"context model: {name} is {getattr(self, name).shape}, not {shape}"
-                )
+        for name, shape in (shapes | self.shapes(channels, hidden)).items():
+            self._require(name, "shape", shape)
+        unit, rest = divmod(hidden, max(self.groups.size, 1))
         if rest or unit == 0 or int(self.groups.sum()) != channels or (self.groups < 1).any():
             raise ValueError("context model: groups do not divide the channels and hidden units")
-        if not (self.tables.sum(axis=1) == 1 << TABLE_BITS).all() or (self.tables == 0).any():
-            raise ValueError("context model: table rows must be positive and sum to 2**16")
+        if not (self.tables.sum(axis=1) == 1 << TABLE_BITS).all():
+            raise ValueError("context model: table rows must sum to 2**16")
+
+    def _require(self, name: str, attribute: str, wanted: Any) -> None:
+        found = getattr(getattr(self, name), attribute)
+        if found != wanted:
+            raise ValueError(f"context model: {name} is {found}, not {wanted}")
 
 
-_TYPES: dict[str, np.dtype[Any]] = {
-    **dict.fromkeys(("past", "within", "middle", "leave"), np.dtype(np.int16)),
-    **dict.fromkeys(("groups", "offset", "middle_bias", "leave_bias"), np.dtype(np.int32)),
-    "tables": np.dtype(np.uint32),
-}
+def start_cell(network: Network) -> Cell:
+    """Room for what a walk knows of a cell."""
+    channels, hidden = len(network.location_bias), len(network.offset)
+    sizes = channels, hidden, hidden, hidden, channels, channels
+    return Cell(*(np.zeros(size, np.int32) for size in sizes))
 
 
 @kernel(inline="always")
-def _add_features(value: int, of_value: Int16, of_magnitude: Int16, sums: Int32) -> None:
-    """sums += clipped value and magnitude of one index, times their weight rows."""
-    clipped = np.int32(min(max(value, -8), 8))
-    magnitude = np.int32(min(abs(value), 4))
-    for h in range(len(sums)):
-        sums[h] += clipped * np.int32(of_value[h]) + magnitude * np.int32(of_magnitude[h])
+def clip(value: int, limit: int) -> int:
+    return min(max(value, -limit), limit)
 
 
 @kernel()
-def _first_layer(
-    q: Int8, step: int, past: Int16, offset: Int32, channels: int, sums: Int32
-) -> None:
-    """sums[H] <- first-layer sums from the two steps before `step` (zero outside the frame)."""
-    sums[:] = offset
-    for back in range(2):
-        source = step - 1 - back
-        if source < 0:
+def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) -> None:
+    """Linear prediction of a cell, and the first layer's sums over the cells before it."""
+    _, width, channels = q.shape
+    up, left, predict = network.up, network.left, network.predict
+    near, around, bands = network.near, network.around, network.bands
+    linear, sums, magnitudes = cell.linear, cell.sums, network.magnitudes
+    values, count = len(near) // len(predict), len(around) // len(up)
+    sums[:] = network.offset
+    if row == 0 and column == 0:
+        sums += network.first
+    linear[:] = 0
+    rows = np.empty(len(up), np.int32)
+    columns = np.empty(len(up), np.int32)
+    for k in range(len(up)):
+        rows[k], columns[k] = row - up[k], column - left[k]
+        if rows[k] < 0 or columns[k] < 0 or columns[k] >= width:
+            rows[k] = -1
+    spare = 0 if rows[0] >= 0 else 1
+    for k in range(len(predict)):
+        if rows[k] < 0 and network.padded:
+            rows[k], columns[k] = rows[spare], columns[spare]
+        if rows[k] >= 0:
+            for c in range(channels):
+                linear[c] += np.int32(predict[k, c]) * np.int32(q[rows[k], columns[k], c])
+    energy = np.empty(count, np.int32)
+    for k in range(len(up)):
+        if rows[k] < 0:
             continue
-        base = back * 2 * channels
+        energy[:] = 0
         for c in range(channels):
-            value = int(q[source, c])
-            if value == 0:
+            d = q[rows[k], columns[k], c] - ((linear[c] + 512) >> 10)
+            if d == 0:
                 continue
-            _add_features(value, past[base + c], past[base + channels + c], sums)
-    if step == 0:
-        for h in range(len(sums)):
-            sums[h] += np.int32(past[4 * channels, h])
+            energy[bands[c]] += magnitudes[abs(d)]
+            if k < len(predict) and c < values:
+                clipped = np.int32(clip(d, MAX_VALUE))
+                weights = near[k * values + c]
+                for h in range(len(sums)):
+                    sums[h] += clipped * np.int32(weights[h])
+        for b in range(count):
+            if energy[b] != 0:
+                magnitude = np.int32(min(energy[b], MAX_MAGNITUDE))
+                weights = around[k * count + b]
+                for h in range(len(sums)):
+                    sums[h] += magnitude * np.int32(weights[h])
 
 
 @kernel()
-def _group(
-    group: int,
-    start: int,
-    count: int,
-    channels: int,
-    unit: int,
-    sums: Int32,
-    hidden1: Int32,
-    hidden2: Int32,
-    middle: Int16,
-    middle_bias: Int32,
-    leave: Int16,
-    leave_bias: Int32,
-    centre: Int32,
-    table: Int32,
-) -> None:
-    """Nearest whole location and table number of the `count` channels from `start` on."""
+def _feed(network: Network, cell: Cell, q: Int16, start: int, end: int) -> None:
+    """Add channels `start` to `end` of a cell q [C] to the first layer's sums of those after."""
+    within, sums, magnitudes = network.within, cell.sums, network.magnitudes
+    for c in range(start, end):
+        d = q[c] - ((cell.linear[c] + 512) >> 10)
+        if d == 0:
+            continue
+        clipped = np.int32(clip(d, MAX_VALUE))
+        magnitude = np.int32(magnitudes[abs(d)])
+        of_value, of_magnitude = within[c], within[len(q) + c]
+        for h in range(len(sums)):
+            sums[h] += clipped * np.int32(of_value[h]) + magnitude * np.int32(of_magnitude[h])
+
+
+@kernel()
+def _look_up(network: Network, cell: Cell, group: int, start: int) -> None:
+    """Nearest whole locations and table numbers of a group of channels from `start` on."""
+    middle, middle_bias, leave = network.middle, network.middle_bias, network.leave
+    sums, hidden1, hidden2 = cell.sums, cell.hidden1, cell.hidden2
+    channels = len(cell.centre)
+    unit = len(sums) // len(network.groups)
     low, high = group * unit, (group + 1) * unit
     for h in range(low, high):
         hidden1[h] = min(max((sums[h] + 8) >> 4, 0), MAX_ACTIVATION)
@@ -159,170 +254,92 @@ def _group(
         for i in range(high):
             total += np.int32(np.int32(middle[h, i]) * hidden1[i])
         hidden2[h] = min(max((total + 512) >> 10, 0), MAX_ACTIVATION)
-    for j in range(count):
-        c = start + j
-        location: int = leave_bias[c]
-        scale: int = leave_bias[channels + c]
+    for c in range(start, start + network.groups[group]):
+        location: int = network.location_bias[c]
+        scale: int = network.scale_bias[c]
         for i in range(high):
             location += np.int32(leave[c, i]) * hidden2[i]
             scale += np.int32(leave[channels + c, i]) * hidden2[i]
-        eighths = (location + (1 << (LOCATION_SHIFT - 1))) >> LOCATION_SHIFT
-        eighths = min(max(eighths, -LOCATION_LIMIT), LOCATION_LIMIT)
+        eighths = (clip(location, MAX_LOCATION) + (int(cell.linear[c]) << 6) + (1 << 12)) >> 13
         whole = (eighths + 4) >> 3
         fraction = eighths - 8 * whole + 4
-        scale_class = min(max(scale >> SCALE_SHIFT, 0), SCALE_CLASSES - 1)
-        centre[c] = whole
-        table[c] = fraction * SCALE_CLASSES + scale_class
+        cell.centre[c] = whole
+        scale_class = min(max(scale >> 13, 0), network.scale_classes - 1)
+        cell.table[c] = fraction * network.scale_classes + scale_class
 
 
 @kernel()
-def _feed(row: Int8, start: int, count: int, channels: int, within: Int16, sums: Int32) -> None:
-    """Add the indices of one decoded group to the first-layer sums of the groups after it."""
-    for c in range(start, start + count):
-        value = int(row[c])
-        if value != 0:
-            _add_features(value, within[c], within[channels + c], sums)
+def enter_group(
+    network: Network, cell: Cell, q: Int16, row: int, column: int, group: int, start: int
+) -> None:
+    """Centres and tables of the `group`-th channels of a cell, from `start` on.
+
+    To be called for one group after another, once the indices before it are in q [h, w, C].
+    """
+    if group == 0:
+        _look_around(network, cell, q, row, column)
+    else:
+        _feed(network, cell, q[row, column], start - network.groups[group - 1], start)
+    _look_up(network, cell, group, start)
 
 
-# Only this kernel gives up the interpreter's lock: the others run for microseconds, and to get the
+# Only whole walks give up the interpreter's lock: single steps run for microseconds, and to get the
 # lock back from a busy thread takes milliseconds.
 @kernel(nogil=True)
-def _all_classes(
-    q: Int8,
-    groups: Int32,
-    past: Int16,
-    within: Int16,
-    offset: Int32,
-    middle: Int16,
-    middle_bias: Int32,
-    leave: Int16,
-    leave_bias: Int32,
-    centre: Int32,
-    table: Int32,
-) -> None:
-    """Contexts of a whole frame whose indices q [S, C] are known; fills centre and table [S, C]."""
-    channels, hidden = q.shape[1], middle.shape[0]
-    unit = hidden // len(groups)
-    sums = np.empty(hidden, np.int32)
-    hidden1 = np.zeros(hidden, np.int32)
-    hidden2 = np.zeros(hidden, np.int32)
-    for step in range(q.shape[0]):
-        _first_layer(q, step, past, offset, channels, sums)
-        start = 0
-        for group in range(len(groups)):
-            count = groups[group]
-            _group(
-                group, start, count, channels, unit, sums, hidden1, hidden2,
-                middle, middle_bias, leave, leave_bias, centre[step], table[step],
-            )  # fmt: skip
-            _feed(q[step], start, count, channels, within, sums)
-            start += count
+def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32) -> None:
+    """Contexts of a known map q [h, w, C]; fills centres and tables [h, w, C]."""
+    for row in range(q.shape[0]):
+        for column in range(q.shape[1]):
+            start = 0
+            for group in range(len(network.groups)):
+                enter_group(network, cell, q, row, column, group, start)
+                start += network.groups[group]
+            centres[row, column] = cell.centre
+            tables[row, column] = cell.table
 
 
-def check_indices(q: NDArray[np.integer]) -> Int8:
-    """[S, C] whole numbers as int8; ValueError outside [-MAX_INDEX, MAX_INDEX]."""
-    if q.ndim != 2 or np.abs(q).max(initial=0) > MAX_INDEX:
-        raise ValueError("latent indices must be [steps, channels] within ±15")
-    return np.ascontiguousarray(q, dtype=np.int8)
+def deviations(model: ContextModel, q: NDArray[np.integer], quality: int) -> tuple[Int32, Int32]:
+    """Of known indices, [h, w, C] or a frame [S, C]: how far each lies from the nearest whole
+    location, and its table number; both of the same shape.
 
-
-def contexts(model: ContextModel, q: Int8, quality: int) -> tuple[Int32, Int32]:
-    """Whole locations and table numbers of every index of a known frame q [S, C], each [S, C].
-
-    Raises ValueError for another number of channels than the model's.
+    Raises ValueError for other channels than the model's and indices out of range.
     """
-    if q.shape[1] != model.channels:
-        raise ValueError(f"the model is of {model.channels} channels, not {q.shape[1]}")
-    centre = np.empty(q.shape, np.int32)
-    table = np.empty(q.shape, np.int32)
-    _all_classes(
-        q, model.groups, model.past, model.within, model.offset[quality], model.middle,
-        model.middle_bias, model.leave, model.leave_bias, centre, table,
-    )  # fmt: skip
-    return centre, table
-
-
-class RangeCoder:
-    """Range coder over the context model's tables: [S, C] indices <-> bytes."""
-
-    overhead = 1.0
-
-    def __init__(self, model: ContextModel, steps: int) -> None:
-        model.check()
-        self.model = model
-        self.steps = steps
-        self._probabilities = model.tables / float(1 << TABLE_BITS)
-        self._bits = TABLE_BITS - np.log2(model.tables)
-        self._family = constriction.stream.model.Categorical(perfect=False)
-
-    def bits(self, q: NDArray[np.integer], quality: int) -> float:
-        """Ideal code length of [S, C] indices under the stored tables."""
-        indices = check_indices(q)
-        centre, table = contexts(self.model, indices, quality)
-        return float(self._bits[table, indices - centre + REACH].sum())
-
-    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
-        """[S, C] indices to bytes (trailing zero bytes cut)."""
-        indices = check_indices(q)
-        if indices.shape != (self.steps, self.model.channels):
-            raise ValueError(f"latents are {indices.shape}, the model's differ")
-        centre, table = contexts(self.model, indices, quality)
-        coder = constriction.stream.queue.RangeEncoder()
-        symbols = (indices - centre + REACH).reshape(-1).astype(np.int32)
-        coder.encode(symbols, self._family, self._probabilities[table.reshape(-1)])
-        words: NDArray[np.uint32] = coder.get_compressed()
-        return words.astype(">u4").tobytes().rstrip(b"\0")
-
-    def decode(self, payload: bytes, quality: int) -> Int8:
-        """Inverse of `encode`. Raises BadStream when the bytes decode to impossible indices."""
-        padded = payload + b"\0" * (-len(payload) % 4)
-        words = np.frombuffer(padded, ">u4").astype(np.uint32)
-        coder = constriction.stream.queue.RangeDecoder(words)
-        walk = ContextWalk(self.model, self.steps, quality)
-        for values, centre, table in walk:
-            try:
-                symbols = coder.decode(self._family, self._probabilities[table])
-            except (AssertionError, ValueError) as error:
-                raise BadStream("payload is not a valid latent frame") from error
-            walk.put(values, symbols - REACH + centre)
-        return walk.q
+    if q.shape[-1] != model.channels:
+        raise ValueError(f"the model is of {model.channels} channels, not {q.shape[-1]}")
+    if max(q.max(initial=0), -int(q.min(initial=0))) > model.max_index:
+        raise ValueError(f"latent indices must be within ±{model.max_index}")
+    network = model.network(quality)
+    indices = np.ascontiguousarray(q, dtype=np.int16).reshape(len(q), -1, model.channels)
+    centres, tables = np.empty(indices.shape, np.int32), np.empty(indices.shape, np.int32)
+    _walk(network, start_cell(network), indices, centres, tables)
+    return (indices - centres).reshape(q.shape), tables.reshape(q.shape)
 
 
 class ContextWalk:
-    """The contexts of a frame that is being decoded, group by group.
+    """The contexts of a frame [S, C] that is being decoded, group by group.
 
-    Iterating yields, for every group in coding order, the place of its indices within `q` and
-    their whole locations and table numbers, each [channels of the group]; the place must be filled
-    with `put` before the next step of the iteration.
+    Iterating yields, for every group in coding order, the slots of its indices within `q` and their
+    whole locations and table numbers, each [channels of the group]; the slots must be filled with
+    `put` before the next step of the iteration.
     """
 
     def __init__(self, model: ContextModel, steps: int, quality: int) -> None:
-        self.model = model
-        self.quality = quality
-        self.q = np.zeros((steps, model.channels), np.int8)
+        self._model, self._network = model, model.network(quality)
+        self.q = np.zeros((steps, model.channels), np.int16)
 
-    def put(self, place: Int8, values: NDArray[np.integer]) -> None:
+    def put(self, slots: Int16, values: NDArray[np.integer]) -> None:
         """Fill in decoded indices. Raises BadStream if they are out of range."""
-        if np.abs(values).max(initial=0) > MAX_INDEX:
+        if np.abs(values).max(initial=0) > self._model.max_index:
             raise BadStream("payload decodes to latents out of range")
-        place[:] = values
+        slots[:] = values
 
-    def __iter__(self) -> Iterator[tuple[Int8, Int32, Int32]]:
-        m, q = self.model, self.q
-        channels, hidden = m.channels, m.middle.shape[0]
-        unit = hidden // len(m.groups)
-        sums, hidden1, hidden2 = (np.zeros(hidden, np.int32) for _ in range(3))
-        centre, table = (np.zeros(channels, np.int32) for _ in range(2))
-        offset = m.offset[self.quality]
+    def __iter__(self) -> Iterator[tuple[Int16, Int32, Int32]]:
+        network, q = self._network, self.q[:, None]
+        cell, sizes = start_cell(network), self._model.groups.tolist()
         for step in range(len(q)):
-            _first_layer(q, step, m.past, offset, channels, sums)
             start = 0
-            for group, count in enumerate(m.groups.tolist()):
-                _group(
-                    group, start, count, channels, unit, sums, hidden1, hidden2,
-                    m.middle, m.middle_bias, m.leave, m.leave_bias, centre, table,
-                )  # fmt: skip
-                part = slice(start, start + count)
-                yield q[step, part], centre[part], table[part]
-                _feed(q[step], start, count, channels, m.within, sums)
-                start += count
+            for group, size in enumerate(sizes):
+                enter_group(network, cell, q, step, 0, group, start)
+                part = slice(start, start + size)
+                yield self.q[step, part], cell.centre[part], cell.table[part]
+                start += size

@@ -14,22 +14,24 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.entropy.context_model import (
-    REACH,
-    SCALE_CLASSES,
-    ContextModel,
-    ContextWalk,
-    check_indices,
-    contexts,
+from codec.entropy.context_model import ContextWalk, deviations
+from codec.entropy.latent_coder import (
+    Int8,
+    LatentCoder,
+    huffman_bytes,
+    huffman_decoder,
+    refusing,
 )
+from codec.entropy.speech_context import SpeechContext
 from codec.errors import BadStream
 
 LONGEST_RUN = 62  # this token: 62 expected indices and no difference
 END = 63  # this token: the rest of the step is as expected
 RUN_TOKENS = 64
+REACH = SpeechContext.reach
 VALUE_TOKENS = 2 * REACH
 _CLASSES_PER_ZONE = 3
-ZONES = SCALE_CLASSES // _CLASSES_PER_ZONE
+ZONES = SpeechContext.scale_classes // _CLASSES_PER_ZONE
 
 Token = tuple[bool, int, int]  # is a difference, zone, symbol
 Frame = tuple[NDArray[np.int8], int]  # indices [S, C] and quality
@@ -53,15 +55,15 @@ class RunModel:
 
 def zone_of(table: NDArray[np.int32]) -> NDArray[np.int32]:
     """Table numbers of the context model to zones, same shape."""
-    zones: NDArray[np.int32] = table % SCALE_CLASSES // _CLASSES_PER_ZONE
+    zones: NDArray[np.int32] = table % SpeechContext.scale_classes // _CLASSES_PER_ZONE
     return zones
 
 
-def tokens_of(model: ContextModel, q: NDArray[np.int8], quality: int) -> list[Token]:
+def tokens_of(model: SpeechContext, q: NDArray[np.integer], quality: int) -> list[Token]:
     """The token sequence of one frame [S, C]."""
-    centre, table = contexts(model, q, quality)
+    deviation, table = deviations(model, q, quality)
     tokens: list[Token] = []
-    for differences, zones in zip(q - centre, zone_of(table).tolist(), strict=True):
+    for differences, zones in zip(deviation, zone_of(table).tolist(), strict=True):
         position = 0
         for channel in np.flatnonzero(differences).tolist():
             run = channel - position
@@ -78,7 +80,7 @@ def tokens_of(model: ContextModel, q: NDArray[np.int8], quality: int) -> list[To
     return tokens
 
 
-def count_tokens(model: ContextModel, frames: list[Frame]) -> RunModel:
+def count_tokens(model: SpeechContext, frames: list[Frame]) -> RunModel:
     """Tables counted over training frames; every token counts at least once."""
     runs = np.ones((ZONES, RUN_TOKENS), np.int64)
     values = np.ones((ZONES, VALUE_TOKENS), np.int64)
@@ -88,38 +90,33 @@ def count_tokens(model: ContextModel, frames: list[Frame]) -> RunModel:
     return RunModel(runs, values)
 
 
-class HuffmanCoder:
-    """Huffman coder over a `RunModel`: [S, C] indices <-> bytes."""
+class HuffmanCoder(LatentCoder):
+    """Huffman coder of frames [S, C] over a `RunModel`."""
 
-    def __init__(self, model: ContextModel, runs: RunModel, steps: int, overhead: float) -> None:
+    def __init__(self, model: SpeechContext, runs: RunModel, steps: int, overhead: float) -> None:
         """overhead: bits spent per bit of the context model's ideal, on training frames."""
         runs.check()
-        self.model, self.steps, self.overhead = model, steps, overhead
+        super().__init__(steps, model.channels)
+        self.model, self.overhead = model, overhead
         huffman = constriction.symbol.huffman
         tables = [[row / row.sum() for row in counts] for counts in (runs.runs, runs.values)]
         self._encode = [[huffman.EncoderHuffmanTree(p) for p in rows] for rows in tables]
         self._decode = [[huffman.DecoderHuffmanTree(p) for p in rows] for rows in tables]
 
     def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
-        """[S, C] indices to bytes."""
-        indices = check_indices(q)
-        if indices.shape != (self.steps, self.model.channels):
-            raise ValueError(f"latents are {indices.shape}, the model's differ")
+        self.check_shape(q)
         coder = constriction.symbol.QueueEncoder()
-        for is_value, zone, symbol in tokens_of(self.model, indices, quality):
+        for is_value, zone, symbol in tokens_of(self.model, q, quality):
             coder.encode_symbol(symbol, self._encode[is_value][zone])
-        words, bits = coder.get_compressed()
-        return words.astype("<u4").tobytes()[: (bits + 7) // 8]
+        return huffman_bytes(coder)
 
-    def decode(self, payload: bytes, quality: int) -> NDArray[np.int8]:
-        """Inverse of `encode`. Raises BadStream when the tokens do not make a frame."""
-        padded = payload + b"\0" * (-len(payload) % 4)
-        decoder = constriction.symbol.QueueDecoder(np.frombuffer(padded, "<u4").astype(np.uint32))
-        walk = ContextWalk(self.model, self.steps, quality)
+    def decode(self, payload: bytes, quality: int) -> Int8:
+        decoder = huffman_decoder(payload)
+        walk = ContextWalk(self.model, self.shape[0], quality)
         channels, channel = self.model.channels, 0
         expected, surprise = 0, False  # indices still as expected, and whether one differs then
-        try:
-            for place, centre, table in walk:
+        with refusing():
+            for slots, centre, table in walk:
                 values = centre.copy()
                 for at, zone in enumerate(zone_of(table).tolist()):
                     if channel == 0:
@@ -137,7 +134,5 @@ class HuffmanCoder:
                         values[at] += value + (value >= 0)
                         surprise = False
                     channel = (channel + 1) % channels
-                walk.put(place, values)
-        except (AssertionError, ValueError, IndexError) as error:
-            raise BadStream("payload is not a valid latent frame") from error
-        return walk.q
+                walk.put(slots, values)
+        return walk.q.astype(np.int8)

@@ -3,6 +3,8 @@
 The carry-propagating coder of Martin (1979) as in LZMA: 32-bit range, 33-bit low, one pending byte
 and a count of 0xFF behind it. State lives in a small array so that compiled functions can share it.
 Beyond its end the input reads as zero bytes, which lets encoders cut trailing zeros off.
+
+`encode_flags` codes bits with it under one adaptive probability, without side information.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.errors import BadStream
 from codec.kernels import kernel
 
 UInt8 = NDArray[np.uint8]
@@ -22,6 +25,8 @@ _TOP = np.uint64(1 << 24)
 _FULL = np.uint64(0xFFFFFFFF)
 _EIGHT = np.uint64(8)
 _BITS = np.uint64(TABLE_BITS)
+_WHOLE = 1 << TABLE_BITS
+_ADAPTATION = 6  # a flag moves the probability by 2**-6 of its distance
 
 
 def new_encoder() -> UInt64:
@@ -99,3 +104,39 @@ def take(state: UInt64, data: UInt8, start: int, size: int) -> None:
             byte = np.uint64(data[state[_AT]])
         state[_AT] += np.uint64(1)
         state[_CODE] = ((state[_CODE] << _EIGHT) | byte) & _FULL
+
+
+@kernel()
+def _code_flags(decoding: bool, flags: UInt8, state: UInt64, data: UInt8) -> None:
+    """Write the flags to `data`, or read them from it."""
+    likely = _WHOLE >> 1  # of a set flag; stays between 63 and 2**16 - 63
+    for k in range(len(flags)):
+        if decoding:
+            flags[k] = np.uint8(1) if peek(state) < likely else np.uint8(0)
+        start, size = (0, likely) if flags[k] else (likely, _WHOLE - likely)
+        if decoding:
+            take(state, data, start, size)
+        else:
+            put(state, data, start, size)
+        if flags[k]:
+            likely += (_WHOLE - likely) >> _ADAPTATION
+        else:
+            likely -= likely >> _ADAPTATION
+
+
+def encode_flags(flags: UInt8) -> bytes:
+    """Flags [n], 0 or 1, to bytes; fewest where set flags lie together."""
+    out = np.empty(2 * len(flags) + 16, np.uint8)  # a flag takes 10 bits at most
+    state = new_encoder()
+    _code_flags(False, flags, state, out)
+    return bytes(out[1 : finish(state, out)])
+
+
+def decode_flags(data: bytes, count: int) -> UInt8:
+    """Inverse of `encode_flags`: [count]. Raises BadStream for bytes that it does not write."""
+    held = np.frombuffer(data, np.uint8).copy()  # compiled for arrays that can be written to
+    flags = np.zeros(count, np.uint8)
+    _code_flags(True, flags, new_decoder(held), held)
+    if encode_flags(flags) != data:
+        raise BadStream("coded flags are damaged")
+    return flags

@@ -8,12 +8,22 @@ bytes that their encoder writes and raise BadStream for all others.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.entropy.latent_coder import (
+    Int8,
+    LatentCoder,
+    huffman_bytes,
+    huffman_decoder,
+    range_bytes,
+    range_decoder,
+    refusing,
+)
 from codec.entropy.quantiser import MAX_LEVELS
 from codec.errors import BadStream
 
@@ -59,34 +69,45 @@ def table_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return table
 
 
-class _FrameCoder:
-    """What both coders share: the shape of a frame and its checks."""
+class _StaticCoder(LatentCoder):
+    """A coder of all latents by one table; the bytes do not depend on the quality."""
 
     def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
         counts.check()
+        super().__init__(steps, channels)
         self.levels = counts.levels
-        self.shape = (steps, channels)
 
-    def _symbols(self, q: NDArray[np.integer]) -> NDArray[np.int32]:
-        if q.shape != self.shape:
-            raise ValueError(f"latents are {q.shape}, not {self.shape}")
+    @abstractmethod
+    def _write(self, symbols: NDArray[np.int32]) -> bytes:
+        """All symbols of a frame to bytes."""
+
+    @abstractmethod
+    def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
+        """That many symbols from bytes."""
+
+    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
+        self.check_shape(q)
         if q.min() < 0 or q.max() >= self.levels:
             raise ValueError(f"latent indices must lie in 0..{self.levels - 1}")
-        return np.ascontiguousarray(q, np.int32).reshape(-1)
+        return self._write(np.ascontiguousarray(q, np.int32).reshape(-1))
 
-    def _frame(self, symbols: NDArray[np.int32]) -> NDArray[np.int8]:
+    def decode(self, payload: bytes, quality: int) -> Int8:
+        with refusing():
+            symbols = self._read(payload, self.shape[0] * self.shape[1])
+        if self._write(symbols) != payload:
+            raise BadStream("payload does not end with the frame")
         return symbols.astype(np.int8).reshape(self.shape)
 
 
-class StaticHuffmanCoder(_FrameCoder):
-    """Huffman code over static counts: [S, C] indices <-> bytes."""
+class StaticHuffmanCoder(_StaticCoder):
+    """Huffman code over static counts: frames [S, C] <-> bytes."""
 
     def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
         super().__init__(counts, steps, channels)
         huffman = constriction.symbol.huffman
         weights = counts.counts.astype(np.float64)
-        self._encode = huffman.EncoderHuffmanTree(weights)
-        self._decode = huffman.DecoderHuffmanTree(weights)
+        self._encoder = huffman.EncoderHuffmanTree(weights)
+        self._decoder = huffman.DecoderHuffmanTree(weights)
         self.lengths = np.array([self._length(symbol) for symbol in range(counts.levels)])
         share = counts.counts / counts.counts.sum()
         # What the code costs over the ideal lengths of its own table.
@@ -94,61 +115,33 @@ class StaticHuffmanCoder(_FrameCoder):
 
     def _length(self, symbol: int) -> int:
         coder = constriction.symbol.QueueEncoder()
-        coder.encode_symbol(symbol, self._encode)
+        coder.encode_symbol(symbol, self._encoder)
         return int(coder.get_compressed()[1])
 
-    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
-        """[S, C] indices to bytes; the code does not depend on the quality."""
+    def _write(self, symbols: NDArray[np.int32]) -> bytes:
         coder = constriction.symbol.QueueEncoder()
-        for symbol in self._symbols(q).tolist():
-            coder.encode_symbol(symbol, self._encode)
-        words, bits = coder.get_compressed()
-        return words.astype("<u4").tobytes()[: (bits + 7) // 8]
+        for symbol in symbols.tolist():
+            coder.encode_symbol(symbol, self._encoder)
+        return huffman_bytes(coder)
 
-    def decode(self, payload: bytes, quality: int) -> NDArray[np.int8]:
-        """Inverse of `encode`. Raises BadStream for bytes that `encode` does not write."""
-        padded = payload + b"\0" * (-len(payload) % 4)
-        decoder = constriction.symbol.QueueDecoder(np.frombuffer(padded, "<u4").astype(np.uint32))
-        symbols = np.empty(self.shape[0] * self.shape[1], np.int32)
-        try:
-            for place in range(len(symbols)):
-                symbols[place] = decoder.decode_symbol(self._decode)
-        except (AssertionError, ValueError, IndexError) as error:
-            raise BadStream("payload ends inside the frame") from error
-        q = self._frame(symbols)
-        if self.encode(q, quality) != payload:
-            raise BadStream("payload does not end with the frame")
-        return q
+    def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
+        decoder = huffman_decoder(payload)
+        return np.array([decoder.decode_symbol(self._decoder) for _ in range(count)], np.int32)
 
 
-class StaticRangeCoder(_FrameCoder):
-    """Range coder over static counts: [S, C] indices <-> bytes."""
-
-    overhead = 1.0
+class StaticRangeCoder(_StaticCoder):
+    """Range coder over static counts: frames [S, C] <-> bytes."""
 
     def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
         super().__init__(counts, steps, channels)
         probabilities = table_of(counts.counts) / float(1 << TABLE_BITS)
         self._model = constriction.stream.model.Categorical(probabilities, perfect=False)
 
-    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
-        """[S, C] indices to bytes (trailing zero bytes cut)."""
+    def _write(self, symbols: NDArray[np.int32]) -> bytes:
         coder = constriction.stream.queue.RangeEncoder()
-        coder.encode(self._symbols(q), self._model)
-        words: NDArray[np.uint32] = coder.get_compressed()
-        return words.astype(">u4").tobytes().rstrip(b"\0")
+        coder.encode(symbols, self._model)
+        return range_bytes(coder)
 
-    def decode(self, payload: bytes, quality: int) -> NDArray[np.int8]:
-        """Inverse of `encode`. Raises BadStream for bytes that `encode` does not write."""
-        padded = payload + b"\0" * (-len(payload) % 4)
-        coder = constriction.stream.queue.RangeDecoder(
-            np.frombuffer(padded, ">u4").astype(np.uint32)
-        )
-        try:
-            symbols = coder.decode(self._model, self.shape[0] * self.shape[1])
-        except (AssertionError, ValueError) as error:
-            raise BadStream("payload is not a valid latent frame") from error
-        q = self._frame(symbols)
-        if self.encode(q, quality) != payload:
-            raise BadStream("payload does not end with the frame")
-        return q
+    def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
+        symbols: NDArray[np.int32] = range_decoder(payload).decode(self._model, count)
+        return symbols

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from codec.entropy.range_coder import UInt8
 from codec.image.ganz_tile import TileLatents, places_within
-from codec.image.places import Flags
 from models.networks.ganz import GRID
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def descend(
 
 def search_tile(
     model: GanzModel,
-    layers: Callable[[int, Flags | None], RandomFirstLayer],
+    layers: Callable[[int, UInt8 | None], RandomFirstLayer],
     x: Tensor,
     own: Tensor,
     numbers: int,

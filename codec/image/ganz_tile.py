@@ -2,7 +2,7 @@
 
 A payload, big-endian: the number of latents in two bytes; if they are coded, their root mean square
 as a half-precision number; if their places are chosen, the length of the places in two bytes (0:
-fixed after all) and these (`codec.image.places`); then the latents, as 32-bit floats or as the
+fixed after all) and these (`encode_flags`); then the latents, as 32-bit floats or as the
 entropy coder's bytes.
 """
 
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.entropy.range_coder import UInt8, decode_flags, encode_flags
 from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder
 from codec.errors import BadStream
 from codec.image.container import Payload
-from codec.image.places import Flags, decode_places, encode_places
 from codec.packet import Entropy
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class TileLatents:
     (`models.networks.ganz.reach_order`), or None for the first d_c of them."""
 
     z: Tensor
-    flags: Flags | None = None
+    flags: UInt8 | None = None
 
 
-def places_within(sizes: NDArray[np.float32], numbers: int) -> Flags | None:
+def places_within(sizes: NDArray[np.float32], numbers: int) -> UInt8 | None:
     """Flags for the largest of `sizes`, so many that with their places in bytes they take no more
     than `numbers` floats. None when fixed places leave out less."""
     order = np.argsort(-sizes, kind="stable")
@@ -51,7 +51,7 @@ def places_within(sizes: NDArray[np.float32], numbers: int) -> Flags | None:
     while kept > 0:
         flags = np.zeros(len(sizes), np.uint8)
         flags[order[:kept]] = 1
-        needed = -(-(_COUNT.size + len(encode_places(flags))) // NUMBER)
+        needed = -(-(_COUNT.size + len(encode_flags(flags))) // NUMBER)
         if kept + needed <= numbers:
             lost = np.square(sizes, dtype=np.float64)
             return flags if lost[flags == 0].sum() < lost[numbers:].sum() else None
@@ -74,7 +74,7 @@ class TileForm:
         if kind is not None:
             out += _SCALE.pack(scale)
         if chosen:
-            places = b"" if tile.flags is None else encode_places(tile.flags)
+            places = b"" if tile.flags is None else encode_flags(tile.flags)
             out += _COUNT.pack(len(places)) + places
         if kind is None:
             return out + values.astype(">f4").tobytes()
@@ -105,7 +105,7 @@ class TileForm:
         if form & CHOSEN:
             length, at = int(self._take(_COUNT, data, at)), at + _COUNT.size
             if length:
-                flags = decode_places(data[at : at + length], self.most)
+                flags = decode_flags(data[at : at + length], self.most)
                 if int(flags.sum()) != count:
                     raise BadStream("a tile has another number of places than of latents")
             at += length

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.entropy.latents import LatentCoder
+from codec.entropy.latent_coder import LatentCoder
 from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from codec.errors import BadInput
 from codec.image.base import ImageCodec, Job

@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from codec.entropy.context_model import MAX_INDEX
+from codec.entropy.speech_context import MAX_INDEX
 from codec.search.rdoq import Neighbours, Polish
 
 Method = Literal["polished", "admm", "backprop", "none"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codec.entropy.context_model import MAX_INDEX
+from codec.entropy.speech_context import MAX_INDEX
 
 # By trial on training frames.
 _STIFFNESS = 2.0  # curvature over that of a squared error with the same slope

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from codec.device import choose_device
-from codec.entropy.context_model import MAX_INDEX
+from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Networks, SearchSettings, search
 from codec.signal import analysis
 from codec.signal.samples import FloatArray

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codec.entropy.context_model import MAX_INDEX
+from codec.entropy.speech_context import MAX_INDEX
 from models.inference.kernels_bf16 import Single, bits_of, gelu, normalise, normalise_back, scale_by
 from models.inference.packed import HalfProduct
 from models.networks.speech import Block, Generator, anchor_weights

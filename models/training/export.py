@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.entropy.context_model import RangeCoder
 from codec.entropy.huffman import HuffmanCoder, count_tokens
+from codec.entropy.speech_context import RangeCoder
 from codec.search.admm import SearchSettings, quantise, search
 from models.folder import LatentModel, save_model, search_networks
 from models.networks.speech_distance import FrameDistance
 from models.training.frames import FrameShards
-from models.training.tables import fixed_point
+from models.training.tables import speech_context
 
 QUALITY_MIX = (0, 1, 2, 4, 6, 8, 8, 9, 9, 9, 10, 10, 12, 14, 16, 16)
 Example = tuple[NDArray[np.int8], int]
@@ -55,7 +55,7 @@ def export(
     """Write the model folder; tables are counted on training frames only. Returns the model id."""
     model = model.eval().requires_grad_(False)
     examples = example_frames(model, shards, batches, search_steps)
-    context = fixed_point(model.prior, examples)
+    context = speech_context(model.prior, examples)
     runs = count_tokens(context, examples)
     ranged = RangeCoder(context, model.shape.steps)
     probe = HuffmanCoder(context, runs, model.shape.steps, 1.0)

@@ -1,86 +1,165 @@
-"""From the trained float prior to the fixed-point context model and its counted tables."""
+"""From a trained float prior to its fixed-point context model and the counted tables."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.entropy import context_model
-from codec.entropy.context_model import ContextModel, contexts
-from models.networks.speech import ANCHORS, Prior
+from codec.entropy.context_model import (
+    ACTIVATION_ONE,
+    FRACTIONS,
+    MAX_WEIGHT,
+    TABLE_BITS,
+    WEIGHT_ONE,
+    ContextModel,
+    deviations,
+)
+from codec.entropy.image_context import ImageContext
+from codec.entropy.speech_context import QUALITIES, SpeechContext
+from models.networks import photo, speech
+
+# Symbols rarer than this by the logistic are left to the escapes, where tables have any.
+_RAREST = 3e-6
+_SUM_ONE = WEIGHT_ONE * ACTIVATION_ONE  # of sums in later layers
+
+Context = TypeVar("Context", bound=ContextModel)
+Examples = Sequence[tuple[NDArray[np.integer], int]]  # indices and their quality
 
 
-def _fixed(weight: NDArray[np.float32]) -> NDArray[np.int16]:
-    scaled = np.rint(weight * context_model.WEIGHT_ONE)
-    return np.clip(scaled, -context_model.MAX_WEIGHT, context_model.MAX_WEIGHT).astype(np.int16)
+def speech_context(prior: speech.Prior, examples: Examples) -> SpeechContext:
+    """Context model of speech; tables are counts over `examples` [S, C] (training frames only)."""
+    parts, state = _layers(prior)
+    channels = prior.shape.channels
+    past = state["past.weight"].T
+    rates = np.arange(QUALITIES) / 8.0
+    hats = np.maximum(1.0 - np.abs(rates[:, None] - np.arange(speech.ANCHORS)), 0.0)
+    offset = state["past.bias"] + hats @ past[4 * channels : 4 * channels + speech.ANCHORS]
+    leave_bias = state["leave.bias"].astype(np.float64).copy()
+    leave_bias[channels:] += -1.0 - SpeechContext.log_scale_start
+    parts |= {
+        "past": _weights(np.concatenate((past[: 4 * channels], past[-1:]))),
+        "within": _weights(state["within.weight"].T),
+        "offset": _biases(offset, WEIGHT_ONE),
+        "leave_bias": _biases(leave_bias),
+    }
+    return _counted(SpeechContext, parts, examples, 200.0)
 
 
-def _rate_hats() -> NDArray[np.float64]:
-    rates = np.arange(context_model.QUALITIES) / 8.0
-    return np.maximum(1.0 - np.abs(rates[:, None] - np.arange(ANCHORS)), 0.0)
+def image_context(prior: photo.Prior, examples: Examples) -> ImageContext:
+    """Context model of images; tables are counts over `examples` [h, w, C] of training images."""
+    parts, state = _layers(prior)
+    channels, values = prior.shape.channels, prior.shape.prior_values
+    past, within = state["past.weight"].T, state["within.weight"].T
+    near, around = [], []
+    at = 0
+    for k in range(len(photo.NEIGHBOURS)):
+        if k < photo.NEAR:
+            near.append(past[at : at + values])
+            at += values
+        around.append(past[at : at + photo.BANDS])
+        at += photo.BANDS
+    quarter = WEIGHT_ONE // 4
+    bias = state["leave.bias"].astype(np.float64)
+    scale_bias = state["log_scale"] + bias[channels:] - ImageContext.log_scale_start
+    parts |= {
+        "bands": state["bands"].astype(np.int32),
+        "predict": _weights(state["predict"]),
+        "near": _weights(np.concatenate(near)),
+        "around": _weights(np.concatenate(around), quarter),
+        "within": np.concatenate(
+            (_weights(within[:channels]), _weights(within[channels:], quarter))
+        ),
+        "offset": _biases(state["past.bias"] + past[at:], WEIGHT_ONE),
+        "location_bias": _biases(bias[:channels]),
+        "scale_bias": _biases(scale_bias),
+    }
+    return _counted(ImageContext, parts, examples, 50.0)
 
 
-def logistic_tables() -> NDArray[np.float64]:
-    """The prior's own mass function of every class: [classes, SYMBOLS], rows sum to one."""
-    symbols = np.arange(context_model.SYMBOLS) - context_model.REACH
+def _layers(prior: speech.Prior | photo.Prior) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The stored parts that all families have alike, and the prior's state with masked weights."""
+    state = {k: v.detach().float().cpu().numpy() for k, v in prior.state_dict().items()}
+    for name in ("within", "middle", "leave"):
+        state[f"{name}.weight"] = (
+            state[f"{name}.weight"] * getattr(prior, f"{name}_mask").cpu().numpy()
+        )
+    parts = {
+        "groups": np.array(prior.shape.prior_groups, np.int32),
+        "middle": _weights(state["middle.weight"]),
+        "middle_bias": _biases(state["middle.bias"]),
+        "leave": _weights(state["leave.weight"]),
+    }
+    return parts, state
+
+
+def _weights(weight: NDArray[np.float32], one: int = WEIGHT_ONE) -> NDArray[np.int16]:
+    return np.clip(np.rint(weight * one), -MAX_WEIGHT, MAX_WEIGHT).astype(np.int16)
+
+
+def _biases(bias: NDArray[np.floating], one: int = _SUM_ONE) -> NDArray[np.int32]:
+    return np.rint(bias * one).astype(np.int32)
+
+
+def _counted(
+    family: type[Context], parts: dict[str, Any], examples: Examples, prior_weight: float
+) -> Context:
+    """The model with tables counted over examples.
+
+    The prior's logistic mass counts as `prior_weight` observations of every class, so that rare
+    classes stay sensible.
+    """
+    start = logistic_masses(family)
+    made: Any = family
+    model: Context = made(**parts, tables=integer_tables(start))
+    counts = start * prior_weight
+    for indices, quality in examples:
+        deviation, tables = deviations(model, indices, quality)
+        symbols = model.symbols_of(deviation)
+        # What a table leaves to its escapes is counted there.
+        escapes = np.where(deviation <= 0, 0, family.symbols - 1)
+        symbols = np.where(start[tables, symbols] == 0.0, escapes, symbols)
+        np.add.at(counts, (tables, symbols), 1.0)
+    return replace(model, tables=integer_tables(counts))  # type: ignore[type-var]
+
+
+def logistic_masses(family: type[ContextModel]) -> NDArray[np.float64]:
+    """The logistic mass of every class and symbol, 0 where left to the escapes: rows sum to one."""
+    reach = family.reach
+    deviation = np.arange(-reach, reach + 1)
     rows = []
-    for fraction in range(context_model.FRACTIONS):
-        location = (fraction - context_model.FRACTIONS / 2) / context_model.FRACTIONS
-        for scale_class in range(context_model.SCALE_CLASSES):
-            scale = np.exp(context_model.LOG_SCALE_START + (scale_class + 0.5) / 8.0)
-            upper = 1.0 / (1.0 + np.exp(-np.clip((symbols + 0.5 - location) / scale, -60, 60)))
-            lower = 1.0 / (1.0 + np.exp(-np.clip((symbols - 0.5 - location) / scale, -60, 60)))
-            mass = upper - lower + 1e-7
+    for fraction in range(FRACTIONS):
+        location = (fraction - FRACTIONS / 2) / FRACTIONS
+        for scale_class in range(family.scale_classes):
+            scale = np.exp(family.log_scale_start + (scale_class + 0.5) / 8.0)
+            upper = _sigmoid((deviation + 0.5 - location) / scale)
+            lower = _sigmoid((deviation - 0.5 - location) / scale)
+            mass = upper - lower
+            if family.symbols == len(deviation):
+                mass += 1e-7
+            else:
+                mass[(mass < _RAREST) & (np.abs(deviation) > 1)] = 0.0
+                below = max(float(_sigmoid((-reach - 0.5 - location) / scale)), _RAREST)
+                above = max(float(_sigmoid((location - reach - 0.5) / scale)), _RAREST)
+                mass = np.array([below, *mass, above])
             rows.append(mass / mass.sum())
     return np.array(rows)
 
 
-def integer_table(probabilities: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """Rows of probabilities to positive integers that sum to 2**TABLE_BITS."""
-    total = 1 << context_model.TABLE_BITS
-    spare = total - probabilities.shape[1]
-    table = np.floor(probabilities * spare).astype(np.int64) + 1
+def _sigmoid(x: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    value: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(x, -60, 60)))
+    return value
+
+
+def integer_tables(masses: NDArray[np.float64]) -> NDArray[np.uint32]:
+    """Rows of masses to integers that sum to 2**TABLE_BITS, positive where the masses are."""
+    total = 1 << TABLE_BITS
+    used = masses > 0.0
+    spare = total - used.sum(axis=1, keepdims=True)
+    share = masses / masses.sum(axis=1, keepdims=True)
+    table = np.floor(share * spare).astype(np.int64) + used
     table[np.arange(len(table)), table.argmax(axis=1)] += total - table.sum(axis=1)
     return table.astype(np.uint32)
-
-
-def fixed_point(
-    prior: Prior,
-    examples: list[tuple[NDArray[np.int8], int]],
-    *,
-    prior_weight: float = 200.0,
-) -> ContextModel:
-    """Fixed-point context model; tables are counts over `examples` (training frames only).
-
-    examples: (indices [S, C], quality) pairs. The prior's logistic mass counts as `prior_weight`
-    observations of every class, so that rare classes stay sensible.
-    """
-    state = {k: v.detach().float().numpy() for k, v in prior.state_dict().items()}
-    within = state["within.weight"] * prior.within_mask.numpy()
-    middle = state["middle.weight"] * prior.middle_mask.numpy()
-    leave = state["leave.weight"] * prior.leave_mask.numpy()
-    channels = prior.shape.channels
-    past = state["past.weight"].T
-    rows = np.concatenate((past[: 4 * channels], past[-1:]))
-    offset = state["past.bias"] + _rate_hats() @ past[4 * channels : 4 * channels + ANCHORS]
-    one, later = context_model.WEIGHT_ONE, context_model.WEIGHT_ONE * context_model.ACTIVATION_ONE
-    leave_bias = state["leave.bias"].astype(np.float64).copy()
-    leave_bias[channels:] += -1.0 - context_model.LOG_SCALE_START
-    parts = {
-        "groups": np.array(prior.shape.prior_groups, np.int32),
-        "past": _fixed(rows),
-        "within": _fixed(within.T),
-        "offset": np.rint(offset * one).astype(np.int32),
-        "middle": _fixed(middle),
-        "middle_bias": np.rint(state["middle.bias"] * later).astype(np.int32),
-        "leave": _fixed(leave),
-        "leave_bias": np.rint(leave_bias * later).astype(np.int32),
-    }
-    start = logistic_tables()
-    model = ContextModel(**parts, tables=integer_table(start))
-    counts = start * prior_weight
-    for indices, quality in examples:
-        centre, table = contexts(model, indices, quality)
-        np.add.at(counts, (table, indices - centre + context_model.REACH), 1.0)
-    counts /= counts.sum(axis=1, keepdims=True)
-    return ContextModel(**parts, tables=integer_table(counts))

@@ -20,7 +20,7 @@ from models.networks.image_distance import ImageDistance
 from models.networks.photo import STRIDE, ImageNetworks
 from models.training.folders import new_model_folder
 from models.training.image.photographs import Photographs
-from models.training.image.tables import fixed_point
+from models.training.tables import image_context
 
 Example = tuple[NDArray[np.int16], int]
 
@@ -76,6 +76,6 @@ def export_image_model(
     with new_model_folder(out) as draft:
         model = model.cpu().eval().requires_grad_(False)
         found = searched_examples(model, photographs, examples, search_steps, seed)
-        name = save_image_model(model, fixed_point(model.prior, found), draft, about)
+        name = save_image_model(model, image_context(model.prior, found), draft, about)
         load_image_model(out.name, draft)
     return name

@@ -1,0 +1,128 @@
+"""The context model of speech and the range coder of its frames.
+
+A step of a frame sees the values and magnitudes of all channels in the two steps before it.
+`constriction`'s range coder (Bamler 2022) turns the symbols into bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.entropy.context_model import (
+    MAX_LOCATION,
+    TABLE_BITS,
+    ContextModel,
+    ContextWalk,
+    Int16,
+    Int32,
+    deviations,
+)
+from codec.entropy.latent_coder import (
+    Int8,
+    LatentCoder,
+    range_bytes,
+    range_decoder,
+    refusing,
+)
+
+MAX_INDEX = 15
+QUALITIES = 17  # quality k stands for rate point k / 8
+_STEPS_SEEN = 2
+
+
+@dataclass(frozen=True)
+class SpeechContext(ContextModel):
+    """The context model of speech as stored. H hidden units, C channels."""
+
+    max_index = MAX_INDEX
+    scale_classes = 36
+    log_scale_start = -2.6
+    reach = MAX_INDEX + (MAX_LOCATION >> 16)  # the largest |index - nearest whole location|
+    symbols = 2 * reach + 1
+    qualities = QUALITIES
+
+    groups: Int32
+    past: Int16  # [4C + 1, H] value and magnitude one and two steps back; then the first-step flag
+    within: Int16
+    offset: Int32  # [QUALITIES, H] bias at each rate point, 1/1024
+    middle: Int16
+    middle_bias: Int32
+    leave: Int16
+    leave_bias: Int32  # [2C] of locations, then log scales, 1/65536
+    tables: NDArray[np.uint32]
+
+    def shapes(self, channels: int, hidden: int) -> dict[str, tuple[int, ...]]:
+        return {
+            "past": (4 * channels + 1, hidden),
+            "offset": (QUALITIES, hidden),
+            "leave_bias": (2 * channels,),
+        }
+
+    def check(self) -> None:
+        super().check()
+        if (self.tables == 0).any():
+            raise ValueError("context model: tables must be positive")
+
+    def view(self) -> dict[str, Any]:
+        channels = self.channels
+        past = self.past[:-1].reshape(_STEPS_SEEN, 2, channels, -1)
+        near, around = (past[:, part].reshape(_STEPS_SEEN * channels, -1) for part in (0, 1))
+        return {
+            "up": np.arange(1, _STEPS_SEEN + 1, dtype=np.int32),
+            "left": np.zeros(_STEPS_SEEN, np.int32),
+            "padded": False,
+            "predict": np.zeros((_STEPS_SEEN, channels), np.int16),
+            "bands": np.arange(channels, dtype=np.int32),  # each channel is its own
+            "magnitudes": np.minimum(np.arange(MAX_INDEX + 1), 4).astype(np.int32),
+            "near": near,
+            "around": around,
+            "first": self.past[-1].astype(np.int32),
+            "location_bias": self.leave_bias[:channels],
+            "scale_bias": self.leave_bias[channels:],
+        }
+
+    def biases(self, quality: int) -> dict[str, Any]:
+        return {"offset": self.offset[quality]}
+
+    def symbols_of(self, deviation: Int32) -> Int32:
+        symbols: Int32 = deviation + np.int32(self.reach)
+        return symbols
+
+
+class RangeCoder(LatentCoder):
+    """Range coder of frames [S, C] over the context model's tables."""
+
+    def __init__(self, model: SpeechContext, steps: int) -> None:
+        model.check()
+        super().__init__(steps, model.channels)
+        self.model = model
+        self._probabilities = model.tables / float(1 << TABLE_BITS)
+        self._bits = TABLE_BITS - np.log2(model.tables)
+        self._family = constriction.stream.model.Categorical(perfect=False)
+
+    def bits(self, q: NDArray[np.integer], quality: int) -> float:
+        """Ideal code length of [S, C] indices under the stored tables."""
+        deviation, table = deviations(self.model, q, quality)
+        return float(self._bits[table, self.model.symbols_of(deviation)].sum())
+
+    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
+        self.check_shape(q)
+        deviation, table = (part.reshape(-1) for part in deviations(self.model, q, quality))
+        coder = constriction.stream.queue.RangeEncoder()
+        symbols = self.model.symbols_of(deviation)
+        coder.encode(symbols, self._family, self._probabilities[table])
+        return range_bytes(coder)
+
+    def decode(self, payload: bytes, quality: int) -> Int8:
+        coder = range_decoder(payload)
+        walk = ContextWalk(self.model, self.shape[0], quality)
+        with refusing():
+            for slots, centre, table in walk:
+                symbols = coder.decode(self._family, self._probabilities[table])
+                walk.put(slots, symbols - self.model.reach + centre)
+        return walk.q.astype(np.int8)
