@@ -50,8 +50,7 @@ class Network(NamedTuple):
     """
 
     groups: Int32  # [number of groups] channels of each group, summing to C
-    up: Int32  # [K] how many rows above each neighbour lies
-    left: Int32  # [K]
+    neighbours: Int32  # [K, 2] how many rows above and columns to the left each lies
     padded: bool  # a near cell outside the map is replaced by the one to the left, or else above
     predict: Int16  # [N, C] weights of the linear prediction
     bands: Int32  # [C] the band of each channel, in [0, M)
@@ -59,25 +58,19 @@ class Network(NamedTuple):
     near: Int16  # [N * V, H] weights of the near cells' values
     around: Int16  # [K * M, H] weights of all cells' magnitudes
     within: Int16  # [2C, H] weights of values, then magnitudes, of the cell's earlier groups
-    offset: Int32  # [H] bias, 1/1024
-    first: Int32  # [H] added to it in the first cell
+    offset: Int32  # [2, H] bias of the first cell and of all others, 1/1024
     middle: Int16  # [H, H] output-major
     middle_bias: Int32  # [H], 1/65536
     leave: Int16  # [2C, H] output-major: locations, then log scales
-    location_bias: Int32  # [C], 1/65536
-    scale_bias: Int32  # [C], 1/65536
+    leave_bias: Int32  # [2C], 1/65536
     scale_classes: int
 
 
 class Cell(NamedTuple):
     """What is known of the cell that a walk is at; `start_cell` makes room for it."""
 
-    linear: Int32  # [C] its linear prediction, 1/1024
-    sums: Int32  # [H] of the first layer
-    hidden1: Int32  # [H]
-    hidden2: Int32  # [H]
-    centre: Int32  # [C] nearest whole location
-    table: Int32  # [C]
+    hidden: Int32  # [3, H] sums of the first layer, and both hidden layers
+    out: Int32  # [3, C] linear prediction (1/1024), nearest whole location, table number
 
 
 class ContextModel(ABC):
@@ -166,9 +159,8 @@ class ContextModel(ABC):
 
 def start_cell(network: Network) -> Cell:
     """Room for what a walk knows of a cell."""
-    channels, hidden = len(network.location_bias), len(network.offset)
-    sizes = channels, hidden, hidden, hidden, channels, channels
-    return Cell(*(np.zeros(size, np.int32) for size in sizes))
+    hidden, channels = len(network.middle), len(network.bands)
+    return Cell(np.zeros((3, hidden), np.int32), np.zeros((3, channels), np.int32))
 
 
 @kernel(inline="always")
@@ -176,22 +168,21 @@ def clip(value: int, limit: int) -> int:
     return min(max(value, -limit), limit)
 
 
-@kernel()
+@kernel(inline="always")
 def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) -> None:
     """Linear prediction of a cell, and the first layer's sums over the cells before it."""
     _, width, channels = q.shape
-    up, left, predict = network.up, network.left, network.predict
+    neighbours, predict, magnitudes = network.neighbours, network.predict, network.magnitudes
     near, around, bands = network.near, network.around, network.bands
-    linear, sums, magnitudes = cell.linear, cell.sums, network.magnitudes
-    values, count = len(near) // len(predict), len(around) // len(up)
-    sums[:] = network.offset
-    if row == 0 and column == 0:
-        sums += network.first
+    sums, linear = cell.hidden[0], cell.out[0]
+    seen = len(neighbours)
+    values, count = len(near) // len(predict), len(around) // seen
+    sums[:] = network.offset[0 if row == 0 and column == 0 else 1]
     linear[:] = 0
-    rows = np.empty(len(up), np.int32)
-    columns = np.empty(len(up), np.int32)
-    for k in range(len(up)):
-        rows[k], columns[k] = row - up[k], column - left[k]
+    rows = np.empty(seen, np.int32)
+    columns = np.empty(seen, np.int32)
+    for k in range(seen):
+        rows[k], columns[k] = row - neighbours[k, 0], column - neighbours[k, 1]
         if rows[k] < 0 or columns[k] < 0 or columns[k] >= width:
             rows[k] = -1
     spare = 0 if rows[0] >= 0 else 1
@@ -202,7 +193,7 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
             for c in range(channels):
                 linear[c] += np.int32(predict[k, c]) * np.int32(q[rows[k], columns[k], c])
     energy = np.empty(count, np.int32)
-    for k in range(len(up)):
+    for k in range(seen):
         if rows[k] < 0:
             continue
         energy[:] = 0
@@ -224,12 +215,13 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
                     sums[h] += magnitude * np.int32(weights[h])
 
 
-@kernel()
+@kernel(inline="always")
 def _feed(network: Network, cell: Cell, q: Int16, start: int, end: int) -> None:
     """Add channels `start` to `end` of a cell q [C] to the first layer's sums of those after."""
-    within, sums, magnitudes = network.within, cell.sums, network.magnitudes
+    within, magnitudes = network.within, network.magnitudes
+    sums, linear = cell.hidden[0], cell.out[0]
     for c in range(start, end):
-        d = q[c] - ((cell.linear[c] + 512) >> 10)
+        d = q[c] - ((linear[c] + 512) >> 10)
         if d == 0:
             continue
         clipped = np.int32(clip(d, MAX_VALUE))
@@ -239,12 +231,14 @@ def _feed(network: Network, cell: Cell, q: Int16, start: int, end: int) -> None:
             sums[h] += clipped * np.int32(of_value[h]) + magnitude * np.int32(of_magnitude[h])
 
 
-@kernel()
+@kernel(inline="always")
 def _look_up(network: Network, cell: Cell, group: int, start: int) -> None:
     """Nearest whole locations and table numbers of a group of channels from `start` on."""
-    middle, middle_bias, leave = network.middle, network.middle_bias, network.leave
-    sums, hidden1, hidden2 = cell.sums, cell.hidden1, cell.hidden2
-    channels = len(cell.centre)
+    middle, middle_bias = network.middle, network.middle_bias
+    leave, leave_bias = network.leave, network.leave_bias
+    sums, hidden1, hidden2 = cell.hidden[0], cell.hidden[1], cell.hidden[2]
+    linear, centre, table = cell.out[0], cell.out[1], cell.out[2]
+    channels = len(centre)
     unit = len(sums) // len(network.groups)
     low, high = group * unit, (group + 1) * unit
     for h in range(low, high):
@@ -255,17 +249,17 @@ def _look_up(network: Network, cell: Cell, group: int, start: int) -> None:
             total += np.int32(np.int32(middle[h, i]) * hidden1[i])
         hidden2[h] = min(max((total + 512) >> 10, 0), MAX_ACTIVATION)
     for c in range(start, start + network.groups[group]):
-        location: int = network.location_bias[c]
-        scale: int = network.scale_bias[c]
+        location: int = leave_bias[c]
+        scale: int = leave_bias[channels + c]
         for i in range(high):
             location += np.int32(leave[c, i]) * hidden2[i]
             scale += np.int32(leave[channels + c, i]) * hidden2[i]
-        eighths = (clip(location, MAX_LOCATION) + (int(cell.linear[c]) << 6) + (1 << 12)) >> 13
+        eighths = (clip(location, MAX_LOCATION) + (int(linear[c]) << 6) + (1 << 12)) >> 13
         whole = (eighths + 4) >> 3
         fraction = eighths - 8 * whole + 4
-        cell.centre[c] = whole
+        centre[c] = whole
         scale_class = min(max(scale >> 13, 0), network.scale_classes - 1)
-        cell.table[c] = fraction * network.scale_classes + scale_class
+        table[c] = fraction * network.scale_classes + scale_class
 
 
 @kernel()
@@ -294,8 +288,8 @@ def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32)
             for group in range(len(network.groups)):
                 enter_group(network, cell, q, row, column, group, start)
                 start += network.groups[group]
-            centres[row, column] = cell.centre
-            tables[row, column] = cell.table
+            centres[row, column] = cell.out[1]
+            tables[row, column] = cell.out[2]
 
 
 def deviations(model: ContextModel, q: NDArray[np.integer], quality: int) -> tuple[Int32, Int32]:
@@ -336,10 +330,11 @@ class ContextWalk:
     def __iter__(self) -> Iterator[tuple[Int16, Int32, Int32]]:
         network, q = self._network, self.q[:, None]
         cell, sizes = start_cell(network), self._model.groups.tolist()
+        _, centre, table = cell.out
         for step in range(len(q)):
             start = 0
             for group, size in enumerate(sizes):
                 enter_group(network, cell, q, step, 0, group, start)
                 part = slice(start, start + size)
-                yield self.q[step, part], cell.centre[part], cell.table[part]
+                yield self.q[step, part], centre[part], table[part]
                 start += size

@@ -93,20 +93,19 @@ class ImageContext(ContextModel):
             raise ValueError("context model: tables need their middle and their escapes")
 
     def view(self) -> dict[str, Any]:
-        up, left = np.array(NEIGHBOURS, np.int32).T.copy()
         quarters = 4.0 * np.log2(1.0 + np.arange(8 * (MAX_INDEX + 1)))
         return {
-            "up": up,
-            "left": left,
+            "neighbours": np.array(NEIGHBOURS, np.int32),
             "padded": True,
             "magnitudes": np.rint(quarters).astype(np.int32),
-            "first": np.zeros(self.middle.shape[0], np.int32),
         }
 
     def biases(self, quality: int) -> dict[str, Any]:
+        offset = between_anchors(self.offset, quality)
+        scale_bias = between_anchors(self.scale_bias, quality)
         return {
-            "offset": between_anchors(self.offset, quality),
-            "scale_bias": between_anchors(self.scale_bias, quality),
+            "offset": np.stack((offset, offset)),
+            "leave_bias": np.concatenate((self.location_bias, scale_bias)),
         }
 
     def symbols_of(self, deviation: Int32) -> Int32:
@@ -178,7 +177,7 @@ def _read(
 
     Returns the cells done; for data that cannot be, -1 less the cells before it.
     """
-    cells = 0
+    cells, centre, table = 0, cell.out[1], cell.out[2]
     for row in range(q.shape[0]):
         for column in range(q.shape[1]):
             if np.int64(state[4]) > last_byte:
@@ -188,7 +187,7 @@ def _read(
                 enter_group(network, cell, q, row, column, group, start)
                 end = start + network.groups[group]
                 for c in range(start, end):
-                    value = cell.centre[c] + _decode(cumulative[cell.table[c]], state, data)
+                    value = centre[c] + _decode(cumulative[table[c]], state, data)
                     if abs(value) > MAX_INDEX:
                         return -1 - cells
                     q[row, column, c] = value

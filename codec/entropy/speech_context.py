@@ -73,21 +73,18 @@ class SpeechContext(ContextModel):
         past = self.past[:-1].reshape(_STEPS_SEEN, 2, channels, -1)
         near, around = (past[:, part].reshape(_STEPS_SEEN * channels, -1) for part in (0, 1))
         return {
-            "up": np.arange(1, _STEPS_SEEN + 1, dtype=np.int32),
-            "left": np.zeros(_STEPS_SEEN, np.int32),
+            "neighbours": np.array([(k + 1, 0) for k in range(_STEPS_SEEN)], np.int32),
             "padded": False,
             "predict": np.zeros((_STEPS_SEEN, channels), np.int16),
             "bands": np.arange(channels, dtype=np.int32),  # each channel is its own
             "magnitudes": np.minimum(np.arange(MAX_INDEX + 1), 4).astype(np.int32),
             "near": near,
             "around": around,
-            "first": self.past[-1].astype(np.int32),
-            "location_bias": self.leave_bias[:channels],
-            "scale_bias": self.leave_bias[channels:],
         }
 
     def biases(self, quality: int) -> dict[str, Any]:
-        return {"offset": self.offset[quality]}
+        offset = self.offset[quality]
+        return {"offset": np.stack((offset + self.past[-1], offset))}
 
     def symbols_of(self, deviation: Int32) -> Int32:
         symbols: Int32 = deviation + np.int32(self.reach)
