@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from codec.entropy.quantiser import Quantiser, fit_centres
+from codec.entropy.range_coder import UInt8
 from codec.entropy.static import SymbolCounts, count_symbols
 from codec.errors import BadInput
 from codec.image.ganz_search import search_tile
-from codec.image.ganz_tile import Flags, TileForm
+from codec.image.ganz_tile import TileForm
 from models.ganz.store import GanzModel, load_ganz_model, save_ganz_model
 from models.networks.ganz import GanzShape, Generator, RandomFirstLayer
 from models.training import checkpoints
@@ -60,7 +61,7 @@ def export_ganz_model(
         blank = Quantiser(np.array([-1.0, 1.0]))
         model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)), "")
 
-        def layers(latents: int, flags: Flags | None) -> RandomFirstLayer:
+        def layers(latents: int, flags: UInt8 | None) -> RandomFirstLayer:
             return model.first_layer(latents, None if flags is None else torch.from_numpy(flags))
 
         random = np.random.default_rng((seed, 3 << 20))
