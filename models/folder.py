@@ -1,192 +1,170 @@
-"""Shipped models on disk: safetensors weights, integer tables, a JSON description; no pickles.
+"""Model folders: safetensors weights and tables, a JSON description, a model id; no pickles.
 
-A model folder holds `model.json` (shape, rate points, licence, checksums), `encoder.safetensors`,
-`generator.safetensors` (half precision) and `entropy.safetensors` (the float prior that the search
-descends and the integer context model and tables that the bitstream is defined by). The model id is
-a hash of everything that decides what a stream decodes to: generator, context model and shape.
+A folder holds `model.json` (kind, shape, licence, model id), one `.safetensors` file for each part
+of the model (the encoder and the generator, in half precision) and `entropy.safetensors` (what the
+entropy coders and the search's prior need). The model id is a hash of everything that decides what
+a stream decodes to: shape, generator and tables.
 """
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
-from functools import cache
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import torch
-from safetensors import safe_open
-from safetensors.numpy import save_file as save_numpy
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from codec.device import fast_in_half
-from codec.entropy.huffman import HuffmanCoder, RunModel
-from codec.entropy.latent_coder import LatentCoder
-from codec.entropy.speech_context import QUALITIES, RangeCoder, SpeechContext
 from codec.errors import BadInput
-from codec.search.admm import Networks
-from codec.search.admm import Prior as SearchPrior
-from codec.search.rdoq import Neighbours
-from models.family import CodecNetworks, Model, finite, loading, read_description, read_part
-from models.inference.generator_bf16 import Sketch
-from models.inference.packed import can_pack, packed
-from models.inference.prior_bf16 import PriorSketch
-from models.networks.speech import ANCHORS, Encoder, Generator, ModelShape, Prior
+from models.model import FrameModel as FrameModel
+from models.model import Model, halved, widened
+
+if TYPE_CHECKING:
+    # Named as exports: annotations of the codec take them from here.
+    from models.networks.ganz import Convolutions as Convolutions
+    from models.networks.ganz import GanzModel as GanzModel
+    from models.networks.ganz import RandomFirstLayer as RandomFirstLayer
+    from models.networks.photo import PhotoGenerator as PhotoGenerator
+    from models.networks.photo import PhotoModel as PhotoModel
+    from models.networks.photo_paper import PaperImageModel as PaperImageModel
 
 WEIGHTS = Path(__file__).parent / "weights"
-_CONTEXT = (
-    "groups", "past", "within", "offset", "middle", "middle_bias", "leave", "leave_bias", "tables",
-)  # fmt: skip
+MAX_FILE_BYTES = 64 << 20
+MAX_DESCRIPTION_BYTES = 1 << 20
+
+M = TypeVar("M", bound=Model)
 
 
-class LatentModel(CodecNetworks):
-    """Encoder, generator and prior of one model family, with what its description says of them."""
+def load_speech_model(family: str, folder: Path | None = None) -> FrameModel:
+    """The shipped (or given) model of a speech preset. Raises BadInput when it is unusable."""
+    from models.networks.speech import SpeechModel
+    from models.networks.speech_paper import PaperModel
 
-    encoder: Encoder
-    generator: Generator
-    prior: Prior
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.encoder = Encoder(shape)
-        self.generator = Generator(shape)
-        self.prior = Prior(shape)
-        self.log_rate_weights = [-7.5, -8.0, -9.0]  # log lambda at the rate anchors
-
-    def rate_weight(self, rate: float) -> float:
-        """Lagrangian weight (cost per bit) the networks were trained for at rate point r."""
-        anchors = np.arange(len(self.log_rate_weights))
-        return float(np.exp(np.interp(rate, anchors, self.log_rate_weights)))
-
-    def rescale(self, latents: Tensor, rate: Tensor, new_rate: Tensor) -> Tensor:
-        """Latents [B, S, C] of rate points [B] in the steps of others, centres taken as even."""
-        with torch.no_grad():
-            gains = self.generator.gains
-            return latents * (gains(new_rate) / gains(rate))
+    return _load(folder or WEIGHTS / family, SpeechModel, PaperModel)
 
 
-def save_model(
-    model: LatentModel, context: SpeechContext, runs: RunModel, folder: Path, about: dict[str, Any]
-) -> str:
+def load_photo_model(family: str, folder: Path | None = None) -> PhotoModel:
+    """The shipped (or given) model of preset `photo`. Raises BadInput when it is unusable."""
+    from models.networks.photo import PhotoModel
+
+    return _load(folder or WEIGHTS / family, PhotoModel)
+
+
+def load_photo_paper_model(family: str, folder: Path | None = None) -> PaperImageModel:
+    """The shipped (or given) model of image preset `paper`. Raises BadInput when unusable."""
+    from models.networks.photo_paper import PaperImageModel
+
+    return _load(folder or WEIGHTS / family, PaperImageModel)
+
+
+def load_ganz_model(family: str, folder: Path | None = None) -> GanzModel:
+    """The shipped (or given) model of preset `ganz`. Raises BadInput when it is unusable."""
+    from models.networks.ganz import GanzModel
+
+    return _load(folder or WEIGHTS / family, GanzModel)
+
+
+def _load(folder: Path, *models: type[M]) -> M:
+    """The model in a folder, frozen, which must be one of `models`."""
+    with loading(f"the {models[0].title} model", folder):
+        description = read_description(folder / "model.json")
+        kind = description.get("kind")
+        found = [model for model in models if model.kind == kind]
+        if not found:
+            raise BadInput(f"{folder} holds no {models[0].title} model")
+        model = found[0].restored(description, read_part(folder / "entropy.safetensors"))
+        for name in model.parts:
+            model.load_part(name, widened(read_part(folder / f"{name}.safetensors")))
+        model.model_id = str(description["model_id"])
+        if _model_id(model, folder, description) != model.model_id:
+            raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
+    return model.requires_grad_(False).eval()
+
+
+def save_model(model: Model, folder: Path, about: dict[str, Any]) -> str:
     """Write a model folder and return its model id (16 hex digits). Weights become float16."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("encoder", "generator"):
-        state = getattr(model, name).state_dict()
-        save_file(
-            {k: v.half().contiguous() for k, v in state.items()}, folder / f"{name}.safetensors"
-        )
-    arrays = {f"context.{name}": np.ascontiguousarray(getattr(context, name)) for name in _CONTEXT}
-    arrays |= {"huffman.runs": runs.runs, "huffman.values": runs.values}
-    for key, value in model.prior.state_dict().items():
-        arrays[f"prior.{key}"] = value.half().numpy()
-    save_numpy(arrays, folder / "entropy.safetensors")
-    description = {
-        "shape": model.shape.to_json(),
-        "log_rate_weights": model.log_rate_weights,
-        **about,
-    }
-    description["model_id"] = model_id(folder, description)
+    for name in model.parts:
+        save_file(halved(model.part(name)), folder / f"{name}.safetensors")
+    save_arrays(model.tables(), folder / "entropy.safetensors")
+    kind = {} if model.kind is None else {"kind": model.kind}
+    description = {**kind, "shape": asdict(model.shape), **model.described(), **about}
+    description["model_id"] = _model_id(model, folder, description)
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
     return str(description["model_id"])
 
 
-def model_id(folder: Path, description: dict[str, Any]) -> str:
-    """Hash of generator weights, context model and shape: 16 hex digits."""
+def _model_id(model: Model, folder: Path, description: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(description["shape"], sort_keys=True).encode())
     digest.update((folder / "generator.safetensors").read_bytes())
-    with safe_open(folder / "entropy.safetensors", "numpy") as file:
-        for name in _CONTEXT:
-            digest.update(file.get_tensor(f"context.{name}").tobytes())
-        for name in ("huffman.runs", "huffman.values"):
-            digest.update(file.get_tensor(name).tobytes())
+    tables = folder / "entropy.safetensors"
+    if model.hashed is None:
+        digest.update(tables.read_bytes())
+    else:
+        with safe_open(tables, "numpy") as file:
+            for name in model.hashed:
+                digest.update(file.get_tensor(name).tobytes())
     return digest.hexdigest()[:16]
 
 
-def load_model(family: str, folder: Path | None = None) -> Model:
-    """The shipped (or given) model folder of a family, checked. Raises BadInput when unusable."""
-    folder = folder or WEIGHTS / family
-    with loading(f"model {family!r}", folder):
-        description = read_description(folder)
-        if description.get("kind") == "paper":
-            from models import paper  # which needs this module
-
-            return paper.load(folder, description)
-        fields = dict(description["shape"])
-        fields["prior_groups"] = tuple(fields["prior_groups"])
-        shape = ModelShape(**fields)
-        shape.check()
-        networks = LatentModel(shape)
-        networks.log_rate_weights = finite(description["log_rate_weights"], ANCHORS)
-        for name in ("encoder", "generator"):
-            part = getattr(networks, name)
-            part.load_state_dict(
-                {k: v.float() for k, v in read_part(folder / f"{name}.safetensors").items()}
-            )
-        entropy = read_part(folder / "entropy.safetensors")
-        networks.prior.load_state_dict(
-            {k[6:]: v.float() for k, v in entropy.items() if k.startswith("prior.")}
-        )
-        context = SpeechContext(**{name: entropy[f"context.{name}"].numpy() for name in _CONTEXT})
-        runs = RunModel(entropy["huffman.runs"].numpy(), entropy["huffman.values"].numpy())
-        (overhead,) = finite([description["huffman_overhead"]], 1)
-        coders: dict[str, LatentCoder] = {
-            "range": RangeCoder(context, shape.steps),
-            "huffman": HuffmanCoder(context, runs, shape.steps, overhead),
-        }
-        if context.channels != shape.channels:
-            raise ValueError("context model and networks disagree about the channels")
-        if model_id(folder, description) != description["model_id"]:
-            raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
-    networks.requires_grad_(False)
-    return Model(networks.eval(), coders, QUALITIES, str(description["model_id"]))
+@contextlib.contextmanager
+def loading(what: str, folder: Path) -> Iterator[None]:
+    """Turn whatever the reading of a broken model folder raises into BadInput with one line."""
+    try:
+        yield
+    except (
+        OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError,
+        MemoryError, SafetensorError,
+    ) as error:  # fmt: skip
+        # torch explains itself over many lines.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"cannot load {what} from {folder}: {reason}") from error
 
 
-def neighbours(generator: nn.Module, prior: SearchPrior) -> Neighbours | None:
-    """What moves of single indices need to know; None of models whose latents are no indices."""
-    if not (isinstance(generator, Generator) and isinstance(prior, Prior | PriorSketch)):
-        return None
+def read_description(path: Path) -> dict[str, Any]:
+    """What a JSON description says. Raises ValueError when it is none or too large."""
+    if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"{path.name} is larger than any description may be")
+    description = json.loads(path.read_text())
+    if not isinstance(description, dict):
+        raise ValueError(f"{path.name} holds no description")
+    return description
 
-    drawn = generator.basis.detach().square().sum(1)
-    return Neighbours(prior.moves, lambda rate: drawn / generator.gains(rate).square())
+
+def read_part(path: Path, most: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """The tensors of one file of a model folder. Raises BadInput above `most` bytes."""
+    if path.stat().st_size > most:
+        raise BadInput(f"{path}: larger than any such model file may be")
+    return load_file(path)
 
 
-def search_networks(model: CodecNetworks) -> Networks:
-    """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
-    device = next(model.generator.parameters()).device
-    encoder, generator, prior = model.encoder, model.generator, model.prior
-    quick = fast_in_half(device)
-    pack = device.type == "cpu" and can_pack()
-    if pack:
-        encoder, generator = packed(encoder), packed(generator)
-        if isinstance(prior, Prior):
-            prior = copy.deepcopy(prior)
-            prior.fold_masks()
-            exact = packed(prior, differentiable=not quick)
-            prior = PriorSketch(prior, exact) if quick else exact
+@contextlib.contextmanager
+def new_model_folder(out: Path) -> Iterator[Path]:
+    """A folder to write a model into, which becomes `out` if the block ends well.
 
-    @cache
-    def sketch() -> Callable[[Tensor, Tensor], Tensor]:
-        # Only once it is wanted: decoders never search.
-        if pack and quick and isinstance(model.generator, Generator):
-            return Sketch(model.generator)
-        drawn = copy.deepcopy(model.generator).requires_grad_(False)
-        number = torch.bfloat16 if quick else next(drawn.parameters()).dtype
-        drawn = drawn.to(number)
-        if pack:
-            drawn = packed(drawn, differentiable=True)
-        return lambda z, rate: drawn(z, rate.to(number)).float()
-
-    return Networks(
-        encoder,
-        generator,
-        prior,
-        lambda z, rate: sketch()(z, rate),
-        model.quantise,
-        model.reach,
-        neighbours(model.generator, prior),
-    )
+    An existing model is replaced only then. Raises BadInput, before the block, when `out` exists
+    and holds something else than a model.
+    """
+    if out.exists() and not (out / "model.json").is_file():
+        raise BadInput(f"{out} exists and is no model folder; give another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield draft
+        # Both may be private to who wrote them; a model is for whoever runs the codec.
+        draft.chmod(0o755)
+        for file in draft.iterdir():
+            file.chmod(0o644)
+        if out.exists():
+            shutil.rmtree(out)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

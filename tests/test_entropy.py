@@ -16,10 +16,10 @@ from codec.entropy.context_model import TABLE_BITS, deviations
 from codec.entropy.huffman import REACH, HuffmanCoder, count_tokens
 from codec.entropy.speech_context import MAX_INDEX, RangeCoder, SpeechContext
 from codec.errors import BadStream
-from models.networks.speech import ModelShape, Prior
+from models.networks.speech import Prior, SpeechShape
 from models.training.tables import integer_tables, logistic_masses, speech_context
 
-SHAPE = ModelShape(channels=24, prior_unit=8, prior_groups=(4, 8, 12))
+SHAPE = SpeechShape(channels=24, prior_unit=8, prior_groups=(4, 8, 12))
 STEPS = SHAPE.steps
 
 

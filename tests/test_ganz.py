@@ -21,7 +21,7 @@ from codec.image.ganz_tile import places_within
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
 from models.evaluation.ganz import keep_largest
-from models.ganz.store import load_ganz_model
+from models.folder import load_ganz_model
 from models.networks.ganz import GanzShape, RandomFirstLayer, as_grid, as_spectrum, reach_order
 from models.networks.random_layer import RandomLayer, hadamard, random_order, random_signs
 from models.train import main as train

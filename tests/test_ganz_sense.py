@@ -20,7 +20,7 @@ from codec.image.sensing import (
     recover_ganz,
     recover_photo,
 )
-from models.image.store import load_image_model
+from models.folder import load_photo_model
 from tests.tiny_ganz_model import crop, tiny_ganz
 from tests.tiny_image_model import make_model, photograph, psnr
 from tui.cli import main
@@ -85,7 +85,7 @@ def test_annealing_falls_to_what_the_noise_leaves() -> None:
 
 def test_both_priors_recover_a_picture(ganz: GanzCodec, folder: Path) -> None:
     make_model(folder / "photo")
-    networks = load_image_model("photo", folder / "photo").networks
+    networks = load_photo_model("photo", folder / "photo")
     matrix = Matrix(2500)
     y = matrix(picture())
     even = score(matrix.mean_colours(y))
@@ -116,7 +116,7 @@ def test_settings_are_checked() -> None:
 
 
 def test_pictures_of_other_sizes_are_tiles(ganz: GanzCodec, monkeypatch) -> None:
-    monkeypatch.setattr("models.ganz.store.load_ganz_model", lambda family: ganz.model)
+    monkeypatch.setattr("models.folder.load_ganz_model", lambda family: ganz.model)
     seen: list[float] = []
     sensor = Sensor(SenseSettings(2500, prior="ganz", steps=16), "cpu")
     pixels = np.asarray(photograph(150, 60))
@@ -130,7 +130,7 @@ def test_pictures_of_other_sizes_are_tiles(ganz: GanzCodec, monkeypatch) -> None
 
 
 def test_the_command(ganz: GanzCodec, monkeypatch, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr("models.ganz.store.load_ganz_model", lambda family: ganz.model)
+    monkeypatch.setattr("models.folder.load_ganz_model", lambda family: ganz.model)
     source, target, shown = (str(tmp_path / n) for n in ("a.png", "b.png", "c.png"))
     photograph(128, 128).save(source)
     base = ["image", "sense", source, target, "--prior", "ganz", "--iterations", "6"]

@@ -32,7 +32,7 @@ from codec.image.pictures import (
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.image.tiling import cut_windows, decode_map, encode_map, frames_of
 from codec.image.windows import WindowPrior
-from models.image.store import load_image_model
+from models.folder import load_photo_model
 from models.networks.image_distance import ImageDistance, ms_ssim
 from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec
 from tui.cli import main
@@ -391,7 +391,7 @@ def test_another_model_is_refused(codec: PhotoCodec, folder: Path, tmp_path: Pat
     description["model_id"] = "0" * 16
     (tmp_path / "m" / "model.json").write_text(json.dumps(description))
     with pytest.raises(BadInput, match="do not match"):
-        load_image_model("photo", tmp_path / "m")
+        load_photo_model("photo", tmp_path / "m")
 
 
 def test_ms_ssim_is_that_of_the_paper() -> None:

@@ -34,10 +34,10 @@ from codec.image.container import (
 )
 from codec.packet import MAX_IMAGE_PAYLOAD, Kind, Packet, checksum, pack
 from models.networks import photo
-from models.networks.photo import ImageShape, Prior, neighbour_cells
+from models.networks.photo import PhotoShape, Prior, neighbour_cells
 from models.training.tables import image_context, integer_tables, logistic_masses
 
-SHAPE = ImageShape(channels=12, prior_unit=8, prior_groups=(2, 4, 6), prior_values=5)
+SHAPE = PhotoShape(channels=12, prior_unit=8, prior_groups=(2, 4, 6), prior_values=5)
 MODEL_ID = "0123456789abcdef"
 
 
@@ -72,7 +72,6 @@ def coder(prior: Prior) -> ImageCoder:
 def test_the_two_halves_agree_on_the_neighbours() -> None:
     assert photo.NEIGHBOURS == NEIGHBOURS
     assert photo.LOG_SCALES[0] == ImageContext.log_scale_start
-    assert photo.MAX_INDEX == MAX_INDEX
     found = neighbour_cells(3, 4).tolist()
     none = 12
     assert found[0] == [none] * 6

@@ -14,7 +14,7 @@ from PIL import Image
 
 from codec import ImageCodec
 from codec.entropy.quantiser import Quantiser, fit_centres
-from codec.entropy.static import count_symbols
+from codec.entropy.static import SymbolCounts, count_symbols
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import paper as paper_codec
 from codec.image.container import read_image
@@ -22,14 +22,9 @@ from codec.image.paper import PaperCodec
 from codec.image.presets import ImagePreset, find_image_preset, numbered_image_preset
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
-from models.image.paper import (
-    PaperDistance,
-    PaperImageModel,
-    load_paper_image_model,
-    no_counts,
-    save_paper_image_model,
-)
-from models.networks.photo_paper import PaperImageShape
+from models.folder import load_photo_paper_model, save_model
+from models.networks.image_distance import PaperDistance
+from models.networks.photo_paper import PaperImageModel, PaperImageShape
 from models.training.image.paper_start import start_linear_image
 from tests.tiny_image_model import photograph, psnr, tiny_codec, training_pictures
 from tui.cli import main
@@ -44,7 +39,8 @@ def make_model(folder: Path) -> str:
     """The linear codec with centres and counts from its own pictures, and a little residual."""
     torch.manual_seed(0)
     x = training_pictures()
-    model = PaperImageModel(SHAPE, Quantiser(np.linspace(-31.5, 31.5, 64)), no_counts(64))
+    even = SymbolCounts(np.ones(64, np.int64))
+    model = PaperImageModel(SHAPE, Quantiser(np.linspace(-31.5, 31.5, 64)), even)
     start_linear_image(model.encoder, model.generator, x)
     with torch.no_grad():
         # So that windows which disagree would be noticed.
@@ -57,7 +53,7 @@ def make_model(folder: Path) -> str:
     counts = count_symbols(quantiser.index(z).numpy(), 64)
     done = PaperImageModel(SHAPE, quantiser, counts)
     done.load_state_dict(model.state_dict())
-    return save_paper_image_model(done, folder, {"name": "paper"})
+    return save_model(done, folder, {"name": "paper"})
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +232,7 @@ def test_wrong_models(codec: PaperCodec, folder: Path, tmp_path: Path) -> None:
             (tmp_path / part.name).write_bytes(part.read_bytes())
         (tmp_path / "model.json").write_text(json.dumps({**description, **change}))
         with pytest.raises(BadInput) as caught:
-            load_paper_image_model("photo-paper", tmp_path)
+            load_photo_paper_model("photo-paper", tmp_path)
         assert "\n" not in str(caught.value)
 
 

@@ -13,7 +13,8 @@ import torch
 from codec.image.paper import PaperCodec
 from codec.image.presets import find_image_preset
 from codec.image.settings import EncodeSettings
-from models.image.paper import PaperDistance, load_paper_image_model
+from models.folder import load_photo_paper_model
+from models.networks.image_distance import PaperDistance
 from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator, PaperImageShape
 from models.train import main as train
 from models.training.image.paper import PaperImageSettings, train_paper_image
@@ -61,7 +62,7 @@ def test_training_goes_on_after_a_pause_exports_and_codes(pictures: Path, tmp_pa
     assert train_paper_image(photographs, work, target, TINY, Interruption(pause=1e-6)) is None
     assert not target.exists()
     identity = train_paper_image(photographs, work, target, TINY)
-    assert load_paper_image_model("photo-paper", target).model_id == identity
+    assert load_photo_paper_model("photo-paper", target).model_id == identity
     log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 6
     assert {"loss", "judge", "searched"} <= set().union(*log)
@@ -80,7 +81,7 @@ def test_more_steps_lower_the_distance(pictures: Path, tmp_path: Path) -> None:
     for steps in (1, 50):
         settings = replace(TINY, steps=steps, adversary=0.0, search_every=10, rate=1e-2)
         train_paper_image(photographs, tmp_path / f"work{steps}", tmp_path / f"{steps}", settings)
-        model = load_paper_image_model("photo-paper", tmp_path / f"{steps}")
+        model = load_photo_paper_model("photo-paper", tmp_path / f"{steps}")
         with torch.no_grad():
             y = model.generator(model.quantise(model.encoder(x, x[:, 0, 0, 0])), x[:, 0, 0, 0])
         found.append(float(PaperDistance()(x, y).mean()))

@@ -18,7 +18,7 @@ from codec.image.settings import EncodeSettings
 from models.evaluation import image
 from models.evaluation.image_codecs import TestedCodec
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
-from models.networks.photo import ImageNetworks, ImageShape
+from models.networks.photo import PhotoModel, PhotoShape
 from models.train import main as train
 from models.training.image import command, photographs
 from models.training.image.photographs import Photographs
@@ -49,7 +49,7 @@ def test_the_lapped_transform_is_orthonormal() -> None:
 
 
 def test_with_all_channels_the_start_reconstructs() -> None:
-    model = ImageNetworks(ImageShape(channels=768, prior_unit=4, prior_groups=(300, 468)))
+    model = PhotoModel(PhotoShape(channels=768, prior_unit=4, prior_groups=(300, 468)))
     x = training_pictures()
     linear_start(model, x)
     rate = torch.full((len(x),), 1.7)
@@ -92,7 +92,7 @@ def test_training_lowers_the_loss(pictures: Path) -> None:
     photographs = Photographs(pictures, crop=64, note=notes.append)
     assert len(photographs.training) == 5
     assert notes
-    model = ImageNetworks(SHAPE)
+    model = PhotoModel(SHAPE)
     linear_start(model, photographs.batch(6, np.random.default_rng(0)))
     settings = ImageStageSettings(steps=40, batch=4, prior_steps=20, warmup=5, rate=3e-3)
     stage = ImageStage(model, photographs, torch.device("cpu"), settings)
@@ -113,7 +113,7 @@ def test_training_lowers_the_loss(pictures: Path) -> None:
 def test_training_resumes_exports_and_codes(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.networks.photo.ImageShape.__init__.__defaults__", _defaults())
+    monkeypatch.setattr("models.networks.photo.PhotoShape.__init__.__defaults__", _defaults())
     base = ["image", "--data", str(pictures), "--work", str(tmp_path), "--crop", "64"]
     base += ["--batch", "2", "--examples", "4", "--search-steps", "2", "--device", "cpu"]
     assert train([*base, "--steps", "3", "--stage", "train"]) == 0
@@ -128,7 +128,7 @@ def test_training_resumes_exports_and_codes(
 
 
 def _defaults() -> tuple[object, ...]:
-    return tuple(getattr(SHAPE, name) for name in ImageShape.__dataclass_fields__)
+    return tuple(getattr(SHAPE, name) for name in PhotoShape.__dataclass_fields__)
 
 
 def test_bad_training_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,21 +12,26 @@ import pytest
 
 from codec.entropy.huffman import count_tokens
 from codec.errors import BadInput
-from models.folder import LatentModel, load_model, save_model
-from models.ganz.store import load_ganz_model
-from models.image.paper import load_paper_image_model
-from models.image.store import load_image_model, shape_of
-from models.networks.speech import ModelShape, Prior
-from models.training.folders import new_model_folder
+from models.folder import (
+    load_ganz_model,
+    load_photo_model,
+    load_photo_paper_model,
+    load_speech_model,
+    new_model_folder,
+    save_model,
+)
+from models.model import sizes as sizes_of
+from models.networks.photo import PhotoShape
+from models.networks.speech import Prior, SpeechModel, SpeechShape
 from models.training.tables import speech_context
 
 LOADERS = {
-    "speech": load_model,
-    "image": load_image_model,
+    "speech": load_speech_model,
+    "image": load_photo_model,
     "ganz": load_ganz_model,
-    "image-paper": load_paper_image_model,
+    "image-paper": load_photo_paper_model,
 }
-TINY = ModelShape(
+TINY = SpeechShape(
     channels=24, width=8, hidden=8, encoder_blocks=1, generator_blocks=1,
     prior_unit=4, prior_groups=(8, 16),
 )  # fmt: skip
@@ -97,23 +102,25 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _save(context_of: ModelShape, folder: Path) -> None:
+def _save(context_of: SpeechShape, folder: Path) -> None:
     context = speech_context(Prior(context_of), [])
     about = {"huffman_overhead": 1.3}
-    save_model(LatentModel(TINY), context, count_tokens(context, []), folder, about)
+    model = SpeechModel(TINY)
+    model.context, model.runs = context, count_tokens(context, [])
+    save_model(model, folder, about)
 
 
 def test_a_speech_model_comes_back(speech_folder: Path) -> None:
-    model = load_model("mine", speech_folder)
+    model = load_speech_model("mine", speech_folder)
     q = np.ones((TINY.steps, TINY.channels), np.int8)
     for coder in model.coders.values():
         assert (coder.decode(coder.encode(q, 3), 3) == q).all()
 
 
 def test_a_context_of_other_channels_is_refused(tmp_path: Path) -> None:
-    _save(ModelShape(channels=12, prior_unit=4, prior_groups=(4, 8)), tmp_path)
+    _save(SpeechShape(channels=12, prior_unit=4, prior_groups=(4, 8)), tmp_path)
     with pytest.raises(BadInput, match="disagree about the channels"):
-        load_model("mine", tmp_path)
+        load_speech_model("mine", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +140,8 @@ def test_other_numbers_than_a_model_has_are_refused(
         (tmp_path / part.name).write_bytes(part.read_bytes())
     description = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**description, **change}))
-    with pytest.raises(BadInput, match="cannot load model 'mine'"):
-        load_model("mine", tmp_path)
+    with pytest.raises(BadInput, match="cannot load the speech model"):
+        load_speech_model("mine", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,7 @@ def test_other_numbers_than_a_model_has_are_refused(
 )  # fmt: skip
 def test_impossible_speech_shapes(sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        ModelShape(**sizes).check()
+        SpeechShape(**sizes)
 
 
 @pytest.mark.parametrize(
@@ -160,4 +167,4 @@ def test_impossible_speech_shapes(sizes: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_impossible_image_shapes(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError):
-        shape_of({"prior_groups": [20, 300], **sizes})
+        PhotoShape(**sizes_of({"shape": {"prior_groups": [20, 300], **sizes}}))

@@ -20,9 +20,7 @@ from codec.packet import unpack
 from codec.speech.codec import SpeechCodec
 from codec.speech.live import LiveEncoder
 from codec.speech.presets import find_preset
-from models.folder import load_model
-from models.ganz.store import load_ganz_model
-from models.image.paper import load_paper_image_model
+from models.folder import load_ganz_model, load_photo_paper_model, load_speech_model
 from models.networks.features import PhoneRecogniser
 from models.training.batches import draw_frames
 from models.training.frames import FrameShards
@@ -161,7 +159,7 @@ def test_training(device: torch.device, packed: Path, tmp_path: Path) -> None:
     assert run(2).stage("two", None)
     assert run(5).stage("one", None)  # goes on from its checkpoint
     run(2).export(tmp_path / "model")
-    load_model("speech", tmp_path / "model")
+    load_speech_model("speech", tmp_path / "model")
 
 
 class _Steps(Interruption):
@@ -188,7 +186,7 @@ def test_training_of_the_papers_speech_system(
     for steps in (2, 3):  # the second of them ends in stage two
         assert train_paper(shards, work, target, settings, None, _Steps(steps), device) is None
     identity = train_paper(shards, work, target, settings, device=device)
-    assert load_model("paper", target).model_id == identity
+    assert load_speech_model("paper", target).model_id == identity
 
 
 @_COPIED
@@ -200,7 +198,7 @@ def test_training_of_the_papers_image_system(
         run = _Steps(steps)
         assert train_paper_image(photographs, work, target, image_settings, run, device) is None
     identity = train_paper_image(photographs, work, target, image_settings, device=device)
-    assert load_paper_image_model("photo-paper", target).model_id == identity
+    assert load_photo_paper_model("photo-paper", target).model_id == identity
 
 
 @_COPIED

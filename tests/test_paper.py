@@ -22,11 +22,10 @@ from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import FrameDecoder
 from codec.speech.presets import PRESETS
-from models import paper
 from models.evaluation.scores import score
-from models.folder import load_model, search_networks
+from models.folder import load_speech_model, save_model
 from models.networks.speech_distance import FrameDistance
-from models.networks.speech_paper import PaperShape
+from models.networks.speech_paper import PaperModel, PaperShape
 from models.training.checkpoints import latest_checkpoint
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
@@ -46,10 +45,10 @@ def packets_of(container: bytes) -> list[Packet]:
     return [item for item in ContainerReader(io.BytesIO(container)) if isinstance(item, Packet)]
 
 
-def tiny_model() -> paper.PaperModel:
+def tiny_model() -> PaperModel:
     torch.manual_seed(5)
     quantiser = Quantiser(np.linspace(-7.5, 7.5, 16))
-    model = paper.PaperModel(TINY, quantiser, SymbolCounts(np.arange(1, 17, dtype=np.int64)))
+    model = PaperModel(TINY, quantiser, SymbolCounts(np.arange(1, 17, dtype=np.int64)))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.requires_grad_(False)
@@ -143,7 +142,7 @@ def test_search_returns_centres_only() -> None:
     x = torch.rand(2, 128, 128) * 2.0 - 1.0
     none = torch.zeros(2)
     settings = SearchSettings(iterations=4, check_every=2, penalty=model.penalty)
-    found = search(search_networks(model), FrameDistance(), x, none, none, settings)
+    found = search(model.search_networks(), FrameDistance(), x, none, none, settings)
     assert torch.isin(found.indices, model.quantiser.centres).all()
     assert (found.cost <= found.start_cost).all()
     symbols = model.indices_of(found.indices)
@@ -152,13 +151,13 @@ def test_search_returns_centres_only() -> None:
 
 def test_model_folder_round_trip(tmp_path: Path) -> None:
     model = tiny_model()
-    identity = paper.save(model, tmp_path, {"licence": "CC BY 4.0"})
-    loaded = load_model("paper", tmp_path)
+    identity = save_model(model, tmp_path, {"licence": "CC BY 4.0"})
+    loaded = load_speech_model("paper", tmp_path)
     assert loaded.model_id == identity
     assert loaded.qualities == 1
     z = torch.randn(1, 8, 64)
     expected = model.generator(z, torch.zeros(1))
-    assert torch.allclose(loaded.networks.generator(z, torch.zeros(1)), expected, atol=0.05)
+    assert torch.allclose(loaded.generator(z, torch.zeros(1)), expected, atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -174,23 +173,23 @@ def test_model_folder_round_trip(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_description_is_one_line(tmp_path: Path, damage) -> None:
-    paper.save(tiny_model(), tmp_path, {})
+    save_model(tiny_model(), tmp_path, {})
     description = json.loads((tmp_path / "model.json").read_text())
     damage(description)
     (tmp_path / "model.json").write_text(json.dumps(description))
     with pytest.raises(BadInput) as caught:
-        load_model("paper", tmp_path)
+        load_speech_model("paper", tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_changed_weights_are_noticed(tmp_path: Path) -> None:
-    paper.save(tiny_model(), tmp_path, {})
+    save_model(tiny_model(), tmp_path, {})
     file = tmp_path / "generator.safetensors"
     data = bytearray(file.read_bytes())
     data[-100] ^= 4
     file.write_bytes(data)
     with pytest.raises(BadInput, match="model id"):
-        load_model("paper", tmp_path)
+        load_speech_model("paper", tmp_path)
 
 
 def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> None:
@@ -220,7 +219,7 @@ def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> 
     assert latest_checkpoint(work) == work / "checkpoint-00000004"
     assert not target.exists()
     identity = train_paper(shards, work, target, settings)
-    assert load_model("paper", target).model_id == identity
+    assert load_speech_model("paper", target).model_id == identity
     log = (work / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == 4
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent, Networks, SearchSettings, search
 from codec.search.rdoq import Neighbours, Polish
-from models.folder import load_model, search_networks
-from models.networks.speech import ModelShape, Prior
+from models.folder import load_speech_model
+from models.networks.speech import Prior, SpeechShape
 from models.networks.speech_distance import FrameDistance
 from tests.test_search import ToyDistance, ToyPrior
 
@@ -100,7 +100,7 @@ def test_moves_stay_within_the_limit_of_bits_and_in_range() -> None:
 
 def test_the_prior_tells_what_moves_add() -> None:
     """Exactly for the index itself, for the others to first order."""
-    shape = ModelShape(
+    shape = SpeechShape(
         channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=1,
         prior_unit=8, prior_groups=(4, 4, 16),
     )  # fmt: skip
@@ -131,7 +131,7 @@ def test_the_prior_tells_what_moves_add() -> None:
 
 def test_the_search_ends_with_moves() -> None:
     """At as many steps the shipped model's frames cost less than by ADMM alone."""
-    networks = search_networks(load_model("speech").networks)
+    networks = load_speech_model("speech").search_networks()
     assert networks.neighbours is not None
     random = torch.Generator().manual_seed(4)
     rough = torch.randn(2, 16, 192, generator=random) * torch.linspace(2.0, 0.1, 192)
@@ -147,8 +147,8 @@ def test_the_search_ends_with_moves() -> None:
 
 
 def test_few_steps_and_models_without_neighbours_leave_out_the_moves() -> None:
-    networks = search_networks(load_model("speech").networks)
-    paper = search_networks(load_model("paper").networks)
+    networks = load_speech_model("speech").search_networks()
+    paper = load_speech_model("paper").search_networks()
     assert paper.neighbours is None
     x, ones = torch.zeros(1, 128, 128), torch.ones(1)
     few, static = SearchSettings(iterations=6), SearchSettings(iterations=8, penalty=0.002)

@@ -12,9 +12,9 @@ from torch import Tensor
 from models.inference.generator_bf16 import Sketch
 from models.inference.packed import can_pack, packed
 from models.inference.prior_bf16 import PriorSketch
-from models.networks.speech import Generator, ModelShape, Prior
+from models.networks.speech import Generator, Prior, SpeechShape
 
-SHAPE = ModelShape(
+SHAPE = SpeechShape(
     channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=3,
     prior_unit=8, prior_groups=(2, 6, 16),
 )  # fmt: skip

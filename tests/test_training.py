@@ -17,9 +17,10 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+from codec.entropy.speech_context import MAX_INDEX
 from codec.errors import BadInput
-from models.folder import WEIGHTS, LatentModel, load_model
-from models.networks.speech import MAX_INDEX
+from models.folder import WEIGHTS, load_speech_model
+from models.networks.speech import SpeechModel
 from models.training import checkpoints
 from models.training.command import main
 from models.training.interruption import Interruption
@@ -140,14 +141,14 @@ def test_a_training_goes_on_from_a_model(packed: Path, trained: Path, tmp_path: 
     start = json.loads((trained / "model" / "model.json").read_text())
     assert log[0]["log_price_0"] == pytest.approx(start["log_rate_weights"][0], abs=1e-3)
     again.centres()
-    kept = load_model("speech", trained / "model").networks.state_dict()["generator.centres"]
+    kept = load_speech_model("speech", trained / "model").state_dict()["generator.centres"]
     found = trained_model(tmp_path, "centres").generator.centres
     torch.testing.assert_close(found, kept.to(found.dtype))
 
 
 def test_the_encoder_is_drawn_to_other_indices_only():
     """Latents that would be rounded to what the search found are right as they are."""
-    objective = Objective(LatentModel(SHAPE))
+    objective = Objective(SpeechModel(SHAPE))
     x, rate = torch.zeros(1, 128, 128), torch.ones(1)
     zeros = torch.zeros(1, SHAPE.steps, SHAPE.channels)
     z = objective.model.encoder(x, rate).detach()
@@ -159,7 +160,7 @@ def test_the_encoder_is_drawn_to_other_indices_only():
 def _stirred() -> Objective:
     """Of networks in which every weight counts: as made, their last layers are zero."""
     torch.manual_seed(0)
-    objective = Objective(LatentModel(SHAPE))
+    objective = Objective(SpeechModel(SHAPE))
     for parameter in objective.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return objective
@@ -206,12 +207,12 @@ def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path)
     run = trainer(packed, tmp_path, 4)
     for start in (WEIGHTS / "paper", tmp_path / "nowhere"):
         run.recipe = replace(run.recipe, start=start)
-        with pytest.raises(BadInput, match=r"paper|cannot load model"):
+        with pytest.raises(BadInput, match=r"paper|cannot load the speech model"):
             run.stage("one", None)
 
 
 def test_centres_belong_to_the_exported_model(trained: Path):
-    state = load_model("speech", trained / "model").networks.state_dict()
+    state = load_speech_model("speech", trained / "model").state_dict()
     centres = state["generator.centres"].numpy()
     assert centres.shape == (SHAPE.channels, 2 * MAX_INDEX + 1)
     assert (np.diff(centres) > 0).all()

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from codec.entropy.quantiser import Quantiser
+from codec.entropy.speech_context import MAX_INDEX
 from codec.errors import BadInput
-from models.networks.photo import ImageNetworks
-from models.networks.speech import MAX_INDEX
+from models.networks.photo import PhotoModel
 from models.training import checkpoints
 from models.training.batches import draw_frames
 from models.training.centres import kmeans_centres
@@ -121,7 +121,7 @@ def test_damaged_numbers_of_a_checkpoint_are_one_line(tmp_path: Path, name: str)
         trainer.save(tmp_path / "work", 1.0)
     else:
         some, settings = photographs(tmp_path / "pictures"), ImageStageSettings(steps=1)
-        trainer = ImageStage(ImageNetworks(IMAGE_SHAPE), some, torch.device("cpu"), settings)
+        trainer = ImageStage(PhotoModel(IMAGE_SHAPE), some, torch.device("cpu"), settings)
         trainer.save(tmp_path / "work", 1.0, finished=False)
     resume = trainer.restore if isinstance(trainer, ImageStage) else trainer.resume
     path = checkpoints.latest_checkpoint(tmp_path / "work")

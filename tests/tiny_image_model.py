@@ -11,12 +11,12 @@ from torch import Tensor
 
 from codec.image.photo import PhotoCodec
 from codec.image.presets import ImagePreset
-from models.image.store import save_image_model
-from models.networks.photo import ImageNetworks, ImageShape
+from models.folder import save_model
+from models.networks.photo import PhotoModel, PhotoShape
 from models.training.image.start import linear_start
 from models.training.tables import image_context
 
-SHAPE = ImageShape(
+SHAPE = PhotoShape(
     channels=40,
     deep=16,
     deep_blocks=1,
@@ -64,7 +64,7 @@ def training_pictures() -> Tensor:
 def make_model(folder: Path) -> str:
     """Write a model folder; returns its model id."""
     torch.manual_seed(0)
-    model = ImageNetworks(SHAPE)
+    model = PhotoModel(SHAPE)
     x = training_pictures()
     linear_start(model, x)
     with torch.no_grad():
@@ -78,7 +78,8 @@ def make_model(folder: Path) -> str:
         z = model.encoder(x, torch.full((len(x),), quality / 64.0)).round()
         maps = z.permute(0, 2, 3, 1).numpy().astype(np.int16)
         examples += [(m, quality) for m in maps]
-    return save_image_model(model, image_context(model.prior, examples), folder, {})
+    model.context = image_context(model.prior, examples)
+    return save_model(model, folder, {})
 
 
 def tiny_codec(folder: Path) -> PhotoCodec:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.networks.speech import ModelShape
+from models.networks.speech import SpeechShape
 from models.training.distributed import Team
 from models.training.features import FeatureSettings
 from models.training.frames import FrameShards
@@ -17,7 +17,7 @@ from models.training.interruption import Interruption
 from models.training.recipe import Recipe, Trainer
 from models.training.stages import StageSettings
 
-SHAPE = ModelShape(
+SHAPE = SpeechShape(
     channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=1,
     prior_unit=8, prior_groups=(4, 4, 16),
 )  # fmt: skip

@@ -28,7 +28,7 @@ from codec.image.tiling import cut_squares, join_squares, padded_planes, picture
 from codec.packet import Entropy
 
 if TYPE_CHECKING:
-    from models.networks.ganz import RandomFirstLayer
+    from models.folder import RandomFirstLayer
 
 SIDE = 128  # pixels a tile is wide and high
 PIXELS = 3 * SIDE * SIDE  # N
@@ -52,7 +52,7 @@ class GanzCodec(ImageCodec):
     has_places = True
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
-        from models.ganz.store import load_ganz_model
+        from models.folder import load_ganz_model
 
         super().__init__(preset, device)
         self.model = load_ganz_model(preset.family).to(device)

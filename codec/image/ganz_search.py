@@ -17,11 +17,9 @@ from torch import Tensor
 
 from codec.entropy.range_coder import UInt8
 from codec.image.ganz_tile import TileLatents, places_within
-from models.networks.ganz import GRID
 
 if TYPE_CHECKING:
-    from models.ganz.store import GanzModel
-    from models.networks.ganz import Convolutions, RandomFirstLayer
+    from models.folder import Convolutions, GanzModel, RandomFirstLayer
 
 HISTORY = 10
 CHOOSING_STEPS = 10  # of the search that places are chosen by
@@ -48,9 +46,8 @@ def linear_latents(body: Convolutions, layer: RandomFirstLayer, x: Tensor) -> Te
 class PictureUnits:
     """Latents of a random first layer <-> the same numbers in the units of the linear synthesis."""
 
-    def __init__(self, body: Convolutions, layer: RandomFirstLayer) -> None:
-        spread = body.spread.repeat_interleave(GRID * GRID)
-        self._layer, self._units = layer, layer.scales * spread[layer.where]
+    def __init__(self, layer: RandomFirstLayer) -> None:
+        self._layer, self._units = layer, layer.scales * layer.units
 
     def of(self, z: Tensor) -> Tensor:
         """Latents to picture units, both [B, d_c]."""
@@ -133,7 +130,7 @@ def search_tile(
     if chosen:
         whole = layers(model.generator.shape.most_latents, None)
         first = _descend_tile(body, whole, x, own, min(steps, CHOOSING_STEPS), None, expired)
-        wanted = PictureUnits(body, whole).of(first.latents)
+        wanted = PictureUnits(whole).of(first.latents)
         flags = places_within(wanted[0].abs().cpu().numpy(), numbers)
         if flags is not None:
             start = wanted[:, torch.from_numpy(flags).bool().to(wanted.device)]
@@ -154,7 +151,7 @@ def _descend_tile(
 ) -> Minimum:
     """Latents through one layer; start: in picture units [1, d_c] (default: what the linear
     synthesis would need)."""
-    units = PictureUnits(body, layer)
+    units = PictureUnits(layer)
     total = own.sum() * x.shape[1]
 
     def cost(w: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from codec.image.container import Payload
 from codec.packet import Entropy
 
 if TYPE_CHECKING:
-    from models.ganz.store import GanzModel
+    from models.folder import GanzModel
 
 FLOATS, CODED, CHOSEN = 0, 1, 2  # what packets say as their quality: one of two, and a flag
 NUMBER = 4  # bytes a float takes

@@ -39,7 +39,7 @@ from codec.packet import Entropy
 from codec.search.admm import SearchSettings, search
 
 if TYPE_CHECKING:
-    from models.image.paper import PaperImageModel
+    from models.folder import PaperImageModel
 
 SEARCH_WINDOW = 64  # cells searched at once, a side at most
 STEP = 0.3  # of the search's descent at first, in levels
@@ -51,10 +51,10 @@ class PaperCodec(ImageCodec):
     tile = 8  # what a damaged packet costs
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
-        from models.image.paper import load_paper_image_model
+        from models.folder import load_photo_paper_model
 
         super().__init__(preset, device)
-        self.model = load_paper_image_model(preset.family).to(device)
+        self.model = load_photo_paper_model(preset.family).to(device)
         self.model_id = self.model.model_id
 
     def encode_job(self, job: Job) -> bytes:
@@ -116,9 +116,7 @@ class PaperCodec(ImageCodec):
 
     def _search(self, job: Job) -> Tensor:
         """Quantised latents [1, C, rows, columns], searched window by window."""
-        from models.image.paper import ALPHAS, PaperDistance
-
-        distance = PaperDistance(ALPHAS[job.settings.tune])
+        distance = self.model.picture_distance(job.settings.tune)
         x = padded_planes(job.picture.rgb).to(self.device)
         z = encode_map(self.model.encoder, x, 0.0)
         latents, none = self.model.quantise(z), z.new_zeros(1)

@@ -22,14 +22,12 @@ class PhotoCodec(ImageCodec):
     tile = TILE
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
-        from models.image.store import load_image_model
+        from models.folder import load_photo_model
 
         super().__init__(preset, device)
-        model = load_image_model(preset.family)
-        self.networks = model.networks.to(device)
+        self.networks = load_photo_model(preset.family).to(device)
         self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.coder = model.coder
-        self.model_id = model.model_id
+        self.coder, self.model_id = self.networks.coder, self.networks.model_id
 
     def encode_job(self, job: Job) -> bytes:
         if job.settings.entropy == "huffman":

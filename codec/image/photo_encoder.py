@@ -17,14 +17,14 @@ from codec.entropy.image_context import QUALITIES, QUALITY_STEPS, ImageCoder
 from codec.errors import BadInput
 from codec.image.base import Job
 from codec.image.container import FILE_HEADER_BYTES, Area
+from codec.image.presets import Tune
 from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
 from codec.image.windows import PhotoTask, round_latents, tile_bits
-from codec.search.admm import Descent, SearchSettings
+from codec.search.admm import Descent, Distance, SearchSettings
 from codec.search.image_rdoq import Moves, polish
 
 if TYPE_CHECKING:
-    from models.networks.image_distance import ImageDistance, Tune
-    from models.networks.photo import ImageNetworks
+    from models.folder import PhotoModel
 
 SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
 TILE = 32  # cells a tile is wide and high at most
@@ -91,7 +91,7 @@ class PhotoEncoder:
     """A picture, how it is to be encoded, and everything made ready for that."""
 
     def __init__(
-        self, networks: ImageNetworks, coder: ImageCoder, device: torch.device, job: Job
+        self, networks: PhotoModel, coder: ImageCoder, device: torch.device, job: Job
     ) -> None:
         self.networks, self.coder, self.job, self.settings = networks, coder, job, job.settings
         self._cost: float | None = None  # of the last window, as a share of its start
@@ -129,12 +129,10 @@ class PhotoEncoder:
     def _rate(self, quality: int) -> Tensor:
         return self.x.new_full((1,), quality / QUALITY_STEPS)
 
-    def _distance(self, quality: int) -> ImageDistance:
-        from models.networks.image_distance import ImageDistance
-
+    def _distance(self, quality: int) -> Distance:
         price = self._tuning.price
         price *= float(self.networks.price(self._rate(quality)))
-        return ImageDistance(self.settings.tune, price)
+        return self.networks.picture_distance(self.settings.tune, price)
 
     # --- The rate point that the allowance asks for.
 
@@ -272,7 +270,7 @@ class PhotoEncoder:
     def _search_window(
         self,
         task: PhotoTask,
-        distance: ImageDistance,
+        distance: Distance,
         rate: Tensor,
         start: Tensor,
         plan: StepPlan,

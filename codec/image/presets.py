@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from codec.errors import BadInput, BadStream
+
+Tune = Literal["psnr", "ms-ssim", "visual"]  # the measure that an encoding is best at
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.device import choose_device
+from codec.entropy.logistic import logistic_bits
 from codec.errors import BadInput
 from codec.image.ganz import PIXELS, SIDE, cut_tiles, join_tiles
 from codec.image.ganz_search import descend
@@ -29,8 +30,8 @@ from codec.image.presets import find_image_preset
 from codec.image.settings import SearchProgress
 
 if TYPE_CHECKING:
-    from models.ganz.store import GanzModel
-    from models.networks.photo import ImageNetworks
+    from models.folder import GanzModel, PhotoModel
+
 
 ModelName = Literal["photo", "ganz"]
 COLOURS = 3
@@ -154,7 +155,7 @@ def recover_ganz(
 
 
 def recover_photo(
-    networks: ImageNetworks,
+    networks: PhotoModel,
     matrix: Matrix,
     y: Tensor,
     annealing: Annealing,
@@ -164,8 +165,6 @@ def recover_photo(
 
     In each round the prior's context are the latents of the round before, rounded.
     """
-    from models.networks.speech import logistic_bits
-
     generator = networks.generator
     rates = torch.full((1,), PHOTO_RATE, device=y.device)
     with torch.no_grad():
@@ -241,13 +240,13 @@ class Sensor:
         self.matrix = Matrix(settings.measurements, settings.seed).to(self.device)
         family = find_image_preset(settings.prior).family
         if settings.prior == "ganz":
-            from models.ganz.store import load_ganz_model
+            from models.folder import load_ganz_model
 
             self.ganz = load_ganz_model(family).to(self.device)
         else:
-            from models.image.store import load_image_model
+            from models.folder import load_photo_model
 
-            self.photo = load_image_model(family).networks.to(self.device)
+            self.photo = load_photo_model(family).to(self.device)
 
     def sense(
         self,

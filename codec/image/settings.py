@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from codec.errors import BadInput
 from codec.image.pictures import Picture
-from codec.image.presets import ImagePreset
-
-if TYPE_CHECKING:
-    from models.networks.image_distance import Tune
+from codec.image.presets import ImagePreset, Tune
 
 DEFAULT_BPP = 0.29
 # A file without a rate that was asked for may have this many bytes even of the smallest picture.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from codec.device import fast_in_half
+from codec.entropy.image_context import MAX_INDEX
+from codec.entropy.logistic import logistic_bits
 from codec.image.container import Area
 from codec.image.tiling import Window, WindowTask, frames_of, map_of
-from models.networks.photo import MAX_INDEX, ImageNetworks
-from models.networks.speech import logistic_bits
+
+if TYPE_CHECKING:
+    from models.folder import PhotoModel
 
 
 def round_latents(z: Tensor, dead_zone: float = 0.0) -> Tensor:
@@ -25,7 +29,7 @@ def round_latents(z: Tensor, dead_zone: float = 0.0) -> Tensor:
 
 
 def tile_bits(
-    networks: ImageNetworks, tiles: Sequence[Area], z: Tensor, rate: Tensor, context: Tensor
+    networks: PhotoModel, tiles: Sequence[Area], z: Tensor, rate: Tensor, context: Tensor
 ) -> Tensor:
     """Bits of a map [B, C, h, w] whose tiles (in its own coordinates) are coded on their own.
 
@@ -59,7 +63,7 @@ class Prices:
 class WindowPrior:
     """The prior over frames [B, S, C] of a window."""
 
-    def __init__(self, networks: ImageNetworks, window: Window, half: bool) -> None:
+    def __init__(self, networks: PhotoModel, window: Window, half: bool) -> None:
         self._networks, self._window, self._half = networks, window, half
 
     def prices(self, u: Tensor, rate: Tensor) -> Prices:
@@ -99,7 +103,7 @@ class PhotoTask(WindowTask):
     """One window of a picture made ready for the search; prior: of its latents."""
 
     def __init__(
-        self, networks: ImageNetworks, window: Window, z: Tensor, x: Tensor, size: tuple[int, int]
+        self, networks: PhotoModel, window: Window, z: Tensor, x: Tensor, size: tuple[int, int]
     ) -> None:
         """As `WindowTask`."""
         self.prior = WindowPrior(networks, window, fast_in_half(z.device))

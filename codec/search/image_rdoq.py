@@ -11,14 +11,18 @@ become smaller, or may become larger, is brought there by the moves that buy mos
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.entropy.image_context import MAX_INDEX
 from codec.image.windows import PhotoTask
 from codec.search.admm import Distance
-from models.networks.photo import MAX_INDEX, Generator
+
+if TYPE_CHECKING:
+    from models.folder import PhotoGenerator
 
 _SHARE = 0.6  # of the promising moves are made in the first round
 
@@ -52,7 +56,7 @@ def curvature(
     task: PhotoTask,
     distance: Distance,
     reference: tuple[Tensor, ...],
-    generator: Generator,
+    generator: PhotoGenerator,
     rate: Tensor,
     u: Tensor,
 ) -> Tensor:
@@ -103,7 +107,7 @@ def moves_of(
 def polish(
     task: PhotoTask,
     distance: Distance,
-    generator: Generator,
+    generator: PhotoGenerator,
     rate: Tensor,
     u: Tensor,
     rounds: int,

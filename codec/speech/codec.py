@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,16 +11,13 @@ import torch
 from codec.container import ContainerReader, StreamHeader
 from codec.device import choose_device
 from codec.errors import BadInput
-from codec.search.admm import Method
+from codec.search.admm import Distance, Method
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 from codec.speech.decoder import SpeechDecoder
 from codec.speech.encoder import SpeechEncoder
 from codec.speech.presets import DEFAULT_PRESET, PRESETS, EntropyName, Preset, find_preset
 from codec.speech.streams import GROUP, decode_stream, encode_stream
-
-if TYPE_CHECKING:
-    from models.networks.speech_distance import FrameDistance
 
 __all__ = ["PRESETS", "SpeechCodec", "to_speech"]
 
@@ -34,14 +30,13 @@ class SpeechCodec:
     """
 
     def __init__(self, preset: Preset, device: torch.device) -> None:
-        from models.folder import load_model, search_networks
+        from models.folder import load_speech_model
 
         self.settings = preset
         self.preset = preset.name
         self.device = device
-        model = load_model(preset.family)
-        self.networks = model.networks.to(device)
-        self.searchable = search_networks(self.networks)
+        self.networks = model = load_speech_model(preset.family).to(device)
+        self.searchable = model.search_networks()
         self.model_id = model.model_id
         self.coders = model.coders
         self.qualities = model.qualities
@@ -52,11 +47,9 @@ class SpeechCodec:
         return cls(find_preset(preset), choose_device(device))
 
     @cached_property
-    def distance(self) -> FrameDistance:
+    def distance(self) -> Distance:
         """The distance that encoders minimise; decoders never load it."""
-        from models.networks.speech_distance import FrameDistance
-
-        return FrameDistance().to(self.device)
+        return self.networks.frame_distance()
 
     def header(self) -> StreamHeader:
         """The header of a container with this codec's packets."""

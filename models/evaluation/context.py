@@ -19,7 +19,7 @@ from torch import Tensor
 from codec.device import choose_device
 from models.evaluation.clips import Clip
 from models.evaluation.tradeoff import frames_of
-from models.folder import load_model, search_networks
+from models.folder import load_speech_model
 
 _PAST = 2  # steps the prior looks back
 
@@ -45,7 +45,7 @@ def measure(clips: Sequence[Clip], quality: int = 8, device: str = "auto") -> Co
     None if no clip has two frames.
     """
     where = choose_device(device)
-    networks = search_networks(load_model("speech").networks.to(where))
+    networks = load_speech_model("speech").to(where).search_networks()
     alone, chained = [], []
     for clip in clips:
         frames = frames_of(clip.samples).to(where)

@@ -37,7 +37,7 @@ from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, means, 
 from models.networks.image_distance import ms_ssim
 
 if TYPE_CHECKING:
-    from models.networks.image_distance import Tune
+    from codec.image.presets import Tune
 
 # From below 0.15 to above 0.8 bits per pixel, in the mean of photographs like Kodak's.
 QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)

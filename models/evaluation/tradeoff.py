@@ -31,7 +31,7 @@ from models.evaluation.coding import Coded, Coding, Step
 from models.evaluation.estimates import Estimate
 from models.evaluation.plots import Line, Panel
 from models.evaluation.scores import CodecResult, score_codings
-from models.folder import Model, load_model, search_networks
+from models.folder import FrameModel, load_speech_model
 from models.networks.speech_distance import FrameDistance
 
 SearchMethod = Literal["admm", "backprop"]
@@ -169,8 +169,8 @@ class Bench:
 
     def __init__(self, x: Tensor, device: str = "auto") -> None:
         self.device = choose_device(device)
-        self.model: Model = load_model("speech")
-        self.networks = search_networks(self.model.networks.to(self.device))
+        self.model: FrameModel = load_speech_model("speech").to(self.device)
+        self.networks = self.model.search_networks()
         self.distance = FrameDistance().to(self.device)
         self.x = x.to(self.device)
 
@@ -182,7 +182,7 @@ class Bench:
             method=method,
             iterations=steps,
             step=_STEP,
-            penalty=_COUPLING * self.model.networks.rate_weight(quality / 8.0),
+            penalty=_COUPLING * self.model.rate_weight(quality / 8.0),
         )
         found = [
             search(
@@ -230,7 +230,7 @@ class Bench:
     def coded_bits(self, latents: Tensor, quality: int) -> int:
         """Bits of the range coder's payloads of one clip [B, S, C]."""
         coder = self.model.coders["range"]
-        indices = self.model.networks.indices_of(latents)
+        indices = self.model.indices_of(latents)
         return sum(8 * len(coder.encode(frame, quality)) for frame in indices)
 
 

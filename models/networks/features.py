@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from codec.errors import BadInput
 from codec.signal.analysis import N_MELS
+from models.folder import WEIGHTS, loading, read_description, read_part
+from models.model import halved, sizes, widened
 
 PHONES = (
     "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH",
@@ -31,7 +32,6 @@ PHONES = (
 )  # fmt: skip
 BLANK = 0  # class 0 is CTC's blank; class k is PHONES[k - 1]
 SUBSAMPLING = 4  # hops for each step of the output
-FOLDER = Path(__file__).parents[1] / "weights" / "features"
 MAX_FILE_BYTES = 4 << 20
 
 
@@ -142,33 +142,22 @@ def greedy_phones(log_probabilities: Tensor) -> list[str]:
 def save_features(network: PhoneRecogniser, folder: Path, about: dict[str, Any]) -> None:
     """Write a feature network: float16 `features.safetensors` and `features.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.half().contiguous()
-        for name, value in network.state_dict().items()
-        if value.is_floating_point()
-    }
-    save_file(state, folder / "features.safetensors")
+    state = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
+    save_file(halved(state), folder / "features.safetensors")
     description = {"shape": asdict(network.shape), "phones": list(PHONES), **about}
     (folder / "features.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def load_features(folder: Path | None = None) -> PhoneRecogniser:
     """The shipped (or given) feature network, frozen. Raises BadInput when it is unusable."""
-    folder = folder or FOLDER
-    try:
-        weights = folder / "features.safetensors"
-        if weights.stat().st_size > MAX_FILE_BYTES:
-            raise BadInput(f"{weights}: larger than a feature network may be")
-        description = json.loads((folder / "features.json").read_text())
-        fields = description["shape"]
-        fields["widths"] = tuple(fields["widths"])
+    folder = folder or WEIGHTS / "features"
+    with loading("the feature network", folder):
+        description = read_description(folder / "features.json")
+        state = widened(read_part(folder / "features.safetensors", MAX_FILE_BYTES))
         if description["phones"] != list(PHONES):
             raise BadInput(f"{folder}: trained for another set of phones")
-        network = PhoneRecogniser(FeatureShape(**fields))
-        state = {name: value.float() for name, value in load_file(weights).items()}
-        counters = {n: v for n, v in network.state_dict().items() if not v.is_floating_point()}
+        network = PhoneRecogniser(FeatureShape(**sizes(description)))
+        # How many batches the normalisations have seen is not stored.
+        counters = {k: v for k, v in network.state_dict().items() if not v.is_floating_point()}
         network.load_state_dict({**state, **counters})
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"cannot load the feature network from {folder}: {reason}") from error
     return network.eval().requires_grad_(False)

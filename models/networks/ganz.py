@@ -14,13 +14,20 @@ vary most slowly from position to position, and random numbers through this laye
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.networks.photo import COLOURS, STRIDE, lapped_analysis, lapped_synthesis
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import SymbolCounts
+from codec.image.container import STRIDE
+from models.model import Model, sizes
+from models.networks.paper import static_arrays, static_tables
+from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
 from models.networks.random_layer import RandomLayer
 
 GRID = 8
@@ -56,9 +63,6 @@ class GanzShape:
     def most_latents(self) -> int:
         """Of a random first layer."""
         return min(PIXELS // SMALLEST_RATIO, self.features)
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def grid_dct() -> Tensor:
@@ -175,6 +179,7 @@ class RandomFirstLayer(nn.Module):
     """
 
     scales: Tensor
+    units: Tensor
     mean: Tensor
     where: Tensor
 
@@ -196,6 +201,7 @@ class RandomFirstLayer(nn.Module):
             raise ValueError(f"{latents} latents cannot reach {len(where)} numbers")
         self.register_buffer("where", where.to(scales.device))
         units = spread.repeat_interleave(GRID * GRID)[self.where]
+        self.register_buffer("units", units)  # of the numbers reached, in the linear synthesis
         self.register_buffer("scales", scales[self.where] if chosen is None else 1.0 / units)
         self.register_buffer("mean", mean)
 
@@ -260,3 +266,52 @@ class Generator(nn.Module):
         """z: [B, d_t] in [-1, 1] -> [B, 3, 128, 128]."""
         picture: Tensor = self.body(self.first(z))
         return picture
+
+
+class GanzModel(Model):
+    """A generator and what the random first layers and the coded form of its latents need.
+
+    scales: [n * 64] (`RandomFirstLayer`); quantiser, counts: of latents over their tile's size.
+    """
+
+    kind = "ganz"
+    title = "GANZ"
+    parts = ("generator",)
+    hashed = None
+    shape: GanzShape
+    scales: Tensor
+
+    def __init__(
+        self, generator: Generator, scales: Tensor, quantiser: Quantiser, counts: SymbolCounts
+    ) -> None:
+        super().__init__()
+        self.shape = generator.shape
+        self.generator, self.quantiser, self.counts = generator, quantiser, counts
+        self.register_buffer("scales", scales)
+
+    @classmethod
+    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+        generator = Generator(GanzShape(**sizes(description)))
+        scales = torch.ones(generator.shape.features)
+        return cls(generator, scales, *static_tables(tables))
+
+    def tables(self) -> dict[str, NDArray[Any]]:
+        return static_arrays(self.quantiser, self.counts)
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        return {**self.generator.state_dict(), "scales": self.scales}
+
+    def load_part(self, name: str, state: dict[str, Tensor]) -> None:
+        scales = state.pop("scales")
+        finite = all(bool(torch.isfinite(v).all()) for v in (scales, *state.values()))
+        if scales.shape != self.scales.shape or not finite or scales.min() <= 0:
+            raise ValueError("weights out of range")
+        self.generator.load_state_dict(state)
+        self.scales.copy_(scales)
+
+    def first_layer(self, latents: int, chosen: Tensor | None = None) -> RandomFirstLayer:
+        """The random first layer of d_c latents; chosen: which numbers they reach
+        (`RandomFirstLayer`). Raises ValueError when there is none."""
+        mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
+        layer = RandomFirstLayer(latents, self.scales, mean, spread, chosen)
+        return layer.to(self.scales.device)

@@ -6,13 +6,12 @@ each colour on its own. Pictures too small for five scales use as many as fit.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Tune = Literal["psnr", "ms-ssim", "visual"]
+from codec.image.container import STRIDE
+from codec.image.presets import Tune
 
 TAPS = 11
 _SIGMA = 1.5
@@ -21,6 +20,8 @@ _C1, _C2 = 0.01**2, 0.03**2
 # At this many squared errors (of pixels in [0, 1]) per unit of 1 - MS-SSIM both cost about the
 # same number of bits at the same rate: the ratio of the customary λ of the two measures.
 SIMILARITY_SCALE = 0.02
+# The weight of the squared error beside 1 - MS-SSIM; the paper leaves it open.
+ALPHAS: dict[Tune, float] = {"psnr": 250.0, "visual": 50.0, "ms-ssim": 5.0}
 _SHARES: dict[Tune, float] = {"psnr": 0.0, "ms-ssim": 0.97, "visual": 0.5}
 
 
@@ -112,3 +113,29 @@ class ImageDistance:
             distance = distance + self.share * SIMILARITY_SCALE * (1.0 - similarity)
         pixels = y.shape[2] * y.shape[3]
         return distance * (pixels / self.price)
+
+
+class PaperDistance:
+    """F = L_MS-SSIM + α·MSE (Liu et al. 2020, section 4.1), times the number of cells.
+
+    So scaled, what one latent changes does not depend on the size of the picture.
+    """
+
+    def __init__(self, alpha: float = ALPHAS["psnr"]) -> None:
+        self.alpha = alpha
+
+    def reference(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The target's part, computed once: x [B, 3, H, W] in [0, 1]."""
+        return (x, *similarity_reference(x))
+
+    def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        """F of decoded pictures y [B, 3, H, W]: [B]."""
+        y = y.float()
+        error = (y - reference[0]).square().mean((1, 2, 3))
+        dissimilarity = 1.0 - ms_ssim_to(reference[1:], y)
+        cells = y.shape[2] * y.shape[3] / STRIDE**2
+        return cells * (dissimilarity + self.alpha * error)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """F(x, y): [B]."""
+        return self.against(self.reference(x), y)

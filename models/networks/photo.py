@@ -13,19 +13,35 @@ before in the same cell.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.networks.speech import logistic_bits
+from codec.entropy.image_context import ImageCoder, ImageContext
+from codec.entropy.logistic import logistic_bits
+from codec.image.container import STRIDE
+from models.model import (
+    Model,
+    arrays_of,
+    finite,
+    names_of,
+    prior_state,
+    prior_tables,
+    record_of,
+    sizes,
+)
 
-STRIDE = 16
+if TYPE_CHECKING:
+    from codec.image.presets import Tune
+    from models.networks.image_distance import ImageDistance
+
 HALF = STRIDE // 2
 COLOURS = 3
 ANCHORS = 4  # trained rate points r = 0, 1, 2, 3
-MAX_INDEX = 1023  # quantisation indices lie in [-MAX_INDEX, MAX_INDEX]
 MAX_VALUE = 8  # of a neighbour's value, as the prior sees it
 MAX_LOCATION = 8.0  # of the prior's correction to the linear prediction
 LOG_SCALES = (-3.4, 4.0)
@@ -38,7 +54,7 @@ MAX_BAND = 31.75
 
 
 @dataclass(frozen=True)
-class ImageShape:
+class PhotoShape:
     """Sizes of the networks; stored with the weights."""
 
     channels: int = 320
@@ -52,7 +68,7 @@ class ImageShape:
     prior_unit: int = 48
     prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 12, 16, 20, 32, 48, 72, 96)
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise ValueError unless the sizes fit together and are bounded."""
         sizes = (
             self.channels, self.deep, self.width, self.encoder_width, self.prior_unit,
@@ -67,9 +83,6 @@ class ImageShape:
         # More hidden units could sum beyond the 32 bits of `codec.entropy.image_context`.
         if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
             raise ValueError("the prior's hidden units are out of range")
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def anchor_weights(rate: Tensor) -> Tensor:
@@ -123,12 +136,12 @@ class Gains(nn.Module):
         return torch.exp(anchor_weights(rate) @ self.log_gain)[:, :, None, None]
 
 
-class Encoder(nn.Module):
+class PhotoEncoder(nn.Module):
     """E(x): image to scaled latents, the warm start of the search."""
 
     spread: Tensor
 
-    def __init__(self, shape: ImageShape) -> None:
+    def __init__(self, shape: PhotoShape) -> None:
         super().__init__()
         self.shape = shape
         cell = COLOURS * STRIDE * STRIDE
@@ -157,13 +170,13 @@ class Encoder(nn.Module):
         return (linear + correction).float() * self.gains(rate)
 
 
-class Generator(nn.Module):
+class PhotoGenerator(nn.Module):
     """G(z): latents to an image; a linear synthesis plus a learned residual."""
 
     spread: Tensor
     signs: Tensor
 
-    def __init__(self, shape: ImageShape) -> None:
+    def __init__(self, shape: PhotoShape) -> None:
         super().__init__()
         self.shape = shape
         cell = COLOURS * STRIDE * STRIDE
@@ -277,7 +290,7 @@ class Prior(nn.Module):
     middle_mask: Tensor
     leave_mask: Tensor
 
-    def __init__(self, shape: ImageShape) -> None:
+    def __init__(self, shape: PhotoShape) -> None:
         super().__init__()
         self.shape = shape
         groups, unit, channels = shape.prior_groups, shape.prior_unit, shape.channels
@@ -354,21 +367,54 @@ class Prior(nn.Module):
         return logistic_bits(z, location, log_scale)
 
 
-class ImageNetworks(nn.Module):
-    """Encoder, generator and prior of one image model."""
+class PhotoModel(Model):
+    """Encoder, generator and prior of preset `photo`.
 
-    def __init__(self, shape: ImageShape) -> None:
+    context: the tables of the entropy coder, which an export sets; coder: made of them at loading.
+    """
+
+    kind = "image"
+    title = "photo"
+    hashed = names_of("context", ImageContext)
+    shape: PhotoShape
+    context: ImageContext
+    coder: ImageCoder
+
+    def __init__(self, shape: PhotoShape) -> None:
         super().__init__()
         self.shape = shape
-        self.encoder = Encoder(shape)
-        self.generator = Generator(shape)
+        self.encoder = PhotoEncoder(shape)
+        self.generator = PhotoGenerator(shape)
         # One and the same: gains of their own would only move together, and so not at all.
         self.encoder.gains = self.generator.gains
         self.prior = Prior(shape)
         # log of the price of a bit per pixel, in squared errors of pixels in [0, 1].
         self.log_prices = [-math.log(v * 255**2) for v in (0.0003, 0.0015, 0.0075, 0.04)]
 
+    @classmethod
+    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+        model = cls(PhotoShape(**sizes(description)))
+        model.log_prices = finite(description["log_prices"], ANCHORS)
+        model.prior.load_state_dict(prior_state(tables))
+        model.context = record_of(ImageContext, "context", tables)
+        model.coder = ImageCoder(model.context)
+        if model.context.channels != model.shape.channels:
+            raise ValueError("context model and networks disagree about the channels")
+        return model
+
+    def described(self) -> dict[str, Any]:
+        return {"log_prices": self.log_prices}
+
+    def tables(self) -> dict[str, NDArray[Any]]:
+        return arrays_of("context", self.context) | prior_tables(self.prior)
+
     def price(self, rate: Tensor) -> Tensor:
         """Price of a bit per pixel at rate points [B], in mean squared error: [B]."""
         prices = torch.tensor(self.log_prices, device=rate.device, dtype=rate.dtype)
         return torch.exp(anchor_weights(rate) @ prices)
+
+    def picture_distance(self, tune: Tune, price: float) -> ImageDistance:
+        """F, which the search lowers, where a bit per pixel costs so much squared error."""
+        from models.networks.image_distance import ImageDistance
+
+        return ImageDistance(tune, price)

@@ -15,14 +15,29 @@ same, since they share their levels.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.photo import COLOURS, STRIDE, lapped_analysis, lapped_synthesis
-from models.networks.speech_paper import SLOPE, ResidualBlock, compress, expand, start_at_zero
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import SymbolCounts
+from codec.image.container import STRIDE
+from models.networks.paper import (
+    SLOPE,
+    ResidualBlock,
+    StaticModel,
+    compress,
+    expand,
+    start_at_zero,
+)
+from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
+
+if TYPE_CHECKING:
+    from codec.image.presets import Tune
+    from models.networks.image_distance import PaperDistance
 
 FOLD = 4  # pixels a side that one position of the finest maps stands for
 _PIXELS = COLOURS * FOLD * FOLD
@@ -39,7 +54,7 @@ class PaperImageShape:
     generator_widths: tuple[int, int, int] = (128, 64, 32)
     generator_blocks: tuple[int, int, int] = (2, 1, 1)
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise ValueError unless the sizes fit together and are bounded."""
         sizes = (*self.encoder_widths, *self.generator_widths, self.channels)
         if len(sizes) != 7 or not all(1 <= size <= 512 for size in sizes):
@@ -48,9 +63,6 @@ class PaperImageShape:
             raise ValueError("paper network depths are out of range")
         if not 2 <= self.levels <= 128 or not 0.0 < self.reach <= 128.0:
             raise ValueError("paper levels or latent reach are out of range")
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def mixed(z: Tensor, matrix: Tensor) -> Tensor:
@@ -152,3 +164,25 @@ class PaperImageGenerator(nn.Module):
         """Latents [B, C, h, w] that keep the mean colours of their cells and nothing else."""
         kept = self._unmixed(z) * self.smooth[:, None, None]
         return compress(mixed(kept, torch.linalg.inv(self.mixing)), self.shape.reach)
+
+
+class PaperImageModel(StaticModel):
+    """The image networks with quantiser and table, as the codec and its search use them."""
+
+    kind = "image-paper"
+    title = "photo-paper"
+    shape_type = PaperImageShape
+    shape: PaperImageShape
+    encoder: PaperImageEncoder
+    generator: PaperImageGenerator
+
+    def __init__(self, shape: PaperImageShape, quantiser: Quantiser, counts: SymbolCounts) -> None:
+        super().__init__(shape, quantiser, counts)
+        self.encoder = PaperImageEncoder(shape)
+        self.generator = PaperImageGenerator(shape)
+
+    def picture_distance(self, tune: Tune) -> PaperDistance:
+        """F, which the search lowers."""
+        from models.networks.image_distance import ALPHAS, PaperDistance
+
+        return PaperDistance(ALPHAS[tune])

@@ -12,18 +12,34 @@ channel by channel (log-linear between three trained anchors) and conditions the
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from codec.entropy.huffman import HuffmanCoder, RunModel
+from codec.entropy.logistic import logistic_bits
+from codec.entropy.speech_context import MAX_INDEX, QUALITIES, RangeCoder, SpeechContext
+from models.model import (
+    FrameModel,
+    arrays_of,
+    finite,
+    names_of,
+    prior_state,
+    prior_tables,
+    record_of,
+    sizes,
+)
+
 ANCHORS = 3  # trained rate points r = 0, 1, 2
-MAX_INDEX = 15  # quantisation indices lie in [-MAX_INDEX, MAX_INDEX]
 
 
 @dataclass(frozen=True)
-class ModelShape:
+class SpeechShape:
     """Sizes of the networks; stored with the weights."""
 
     hops: int = 128
@@ -41,7 +57,7 @@ class ModelShape:
     def steps(self) -> int:
         return self.hops // self.patch
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise ValueError unless the sizes fit together and are bounded."""
         if (self.hops, self.mels) != (128, 128) or self.patch not in (4, 8, 16, 32):
             raise ValueError("speech networks are made for 128x128 frames and patches of 4 to 32")
@@ -53,9 +69,6 @@ class ModelShape:
         # More hidden units could sum beyond the 32 bits of `codec.entropy.context_model`.
         if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
             raise ValueError("the prior's hidden units are out of range")
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def anchor_weights(rate: Tensor) -> Tensor:
@@ -102,7 +115,7 @@ class Encoder(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: SpeechShape) -> None:
         super().__init__()
         self.shape = shape
         patch_size = shape.patch * shape.mels
@@ -138,7 +151,7 @@ class Generator(nn.Module):
     mean: Tensor
     centres: Tensor
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: SpeechShape) -> None:
         super().__init__()
         self.shape = shape
         self.fold = shape.patch // 4
@@ -202,7 +215,7 @@ class Prior(nn.Module):
     middle_mask: Tensor
     leave_mask: Tensor
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: SpeechShape) -> None:
         super().__init__()
         self.shape = shape
         groups, unit, channels = shape.prior_groups, shape.prior_unit, shape.channels
@@ -277,11 +290,62 @@ class Prior(nn.Module):
             return own.detach(), below - others, above + others
 
 
-def logistic_bits(z: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """-log2 of the logistic mass within half a step of z; linear far in the tails."""
-    inverse = torch.exp(-log_scale)
-    distance = (z - location).abs()
-    upper, lower = (0.5 - distance) * inverse, (-0.5 - distance) * inverse
-    # log(sigmoid(a) - sigmoid(b)) = logsigmoid(a) + logsigmoid(-b) + log(1 - exp(b - a))
-    log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log1p(-torch.exp(-inverse))
-    return -log_mass / math.log(2.0)
+class SpeechModel(FrameModel):
+    """Encoder, generator and prior of the speech presets.
+
+    context, runs: the tables of the entropy coders, which an export sets.
+    """
+
+    kind = None
+    title = "speech"
+    hashed = names_of("context", SpeechContext) + names_of("huffman", RunModel)
+    qualities = QUALITIES
+    shape: SpeechShape
+    encoder: Encoder
+    generator: Generator
+    prior: Prior
+    context: SpeechContext
+    runs: RunModel
+
+    def __init__(self, shape: SpeechShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = Encoder(shape)
+        self.generator = Generator(shape)
+        self.prior = Prior(shape)
+        self.log_rate_weights = [-7.5, -8.0, -9.0]  # log lambda at the rate anchors
+
+    @classmethod
+    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+        model = cls(SpeechShape(**sizes(description)))
+        model.log_rate_weights = finite(description["log_rate_weights"], ANCHORS)
+        model.prior.load_state_dict(prior_state(tables))
+        model.context = record_of(SpeechContext, "context", tables)
+        model.runs = record_of(RunModel, "huffman", tables)
+        (overhead,) = finite([description["huffman_overhead"]], 1)
+        steps = model.shape.steps
+        model.coders = {
+            "range": RangeCoder(model.context, steps),
+            "huffman": HuffmanCoder(model.context, model.runs, steps, overhead),
+        }
+        if model.context.channels != model.shape.channels:
+            raise ValueError("context model and networks disagree about the channels")
+        return model
+
+    def described(self) -> dict[str, Any]:
+        return {"log_rate_weights": self.log_rate_weights}
+
+    def tables(self) -> dict[str, NDArray[Any]]:
+        tables = arrays_of("context", self.context) | arrays_of("huffman", self.runs)
+        return tables | prior_tables(self.prior)
+
+    def rate_weight(self, rate: float) -> float:
+        """Lagrangian weight (cost per bit) the networks were trained for at rate point r."""
+        anchors = np.arange(len(self.log_rate_weights))
+        return float(np.exp(np.interp(rate, anchors, self.log_rate_weights)))
+
+    def rescale(self, latents: Tensor, rate: Tensor, new_rate: Tensor) -> Tensor:
+        """Latents [B, S, C] of rate points [B] in the steps of others, centres taken as even."""
+        with torch.no_grad():
+            gains = self.generator.gains
+            return latents * (gains(new_rate) / gains(rate))

@@ -13,13 +13,22 @@ synthesis undoes the tanh.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOPE = 0.1  # of the leaky rectifiers, below zero
+from codec.entropy.quantiser import Quantiser
+from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
+from models.networks.paper import (
+    SLOPE,
+    ResidualBlock,
+    StaticModel,
+    compress,
+    expand,
+    start_at_zero,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class PaperShape:
         """Hops per latent step."""
         return self.hops // self.steps
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise ValueError unless the sizes fit together and are bounded."""
         if (self.hops, self.mels, self.steps) != (128, 128, 8):
             raise ValueError("paper networks are made for 128x128 frames and 8 steps")
@@ -52,39 +61,6 @@ class PaperShape:
             raise ValueError("paper network depths are out of range")
         if not 0.0 < self.reach <= 64.0:
             raise ValueError("latent reach is out of range")
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def start_at_zero(layer: nn.Module) -> None:
-    """Set a layer's weights to zero, so that what it adds to starts unchanged."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
-def compress(v: Tensor, reach: float) -> Tensor:
-    """Any numbers to within ±reach, nearly unchanged when small."""
-    return reach * torch.tanh(v / reach)
-
-
-def expand(z: Tensor, reach: float) -> Tensor:
-    """Inverse of `compress`, bounded at ±2.3 reach: even levels in z are uneven ones here."""
-    return reach * torch.atanh((z / reach).clamp(-0.98, 0.98))
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around the identity; starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        start_at_zero(self.second)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, width, H, W] -> the same shape."""
-        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
 
 
 class PaperEncoder(nn.Module):
@@ -162,11 +138,24 @@ class PaperGenerator(nn.Module):
         return (linear.transpose(1, 2) + residual).float() + self.mean
 
 
-def channels_last(network: nn.Module) -> None:
-    """Lay out the convolutions' weights as the frames are laid out, in place."""
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+class PaperModel(StaticModel):
+    """The speech networks with quantiser and table, as the codec and its search use them."""
+
+    kind = "paper"
+    title = "paper"
+    shape_type = PaperShape
+    shape: PaperShape
+    encoder: PaperEncoder
+    generator: PaperGenerator
+
+    def __init__(self, shape: PaperShape, quantiser: Quantiser, counts: SymbolCounts) -> None:
+        super().__init__(shape, quantiser, counts)
+        self.encoder = PaperEncoder(shape)
+        self.generator = PaperGenerator(shape)
+        self.coders = {
+            "range": StaticRangeCoder(counts, shape.steps, shape.channels),
+            "huffman": StaticHuffmanCoder(counts, shape.steps, shape.channels),
+        }
 
 
 @torch.no_grad()

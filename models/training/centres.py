@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 
-from models.networks.speech import MAX_INDEX
+from codec.entropy.speech_context import MAX_INDEX
 
 LARGEST_SHIFT = 0.45  # of a centre from its whole number: keeps the centres strictly increasing
 SCARCE = 16.0  # the whole number counts as this many latents of its cluster

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from codec.entropy.huffman import HuffmanCoder, count_tokens
 from codec.entropy.speech_context import RangeCoder
 from codec.search.admm import SearchSettings, quantise, search
-from models.folder import LatentModel, save_model, search_networks
+from models.folder import save_model
+from models.networks.speech import SpeechModel
 from models.networks.speech_distance import FrameDistance
 from models.training.frames import FrameShards
 from models.training.tables import speech_context
@@ -22,11 +23,11 @@ Example = tuple[NDArray[np.int8], int]
 
 
 def example_frames(
-    model: LatentModel, shards: FrameShards, batches: int, search_steps: int
+    model: SpeechModel, shards: FrameShards, batches: int, search_steps: int
 ) -> list[Example]:
     """Searched latents of random training frames at all qualities: (indices, quality) pairs."""
     distance = FrameDistance()
-    networks = search_networks(model)
+    networks = model.search_networks()
     examples: list[Example] = []
     for _ in range(batches):
         qualities = np.array(QUALITY_MIX * 2)
@@ -44,7 +45,7 @@ def example_frames(
 
 
 def export(
-    model: LatentModel,
+    model: SpeechModel,
     shards: FrameShards,
     folder: Path,
     about: dict[str, Any],
@@ -62,6 +63,5 @@ def export(
     held = examples[:: max(len(examples) // 64, 1)]
     huffman_bits = sum(8.0 * len(probe.encode(q, k)) for q, k in held)
     overhead = huffman_bits / sum(ranged.bits(q, k) for q, k in held)
-    return save_model(
-        model, context, runs, folder, {**about, "huffman_overhead": round(overhead, 4)}
-    )
+    model.context, model.runs = context, runs
+    return save_model(model, folder, {**about, "huffman_overhead": round(overhead, 4)})

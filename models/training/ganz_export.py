@@ -16,10 +16,9 @@ from codec.entropy.static import SymbolCounts, count_symbols
 from codec.errors import BadInput
 from codec.image.ganz_search import search_tile
 from codec.image.ganz_tile import TileForm
-from models.ganz.store import GanzModel, load_ganz_model, save_ganz_model
-from models.networks.ganz import GanzShape, Generator, RandomFirstLayer
+from models.folder import load_ganz_model, new_model_folder, save_model
+from models.networks.ganz import GanzModel, GanzShape, Generator, RandomFirstLayer
 from models.training import checkpoints
-from models.training.folders import new_model_folder
 from models.training.image.photographs import Photographs
 
 LEVELS = 32
@@ -59,7 +58,7 @@ def export_ganz_model(
     """
     with new_model_folder(out) as draft:
         blank = Quantiser(np.array([-1.0, 1.0]))
-        model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)), "")
+        model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)))
 
         def layers(latents: int, flags: UInt8 | None) -> RandomFirstLayer:
             return model.first_layer(latents, None if flags is None else torch.from_numpy(flags))
@@ -81,6 +80,6 @@ def export_ganz_model(
         some = random.permutation(values)[:_SAMPLES]
         quantiser = Quantiser(fit_centres(some, LEVELS))
         counts = count_symbols(quantiser.index(torch.from_numpy(values)).numpy(), LEVELS)
-        name = save_ganz_model(generator, scales, quantiser, counts, draft, about)
+        name = save_model(GanzModel(generator, scales, quantiser, counts), draft, about)
         load_ganz_model(out.name, draft)
     return name

@@ -17,9 +17,10 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from models.folder import LatentModel
+from codec.entropy.logistic import logistic_bits
+from codec.entropy.speech_context import MAX_INDEX
 from models.networks.features import FeatureDistance
-from models.networks.speech import MAX_INDEX, anchor_weights, logistic_bits
+from models.networks.speech import SpeechModel, anchor_weights
 from models.networks.speech_distance import FrameDistance
 
 TARGET_BITS = (1000.0, 1750.0, 3150.0)  # per frame at the rate anchors
@@ -32,7 +33,7 @@ _PULL = 3.0  # on the encoder towards searched latents, in units of the price
 class Objective(nn.Module):
     """The networks under training behind one `forward`, so that several processes can share it."""
 
-    def __init__(self, model: LatentModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         super().__init__()
         self.model = model
 
@@ -119,7 +120,7 @@ class Prices:
         self.log_prices.clamp_(math.log(1e-7), math.log(1.0))
 
 
-def linear_start(model: LatentModel, x: Tensor, seed: int) -> None:
+def linear_start(model: SpeechModel, x: Tensor, seed: int) -> None:
     """Set encoder and generator to the principal components of patches of x [N, T, M].
 
     Raises ValueError when x has fewer patches than the model has channels.

@@ -13,11 +13,17 @@ from torch import Tensor
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from codec.search.admm import SearchSettings, search
-from models.folder import search_networks
+from models.folder import save_model
 from models.networks.discriminator import PatchDiscriminator
+from models.networks.paper import StaticModel
 from models.networks.speech_distance import FrameDistance
-from models.networks.speech_paper import PaperEncoder, PaperGenerator, PaperShape, start_linear
-from models.paper import PaperModel, StaticModel, save
+from models.networks.speech_paper import (
+    PaperEncoder,
+    PaperGenerator,
+    PaperModel,
+    PaperShape,
+    start_linear,
+)
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.two_stages import Pair, TwoStageSettings, train_two_stages
@@ -75,12 +81,12 @@ class SpeechSubject:
         settings = SearchSettings(
             iterations=iterations, check_every=check_every, penalty=model.penalty
         )
-        found = search(search_networks(model), self._distance, x, none, none, settings)
+        found = search(model.search_networks(), self._distance, x, none, none, settings)
         return found.indices, found.cost
 
     def save(self, model: StaticModel, target: Path) -> str:
         """Write the model folder."""
-        return save(model, target, {"name": "paper", "licence": "CC BY 4.0"} | self.about)
+        return save_model(model, target, {"name": "paper", "licence": "CC BY 4.0"} | self.about)
 
 
 def train_paper(

@@ -7,7 +7,7 @@ WORK/one       stage one                WORK/model     the exported model (or --
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from codec.errors import BadInput
-from models.folder import LatentModel, load_model
+from models.folder import load_speech_model, new_model_folder
+from models.model import sizes
 from models.networks.features import FeatureDistance, load_features
-from models.networks.speech import ModelShape
+from models.networks.speech import SpeechModel, SpeechShape
 from models.training import checkpoints
 from models.training.batches import FrameSource, rate_points
 from models.training.centres import kmeans_centres
 from models.training.distributed import Team
 from models.training.export import export
 from models.training.features import FeatureSettings, export_features, train_features
-from models.training.folders import new_model_folder
 from models.training.frames import FrameShards
 from models.training.interruption import Interruption
 from models.training.objective import Distance, Prices, linear_start
@@ -49,7 +49,7 @@ class Recipe:
     feature_weight: float = 0.0
     stage: StageSettings = field(default_factory=StageSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
-    shape: ModelShape = field(default_factory=ModelShape)
+    shape: SpeechShape = field(default_factory=SpeechShape)
     bits_scale: float = 1.0
     centre_frames: int = 4000
     example_batches: int = 24
@@ -134,7 +134,7 @@ class Trainer:
             if recipe.start is None:
                 model.generator.centres.copy_(self._clustered(model).to(device))
             numbers = {
-                "shape": model.shape.to_json(),
+                "shape": asdict(model.shape),
                 "log_prices": model.log_rate_weights,
                 "finished": True,
             }
@@ -143,7 +143,7 @@ class Trainer:
         self.team.wait()
         return folder
 
-    def _clustered(self, model: LatentModel) -> Tensor:
+    def _clustered(self, model: SpeechModel) -> Tensor:
         """K-means centres [C, levels] of the model's latents of training frames."""
         random = np.random.default_rng((self.recipe.stage.seed, 2 << 20))
         latents = []
@@ -169,31 +169,35 @@ class Trainer:
                 batches=self.recipe.example_batches,
                 search_steps=self.recipe.example_search_steps,
             )
-            load_model("speech", folder)
+            load_speech_model("speech", folder)
         return name
 
-    def _start(self, seed: int) -> LatentModel:
+    def _start(self, seed: int) -> SpeechModel:
         """What stage one begins with. Raises BadInput when there is no such speech model."""
         recipe = self.recipe
         if recipe.start is not None:
-            model = load_model("speech", recipe.start).networks
-            if not isinstance(model, LatentModel):
+            found = load_speech_model("speech", recipe.start)
+            if not isinstance(found, SpeechModel):
                 raise BadInput(f"{recipe.start}: the paper's system; `sotto train paper` trains it")
+            # Anew, for its entropy coders cannot be copied as training copies networks.
+            model = SpeechModel(found.shape)
+            model.load_state_dict(found.state_dict())
+            model.log_rate_weights = found.log_rate_weights
             return model
         torch.manual_seed(seed)
-        model = LatentModel(recipe.shape)
+        model = SpeechModel(recipe.shape)
         if checkpoints.latest_checkpoint(recipe.work / "one") is None:
             random = np.random.default_rng((seed, 1 << 20))
             frames = max(_START_FRAMES, 2 * recipe.shape.channels // recipe.shape.steps)
             linear_start(model, self.source.batch(frames, random), seed)
         return model
 
-    def _centred(self) -> LatentModel:
+    def _centred(self) -> SpeechModel:
         if checkpoints.latest_checkpoint(self.recipe.work / "centres") is None:
             raise BadInput("stage two needs the centres: run --stage centres first")
         return self._trained("centres")
 
-    def _trained(self, name: str) -> LatentModel:
+    def _trained(self, name: str) -> SpeechModel:
         """The averaged networks of a finished stage."""
         return trained_model(self.recipe.work, name)
 
@@ -204,7 +208,7 @@ class Trainer:
         return FeatureDistance(load_features(own if own.is_dir() else None))
 
 
-def trained_model(work: Path, name: str) -> LatentModel:
+def trained_model(work: Path, name: str) -> SpeechModel:
     """The averaged networks in WORK/name. Raises BadInput if the stage is not finished."""
     path = checkpoints.latest_checkpoint(work / name)
     if path is None:
@@ -213,9 +217,7 @@ def trained_model(work: Path, name: str) -> LatentModel:
     try:
         if not numbers["finished"]:
             raise BadInput(f"stage {name} is not finished: run --stage {name} again")
-        fields = dict(numbers["shape"])
-        fields["prior_groups"] = tuple(fields["prior_groups"])
-        model = LatentModel(ModelShape(**fields))
+        model = SpeechModel(SpeechShape(**sizes(numbers)))
         model.log_rate_weights = [float(v) for v in numbers["log_prices"]]
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged: {error}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from codec.device import fast_in_half
 from codec.errors import BadInput
 from codec.search.admm import Networks, SearchSettings, search
-from models.folder import LatentModel
 from models.networks.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
+from models.networks.speech import SpeechModel
 from models.training import checkpoints
 from models.training.batches import FrameSource, rate_points
 from models.training.distributed import Team
@@ -65,7 +65,7 @@ class Stage:
     def __init__(
         self,
         name: StageName,
-        model: LatentModel,
+        model: SpeechModel,
         source: FrameSource,
         team: Team,
         distance: Distance,
@@ -196,7 +196,7 @@ class Stage:
                 "spent": spent,
                 "finished": finished,
                 "log_prices": self.prices.log_prices.tolist(),
-                "shape": self.model.shape.to_json(),
+                "shape": asdict(self.model.shape),
             }
             checkpoints.save_checkpoint(folder, self.steps, tensors, numbers)
         self.team.wait()
@@ -220,13 +220,13 @@ class Stage:
         checkpoints.load_optimiser("critic_moments", self.critic_optimiser, self.critic, tensors)
         return spent, finished
 
-    def result(self) -> LatentModel:
+    def result(self) -> SpeechModel:
         """The averaged networks with the prices they were trained at."""
         self.average.log_rate_weights = self.prices.log_prices.tolist()
         return self.average
 
 
-def train_stage(stage: Stage, folder: Path, interruption: Interruption) -> LatentModel | None:
+def train_stage(stage: Stage, folder: Path, interruption: Interruption) -> SpeechModel | None:
     """Run a stage to its end, from the newest checkpoint in `folder` if there is one.
 
     Returns the trained networks, or None when interrupted before the end; the checkpoint is written

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from codec.device import fast_in_half
 from codec.entropy.quantiser import Quantiser, fit_centres
 from codec.entropy.static import SymbolCounts, count_symbols
+from models.folder import new_model_folder
 from models.networks.discriminator import discriminator_loss, generator_loss
-from models.networks.speech_paper import channels_last
-from models.paper import StaticModel
+from models.networks.paper import StaticModel, channels_last
 from models.training.checkpoints import (
     latest_checkpoint,
     load_checkpoint,
@@ -36,7 +36,6 @@ from models.training.checkpoints import (
     resuming,
     save_checkpoint,
 )
-from models.training.folders import new_model_folder
 from models.training.interruption import Interruption
 from models.training.journal import Journal, cut_log
 from models.training.schedule import Budget, learning_rate

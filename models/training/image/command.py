@@ -13,8 +13,8 @@ from codec.arguments import add_device, count, number, positive, positive_count
 from codec.console import note
 from codec.device import choose_device
 from codec.errors import BadInput
-from models.image.store import shape_of
-from models.networks.photo import ImageNetworks
+from models.model import sizes
+from models.networks.photo import PhotoModel, PhotoShape
 from models.training import checkpoints, options
 from models.training.image.export import export_image_model
 from models.training.image.photographs import Photographs
@@ -63,30 +63,26 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> None:
     note(f"model {name} written to {out}")
 
 
-def _network(folder: Path, photographs: Photographs, seed: int) -> ImageNetworks:
+def _network(folder: Path, photographs: Photographs, seed: int) -> PhotoModel:
     """The networks of the newest checkpoint, or new ones at the lapped transform."""
     newest = checkpoints.latest_checkpoint(folder)
     if newest is not None:
         return _shaped(checkpoints.load_checkpoint(newest)[1], newest)
-    from models.networks.photo import ImageShape
 
     torch.manual_seed(seed)
-    model = ImageNetworks(ImageShape())
+    model = PhotoModel(PhotoShape())
     linear_start(model, photographs.batch(_START_CROPS, np.random.default_rng((seed, 1 << 20))))
     return model
 
 
-def _shaped(numbers: dict[str, object], path: Path) -> ImageNetworks:
+def _shaped(numbers: dict[str, object], path: Path) -> PhotoModel:
     try:
-        shape = numbers["shape"]
-        if not isinstance(shape, dict):
-            raise TypeError("no shape")
-        return ImageNetworks(shape_of(shape))
+        return PhotoModel(PhotoShape(**sizes(numbers)))
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged: {error}") from error
 
 
-def trained_network(folder: Path) -> ImageNetworks:
+def trained_network(folder: Path) -> PhotoModel:
     """The averaged networks of the newest checkpoint. Raises BadInput if there is none."""
     newest = checkpoints.latest_checkpoint(folder)
     if newest is None:

@@ -10,15 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
-from codec.image.container import Area
+from codec.image.container import STRIDE, Area
 from codec.image.photo_encoder import search_settings
 from codec.image.tiling import Window, frames_of
 from codec.image.windows import PhotoTask, round_latents
 from codec.search.admm import Descent
-from models.image.store import load_image_model, save_image_model
+from models.folder import load_photo_model, new_model_folder, save_model
 from models.networks.image_distance import ImageDistance
-from models.networks.photo import STRIDE, ImageNetworks
-from models.training.folders import new_model_folder
+from models.networks.photo import PhotoModel
 from models.training.image.photographs import Photographs
 from models.training.tables import image_context
 
@@ -26,7 +25,7 @@ Example = tuple[NDArray[np.int16], int]
 
 
 def searched_examples(
-    model: ImageNetworks, photographs: Photographs, count: int, steps: int, seed: int
+    model: PhotoModel, photographs: Photographs, count: int, steps: int, seed: int
 ) -> list[Example]:
     """Searched latents of random crops at evenly spread qualities: (indices, quality) pairs."""
     random = np.random.default_rng((seed, 3 << 20))
@@ -59,7 +58,7 @@ def searched_examples(
 
 
 def export_image_model(
-    model: ImageNetworks,
+    model: PhotoModel,
     photographs: Photographs,
     out: Path,
     about: dict[str, Any],
@@ -76,6 +75,7 @@ def export_image_model(
     with new_model_folder(out) as draft:
         model = model.cpu().eval().requires_grad_(False)
         found = searched_examples(model, photographs, examples, search_steps, seed)
-        name = save_image_model(model, image_context(model.prior, found), draft, about)
-        load_image_model(out.name, draft)
+        model.context = image_context(model.prior, found)
+        name = save_model(model, draft, about)
+        load_photo_model(out.name, draft)
     return name

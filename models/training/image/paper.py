@@ -12,15 +12,20 @@ from torch import Tensor
 
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
-from codec.image.container import Area
+from codec.image.container import STRIDE, Area
 from codec.image.paper import search_settings, window_task
 from codec.image.tiling import frames_of, map_of
 from codec.search.admm import search
-from models.image.paper import PaperDistance, PaperImageModel, save_paper_image_model
+from models.folder import save_model
 from models.networks.discriminator import PatchDiscriminator
-from models.networks.photo import STRIDE
-from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator, PaperImageShape
-from models.paper import StaticModel
+from models.networks.image_distance import PaperDistance
+from models.networks.paper import StaticModel
+from models.networks.photo_paper import (
+    PaperImageEncoder,
+    PaperImageGenerator,
+    PaperImageModel,
+    PaperImageShape,
+)
 from models.training.image.paper_start import start_linear_image
 from models.training.image.photographs import Photographs
 from models.training.interruption import Interruption
@@ -102,7 +107,7 @@ class PhotographSubject:
     def save(self, model: StaticModel, target: Path) -> str:
         """Write the model folder."""
         about: dict[str, Any] = {"name": "paper", "licence": LICENCE}
-        return save_paper_image_model(cast(PaperImageModel, model), target, about)
+        return save_model(model, target, about)
 
 
 def train_paper_image(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from codec.device import fast_in_half
+from codec.entropy.image_context import MAX_INDEX
+from codec.entropy.logistic import logistic_bits
 from codec.errors import BadInput
-from models.networks.photo import MAX_INDEX, ImageNetworks, anchor_weights
-from models.networks.speech import logistic_bits
+from models.networks.photo import PhotoModel, anchor_weights
 from models.training import checkpoints
 from models.training.image.photographs import Photographs
 from models.training.interruption import Interruption
@@ -60,7 +61,7 @@ def rate_points(count: int, random: np.random.Generator) -> Tensor:
 
 
 def prior_objective(
-    model: ImageNetworks, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor
+    model: PhotoModel, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What `objective` gives, for the prior alone: coding the transform as it is, at no error."""
     with torch.no_grad():
@@ -73,7 +74,7 @@ def prior_objective(
 
 
 def objective(
-    model: ImageNetworks, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor
+    model: PhotoModel, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error and bits per pixel of crops x [B, 3, H, W]: each [B].
 
@@ -93,7 +94,7 @@ class ImageStage:
 
     def __init__(
         self,
-        model: ImageNetworks,
+        model: PhotoModel,
         photographs: Photographs,
         device: torch.device,
         settings: ImageStageSettings,
@@ -203,7 +204,7 @@ class ImageStage:
             "seed": self.settings.seed,
             "spent": spent,
             "finished": finished,
-            "shape": self.model.shape.to_json(),
+            "shape": asdict(self.model.shape),
             "log_prices": self.model.log_prices,
         }
         checkpoints.save_checkpoint(folder, self.steps, tensors, numbers)

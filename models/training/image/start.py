@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.networks.photo import COLOURS, STRIDE, ImageNetworks, lapped_analysis
+from codec.image.container import STRIDE
+from models.networks.photo import COLOURS, PhotoModel, lapped_analysis
 
 _CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
 
@@ -84,7 +85,7 @@ def lapped_channels(x: Tensor, count: int) -> LappedChannels:
     )
 
 
-def linear_start(model: ImageNetworks, x: Tensor) -> None:
+def linear_start(model: PhotoModel, x: Tensor) -> None:
     """Set encoder and generator to the lapped transform of images x [N, 3, H, W] in [0, 1].
 
     The channels are the directions of the largest mean variance, the largest first.

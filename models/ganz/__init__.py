@@ -1,1 +1,0 @@
-"""GANZ (Smedemark-Margulies, Park & Vann 2020): a BEGAN generator whose first layer is random."""

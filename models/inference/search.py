@@ -1,0 +1,66 @@
+"""A frozen model as encoder and decoder run it: weights packed, gradients in bfloat16."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from codec.device import fast_in_half
+from codec.search.admm import Networks
+from codec.search.admm import Prior as SearchPrior
+from codec.search.rdoq import Neighbours
+from models.inference.generator_bf16 import Sketch
+from models.inference.packed import can_pack, packed
+from models.inference.prior_bf16 import PriorSketch
+from models.model import FrameModel
+from models.networks.speech import Generator, Prior
+
+
+def neighbours(generator: nn.Module, prior: SearchPrior) -> Neighbours | None:
+    """What moves of single indices need to know; None of models whose latents are no indices."""
+    if not (isinstance(generator, Generator) and isinstance(prior, Prior | PriorSketch)):
+        return None
+
+    drawn = generator.basis.detach().square().sum(1)
+    return Neighbours(prior.moves, lambda rate: drawn / generator.gains(rate).square())
+
+
+def search_networks(model: FrameModel) -> Networks:
+    """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
+    device = next(model.generator.parameters()).device
+    encoder, generator, prior = model.encoder, model.generator, model.prior
+    quick = fast_in_half(device)
+    pack = device.type == "cpu" and can_pack()
+    if pack:
+        encoder, generator = packed(encoder), packed(generator)
+        if isinstance(prior, Prior):
+            prior = copy.deepcopy(prior)
+            prior.fold_masks()
+            exact = packed(prior, differentiable=not quick)
+            prior = PriorSketch(prior, exact) if quick else exact
+
+    @cache
+    def sketch() -> Callable[[Tensor, Tensor], Tensor]:
+        # Only once it is wanted: decoders never search.
+        if pack and quick and isinstance(model.generator, Generator):
+            return Sketch(model.generator)
+        drawn = copy.deepcopy(model.generator).requires_grad_(False)
+        number = torch.bfloat16 if quick else next(drawn.parameters()).dtype
+        drawn = drawn.to(number)
+        if pack:
+            drawn = packed(drawn, differentiable=True)
+        return lambda z, rate: drawn(z, rate.to(number)).float()
+
+    return Networks(
+        encoder,
+        generator,
+        prior,
+        lambda z, rate: sketch()(z, rate),
+        model.quantise,
+        model.reach,
+        neighbours(model.generator, prior),
+    )

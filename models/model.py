@@ -1,0 +1,177 @@
+"""What every model offers its folder and the codec, whatever its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from codec.entropy.latent_coder import LatentCoder
+from codec.entropy.quantiser import thin_out
+from codec.entropy.speech_context import MAX_INDEX
+from codec.search.admm import Networks, Prior, quantise
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from models.networks.speech_distance import FrameDistance
+
+Record = TypeVar("Record")
+
+
+class Model(nn.Module):
+    """Networks and entropy tables that are stored in one folder (`models.folder`).
+
+    kind: what `model.json` calls the class, None for the speech model, which came first; title: in
+    messages; parts: the submodules that have a weights file each; hashed: the tables that decide
+    what a stream decodes to, None for all of them; shape: the sizes of the networks.
+    """
+
+    kind: ClassVar[str | None]
+    title: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ("encoder", "generator")
+    hashed: ClassVar[tuple[str, ...] | None]
+    shape: DataclassInstance
+    model_id: str = ""
+
+    @classmethod
+    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+        """A model as its folder describes it, all but the weights of its parts.
+
+        Raises LookupError, TypeError or ValueError when the folder does not describe one.
+        """
+        raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """What `model.json` says beside the shape."""
+        return {}
+
+    def tables(self) -> dict[str, NDArray[Any]]:
+        """The arrays of `entropy.safetensors`."""
+        raise NotImplementedError
+
+    def part(self, name: str) -> Mapping[str, Tensor]:
+        """The tensors in the file of a part."""
+        state: Mapping[str, Tensor] = getattr(self, name).state_dict()
+        return state
+
+    def load_part(self, name: str, state: dict[str, Tensor]) -> None:
+        """Take over what `part` gave. Raises RuntimeError or ValueError when it does not fit."""
+        getattr(self, name).load_state_dict(state)
+
+
+class FrameModel(Model):
+    """What the speech codec needs; latents are rounded unless a model differs.
+
+    coders: entropy coders by name; qualities: how many rate points there are, packets carry
+    0..qualities-1; penalty: the search's coupling, where no bit price sets it; reach: the largest
+    magnitude of a latent.
+    """
+
+    encoder: nn.Module
+    generator: nn.Module
+    prior: Prior
+    coders: dict[str, LatentCoder]
+    qualities: int
+    penalty: float | None = None
+    reach: float = MAX_INDEX
+
+    def rate_weight(self, rate: float) -> float:
+        """Lagrangian weight (cost per bit) at rate point r."""
+        raise NotImplementedError
+
+    def quantise(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
+        """Q: the allowed latents nearest to z."""
+        return quantise(z, dead_zone)
+
+    def rescale(self, latents: Tensor, rate: Tensor, new_rate: Tensor) -> Tensor:
+        """Latents [B, S, C] of rate points [B] in the steps of others."""
+        return latents
+
+    def indices_of(self, latents: Tensor) -> NDArray[np.int8]:
+        """Quantised latents to the symbols that the entropy coders write, same shape."""
+        indices: NDArray[np.int8] = latents.to(torch.int8).cpu().numpy()
+        return indices
+
+    def latents_of(self, indices: NDArray[np.int8]) -> Tensor:
+        """Symbols to quantised latents, same shape."""
+        return torch.from_numpy(indices.astype(np.float32))
+
+    def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
+        """A cheaper frame of symbols near the given one; the same when there is none."""
+        return thin_out(indices)
+
+    def search_networks(self) -> Networks:
+        """The frozen networks as encoder and decoder run them."""
+        from models.inference.search import search_networks
+
+        return search_networks(self)
+
+    def frame_distance(self) -> FrameDistance:
+        """F, which the search lowers, on the model's device."""
+        from models.networks.speech_distance import FrameDistance
+
+        return FrameDistance().to(next(self.parameters()).device)
+
+
+def sizes(description: dict[str, Any]) -> dict[str, Any]:
+    """The sizes in a description, lists as tuples. Raises LookupError, TypeError or ValueError."""
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in dict(description["shape"]).items()
+    }
+
+
+def finite(numbers: Any, count: int) -> list[float]:
+    """Numbers of a description, checked. Raises TypeError or ValueError when they are others."""
+    found = [float(v) for v in numbers]
+    if len(found) != count or not np.isfinite(found).all():
+        raise ValueError(f"the description has other than {count} numbers")
+    return found
+
+
+def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as they are stored: on the CPU, contiguous, in half precision unless whole."""
+    return {
+        key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in state.items()
+    }
+
+
+def widened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stored tensors in single precision unless whole."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def arrays_of(prefix: str, record: DataclassInstance) -> dict[str, NDArray[Any]]:
+    """A dataclass of arrays as tables of an `entropy.safetensors`."""
+    return {
+        f"{prefix}.{field.name}": np.ascontiguousarray(getattr(record, field.name))
+        for field in fields(record)
+    }
+
+
+def names_of(prefix: str, record: type[DataclassInstance]) -> tuple[str, ...]:
+    """The names of these tables."""
+    return tuple(f"{prefix}.{field.name}" for field in fields(record))
+
+
+def record_of(record: type[Record], prefix: str, tables: Mapping[str, Tensor]) -> Record:
+    """Inverse of `arrays_of`. Raises LookupError when a table is missing."""
+    names = [field.name for field in fields(record)]  # type: ignore[arg-type]
+    return record(**{name: tables[f"{prefix}.{name}"].numpy() for name in names})
+
+
+def prior_tables(prior: nn.Module) -> dict[str, NDArray[Any]]:
+    """The weights of a prior network as tables."""
+    return {f"prior.{key}": value.numpy() for key, value in halved(prior.state_dict()).items()}
+
+
+def prior_state(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `prior_tables`."""
+    return widened({k[6:]: v for k, v in tables.items() if k.startswith("prior.")})
