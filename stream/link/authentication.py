@@ -25,10 +25,6 @@ FAILURES = (
 )
 
 
-class RefusedAddress(SottoError):
-    """An unsecured link beyond this machine without --insecure."""
-
-
 @dataclass(frozen=True)
 class Security:
     """How a link is secured.
@@ -70,12 +66,12 @@ class Security:
             return False
 
     def check_reach(self, addresses: Iterable[Address], action: str) -> None:
-        """Raise RefusedAddress if an unsecured link would leave this machine without leave."""
+        """Raise SottoError if an unsecured link would leave this machine without --insecure."""
         if self.secured or self.insecure:
             return
         for address in addresses:
             if not is_loopback(address):
-                raise RefusedAddress(
+                raise SottoError(
                     f"will not {action} {address} without keys: make a pair with sotto keygen, "
                     "or say --insecure"
                 )
@@ -126,12 +122,9 @@ class Authenticator:
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         number = request[1] if len(request) > 1 else b""
-        address = (
-            request[3].decode("ascii", "replace").removeprefix(_MAPPED) if len(request) > 3 else "?"
-        )
-        credentials = request[6:]
-        if request[:1] == [_ZAP_VERSION] and len(credentials) == 1 and len(credentials[0]) == 32:
-            key = key_text(credentials[0])
+        if request[:1] == [_ZAP_VERSION] and len(request) == 7 and len(request[6]) == 32:
+            address = request[3].decode("ascii", "replace").removeprefix(_MAPPED)
+            key = key_text(request[6])
             security = self._security
             if security.trust_new or key == security.peer_key or security.knows(key):
                 return [_ZAP_VERSION, number, b"200", b"OK", key.encode("ascii"), b""]

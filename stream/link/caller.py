@@ -14,7 +14,7 @@ from stream.link import wire
 from stream.link.address import Address, look_up
 from stream.link.authentication import FAILURES, Security, secure_caller
 from stream.link.clock import seconds
-from stream.link.endpoint import FAREWELL_MS, Endpoint, Socket, monitored, watch
+from stream.link.endpoint import FAREWELL_MS, Endpoint, Socket, arrived, monitored, watch
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
 from stream.link.session import Participant, Session
@@ -106,18 +106,14 @@ class Caller(Endpoint):
                 self._happened(event, value, self._clock())
 
     def _receive(self, socket: Socket) -> None:
-        for _ in range(_PER_ROUND):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for frames in arrived(socket, _PER_ROUND):
             now = self._clock()
             if len(frames) != 1:
                 self._reject(self._base + wire.HUB)
             elif self._session is None:
-                self._answered(socket, frames[0], now)
+                self._answered(socket, frames[0].bytes, now)
             else:
-                self._hear(self._base + wire.HUB, self._session, frames[0], now)
+                self._hear(self._base + wire.HUB, self._session, frames[0].bytes, now)
             if self._socket is not socket or self._over():
                 return
 
@@ -180,17 +176,9 @@ class Caller(Endpoint):
         self._attempt_began = now
         self._deadline = now + self._connect_patience()
         socket.connect(f"tcp://{address}")
-        hello = wire.Hello(
-            self._offer.model_id,
-            self._preset,
-            self._offer.name,
-            self._offer.room,
-            self._nonce,
-            self._attempts,
-        )
-        data = wire.encode(hello)
-        socket.send(data, zmq.NOBLOCK)
-        self._sent_bytes += self._envelope(len(data))
+        model, name, room = self._offer.model_id, self._offer.name, self._offer.room
+        hello = wire.Hello(model, self._preset, name, room, self._nonce, self._attempts)
+        self._transmit(wire.encode(hello))
 
     def _next_address(self) -> Address:
         return self._found[self._attempts % len(self._found) - 1]
@@ -276,14 +264,11 @@ class Caller(Endpoint):
         self._change(CallState.REFUSED, why)
 
     def _drop_socket(self) -> None:
-        for socket in (self._socket, self._monitor):
-            if socket is not None:
-                self._poller.unregister(socket)
-        if self._socket is not None:
+        if self._socket is not None and self._monitor is not None:
             self._socket.disable_monitor()
-            self._socket.close(0)
-        if self._monitor is not None:
-            self._monitor.close(0)
+            for socket in (self._socket, self._monitor):
+                self._poller.unregister(socket)
+                socket.close(0)
         self._socket = self._monitor = None
 
     def _ask_for_key(self) -> bool:

@@ -13,7 +13,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import zmq
@@ -97,9 +97,7 @@ class Endpoint(ABC):
         self._participants: dict[int, Participant] = {}
         self._delays: dict[int, float] = {}
         self._rejections: dict[int, int] = {}
-        self._link = Link(
-            peer="", secured=security.secured, own_fingerprint=security.own_fingerprint
-        )
+        self._link = Link("", security.secured, security.own_fingerprint)
 
     # --- for everyone -------------------------------------------------------------------------
 
@@ -401,6 +399,16 @@ class Endpoint(ABC):
         return length + (2 if length < 256 else 9)
 
 
+def arrived(end: Socket, most: int) -> Iterator[list[zmq.Frame]]:
+    """The messages that have come, at most so many; never blocks."""
+    for _ in range(most):
+        try:
+            frames = end.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return
+        yield frames
+
+
 def watch(context: zmq.Context[Socket], watched: Socket, events: int) -> Socket:
     """The monitor of `watched`, under an address of its own."""
     # pyzmq's own helper names it by a file descriptor, which may be in use again.
@@ -414,11 +422,8 @@ def watch(context: zmq.Context[Socket], watched: Socket, events: int) -> Socket:
 
 def monitored(monitor: Socket) -> list[tuple[int, int]]:
     """(event, value) as they have come, at most some; never blocks."""
-    found = []
-    for _ in range(_MONITORED):
-        try:
-            event = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
-        except zmq.Again:
-            break
-        found.append((int(event["event"]), int(event["value"])))
-    return found
+    found = [
+        parse_monitor_message([frame.bytes for frame in frames])
+        for frames in arrived(monitor, _MONITORED)
+    ]
+    return [(int(event["event"]), int(event["value"])) for event in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 import time
@@ -22,7 +23,7 @@ from stream.link.authentication import (
     secure_listener,
 )
 from stream.link.clock import microseconds
-from stream.link.endpoint import Endpoint, Socket, monitored, watch
+from stream.link.endpoint import Endpoint, Socket, arrived, monitored, watch
 from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
 from stream.link.proxy import Proxy, cannot_listen
@@ -176,11 +177,7 @@ class Listener(Endpoint):
         What an unknown peer sends too fast waits in its own connection, which then stands still.
         """
         unknown = 0
-        for _ in range(_PER_ROUND):
-            try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
+        for frames in arrived(self._router, _PER_ROUND):
             now = self._clock()
             route = frames[0].bytes
             sender = self._routes.get(route)
@@ -335,24 +332,16 @@ class Listener(Endpoint):
     def _introduce(self, socket: Socket, now: float) -> None:
         """Tell callers who ask what our public key is, a few times a second."""
         keys = self._security.keys
-        for _ in range(8):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                asked = len(frames) == 2 and isinstance(wire.decode(frames[1])[1], wire.Who)
-            except SottoError:
-                asked = False
+        for frames in arrived(socket, 8):
+            asked = False
+            with contextlib.suppress(SottoError):
+                asked = len(frames) == 2 and isinstance(wire.decode(frames[1].bytes)[1], wire.Who)
             if not asked or keys is None or not self._introductions.allow(now):
                 self._unknown_peers += 1
                 continue
-            try:
-                socket.send_multipart(
-                    [frames[0], wire.encode(wire.Key(key_bytes(keys.public)))], zmq.NOBLOCK
-                )
-            except zmq.ZMQError:
-                continue  # it has gone, or does not listen
+            answer = wire.encode(wire.Key(key_bytes(keys.public)))
+            with contextlib.suppress(zmq.ZMQError):  # it has gone, or does not listen
+                socket.send_multipart([frames[0].bytes, answer], zmq.NOBLOCK)
 
     # --- participants -------------------------------------------------------------------------
 
