@@ -126,6 +126,7 @@ class FakeCall(Call):
                 round_trip=None if not scene.parties else 0.023,
                 clock_offset=-0.0124 if scene.parties else None,
                 reconnections=int(scene.lossy or scene.state is CallState.RECONNECTING),
+                dropped=2,
             ),
             input_device=self.input,
             output_device=self.output,

@@ -32,25 +32,23 @@ def impaired(text, count=400):
     while clock.now < count + 20:
         out += channel.take(0.0)
         clock.now += 0.1
-    return channel, [event for event in out if isinstance(event, AudioArrived)]
+    return [event for event in out if isinstance(event, AudioArrived)]
 
 
 def test_impairment_loses_delays_and_doubles():
-    channel, heard = impaired("loss=0.1,burst=2,jitter=2.5,duplicate=0.05,seed=3")
-    again, same = impaired("seed=3,duplicate=0.05,jitter=2.5,burst=2,loss=0.1")
+    heard = impaired("loss=0.1,burst=2,jitter=2.5,duplicate=0.05,seed=3")
+    same = impaired("seed=3,duplicate=0.05,jitter=2.5,burst=2,loss=0.1")
     assert heard == same
-    assert channel.lost == again.lost
-    assert 15 <= channel.lost <= 80
-    assert 5 <= channel.duplicated <= 50
-    assert len(heard) == 400 - channel.lost + channel.duplicated
     numbers = [int(event.packet) for event in heard]
+    assert 15 <= 400 - len(set(numbers)) <= 80
+    assert 5 <= len(numbers) - len(set(numbers)) <= 50
     assert numbers != sorted(numbers)
     assert all(0.0 <= event.arrived - event.captured <= 2.5 for event in heard)
     assert [event.arrived for event in heard] == sorted(event.arrived for event in heard)
 
 
 def test_no_impairment_changes_nothing():
-    _, heard = impaired("", 50)
+    heard = impaired("", 50)
     assert [event.packet for event in heard] == [b"%d" % k for k in range(50)]
     assert all(event.arrived == event.captured for event in heard)
 

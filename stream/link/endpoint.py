@@ -314,8 +314,7 @@ class Endpoint(ABC):
     def _reject(self, party: int) -> None:
         self._rejections = {**self._rejections, party: self._rejections.get(party, 0) + 1}
 
-    def _joined(self, participant: Participant, *, agreed: bool) -> None:
-        p = participant
+    def _joined(self, p: Participant, *, agreed: bool) -> None:
         self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed))
 
     def _trust(self, name: str, key: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -67,7 +66,7 @@ def parse_impairment(text: str) -> Impairment:
 class ImpairedQueue(EventQueue):
     """An event queue behind a bad network; all but arriving audio passes through at once."""
 
-    def __init__(self, impairment: Impairment, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, impairment: Impairment, clock: Callable[[], float]) -> None:
         super().__init__()
         self._impairment = impairment
         self._clock = clock
@@ -75,8 +74,6 @@ class ImpairedQueue(EventQueue):
         self._random = random.Random(impairment.seed + 1)
         self._order = itertools.count()
         self._held: list[tuple[float, int, AudioArrived]] = []
-        self.lost = 0
-        self.duplicated = 0
 
     def take(self, timeout: float) -> list[Event]:
         """As EventQueue.take; `arrived` is when the delayed packet came out."""
@@ -101,12 +98,7 @@ class ImpairedQueue(EventQueue):
         settings = self._impairment
         copies = 1 + (self._random.random() < settings.duplicate)
         delays = [settings.delay + settings.jitter * self._random.random() for _ in range(2)]
-        if next(self._losses):
-            self.lost += 1
-            return
-        self.duplicated += copies - 1
+        lost = next(self._losses)
         for delay in delays[:copies]:
-            if len(self._held) >= _HELD:
-                self.lost += 1
-            else:
+            if not lost and len(self._held) < _HELD:
                 heapq.heappush(self._held, (event.arrived + delay, next(self._order), event))

@@ -111,10 +111,6 @@ def default_key_path() -> Path:
     return home() / "key"
 
 
-def default_peers_path() -> Path:
-    return home() / "known-peers"
-
-
 def public_path(path: str | os.PathLike[str]) -> Path:
     """Where the public half of the pair at `path` is."""
     return Path(os.fspath(path) + ".pub")
@@ -223,7 +219,7 @@ class KnownPeers:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         """path: None is the default file. A file that is not there is an empty one."""
-        self.path = default_peers_path() if path is None else Path(path)
+        self.path = home() / "known-peers" if path is None else Path(path)
 
     def entries(self) -> dict[str, str]:
         """Key by name, in the file's order. Raises BadInput naming the first line at fault."""

@@ -80,12 +80,7 @@ class Listener(Endpoint):
         self._monitor: Socket | None = None
         self._authenticator: Authenticator | None = None
         self._proxies: list[Proxy] = []
-        self.address = Address("", 0)
-
-    @property
-    def port(self) -> int:
-        """The TCP port we are bound to, once started."""
-        return self.address.port
+        self.port = 0  # the TCP port we are bound to, once started
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -112,20 +107,20 @@ class Listener(Endpoint):
         self._quiet.register(self._awake, zmq.POLLIN)
         self._poller.register(self._router, zmq.POLLIN)
         self._link = self._describe()
-        self._change(CallState.WAITING, f"listening on {self.address}")
+        self._change(CallState.WAITING, f"listening on {Address(found.host, self.port)}")
 
     def _bind_ports(self, found: Address) -> None:
         """Bind the port, and the one after it when we introduce ourselves."""
         introduce = self._security.secured and self._security.trust_new
         for tries_left in range(_PORT_TRIES - 1, -1, -1):
-            self.address = Address(found.host, self._bind_router(found))
-            if not introduce or self.address.port == 65535:
+            self.port = self._bind_router(found)
+            if not introduce or self.port == 65535:
                 return
             introducer = self._context.socket(zmq.ROUTER)
             self._configure(introducer)
             introducer.linger = 0
             try:
-                self._bind_behind_proxy(introducer, Address(found.host, self.address.port + 1))
+                self._bind_behind_proxy(introducer, Address(found.host, self.port + 1))
                 self._introducer = introducer
                 return
             except SottoError as error:
@@ -471,8 +466,7 @@ class Listener(Endpoint):
         return replace(link, strangers=link.strangers + turned_away)
 
 
-def _joined_message(participant: Participant) -> wire.PartyJoined:
-    p = participant
+def _joined_message(p: Participant) -> wire.PartyJoined:
     return wire.PartyJoined(p.party, key_bytes(p.key) if p.key else wire.NO_KEY, p.preset, p.name)
 
 
