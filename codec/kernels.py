@@ -1,7 +1,7 @@
-"""How the package's inner loops are compiled with numba, and where their compiled form is kept.
+"""Compilation of inner loops with numba, and the place of their compiled form.
 
-Importing this module imports numba, which takes longer than a short decode: where a kernel is only
-sometimes wanted, import it late.
+Importing this module imports numba, which takes longer than a short decode: import it only where a
+kernel is used.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def _writable(folder: Path) -> bool:
 
 @functools.cache
 def choose_cache() -> None:
-    """Give numba a place where it would find none, as for a service without a home: beside this
-    file, or for this process only.
+    """Give numba a cache folder where it would find none, as in a service without a home directory.
 
-    To be called before another library with kernels of its own is imported: numba refuses to
-    compile for the cache without a place for one.
+    That is the one beside this file, or one for this process only. Without any, numba refuses to
+    compile cached kernels; so call this before importing a library that has some.
     """
     user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
     if os.environ.get("NUMBA_CACHE_DIR") or _writable(user):
@@ -52,11 +51,8 @@ def kernel(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that compiles without bounds checks: at once for `signature`, else when called.
 
-    The compiled form is kept where numba keeps such (NUMBA_CACHE_DIR, beside the source, the user's
-    cache). Where none of them can be written, every process compiles anew. options: numba's.
+    The compiled form is kept in numba's cache. options: numba's.
     """
     choose_cache()
-    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
-        signature, cache=True, boundscheck=False, **options
-    )
-    return compiled
+    decorator: Callable[..., Any] = njit(signature, cache=True, boundscheck=False, **options)
+    return decorator

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from codec.errors import BadInput
 from codec.files import wav
-from codec.files.audio import WRITABLE, AudioReader, AudioWriter, looks_like_audio, read_audio
+from codec.files.audio import WRITABLE, AudioReader, audio_output, looks_like_audio, read_audio
 from codec.files.paths import atomic_output, display_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -309,7 +309,7 @@ def test_golden_header_of_a_stream() -> None:
 def test_every_suffix_can_be_written_and_read(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     expected = tone(16_000, 2.0)
-    with AudioWriter(path) as writer:
+    with audio_output(path) as writer:
         for part in np.array_split(expected, 7):
             writer.write(part)
         assert not path.exists()
@@ -325,7 +325,7 @@ def test_every_suffix_can_be_written_and_read(suffix: str, tmp_path: Path) -> No
 def test_16_bit_samples_survive_reading_and_writing(tmp_path: Path) -> None:
     stored = np.arange(-32_768, 32_768).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", stored, 16_000)
-    with AudioWriter(tmp_path / "b.wav") as writer:
+    with audio_output(tmp_path / "b.wav") as writer:
         writer.write(read_audio(tmp_path / "a.wav"))
     np.testing.assert_array_equal(soundfile.read(tmp_path / "b.wav", dtype="int16")[0], stored)
 
@@ -333,7 +333,7 @@ def test_16_bit_samples_survive_reading_and_writing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 def test_writer_clips_and_takes_not_a_number_for_silence(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
-    with AudioWriter(path) as writer:
+    with audio_output(path) as writer:
         writer.write(np.array([2.0, -2.0, np.nan, np.inf, -np.inf, 0.0], np.float32))
     found = read_audio(path)
     np.testing.assert_allclose(found, [1, -1, 0, 1, -1, 0], atol=1e-4)
@@ -341,8 +341,8 @@ def test_writer_clips_and_takes_not_a_number_for_silence(suffix: str, tmp_path: 
 
 @pytest.mark.parametrize("name", ["a.xyz", "a", "a.m4a", "a.raw"])
 def test_unknown_suffix_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="none of wav flac"):
-        AudioWriter(tmp_path / name)
+    with pytest.raises(BadInput, match="none of wav flac"), audio_output(tmp_path / name):
+        pass
     assert os.listdir(tmp_path) == []
 
 
@@ -351,7 +351,7 @@ def test_unknown_suffix_is_refused(name: str, tmp_path: Path) -> None:
 def test_no_half_output(suffix: str, error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_text("before")
-    with pytest.raises(error), AudioWriter(path) as writer:
+    with pytest.raises(error), audio_output(path) as writer:
         writer.write(tone(16_000))
         raise error("stop")
     assert path.read_text() == "before"
@@ -366,7 +366,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(suffix: str, tmp_path: Path) -
     for limit in (100, 10_000):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
-            with pytest.raises(BadInput) as caught, AudioWriter(tmp_path / f"a{suffix}") as writer:
+            with pytest.raises(BadInput) as caught, audio_output(tmp_path / f"a{suffix}") as writer:
                 writer.write(noise)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -382,21 +382,21 @@ def test_unwritable_places_are_one_line(tmp_path: Path) -> None:
         Path("/proc/a.wav"): "/proc/a.wav",
         tmp_path / ("n" * 300 + ".wav"): "name too long",
     }.items():
-        with pytest.raises(BadInput) as caught, AudioWriter(path) as writer:
+        with pytest.raises(BadInput) as caught, audio_output(path) as writer:
             writer.write(tone(16_000))
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
     (tmp_path / "dir.wav").mkdir()
-    with pytest.raises(BadInput, match="is a directory"):
-        AudioWriter(tmp_path / "dir.wav")
+    with pytest.raises(BadInput, match="is a directory"), audio_output(tmp_path / "dir.wav"):
+        pass
     assert sorted(os.listdir(tmp_path)) == ["dir.wav", "file"]
 
 
 def test_devices_are_written_never_replaced() -> None:
-    with AudioWriter("/dev/null") as writer:
+    with audio_output("/dev/null") as writer:
         writer.write(tone(16_000))
     assert not Path("/dev/null").is_file()
-    with pytest.raises(BadInput, match="no space left"), AudioWriter("/dev/full") as writer:
+    with pytest.raises(BadInput, match="no space left"), audio_output("/dev/full") as writer:
         writer.write(tone(16_000, 5.0))
 
 
@@ -437,6 +437,6 @@ def test_looks_like_audio_by_suffix_or_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["caf\udce9.wav", "-x.wav", "a b.wav", "\u03c0.flac"])
 def test_odd_file_names_work(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    with AudioWriter(path) as writer:
+    with audio_output(path) as writer:
         writer.write(tone(16_000))
     assert len(read_audio(path)) == 8_000

@@ -25,7 +25,7 @@ import soundfile
 from codec.container import ContainerReader, ContainerWriter, StreamHeader, scan
 from codec.errors import BadInput
 from codec.files import wav
-from codec.files.audio import AudioWriter, read_audio
+from codec.files.audio import audio_output, read_audio
 from codec.packet import Packet
 from codec.packet_loss import losses
 from tests.fake_speech import MODEL_ID, STARTED, stand_in
@@ -195,7 +195,7 @@ def test_bogus_length_on_a_pipe(speech: Path, coded: Path) -> None:
 
 
 def test_reader_that_goes_away_is_no_noise(tmp_path: Path) -> None:
-    with AudioWriter(tmp_path / "long.wav") as writer:
+    with audio_output(tmp_path / "long.wav") as writer:
         writer.write(tone(120.0))
     sotto("encode", tmp_path / "long.wav", tmp_path / "long.sotto")
     script = (
@@ -239,7 +239,7 @@ def test_interrupting_leaves_nothing(
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     out.mkdir()
-    with AudioWriter(source / "a.wav") as writer:
+    with audio_output(source / "a.wav") as writer:
         writer.write(tone(300.0))
     target = out / ("a.sotto" if what == "encode" else "a.flac")
     if what == "decode":
@@ -642,7 +642,7 @@ def test_directory_without_audio(tmp_path: Path) -> None:
 
 
 def test_progress_bar_only_on_a_terminal(tmp_path: Path) -> None:
-    with AudioWriter(tmp_path / "[red]a.wav") as writer:
+    with audio_output(tmp_path / "[red]a.wav") as writer:
         writer.write(tone(20.0))
     seen, status = _on_a_terminal(
         ["encode", str(tmp_path / "[red]a.wav"), str(tmp_path / "a.sotto"), "--preset", "slow"]

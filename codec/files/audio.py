@@ -1,8 +1,8 @@
-"""Audio files and pipes at the edge: anything readable in as 16 kHz mono, and 16 kHz mono out.
+"""Audio files and pipes: any readable one as 16 kHz mono, and 16 kHz mono written.
 
-Both directions run block by block in constant memory. Samples are float32, full scale 1.
-Channels are averaged: never louder than the loudest, whatever the channels' layout. Resampling is
-soxr's (its streaming form gives the very samples its offline form does, and no delay).
+Both directions run block by block in constant memory. Samples are float32, full scale 1. Channels
+are averaged, so that the mix is never louder than the loudest, whatever their layout. soxr
+resamples: its streaming form gives the same samples as its offline form, without delay.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import IO, BinaryIO
 
 import numpy as np
 import soundfile
@@ -63,32 +62,16 @@ WRITABLE: dict[str, tuple[str, str]] = {
 }
 READABLE = frozenset(WRITABLE) | {".wave", ".iff", ".svx", ".sf", ".paf", ".pvf", ".avr"}
 
-# First bytes of what libsndfile may read from a copy of a pipe; anything else is refused at once
-# rather than copied to disk without end.
+# First bytes of formats that libsndfile may read from a copy of a pipe; other pipes are refused at
+# once rather than copied to disk without end.
 _MAGIC = (
-    b"RIFF",
-    b"RIFX",
-    b"RF64",
-    b"riff",
-    b"fLaC",
-    b"OggS",
-    b"FORM",
-    b"caff",
-    b".snd",
-    b"dns.",
-    b"ID3",
-    b"\xff\xfb",
-    b"\xff\xfa",
-    b"\xff\xf3",
-    b"\xff\xf2",
-    b"NIST",
-    b"Creative",
-    b"PVF1",
-)
+    b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b"caff", b".snd", b"dns.",
+    b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"NIST", b"Creative", b"PVF1",
+)  # fmt: skip
 
 
 def looks_like_audio(path: str | os.PathLike[str]) -> bool:
-    """Whether a file's suffix or first bytes say audio (it may still be damaged)."""
+    """Whether a file's suffix or first bytes are those of audio (it may still be damaged)."""
     if Path(path).suffix.lower() in READABLE:
         return True
     try:
@@ -99,34 +82,21 @@ def looks_like_audio(path: str | os.PathLike[str]) -> bool:
     return start.startswith(_MAGIC) and (start[:4] != b"RIFF" or start[8:12] == b"WAVE")
 
 
-class _Source(Protocol):
-    """Blocks of stored samples [frames, channels]; an empty block is the end."""
-
-    sample_rate: int
-    channels: int
-    frames: int | None
-
-    def read_block(self) -> FloatArray: ...
-
-    def close(self) -> None: ...
-
-
 class _SoundFileSource:
-    """Whatever libsndfile reads, from a regular file."""
+    """What libsndfile reads from a regular file, in blocks [frames, channels]; empty at the end."""
 
     def __init__(self, descriptor: int, name: str) -> None:
-        # A descriptor: soundfile cannot encode every file name, and the file stays the one opened.
+        # A descriptor, because soundfile cannot encode every file name.
         self._name = name
         try:
             self._file = soundfile.SoundFile(descriptor, closefd=False)
         except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
             raise BadInput(f"{name} is not audio that can be read: {_libsndfile(error)}") from error
         self.sample_rate: int = self._file.samplerate
-        self.channels: int = self._file.channels
         frames: int = self._file.frames
         # Formats without a length in the header claim the largest number there is.
         self.frames = frames if 0 <= frames < 1 << 60 else None
-        self._block = max(1, _BLOCK_VALUES // self.channels)
+        self._block = max(1, _BLOCK_VALUES // self._file.channels)
 
     def read_block(self) -> FloatArray:
         try:
@@ -140,12 +110,12 @@ class _SoundFileSource:
 
 
 class _WavPipeSource:
-    """Uncompressed WAV from a pipe, its length taken from the header only if it can be true."""
+    """Uncompressed WAV from a pipe; the header's length counts only if it can be true."""
 
     def __init__(self, pipe: BinaryIO, header: wav.WavStream, form: wav.WavFormat) -> None:
         self._pipe, self._form = pipe, form
         length = wav.find_data(pipe.read, header.long_length)
-        self.sample_rate, self.channels = form.sample_rate, form.channels
+        self.sample_rate = form.sample_rate
         self.frames = None if length is None else length // form.frame_bytes
         self._left = length
         self._block_bytes = max(1, _BLOCK_VALUES // 4 // form.channels) * form.frame_bytes
@@ -158,57 +128,44 @@ class _WavPipeSource:
         return wav.to_float(data, self._form)
 
     def close(self) -> None:
-        """The pipe belongs to whoever opened it."""
+        """The pipe stays open, for whoever opened it."""
 
 
 class AudioReader:
-    """Any audio file or pipe as blocks of 16 kHz mono float32; a context manager.
+    """An audio file or pipe as blocks of 16 kHz mono float32; a context manager.
 
     path: a file, FIFO or '-' (standard input). warn receives at most one line each about samples
     that are not numbers (replaced by 0) and samples beyond full scale (clipped).
 
-    Attributes: name (for messages), source_rate (Hz) and channels as stored, duration (seconds,
-    None if the source does not say), seconds_read.
+    Attributes: name (for messages), duration (seconds, None if the source does not say).
 
     Raises BadInput, when opened or while read: missing, a directory, not readable, not audio,
     damaged, a rate outside 1..768 kHz, no samples.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        sample_rate: int = SAMPLE_RATE,
-        warn: Warn | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, warn: Warn | None = None) -> None:
         self.name = "standard input" if os.fspath(path) == PIPE else display_name(path)
-        self._rate = sample_rate
         self._warn = warn or (lambda line: warnings.warn(line, RuntimeWarning, stacklevel=3))
-        self._stack = contextlib.ExitStack()
-        try:
-            self._source = self._open(path)
-            self._stack.callback(self._source.close)
-            self._check()
-        except BaseException:
-            self._stack.close()
-            raise
-        self.source_rate, self.channels = self._source.sample_rate, self._source.channels
-        frames = self._source.frames
-        self.duration = None if frames is None else frames / self.source_rate
-        self.seconds_read = 0.0
         self._not_finite = 0
         self._beyond = 0
         self._peak = 1.0
+        with contextlib.ExitStack() as stack:
+            source = self._source = self._open(path, stack)
+            stack.callback(source.close)
+            if not MIN_RATE <= source.sample_rate <= MAX_RATE:
+                raise BadInput(
+                    f"{self.name} has a sample rate of {source.sample_rate} Hz; "
+                    f"{MIN_RATE} to {MAX_RATE} Hz can be read"
+                )
+            if source.frames == 0:
+                raise BadInput(f"{self.name} holds no audio (0 samples)")
+            self._stack = stack.pop_all()
+        self.duration = None if source.frames is None else source.frames / source.sample_rate
 
     def __enter__(self) -> AudioReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *about: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -218,12 +175,12 @@ class AudioReader:
     def __iter__(self) -> Iterator[FloatArray]:
         """Blocks [n] of 16 kHz mono samples in [-1, 1], until the end of the source."""
         resample = None
-        if self.source_rate != self._rate:
-            resample = soxr.ResampleStream(self.source_rate, self._rate, 1, "float32", "HQ")
+        if self._source.sample_rate != SAMPLE_RATE:
+            rates = self._source.sample_rate, SAMPLE_RATE
+            resample = soxr.ResampleStream(*rates, 1, "float32", "HQ")
         frames = given = 0
         while len(block := self._read_block()):
             frames += len(block)
-            self.seconds_read = frames / self.source_rate
             mono = self._to_mono(block)
             if resample is not None:
                 mono = _clip(resample.resample_chunk(mono))
@@ -235,20 +192,24 @@ class AudioReader:
         if resample is not None:
             rest = _clip(resample.resample_chunk(np.zeros(0, np.float32), last=True))
             if not given and not len(rest):
-                # A handful of samples at a high rate is less than one at 16 kHz.
+                # A few samples at a high rate are less than one at 16 kHz.
                 rest = np.zeros(1, np.float32)
             if len(rest):
                 yield rest
         self._report()
 
-    def _open(self, path: str | os.PathLike[str]) -> _Source:
-        file = self._stack.enter_context(open_input(path))
+    def _open(
+        self, path: str | os.PathLike[str], stack: contextlib.ExitStack
+    ) -> _SoundFileSource | _WavPipeSource:
+        file = stack.enter_context(open_input(path))
         if is_special(path):
             with os_errors("read", path):
-                return self._open_pipe(file)
+                return self._open_pipe(file, stack)
         return _SoundFileSource(file.fileno(), self.name)
 
-    def _open_pipe(self, pipe: BinaryIO) -> _Source:
+    def _open_pipe(
+        self, pipe: BinaryIO, stack: contextlib.ExitStack
+    ) -> _SoundFileSource | _WavPipeSource:
         start = pipe.read(12)
         if not start:
             raise BadInput(f"{self.name} is empty")
@@ -265,11 +226,12 @@ class AudioReader:
             except BadInput as error:
                 raise BadInput(f"{self.name}: {error}") from error
             start = header.prefix
-        return _SoundFileSource(self._spool(start, pipe), self.name)
+        copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        self._spool(start, pipe, copy)
+        return _SoundFileSource(copy.fileno(), self.name)
 
-    def _spool(self, start: bytes, pipe: BinaryIO) -> int:
-        """Copy a pipe to a nameless file, since libsndfile must seek. Returns its descriptor."""
-        copy = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    def _spool(self, start: bytes, pipe: BinaryIO, copy: IO[bytes]) -> None:
+        """Copy a pipe to a file, in which libsndfile can seek."""
         with os_errors("write", "a temporary copy of the input"):
             copy.write(start)
             size = len(start)
@@ -283,16 +245,6 @@ class AudioReader:
                 copy.write(data)
             copy.flush()
             copy.seek(0)
-        return copy.fileno()
-
-    def _check(self) -> None:
-        if not MIN_RATE <= self._source.sample_rate <= MAX_RATE:
-            raise BadInput(
-                f"{self.name} has a sample rate of {self._source.sample_rate} Hz; "
-                f"{MIN_RATE} to {MAX_RATE} Hz can be read"
-            )
-        if self._source.frames == 0:
-            raise BadInput(f"{self.name} holds no audio (0 samples)")
 
     def _read_block(self) -> FloatArray:
         with os_errors("read", self.name):
@@ -347,63 +299,35 @@ def audio_format(path: str | os.PathLike[str]) -> tuple[str, str]:
     return WRITABLE[suffix]
 
 
-class AudioWriter:
-    """Mono audio into a file, in the format its suffix names, or into a pipe as 16-bit WAV.
+@contextlib.contextmanager
+def audio_output(path: str | os.PathLike[str]) -> Iterator[_WavSink | _SoundFileSink]:
+    """16 kHz mono into a file, in the format of its suffix, or into a pipe as 16-bit WAV.
 
-    A context manager: the file appears under its name when the block ends well, and not at all
-    otherwise. Raises BadInput when made (unknown suffix, no such directory, no permission) and
-    while written (no space); BrokenPipeError when a pipe's reader has gone.
+    Samples [n], full scale 1, go to `write`: beyond is clipped, not-a-number is 0. The file appears
+    under its name when the block ends well, and not at all otherwise. Raises BadInput when opened
+    (unknown suffix, no such directory, no permission) and while written (no space); BrokenPipeError
+    when a pipe's reader has gone.
     """
-
-    def __init__(self, path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE) -> None:
-        form, encoding = audio_format(path)
-        self._path = path
-        self._stack = contextlib.ExitStack()
-        file = self._stack.enter_context(atomic_output(path))
+    form, encoding = audio_format(path)
+    with atomic_output(path) as file:
+        wave = form == "WAV"
+        sink = _WavSink(file, path) if wave else _SoundFileSink(file, path, form, encoding)
         try:
-            if form == "WAV":
-                self._sink: _WavSink | _SoundFileSink = _WavSink(file, path, sample_rate)
-            else:
-                self._sink = _SoundFileSink(file, path, sample_rate, form, encoding)
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
+            yield sink
+        except BaseException:
+            sink.abandon()
             raise
-
-    def __enter__(self) -> AudioWriter:
-        return self
-
-    def write(self, samples: FloatArray) -> None:
-        """Append samples [n], full scale 1; beyond is clipped, not-a-number is 0."""
-        with os_errors("write", self._path):
-            self._sink.write(samples)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._sink.abandon()
-            self._stack.__exit__(kind, error, trace)
-            return
-        try:
-            with os_errors("write", self._path):
-                self._sink.finish()
-        except BaseException as failure:
-            self._stack.__exit__(type(failure), failure, failure.__traceback__)
-            raise
-        self._stack.close()
+        sink.finish()
 
 
 class _WavSink:
     """16-bit WAV; the header gets its lengths at the end if the output can seek."""
 
-    def __init__(self, file: BinaryIO, path: str | os.PathLike[str], sample_rate: int) -> None:
-        self._file, self._path, self._rate = file, path, sample_rate
+    def __init__(self, file: BinaryIO, path: str | os.PathLike[str]) -> None:
+        self._file, self._path = file, path
         self._bytes = 0
         self._seekable = not is_special(path)
-        file.write(wav.pcm16_header(sample_rate, None))
+        file.write(wav.pcm16_header(SAMPLE_RATE, None))
 
     def write(self, samples: FloatArray) -> None:
         data = wav.to_pcm16(samples)
@@ -418,33 +342,28 @@ class _WavSink:
     def finish(self) -> None:
         if self._seekable:
             self._file.seek(0)
-            self._file.write(wav.pcm16_header(self._rate, self._bytes))
+            self._file.write(wav.pcm16_header(SAMPLE_RATE, self._bytes))
 
     def abandon(self) -> None:
-        """Nothing is held besides the file."""
+        """Nothing to release."""
 
 
 class _SoundFileSink:
-    """Whatever libsndfile writes, into an open file.
+    """The formats that libsndfile writes, into an open file.
 
     libsndfile gets a descriptor rather than the Python file: an interruption inside a callback
-    from C would be printed and forgotten. It keeps some errors to itself (a full disk while the
-    encoder is flushed on closing), so the end of the file is read back before it counts as whole.
+    from C would be printed and forgotten. It hides some errors (a full disk while the encoder is
+    flushed on closing), so the end of the file is read back before it counts as whole.
     """
 
     def __init__(
-        self,
-        file: BinaryIO,
-        path: str | os.PathLike[str],
-        sample_rate: int,
-        form: str,
-        encoding: str,
+        self, file: BinaryIO, path: str | os.PathLike[str], form: str, encoding: str
     ) -> None:
         self._output, self._path = file, path
         self._frames = 0
         try:
             self._file = soundfile.SoundFile(
-                file.fileno(), "w", sample_rate, 1, encoding, format=form, closefd=False
+                file.fileno(), "w", SAMPLE_RATE, 1, encoding, format=form, closefd=False
             )
         except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
             raise self._failure(error) from error
@@ -486,7 +405,7 @@ class _SoundFileSink:
             self._file.close()
 
     def _failure(self, error: Exception) -> BadInput:
-        """libsndfile says only 'System error'; a write of our own tells which."""
+        """The reason of libsndfile's 'System error', which a write of our own finds out."""
         descriptor = self._output.fileno()
         with os_errors("write", self._path):
             os.lseek(descriptor, 0, os.SEEK_END)
@@ -499,7 +418,7 @@ def _clip(samples: FloatArray) -> FloatArray:
 
 
 def _libsndfile(error: Exception) -> str:
-    """libsndfile's own words, without the path it repeats and the full stop."""
+    """libsndfile's message without the path and the full stop."""
     text = getattr(error, "error_string", "") or str(error)
     line = (text.splitlines() or ["unknown format"])[0].rstrip(". ")
     return line[:1].lower() + line[1:]

@@ -1,8 +1,8 @@
-"""Files and pipes at the edge: outputs that appear whole or not at all, and errors in one line.
+"""Files and pipes: outputs that appear whole or not at all, and errors in one line.
 
 A regular output is written under a temporary name in its own directory and renamed when whole, so
 that an error or an interruption never leaves half a file under the final name. Pipes, terminals
-and devices cannot be renamed over: they are written directly.
+and devices cannot be replaced: they are written directly.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ def reason(error: OSError) -> str:
 def os_errors(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn OSError inside the block into BadInput 'cannot ACTION PATH: reason'.
 
-    BrokenPipeError passes: a reader that has gone away is not a failure of the input, and the
-    command line ends quietly on it.
+    BrokenPipeError passes through: when the reader of its output has gone, a command ends quietly.
     """
     try:
         yield
@@ -68,7 +67,7 @@ def open_input(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file for reading; '-' is standard input, which stays open afterwards.
 
     Raises BadInput if the path is missing, a directory or not readable, or if standard input is
-    a terminal (a person would wait for ever).
+    a terminal.
     """
     if os.fspath(path) == PIPE:
         if sys.stdin is None or sys.stdin.closed:
@@ -89,11 +88,11 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an exception.
 
     '-' is standard output; existing pipes and devices are written directly. On any exception,
-    KeyboardInterrupt included, the temporary file is removed and what was at `path` before is
-    untouched. A symbolic link keeps pointing where it did; its target is replaced.
+    KeyboardInterrupt included, the temporary file is removed and `path` stays as it was. Of a
+    symbolic link, the target is replaced.
 
-    Raises BadInput with one line for what the operating system refuses (no such directory, no
-    permission, no space), BrokenPipeError when a pipe's reader has gone.
+    Raises BadInput if the operating system refuses (no such directory, no permission, no space),
+    BrokenPipeError when a pipe's reader has gone.
     """
     if os.fspath(path) == PIPE:
         if sys.stdout is None or sys.stdout.closed:

@@ -1,4 +1,4 @@
-"""WAV as a stream: headers read from, and written to, pipes whose length nobody knows yet.
+"""WAV as a stream: headers read from, and written to, pipes of unknown length.
 
 Programs that write WAV to a pipe cannot go back to fill in the length, so they leave 0, 0x7FFFFFFF,
 0xFFFFFFFF or (sox) 0x7FFFF000 less the header there. Such a stream ends where the pipe ends.
@@ -21,8 +21,7 @@ from codec.errors import BadInput
 
 HEADER_BYTES = 44
 MAX_DATA_BYTES = 0xFFFFFFFF - HEADER_BYTES
-# What we leave for a length nobody knows yet: the one placeholder that sox, too, takes without a
-# warning.
+# Written for a length not yet known: the one placeholder that sox, too, reads without a warning.
 UNKNOWN_LENGTH = 0x7FFFF000
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -57,8 +56,7 @@ class WavFormat:
 class WavStream:
     """A WAV stream read up to its `fmt ` chunk.
 
-    prefix is all that was read; format is None when the samples are compressed, and then nothing
-    after the prefix has been read.
+    prefix: everything read so far; format: None if the samples are compressed.
     """
 
     prefix: bytes
@@ -70,7 +68,7 @@ def read_format(start: bytes, read: Read) -> WavStream:
     """Read a RIFF or RF64 stream up to and including its format.
 
     start: the first 12 bytes, already read. read(n) gives n bytes, fewer only at the end.
-    Raises BadInput if this is not WAV or if it ends or rambles before saying its format.
+    Raises BadInput if this is not WAV, or if its header ends, or grows too long, before its format.
     """
     if start[:4] not in (b"RIFF", b"RF64") or start[8:12] != b"WAVE":
         raise BadInput("not a WAV stream")
@@ -97,7 +95,7 @@ def read_format(start: bytes, read: Read) -> WavStream:
 
 
 def parse_format(body: bytes) -> WavFormat | None:
-    """The `fmt ` chunk's meaning; None if the samples are compressed.
+    """The format in the body of a `fmt ` chunk; None if the samples are compressed.
 
     Raises BadInput if the chunk contradicts itself.
     """
@@ -117,7 +115,7 @@ def parse_format(body: bytes) -> WavFormat | None:
 
 
 def find_data(read: Read, long_length: int | None) -> int | None:
-    """Skip to the samples. Returns their length in bytes, None if the stream's end tells.
+    """Skip to the samples. Returns their length in bytes, None if they end with the stream.
 
     Raises BadInput if the stream ends first.
     """
@@ -168,19 +166,9 @@ def pcm16_header(sample_rate: int, data_bytes: int | None, channels: int = 1) ->
     """The 44 bytes before 16-bit samples; data_bytes None means not known yet."""
     length = UNKNOWN_LENGTH if data_bytes is None else data_bytes
     riff = length + HEADER_BYTES - 8
-    return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        b"RIFF",
-        riff,
-        b"WAVE",
-        b"fmt ",
-        16,
-        _PCM,
-        channels,
-        sample_rate,
-        2 * channels * sample_rate,
-        2 * channels,
-        16,
-        b"data",
-        length,
+    frame = 2 * channels
+    form = struct.pack(
+        "<4sIHHIIHH", b"fmt ", 16, _PCM, channels, sample_rate, frame * sample_rate, frame, 16
     )
+    start, end = struct.pack("<4sI4s", b"RIFF", riff, b"WAVE"), struct.pack("<4sI", b"data", length)
+    return start + form + end

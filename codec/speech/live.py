@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, LEAD, N_MELS, 
 from codec.signal.comfort_noise import encode_noise
 from codec.signal.samples import FloatArray
 from codec.speech.encoder import SILENT, FrameCoder, Target
-from codec.speech.presets import Preset, find_preset
+from codec.speech.presets import find_preset
 from codec.speech.ratecontrol import Bits, Plan
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ class LiveEncoder:
             raise BadInput("search steps cannot be negative")
         self._codec, self._activity = codec, activity
         self._tail, self._clock = max(tail, 0.0), clock
-        self._iterations = iterations
         self._coder = FrameCoder(codec)
-        self._search = LiveSearch(codec, self._coder, self._steps_of(codec.settings), clock)
+        self._search = LiveSearch(codec, self._coder, iterations, clock)
         self._search.warm_up()
         analysis.log_mel(np.zeros(WINDOW, np.float32))
         self._next_preset = codec.settings
@@ -219,10 +218,6 @@ class LiveEncoder:
         self._search.reset()
         if self._next_preset is not self._coder.preset:
             self._coder.set_preset(self._next_preset)
-            self._search.set_iterations(self._steps_of(self._next_preset))
-
-    def _steps_of(self, preset: Preset) -> int:
-        return preset.iterations if self._iterations is None else self._iterations
 
 
 @dataclass(frozen=True)
@@ -275,21 +270,26 @@ class LiveSearch:
     """
 
     def __init__(
-        self, codec: SpeechCodec, coder: FrameCoder, iterations: int, clock: Callable[[], float]
+        self,
+        codec: SpeechCodec,
+        coder: FrameCoder,
+        iterations: int | None,
+        clock: Callable[[], float],
     ) -> None:
+        """iterations: the most steps per frame (None: those of the coder's preset)."""
         self._networks, self._searchable = codec.networks, codec.searchable
         self._distance, self._device = codec.distance, codec.device
         self._coder = coder
-        self._settings = SearchSettings(
-            iterations=iterations, penalty=codec.networks.penalty, steering=_STEERING
-        )
+        self._iterations = iterations
+        self._settings = SearchSettings(penalty=codec.networks.penalty, steering=_STEERING)
         self._clock = clock
         self._step_pace, self._rdoq_pace, self._score_pace = Pace(), Pace(), Pace()
         self.reset()
 
-    def set_iterations(self, iterations: int) -> None:
-        """Limit the steps per frame."""
-        self._settings = replace(self._settings, iterations=iterations)
+    @property
+    def _limit(self) -> int:
+        """The most steps per frame."""
+        return self._coder.preset.iterations if self._iterations is None else self._iterations
 
     def reset(self) -> None:
         """Discard the frame; the next call begins another."""
@@ -317,7 +317,7 @@ class LiveSearch:
     def due(self, known: int) -> int:
         """Steps that `known` columns allow, beyond those taken."""
         share = max(known - _BEGIN, 0) / (FRAME_HOPS - _BEGIN)
-        return int(_EARLY * self._settings.iterations * share) - self.steps
+        return int(_EARLY * self._limit * share) - self.steps
 
     def wants(self, known: int) -> bool:
         """Whether a slice of search is worth its time now."""
@@ -334,7 +334,7 @@ class LiveSearch:
         if descent is None or known != self._known:
             descent = self._extend(columns, known)
         while self.due(known) > 0:
-            self._step(descent, self._settings.iterations - self.steps)
+            self._step(descent, self._limit - self.steps)
             if self._clock() + self._step_pace.seconds > deadline:
                 break
 
@@ -347,7 +347,7 @@ class LiveSearch:
         descent = self._aim(x, target, start)
         integer = self._searchable.neighbours is not None  # latents that RDOQ can improve
         share = _RDOQ if integer else 0.0
-        last = self._settings.iterations - int(share * (self._settings.iterations - self.steps))
+        last = self._limit - int(share * (self._limit - self.steps))
         spare = deadline - self._clock() - (1 + integer) * self._score_pace.seconds
         descended = self._clock() + (1.0 - share) * spare
         while self.steps < last:
@@ -375,7 +375,7 @@ class LiveSearch:
     ) -> tuple[torch.Tensor, float]:
         """Latents [1, S, C] and their cost after as many rounds of RDOQ as there is time for."""
         polish: Polish | None = None
-        while self.steps < self._settings.iterations:
+        while self.steps < self._limit:
             begun = self._clock()
             rounds = 2.0 if polish is None else 1.0  # the first one only prepares
             if begun + rounds * self._rdoq_pace.seconds + self._score_pace.seconds > deadline:
@@ -456,7 +456,7 @@ class LiveSearch:
         settings, begun = self._settings, self._clock()
         whole = descent.age + left
         progress = descent.age / whole
-        growth = (settings.iterations / whole).clamp_min(1.0) ** _GROWTH
+        growth = (self._limit / whole).clamp_min(1.0) ** _GROWTH
         size = settings.step * (1.0 - 0.9 * progress) * growth.clamp_max(_LARGEST)
         descent.step(size.to(descent.z.dtype))
         self.steps += 1

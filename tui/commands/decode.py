@@ -97,7 +97,7 @@ class _Job:
         """Decode one file or pipe into another."""
         from codec.container import ContainerReader
         from codec.errors import BadStream
-        from codec.files.audio import AudioWriter
+        from codec.files.audio import audio_output
         from codec.files.paths import PIPE, display_name, open_input, os_errors
         from codec.packet_loss import losses
         from codec.speech.streams import decode_stream
@@ -112,7 +112,7 @@ class _Job:
             _check_speech(reader.header, name)
             codec = self._codec(reader.header.preset)
             reader.require_model(codec.model_id, codec.preset)
-            with AudioWriter(target) as writer:
+            with audio_output(target) as writer:
                 blocks = decode_stream(codec.decoder(), reader, lost, total)
                 for block in progress.follow(blocks):
                     writer.write(block)

@@ -45,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Transcode and report."""
     from codec.container import ContainerReader, scan
-    from codec.files.audio import AudioReader, AudioWriter, audio_format
+    from codec.files.audio import AudioReader, audio_format, audio_output
     from codec.files.paths import PIPE, atomic_output, os_errors
     from tui.batch import check_paths, stored_seconds
     from tui.terminal.errors import UsageError
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         coded.seek(0)
         found = scan(coded)
         coded.seek(0)
-        with Progress("decode", found.duration_s) as progress, AudioWriter(args.output) as writer:
+        with Progress("decode", found.duration_s) as progress, audio_output(args.output) as writer:
             container, length = ContainerReader(coded), found.total_samples
             decoding = _Timed(decode_stream(codec.decoder(), container, total_samples=length))
             for block in decoded.keep(progress.follow(decoding)):
