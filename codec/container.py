@@ -338,56 +338,6 @@ class _EndRecord:
     content_crc: int
 
 
-class _Records:
-    """Iterates over the intact records, as (body, parsed body), and skips all other bytes.
-
-    Attributes: `skipped`, the bytes skipped so far; `since`, those since the last used record.
-    """
-
-    def __init__(self, window: _Window, header: StreamHeader) -> None:
-        self.skipped = 0
-        self.since = 0
-        self._window = window
-        self._model_id = short_id(header.model_id)
-        self._kinds = _KINDS[header.kind]
-
-    def __iter__(self) -> Iterator[tuple[bytes, Packet | _EndRecord]]:
-        window = self._window
-        while self.since <= MAX_SKIP:
-            head = window.peek(RECORD_HEAD_BYTES)
-            if not head:
-                return
-            length, end = _parse_record_head(head)
-            block = window.peek(RECORD_HEAD_BYTES + length) if length else b""
-            record = self._parse(block, length, end)
-            if record is None:
-                # Not past the record: its length may be part of the damage.
-                self.skip(window.skip_to(SYNC))
-            else:
-                window.take(len(block))
-                yield block[RECORD_HEAD_BYTES:], record
-
-    def skip(self, size: int) -> None:
-        """Count `size` bytes as skipped."""
-        self.skipped += size
-        self.since += size
-
-    def _parse(self, block: bytes, length: int, end: bool) -> Packet | _EndRecord | None:
-        body = block[RECORD_HEAD_BYTES:]
-        if not length or len(body) < length:
-            return None
-        if end:
-            total_samples, frames, content_crc, crc = _END_BODY.unpack(body)
-            intact = crc == zlib.crc32(block[:-4])
-            return _EndRecord(total_samples, frames, content_crc) if intact else None
-        try:
-            packet = unpack(body)
-        except SottoError:
-            return None
-        # A packet of another model or kind is the result of damage.
-        return packet if packet.model_id == self._model_id and packet.kind in self._kinds else None
-
-
 class ContainerReader:
     """Reads one container, front to back, with bounded memory.
 
@@ -404,8 +354,8 @@ class ContainerReader:
 
     Attributes, final once iteration has ended: `frames` (read and lost), `damaged_frames` (lost),
     `total_samples` (None without a trustworthy end record), `truncated` (no end record found),
-    `header_bytes` (stream header), `packet_bytes` (with packet headers), `payload_bytes`, and the
-    properties below.
+    `header_bytes` (stream header), `packet_bytes` (with packet headers), `payload_bytes`,
+    `skipped_bytes` (outside of usable records), and the properties below.
 
     Raises `BadStream` if the stream header is damaged, `WrongVersion` if it is of another version.
     """
@@ -420,7 +370,9 @@ class ContainerReader:
         self.truncated = True
         self.packet_bytes = 0
         self.payload_bytes = 0
-        self._records = _Records(self._window, self.header)
+        self.skipped_bytes = 0
+        self._since = 0  # bytes skipped since the last used record
+        self._model_id = short_id(self.header.model_id)
         self._expected = 0  # sequence number of the next frame
         self._unseen = MAX_UNSEEN_FRAMES
         self._content_crc = 0
@@ -429,11 +381,6 @@ class ContainerReader:
 
     def __iter__(self) -> Iterator[Packet | Lost]:
         return self._items
-
-    @property
-    def skipped_bytes(self) -> int:
-        """Bytes so far outside of usable records."""
-        return self._records.skipped
 
     @property
     def container_bytes(self) -> int:
@@ -446,7 +393,7 @@ class ContainerReader:
         return self.integrity() == "intact"
 
     def integrity(self) -> str:
-        """"intact", or the faults in one line."""
+        """The faults in one line, or "intact"."""
         faults = []
         if self.damaged_frames:
             faults.append(f"{self.damaged_frames} of {self.frames} frames lost")
@@ -475,7 +422,7 @@ class ContainerReader:
 
     def _read_items(self) -> Iterator[Packet | Lost]:
         aside: tuple[bytes, Packet] | None = None
-        for body, record in self._records:
+        for body, record in self._records():
             if isinstance(record, _EndRecord):
                 self._drop(aside)
                 yield from self._finish(record)
@@ -496,17 +443,54 @@ class ContainerReader:
                 self._drop((body, record))
         self._drop(aside)
 
+    def _records(self) -> Iterator[tuple[bytes, Packet | _EndRecord]]:
+        """The intact records, as (body, parsed body); all other bytes are skipped."""
+        window = self._window
+        while self._since <= MAX_SKIP:
+            head = window.peek(RECORD_HEAD_BYTES)
+            if not head:
+                return
+            length, end = _parse_record_head(head)
+            block = window.peek(RECORD_HEAD_BYTES + length) if length else b""
+            record = self._parse(block, length, end)
+            if record is None:
+                # Not past the record: its length may be part of the damage.
+                self._skip(window.skip_to(SYNC))
+            else:
+                window.take(len(block))
+                yield block[RECORD_HEAD_BYTES:], record
+
+    def _parse(self, block: bytes, length: int, end: bool) -> Packet | _EndRecord | None:
+        body = block[RECORD_HEAD_BYTES:]
+        if not length or len(body) < length:
+            return None
+        if end:
+            total_samples, frames, content_crc, crc = _END_BODY.unpack(body)
+            intact = crc == zlib.crc32(block[:-4])
+            return _EndRecord(total_samples, frames, content_crc) if intact else None
+        try:
+            packet = unpack(body)
+        except SottoError:
+            return None
+        # A packet of another model or kind is the result of damage.
+        ours = packet.model_id == self._model_id and packet.kind in _KINDS[self.header.kind]
+        return packet if ours else None
+
+    def _skip(self, size: int) -> None:
+        self.skipped_bytes += size
+        self._since += size
+
     def _drop(self, unusable: tuple[bytes, Packet] | None) -> None:
         if unusable:
-            self._records.skip(RECORD_HEAD_BYTES + len(unusable[0]))
+            self._skip(RECORD_HEAD_BYTES + len(unusable[0]))
 
     def _accepted_gap(self) -> int:
         """The most missing frames that are accepted here."""
-        return self._records.since // MIN_RECORD + self._unseen
+        return self._since // MIN_RECORD + self._unseen
 
     def _lose(self, count: int) -> Iterator[Lost]:
-        self._unseen -= max(0, count - self._records.since // MIN_RECORD)
-        self._records.since = 0
+        self._unseen -= max(0, count - self._since // MIN_RECORD)
+        self._since = 0
         if count:
             self.frames += count
             self.damaged_frames += count

@@ -1,5 +1,4 @@
-"""Where networks run: the names that a person may give, the torch device they stand for, and
-whether that is fast in bfloat16."""
+"""The device that networks run on, and whether it is fast in bfloat16."""
 
 from __future__ import annotations
 

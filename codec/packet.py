@@ -1,4 +1,4 @@
-"""One frame on the wire: an 8-byte header with a checksum, then the entropy-coded payload.
+"""A packet: one frame as an 8-byte header with a checksum and the entropy-coded payload.
 
     byte 0     version (3 bits) | kind (2) | entropy coder (1) | chained (1) | reserved, 0 (1)
     byte 1     quality index: the rate point the latents are scaled for
@@ -7,7 +7,7 @@
     bytes 6-7  CRC-16 of bytes 0-5 followed by the payload
     bytes 8-   payload, at most `MAX_PAYLOAD` bytes, of images `MAX_IMAGE_PAYLOAD`
 
-All numbers are big-endian. The packet's length is the business of what carries it.
+All numbers are big-endian. The carrier of a packet gives its length.
 
 The checksum is CRC-16/IBM-3740 ("CCITT-FALSE": polynomial 0x1021, initial value 0xFFFF), which is
 in the standard library. The polynomial has the factor x + 1 and x has order 32 767 modulo it, so
@@ -59,7 +59,7 @@ class Entropy(IntEnum):
 
 @dataclass(frozen=True)
 class Packet:
-    """One frame as it travels.
+    """One frame, coded.
 
     sequence, model_id: 16-bit unsigned; quality: 8-bit unsigned; payload: at most
     `max_payload(kind)` bytes; chained: decoding needs the frame before this one as context, in
@@ -81,7 +81,7 @@ class Packet:
             if not 0 <= value < 1 << bits:
                 raise BadInput(f"packet {name} {value} does not fit in {bits} bits")
         try:
-            # Plain integers are welcome; a number without a meaning is not.
+            # Plain integers are accepted if they have a meaning.
             object.__setattr__(self, "kind", Kind(self.kind))
             object.__setattr__(self, "entropy", Entropy(self.entropy))
         except ValueError as reason:
@@ -119,8 +119,8 @@ def pack(packet: Packet) -> bytes:
 def unpack(data: bytes | bytearray | memoryview) -> Packet:
     """The packet in `data`, which must be exactly one packet.
 
-    The checksum is looked at before the version: it keeps its place and polynomial in every
-    version, so that a flipped version bit is told apart from a packet of a later version.
+    The checksum, which has the same place and polynomial in every version, is verified before the
+    version: a flipped version bit is no later version.
 
     Raises `BadStream` for a damaged packet, `WrongVersion` for an intact one of another version.
     """

@@ -35,7 +35,7 @@ def transitions(rate: float, burst: float) -> tuple[float, float]:
     if rate == 1.0:
         return 1.0, 0.0
     enter = rate / (burst * (1.0 - rate))
-    # Rounding must not refuse the exact limit, e.g. a rate of 0.9 in bursts of 9.
+    # With room for rounding at the exact limit, e.g. a rate of 0.9 in bursts of 9.
     if enter > 1.0 + 1e-9:
         raise BadInput(
             f"a loss rate of {rate:g} needs a mean burst of at least {rate / (1.0 - rate):.3g}, "
@@ -45,7 +45,7 @@ def transitions(rate: float, burst: float) -> tuple[float, float]:
 
 
 def _channel(rate: float, enter: float, leave: float, seed: int) -> Iterator[bool]:
-    # random.Random's uniform numbers are promised to stay the same across Python versions.
+    # random.Random gives the same uniform numbers in every version of Python.
     uniform = random.Random(seed).random
     losing = uniform() < rate
     while True:

@@ -22,7 +22,7 @@ from codec.signal.samples import FloatArray
 FRAME = 16_384
 KEPT = 1_000
 MODEL_ID = "0123456789abcdef"
-# Names the file to create when a slow codec begins to work.
+# Names the file that a slow codec creates once it has coded a frame.
 STARTED = "FAKE_SPEECH_STARTED"
 _POSITIONS = np.linspace(0, FRAME - 1, KEPT)
 
@@ -51,15 +51,16 @@ class SpeechCodec:
         entropy: str = "range",
         group: int = 1,
     ) -> _Encoder:
-        return _Encoder(self._begin())
+        return _Encoder(self.pause)
 
     def decoder(self) -> _Decoder:
-        return _Decoder(self._begin())
+        return _Decoder(self.pause)
 
-    def _begin(self) -> float:
-        if self.pause and STARTED in os.environ:
-            Path(os.environ[STARTED]).touch()
-        return self.pause
+
+def _work(pause: float) -> None:
+    time.sleep(pause)
+    if pause and STARTED in os.environ:
+        Path(os.environ[STARTED]).touch()
 
 
 class _Encoder:
@@ -82,7 +83,7 @@ class _Encoder:
         return [self._frame(np.pad(self._held, (0, FRAME - len(self._held))))]
 
     def _frame(self, samples: FloatArray) -> Packet:
-        time.sleep(self._pause)
+        _work(self._pause)
         kept = np.interp(_POSITIONS, np.arange(FRAME), samples)
         payload = np.rint(kept * 127 + 128).astype(np.uint8).tobytes()
         sequence, self._sequence = self._sequence, (self._sequence + 1) % 65_536
@@ -94,7 +95,7 @@ class _Decoder:
         self._pause = pause
 
     def push(self, packet: Packet | None) -> FloatArray:
-        time.sleep(self._pause)
+        _work(self._pause)
         if packet is None:
             return np.zeros(FRAME, np.float32)
         if len(packet.payload) != KEPT:

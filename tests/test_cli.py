@@ -259,7 +259,6 @@ def test_interrupting_leaves_nothing(
         limit = time.monotonic() + 90
         while not started.exists() and time.monotonic() < limit:
             time.sleep(0.02)
-        time.sleep(0.3)
         process.send_signal(number)
         error = process.communicate(timeout=120)[1]
     finally:

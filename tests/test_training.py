@@ -223,7 +223,7 @@ def test_the_export_codes_speech(trained: Path, clip: NDArray[np.float32]):
     from codec.speech.codec import SpeechCodec
     from codec.speech.presets import find_preset
 
-    preset = replace(find_preset("2k"), family=str((trained / "model").resolve()))
+    preset = replace(find_preset("2k"), model=str((trained / "model").resolve()))
     codec = SpeechCodec(preset, torch.device("cpu"))
     data = codec.encode(clip[:32768], 16_000, iterations=2)
     decoded = codec.decode(data)

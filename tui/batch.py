@@ -1,4 +1,4 @@
-"""A directory of files in, a directory of the same names out, with one bar over all of it."""
+"""Inputs and outputs of a command: checks of their paths, and whole directories of them."""
 
 from __future__ import annotations
 

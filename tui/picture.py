@@ -21,9 +21,7 @@ except ModuleNotFoundError as error:
 _WINDOW = 512
 _HOP = 128
 _FLOOR_DB = -90.0
-# Columns beyond what a picture this wide can show only cost memory.
-_MAX_COLUMNS = 2000
-
+_MAX_COLUMNS = 2000  # about as many as the picture is wide
 
 
 def spectrogram(samples: FloatArray) -> FloatArray:

@@ -1,8 +1,8 @@
-"""Comfort noise: what a pause sounds like, in ten bytes per frame.
+"""Comfort noise: the background noise of a pause, in ten bytes per frame.
 
-While nobody speaks, a frame's spectrum is summed up by its level in dB at ten places along the mel
-axis. The listener's side draws noise of these levels, column by column, with the fluctuations that
-Gaussian noise has under this analysis, so that a pause sounds like the room and not like a machine.
+While nobody speaks, a frame's spectrum is described by its level in dB at ten mel bands. The
+receiver draws noise of these levels, column by column, with the fluctuations that Gaussian noise
+has under this analysis, so that a pause sounds natural.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from codec.errors import BadInput, BadStream
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 
-# Mel bands where levels are given; between them they are interpolated. Room noise is steep at its
-# low end, hence the spacing.
+# Mel bands whose levels are coded; the others are interpolated. Room noise is steep at low
+# frequencies, hence the spacing.
 NODES = (0, 4, 9, 16, 26, 39, 56, 76, 101, 127)
 PAYLOAD_BYTES = len(NODES)
 LEAST_COLUMNS = 8
 DB_PER_STEP = 0.5  # of a payload byte; 0 stands for FLOOR_DB, silence
 DB_PER_UNIT = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0
-_PULL = 0.1  # weight of "like its neighbours" against the bands' misfit, where few bands tell
+_SMOOTHNESS = 0.1  # weight of the levels' curvature against the bands' misfit, where bands are few
 
 
 @lru_cache(maxsize=1)
@@ -39,16 +39,16 @@ def _interpolation() -> FloatArray:
 def _fit() -> FloatArray:
     """Least-squares levels at the nodes from those of the bands, [nodes, N_MELS]."""
     weights = _interpolation().astype(np.float64)
-    curvature = _PULL * np.diff(np.eye(len(NODES)), 2, axis=0)
+    curvature = _SMOOTHNESS * np.diff(np.eye(len(NODES)), 2, axis=0)
     inverse = np.linalg.pinv(np.concatenate([weights, curvature]))
     return inverse[:, : analysis.N_MELS].astype(np.float32)
 
 
-def noise_levels(columns: FloatArray) -> FloatArray:
-    """The level of each band in normalised log-mel units, [N_MELS], of columns [T, N_MELS].
+def encode_noise(columns: FloatArray) -> bytes:
+    """Payload of a comfort-noise packet, PAYLOAD_BYTES, from log-mel columns [T, N_MELS].
 
-    The median over time, which a click or a word does not move. Raises BadInput when T is less
-    than LEAST_COLUMNS, or for another shape.
+    It describes the median over time, which a click or a word does not change. Raises BadInput when
+    T is less than LEAST_COLUMNS, or for another shape.
     """
     columns = np.asarray(columns, np.float32)
     if columns.ndim != 2 or columns.shape[1] != analysis.N_MELS or len(columns) < LEAST_COLUMNS:
@@ -56,17 +56,9 @@ def noise_levels(columns: FloatArray) -> FloatArray:
             f"comfort noise is measured on at least {LEAST_COLUMNS} columns of"
             f" {analysis.N_MELS} bands, not {list(columns.shape)}"
         )
-    return np.median(np.clip(np.nan_to_num(columns, nan=-1.0), -1.0, 1.0), axis=0).astype(
-        np.float32
-    )
-
-
-def encode_noise(columns: FloatArray) -> bytes:
-    """Payload of a comfort-noise packet, PAYLOAD_BYTES, from log-mel columns [T, N_MELS].
-
-    Raises BadInput as `noise_levels`.
-    """
-    decibel = (_fit() @ noise_levels(columns) + 1.0) * DB_PER_UNIT
+    clean = np.clip(np.nan_to_num(columns, nan=-1.0), -1.0, 1.0)
+    levels = np.median(clean, axis=0).astype(np.float32)
+    decibel = (_fit() @ levels + 1.0) * DB_PER_UNIT
     steps = np.rint(decibel / DB_PER_STEP)
     return bytes(np.clip(steps, 0, 255).astype(np.uint8))
 
@@ -88,7 +80,7 @@ def decode_levels(payload: bytes) -> FloatArray:
 def _filters() -> list[tuple[int, int, FloatArray]]:
     """First bin, last bin + 1 and weights of each mel filter.
 
-    They come from the pseudo-inverse of the filters, which decoders have at hand.
+    Computed from the pseudo-inverse of the filters, which decoders have loaded.
     """
     inverse = analysis.mel_inverse().astype(np.float64)
     filters = np.linalg.solve(inverse.T @ inverse, inverse.T).astype(np.float32)
@@ -102,7 +94,7 @@ def _filters() -> list[tuple[int, int, FloatArray]]:
 def _mel(magnitudes: FloatArray) -> FloatArray:
     """Mel magnitudes [T, N_MELS] of linear ones [T, N_BINS].
 
-    Band by band: a large product wakes threads that wait for cores which an encoder keeps busy.
+    Band by band: a large product would wait for threads on cores that an encoder keeps busy.
     """
     bands = [magnitudes[:, first:end] @ weights for first, end, weights in _filters()]
     return np.stack(bands, axis=1).astype(np.float32)
@@ -110,16 +102,16 @@ def _mel(magnitudes: FloatArray) -> FloatArray:
 
 @lru_cache(maxsize=1)
 def _typical() -> FloatArray:
-    """Median mel magnitudes of Gaussian white noise of variance 1, [N_MELS], measured."""
+    """Measured median mel magnitudes of Gaussian white noise of variance 1, [N_MELS]."""
     path = Path(__file__).parent / "data" / "noise_median.npy"
     return np.load(path, allow_pickle=False).astype(np.float32)
 
 
 class NoiseTexture:
-    """How the bands of Gaussian noise fluctuate, without end and without repeating.
+    """The fluctuations of the bands of Gaussian noise, endless and without repetition.
 
-    Real noise under the real analysis: neighbouring columns and bands are correlated as they are
-    in a room, and low bands, which see few bins, fluctuate more than high ones.
+    They come from noise under the codec's own analysis: neighbouring columns and bands are
+    correlated as in a recording, and low bands, which see few bins, fluctuate more than high ones.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -139,8 +131,8 @@ class NoiseTexture:
 
 
 def textured(levels: FloatArray, texture: FloatArray, share: FloatArray) -> FloatArray:
-    """Smooth log-mel levels [T, N_MELS] made to fluctuate as the `texture` of that shape does.
+    """Smooth log-mel levels [T, N_MELS] with the fluctuations of a `texture` of that shape.
 
-    share: [T, 1] in 0..1, how much of the fluctuation is heard. Silence (-1) stays silence.
+    share: [T, 1] in 0..1, how strong the fluctuations are. Silence (-1) stays silence.
     """
     return analysis.normalise(analysis.denormalise(levels) * texture**share)

@@ -6,9 +6,8 @@ and are integrated from the loudest bins outward (PGHI: Prusa, Balazs, Sondergaa
 (RTPGHI: Prusa, Sondergaard, DAFx 2016). The result is then made more consistent by projections
 of the spectrogram onto those that a signal can have (Griffin, Lim, IEEE TASSP 32(2), 1984).
 
-Blocks lie on a fixed grid of columns, so the samples do not depend on how the columns were cut
-into pushes, and the offline form is the streaming form applied to everything at once. A live link
-has no such grid: there every push may be a block of its own.
+Blocks lie on a fixed grid of columns, so the samples do not depend on how the columns were divided
+into pushes. A live link has no such grid: there every push may be a block of its own.
 
 Column k belongs to samples [k*HOP - LEAD, k*HOP - LEAD + WINDOW). Inside this module phases refer
 to the middle of the window.
@@ -35,7 +34,7 @@ LOOK_AHEAD = 1
 PROJECTIONS = 3
 # Bins this far below the loudest of a block get a random phase.
 TOLERANCE = 1e-6
-# Magnitudes below this (-140 dB of full scale) are level ground: zeros must not look like cliffs.
+# Smaller magnitudes (-140 dB of full scale) are raised to this: zeros would be infinite slopes.
 FLOOR = 1e-7
 # Window constant: 0.25645 L^2 is that of the Gaussian nearest to a Hann window of length L (2017
 # paper). A tenth less scored slightly higher in PESQ, on true and on mel-smoothed magnitudes.
@@ -46,7 +45,7 @@ _OVERLAPS = WINDOW // HOP
 _TAIL = WINDOW - HOP
 _HALF = WINDOW // 2
 _LEAST_WEIGHT = 1e-6  # of the squared windows; only samples beyond the signal's ends have less
-_LEAST_SIZE = 1e-30  # of a projected bin whose phase still means something
+_LEAST_SIZE = 1e-30  # of a projected bin with a meaningful phase
 
 
 def phase_slopes(level: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -211,7 +210,7 @@ class PhaseSynthesiser:
         return BLOCK if self.state.column else BLOCK - LOOK_AHEAD
 
     def _block(self, magnitudes: FloatArray, take: int) -> FloatArray:
-        """Finish the first `take` columns; the others are only looked at. Gives their samples."""
+        """The samples of the first `take` columns; the others are the look-ahead."""
         state = self.state
         phase, known = self._phases(magnitudes)
         angle = np.remainder(phase, 2.0 * np.pi).astype(np.float32)
@@ -235,7 +234,7 @@ class PhaseSynthesiser:
         return samples[drop:]
 
     def _project(self, spectra: ComplexArray, magnitudes: FloatArray) -> ComplexArray:
-        """The phases of the signal that the columns make together, under the given magnitudes."""
+        """The phases of the signal that the columns add up to, with the given magnitudes."""
         total, weight = overlap_add(spectra, self.state.tail, self.state.weight)
         again = analyse(_quotient(total, weight))
         size = np.abs(again)

@@ -1,4 +1,4 @@
-"""What all modules mean by samples: their type and their rate."""
+"""Type and rate of samples."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Log-mel columns to samples: mel bands to bins, the texture of noise, phases, overlap-add.
+"""Log-mel columns to samples: mel bands to bins, noise texture, phase reconstruction, overlap-add.
 
-What a generator draws is smooth across bins, and so are magnitudes that come out of mel bands. For
-voiced speech that is right; in the noise of a fricative the bins of a real spectrum differ from
-each other at random. Where they do not, the reconstructed phases line up, and hiss comes out as
-pulses. So the magnitudes above 2 kHz are made uneven again before their phases are sought.
+Generated columns, and magnitudes from mel bands, are smooth across bins. That is right for voiced
+speech, but in a fricative the bins of a real spectrum differ at random. Where they do not, the
+reconstructed phases line up, and hiss comes out as pulses. So the magnitudes above 2 kHz are made
+uneven before phase reconstruction.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class SpeechCodec:
         self.settings = preset
         self.preset = preset.name
         self.device = device
-        self.networks = model = load_speech_model(preset.family).to(device)
+        self.networks = model = load_speech_model(preset.model).to(device)
         self.searchable = model.search_networks()
         self.model_id = model.model_id
         self.coders = model.coders

@@ -136,7 +136,7 @@ class LiveEncoder:
         Raises BadInput for an unknown preset, or one of another model.
         """
         preset, ours = find_preset(name), self._codec.settings
-        if preset.family != ours.family:
+        if preset.model != ours.model:
             raise BadInput(
                 f"preset {name!r} has another model than {ours.name!r}; it needs a new stream"
             )

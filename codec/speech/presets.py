@@ -15,13 +15,14 @@ EntropyName = Literal["range", "huffman"]
 class Preset:
     """A bit rate and how to reach it.
 
-    rate: payload bits per second of coded frames; quality: usual rate point (in eighths);
+    model: folder of its weights; rate: payload bits per second of coded frames; quality: usual rate
+    point (in eighths);
     iterations: default search steps; price: scale of the trained bit price in the search;
     entropy: default coder.
     """
 
     name: str
-    family: str
+    model: str
     rate: float
     quality: int
     iterations: int = 60

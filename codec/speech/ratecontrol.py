@@ -1,8 +1,8 @@
 """Rate control: a bounded bit reservoir that holds a stream to its preset's average rate.
 
-Frames are planned in groups. Within a group each frame is promised a number of bits up front, and
-what the frames before the group really took is settled at its start, so that a group's frames can
-be searched side by side and a stream coded live or offline makes the same decisions.
+Frames are planned in groups. Each frame of a group is promised a number of bits in advance, and the
+bits that the group really took are settled at its end, so that its frames can be searched side by
+side.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class RateControl:
         available = self.credit - self._promised + self.average
         allowed = min(available, self.largest)
         if self._demand is None:
-            # Before any speech was heard, take the usual quality to cost the average.
+            # At first, the usual quality is taken to cost the average.
             self._demand = expected * (self.average / max(expected[self.usual_quality], 1.0))
-        if expected[self.usual_quality] > 0.25 * self.average:  # pauses say nothing about speech
+        if expected[self.usual_quality] > 0.25 * self.average:  # pauses tell nothing about speech
             share = 1.0 / MEMORY_FRAMES
             self._demand = (1 - share) * self._demand + share * expected
         surplus = self.credit - self._expected - OPENING_CREDIT * self.average

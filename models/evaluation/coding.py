@@ -192,7 +192,7 @@ def sotto_codecs(
         known = PRESETS.get(preset)
         name = f"sotto {preset}"
         # The presets that share the speech weights share a line.
-        line = "sotto" if known is None or known.family == "speech" else name
+        line = "sotto" if known is None or known.model == "speech" else name
         variants: dict[str, dict[str, Any]] = {
             "": {},
             **{f", {count} steps": {"iterations": count} for count in iterations},

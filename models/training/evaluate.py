@@ -39,7 +39,7 @@ def evaluate(
     except ImportError as error:
         raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
     # An absolute folder stands for itself where a family's name would be looked up.
-    settings = replace(find_preset(preset), family=str(folder.resolve()))
+    settings = replace(find_preset(preset), model=str(folder.resolve()))
     codec = SpeechCodec(settings, device)
     chosen, skipped = load_clips(clips, count, MAX_SECONDS)
     if note is not None and skipped:

@@ -175,8 +175,8 @@ class Call:
 
     def presets(self) -> tuple[str, ...]:
         """The presets that may be changed to during the call: those of the same model."""
-        family = find_preset(self._preset).family
-        return tuple(name for name, preset in PRESETS.items() if preset.family == family)
+        model = find_preset(self._preset).model
+        return tuple(name for name, preset in PRESETS.items() if preset.model == model)
 
     def devices(self) -> DeviceNames:
         """The sound cards as seen last; asking makes the call look for new ones."""
