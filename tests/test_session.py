@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codec.errors import BadStream
 from stream.link.clock import LinkClock
-from stream.link.session import DEAD, MAX_WAITING, STALE, Outgoing, Session
+from stream.link.session import DEAD, MAX_WAITING, STALE, WINDOW, Outgoing, ReplayWindow, Session
 from stream.link.wire import Audio, Bye, Heartbeat, decode, encode
 
 STEP = 0.05
@@ -138,3 +140,21 @@ def test_messages_carry_the_session(link):
     session = Session(9, LinkClock(0.0), transmit, 0.0)
     assert session.say(Bye("over"))
     assert decode(sent[0]) == (9, Bye("over"))
+
+
+@given(st.lists(st.integers(0, 300), max_size=200))
+def test_replay_window_against_a_set(sequence):
+    """Fresh exactly when never seen and less than WINDOW behind the highest."""
+    window, seen, highest = ReplayWindow(), set(), -1
+    for number in sequence:
+        fresh = window.check(number)
+        highest = max(highest, number)
+        assert fresh == (number > highest - WINDOW and number not in seen)
+        seen.add(number)
+
+
+def test_replay_window_jumps_far():
+    window = ReplayWindow()
+    assert window.check(5)
+    assert window.check((1 << 32) - 1)
+    assert not window.check(5)

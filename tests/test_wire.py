@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from codec.errors import BadInput, BadStream, WrongVersion
 from codec.packet import MAX_PACKET
 from stream.link import wire
-from stream.link.session import WINDOW, ReplayWindow
 from stream.link.wire import MAX_MESSAGE, decode, encode
 
 ROOT = Path(__file__).parents[1]
@@ -198,24 +197,6 @@ def test_clipped_text_fits_and_is_printable(text, limit):
     short = wire.clipped(text, limit)
     assert len(short.encode()) <= limit
     assert short.isprintable()
-
-
-@given(st.lists(st.integers(0, 300), max_size=200))
-def test_replay_window_against_a_set(sequence):
-    """Fresh exactly when never seen and less than WINDOW behind the highest."""
-    window, seen, highest = ReplayWindow(), set(), -1
-    for number in sequence:
-        fresh = window.check(number)
-        highest = max(highest, number)
-        assert fresh == (number > highest - WINDOW and number not in seen)
-        seen.add(number)
-
-
-def test_replay_window_jumps_far():
-    window = ReplayWindow()
-    assert window.check(5)
-    assert window.check((1 << 32) - 1)
-    assert not window.check(5)
 
 
 @pytest.mark.parametrize(
