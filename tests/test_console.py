@@ -9,11 +9,12 @@ import pytest
 
 from codec.console import Bar, note
 from codec.errors import BadInput
+from codec.image.settings import SearchProgress
 from models.training.interruption import Interruption
 from models.training.journal import Journal
 from models.training.outcome import status_of
 from tui.terminal.progress import Progress
-from tui.terminal.steps import StepProgress
+from tui.terminal.steps import show_search
 
 
 class _Terminal(io.StringIO):
@@ -73,8 +74,8 @@ def test_speed_and_cost_are_told(monkeypatch) -> None:
     terminal = _terminal(monkeypatch)
     with Progress("encode", 10.0) as progress:
         progress.advance(5.0)
-    with StepProgress("search") as steps:
-        steps.update(0.5, 0.75, 12)
+    with Bar("search") as bar:
+        show_search(bar, SearchProgress(0.5, 0.75, 12))
     seen = terminal.getvalue()
     assert "5 s" in seen
     assert "x real time" in seen

@@ -16,8 +16,7 @@ from codec.entropy.range_coder import decode_flags, encode_flags
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image.container import Payload, read_image
 from codec.image.ganz import PIXELS, GanzCodec, cut_tiles
-from codec.image.ganz_search import descend, linear_latents
-from codec.image.ganz_tile import places_within
+from codec.image.ganz_search import descend, linear_latents, places_within
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
 from models.evaluation.ganz import keep_largest

@@ -8,23 +8,36 @@ the linear part of the problem is as well conditioned as it can be.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.entropy.range_coder import UInt8
-from codec.image.ganz_tile import TileLatents, places_within
+from codec.entropy.range_coder import UInt8, encode_flags
 
 if TYPE_CHECKING:
     from models.folder import Convolutions, GanzModel, RandomFirstLayer
 
+NUMBER = 4  # bytes that one of a tile's numbers takes as a float
+COUNT = struct.Struct(">H")  # of latents, or of their places' bytes
 HISTORY = 10
 CHOOSING_STEPS = 10  # of the search that places are chosen by
 CHUNK = 5  # steps between two looks at the clock
 _SCALE = 1e3  # of the cost, so that the line search's fixed tolerances mean little
+
+
+@dataclass(frozen=True)
+class TileLatents:
+    """Latents [1, d_c] and the numbers of h0 that they reach: flags in the order of the layer
+    (`models.networks.ganz.reach_order`), or None for the first d_c of them."""
+
+    z: Tensor
+    flags: UInt8 | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,22 @@ def descend(
         with torch.no_grad():
             first = best_cost = float(cost(best))
     return Minimum(best, best_cost, first, done)
+
+
+def places_within(sizes: NDArray[np.float32], numbers: int) -> UInt8 | None:
+    """Flags for the largest of `sizes`, so many that with their places in bytes they take no more
+    than `numbers` floats. None when fixed places leave out less."""
+    order = np.argsort(-sizes, kind="stable")
+    kept = min(numbers, len(sizes) - 1)
+    while kept > 0:
+        flags = np.zeros(len(sizes), np.uint8)
+        flags[order[:kept]] = 1
+        needed = -(-(COUNT.size + len(encode_flags(flags))) // NUMBER)
+        if kept + needed <= numbers:
+            lost = np.square(sizes, dtype=np.float64)
+            return flags if lost[flags == 0].sum() < lost[numbers:].sum() else None
+        kept = min(numbers - needed, kept - 1)
+    return None
 
 
 def search_tile(

@@ -71,20 +71,16 @@ TUNINGS: dict[Tune, Tuning] = {
 
 @dataclass
 class _Coded:
-    """Latents of the whole picture at one quality, and what they take."""
+    """Latents of the whole picture at one quality, and their file."""
 
     quality: int
     latents: Tensor  # [1, C, rows, columns] whole numbers
-    payloads: list[bytes]
-    size: int  # of the file
+    file: bytes
+    bits: int  # of the payloads alone
 
-
-@dataclass(frozen=True)
-class _Order:
-    """Moves of single indices in the order they are to be made: flat places, and steps."""
-
-    places: Tensor
-    steps: Tensor
+    @property
+    def size(self) -> int:
+        return len(self.file)
 
 
 class PhotoEncoder:
@@ -114,17 +110,14 @@ class PhotoEncoder:
             if not iterations:
                 saves, dead_zone = 1.0, 0.0
             quality = self._quality_for(self._tile_bits_allowed() / saves, dead_zone)
-        z = self._encoded(quality)
+        z = encode_map(self.networks.encoder, self.x, quality / QUALITY_STEPS)
         if iterations:
             coded = self._search(quality, z, iterations)
         else:
             coded = self._code(quality, round_latents(z))
         coded = self._fit(coded)
         self.job.report(1.0, self._cost, iterations)
-        return self.job.file(coded.quality, coded.payloads)
-
-    def _encoded(self, quality: int) -> Tensor:
-        return encode_map(self.networks.encoder, self.x, quality / QUALITY_STEPS)
+        return coded.file
 
     def _rate(self, quality: int) -> Tensor:
         return self.x.new_full((1,), quality / QUALITY_STEPS)
@@ -138,12 +131,10 @@ class PhotoEncoder:
 
     def _tile_bits_allowed(self) -> float:
         """Bits for the tiles alone, without headers, in the whole picture."""
-        if self.allowed is None:
-            raise ValueError("a quality has no allowance")
         spent = FILE_HEADER_BYTES + 16 * len(self.header.tiles())
         if self.job.alpha is not None:
             spent += len(self.job.alpha) + 16
-        return max(8.0 * (self.allowed - spent), 1.0)
+        return max(8.0 * ((self.allowed or 0) - spent), 1.0)
 
     def _quality_for(self, bits: float, dead_zone: float) -> int:
         """The finest quality whose rounded latents take about this many bits at most.
@@ -194,16 +185,13 @@ class PhotoEncoder:
 
     def _excess(self, coded: _Coded, allowed: float) -> float:
         """Natural log of bits over allowed bits."""
-        return float(np.log(max(8.0 * sum(map(len, coded.payloads)), 1.0) / allowed))
+        return float(np.log(max(coded.bits, 1.0) / allowed))
 
     def _requantised(self, quality: int, z: Tensor, excess: float) -> tuple[int, Tensor]:
         """Latents z at the quality where they take exp(-excess) of the bits, about."""
         wanted = int(np.clip(quality - round(excess / _LOG_BITS_PER_QUALITY), 0, QUALITIES - 1))
-        return wanted, z * (self._gains(wanted) / self._gains(quality))
-
-    def _gains(self, quality: int) -> Tensor:
-        gains: Tensor = self.networks.generator.gains(self._rate(quality))
-        return gains
+        gains = self.networks.generator.gains
+        return wanted, z * (gains(self._rate(wanted)) / gains(self._rate(quality)))
 
     # --- The search.
 
@@ -323,8 +311,7 @@ class PhotoEncoder:
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
         if not self._tuning.polish:
             rounds = 0
-        best, moves = polish(task, distance, self.networks.generator, rate, best, rounds)
-        return descent.z, best, moves
+        return descent.z, *polish(task, distance, self.networks.generator, rate, best, rounds)
 
     # --- Single indices, until the file has the size it may have.
 
@@ -361,18 +348,18 @@ class PhotoEncoder:
         """
         allowed = self.allowed or 0
         grow = coded.size < allowed
-        order, gained = self._order(coded, grow)
-        if not len(order.steps):
+        places, moves, gained = self._order(coded, grow)
+        if not len(moves):
             return None
         aim = allowed - 0.3 * _SLACK * allowed
         few, size_few = 0, float(coded.size)  # moves that do not suffice
-        many, size_many = len(order.steps), None  # those that do, or all there are
+        many, size_many = len(moves), None  # those that do, or all there are
         count = int(np.searchsorted(gained, abs(aim - coded.size) * 8.0)) + 1
         best: _Coded | None = None
         for _ in range(_TRIES):
             count = min(max(count, few + 1), many)
             values = coded.latents.flatten().clone()
-            values[order.places[:count]] += order.steps[:count]
+            values[places[:count]] += moves[:count]
             tried = self._code(coded.quality, round_latents(values.reshape(coded.latents.shape)))
             if best is None or self._misses(tried) < self._misses(best):
                 best = tried
@@ -404,8 +391,11 @@ class PhotoEncoder:
         left = (self.allowed or 0) - coded.size
         return left if left >= 0 else 1e12 - left
 
-    def _order(self, coded: _Coded, grow: bool) -> tuple[_Order, NDArray[np.float64]]:
-        """Useful moves, what buys most first, and the bits all up to each one take or save."""
+    def _order(self, coded: _Coded, grow: bool) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
+        """Useful moves of single indices, what buys most first.
+
+        Their flat places, their steps, and the bits that all up to each one take or save.
+        """
         # Of the two of an index, the one that lessens the distance, or else the one that saves.
         steps, distance, bits = (m.flatten() for m in self._moves(coded, 0.0 if grow else 1e6))
         useful = distance < 0 if grow else bits < 0
@@ -415,7 +405,7 @@ class PhotoEncoder:
         gained = np.maximum.accumulate(gained)
         count = int(np.searchsorted(gained, _MOVED * 8.0 * coded.size)) + 1
         places = places[:count]
-        return _Order(places, steps[places]), gained[:count]
+        return places, steps[places], gained[:count]
 
     def _moves(self, coded: _Coded, weight: float) -> tuple[Tensor, ...]:
         """The better move of every index of the picture, bits counting `weight`.
@@ -447,8 +437,8 @@ class PhotoEncoder:
         # The compiled walk lets go of the interpreter: tiles run side by side.
         with ThreadPoolExecutor(2) as pool:
             payloads = list(pool.map(write, self.header.tiles()))
-        size = len(self.job.file(quality, payloads))
-        return _Coded(quality, latents, payloads, size)
+        bits = 8 * sum(map(len, payloads))
+        return _Coded(quality, latents, self.job.file(quality, payloads), bits)
 
 
 class StepPlan:

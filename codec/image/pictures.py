@@ -126,13 +126,9 @@ def from_image(image: Image.Image) -> Picture:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         image = _eight_bits(image)
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        with_alpha = image.convert("RGBA")
-        alpha = np.asarray(with_alpha.getchannel("A"))
-        image = with_alpha
-        if (alpha == 255).all():
-            alpha = None
-    rgb = np.ascontiguousarray(np.asarray(image.convert("RGB")))
-    return Picture(rgb, alpha, _is_grey(rgb))
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+    return _picture(np.asarray(image.convert("RGB")), alpha)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -159,18 +155,16 @@ def from_array(pixels: NDArray[np.generic]) -> Picture:
     if planes.shape[2] not in (1, 3, 4):
         raise BadInput(f"pictures have 1, 3 or 4 planes, not {planes.shape[2]}")
     _check_size(planes.shape[1], planes.shape[0], "the picture")
-    rgb: Pixels = np.ascontiguousarray(np.broadcast_to(planes[:, :, :3], (*planes.shape[:2], 3)))
-    alpha: Pixels | None = None
-    if planes.shape[2] == 4:
-        alpha = np.ascontiguousarray(planes[:, :, 3])
-        if (alpha == 255).all():
-            alpha = None
-    return Picture(rgb, alpha, _is_grey(rgb))
+    alpha = np.ascontiguousarray(planes[:, :, 3]) if planes.shape[2] == 4 else None
+    return _picture(np.broadcast_to(planes[:, :, :3], (*planes.shape[:2], 3)), alpha)
 
 
-def _is_grey(rgb: Pixels) -> bool:
-    first = rgb[:, :, 0]
-    return bool((first == rgb[:, :, 1]).all() and (first == rgb[:, :, 2]).all())
+def _picture(rgb: Pixels, alpha: Pixels | None) -> Picture:
+    """Without an alpha plane that is opaque everywhere."""
+    grey = bool((rgb == rgb[:, :, :1]).all())
+    if alpha is not None and (alpha == 255).all():
+        alpha = None
+    return Picture(np.ascontiguousarray(rgb), alpha, grey)
 
 
 def save_format(path: str) -> str:

@@ -14,8 +14,8 @@ from codec.entropy.quantiser import Quantiser, fit_centres
 from codec.entropy.range_coder import UInt8
 from codec.entropy.static import SymbolCounts, count_symbols
 from codec.errors import BadInput
+from codec.image.ganz import TileForm
 from codec.image.ganz_search import search_tile
-from codec.image.ganz_tile import TileForm
 from models.folder import load_ganz_model, new_model_folder, save_model
 from models.networks.ganz import GanzModel, GanzShape, Generator, RandomFirstLayer
 from models.training import checkpoints

@@ -48,14 +48,14 @@ def run_sense(args: argparse.Namespace) -> int:
     """Sense; 0 if it went well."""
     import contextlib
 
-    from codec.console import note
+    from codec.console import Bar, note
     from codec.files.paths import atomic_output
     from codec.image.pictures import Picture, picture_bytes, read_picture, save_format
     from codec.image.sensing import DEFAULT_PRIOR, SenseSettings, Sensor
     from models.evaluation.rate_quality import psnr
     from tui.batch import check_paths
     from tui.preview import preview_png
-    from tui.terminal.steps import StepProgress
+    from tui.terminal.steps import show_search
 
     check_paths(args.input, args.output, args.preview)
     form = save_format(args.output)
@@ -72,9 +72,9 @@ def run_sense(args: argparse.Namespace) -> int:
         file = outputs.enter_context(atomic_output(args.output))
         shown = args.preview and outputs.enter_context(atomic_output(args.preview))
         begun = time.perf_counter()
-        with StepProgress("sense") as progress:
+        with Bar("sense") as bar:
             sensor = Sensor(settings, args.device)
-            rgb = sensor.sense(picture.rgb, lambda p: progress.update(p.share, p.cost, p.steps))
+            rgb = sensor.sense(picture.rgb, lambda now: show_search(bar, now))
         spent = time.perf_counter() - begun
         file.write(picture_bytes(Picture(rgb).image(), form))
         if shown:

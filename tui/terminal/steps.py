@@ -1,23 +1,15 @@
-"""How far a search is: share done and how far the cost has fallen."""
+"""The progress of a picture's search on a bar."""
 
 from __future__ import annotations
 
-from codec.console import Bar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from codec.console import Bar
+    from codec.image.settings import SearchProgress
 
 
-class StepProgress:
-    """A context manager; draws on stderr, and only if that is a terminal."""
-
-    def __init__(self, label: str) -> None:
-        self._bar = Bar(label)
-
-    def __enter__(self) -> StepProgress:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self._bar.__exit__(*about)
-
-    def update(self, share: float, cost: float | None, steps: int) -> None:
-        """share: done, 0 to 1; cost: best so far, as a share of the start's; steps: taken."""
-        self._bar.update(share, "" if cost is None else f"step {steps}  cost {100 * cost:.1f} %")
+def show_search(bar: Bar, now: SearchProgress) -> None:
+    """Draw the share done, and how far the cost has fallen."""
+    cost = "" if now.cost is None else f"step {now.steps}  cost {100 * now.cost:.1f} %"
+    bar.update(now.share, cost)
