@@ -329,7 +329,7 @@ def test_pictures_are_rounded_in_strips(monkeypatch: pytest.MonkeyPatch, grey: b
     wanted = np.rint(255.0 * y[0, :, :45, :61].numpy()).astype(np.uint8).transpose(1, 2, 0)
     if grey:
         wanted = np.repeat(wanted[:, :, 1:2], 3, axis=2)
-    monkeypatch.setattr(tiling, "_ROWS", 7, raising=False)
+    monkeypatch.setattr(tiling, "STRIP", 7)
     with LargestResult() as largest:
         found = tiling.picture_of(file, y, [])
     assert (found.rgb == wanted).all()

@@ -133,7 +133,7 @@ def test_windows_leave_no_seam(codec: PaperCodec, monkeypatch: pytest.MonkeyPatc
     picture = photograph(250, 170)
     data = codec.encode(picture, EncodeSettings(iterations=6))
     whole = codec.decode(data)
-    monkeypatch.setattr("codec.image.tiling.areas.__defaults__", (8,))
+    monkeypatch.setattr("codec.image.tiling.WINDOW", 8)
     assert np.abs(codec.decode(data).astype(int) - whole).max() <= 1
     monkeypatch.setattr(paper_codec, "SEARCH_WINDOW", 8)
     parts = codec.decode(codec.encode(picture, EncodeSettings(iterations=6)))

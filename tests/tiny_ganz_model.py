@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from models.networks.ganz import SIDE, GanzShape
 from models.training.ganz import GanzSettings, GanzTrainer
 from models.training.ganz_export import export_ganz_model
 from models.training.image.photographs import Photographs
-from tests.tiny_image_model import photograph
+from tests.tiny_image_model import built, photograph, write_files
 
 SHAPE = GanzShape(latents=16, widths=(32, 8, 8, 4, 4))
 
@@ -36,17 +37,27 @@ def tiny_trainer(folder: Path, steps: int = 4, device: torch.device | None = Non
 def tiny_ganz(folder: Path) -> GanzCodec:
     """A codec on an untrained model in `folder`, which is made if it is not there."""
     if not (folder / "ganz" / "model.json").exists():
-        trainer = tiny_trainer(folder / "pictures")
+        write_files(built(_build)[1], folder / "ganz")
+    preset = ImagePreset("ganz", 2, str((folder / "ganz").resolve()), iterations=10, fast=5)
+    return GanzCodec(preset, torch.device("cpu"))
+
+
+def _build(folder: Path) -> str:
+    with tempfile.TemporaryDirectory() as pictures:
+        trainer = tiny_trainer(Path(pictures))
         trainer.start()
         with torch.no_grad():
             # So that the search has something to find beyond the linear synthesis.
             trainer.average.body.leave.weight.normal_(0.0, 0.01)
-        export_ganz_model(
+        draft = folder / "ganz"
+        model_id = export_ganz_model(
             trainer.average.requires_grad_(False).eval(), trainer.scales, trainer.photographs,
-            folder / "ganz", {}, examples=6, search_steps=2,
+            draft, {}, examples=6, search_steps=2,
         )  # fmt: skip
-    preset = ImagePreset("ganz", 2, str((folder / "ganz").resolve()), iterations=10, fast=5)
-    return GanzCodec(preset, torch.device("cpu"))
+    for file in draft.iterdir():
+        file.rename(folder / file.name)
+    draft.rmdir()
+    return model_id
 
 
 def crop(seed: int = 7) -> np.ndarray:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +66,27 @@ def training_pictures() -> Tensor:
 
 def make_model(folder: Path) -> str:
     """Write a model folder; returns its model id."""
+    model_id, files = built(_build)
+    write_files(files, folder)
+    return model_id
+
+
+@functools.cache
+def built(build: Callable[[Path], str]) -> tuple[str, dict[str, bytes]]:
+    """What `build` returns, and the files it writes; built once for all tests of a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = build(Path(folder))
+        return result, {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Files by name into `folder`, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def _build(folder: Path) -> str:
     torch.manual_seed(0)
     model = PhotoModel(SHAPE)
     x = training_pictures()

@@ -1,4 +1,4 @@
-"""The `.stim` file: a short header, then packets, one chain of them for every tile.
+"""The `.stim` file: a short header, then a chain of packets for every tile.
 
     header   b"stim", version, flags, preset, tile cells, width, height (uint16 each), model id
              (8 bytes), CRC-16 of all that: 22 bytes
@@ -6,9 +6,8 @@
 
 A packet's sequence number is that of its tile, in raster order; 65 535 is the alpha plane. The
 payload of a tile that does not fit in one packet goes on in chained packets, whose first payload
-byte counts 1, 2, ... The files of the speech codec carry their description as JSON; beside a small
-picture that would cost visible quality. All numbers are big-endian. `docs/image.md` has every
-detail.
+byte counts 1, 2, ... The header is binary, unlike the JSON of speech files, whose length would cost
+a small picture visible quality. Numbers are big-endian. `docs/image.md` has every detail.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ STRIDE = 16  # pixels a cell is wide and high
 MAX_SIDE = 65_535
 MAX_PIXELS = 1 << 27
 MAX_FILE = 1 << 27  # 8 bits per pixel of the largest picture
-# Places that look like a record's and are none, or one too many: after these the rest is lost.
+# How many times a reader resumes at bytes that only look like the start of a record.
 MAX_FALSE_STARTS = 1 << 16
 MAX_CHAIN = 256
 ALPHA_SEQUENCE = 65_535
@@ -97,10 +96,10 @@ class Area:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a decoder must know before the first tile.
+    """What a decoder needs before the first tile.
 
     width, height: in pixels; preset: its number (`codec.image.presets`); tile: the most cells a
-    tile is wide or high; model_id: 16 hex digits. Raises `BadInput` for what cannot be written.
+    tile is wide or high; model_id: 16 hex digits. Raises BadInput when a field is out of range.
     """
 
     width: int
@@ -148,7 +147,7 @@ def _cuts(count: int, most: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Payload:
-    """The bytes of a tile (or of the alpha plane); not `whole` if packets at its end are lost."""
+    """The bytes of a tile or of the alpha plane; whole: False if packets at its end are lost."""
 
     quality: int
     data: bytes
@@ -158,7 +157,7 @@ class Payload:
 
 @dataclass
 class ImageFile:
-    """A `.stim` file as read: None stands for tiles of which nothing is left."""
+    """A `.stim` file as read; payloads: None for tiles of which nothing is left."""
 
     header: ImageHeader
     payloads: list[Payload | None]
@@ -225,7 +224,7 @@ def _chain(
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """The header of a file. Raises `BadStream` or `WrongVersion` with one line."""
+    """The header of a file. Raises BadStream or WrongVersion."""
     if len(data) < FILE_HEADER_BYTES:
         raise BadStream("the file is too short to be a .stim picture")
     fields = data[: _HEADER.size]
@@ -249,7 +248,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def read_image(data: bytes) -> ImageFile:
-    """Everything in a file that can be used. Raises what `read_header` raises."""
+    """All that can be read of a file. Raises what `read_header` raises."""
     if len(data) > MAX_FILE:
         raise BadStream(f"a picture of {len(data)} bytes is over the limit of {MAX_FILE}")
     header = read_header(data)
@@ -258,7 +257,7 @@ def read_image(data: bytes) -> ImageFile:
     skipped = 0
     at = FILE_HEADER_BYTES
     model = short_id(header.model_id)
-    # A whole file has one short packet for every tile and alpha plane, the others are full.
+    # An intact file has one short packet for every tile and alpha plane; all others are full.
     for _ in range(MAX_FALSE_STARTS + len(tiles) + len(data) // MAX_IMAGE_PACKET + 1):
         if at >= len(data):
             break
@@ -293,7 +292,7 @@ def _record(data: bytes, at: int, model: int) -> tuple[Packet | None, int]:
     if len(head) < _LENGTH.size + 4:
         return None, 0
     (length,) = _LENGTH.unpack_from(head)
-    # Looked at before the checksum, so that finding the next record after damage stays fast.
+    # Checked before the checksum, so that finding the next record after damage stays fast.
     plausible = (
         HEADER_BYTES <= length <= MAX_IMAGE_PACKET
         and at + _LENGTH.size + length <= len(data)
@@ -311,7 +310,7 @@ def _record(data: bytes, at: int, model: int) -> tuple[Packet | None, int]:
 
 
 def _joined(pieces: dict[int, Packet]) -> Payload | None:
-    """The start of a chain as far as it is there."""
+    """The payload of a chain, up to the first packet that is missing."""
     if 0 not in pieces:
         return None
     first = pieces[0]

@@ -1,4 +1,4 @@
-"""Pictures at the edge: whatever Pillow reads as 8-bit pixels, and decoded pixels as files."""
+"""Read and write picture files, as 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from codec.files.paths import display_name, open_input, os_errors
 from codec.image.container import MAX_PIXELS, MAX_SIDE
 
 MAX_PICTURE_BYTES = 1 << 29
-# So that what Pillow logs of broken files is no line on stderr, unless somebody asks for a log.
+# Keeps what Pillow logs about broken files off stderr, unless somebody configures logging.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Pixels = NDArray[np.uint8]
@@ -64,7 +64,7 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
     """The first frame of a picture file, upright, as 8-bit pixels. Raises BadInput."""
     try:
         with warnings.catch_warnings():
-            # Every warning would be a line more; the limit below is ours.
+            # Warnings would be extra lines on stderr; the size limit below is our own.
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 _check_size(image.width, image.height, name)
@@ -77,12 +77,12 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
                 picture.notes += notes
                 return picture
     except UnidentifiedImageError:
-        raise BadInput(f"{name} is no picture that can be read here") from None
+        raise BadInput(f"{name} is not a picture that can be read") from None
     except Image.DecompressionBombError:
         raise BadInput(f"{name} is too large a picture") from None
     except SottoError:
         raise
-    except Exception as error:  # what Pillow's readers raise of broken files has no end
+    except Exception as error:  # Pillow's readers raise almost anything for broken files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"cannot read {name}: {reason}") from None
 
@@ -106,7 +106,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # as above; the pixels are good
+    except Exception:  # as above, but the pixels are good
         return image
     return image if turn is None else image.transpose(turn)
 
@@ -132,7 +132,7 @@ def from_image(image: Image.Image) -> Picture:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pixels of more than 8 bits scaled to 8; floats are taken for [0, 1] if none is above 1."""
+    """Scale pixels of more than 8 bits to 8; floats are in [0, 1] if none is above 1."""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     most = float(values.max(initial=0.0))
@@ -182,7 +182,7 @@ def save_format(path: str) -> str:
 
 
 def picture_bytes(image: Image.Image, form: str) -> bytes:
-    """The file of a picture. Formats without an alpha plane get none."""
+    """The file of a picture; formats without alpha planes lose it."""
     if "A" in image.getbands() and form not in ("PNG", "WEBP", "TIFF", "TGA", "AVIF"):
         image = image.convert("L" if image.mode == "LA" else "RGB")
     out = io.BytesIO()
@@ -196,7 +196,7 @@ def picture_bytes(image: Image.Image, form: str) -> bytes:
 
 
 def pack_alpha(alpha: Pixels) -> bytes:
-    """An alpha plane [H, W] without loss: differences to the row above, deflated."""
+    """Compress an alpha plane [H, W] without loss: differences to the row above, deflated."""
     rows = alpha.astype(np.uint8)
     differences = rows.copy()
     differences[1:] -= rows[:-1]
@@ -204,7 +204,7 @@ def pack_alpha(alpha: Pixels) -> bytes:
 
 
 def unpack_alpha(data: bytes, height: int, width: int) -> Pixels:
-    """Inverse of `pack_alpha`. Raises BadStream for anything else; never inflates further."""
+    """Inverse of `pack_alpha`. Raises BadStream for other data; never inflates more than that."""
     stream = zlib.decompressobj()
     try:
         plain = stream.decompress(data, height * width + 1)

@@ -1,4 +1,4 @@
-"""The named models of the image codec. Light to import: no networks here."""
+"""The presets of the image codec: their models and the defaults of their search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person asks of an encoding, and what is told while it runs."""
+"""Settings of an encoding, and the progress it reports."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from codec.image.pictures import Picture
 from codec.image.presets import ImagePreset, Tune
 
 DEFAULT_BPP = 0.29
-# A file without a rate that was asked for may have this many bytes even of the smallest picture.
+# Bytes that a file may always have where no rate was asked for, however small the picture.
 DEFAULT_LEAST = 200
 MOST_STEPS = 100_000
-MOST_BYTES = 1 << 40  # so that no rate, however large, is too large a number
+MOST_BYTES = 1 << 40  # keeps huge rates within the range of integers
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EncodeSettings:
             raise BadInput(f"unknown places {self.places!r} (chosen or fixed)")
 
     def steps(self, preset: ImagePreset) -> int:
-        """Steps of the search, at most: where time limits it, more than there can be time for."""
+        """The most steps of the search; with a budget, more than it has time for."""
         if not self.search:
             return 0
         if self.iterations is not None:

@@ -26,7 +26,7 @@ from codec.search.admm import Networks, Prior
 
 WINDOW = 64  # cells a window is wide and high at most
 MARGIN = 1  # cells around a searched window whose pixels count in its distance
-_ROWS = 256  # of pixels that are rounded at once
+STRIP = 256  # rows of pixels that are rounded at once
 
 
 class MapNetwork(Protocol):
@@ -58,9 +58,9 @@ def picture_of(file: ImageFile, y: Tensor, notes: list[str]) -> Picture:
     """
     header = file.header
     rgb = np.empty((header.height, header.width, 3), np.uint8)
-    for top in range(0, header.height, _ROWS):
+    for top in range(0, header.height, STRIP):
         # In strips: copies of a whole picture in 32-bit numbers would be large.
-        rows = slice(top, min(top + _ROWS, header.height))
+        rows = slice(top, min(top + STRIP, header.height))
         strip = (255.0 * y[0, :, rows, : header.width]).round().to(torch.uint8)
         rgb[rows] = strip.permute(1, 2, 0).cpu().numpy()
     if header.grey:
@@ -94,7 +94,7 @@ def join_squares(squares: Tensor, columns: int) -> Tensor:
 # --- Maps through networks.
 
 
-def areas(rows: int, columns: int, side: int = WINDOW) -> Iterator[Area]:
+def areas(rows: int, columns: int, side: int) -> Iterator[Area]:
     """A map cut into windows."""
     for top in range(0, rows, side):
         for left in range(0, columns, side):
@@ -108,7 +108,7 @@ def encode_map(encoder: MapNetwork, x: Tensor, rate: float, part: Area | None = 
     whole = part or Area(0, 0, rows, columns)
     rates = x.new_full((1,), rate)
     out = x.new_empty(0)
-    for piece in areas(*whole.shape):
+    for piece in areas(*whole.shape, WINDOW):
         area = piece.moved(whole.top, whole.left)
         wide = area.widened(encoder.sight, rows, columns)
         latents = encoder(wide.of(x, STRIDE), rates)
@@ -124,7 +124,7 @@ def decode_map(generator: MapNetwork, z: Tensor, rate: float) -> Tensor:
     rows, columns = z.shape[2:]
     out = z.new_empty(1, 3, rows * STRIDE, columns * STRIDE)
     rates = z.new_full((1,), rate)
-    for area in areas(rows, columns):
+    for area in areas(rows, columns, WINDOW):
         wide = area.widened(generator.sight, rows, columns)
         y = generator(wide.of(z), rates)
         area.of(out, STRIDE)[:] = area.within(wide).of(y, STRIDE)
