@@ -75,7 +75,7 @@ def test_the_search_pays(codec: PhotoCodec) -> None:
     def cost(settings: EncodeSettings) -> float:
         data = codec.encode(picture, settings)
         y = torch.from_numpy(codec.decode(data)).permute(2, 0, 1)[None] / 255.0
-        price = float(codec.networks.price(torch.tensor([1.5])))
+        price = float(codec.model.price(torch.tensor([1.5])))
         distance = ImageDistance("psnr", price)
         return float(distance.against(distance.reference(x), y)) + 8 * len(data)
 
@@ -86,12 +86,12 @@ def test_the_search_pays(codec: PhotoCodec) -> None:
 def test_the_search_sees_what_an_index_does_to_later_ones(codec: PhotoCodec) -> None:
     x = torch.from_numpy(np.asarray(photograph(96, 64)).copy()).permute(2, 0, 1)[None] / 255.0
     rate = torch.tensor([1.3])
-    relaxed = encode_map(codec.networks.encoder, x, 1.3)
+    relaxed = encode_map(codec.model.encoder, x, 1.3)
     whole = relaxed.round()
     header = from_array(np.asarray(photograph(96, 64)))
     tiles = ImageHeader(header.width, header.height, codec.model_id).tiles()
     (window,) = cut_windows(tiles, 64)
-    prior = WindowPrior(codec.networks, window, False)
+    prior = WindowPrior(codec.model, window, False)
     z, q = frames_of(relaxed).requires_grad_(True), frames_of(whole)
     # The bits of the first cell alone hang on it alone; those of its neighbours as well.
     bits = prior.bits(z, rate, q)
@@ -101,7 +101,7 @@ def test_the_search_sees_what_an_index_does_to_later_ones(codec: PhotoCodec) -> 
     same = prior.bits(q.clone().requires_grad_(True), rate, q)
     torch.testing.assert_close(same.detach(), prior.bits(q, rate), atol=0, rtol=0)
     indices = whole[0].permute(1, 2, 0).numpy().astype(np.int16)
-    assert same.sum().item() == pytest.approx(codec.coder.bits(indices, 83), rel=0.15)
+    assert same.sum().item() == pytest.approx(codec.model.coder.bits(indices, 83), rel=0.15)
 
 
 def test_progress_tells_of_a_falling_cost(codec: PhotoCodec) -> None:
@@ -138,11 +138,11 @@ def test_any_size(codec: PhotoCodec, size: tuple[int, int]) -> None:
 
 def test_windows_leave_no_seam(codec: PhotoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.rand(1, 3, 16 * 11, 16 * 9)
-    z = encode_map(codec.networks.encoder, x, 1.2)
-    y = decode_map(codec.networks.generator, z.round(), 1.2)
+    z = encode_map(codec.model.encoder, x, 1.2)
+    y = decode_map(codec.model.generator, z.round(), 1.2)
     monkeypatch.setattr("codec.image.tiling.WINDOW", 4)
-    torch.testing.assert_close(encode_map(codec.networks.encoder, x, 1.2), z, atol=1e-4, rtol=0)
-    again = decode_map(codec.networks.generator, z.round(), 1.2)
+    torch.testing.assert_close(encode_map(codec.model.encoder, x, 1.2), z, atol=1e-4, rtol=0)
+    again = decode_map(codec.model.generator, z.round(), 1.2)
     torch.testing.assert_close(again, y, atol=1e-5, rtol=0)
 
 

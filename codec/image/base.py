@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from models.folder import Model
+
 
 class Job:
     """A picture on its way to a file: what was asked for, and what every system needs.
@@ -61,16 +63,21 @@ class Job:
 class ImageCodec(ABC):
     """A loaded preset.
 
-    model_id: 16 hex digits, the model that its files must name; tile: the most cells that a tile
-    of its files is wide and high; has_places: whether it knows `EncodeSettings.places`.
+    tile: the most cells that a tile of its files is wide and high; has_places: whether it knows
+    `EncodeSettings.places`.
     """
 
-    model_id: str
+    model: Model
     tile: int
     has_places = False
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         self.preset, self.device = preset, device
+
+    @property
+    def model_id(self) -> str:
+        """16 hex digits: the model that its files must name."""
+        return self.model.model_id
 
     @staticmethod
     def load(preset: str = DEFAULT_IMAGE_PRESET, device: str = "auto") -> ImageCodec:

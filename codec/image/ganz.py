@@ -54,6 +54,7 @@ class GanzCodec(ImageCodec):
     latents, and 32 bits of their places each.
     """
 
+    model: GanzModel
     tile = SIDE // STRIDE
     has_places = True
 
@@ -62,7 +63,6 @@ class GanzCodec(ImageCodec):
 
         super().__init__(preset, device)
         self.model = load_ganz_model(preset.family).to(device)
-        self.model_id = self.model.model_id
         self.form = TileForm(self.model, device)
         self._fixed_layer = functools.lru_cache(maxsize=8)(self.model.first_layer)
 

@@ -48,6 +48,7 @@ STEP = 0.3  # of the search's descent at first, in levels
 class PaperCodec(ImageCodec):
     """The preset with its networks loaded."""
 
+    model: PaperImageModel
     tile = 8  # what a damaged packet costs
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
@@ -55,7 +56,6 @@ class PaperCodec(ImageCodec):
 
         super().__init__(preset, device)
         self.model = load_photo_paper_model(preset.family).to(device)
-        self.model_id = self.model.model_id
 
     def encode_job(self, job: Job) -> bytes:
         settings = job.settings

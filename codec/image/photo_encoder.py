@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.device import fast_in_half
-from codec.entropy.image_context import QUALITIES, QUALITY_STEPS, ImageCoder
+from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
 from codec.errors import BadInput
 from codec.image.base import Job
 from codec.image.container import FILE_HEADER_BYTES, Area
@@ -86,10 +86,8 @@ class _Coded:
 class PhotoEncoder:
     """A picture, how it is to be encoded, and everything made ready for that."""
 
-    def __init__(
-        self, networks: PhotoModel, coder: ImageCoder, device: torch.device, job: Job
-    ) -> None:
-        self.networks, self.coder, self.job, self.settings = networks, coder, job, job.settings
+    def __init__(self, model: PhotoModel, device: torch.device, job: Job) -> None:
+        self.model, self.job, self.settings = model, job, job.settings
         self._cost: float | None = None  # of the last window, as a share of its start
         # Of a picture of one window: latents, and the moves that their polish left.
         self._left: tuple[Tensor, Moves] | None = None
@@ -110,7 +108,7 @@ class PhotoEncoder:
             if not iterations:
                 saves, dead_zone = 1.0, 0.0
             quality = self._quality_for(self._tile_bits_allowed() / saves, dead_zone)
-        z = encode_map(self.networks.encoder, self.x, quality / QUALITY_STEPS)
+        z = encode_map(self.model.encoder, self.x, quality / QUALITY_STEPS)
         if iterations:
             coded = self._search(quality, z, iterations)
         else:
@@ -124,8 +122,8 @@ class PhotoEncoder:
 
     def _distance(self, quality: int) -> Distance:
         price = self._tuning.price
-        price *= float(self.networks.price(self._rate(quality)))
-        return self.networks.picture_distance(self.settings.tune, price)
+        price *= float(self.model.price(self._rate(quality)))
+        return self.model.picture_distance(self.settings.tune, price)
 
     # --- The rate point that the allowance asks for.
 
@@ -173,14 +171,14 @@ class PhotoEncoder:
     def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
         """Bits of a window's rounded latents as the encoder gives them."""
         rate = quality / QUALITY_STEPS
-        z = encode_map(self.networks.encoder, self.x, rate, window.area)
+        z = encode_map(self.model.encoder, self.x, rate, window.area)
         return self._window_bits(window, quality, round_latents(z, dead_zone))
 
     @torch.no_grad()
     def _window_bits(self, window: Window, quality: int, q: Tensor) -> float:
         """Bits of a window's whole latents q [1, C, h, w] by the float prior."""
         with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
-            bits = tile_bits(self.networks, window.tiles, q, self._rate(quality), q)
+            bits = tile_bits(self.model, window.tiles, q, self._rate(quality), q)
         return float(bits.float().sum())
 
     def _excess(self, coded: _Coded, allowed: float) -> float:
@@ -190,7 +188,7 @@ class PhotoEncoder:
     def _requantised(self, quality: int, z: Tensor, excess: float) -> tuple[int, Tensor]:
         """Latents z at the quality where they take exp(-excess) of the bits, about."""
         wanted = int(np.clip(quality - round(excess / _LOG_BITS_PER_QUALITY), 0, QUALITIES - 1))
-        gains = self.networks.generator.gains
+        gains = self.model.generator.gains
         return wanted, z * (gains(self._rate(wanted)) / gains(self._rate(quality)))
 
     # --- The search.
@@ -231,7 +229,6 @@ class PhotoEncoder:
 
         Relaxed latents, and the best whole ones, polished when the search is at its end.
         """
-        networks = self.networks
         rate, distance = self._rate(quality), self._distance(quality)
         latents, z = round_latents(z), z.clone()
         total = len(self.windows)
@@ -240,7 +237,7 @@ class PhotoEncoder:
         for number, window in enumerate(self.windows):
             now = self.job.clock()
             limit = None if deadline is None else now + (deadline - now) / (total - number)
-            task = PhotoTask(networks, window, latents, self.x, self.size)
+            task = PhotoTask(self.model, window, latents, self.x, self.size)
 
             def report(share: float, steps: int, number: int = number) -> None:
                 whole = done + (number + share) / total * (until - done)
@@ -311,7 +308,7 @@ class PhotoEncoder:
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
         if not self._tuning.polish:
             rounds = 0
-        return descent.z, *polish(task, distance, self.networks.generator, rate, best, rounds)
+        return descent.z, *polish(task, distance, self.model.generator, rate, best, rounds)
 
     # --- Single indices, until the file has the size it may have.
 
@@ -412,7 +409,6 @@ class PhotoEncoder:
 
         Maps [1, C, rows, columns] of steps, and of distance and bits that they would add.
         """
-        networks = self.networks
         rate, distance = self._rate(coded.quality), self._distance(coded.quality)
         whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
         for window in self.windows:
@@ -421,8 +417,8 @@ class PhotoEncoder:
             if self._left is not None and self._left[0] is coded.latents:
                 moves = self._left[1]
             else:
-                task = PhotoTask(networks, window, coded.latents, self.x, self.size)
-                _, moves = polish(task, distance, networks.generator, rate, q, 0)
+                task = PhotoTask(self.model, window, coded.latents, self.x, self.size)
+                _, moves = polish(task, distance, self.model.generator, rate, q, 0)
             for part, values in zip(whole, moves.better(weight), strict=True):
                 window.area.of(part)[:] = map_of(values, window.area)
         return whole
@@ -432,7 +428,7 @@ class PhotoEncoder:
         q = latents[0].permute(1, 2, 0).cpu().numpy().astype(np.int16)
 
         def write(tile: Area) -> bytes:
-            return self.coder.encode(tile.cells_of(q), quality)
+            return self.model.coder.encode(tile.cells_of(q), quality)
 
         # The compiled walk lets go of the interpreter: tiles run side by side.
         with ThreadPoolExecutor(2) as pool:

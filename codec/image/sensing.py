@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -235,18 +236,17 @@ class Sensor:
     """
 
     def __init__(self, settings: SenseSettings, device: str = "auto") -> None:
+        from models.folder import load_ganz_model, load_photo_model
+
         self.settings = settings
         self.device = choose_device(device)
         self.matrix = Matrix(settings.measurements, settings.seed).to(self.device)
         family = find_image_preset(settings.prior).family
+        self._recover: Callable[[Matrix, Tensor, Annealing, Report], Tensor]
         if settings.prior == "ganz":
-            from models.folder import load_ganz_model
-
-            self.ganz = load_ganz_model(family).to(self.device)
+            self._recover = partial(recover_ganz, load_ganz_model(family).to(self.device))
         else:
-            from models.folder import load_photo_model
-
-            self.photo = load_photo_model(family).to(self.device)
+            self._recover = partial(recover_photo, load_photo_model(family).to(self.device))
 
     def sense(
         self,
@@ -274,10 +274,6 @@ class Sensor:
                 if progress is not None:
                     progress(SearchProgress((number + share) / total, None, steps))
 
-            if settings.prior == "ganz":
-                drawn = recover_ganz(self.ganz, self.matrix, y, annealing, report)
-            else:
-                drawn = recover_photo(self.photo, self.matrix, y, annealing, report)
-            found.append(drawn[0])
+            found.append(self._recover(self.matrix, y, annealing, report)[0])
         whole = join_tiles(found, columns)[0, :, :height, :width]
         return (255.0 * whole).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
