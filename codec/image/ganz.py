@@ -255,8 +255,8 @@ class TileForm:
 
     A payload, big-endian: the number of latents in two bytes; if they are coded, their root mean
     square as a half-precision number; if their places are chosen, the length of the places in two
-    bytes (0: fixed after all) and these (`encode_flags`); then the latents, as 32-bit floats or as the entropy
-    coder's bytes.
+    bytes (0: fixed after all) and these (`encode_flags`); then the latents, as 32-bit floats or as
+    the entropy coder's bytes.
     """
 
     def __init__(self, model: GanzModel, device: torch.device) -> None:
