@@ -227,7 +227,7 @@ def test_what_a_process_takes():
     mine = watch.samples["me"]
     assert watch.samples["nobody"] == []
     assert mine[-1].cpu - mine[0].cpu >= 0.2
-    assert 1 << 20 < mine[-1].proportional <= 1.05 * mine[-1].resident
+    assert 1 << 20 < mine[-1].proportional < 1 << 34
     share = telemetry.cpu_share(mine, mine[0].time, mine[-1].time)
     assert share is not None
     assert 0.0 < share < 4.0
@@ -235,9 +235,9 @@ def test_what_a_process_takes():
 
 
 def test_growth_is_of_medians_after_settling():
-    flat = [Usage(float(t), 0.0, 0, 100 + (50 if t < 30 else 0)) for t in range(200)]
+    flat = [Usage(float(t), 0.0, 100 + (50 if t < 30 else 0)) for t in range(200)]
     assert telemetry.growth(flat, 30.0, 20.0) == 0.0
-    leak = [Usage(float(t), 0.0, 0, 10 * t) for t in range(200)]
+    leak = [Usage(float(t), 0.0, 10 * t) for t in range(200)]
     assert telemetry.growth(leak, 30.0, 20.0) == pytest.approx(1500.0, abs=10)
     assert telemetry.growth(leak, 180.0, 20.0) is None
     assert telemetry.growth([], 0.0) is None
@@ -250,7 +250,7 @@ def synthetic(scenario, talk, coded, *, delay=1.2, hole=None, snapshots=None):
     if hole is not None:
         heard[round(hole[0] * SAMPLE_RATE) : round(hole[1] * SAMPLE_RATE)] = 0.0
     said = late(talk.samples, 3.0, 5.0 + delay)
-    samples = [Usage(began + t, 0.1 * t, 10**8, 10**8) for t in range(40)]
+    samples = [Usage(began + t, 0.1 * t, 10**8) for t in range(40)]
     snapshots = snapshots or [snapshot(float(t)) for t in range(30)]
     return Run(
         scenario,

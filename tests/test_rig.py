@@ -18,10 +18,10 @@ from stream.bench.rig.hosts import TwoHosts
 from stream.bench.rig.soundcard import VirtualSoundCards
 
 needs_cards = pytest.mark.skipif(
-    not soundcard.available(), reason=soundcard.unavailable() or "cards are there"
+    soundcard.unavailable() is not None, reason=soundcard.unavailable() or "cards are there"
 )
 needs_hosts = pytest.mark.skipif(
-    not hosts.available(), reason=hosts.unavailable() or "hosts are there"
+    hosts.unavailable() is not None, reason=hosts.unavailable() or "hosts are there"
 )
 
 LISTEN = """

@@ -246,42 +246,21 @@ def code_clips(
     codec: Codec,
     clips: Sequence[Clip],
     *,
-    isolate: bool = True,
     timeout_s: float = CLIP_TIMEOUT_S,
     step: Step = lambda name: None,
 ) -> Coding:
-    """Run one codec over all clips, one after the other.
+    """Run one codec over all clips, one after the other, in a fresh process.
 
-    isolate: in a fresh process, whose peak memory is reported (the peak of the codec's own program
-    if it is one); otherwise here, without a memory figure. A codec that fails, dies or takes
-    longer than `timeout_s` on a clip is reported as failed, with one line, and never half.
+    Peak memory is that of the process, or of the codec's own program if it is one. A codec that
+    fails, dies or takes longer than `timeout_s` on a clip is reported as failed, with one line,
+    and never half.
     """
     coding = Coding(codec.name, codec.line, failure=codec.missing())
     if coding.failure is not None:
         return coding
-    try:
-        if isolate:
-            _code_isolated(codec, coding, clips, timeout_s, step)
-        else:
-            codec.prepare()
-            for clip in clips:
-                coding.coded.append(_checked(codec.run(clip.samples), clip.samples))
-                step(codec.name)
-    except SottoError as error:
-        return Coding(codec.name, codec.line, failure=one_line(error))
-    peaks = [coded.peak_bytes for coded in coding.coded if coded.peak_bytes is not None]
-    if peaks:
-        coding.peak_bytes = max(peaks)
-    return coding
-
-
-def _code_isolated(
-    codec: Codec, coding: Coding, clips: Sequence[Clip], timeout_s: float, step: Step
-) -> None:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    samples = [clip.samples for clip in clips]
-    process = context.Process(target=_serve, args=(there, codec, samples), daemon=False)
+    process = context.Process(target=_serve, args=(there, codec, [c.samples for c in clips]))
     process.start()
     there.close()
     try:
@@ -292,6 +271,8 @@ def _code_isolated(
             coding.coded.append(_checked(coded, clip.samples))
             step(codec.name)
         coding.peak_bytes = _receive(here, START_TIMEOUT_S, "ending")
+    except SottoError as error:
+        return Coding(codec.name, codec.line, failure=one_line(error))
     finally:
         here.close()
         if coding.peak_bytes is None:
@@ -300,6 +281,9 @@ def _code_isolated(
         if process.is_alive():
             process.kill()
             process.join()
+    peaks = [coded.peak_bytes for coded in coding.coded if coded.peak_bytes is not None]
+    coding.peak_bytes = max(peaks, default=coding.peak_bytes)
+    return coding
 
 
 def _receive(connection: Connection, timeout_s: float, where: str) -> Any:

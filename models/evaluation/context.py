@@ -9,11 +9,9 @@ would save; its price is that a lost frame takes the next one with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from codec.device import choose_device
@@ -36,6 +34,12 @@ class ContextGain:
     def saved(self) -> float:
         """The share of the bits that the context saves."""
         return 1.0 - self.chained / self.alone
+
+    def __str__(self) -> str:
+        return (
+            f"Context of the previous frame: {self.alone:.0f} bits a frame without, "
+            f"{self.chained:.0f} with ({100 * self.saved:.1f} % saved, {self.frames} frames)"
+        )
 
 
 @torch.no_grad()
@@ -64,17 +68,3 @@ def measure(clips: Sequence[Clip], quality: int = 8, device: str = "auto") -> Co
 
 def _bits(bits: Tensor) -> Tensor:
     return bits.sum((1, 2)).cpu()
-
-
-def as_dict(gain: ContextGain) -> dict[str, Any]:
-    """For the JSON answer."""
-    return {**asdict(gain), "saved": gain.saved}
-
-
-def print_line(gain: ContextGain, console: Console) -> None:
-    """One line for the terminal."""
-    console.print(
-        f"Context of the previous frame: {gain.alone:.0f} bits a frame without, "
-        f"{gain.chained:.0f} with ({100 * gain.saved:.1f} % saved, {gain.frames} frames)",
-        soft_wrap=True,
-    )

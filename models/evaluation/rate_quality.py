@@ -124,7 +124,9 @@ def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
     same for all pictures; interpolated between settings. NaN outside of the curve."""
     settings: dict[int, list[Point]] = {}
     for name in {p.picture for p in points}:
-        for k, p in enumerate(sorted((p for p in points if p.picture == name), key=_rate)):
+        for k, p in enumerate(
+            sorted((p for p in points if p.picture == name), key=lambda p: p.bpp)
+        ):
             settings.setdefault(k, []).append(p)
     rows = sorted(
         (
@@ -142,7 +144,3 @@ def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
         float(np.interp(np.log(bpp), log, [r[1] for r in rows])),
         float(np.interp(np.log(bpp), log, [r[2] for r in rows])),
     )
-
-
-def _rate(p: Point) -> float:
-    return p.bpp

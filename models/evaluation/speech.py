@@ -165,7 +165,7 @@ class Benchmark:
                     "family": result.line,
                     "peak_bytes": result.peak_bytes,
                     "summary": {key: asdict(each) for key, each in summary(result).items()},
-                    "clips": [_flat(asdict(clip)) for clip in result.clips],
+                    "clips": [tables.flat(clip) for clip in result.clips],
                 }
                 for title, results in self.results.items()
                 for result in results
@@ -182,7 +182,7 @@ class Benchmark:
         if self.grid is not None and self.points:
             answer["trade_off"] = tradeoff.as_dict(self.points, self.grid)
         if self.gain is not None:
-            answer["previous_frame_context"] = context.as_dict(self.gain)
+            answer["previous_frame_context"] = {**asdict(self.gain), "saved": self.gain.saved}
         return answer
 
     def print(self, stream: TextIO) -> None:
@@ -191,7 +191,7 @@ class Benchmark:
         if self.points:
             tradeoff.print_table(self.points, console)
         if self.gain is not None:
-            context.print_line(self.gain, console)
+            console.print(str(self.gain), soft_wrap=True)
         speakers = len({clip.speaker for clip in self.clips})
         seconds = sum(clip.seconds for clip in self.clips)
         console.print(f"{len(self.clips)} clips of {speakers} speakers, {seconds:.0f} s of speech")
@@ -302,11 +302,6 @@ def search_gains(results: Sequence[CodecResult]) -> list[tuple[CodecResult, Code
             if other is not None and other is not result:
                 pairs.append((result, other))
     return pairs
-
-
-def _flat(clip: dict[str, Any]) -> dict[str, Any]:
-    scores = clip.pop("scores")
-    return {**clip, **scores}
 
 
 def _plot_line(at: int, name: str, points: list[dict[str, Estimate]], key: str) -> Line:

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -50,6 +51,13 @@ def estimate(value: Estimate, digits: int, sign: str = "") -> str:
 def to_json(values: Any) -> str:
     """Plain values as JSON; numbers that are not finite become null."""
     return json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
+
+
+def flat(point: Any) -> dict[str, Any]:
+    """A dataclass as plain values, those of its `scores` beside its other fields."""
+    values = asdict(point)
+    scores = values.pop("scores")
+    return {**values, **scores}
 
 
 def machine() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -98,17 +98,17 @@ class AllowedSet:
 class Point:
     """A cell of the grid and a way to search it.
 
-    latents: per frame; fixed_rate, coded_rate: bit/s without entropy coding and as range coded;
-    quality: rate point in eighths; distance: mean F; scores: of the clips.
+    latents: per frame; fixed, range coded: without entropy coding and with; quality: rate point in
+    eighths; distance: mean F; scores: of the clips.
     """
 
     channels: int
+    latents: int
     levels: int
     method: SearchMethod
-    latents: int
-    fixed_rate: float
-    coded_rate: float
     quality: int
+    fixed_bits_per_s: float
+    range_coded_bits_per_s: float
     distance: float
     scores: Mapping[str, Estimate]
 
@@ -260,21 +260,10 @@ def run(
                 decoded = bench.decode(part, quality)[: len(clip.samples)]
                 bits = bench.coded_bits(part, quality)
                 coding.coded.append(Coded(decoded, bits, bits, 0.0, 0.0))
-            bits = sum(coded.payload_bits for coded in coding.coded)
-            per_frame = latents.shape[1] * channels
-            points.append(
-                Point(
-                    channels,
-                    levels,
-                    method,
-                    per_frame,
-                    fixed_rate(per_frame, levels),
-                    bits / (len(latents) * _FRAME_S),
-                    quality,
-                    distance,
-                    {},
-                )
-            )
+            rate = sum(coded.payload_bits for coded in coding.coded) / (len(latents) * _FRAME_S)
+            size = latents.shape[1] * channels
+            fixed = fixed_rate(size, levels)
+            points.append(Point(channels, size, levels, method, quality, fixed, rate, distance, {}))
             codings.append(coding)
             step("latent size and levels")
     scored = score_codings(codings, clips, workers=workers, with_phones=False, step=step)
@@ -289,24 +278,7 @@ def _scores(result: CodecResult) -> dict[str, Estimate]:
 
 def as_dict(points: Sequence[Point], grid: Grid) -> dict[str, Any]:
     """All figures as plain values."""
-    return {
-        "how": HOW,
-        "steps": grid.steps,
-        "points": [
-            {
-                "channels": point.channels,
-                "latents": point.latents,
-                "levels": point.levels,
-                "method": point.method,
-                "quality": point.quality,
-                "fixed_bits_per_s": point.fixed_rate,
-                "range_coded_bits_per_s": point.coded_rate,
-                "distance": point.distance,
-                **{key: asdict(each) for key, each in point.scores.items()},
-            }
-            for point in points
-        ],
-    }
+    return {"how": HOW, "steps": grid.steps, "points": [tables.flat(point) for point in points]}
 
 
 def print_table(points: Sequence[Point], console: Console) -> None:
@@ -321,8 +293,8 @@ def print_table(points: Sequence[Point], console: Console) -> None:
             str(point.latents),
             str(point.levels),
             METHODS[point.method],
-            f"{point.fixed_rate:.0f}",
-            f"{point.coded_rate:.0f}",
+            f"{point.fixed_bits_per_s:.0f}",
+            f"{point.range_coded_bits_per_s:.0f}",
             f"{point.quality / 8:g}",
             f"{point.distance:.3f}",
             *(tables.estimate(point.scores[key], digits) for key, digits in _SCORES.items()),
@@ -337,12 +309,12 @@ def panel(points: Sequence[Point]) -> Panel:
     sizes = sorted({point.latents for point in points})
     for (at, size), method in itertools.product(enumerate(sizes), METHODS):
         members = [p for p in points if p.latents == size and p.method == method]
-        members.sort(key=lambda point: point.fixed_rate)
+        members.sort(key=lambda point: point.fixed_bits_per_s)
         admm = method == "admm"
         lines.append(
             Line(
                 f"{size} latents, {METHODS[method]}",
-                [point.fixed_rate for point in members],
+                [point.fixed_bits_per_s for point in members],
                 [point.scores["pesq_nb"].value for point in members],
                 notes=[str(point.levels) for point in members] if admm else (),
                 style={
@@ -352,7 +324,7 @@ def panel(points: Sequence[Point]) -> Panel:
                 },
             )
         )
-    rates = [point.fixed_rate for point in points]
+    rates = [point.fixed_bits_per_s for point in points]
     low, high = min(rates, default=0.0), max(rates, default=0.0)
     ticks = {tick: f"{tick:.0f}" for tick in _TICKS if 0.7 * low < tick < 1.4 * high}
     return Panel(lines, "bit/s without entropy coding (numbers: levels)", "PESQ-NB", ticks=ticks)

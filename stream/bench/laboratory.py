@@ -6,7 +6,6 @@ End "a" listens and end "b" calls. Both are the `sotto` command of this Python, 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -48,15 +47,13 @@ class LaboratoryError(SottoError):
 
 @dataclass(frozen=True)
 class Setup:
-    """How both ends are run. extra: options of one end, by its name."""
+    """How both ends are run."""
 
     preset: str = "2k"
     iterations: int | None = None
     tail: float | None = None
     threads: int | None = 1
     impair: str = ""
-    keyed: bool = True
-    extra: Mapping[Name, Sequence[str]] | None = None
 
     def options(self, name: Name) -> list[str]:
         """The options both commands know."""
@@ -69,7 +66,7 @@ class Setup:
         ):
             if value is not None:
                 options += [option, str(value)]
-        return [*options, *((self.extra or {}).get(name, ()))]
+        return options
 
 
 class End:
@@ -123,23 +120,16 @@ class Laboratory:
     """Sound cards and hosts "a" and "b"; a context manager.
 
     folder: for everything that is written; skewed: clocks of the cards in ppm, which then keep
-    recordings of their own instead of the common one; isolated: each end in a network namespace,
-    None for where the machine allows it.
+    recordings of their own instead of the common one. Where the machine allows it, each end is in
+    a network namespace of its own.
 
-    Raises RigError on entering where sound cards (or namespaces, if asked for) cannot be had.
+    Raises RigError on entering where sound cards cannot be had.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        skewed: Mapping[str, float] | None = None,
-        isolated: bool | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, *, skewed: Mapping[str, float] | None = None) -> None:
         self.folder = folder
-        self.isolated = rig_hosts.available() if isolated is None else isolated
         self.cards = VirtualSoundCards([] if skewed else list(ENDS), skewed=skewed)
-        self.hosts: TwoHosts | None = TwoHosts() if self.isolated else None
+        self.hosts: TwoHosts | None = TwoHosts() if rig_hosts.unavailable() is None else None
         self.address: tuple[str, int] = (LOOPBACK, PORT)
         self.pairs: dict[Name, keys.KeyPair] = {}
         self._stack = contextlib.ExitStack()
@@ -178,12 +168,9 @@ class Laboratory:
             path.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "tui.cli", *where, *setup.options(name)]
         argv += ["--stats-json", str(statistics), "--log", str(log)]
-        if setup.keyed:
-            known = peer_key or self.pairs[other].public
-            # With =: a key may begin with a dash.
-            argv += ["--key", str(self.key_file(name)), f"--peer-key={known}"]
-        else:
-            argv += ["--insecure"]
+        known = peer_key or self.pairs[other].public
+        # With =: a key may begin with a dash.
+        argv += ["--key", str(self.key_file(name)), f"--peer-key={known}"]
         with open(errors, "wb") as complaints:
             process = self.run(name, argv, stdout=subprocess.DEVNULL, stderr=complaints)
         return End(name, process, self.folder)
@@ -293,15 +280,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def read_json_line(data: bytes) -> dict[str, Any]:
-    """The last line of a program's output as a JSON object. Raises LaboratoryError."""
-    lines = data.decode("utf-8", "replace").strip().split("\n")
-    try:
-        value = json.loads(lines[-1])
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise LaboratoryError(f"not a JSON object: {lines[-1][:80]!r}")
-    return value

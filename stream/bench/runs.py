@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,6 @@ from stream.bench.laboratory import (
     Name,
     Recording,
     Setup,
-    read_json_line,
 )
 from stream.bench.scenarios import (
     GARBAGE_AT,
@@ -110,7 +110,7 @@ def run(
 
             def speak(a: End, b: End) -> None:
                 players = [lab.cards.play(name, files[name]) for name in ENDS]
-                _make_trouble(result, lab, setup)
+                _make_trouble(result, lab)
                 for player in players:
                     player.wait(scenario.seconds + 60.0)
 
@@ -142,7 +142,7 @@ def _call(
     _hang_up(a, b, result)
     result.snapshots = {end.name: end.snapshots() for end in (a, b)}
     result.usage = monitor.samples
-    result.isolated = lab.isolated
+    result.isolated = lab.hosts is not None
 
 
 def _still_running(*ends: End) -> None:
@@ -164,7 +164,7 @@ def _hang_up(a: End, b: End, result: Run) -> None:
     result.stop_seconds["a"] = time.monotonic() - begun
 
 
-def _make_trouble(result: Run, lab: Laboratory, setup: Setup) -> None:
+def _make_trouble(result: Run, lab: Laboratory) -> None:
     """What happens during the talk."""
     scenario = result.scenario
     if scenario.trouble == "outage" and lab.hosts is not None:
@@ -177,11 +177,12 @@ def _make_trouble(result: Run, lab: Laboratory, setup: Setup) -> None:
     if scenario.trouble == "garbage":
         _sleep_until(result.talk_from + GARBAGE_AT)
         seconds = scenario.seconds - GARBAGE_AT - 2.0
-        server_key = lab.pairs["a"].public if setup.keyed else None
-        argv = unknown_peer.command(*lab.address, GARBAGE_RATE, seconds, server_key)
+        argv = unknown_peer.command(*lab.address, GARBAGE_RATE, seconds, lab.pairs["a"].public)
         process = lab.run("b", argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         out, _ = process.communicate(timeout=seconds + 30.0)
-        result.unknown_peer = read_json_line(out)
+        if process.returncode:
+            raise LaboratoryError(f"the unknown peer has ended with status {process.returncode}")
+        result.unknown_peer = json.loads(out)
 
 
 def _sleep_until(moment: float) -> None:

@@ -34,7 +34,6 @@ COUNTERS = (
     "shortened",
 )
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -106,12 +105,11 @@ def gaps(snapshots: Sequence[Snapshot], end: str) -> list[Gap]:
 
 @dataclass(frozen=True)
 class Usage:
-    """At `time` (monotonic): seconds of CPU so far; bytes resident, and bytes of its own (PSS:
-    shared pages count in parts)."""
+    """At `time` (monotonic): seconds of CPU so far, and bytes of its own (PSS: shared pages count
+    in parts)."""
 
     time: float
     cpu: float
-    resident: int
     proportional: int
 
 
@@ -121,13 +119,9 @@ def usage(pid: int, now: float) -> Usage:
     # The name in parentheses may hold anything, spaces and parentheses too.
     fields = (folder / "stat").read_text().rpartition(")")[2].split()
     ticks = int(fields[11]) + int(fields[12])
-    resident = int((folder / "statm").read_text().split()[1]) * _PAGE
-    proportional = resident
-    for line in (folder / "smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            proportional = int(line.split()[1]) * 1024
-            break
-    return Usage(now, ticks / _TICKS, resident, proportional)
+    lines = (folder / "smaps_rollup").read_text().splitlines()
+    proportional = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return Usage(now, ticks / _TICKS, 1024 * proportional)
 
 
 def cpu_share(samples: Sequence[Usage], first: float, last: float) -> float | None:
@@ -184,5 +178,5 @@ class UsageMonitor:
     def _sample(self, name: str, pid: int) -> None:
         try:
             self.samples[name].append(usage(pid, time.monotonic()))
-        except (OSError, IndexError, ValueError):  # it has just ended
+        except (OSError, IndexError, ValueError, StopIteration):  # it has just ended
             del self._pids[name]

@@ -108,8 +108,3 @@ def unavailable() -> str | None:
     except (RigError, OSError, subprocess.TimeoutExpired) as error:
         return f"network namespaces: {error}"
     return None
-
-
-def available() -> bool:
-    """Whether this machine can have TwoHosts."""
-    return unavailable() is None

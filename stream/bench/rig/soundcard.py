@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from codec.signal.samples import SAMPLE_RATE
 from stream.bench.rig import RigError, command, end
 from stream.bench.rig.skewed import SkewedCard
 
@@ -42,11 +43,6 @@ def unavailable() -> str | None:
     if missing:
         return f"{', '.join(missing)} not installed (Debian: pulseaudio pulseaudio-utils)"
     return None
-
-
-def available() -> bool:
-    """Whether this machine can have VirtualSoundCards."""
-    return unavailable() is None
 
 
 class Running:
@@ -81,21 +77,14 @@ class Running:
 class VirtualSoundCards:
     """Named sound cards on a PulseAudio of their own; a context manager.
 
-    names: letters, digits and '_'. rate: Hz of the rig. skewed: cards with a clock of their own,
-    name to parts per million by which it is fast; these are not in the rig's recording but keep
-    their own.
+    names: letters, digits and '_'. skewed: cards with a clock of their own, name to parts per
+    million by which it is fast; these are not in the rig's recording but keep their own.
 
     Raises RigError on entering if PulseAudio is missing or does not start.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        rate: int = 16_000,
-        skewed: Mapping[str, float] | None = None,
-    ) -> None:
-        self.names, self.rate = tuple(names), rate
+    def __init__(self, names: Sequence[str], *, skewed: Mapping[str, float] | None = None) -> None:
+        self.names = tuple(names)
         skews = dict(skewed or {})
         everyone = (*self.names, *skews)
         if len(set(everyone)) != len(everyone) or len(self.names) > MAX_CARDS:
@@ -155,7 +144,7 @@ class VirtualSoundCards:
         Returns when the first samples are in the file. Raises RigError if none come.
         """
         count = 2 * len(self.names)
-        form = f"--format=float32le --rate={self.rate} --channels={count}"
+        form = f"--format=float32le --rate={SAMPLE_RATE} --channels={count}"
         argv = f"parecord --device=rig.monitor --file-format=wav {form} --latency-msec=50".split()
         Path(path).unlink(missing_ok=True)
         recording = self._run([*argv, f"--channel-map={_aux(count)}", os.fspath(path)])
@@ -248,11 +237,19 @@ class VirtualSoundCards:
         count = 2 * len(self.names)
         lines = [
             f"load-module module-native-protocol-unix socket={socket} auth-anonymous=1",
-            f"load-module module-null-sink sink_name=rig format=float32le rate={self.rate} "
+            f"load-module module-null-sink sink_name=rig format=float32le rate={SAMPLE_RATE} "
             f"channels={max(count, 2)} channel_map={_aux(max(count, 2))}",
         ]
         for k, name in enumerate(self.names):
-            lines += _views(name, ("rig", 2 * k), ("rig.monitor", 2 * k), ("rig", 2 * k + 1))
+            for kind, part, master, channel in (
+                ("sink", "voice", "rig", 2 * k),
+                ("source", "mic", "rig.monitor", 2 * k),
+                ("sink", "speaker", "rig", 2 * k + 1),
+            ):
+                lines.append(
+                    f"load-module module-remap-{kind} {kind}_name={name}_{part} master={master} "
+                    f"master_channel_map=aux{channel} channels=1 channel_map=mono remix=no"
+                )
         for card in self.skewed.values():
             lines += card.modules()
         return "\n".join(lines) + "\n"
@@ -273,19 +270,3 @@ class VirtualSoundCards:
 
 def _aux(count: int) -> str:
     return ",".join(f"aux{k}" for k in range(count))
-
-
-def _views(
-    name: str, voice: tuple[str, int], mic: tuple[str, int], speaker: tuple[str, int]
-) -> list[str]:
-    """PulseAudio commands for a card made of channels of what exists: (master, channel)."""
-    form = "channels=1 channel_map=mono remix=no"
-    return [
-        f"load-module module-remap-{kind} {kind}_name={name}_{part} master={master} "
-        f"master_channel_map=aux{channel} {form}"
-        for kind, part, (master, channel) in (
-            ("sink", "voice", voice),
-            ("source", "mic", mic),
-            ("sink", "speaker", speaker),
-        )
-    ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codec.arguments import add_device, count, positive, positive_count
+from codec.arguments import add_device, count, positive_count
 from codec.console import note
 from tui.commands.bench import output
+from tui.commands.bench.options import names, numbers
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -28,12 +28,12 @@ def add_parser(subjects: Subparsers) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="a folder of pictures")
     add("--count", type=positive_count, metavar="N", help="the first N pictures only")
-    add("--ratios", type=_numbers(6.0, 768.0), metavar="R,R,...",
+    add("--ratios", type=numbers(6.0, 768.0), metavar="R,R,...",
         help="6 to 768 (default: 6,10,24,48,96,192,384,768; none: '')")  # fmt: skip
     add("--iterations", type=count, metavar="N", help="steps of the search")
-    add("--sense", type=_numbers(0.001, 1 / 3), metavar="S,S,...",
+    add("--sense", type=numbers(0.001, 1 / 3), metavar="S,S,...",
         help="measurements for compressive sensing, M/N (default: 0.08,0.2; none: '')")  # fmt: skip
-    add("--priors", type=_names, default=_PRIORS, metavar="NAME,...",
+    add("--priors", type=_priors, default=_PRIORS, metavar="NAME,...",
         help="what it knows of pictures: photo, ganz (default: both)")  # fmt: skip
     add("--sense-steps", type=positive_count, metavar="N", help="steps of its search")
     add_device(parser)
@@ -68,18 +68,5 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def _numbers(low: float, high: float) -> Callable[[str], tuple[float, ...]]:
-    def check(text: str) -> tuple[float, ...]:
-        values = tuple(positive(part) for part in text.split(",") if part)
-        if not all(low <= value <= high for value in values):
-            raise argparse.ArgumentTypeError(f"{text} are not numbers from {low:g} to {high:g}")
-        return values
-
-    return check
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part for part in text.split(",") if part)
-    if not names or not set(names) <= set(_PRIORS):
-        raise argparse.ArgumentTypeError(f"{text}: known are {' and '.join(_PRIORS)}")
-    return names
+def _priors(text: str) -> list[str]:
+    return names(text, _PRIORS)

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codec.arguments import add_device, count, number, positive, positive_count
+from codec.arguments import add_device, count, positive, positive_count
 from codec.console import note
 from tui.commands.bench import output
-from tui.terminal.errors import UsageError
+from tui.commands.bench.options import names, numbers, settings
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -28,19 +28,19 @@ def add_parser(subjects: Subparsers) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="a folder of pictures")
     add("--count", type=positive_count, metavar="N", help="the first N pictures only")
-    add("--preset", default="photo", metavar="NAME",
+    add("--preset", metavar="NAME",
         help="the model (default: photo); one of a single rate is measured beside the default's "
         "curve")  # fmt: skip
-    add("--qualities", type=_numbers, metavar="Q,Q,...",
+    add("--qualities", type=numbers(0, 100, least=1), metavar="Q,Q,...",
         help="rate points of ours (default: 24,38,52,66,80,96)")  # fmt: skip
     add("--iterations", type=count, metavar="N", help="steps of our search")
     add("--fast", action="store_true", help="a few steps only")
-    add("--no-search", action="store_true", help="the encoder's output as it is")
-    add("--tune", choices=("psnr", "ms-ssim", "visual"), default="psnr",
+    add("--no-search", action="store_false", dest="search", help="the encoder's output as it is")
+    add("--tune", choices=("psnr", "ms-ssim", "visual"),
         help="what our search minimises (default: psnr)")  # fmt: skip
-    add("--peers", metavar="NAME,...",
+    add("--peers", type=_peers, metavar="NAME,...",
         help="of jpeg, webp, avif, hevc, or none (default: all that are installed)")  # fmt: skip
-    add("--at", type=positive, default=0.29, metavar="B", help="rate of the table (default: 0.29)")
+    add("--at", type=positive, metavar="B", help="rate of the table (default: 0.29)")
     add_device(parser, "where sotto runs")
     add("--json", metavar="FILE", help="every measurement")
     add("--curves", metavar="PNG", help="rate-quality curves")
@@ -56,22 +56,11 @@ def measure(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from models.evaluation import image
 
-    settings = image.Settings(
-        preset=args.preset,
-        qualities=args.qualities or image.QUALITIES,
-        iterations=args.iterations,
-        fast=args.fast,
-        search=not args.no_search,
-        tune=args.tune,
-        peers=_peers(args.peers),
-        at=args.at,
-        device=args.device,
-    )
     output.check(args.json, args.curves, args.crops, plots=args.curves is not None)
     files = image.find_pictures(args.folder)[: args.count]
     results = image.run(
         files,
-        settings,
+        settings(image.Settings, args),
         jobs=args.jobs,
         timed=args.timed,
         done=lambda name: note(f"{name} done"),
@@ -85,19 +74,7 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def _peers(text: str | None) -> tuple[str, ...]:
+def _peers(text: str) -> list[str]:
     from models.evaluation.image_codecs import PEERS
 
-    if text is None:
-        return PEERS
-    names = tuple(name for name in text.split(",") if name and text != "none")
-    if not set(names) <= set(PEERS):
-        raise UsageError(f"{text}: known are {', '.join(PEERS)}")
-    return names
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    values = tuple(number(part) for part in text.split(","))
-    if not all(0 <= value <= 100 for value in values):
-        raise argparse.ArgumentTypeError(f"{text} are not numbers from 0 to 100")
-    return values
+    return [] if text == "none" else names(text, PEERS)

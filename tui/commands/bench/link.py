@@ -32,32 +32,19 @@ def add_parser(subjects: Subparsers) -> None:
         "scenarios but the soak.",
     )
     names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument(
-        "--scenario",
-        action="extend",
-        nargs="+",
-        choices=names,
-        metavar="NAME",
-        help=f"what to try: {', '.join(names)}",
-    )
-    parser.add_argument("--list", action="store_true", help="describe the scenarios")
-    parser.add_argument(
-        "--minutes",
-        type=amount("minutes", 0.5, 1440),
-        help="how long the soak takes (60)",
-        metavar="N",
-    )
-    parser.add_argument("--clips", default=str(_CLIPS), metavar="DIR", help="speech to be said")
-    parser.add_argument("--preset", default="2k", help="what both ends code with (2k)")
-    parser.add_argument("--iterations", type=int, metavar="N", help="search steps per frame")
-    parser.add_argument(
-        "--tail", type=float, metavar="SECONDS", help="search after a frame's last sample"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads of each end's networks (1)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write all figures; - is stdout")
-    parser.add_argument("--keep", metavar="DIR", help="keep recordings, logs and statistics there")
+    add = parser.add_argument
+    add("--scenario", action="extend", nargs="+", choices=names, metavar="NAME",
+        help=f"what to try: {', '.join(names)}")  # fmt: skip
+    add("--list", action="store_true", help="describe the scenarios")
+    add("--minutes", type=amount("minutes", 0.5, 1440), metavar="N",
+        help="how long the soak takes (60)")  # fmt: skip
+    add("--clips", default=str(_CLIPS), metavar="DIR", help="speech to be said")
+    add("--preset", default="2k", help="what both ends code with (2k)")
+    add("--iterations", type=int, metavar="N", help="search steps per frame")
+    add("--tail", type=float, metavar="SECONDS", help="search after a frame's last sample")
+    add("--threads", type=int, default=1, metavar="N", help="threads of each end's networks (1)")
+    add("--json", metavar="FILE", help="write all figures; - is stdout")
+    add("--keep", metavar="DIR", help="keep recordings, logs and statistics there")
     parser.set_defaults(measure=measure)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from codec.arguments import add_device, amount, positive_count
 from codec.console import Bar, note
 from tui.commands.bench import output
-from tui.terminal.errors import UsageError
+from tui.commands.bench.options import names, settings
 
 if TYPE_CHECKING:
     from models.evaluation.coding import Step
@@ -29,36 +29,25 @@ def add_parser(subjects: Subparsers) -> None:
         description="Bit rate, quality, intelligibility, speed and memory of sotto and of the "
         "installed peers, on the same clips.",
     )
-    parser.add_argument("folder", metavar="DIR", help="speech in any format, in any sub-folder")
-    parser.add_argument("--presets", type=_names, help="presets of sotto, e.g. 2k,paper")
-    parser.add_argument("--iterations", type=_counts, help="search steps to add, e.g. 10,30,100")
-    parser.add_argument("--peers", default="all", help="all, none, or e.g. codec2,opus")
-    parser.add_argument("--clips", type=positive_count, default=24, help="clips to use (24)")
-    parser.add_argument(
-        "--max-seconds", type=_SECONDS, default=15.0, help="longer clips are cropped (15)"
-    )
-    parser.add_argument(
-        "--ablation",
-        action="store_true",
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="speech in any format, in any sub-folder")
+    add("--presets", type=names, help="presets of sotto, e.g. 2k,paper")
+    add("--iterations", type=_counts, help="search steps to add, e.g. 10,30,100")
+    add("--peers", type=_peers, help="all, none, or e.g. codec2,opus")
+    add("--clips", type=positive_count, help="clips to use (24)")
+    add("--max-seconds", type=_SECONDS, help="longer clips are cropped (15)")
+    add("--ablation", action="store_true",
         help="measure parts of sotto instead: latent size against levels, and what the search "
-        "gains; --plot then also writes FILE with -tradeoff in its name",
-    )
-    parser.add_argument(
-        "--live", action="store_true", help="also measure the encoder of a call, driven as in one"
-    )
-    parser.add_argument("--no-phones", action="store_true", help="leave out phone error rates")
-    parser.add_argument("--json", metavar="FILE", help="write all figures; - is stdout")
-    parser.add_argument("--plot", metavar="FILE", help="draw quality against rate as PNG")
+        "gains; --plot then also writes FILE with -tradeoff in its name")  # fmt: skip
+    add("--live", action="store_true", help="also measure the encoder of a call, driven as in one")
+    add("--no-phones", action="store_false", dest="with_phones", help="leave out phone error rates")
+    add("--json", metavar="FILE", help="write all figures; - is stdout")
+    add("--plot", metavar="FILE", help="draw quality against rate as PNG")
     add_device(parser, "where sotto runs")
-    parser.add_argument(
-        "--workers",
-        type=positive_count,
-        default=min(os.cpu_count() or 1, 8),
-        help="scoring processes",
-    )
-    parser.add_argument(
-        "--timeout", type=_SECONDS, default=900.0, help="seconds a clip may take (900)"
-    )
+    add("--workers", type=positive_count, default=min(os.cpu_count() or 1, 8),
+        help="scoring processes")  # fmt: skip
+    add("--timeout", type=_SECONDS, dest="timeout_s", metavar="TIMEOUT",
+        help="seconds a clip may take (900)")  # fmt: skip
     parser.set_defaults(measure=measure)
 
 
@@ -66,21 +55,8 @@ def measure(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from models.evaluation import speech
 
-    settings = speech.Settings(
-        presets=args.presets or (),
-        iterations=args.iterations or (),
-        peers=_peers(args.peers),
-        clips=args.clips,
-        max_seconds=args.max_seconds,
-        live=args.live,
-        ablation=args.ablation,
-        with_phones=not args.no_phones,
-        device=args.device,
-        workers=args.workers,
-        timeout_s=args.timeout,
-    )
     output.check(args.json, args.plot, plots=args.plot is not None)
-    benchmark = speech.benchmark(Path(args.folder), settings)
+    benchmark = speech.benchmark(Path(args.folder), settings(speech.Settings, args))
     for name, reason in benchmark.skipped.items():
         note(f"{name} left out: {reason}")
     with _progress(benchmark.work) as step:
@@ -101,22 +77,11 @@ def _peers(text: str) -> list[str] | None:
 
     if text in ("all", "none"):
         return None if text == "all" else []
-    names = _names(text.lower())
-    for name in names:
-        if name not in peer_names():
-            raise UsageError(f"unknown peer {name!r}: choose from {', '.join(peer_names())}")
-    return names
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names")
-    return list(dict.fromkeys(names))
+    return names(text.lower(), peer_names())
 
 
 def _counts(text: str) -> list[int]:
-    return [positive_count(part) for part in _names(text)]
+    return [positive_count(part) for part in names(text)]
 
 
 @contextmanager
