@@ -25,13 +25,7 @@ from codec.image.base import ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
 from codec.image.settings import EncodeSettings
-from models.evaluation.image_codecs import (
-    PEERS,
-    TestedCodec,
-    own_codec,
-    own_codec_at_rate,
-    peers,
-)
+from models.evaluation.image_codecs import PEERS, TestedCodec, own_codec, peers
 from models.evaluation.plots import Line, Panel
 from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, means, psnr, single
 from models.networks.image_distance import ms_ssim
@@ -77,10 +71,10 @@ class Settings:
         if settings.search:
             unsearched = replace(settings, search=False, fast=False, iterations=None)
             ours.append(own_codec(_UNSEARCHED, codec, unsearched, self.qualities))
-        ours.append(own_codec_at_rate("sotto --bpp", codec, settings, self.at))
+        ours.append(own_codec("sotto --bpp", codec, settings, [self.at], "bpp"))
         if settings.search and not settings.fast and settings.iterations is None:
             fast = replace(settings, fast=True)
-            ours.append(own_codec_at_rate("sotto --fast", codec, fast, self.at))
+            ours.append(own_codec("sotto --fast", codec, fast, [self.at], "bpp"))
         if one_rate:
             other = ImageCodec.load(self.preset, self.device)
             ours.append(own_codec(self.preset, other, settings, self.qualities))

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,27 +95,21 @@ def hevc_codec(settings: Sequence[float]) -> TestedCodec:
 
 
 def own_codec(
-    name: str, codec: ImageCodec, settings: EncodeSettings, qualities: Sequence[float]
+    name: str,
+    codec: ImageCodec,
+    settings: EncodeSettings,
+    points: Sequence[float],
+    option: Literal["quality", "bpp"] = "quality",
 ) -> TestedCodec:
-    """Our codec at fixed rate points, or the one it has."""
-    one_rate = codec.preset.one_rate
+    """Our codec at fixed rate points, or the one it has, or at most at so many bits per pixel."""
+    one_rate = codec.preset.one_rate and option == "quality"
 
-    def encode(pixels: Pixels, quality: float) -> bytes:
-        return codec.encode(pixels, settings if one_rate else replace(settings, quality=quality))
+    def encode(pixels: Pixels, point: float) -> bytes:
+        changes: dict[str, Any] = {} if one_rate else {option: point}
+        return codec.encode(pixels, replace(settings, **changes))
 
-    points = (0.0,) if one_rate else tuple(qualities)
+    points = (0.0,) if one_rate else tuple(points)
     return TestedCodec(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
-
-
-def own_codec_at_rate(
-    name: str, codec: ImageCodec, settings: EncodeSettings, bpp: float
-) -> TestedCodec:
-    """Our codec as it is used: every file of at most so many bits per pixel."""
-
-    def encode(pixels: Pixels, setting: float) -> bytes:
-        return codec.encode(pixels, replace(settings, bpp=setting))
-
-    return TestedCodec(name, (bpp,), encode, lambda data: codec.decode(data)[:, :, :3])
 
 
 def peers(names: Sequence[str]) -> list[TestedCodec]:

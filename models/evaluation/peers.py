@@ -34,8 +34,6 @@ from codec.errors import BadStream
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from models.evaluation.coding import Codec, Coded, Unavailable
 
-NARROW_RATE = 8_000
-
 TIMEOUT_S = 300.0
 MAX_STDERR = 2_000
 
@@ -141,15 +139,15 @@ class Peer(Codec):
     block: samples at `rate`; the input is padded to whole blocks, for programs that drop the rest.
     """
 
-    encoder: tuple[str, ...]
-    decoder: tuple[str, ...]
+    encoder: str
+    decoder: str
     suffix: str
     count: Callable[[bytes], tuple[int, int]]
-    rate: int = NARROW_RATE
+    rate: int = 8000
     block: int = 1
 
     def missing(self) -> str | None:
-        return _not_installed(self.encoder[0], self.decoder[0])
+        return _not_installed(self.encoder.split()[0], self.decoder.split()[0])
 
     def run(self, samples: FloatArray) -> Coded:
         with tempfile.TemporaryDirectory(prefix="sotto-bench-") as folder:
@@ -240,11 +238,30 @@ def installed_peers(names: Sequence[str] | None = None) -> tuple[list[Codec], di
 
 def all_peers() -> list[Codec]:
     """Every peer sotto knows how to run, installed or not."""
-    peers: list[Codec] = [_codec2(rate) for rate in (1200, 2400, 3200)]
-    peers += [_speex(label, quality) for label, quality in (("2.15k", 0), ("4k", 1), ("8k", 3))]
-    peers += [_amr(label, mode) for label, mode in (("4.75k", 0), ("6.7k", 3))]
+    files = "{source} {target}"
+    peers: list[Codec] = []
+    for rate in (1200, 2400, 3200):
+        name, encoder, decoder = f"Codec2 {rate}", f"c2enc {rate} {files}", f"c2dec {rate} {files}"
+        # 40 ms frames at 1200 bit/s, 20 ms above; c2enc drops a last frame that is not whole.
+        block = 320 if rate == 1200 else 160
+        peers.append(Peer(name, "Codec2", encoder, decoder, ".bit", _count_bare, block=block))
+    for label, quality in (("2.15k", 0), ("4k", 1), ("8k", 3)):
+        encoder = f"speexenc -n --rate 8000 --le --16bit --quality {quality} {files}"
+        name, decoder = f"Speex {label}", f"speexdec {files}"
+        peers.append(Peer(name, "Speex", encoder, decoder, ".spx", _count_speex))
+    for label, mode in (("4.75k", 0), ("6.7k", 3)):
+        raw = "-t raw -r 8000 -e signed -b 16 -c 1 -L"
+        encoder = f"sox {raw} {{source}} -C {mode} -t amr-nb {{target}}"
+        decoder = f"sox -t amr-nb {{source}} {raw} {{target}}"
+        peers.append(Peer(f"AMR-NB {label}", "AMR-NB", encoder, decoder, ".amr", _count_amr))
     # Constant rate spends its bits otherwise, and neither mode is better at both rates.
-    peers += [_opus(rate, constant) for constant in (False, True) for rate in (6, 9)]
+    for suffix, option in (("", "--vbr"), (" CBR", "--hard-cbr")):
+        for rate in (6, 9):
+            name, line = f"Opus {rate}k{suffix}", f"Opus{suffix}"
+            encoder = "opusenc --quiet --raw --raw-rate 16000 --raw-chan 1 --speech "
+            encoder += f"{option} --bitrate {rate} {files}"
+            decoder = f"opusdec --quiet --no-dither --rate 16000 {files}"
+            peers.append(Peer(name, line, encoder, decoder, ".opus", _count_opus, SAMPLE_RATE))
     peers += [Lyra(f"Lyra {rate}", "Lyra", rate) for rate in (3200, 6000)]
     return peers
 
@@ -258,61 +275,9 @@ def _key(peer: Codec) -> str:
     return peer.name.split()[0].lower()
 
 
-def _codec2(rate: int) -> Peer:
-    mode = str(rate)
-    # 40 ms frames at 1200 bit/s, 20 ms above; c2enc drops a last frame that is not whole.
-    return Peer(
-        f"Codec2 {rate}",
-        "Codec2",
-        ("c2enc", mode, "{source}", "{target}"),
-        ("c2dec", mode, "{source}", "{target}"),
-        ".bit",
-        _count_bare,
-        block=320 if rate == 1200 else 160,
-    )
-
-
-def _speex(label: str, quality: int) -> Peer:
-    raw = ("--rate", str(NARROW_RATE), "--le", "--16bit")
-    return Peer(
-        f"Speex {label}",
-        "Speex",
-        ("speexenc", "-n", *raw, "--quality", str(quality), "{source}", "{target}"),
-        ("speexdec", "{source}", "{target}"),
-        ".spx",
-        _count_speex,
-    )
-
-
-def _amr(label: str, mode: int) -> Peer:
-    raw = ("-t", "raw", "-r", str(NARROW_RATE), "-e", "signed", "-b", "16", "-c", "1", "-L")
-    return Peer(
-        f"AMR-NB {label}",
-        "AMR-NB",
-        ("sox", *raw, "{source}", "-C", str(mode), "-t", "amr-nb", "{target}"),
-        ("sox", "-t", "amr-nb", "{source}", *raw, "{target}"),
-        ".amr",
-        _count_amr,
-    )
-
-
-def _opus(rate: int, constant: bool) -> Peer:
-    raw = ("--raw", "--raw-rate", str(SAMPLE_RATE), "--raw-chan", "1")
-    mode = ("--speech", "--hard-cbr" if constant else "--vbr", "--bitrate", str(rate))
-    return Peer(
-        f"Opus {rate}k{' CBR' if constant else ''}",
-        "Opus CBR" if constant else "Opus",
-        ("opusenc", "--quiet", *raw, *mode, "{source}", "{target}"),
-        ("opusdec", "--quiet", "--no-dither", "--rate", str(SAMPLE_RATE), "{source}", "{target}"),
-        ".opus",
-        _count_opus,
-        rate=SAMPLE_RATE,
-    )
-
-
-def _filled(command: Sequence[str], source: Path, target: Path) -> list[str]:
+def _filled(command: str, source: Path, target: Path) -> list[str]:
     files = {"{source}": str(source), "{target}": str(target)}
-    return [files.get(word, word) for word in command]
+    return [files.get(word, word) for word in command.split()]
 
 
 def to_pcm(samples: FloatArray, rate: int, block: int = 1) -> bytes:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import IO, Literal
+from typing import Any, Literal
 
 from stream.bench.rig import RigError, command, end
 
@@ -63,22 +63,16 @@ class TwoHosts:
                 command(["ip", "netns", "del", name])
 
     def run(
-        self,
-        host: Host,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None = None,
-        *,
-        stdin: int | IO[bytes] | None = subprocess.DEVNULL,
-        stdout: int | IO[bytes] | None = None,
-        stderr: int | IO[bytes] | None = None,
+        self, host: Host, argv: Sequence[str], env: Mapping[str, str] | None = None, **files: Any
     ) -> subprocess.Popen[bytes]:
-        """Start a program on a host; env is added to this process's. Ended with the hosts."""
-        process = subprocess.Popen(
+        """Start a program on a host; env is added to this process's. Ended with the hosts.
+
+        files: stdout and stderr, as of Popen.
+        """
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             ["ip", "netns", "exec", self.namespaces[host], *argv],
             env={**os.environ, **(env or {})},
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
+            **{"stdin": subprocess.DEVNULL, **files},
         )
         self._processes.append(process)
         return process
