@@ -25,7 +25,7 @@ from codec.container import ContainerWriter, StreamHeader
 from codec.errors import BadInput, BadStream
 from codec.packet import Packet, short_id
 from codec.signal.analysis import FRAME_SAMPLES
-from models.evaluation import clips, coding, estimates, peers, phones, scores, speech
+from models.evaluation import clips, coding, estimates, peers, phones, scores, speech, tables
 from tui import cli
 
 LETTERS = st.lists(st.sampled_from("abc"), max_size=7)
@@ -562,6 +562,16 @@ def test_one_subprocess_run_is_quiet_in_a_pipe(tmp_path, clip_path):
     assert any("no-such-preset" in name for name in figures["missing"])
     assert b"\x1b" not in done.stderr
     assert b"\r" not in done.stderr
+
+
+class ClosedPipe(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_table_into_a_closed_pipe_is_a_broken_pipe():
+    with pytest.raises(BrokenPipeError):
+        tables.console(ClosedPipe()).print("a table")
 
 
 @pytest.mark.parametrize("subject", ["speech", "image", "ganz", "link"])

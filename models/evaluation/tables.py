@@ -18,10 +18,16 @@ from models.evaluation.estimates import Estimate
 UNKNOWN = "–"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would exit with status 1; the command line has a status of its own for it.
+        raise BrokenPipeError
+
+
 def console(stream: TextIO, width: int = 160) -> Console:
     """A console on a stream; width: in characters, where the stream is no terminal."""
-    found = Console(file=stream, highlight=False)
-    return found if found.is_terminal else Console(file=stream, highlight=False, width=width)
+    found = _Console(file=stream, highlight=False)
+    return found if found.is_terminal else _Console(file=stream, highlight=False, width=width)
 
 
 def table(title: str, labels: Sequence[str], figures: Sequence[str]) -> Table:
