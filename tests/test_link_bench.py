@@ -219,14 +219,12 @@ def test_statistics_files_are_checked(tmp_path):
 
 
 def test_what_a_process_takes():
-    with telemetry.UsageMonitor({"me": os.getpid(), "nobody": 2**22 + 1}, 0.05) as watch:
-        until = time.process_time() + 0.3
-        while time.process_time() < until:
-            pass
-        time.sleep(0.1)
-    mine = watch.samples["me"]
+    with telemetry.UsageMonitor({"me": os.getpid(), "nobody": 2**22 + 1}, 0.01) as watch:
+        mine = watch.samples["me"]
+        deadline = time.monotonic() + 120.0
+        while not mine or mine[-1].cpu - mine[0].cpu < 0.2:
+            assert time.monotonic() < deadline
     assert watch.samples["nobody"] == []
-    assert mine[-1].cpu - mine[0].cpu >= 0.2
     assert 1 << 20 < mine[-1].proportional < 1 << 34
     share = telemetry.cpu_share(mine, mine[0].time, mine[-1].time)
     assert share is not None

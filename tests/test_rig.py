@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
     return values.astype(np.float32)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that comes true soon even on a busy machine."""
+    deadline = time.monotonic() + 120.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @needs_cards
 def test_each_voice_reaches_its_own_microphone_only(tmp_path):
     talk = tmp_path / "talk.wav"
@@ -60,7 +69,10 @@ def test_each_voice_reaches_its_own_microphone_only(tmp_path):
     with VirtualSoundCards(["alice", "bob"]) as cards:
         recording = cards.record(tmp_path / "all.wav")
         cards.play("bob", talk).wait(20)
-        time.sleep(0.3)
+        # What was played last is recorded 0.3 s later: 4 channels of 4 bytes.
+        recorded, late = tmp_path / "all.wav", 4 * 4 * 4800
+        size = recorded.stat().st_size
+        until(lambda: recorded.stat().st_size >= size + late)
         recording.stop()
         folder = Path(cards.environment("bob")["ALSA_CONFIG_PATH"]).parent
         assert folder.exists()
@@ -110,7 +122,7 @@ def test_a_skewed_card_runs_on_its_own_clock(tmp_path):
         card = cards.skewed["fast"]
         from_time, from_position = time.monotonic(), card.position
         card.start_recording(tmp_path / "fast.wav")
-        time.sleep(1.0)
+        until(lambda: card.position >= from_position + 24_000)
         env = {**os.environ, **cards.environment("fast")}
         ear = tmp_path / "ear.wav"
         argv = ["parecord", "--device=fast_mic", "--channels=1", "--rate=16000", str(ear)]
@@ -118,9 +130,9 @@ def test_a_skewed_card_runs_on_its_own_clock(tmp_path):
         player = subprocess.Popen(["paplay", "--device=fast_speaker", str(talk)], env=env)
         player.wait(20)
         card.say(talk)
-        while card.talking:
-            time.sleep(0.05)
-        time.sleep(0.3)
+        until(lambda: not card.talking)
+        said = card.position
+        until(lambda: card.position >= said + 7200)
         listener.terminate()
         listener.wait(20)
         seconds, samples = time.monotonic() - from_time, card.position - from_position
