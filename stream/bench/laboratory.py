@@ -38,6 +38,7 @@ LOOPBACK = "127.0.0.1"
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CONNECT_SECONDS = 90.0
+_STOP_SECONDS = 10.0
 _POLL = 0.1
 
 
@@ -81,7 +82,7 @@ class End:
         return self.process.poll() is None
 
     def snapshots(self) -> list[Snapshot]:
-        """What it has said about itself so far."""
+        """Its statistics so far."""
         return read_snapshots(self.statistics) if self.statistics.exists() else []
 
     def state(self) -> str:
@@ -89,22 +90,22 @@ class End:
         snapshots = self.snapshots()
         return str(snapshots[-1]["state"]) if snapshots else ""
 
-    def complaint(self) -> str:
+    def last_error(self) -> str:
         """The last line it wrote on stderr."""
         lines = self.errors.read_text(errors="replace").split("\n") if self.errors.exists() else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-    def stop(self, number: int = signal.SIGTERM, patience: float = 10.0) -> tuple[int, float]:
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """Ask it to end; returns its exit status and how many seconds that took.
 
-        Raises LaboratoryError if it does not listen (it is killed then).
+        Raises LaboratoryError if it does not end within 10 s (it is killed then).
         """
         begun = time.monotonic()
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
         try:
-            status = self.process.wait(patience)
+            status = self.process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             end_process(self.process)
             raise LaboratoryError(f"end {self.name} does not stop") from None
@@ -112,7 +113,7 @@ class End:
 
 
 def end_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Where an end's statistics, log and complaints go."""
+    """Where an end's statistics, log and standard error go."""
     return folder / f"{name}.jsonl", folder / f"{name}.log", folder / f"{name}.err"
 
 
@@ -171,8 +172,8 @@ class Laboratory:
         known = peer_key or self.pairs[other].public
         # With =: a key may begin with a dash.
         argv += ["--key", str(self.key_file(name)), f"--peer-key={known}"]
-        with open(errors, "wb") as complaints:
-            process = self.run(name, argv, stdout=subprocess.DEVNULL, stderr=complaints)
+        with open(errors, "wb") as error_file:
+            process = self.run(name, argv, stdout=subprocess.DEVNULL, stderr=error_file)
         return End(name, process, self.folder)
 
     def run(self, name: Name, argv: Sequence[str], **files: Any) -> subprocess.Popen[bytes]:
@@ -214,10 +215,10 @@ def await_state(ends: Sequence[End], state: str, timeout: float) -> float:
             if not end.running:
                 raise LaboratoryError(
                     f"end {end.name} has ended with status {end.process.returncode}:"
-                    f" {end.complaint()}"
+                    f" {end.last_error()}"
                 )
         if time.monotonic() - begun > timeout:
-            states = ", ".join(f"{end.name}: {end.state() or 'nothing said'}" for end in ends)
+            states = ", ".join(f"{end.name}: {end.state() or 'no statistics yet'}" for end in ends)
             raise LaboratoryError(f"not {state} after {timeout:g} s ({states})")
         time.sleep(_POLL)
     return time.monotonic() - begun

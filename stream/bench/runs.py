@@ -89,7 +89,7 @@ def run(
     folder: Path,
     step: Step = lambda text: None,
 ) -> Run:
-    """Do it. Raises RigError or LaboratoryError where this machine or the link cannot."""
+    """Run a scenario. Raises RigError or LaboratoryError where this machine or the link cannot."""
     setup = replace(setup, impair=scenario.impair)
     if scenario.soak:
         return _soak(scenario, setup, clips, folder, step)
@@ -150,12 +150,12 @@ def _still_running(*ends: End) -> None:
         if not end.running:
             raise LaboratoryError(
                 f"end {end.name} has ended during the call, status {end.process.returncode}:"
-                f" {end.complaint()}"
+                f" {end.last_error()}"
             )
 
 
 def _hang_up(a: End, b: End, result: Run) -> None:
-    """b hangs up and a should follow; it is told if it does not."""
+    """b hangs up and a should follow; it is ended if it does not."""
     result.status["b"], result.stop_seconds["b"] = b.stop()
     begun = time.monotonic()
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -207,15 +207,15 @@ def _soak(scenario: Scenario, setup: Setup, clips: Sequence[Clip], folder: Path,
             for name in ENDS:
                 began[name] = cards[name].start_recording(folder / f"{name}-card.wav")
                 before[name] = cards[name].missed
-            told = 0
+            minutes = 0
             while (now := time.monotonic() - result.talk_from) < scenario.seconds:
                 for name in ENDS:
                     if not cards[name].talking:
                         cards[name].say(files[name])
                 _still_running(a, b)
-                if now // 60 > told:
-                    told = int(now // 60)
-                    step(f"minute {told}")
+                if now // 60 > minutes:
+                    minutes = int(now // 60)
+                    step(f"minute {minutes}")
                 time.sleep(0.2)
 
         _call(lab, setup, result, speak, step)

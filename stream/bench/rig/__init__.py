@@ -16,13 +16,13 @@ class RigError(SottoError):
     """The rig cannot be set up on this machine."""
 
 
-def end(process: subprocess.Popen[bytes], *, patience: float = 3.0) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Terminate a process, kill it if it does not end, and collect it."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            process.wait(patience)
+            process.wait(3.0)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()

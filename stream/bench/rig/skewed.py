@@ -79,14 +79,14 @@ class SkewedCard:
         ]
 
     def say(self, path: str | os.PathLike[str]) -> None:
-        """A talker in front of the microphone: an audio file, from the next sample on."""
+        """Play an audio file into the microphone, from the next sample on."""
         speech = read_audio(path)
         with self._lock:
             self._speech = speech
 
     @property
     def talking(self) -> bool:
-        """Whether the talker is not done."""
+        """Whether the file is still being played."""
         return len(self._speech) > 0
 
     def start_recording(self, path: str | os.PathLike[str]) -> float:

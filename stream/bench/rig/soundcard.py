@@ -5,7 +5,7 @@ The cards are views of its channels, so a single recording of the rig holds ever
 said and heard, sample by sample beside each other: mouth-to-ear delay is a cross-correlation of
 two of its channels, with no clock in between.
 
-    mouth ── NAME_voice (remap sink) ──► rig channel 2k ── NAME_mic (remap source) ──► program
+    talker ─ NAME_voice (remap sink) ──► rig channel 2k ── NAME_mic (remap source) ──► program
     program ── NAME_speaker (remap sink) ──► rig channel 2k+1
 
 A card can also have a clock of its own, see `stream.bench.rig.skewed`.
@@ -46,7 +46,7 @@ def unavailable() -> str | None:
 
 
 class Running:
-    """A talker or a recording in progress: wait for its end, or stop it."""
+    """A player or a recording in progress: wait for its end, or stop it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -131,7 +131,7 @@ class VirtualSoundCards:
         return 2 * self.names.index(card) + (part == "loudspeaker")
 
     def play(self, card: str, path: str | os.PathLike[str]) -> Running:
-        """A talker in front of a card's microphone: any file libsndfile reads, once.
+        """Play a file into a card's microphone: any that libsndfile reads, once.
 
         The first 10 ms may be missing: PulseAudio had already rendered them as silence.
         """
@@ -162,7 +162,7 @@ class VirtualSoundCards:
 
     @property
     def log(self) -> str:
-        """What the sound server had to say."""
+        """The log of the sound server."""
         return (self._folder / "server.log").read_text(errors="replace")
 
     def _known(self, card: str) -> None:
