@@ -178,15 +178,15 @@ def test_the_sample_clock_jumps_when_samples_were_lost():
     assert clock.time_of(320) == pytest.approx(5.225)
 
 
-def test_the_pacer_keeps_its_own_rate():
+def test_the_pacer_counts_what_falls_due():
     clock = Time()
-    pacer = Pacer(ppm=100.0, clock=clock)
+    pacer = Pacer(clock=clock)
     assert pacer.due() == 0
     pacer.start()
     clock.now += 100.0
-    assert pacer.due() == 1_600_160
+    assert pacer.due() == 1_600_000
     pacer.take(160)
-    pacer.forgive(1_600_000)
+    pacer.forgive(1_599_840)
     assert abs(pacer.due()) <= 1
 
 
@@ -211,16 +211,6 @@ def test_a_file_is_spoken_in_real_time_and_whole(clip_path, clip):
     # The last sample's moment is that of its place in the file.
     assert last == pytest.approx(100.0 + len(clip) / 16_000, abs=1e-6)
     assert len(source.read(400, 0.1)[0]) == 0
-    source.stop()
-
-
-def test_a_file_with_a_fast_clock_is_over_sooner(clip_path, clip):
-    clock = Time()
-    source = FileSource(clip_path, ppm=50_000.0, clock=clock, sleep=clock.sleep)
-    source.start()
-    while not source.ended:
-        source.read(400, 0.1)
-    assert clock.now - 100.0 == pytest.approx(len(clip) / 16_800, abs=0.05)
     source.stop()
 
 
@@ -309,33 +299,21 @@ def test_what_a_pipe_cannot_hold_is_said(tmp_path, data):
 
 def test_nowhere_plays_in_real_time():
     clock = Time()
-    sink = NullSink(buffer=0.04, clock=clock)
+    sink = NullSink(clock=clock)
     sink.start()
-    assert sink.room() == 640
+    assert sink.room() == 800
     clock.now += 5.0
-    assert (sink.room(), sink.gaps) == (640, 0)
-    sink.write(np.ones(640, np.float32))
+    assert (sink.room(), sink.gaps) == (800, 0)
+    sink.write(np.ones(800, np.float32))
     assert sink.room() == 0
-    assert sink.play_time() == pytest.approx(clock.now + 0.04)
+    assert sink.play_time() == pytest.approx(clock.now + 0.05)
     clock.now += 0.01
     assert abs(sink.room() - 160) <= 1
     clock.now += 1.0
-    assert (sink.room(), sink.gaps) == (640, 1)
-    assert (sink.room(), sink.gaps) == (640, 1)
+    assert (sink.room(), sink.gaps) == (800, 1)
+    assert (sink.room(), sink.gaps) == (800, 1)
     sink.write(np.ones(160, np.float32))
-    assert abs(sink.room() - 480) <= 1
-
-
-def test_nowhere_with_a_fast_clock_takes_more():
-    clock = Time()
-    sink = NullSink(ppm=10_000.0, clock=clock)
-    taken = 0
-    for _ in range(1000):
-        room = sink.room()
-        sink.write(np.zeros(room, np.float32))
-        taken += room
-        clock.now += 0.01
-    assert taken == pytest.approx(10 * 16_160, abs=1000)
+    assert abs(sink.room() - 640) <= 1
 
 
 def test_the_cushion_grows_with_underruns_and_shrinks_in_calm():

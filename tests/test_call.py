@@ -19,7 +19,7 @@ from codec.packet import unpack
 from codec.speech.codec import SpeechCodec
 from stream.audio.devices import DeviceNames
 from stream.audio.sinks import NullSink
-from stream.audio.slots import SoundSystem, input_slot
+from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import FileSource, Source
 from stream.call.call import Call, CallSettings, warm_up
 from stream.call.sender import Sender
@@ -285,7 +285,7 @@ def test_a_file_that_is_over_hangs_up_when_asked_to(codec):
     other.start()
     try:
         assert short.wait(30.0)
-        assert short.snapshot().reason == "the file has been sent"
+        assert short.snapshot().reason == "all input has been sent"
     finally:
         short.close()
         other.close()
@@ -327,7 +327,7 @@ def test_the_next_caller_hears_nothing_of_what_was_said_to_the_last_one(codec):
         return True
 
     source, journal = Dictated(), Journal()
-    slot = input_slot(source, no_devices(), journal)
+    slot = Hotplug(source, NullSink(), no_devices(), journal).input
     sender = Sender(codec, slot, send, journal, iterations=1, tail=0.0)
     with AudioReader(CLIP) as reader:
         speech = np.concatenate(list(reader))[16_000 : 16_000 + 16_384 * 3 // 2]

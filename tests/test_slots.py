@@ -16,7 +16,7 @@ import pytest
 from codec.errors import SottoError
 from stream.audio.devices import AudioDeviceError, Device, DeviceNames, refresh
 from stream.audio.sinks import NullSink
-from stream.audio.slots import RETRY, DeviceSlot, Hotplug, SoundSystem, input_slot, output_slot
+from stream.audio.slots import RETRY, DeviceSlot, Hotplug, SoundSystem
 from stream.audio.sources import Silence
 from stream.log import Journal
 
@@ -79,19 +79,19 @@ class Scene:
             return Microphone(machine, name)
 
         system = SoundSystem(card, card, machine.devices, machine.look, machine.refresh)
-        self.input = input_slot(card(source), system, Journal())
-        self.output = output_slot(card(sink), system, Journal())
         self.busy: DeviceSlot[Any] | None = None  # its thread does not come round to requests
-        for slot in (self.input, self.output):
-            slot.start()
         self.hotplug = Hotplug(
-            self.input,
-            self.output,
+            card(source),
+            card(sink),
             system,
             self.journal,
             clock=lambda: self.now,
             patience=patience,
         )
+        self.input: DeviceSlot[Any] = self.hotplug.input
+        self.output: DeviceSlot[Any] = self.hotplug.output
+        for slot in (self.input, self.output):
+            slot.start()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -119,7 +119,9 @@ class Scene:
         slot.device.error = f"the microphone {name} has stopped: silence is sent instead"
 
     def log(self) -> list[str]:
-        return [line.text for line in self.journal.after(-1)]
+        """What was logged about opening cards."""
+        texts = [line.text for line in self.journal.after(-1)]
+        return [text for text in texts if "has stopped" not in text]
 
 
 def wait_until(condition: Callable[[], object]) -> None:

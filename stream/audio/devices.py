@@ -31,6 +31,7 @@ from stream.audio.pacing import Clock
 # What `sotto devices` asks for: ours, and the two that hardware has.
 PROBED_RATES = (16_000, 44_100, 48_000)
 
+DEVICE_BUFFER = 0.02  # seconds of latency to ask the sound system for
 STALLED = 2.0  # seconds: a sound card that has not called for this long is gone
 
 Direction = Literal["input", "output"]

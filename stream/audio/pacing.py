@@ -17,13 +17,9 @@ Clock = Callable[[], float]
 
 
 class Pacer:
-    """Samples that fall due as time passes, at 16 kHz by a clock that may run fast or slow.
+    """Samples that fall due as time passes, at 16 kHz."""
 
-    ppm: how many parts per million faster than `clock` the samples run.
-    """
-
-    def __init__(self, *, ppm: float = 0.0, clock: Clock = time.monotonic) -> None:
-        self.rate = SAMPLE_RATE * (1.0 + ppm * 1e-6)
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self.position = 0
         self._clock = clock
         self._started: float | None = None
@@ -33,15 +29,15 @@ class Pacer:
         """Whether time is passing."""
         return self._started is not None
 
-    def start(self, at: float | None = None) -> None:
-        """Let time pass from now, or from `at` (seconds of the clock), on."""
-        self._started = (self._clock() if at is None else at) - self.position / self.rate
+    def start(self) -> None:
+        """Let time pass from now on."""
+        self._started = self._clock() - self.position / SAMPLE_RATE
 
     def due(self) -> int:
         """Samples that have fallen due and were not taken; negative if taken ahead of time."""
         if self._started is None:
             return 0
-        return int((self._clock() - self._started) * self.rate) - self.position
+        return int((self._clock() - self._started) * SAMPLE_RATE) - self.position
 
     def take(self, count: int) -> None:
         """Move on by `count` samples."""
@@ -50,12 +46,12 @@ class Pacer:
     def forgive(self, count: int) -> None:
         """Let `count` due samples never have been due: time stood still for them."""
         if self._started is not None:
-            self._started += count / self.rate
+            self._started += count / SAMPLE_RATE
 
     def time_of(self, position: int) -> float:
         """When the sample at `position` is due, in seconds of the clock."""
         started = self._clock() if self._started is None else self._started
-        return started + position / self.rate
+        return started + position / SAMPLE_RATE
 
 
 class SampleClock:

@@ -1,7 +1,7 @@
 """A ring of samples between a sound card's callback and the thread that works on them.
 
 One thread writes, one other thread reads, and neither ever waits: what does not fit is dropped and
-counted, what is missing is counted. The positions are plain integers that only ever grow, each
+counted. The positions are plain integers that only ever grow, each
 written by one side alone, and a position is moved only after the samples are in place; so no lock
 is needed, and the callback does nothing but copy.
 """
@@ -20,8 +20,7 @@ class SampleRing:
     capacity: samples it holds at most. Raises BadInput if that is not positive.
 
     Attributes: written, taken (samples since it was made: the writer's and the reader's position);
-    dropped (samples that did not fit); missing (samples asked for by `read_into` that were not
-    there).
+    dropped (samples that did not fit).
     """
 
     def __init__(self, capacity: int) -> None:
@@ -32,7 +31,6 @@ class SampleRing:
         self.written = 0
         self.taken = 0
         self.dropped = 0
-        self.missing = 0
 
     @property
     def available(self) -> int:
@@ -56,21 +54,17 @@ class SampleRing:
         return count
 
     def read_into(self, out: FloatArray) -> int:
-        """Move the oldest samples into `out` [n]; returns how many there were.
-
-        The rest of `out` is left as it was and counted as missing.
-        """
+        """Move the oldest samples into `out` [n]; returns how many there were for it."""
         count = min(len(out), self.available)
         start = self.taken % self.capacity
         first = min(count, self.capacity - start)
         out[:first] = self._samples[start : start + first]
         out[first:count] = self._samples[: count - first]
-        self.missing += len(out) - count
         self.taken += count
         return count
 
     def read(self, most: int) -> FloatArray:
-        """The oldest samples, at most `most` of them, as a new array; nothing counts as missing."""
+        """The oldest samples, at most `most` of them, as a new array."""
         out = np.empty(min(max(most, 0), self.available), np.float32)
         self.read_into(out)
         return out

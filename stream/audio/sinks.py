@@ -22,15 +22,15 @@ import soxr
 from codec.files import wav
 from codec.files.paths import PIPE, atomic_output, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import AudioDeviceError, CardStream, Device
+from stream.audio.devices import DEVICE_BUFFER, AudioDeviceError, CardStream, Device
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
 # Seconds between writing and air: the sound system's share, and with it ours. With both of two
 # cores kept busy by two more threads the mixer wakes within 20 ms 99 times of 100: 30 ms of ours
 # bridge that, and the cushion grows where they do not.
-_DEVICE_BUFFER = 0.02
 BUFFER = 0.05
+_HELD = int(BUFFER * SAMPLE_RATE)
 # Where the sound system itself underflows this often in a second, it is asked for twice the
 # latency, up to the most: PulseAudio may lose its buffer with every block where it resamples.
 _FLAGS_PER_SECOND = 10
@@ -60,20 +60,14 @@ class Sink(Device):
 
 
 class NullSink(Sink):
-    """Samples that nobody hears, in real time: for machines without sound, and for tests.
-
-    ppm: how much faster than the machine's clock it plays. buffer: seconds it holds.
-    """
+    """Samples that nobody hears, in real time: for machines without sound, and for tests."""
 
     name = "nowhere"
+    latency = BUFFER
 
-    def __init__(
-        self, *, ppm: float = 0.0, buffer: float = BUFFER, clock: Clock = time.monotonic
-    ) -> None:
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
         super().__init__(clock=clock)
-        self.latency = buffer
-        self._hold = max(1, int(buffer * SAMPLE_RATE))
-        self._pacer = Pacer(ppm=ppm, clock=clock)
+        self._pacer = Pacer(clock=clock)
 
     def start(self) -> None:
         """Nothing to open: time passes from the first samples on."""
@@ -84,13 +78,13 @@ class NullSink(Sink):
     def room(self) -> int:
         # `position` is what was written, `due` how far playing is ahead of that.
         if not self._pacer.started:
-            return self._hold
+            return _HELD
         ahead = self._pacer.due()
         if ahead > 0:
             self.gaps += 1
             self._pacer.forgive(ahead)
             ahead = 0
-        return max(0, self._hold + ahead)
+        return max(0, _HELD + ahead)
 
     def write(self, samples: FloatArray) -> None:
         if not len(samples):
@@ -116,8 +110,8 @@ class PipeSink(NullSink):
 
     name = "standard output"
 
-    def __init__(self, *, buffer: float = BUFFER, clock: Clock = time.monotonic) -> None:
-        super().__init__(buffer=buffer, clock=clock)
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+        super().__init__(clock=clock)
         self._ring = SampleRing(_PIPE_SECONDS * SAMPLE_RATE)
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()
@@ -195,8 +189,8 @@ class Cushion:
 class Loudspeaker(Sink):
     """A sound card's output, at 16 kHz or, if it refuses, at its own rate and resampled.
 
-    wanted: index, name, part of a name, None for the default. buffer: seconds between `write` and
-    the air to aim at, 20 ms of them in the sound system, the rest here; a machine so busy that it
+    wanted: index, name, part of a name, None for the default. BUFFER seconds are aimed at between
+    `write` and the air, 20 ms of them in the sound system, the rest here; a machine so busy that it
     runs dry gets up to 0.1 s more until it is calm again (see `Cushion`). A sound system that keeps
     underflowing is opened again with twice its share, as often as is needed.
 
@@ -206,26 +200,19 @@ class Loudspeaker(Sink):
     """
 
     is_card = True
+    latency = BUFFER
 
-    def __init__(
-        self,
-        wanted: str | int | None = None,
-        *,
-        buffer: float = BUFFER,
-        clock: Clock = time.monotonic,
-    ) -> None:
+    def __init__(self, wanted: str | int | None = None, *, clock: Clock = time.monotonic) -> None:
         super().__init__(clock=clock)
         self._card = CardStream(wanted, "output", clock)
         self.name = self._card.info.name
-        self._buffer = buffer
-        self.latency = buffer
-        self._device_buffer = _DEVICE_BUFFER
-        self._instead = NullSink(buffer=buffer, clock=clock)
+        self._device_buffer = DEVICE_BUFFER
+        self._instead = NullSink(clock=clock)
 
     def start(self) -> None:
         self.rate, channels = self._card.settings()
         block = self.rate // 100
-        least = max(int((self._buffer - _DEVICE_BUFFER) * self.rate), 2 * block)
+        least = max(int((BUFFER - DEVICE_BUFFER) * self.rate), 2 * block)
         self._cushion = Cushion(least, least + 10 * block, block)
         self._ring = SampleRing(self.rate)
         self._card_clock = SampleClock(self.rate)

@@ -137,30 +137,22 @@ class DeviceSlot(Generic[AnyDevice]):
         before.stop()
 
 
-def input_slot(source: Source, system: SoundSystem, journal: Journal) -> DeviceSlot[Source]:
-    """What the sender reads."""
-    return DeviceSlot("input", source, system.microphone, Silence, journal)
-
-
-def output_slot(sink: Sink, system: SoundSystem, journal: Journal) -> DeviceSlot[Sink]:
-    """What the receiver plays to."""
-    return DeviceSlot("output", sink, system.loudspeaker, NullSink, journal)
-
-
 class Hotplug:
-    """Opens cards for both slots of a call, in a thread of its own."""
+    """Opens cards for both slots of a call, `input` and `output`, in a thread of its own."""
 
     def __init__(
         self,
-        source: DeviceSlot[Source],
-        sink: DeviceSlot[Sink],
+        source: Source,
+        sink: Sink,
         system: SoundSystem,
         journal: Journal,
         *,
         clock: Callable[[], float] = time.monotonic,
         patience: float = _PATIENCE,
     ) -> None:
-        self._slots: tuple[DeviceSlot[Any], ...] = (source, sink)
+        self.input = DeviceSlot("input", source, system.microphone, Silence, journal)
+        self.output = DeviceSlot("output", sink, system.loudspeaker, NullSink, journal)
+        self._slots: tuple[DeviceSlot[Any], ...] = (self.input, self.output)
         self._system, self._journal = system, journal
         self._clock, self._patience = clock, patience
         self._names: DeviceNames | None = None
@@ -195,12 +187,12 @@ class Hotplug:
 
     def open_input(self, name: str) -> None:
         """Ask for another microphone."""
-        self._slots[0].asked = name
+        self.input.asked = name
         self._wake.set()
 
     def open_output(self, name: str) -> None:
         """Ask for another loudspeaker."""
-        self._slots[1].asked = name
+        self.output.asked = name
         self._wake.set()
 
     # --- the thread ---------------------------------------------------------------------------

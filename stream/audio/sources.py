@@ -25,7 +25,7 @@ from codec.files import wav
 from codec.files.audio import AudioReader
 from codec.files.paths import PIPE, display_name, open_input, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import CardStream, Device
+from stream.audio.devices import DEVICE_BUFFER, CardStream, Device
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
@@ -98,9 +98,8 @@ class Silence(Source):
 class FileSource(Source):
     """An audio file, played in real time.
 
-    path: anything `codec.files` reads. ppm: how much faster than the machine's clock it is played.
-    Samples wait for whoever reads late; after more than BEHIND seconds time stands still for the
-    file, which counts as a gap.
+    path: anything `codec.files` reads. Samples wait for whoever reads late; after more than BEHIND
+    seconds time stands still for the file, which counts as a gap.
 
     Raises BadInput when made or started if the file cannot be read; damage further on ends it,
     with `error` set.
@@ -110,17 +109,15 @@ class FileSource(Source):
         self,
         path: str | os.PathLike[str],
         *,
-        ppm: float = 0.0,
         clock: Clock = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
         super().__init__(clock=clock, sleep=sleep)
         self._reader = AudioReader(path, warn=lambda line: None)
         self.name = display_name(path)
-        self.duration = self._reader.duration
         self._blocks: Iterator[FloatArray] = iter(self._reader)
         self._left = _NOTHING[0]
-        self._pacer = Pacer(ppm=ppm, clock=clock)
+        self._pacer = Pacer(clock=clock)
 
     def start(self) -> None:
         self._left = next(self._blocks)
@@ -293,8 +290,7 @@ class PipeSource(Source):
 class Microphone(Source):
     """A sound card's input, at 16 kHz or, if it refuses, at its own rate and resampled.
 
-    wanted: index, name, part of a name, None for the default. buffer: seconds of latency to ask
-    the sound system for. All channels are averaged.
+    wanted: index, name, part of a name, None for the default. All channels are averaged.
 
     The callback copies into a ring and notes the card's time stamp; all else happens in `read`.
     Raises AudioDeviceError when made (no such device) or started (busy, unplugged).
@@ -306,14 +302,12 @@ class Microphone(Source):
         self,
         wanted: str | int | None = None,
         *,
-        buffer: float = 0.02,
         clock: Clock = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
         super().__init__(clock=clock, sleep=sleep)
         self._card = CardStream(wanted, "input", clock)
         self.name = self._card.info.name
-        self._buffer = buffer
         self._silence = Silence(clock=clock, sleep=sleep)
 
     def start(self) -> None:
@@ -328,7 +322,7 @@ class Microphone(Source):
             self._resample = soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32", "MQ")
         self._left = _NOTHING[0]
         self._given = 0
-        self._card.open(self.rate, channels, self._buffer, self._callback)
+        self._card.open(self.rate, channels, DEVICE_BUFFER, self._callback)
         self.latency = self._card.latency
 
     def stop(self) -> None:

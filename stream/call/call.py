@@ -1,4 +1,4 @@
-"""A call: source, codec, connection and sink, joined up, with what a screen needs to steer it."""
+"""A call: source, codec, connection and sink joined up, and what a screen needs to steer it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS, find_preset
 from stream.audio.devices import DeviceNames
 from stream.audio.sinks import Sink
-from stream.audio.slots import Hotplug, SoundSystem, input_slot, output_slot
+from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import Source
 from stream.call.receiver import Receiver
 from stream.call.recorder import Recorder
@@ -88,12 +88,10 @@ class Call:
         self._preset = settings.preset
         self._recorder: Recorder | None = None
         self._recording = ""
-        self._input = input_slot(source, sound, journal)
-        self._output = output_slot(sink, sound, journal)
-        self._cards = Hotplug(self._input, self._output, sound, journal)
+        self._cards = Hotplug(source, sink, sound, journal)
         self._sender = Sender(
             codec,
-            self._input,
+            self._cards.input,
             endpoint.send,
             journal,
             push_to_talk=settings.push_to_talk,
@@ -101,11 +99,11 @@ class Call:
             tail=settings.tail,
             encoded=self._record_sent,
         )
-        self._receiver = Receiver(codec, self._output, journal, self._record_received)
+        self._receiver = Receiver(codec, self._cards.output, journal, self._record_received)
         self._state = CallState.WAITING
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
-        self._present: set[int] = set()
+        self._present: dict[int, str] = {}  # names
         self._leaving: dict[int, tuple[float, str]] = {}  # by when, and why
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sotto-call", daemon=True)
@@ -158,8 +156,8 @@ class Call:
             talker=talker,
             listeners=listeners,
             link=self._endpoint.link(),
-            input_device=self._input.name,
-            output_device=self._output.name,
+            input_device=self._cards.input.name,
+            output_device=self._cards.output.name,
             muted=self._sender.muted,
             push_to_talk=self._sender.push_to_talk,
             talking=self._sender.open and self._state is CallState.TALKING,
@@ -190,7 +188,7 @@ class Call:
 
     def set_muted(self, muted: bool) -> None:
         self._sender.muted = muted
-        self._journal.info("muted" if muted else "not muted any more")
+        self._journal.info("muted" if muted else "unmuted")
 
     def set_push_to_talk(self, on: bool) -> None:
         self._sender.talking = False
@@ -255,7 +253,7 @@ class Call:
             if self._settings.hang_up and self._sender.source_ended.is_set():
                 hang_up_at = now + _GOODBYE_SECONDS if hang_up_at is None else hang_up_at
                 if now > hang_up_at:
-                    self._end(CallState.ENDED, "the file has been sent")
+                    self._end(CallState.ENDED, "all input has been sent")
 
     def _gone(self, now: float) -> bool:
         """Whether a lost connection has had its time to come back."""
@@ -270,20 +268,21 @@ class Call:
             self._receiver.arrive(event)
         elif isinstance(event, Joined):
             self._receiver.join(event)
-            here = self._present - self._leaving.keys()
+            here = self._present.keys() - self._leaving.keys()
             if event.party not in here and not (self._settings.room and here):
                 self._sender.call(False)  # whoever is still heard to the end is not spoken to
-            self._present.add(event.party)
+            self._present[event.party] = name = event.name or "somebody"
             self._leaving.pop(event.party, None)
             self._sender.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""
-            self._journal.info(f"{event.name or 'somebody'} is here{key}")
+            self._journal.info(f"{name} is here{key}")
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
         elif isinstance(event, PresetChanged):
             self._receiver.set_preset(event.party, event.preset)
         elif isinstance(event, Left):
-            self._journal.info(f"party {event.party} left: {event.reason}")
+            name = self._present.get(event.party, "somebody")
+            self._journal.info(f"{name} has left: {event.reason}")
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
         elif isinstance(event, StateChanged):
             self._change(event.state, event.reason)
@@ -311,7 +310,7 @@ class Call:
     def _leave(self, party: int, reason: str) -> None:
         self._leaving.pop(party, None)
         self._receiver.leave(party)
-        self._present.discard(party)
+        self._present.pop(party, None)
         if self._present:
             return
         self._sender.call(False)

@@ -174,7 +174,7 @@ class JitterBuffer:
     # --- what happens --------------------------------------------------------------------------
 
     def arrive(self, data: bytes, packet: Packet, captured: float | None, arrived: float) -> bool:
-        """A valid packet came; `data` are its bytes. Returns whether it may still be played."""
+        """A valid packet came; `data` are its bytes. Returns whether it is the first such one."""
         if data in self._recent:
             self.counters.duplicates += 1
             return False
@@ -185,25 +185,24 @@ class JitterBuffer:
         prompt = ahead == 0 and not self._store
         frame = Arrived(sequence, packet, captured, arrived, self.played, prompt)
         if not self.idle and not -LATE_WINDOW <= ahead < STORE:
-            return self._arrive_outlier(frame)
+            self._arrive_outlier(frame)
+            return True
         self._outlier = None
-        if self.idle:
-            if len(self._store) >= STORE:
-                del self._store[min(self._store)]
-                self.counters.late += 1
-        elif ahead < 0:
+        if self.idle and len(self._store) >= STORE:
+            del self._store[min(self._store)]
             self.counters.late += 1
-            return False
-        if sequence in self._store:
+        if not self.idle and ahead < 0:
+            self.counters.late += 1
+        elif sequence in self._store:
             self.counters.duplicates += 1
-            return False
-        if not self.idle and self._highest is not None and sequence < self._highest:
-            self.counters.reordered += 1
-        self._highest = sequence if self._highest is None else max(self._highest, sequence)
-        self._store[sequence] = frame
+        else:
+            if not self.idle and self._highest is not None and sequence < self._highest:
+                self.counters.reordered += 1
+            self._highest = sequence if self._highest is None else max(self._highest, sequence)
+            self._store[sequence] = frame
         return True
 
-    def _arrive_outlier(self, frame: Arrived) -> bool:
+    def _arrive_outlier(self, frame: Arrived) -> None:
         """A packet far from the sequence: believed when a second one follows, or nothing else is.
 
         A single one may be damaged in a way that the checksum did not show.
@@ -213,7 +212,6 @@ class JitterBuffer:
         if follows or self._run:
             self._jump = frame
             self._outlier = None
-        return follows or bool(self._run)
 
     def pause(self) -> None:
         """Play what is queued and no more; what is missed until the next arrival is no loss."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
-from codec.signal.analysis import N_MELS
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.call.snapshot import QUIETEST_DB, Rate, Spectrogram
+from stream.call.snapshot import NO_SPECTROGRAM, QUIETEST_DB, Rate, Spectrogram
 
 FRAME_SECONDS = 1.024
 HISTORY_FRAMES = 120
@@ -43,23 +43,20 @@ class ColumnHistory:
     """The latest columns of a spectrogram. One thread writes, any may read."""
 
     def __init__(self) -> None:
-        self._ring = np.full((RECENT_COLUMNS, N_MELS), -1.0, np.float32)
+        self._recent: deque[FloatArray] = deque(maxlen=RECENT_COLUMNS)
         self._total = 0
         self._lock = threading.Lock()
 
-    def push(self, columns: FloatArray) -> None:
+    def push(self, columns: Sequence[FloatArray] | FloatArray) -> None:
         """Log-mel columns [n, N_MELS]."""
-        columns = columns[-RECENT_COLUMNS:]
         with self._lock:
-            at = (self._total + np.arange(len(columns))) % RECENT_COLUMNS
-            self._ring[at] = columns
+            self._recent.extend(columns)
             self._total += len(columns)
 
     def snapshot(self) -> Spectrogram:
         with self._lock:
-            kept = min(self._total, RECENT_COLUMNS)
-            at = np.arange(self._total - kept, self._total) % RECENT_COLUMNS
-            return Spectrogram(self._ring[at], self._total)
+            recent, total = list(self._recent), self._total
+        return Spectrogram(np.stack(recent), total) if recent else NO_SPECTROGRAM
 
 
 class RateMeter:

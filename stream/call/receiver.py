@@ -180,7 +180,7 @@ class Receiver:
             )
         for stream in take:
             stream.skipped = False
-            self._journal.info(f"there is time again: {stream.name or stream.party} is heard")
+            self._journal.info(f"there is time again to decode {stream.name or stream.party}")
 
     def _mix(self) -> None:
         self._slot.serve()

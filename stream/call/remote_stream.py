@@ -128,9 +128,7 @@ class RemoteStream:
                 self._jitter_buffer.counters.rejected += 1
             return
         with self._lock:
-            before = self._jitter_buffer.counters.received
-            self._jitter_buffer.arrive(bytes(packet), unpacked, captured, arrived)
-            if self._jitter_buffer.counters.received > before:
+            if self._jitter_buffer.arrive(bytes(packet), unpacked, captured, arrived):
                 self._rate.push(len(packet))
 
     def pause(self) -> None:
@@ -261,8 +259,7 @@ class RemoteStream:
                 samples = fade_out(samples)
             out[:ready] = samples
         self._broken = ready < n
-        if shown:
-            self._history.push(np.stack(shown))
+        self._history.push(shown)
         self._level.push(out)
         return out
 

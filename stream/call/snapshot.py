@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from codec.signal.analysis import N_MELS
 from codec.signal.samples import FloatArray
 from stream.link.events import CallState, Link
 
@@ -34,10 +35,7 @@ class Spectrogram:
     total: int
 
 
-def no_spectrogram() -> Spectrogram:
-    from codec.signal.analysis import N_MELS
-
-    return Spectrogram(np.zeros((0, N_MELS), np.float32), 0)
+NO_SPECTROGRAM = Spectrogram(np.zeros((0, N_MELS), np.float32), 0)
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Talker:
 
     level_db: float = QUIETEST_DB
     active: bool = False
-    spectrogram: Spectrogram = field(default_factory=no_spectrogram)
+    spectrogram: Spectrogram = NO_SPECTROGRAM
     rate: Rate = Rate()
     frames: int = 0
     silent_frames: int = 0
@@ -142,7 +140,7 @@ class Party:
     heard: bool = True
     level_db: float = QUIETEST_DB
     active: bool = False
-    spectrogram: Spectrogram = field(default_factory=no_spectrogram)
+    spectrogram: Spectrogram = NO_SPECTROGRAM
     rate: Rate = Rate()
     arrivals: Arrivals = field(default_factory=Arrivals)
     latency: Latency = Latency()
