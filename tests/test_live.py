@@ -133,7 +133,7 @@ def test_a_call_with_a_screen_hangs_up_in_time_without_statistics(full: str) -> 
             statistics=statistics,
             seconds=0.5,
         )
-        with live.following(call, watch, 0.5):
+        with live.following(call, watch):
             assert "no space left" in warnings.get(timeout=30)
             assert call.over.wait(30)
     assert warnings.empty()

@@ -197,7 +197,7 @@ def test_the_spectrogram_shows_what_has_been_played(clock, clip):
     arrivals, _ = steady([numbered(n) for n in range(4)])
     ear.listen(arrivals, 2.0)
     shown = ear.stream.snapshot().spectrogram
-    played = 2.0 - FRAME - 0.1  # less what the playout buffer adds
+    played = 2.0 - FRAME - 0.1  # less what the jitter buffer adds
     assert (played - 0.1) * 125 < shown.total < played * 125
     all_columns = decoder.frames.reshape(-1, N_MELS)
     np.testing.assert_array_equal(shown.columns, all_columns[: shown.total])

@@ -18,46 +18,23 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 
 
-class Statistics:
-    """JSON lines, for as long as they can be written."""
-
-    def __init__(self, file: TextIO, name: str) -> None:
-        self._file: TextIO | None = file
-        self._name = name
-
-    def write(self, snapshot: Snapshot, warn: Callable[[str], None]) -> None:
-        """Add a line. The first that cannot be written is said to `warn`, and is the last: a call
-        must not end because a disk is full or a reader has gone."""
-        if self._file is None:
-            return
-        try:
-            self._file.write(snapshot.to_json() + "\n")
-            self._file.flush()
-        except (OSError, ValueError) as error:
-            self._file = None
-            why = reason(error) if isinstance(error, OSError) else str(error)
-            warn(f"no statistics from now on: cannot write {self._name}: {why}")
-
-
 @contextlib.contextmanager
-def statistics_file(path: str | None) -> Iterator[Statistics | None]:
+def statistics_file(path: str | None) -> Iterator[TextIO | None]:
     """Where JSON lines go: a file that is written as the call goes on, '-' for stdout, or None.
 
     Raises BadInput when the file cannot be opened.
     """
-    if path is None:
-        yield None
-    elif path == PIPE:
-        yield Statistics(sys.stdout, "standard output")
-    else:
-        with os_errors("write", path):
-            file = open(path, "w", encoding="utf-8")  # noqa: SIM115
-        try:
-            yield Statistics(file, display_name(path))
-        finally:
-            # What could not be written is tried again, and has been complained of.
-            with contextlib.suppress(OSError):
-                file.close()
+    if path is None or path == PIPE:
+        yield None if path is None else sys.stdout
+        return
+    with os_errors("write", path):
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        # What could not be written is tried again, and has been complained of.
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def follow(
@@ -65,7 +42,7 @@ def follow(
     warn: Callable[[str], None],
     *,
     status: StatusLine | None = None,
-    statistics: Statistics | None = None,
+    statistics: TextIO | None = None,
     seconds: float | None = None,
 ) -> None:
     """Until the call is over (or `seconds` have passed): a line each second.
@@ -83,7 +60,13 @@ def follow(
         over = over or (seconds is not None and time.monotonic() - begun >= seconds)
         snapshot = call.snapshot()
         if statistics is not None:
-            statistics.write(snapshot, warn)
+            try:
+                print(snapshot.to_json(), file=statistics, flush=True)
+            except (OSError, ValueError) as error:  # of a full disk, or a reader that has gone
+                name = "standard output" if statistics is sys.stdout else statistics.name
+                why = reason(error) if isinstance(error, OSError) else str(error)
+                warn(f"no more statistics: cannot write {display_name(name)}: {why}")
+                statistics = None
         if status is not None:
             status.show(to_line(snapshot))
 

@@ -240,20 +240,19 @@ def _stay(call: Call, args: argparse.Namespace, watch: Callable[[], None]) -> in
     from tui.app.app import CallApp
 
     unwatched = args.stats_json is None and args.seconds is None
-    with contextlib.nullcontext() if unwatched else following(call, watch, args.seconds):
+    with contextlib.nullcontext() if unwatched else following(call, watch):
         app = CallApp(call, plain=args.plain)
         app.run()
     return app.return_code or 0
 
 
 @contextlib.contextmanager
-def following(call: Call, watch: Callable[[], None], seconds: float | None) -> Iterator[None]:
+def following(call: Call, watch: Callable[[], None]) -> Iterator[None]:
     """Watch the call in a thread of its own while the screen has the main one."""
 
     def work() -> None:
         watch()
-        if seconds is not None:
-            call.hang_up()
+        call.hang_up()
 
     thread = threading.Thread(target=work, name="sotto-statistics", daemon=True)
     thread.start()

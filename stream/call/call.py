@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 _EVENT_WAIT = 0.05
 _SWITCH_SECONDS = 0.001
-_GOODBYE_SECONDS = 1.5  # from the end of the source to hanging up: its last frame fills up
-_DRAIN_SECONDS = 4.0  # how long what a party said last may take to be played
-_LOG_SECONDS = 1.0  # for whoever reads the log to take the last lines of it
+_GOODBYE_SECONDS = 1.5  # from the end of the source to hanging up, in which its last frame fills
+_DRAIN_SECONDS = 4.0  # in which what a party said last has to be played
+_LOG_SECONDS = 1.0  # for the reader of the log to take its last lines
 _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
 
 
@@ -200,7 +200,7 @@ class Call:
         self._sender.talking = on
 
     def set_preset(self, name: str) -> None:
-        """Code our voice by another preset from the next frame on. Raises BadInput."""
+        """Code our speech by another preset from the next frame on. Raises BadInput."""
         if name not in self.presets():
             raise BadInput(f"preset {name!r} cannot be changed to during this call")
         self._preset = name
@@ -235,7 +235,7 @@ class Call:
     # --- the call's own thread ----------------------------------------------------------------
 
     def _follow(self) -> None:
-        """Carry what the connection reports to whom it concerns, until the call is over."""
+        """Handle what the connection reports, until the call is over."""
         hang_up_at: float | None = None
         while not self._over.is_set():
             for event in self._endpoint.events(_EVENT_WAIT):
@@ -245,7 +245,7 @@ class Call:
             if failure is not None:
                 self._end(CallState.FAILED, failure)
             for party, (deadline, reason) in tuple(self._leaving.items()):
-                # What was said before the goodbye is heard to its end.
+                # What was said before the goodbye is played to its end.
                 if now > deadline or self._receiver.drained(party):
                     self._leave(party, reason)
             if self._gone(now):
@@ -270,7 +270,7 @@ class Call:
             self._receiver.join(event)
             here = self._present.keys() - self._leaving.keys()
             if event.party not in here and not (self._settings.room and here):
-                self._sender.call(False)  # whoever is still heard to the end is not spoken to
+                self._sender.call(False)  # those who are leaving get nothing of the new call
             self._present[event.party] = name = event.name or "somebody"
             self._leaving.pop(event.party, None)
             self._sender.call(True)
@@ -290,7 +290,7 @@ class Call:
             self._journal.write(event.level, event.text)
 
     def _agree(self, preset: str) -> None:
-        """Code our voice as agreed; say so where we cannot."""
+        """Use the preset that was agreed on; where we cannot, announce the one we use."""
         if preset in self.presets():
             self._preset = preset
             self._sender.set_preset(preset)

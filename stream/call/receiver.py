@@ -1,4 +1,4 @@
-"""The receiving half of a call: every remote stream decoded, all mixed and played."""
+"""The receiving half of a call: remote streams are decoded, mixed and played."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Sender:
         self._encoded = encoded
         self._stop = threading.Event()
         self._calling = threading.Event()
-        self._another = threading.Event()  # a call has begun since a frame was last begun for one
+        self._another = threading.Event()  # a call has begun that no sample was encoded for yet
         self._thread = threading.Thread(target=self._run, name="sotto-encoder", daemon=True)
         self._level = LevelMeter()
         self._columns = ColumnHistory()
@@ -103,8 +103,8 @@ class Sender:
     def call(self, wanted: bool) -> None:
         """Whether packets are wanted; the source is opened when they first are.
 
-        Each time they are wanted anew they begin with what is said from then on: what was said to
-        those who have hung up is not for those who call next.
+        Each call begins with what is said from then on: what was said to those who have hung up is
+        not sent to those who call next.
         """
         if wanted:
             if not self._calling.is_set():

@@ -1,8 +1,7 @@
-"""What a call looks like at one moment: plain values for screens, logs and statistics files.
+"""A call at one moment: plain values for screens, logs and statistics files.
 
-The call's threads write their own counters; whoever shows them asks for a `Snapshot` a few times a
-second. Nothing here refers back to live objects, so a snapshot may be kept, compared and drawn at
-leisure.
+The call's threads write their own counters; what shows them asks for a `Snapshot` a few times a
+second. Nothing here refers back to live objects, so a snapshot may be kept and compared.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Talker:
-    """Our own voice on its way out.
+    """Our own speech on its way out.
 
     level_db: peak of the last tenth of a second, dB of full scale; active: the latest frame held
     speech; steps, cost, start_cost: of the latest searched frame (cost is F + λR after the search,
@@ -111,7 +110,7 @@ class Latency:
 
     frame: the length of a frame, paid while it fills; capture: sound card and ring; search: from
     the frame's last sample to its packet (with the capture where that is not known); network: one
-    way, from both clocks; playout: waiting in the playout buffer; decode: packet to samples;
+    way, from both clocks; playout: waiting in the jitter buffer; decode: packet to samples;
     device: samples to air; total: mouth to ear.
     """
 

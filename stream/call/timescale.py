@@ -1,7 +1,7 @@
 """Playing a little faster or slower, by leaving out or adding single spectrogram columns.
 
 Columns are 8 ms apart and get their phases after this, so a column more or less leaves no seam.
-The places are chosen where it is heard least: quiet columns first, then those that resemble their
+Columns are chosen where it is heard least: quiet ones first, then those that resemble their
 neighbours; never at an onset, and spread out.
 """
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from codec.signal.analysis import CEILING_DB, FLOOR_DB
 from codec.signal.samples import FloatArray
 
-SPACING = 3  # columns between two places at least
-ACTIVE_COLUMNS = 2  # places in a frame of running speech: 1.6 % of it
+SPACING = 3  # least distance of two columns that are removed or doubled
+ACTIVE_COLUMNS = 2  # columns to change in a frame of running speech: 1.6 % of it
 QUIET_DB = -60.0  # columns below this are pauses ...
 QUIET_SHARE = 4  # ... and of so many of them, one may go or be doubled
 ONSET_DB = 9.0  # a rise by more than this within two columns is an onset
@@ -61,13 +61,13 @@ def costs(columns: FloatArray) -> NDArray[np.float64]:
 
 
 def choose(cost: NDArray[np.float64], count: int, spacing: int = SPACING) -> NDArray[np.intp]:
-    """The `count` places of least total cost that lie at least `spacing` apart, in order.
+    """The `count` positions of least total cost that lie at least `spacing` apart, in order.
 
-    cost: [n], infinite where nothing may be chosen. Fewer places when so many do not exist.
-    Exact, by dynamic programming over the places.
+    cost: [n], infinite where nothing may be chosen. Fewer when there are not so many.
+    Exact, by dynamic programming over the positions.
     """
     length = len(cost)
-    # best[i]: least cost of the places chosen so far among the first i; one row per count.
+    # best[i]: least cost of the positions chosen so far among the first i; one row per count.
     best = np.zeros(length + 1)
     rows: list[NDArray[np.float64]] = []
     for _ in range(count):
@@ -77,25 +77,25 @@ def choose(cost: NDArray[np.float64], count: int, spacing: int = SPACING) -> NDA
             break
         rows.append(row)
         best = row
-    places = []
+    positions = []
     end = length
     for row in reversed(rows):
         end = int(np.argmax(row[: end + 1] == row[end]))  # the first i that is as good: i-1 chosen
-        places.append(end - 1)
+        positions.append(end - 1)
         end = max(end - spacing, 0)
-    return np.array(places[::-1], np.intp)
+    return np.array(positions[::-1], np.intp)
 
 
 def remove(columns: FloatArray, count: int) -> FloatArray:
-    """Leave out at most `count` columns of [n, N_MELS]; fewer where there are no more places."""
+    """Leave out at most `count` columns of [n, N_MELS]; fewer where no more may be chosen."""
     return np.delete(columns, choose(costs(columns), count), axis=0)
 
 
 def insert(columns: FloatArray, count: int) -> FloatArray:
     """Add at most `count` columns to [n, N_MELS], each the mean of the two it comes between."""
-    places = choose(costs(columns), count)
-    between = 0.5 * (columns[places] + columns[places + 1])
-    return np.insert(columns, places + 1, between, axis=0)
+    positions = choose(costs(columns), count)
+    between = 0.5 * (columns[positions] + columns[positions + 1])
+    return np.insert(columns, positions + 1, between, axis=0)
 
 
 def scale(columns: FloatArray, change: int, active: bool) -> FloatArray:
