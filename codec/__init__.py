@@ -1,11 +1,12 @@
 """The codec: analysis, phase, latent search, entropy coding, packets and containers.
 
-`codec.SpeechCodec` and `codec.ImageCodec` are the ways in; they are imported on first use, so that
-tools which only look at containers do not load the networks' runtime.
+`codec.SpeechCodec` and `codec.ImageCodec` are imported on first use, so that programs which only
+look at containers do not load torch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,13 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["ImageCodec", "SpeechCodec"]
 
 
+_MODULES = {"ImageCodec": "codec.image.base", "SpeechCodec": "codec.speech.codec"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "SpeechCodec":
-        from codec.speech.codec import SpeechCodec
-
-        return SpeechCodec
-    if name == "ImageCodec":
-        from codec.image.base import ImageCodec
-
-        return ImageCodec
-    raise AttributeError(f"module 'codec' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'codec' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -23,7 +23,7 @@ from tui.terminal.exit_status import DONE, USAGE, exit_status
 from tui.terminal.process import prepare
 from tui.terminal.signals import unwinding
 
-_SERVICES = {"call", "listen"}  # run for days: their memory is left to the allocator's care
+_SERVICES = {"call", "listen"}  # run for days: garbage is collected as usual
 
 
 def main(argv: Sequence[str] | None = None) -> int:

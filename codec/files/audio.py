@@ -42,24 +42,13 @@ Warn = Callable[[str], None]
 
 # Suffix to libsndfile's format and encoding. WAV is written by codec.files.wav, pipes included.
 WRITABLE: dict[str, tuple[str, str]] = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".oga": ("OGG", "VORBIS"),
-    ".opus": ("OGG", "OPUS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-    ".aiff": ("AIFF", "PCM_16"),
-    ".aif": ("AIFF", "PCM_16"),
-    ".aifc": ("AIFF", "PCM_16"),
-    ".au": ("AU", "PCM_16"),
-    ".snd": ("AU", "PCM_16"),
-    ".caf": ("CAF", "PCM_16"),
-    ".w64": ("W64", "PCM_16"),
-    ".rf64": ("RF64", "PCM_16"),
-    ".voc": ("VOC", "PCM_16"),
-    ".sph": ("NIST", "PCM_16"),
-    ".nist": ("NIST", "PCM_16"),
-}
+    ".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"),
+    ".oga": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", "MPEG_LAYER_III"),
+    ".aiff": ("AIFF", "PCM_16"), ".aif": ("AIFF", "PCM_16"), ".aifc": ("AIFF", "PCM_16"),
+    ".au": ("AU", "PCM_16"), ".snd": ("AU", "PCM_16"), ".caf": ("CAF", "PCM_16"),
+    ".w64": ("W64", "PCM_16"), ".rf64": ("RF64", "PCM_16"), ".voc": ("VOC", "PCM_16"),
+    ".sph": ("NIST", "PCM_16"), ".nist": ("NIST", "PCM_16"),
+}  # fmt: skip
 READABLE = frozenset(WRITABLE) | {".wave", ".iff", ".svx", ".sf", ".paf", ".pvf", ".avr"}
 
 # First bytes of formats that libsndfile may read from a copy of a pipe; other pipes are refused at

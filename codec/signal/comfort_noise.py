@@ -30,9 +30,8 @@ _SMOOTHNESS = 0.1  # weight of the levels' curvature against the bands' misfit, 
 def _interpolation() -> FloatArray:
     """Weights of the nodes in each band, [N_MELS, nodes]."""
     bands = np.arange(analysis.N_MELS)
-    return np.stack([np.interp(bands, NODES, row) for row in np.eye(len(NODES))], axis=1).astype(
-        np.float32
-    )
+    weights = [np.interp(bands, NODES, row) for row in np.eye(len(NODES))]
+    return np.stack(weights, axis=1).astype(np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -42,11 +42,6 @@ class RateControl:
         self._expected = 0.0
         self._demand: NDArray[np.float64] | None = None
 
-    @property
-    def largest(self) -> float:
-        """The largest payload any frame is allowed, in bits."""
-        return MAX_PACKET_FRAMES * self.average
-
     def retarget(self, average_bits: float, usual_quality: int) -> None:
         """Hold what follows to another average; of the credit, what the new rate may save stays."""
         self.average, self.usual_quality = average_bits, usual_quality
@@ -59,7 +54,7 @@ class RateControl:
         likely take, and what it surely can be coded in.
         """
         available = self.credit - self._promised + self.average
-        allowed = min(available, self.largest)
+        allowed = min(available, MAX_PACKET_FRAMES * self.average)
         if self._demand is None:
             # At first, the usual quality is taken to cost the average.
             self._demand = expected * (self.average / max(expected[self.usual_quality], 1.0))

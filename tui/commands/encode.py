@@ -35,22 +35,21 @@ def run(args: argparse.Namespace) -> int:
 
     encoding = options.encoding(args)
     check_paths(args.input, args.output)
-    if Path(args.input).is_dir():
+    pairs, total = [], None
+    if folder := Path(args.input).is_dir():
         pairs = mirrored(args.input, args.output, audio=True, suffix=".sotto")
-        encode = partial(_encode, _load(args), encoding)
-        return run_batch("encode", pairs, stored_seconds, encode)
-    # Before the model: a misspelt name should not take seconds to be noticed.
-    total = stored_seconds(args.input)
-    codec = _load(args)
-    with Progress("encode", total) as progress:
-        _encode(codec, encoding, args.input, args.output, progress)
-    return 0
+    else:
+        # Before the model: a misspelt name should not take seconds to be noticed.
+        total = stored_seconds(args.input)
 
-
-def _load(args: argparse.Namespace) -> SpeechCodec:
     from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-    return SpeechCodec.load(args.preset, args.device)
+    encode = partial(_encode, SpeechCodec.load(args.preset, args.device), encoding)
+    if folder:
+        return run_batch("encode", pairs, stored_seconds, encode)
+    with Progress("encode", total) as progress:
+        encode(args.input, args.output, progress)
+    return 0
 
 
 def _encode(

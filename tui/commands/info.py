@@ -29,14 +29,10 @@ def run(args: argparse.Namespace) -> int:
 
     with open_input(args.input) as file, os_errors("read", args.input):
         found = scan(file)
-    print(json.dumps(as_dict(found), indent=2) if args.json else as_text(found))
-    return 0
-
-
-def as_dict(found: StreamInfo) -> dict[str, object]:
-    """The answer of --json: one flat object of the header's entries and the figures."""
     values = asdict(found)
-    return values.pop("header") | values
+    flat = values.pop("header") | values  # the header's entries beside the figures
+    print(json.dumps(flat, indent=2) if args.json else as_text(found))
+    return 0
 
 
 def as_text(found: StreamInfo) -> str:

@@ -44,6 +44,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcode and report."""
+    import numpy as np
+
     from codec.container import ContainerReader, scan
     from codec.files.audio import AudioReader, audio_format, audio_output
     from codec.files.paths import PIPE, atomic_output, os_errors
@@ -69,14 +71,15 @@ def run(args: argparse.Namespace) -> int:
 
         codec = SpeechCodec.load(args.preset, args.device)
         _warm_up(codec)
-        original, decoded = _Start(), _Start()
+        original: list[NDArray[np.float32]] = []
+        decoded: list[NDArray[np.float32]] = []
         coded = outputs.enter_context(tempfile.TemporaryFile())
         with (
             Progress("encode", total) as progress,
             AudioReader(args.input, warn=progress.note) as reader,
             os_errors("write", "a temporary file"),
         ):
-            reading = _Timed(original.keep(progress.follow(reader)))
+            reading = _Timed(_kept(progress.follow(reader), original))
             started = time.perf_counter()
             encoder = codec.encoder(**encoding, group=GROUP)
             encode_stream(encoder, codec.header(), reading, coded)
@@ -87,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
         with Progress("decode", found.duration_s) as progress, audio_output(args.output) as writer:
             container, length = ContainerReader(coded), found.total_samples
             decoding = _Timed(decode_stream(codec.decoder(), container, total_samples=length))
-            for block in decoded.keep(progress.follow(decoding)):
+            for block in _kept(progress.follow(decoding), decoded):
                 writer.write(block)
+        before, after = np.concatenate(original), np.concatenate(decoded)
         seconds = found.duration_s
         report: dict[str, Any] = {
             "preset": codec.preset,
@@ -97,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             "frames": found.frames,
             "payload_bits_per_s": found.payload_bits_per_s,
             "total_bits_per_s": found.total_bits_per_s,
-            **_scores(original.samples(), decoded.samples()),
+            **_scores(before, after),
             "scored_s": min(seconds, float(SCORED_SECONDS)),
             "encode_real_time_factor": encode_seconds / seconds,
             "decode_real_time_factor": decoding.seconds / seconds,
@@ -107,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         print(text, file=sys.stderr if args.output == PIPE else sys.stdout)
         # Last, so that a disk that is full by now costs no more than the picture.
         if args.picture is not None:
-            picture.write(spectrograms_png(original.samples(), decoded.samples()))
+            picture.write(spectrograms_png(before, after))
     return 0
 
 
@@ -142,28 +146,16 @@ class _Timed:
             self.seconds += time.perf_counter() - started
 
 
-class _Start:
-    """Keeps a copy of the first seconds of a signal."""
-
-    def __init__(self) -> None:
-        self._kept: list[NDArray[np.float32]] = []
-        self._room = SCORED_SECONDS * SAMPLE_RATE
-
-    def samples(self) -> NDArray[np.float32]:
-        """At most SCORED_SECONDS at 16 kHz."""
-        import numpy as np
-
-        return np.concatenate(self._kept)
-
-    def keep(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The same blocks."""
-        for block in blocks:
-            if self._room:
-                part = block[: self._room].copy()
-                self._kept.append(part)
-                self._room -= len(part)
-            yield block
-
+def _kept(
+    blocks: Iterable[NDArray[np.float32]], start: list[NDArray[np.float32]]
+) -> Iterator[NDArray[np.float32]]:
+    """The same blocks; copies of the first SCORED_SECONDS at 16 kHz are added to `start`."""
+    room = SCORED_SECONDS * SAMPLE_RATE
+    for block in blocks:
+        if room:
+            start.append(block[:room].copy())
+            room -= len(start[-1])
+        yield block
 
 
 def _scores(
