@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def note(line: str) -> None:
@@ -36,7 +39,7 @@ class Bar:
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         if sys.stderr is not None and sys.stderr.isatty():
             self._draw()
         return self
@@ -44,6 +47,7 @@ class Bar:
     def __exit__(self, *about: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def update(self, done: float, state: str = "") -> None:
         """This much of the total is done; `state` says more beside it."""

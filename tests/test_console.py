@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 
@@ -10,10 +11,9 @@ import pytest
 from codec.console import Bar, note
 from codec.errors import BadInput
 from codec.image.settings import SearchProgress
-from models.training.interruption import Interruption
-from models.training.journal import Journal
-from models.training.outcome import status_of
-from tui.terminal.progress import Progress
+from models.training.log import TrainingLog
+from tui.terminal.exit_status import exit_status, extra
+from tui.terminal.progress import Progress, StageProgress
 from tui.terminal.steps import show_search
 
 
@@ -82,21 +82,26 @@ def test_speed_and_cost_are_told(monkeypatch) -> None:
     assert "step 12  cost 75.0 %" in seen
 
 
-def test_a_training_tells_its_loss_and_only_one_process_talks(monkeypatch, tmp_path) -> None:
+def test_stages_are_drawn_in_turn(monkeypatch) -> None:
     terminal = _terminal(monkeypatch)
-    with Journal(None, "two") as journal:
-        journal.step(1, 0.1, 0.2, {"loss": 1.0}, 30.0)
-        journal.note("unheard")
-    assert terminal.getvalue() == ""
-    with Journal(tmp_path, "one", every=2) as journal:
-        journal.step(2, 0.1, 0.25, {"loss": 0.5}, 30.0)
-        journal.note("heard")
+    with StageProgress() as progress:
+        progress.note("before")
+        progress.show("one", 0.25, "step 2  loss 0.5000  30/s")
+        progress.note("within")
+        progress.show("two", 0.5, "step 9")
     seen = terminal.getvalue()
-    assert "25%" in seen
-    assert "step 2  loss 0.5000  30 frames/s" in seen
-    assert "sotto: heard" in seen
+    for part in ("sotto: before", "one", "25%", "loss 0.5000  30/s", "sotto: within", "two", "50%"):
+        assert part in seen
+
+
+def test_a_log_has_means_and_only_one_process_writes_it(tmp_path) -> None:
+    for folder in (None, tmp_path):
+        log = TrainingLog(folder, every=2)
+        log.step(1, 0.05, {"loss": 1.0})
+        log.step(2, 0.1, {"loss": 0.5})
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
     line = json.loads((tmp_path / "log.jsonl").read_text())
-    assert line == {"step": 2, "minutes": 0.1, "loss": 0.5}
+    assert line == {"step": 2, "minutes": 0.1, "loss": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -104,21 +109,28 @@ def test_a_training_tells_its_loss_and_only_one_process_talks(monkeypatch, tmp_p
     [
         (None, 0, ""),
         (BadInput("no data"), 1, "sotto: no data\n"),
-        (OSError(28, "No space left on device", "a"), 1, "sotto: a: No space left on device\n"),
+        (OSError(28, "No space left on device", "a"), 1, "sotto: a: no space left on device\n"),
+        (MemoryError(), 1, "sotto: out of memory\n"),
+        (ValueError("x"), 1, "sotto: unexpected ValueError: x (set SOTTO_DEBUG=1 to see where)\n"),
+        (SystemExit(143), 143, ""),
+        (BrokenPipeError(), 141, ""),
         (KeyboardInterrupt(), 130, "sotto: interrupted\n"),
     ],
 )
-def test_how_a_training_ends(error, status, line, capsys) -> None:
-    def work() -> None:
+def test_how_a_command_ends(error, status, line, capsys, monkeypatch) -> None:
+    monkeypatch.delenv("SOTTO_DEBUG", raising=False)
+
+    def work() -> int:
         if error is not None:
             raise error
+        return 0
 
-    assert status_of(work) == status
+    assert exit_status(work) == status
     assert capsys.readouterr().err == line
 
 
-def test_a_training_that_was_stopped_says_how_to_go_on(capsys) -> None:
-    interruption = Interruption()
-    interruption.number = 15
-    assert status_of(lambda: None, interruption) == 143
-    assert "goes on from it" in capsys.readouterr().err
+def test_a_missing_package_names_its_extra() -> None:
+    with pytest.raises(BadInput, match=r"a_package_nobody_has.*sotto\[train\]"), extra("train"):
+        importlib.import_module("a_package_nobody_has")
+    with pytest.raises(ModuleNotFoundError, match=r"codec\.no_such_module"), extra("train"):
+        importlib.import_module("codec.no_such_module")

@@ -23,12 +23,11 @@ from models.evaluation.ganz import keep_largest
 from models.folder import load_ganz_model
 from models.networks.ganz import GanzShape, RandomFirstLayer, as_grid, as_spectrum, reach_order
 from models.networks.random_layer import RandomLayer, hadamard, random_order, random_signs
-from models.train import main as train
-from models.training.ganz import train_ganz
-from models.training.interruption import Interruption
-from models.training.journal import read_log
-from tests.tiny_ganz_model import crop, photographs, tiny_ganz, tiny_trainer
+from models.training.log import read_log
+from models.training.loop import Run, train
+from tests.tiny_ganz_model import crop, photographs, tiny_ganz, tiny_task
 from tests.tiny_image_model import photograph, psnr
+from tui.cli import main
 
 # Of Philox with the key (2020, stream); see the test.
 GOLDEN_SIGNS = [-1, 1, 1, 1, 1, -1, -1, 1, -1, -1, 1, 1]
@@ -411,55 +410,55 @@ def test_linear_latents_are_exact_without_convolutions(codec: GanzCodec) -> None
 
 
 def test_training_learns_resumes_and_exports(folder: Path, tmp_path: Path) -> None:
-    trainer = tiny_trainer(folder / "pictures", steps=6)
-    assert train_ganz(trainer, tmp_path, Interruption())
+    task = tiny_task(folder / "pictures", steps=6)
+    assert train(task, tmp_path, Run())
     log = read_log(tmp_path / "log.jsonl")
     assert log[-1]["step"] == 6
     assert {"real", "fake", "k", "convergence", "psnr"} <= set(log[-1])
-    again = tiny_trainer(folder / "pictures", steps=7)
-    assert train_ganz(again, tmp_path, Interruption())
-    assert again.step == 7
+    again = tiny_task(folder / "pictures", steps=7)
+    assert train(again, tmp_path, Run())
+    assert again.steps == 7
     assert again.began
-    moved = (again.generator.first.weight - trainer.generator.first.weight).detach().abs().max()
+    moved = (again.generator.first.weight - task.generator.first.weight).detach().abs().max()
     assert 0 < float(moved) < 0.1
 
 
 def test_k_follows_the_balance(folder: Path) -> None:
-    trainer = tiny_trainer(folder / "pictures")
-    trainer.start()
-    trainer.begin_began()
-    before = trainer.k
-    values = trainer.train_step(0.9)
-    difference = trainer.settings.balance * values["real"] - values["fake"]
-    assert trainer.k == pytest.approx(max(before + trainer.settings.gain * difference, 0.0))
+    task = tiny_task(folder / "pictures")
+    task.start()
+    task.begin_began()
+    before = task.k
+    values = task.step(0.9)
+    difference = task.settings.balance * values["real"] - values["fake"]
+    assert task.k == pytest.approx(max(before + task.settings.gain * difference, 0.0))
     assert values["convergence"] == pytest.approx(values["real"] + abs(difference))
 
 
 def test_the_auto_encoder_phase_lowers_the_error(folder: Path) -> None:
-    trainer = tiny_trainer(folder / "pictures")
-    trainer.start()
+    task = tiny_task(folder / "pictures")
+    task.start()
     x = photographs(folder / "pictures").batch(6, np.random.default_rng(5))
-    passed = [trainer.passed_on(x, np.random.default_rng(seed)) for seed in (6, 7, 8)]
+    passed = [task.passed_on(x, np.random.default_rng(seed)) for seed in (6, 7, 8)]
 
     @torch.no_grad()
     def errors() -> list[float]:
-        return [float((trainer.average.body(h) - x).square().mean()) for h in passed]
+        return [float((task.average.body(h) - x).square().mean()) for h in passed]
 
     before = errors()
-    losses = [trainer.train_step(0.25 * k / 40)["loss"] for k in range(40)]
+    losses = [task.step(0.25 * k / 40)["loss"] for k in range(40)]
     assert np.isfinite(losses).all()
     assert all(after < 0.9995 * start for after, start in zip(errors(), before, strict=True))
 
 
 def test_features_are_passed_on_by_fixed_or_chosen_places(folder: Path) -> None:
-    trainer = tiny_trainer(folder / "pictures")
-    trainer.start()
+    task = tiny_task(folder / "pictures")
+    task.start()
     x = photographs(folder / "pictures").batch(3, np.random.default_rng(5))
-    everything = as_spectrum(trainer.features(x)) - trainer.generator.first.mean
+    everything = as_spectrum(task.features(x)) - task.generator.first.mean
     kinds = set()
     for seed in range(6):
-        h = trainer.passed_on(x, np.random.default_rng(seed))
-        passed = (as_spectrum(h) - trainer.generator.first.mean).detach()
+        h = task.passed_on(x, np.random.default_rng(seed))
+        passed = (as_spectrum(h) - task.generator.first.mean).detach()
         reached = passed.abs() > 1e-4
         torch.testing.assert_close(passed, everything * reached, atol=2e-4, rtol=0)
         kinds.add(bool((reached[0] == reached[1]).float().mean() > 0.97))
@@ -467,9 +466,9 @@ def test_features_are_passed_on_by_fixed_or_chosen_places(folder: Path) -> None:
 
 
 def test_bad_training_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(["ganz", "--data", str(tmp_path), "--work", str(tmp_path)]) == 1
+    assert main(["train", "ganz", "--data", str(tmp_path), "--work", str(tmp_path)]) == 1
     assert "no photographs" in capsys.readouterr().err
-    assert train(["ganz", "--data", "x", "--work", "y", "--minutes", "-1"]) == 2
+    assert main(["train", "ganz", "--data", "x", "--work", "y", "--minutes", "-1"]) == 2
 
 
 # --- the baseline --------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from codec.packet import Entropy
 from models.folder import load_photo_paper_model, save_model
 from models.networks.image_distance import PaperDistance
 from models.networks.photo_paper import PaperImageModel, PaperImageShape
-from models.training.image.paper_start import start_linear_image
+from models.training.linear_start import start_paper_image
 from tests.tiny_image_model import photograph, psnr, tiny_codec, training_pictures
 from tui.cli import main
 
@@ -41,7 +41,7 @@ def make_model(folder: Path) -> str:
     x = training_pictures()
     even = SymbolCounts(np.ones(64, np.int64))
     model = PaperImageModel(SHAPE, Quantiser(np.linspace(-31.5, 31.5, 64)), even)
-    start_linear_image(model.encoder, model.generator, x)
+    start_paper_image(model.encoder, model.generator, x)
     with torch.no_grad():
         # So that windows which disagree would be noticed.
         last = model.generator.finish[-1].weight

@@ -16,12 +16,17 @@ from codec.image.settings import EncodeSettings
 from models.folder import load_photo_paper_model
 from models.networks.image_distance import PaperDistance
 from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator, PaperImageShape
-from models.train import main as train
-from models.training.image.paper import PaperImageSettings, train_paper_image
-from models.training.image.paper_start import start_linear_image
-from models.training.image.photographs import Photographs
-from models.training.interruption import Interruption
+from models.training.linear_start import start_paper_image
+from models.training.loop import Run
+from models.training.paper import (
+    PaperImageSettings,
+    PaperImageTask,
+    TwoStageTask,
+    train_two_stages,
+)
+from models.training.photographs import Photographs
 from tests.tiny_image_model import photograph, psnr, training_pictures, write_photographs
+from tui.cli import main
 
 SHAPE = PaperImageShape(
     encoder_widths=(8, 8, 8), generator_widths=(8, 8, 8), generator_blocks=(1, 1, 1)
@@ -40,7 +45,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_linear_start_keeps_what_matters_most() -> None:
     x = training_pictures()
     encoder, generator = PaperImageEncoder(SHAPE), PaperImageGenerator(SHAPE)
-    start_linear_image(encoder, generator, x)
+    start_paper_image(encoder, generator, x)
     with torch.no_grad():
         z = encoder(x, torch.zeros(len(x)))
         y = generator(z, torch.zeros(len(x)))
@@ -56,16 +61,27 @@ def test_the_linear_start_keeps_what_matters_most() -> None:
     assert float(means.abs().mean()) < 0.02
 
 
+def trained(
+    photographs: Photographs,
+    work: Path,
+    target: Path,
+    settings: PaperImageSettings,
+    run: Run | None = None,
+) -> str | None:
+    task = PaperImageTask(photographs, settings, run or Run(), torch.device("cpu"))
+    return train_two_stages(task, work, target)
+
+
 def test_training_goes_on_after_a_pause_exports_and_codes(pictures: Path, tmp_path: Path) -> None:
     photographs = Photographs(pictures, crop=64)
     work, target = tmp_path / "work", tmp_path / "model"
-    assert train_paper_image(photographs, work, target, TINY, Interruption(pause=1e-6)) is None
+    assert trained(photographs, work, target, TINY, Run(pause=1e-6)) is None
     assert not target.exists()
-    identity = train_paper_image(photographs, work, target, TINY)
+    identity = trained(photographs, work, target, TINY)
     assert load_photo_paper_model("photo-paper", target).model_id == identity
     log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 6
-    assert {"loss", "judge", "searched"} <= set().union(*log)
+    assert {"loss", "discriminator", "searched"} <= set().union(*log)
     assert (work / "curves.png").exists()
     preset = replace(find_image_preset("paper"), family=str(target))
     codec = PaperCodec(preset, torch.device("cpu"))
@@ -80,7 +96,7 @@ def test_more_steps_lower_the_distance(pictures: Path, tmp_path: Path) -> None:
     found = []
     for steps in (1, 50):
         settings = replace(TINY, steps=steps, adversary=0.0, search_every=10, rate=1e-2)
-        train_paper_image(photographs, tmp_path / f"work{steps}", tmp_path / f"{steps}", settings)
+        trained(photographs, tmp_path / f"work{steps}", tmp_path / f"{steps}", settings)
         model = load_photo_paper_model("photo-paper", tmp_path / f"{steps}")
         with torch.no_grad():
             y = model.generator(model.quantise(model.encoder(x, x[:, 0, 0, 0])), x[:, 0, 0, 0])
@@ -96,28 +112,22 @@ def test_the_command(
 ) -> None:
     seen: dict[str, object] = {}
 
-    def trained(
-        photographs: Photographs,
-        folder: Path,
-        target: Path,
-        s: PaperImageSettings,
-        interruption: Interruption,
-        device: torch.device,
-    ) -> str:
-        seen.update(side=photographs.crop, steps=s.steps, minutes=s.minutes, target=target)
-        seen.update(device=device)
+    def seen_only(task: TwoStageTask, folder: Path, target: Path) -> str:
+        assert isinstance(task, PaperImageTask)
+        seen.update(side=task.photographs.crop, steps=task.settings.steps, target=target)
+        seen.update(minutes=task.settings.minutes, device=task.device)
         return "0123456789abcdef"
 
-    monkeypatch.setattr("models.training.image.paper_command.train_paper_image", trained)
-    base = ["image-paper", "--work", str(tmp_path), "--data"]
+    monkeypatch.setattr("tui.training.train_two_stages", seen_only)
+    base = ["train", "image-paper", "--work", str(tmp_path), "--data"]
     asked = ["--steps", "3", "--crop", "64", "--device", "cpu"]
-    assert train([*base, str(pictures), *asked]) == 0
+    assert main([*base, str(pictures), *asked]) == 0
     assert seen == {
         "side": 64, "steps": 3, "minutes": None, "target": tmp_path / "model",
         "device": torch.device("cpu"),
     }  # fmt: skip
     assert "0123456789abcdef" in capsys.readouterr().err
-    assert train([*base, str(pictures), "--crop", "50"]) == 2
+    assert main([*base, str(pictures), "--crop", "50"]) == 2
     capsys.readouterr()
-    assert train([*base, str(tmp_path)]) == 1
+    assert main([*base, str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1

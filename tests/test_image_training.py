@@ -19,11 +19,11 @@ from models.evaluation import image
 from models.evaluation.image_codecs import TestedCodec
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
 from models.networks.photo import PhotoModel, PhotoShape
-from models.train import main as train
-from models.training.image import command, photographs
-from models.training.image.photographs import Photographs
-from models.training.image.stage import ImageStage, ImageStageSettings, objective
-from models.training.image.start import lapped_basis, linear_start
+from models.training import photographs
+from models.training.image import ImageSettings, ImageTask
+from models.training.linear_start import lapped_basis, start_image
+from models.training.objectives import image_objective
+from models.training.photographs import Photographs
 from tests.tiny_image_model import (
     SHAPE,
     photograph,
@@ -51,7 +51,7 @@ def test_the_lapped_transform_is_orthonormal() -> None:
 def test_with_all_channels_the_start_reconstructs() -> None:
     model = PhotoModel(PhotoShape(channels=768, prior_unit=4, prior_groups=(300, 468)))
     x = training_pictures()
-    linear_start(model, x)
+    start_image(model, x)
     rate = torch.full((len(x),), 1.7)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -93,20 +93,20 @@ def test_training_lowers_the_loss(pictures: Path) -> None:
     assert len(photographs.training) == 5
     assert notes
     model = PhotoModel(SHAPE)
-    linear_start(model, photographs.batch(6, np.random.default_rng(0)))
-    settings = ImageStageSettings(steps=40, batch=4, prior_steps=20, warmup=5, rate=3e-3)
-    stage = ImageStage(model, photographs, torch.device("cpu"), settings)
+    start_image(model, photographs.batch(6, np.random.default_rng(0)))
+    settings = ImageSettings(steps=40, batch=4, prior_steps=20, warmup=5, rate=3e-3)
+    task = ImageTask(model, photographs, torch.device("cpu"), settings)
     x, rate = photographs.batch(12, np.random.default_rng(9)), torch.linspace(0.0, 2.8, 12)
 
     def loss() -> float:
         noise, noisy = torch.zeros(12, SHAPE.channels, 4, 4), torch.zeros(12, 1, 1, 1) > 0
         with torch.no_grad():
-            error, bits = objective(stage.model, x, rate, noise, noisy)
-        return float((bits + error / stage.model.price(rate)).mean())
+            error, bits = image_objective(task.model, x, rate, noise, noisy)
+        return float((bits + error / task.model.price(rate)).mean())
 
     before = loss()
     for k in range(40):
-        assert np.isfinite(stage.step(k / 40)["loss"])
+        assert np.isfinite(task.step(k / 40)["loss"])
     assert loss() < 0.97 * before
 
 
@@ -114,17 +114,17 @@ def test_training_resumes_exports_and_codes(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.networks.photo.PhotoShape.__init__.__defaults__", _defaults())
-    base = ["image", "--data", str(pictures), "--work", str(tmp_path), "--crop", "64"]
+    base = ["train", "image", "--data", str(pictures), "--work", str(tmp_path), "--crop", "64"]
     base += ["--batch", "2", "--examples", "4", "--search-steps", "2", "--device", "cpu"]
-    assert train([*base, "--steps", "3", "--stage", "train"]) == 0
-    assert train([*base, "--steps", "5", "--out", str(tmp_path / "photo")]) == 0
+    assert main([*base, "--steps", "3", "--stage", "train"]) == 0
+    assert main([*base, "--steps", "5", "--out", str(tmp_path / "photo")]) == 0
     log = (tmp_path / "image" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == 5
     codec = tiny_codec(tmp_path / "photo")
     data = codec.encode(photograph(48, 48), EncodeSettings(bpp=2.0, iterations=6))
     assert codec.decode(data).shape == (48, 48, 3)
     (tmp_path / "other").mkdir()
-    assert train([*base, "--stage", "export", "--out", str(tmp_path / "other")]) == 1
+    assert main([*base, "--stage", "export", "--out", str(tmp_path / "other")]) == 1
 
 
 def _defaults() -> tuple[object, ...]:
@@ -132,10 +132,10 @@ def _defaults() -> tuple[object, ...]:
 
 
 def test_bad_training_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["image", "--work", str(tmp_path), "--data"]
-    assert train([*base, str(tmp_path)]) == 1
+    base = ["train", "image", "--work", str(tmp_path), "--data"]
+    assert main([*base, str(tmp_path)]) == 1
     assert "no photographs" in capsys.readouterr().err
-    assert command.main(["--data", "x", "--work", "y", "--crop", "100"]) == 2
+    assert main(["train", "image", "--data", "x", "--work", "y", "--crop", "100"]) == 2
 
 
 def test_bd_rate() -> None:

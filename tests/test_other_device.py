@@ -22,21 +22,19 @@ from codec.speech.live import LiveEncoder
 from codec.speech.presets import find_preset
 from models.folder import load_ganz_model, load_photo_paper_model, load_speech_model
 from models.networks.features import PhoneRecogniser
-from models.training.batches import draw_frames
-from models.training.frames import FrameShards
-from models.training.ganz import GanzTrainer, train_ganz
-from models.training.ganz_export import export_ganz_model, trained_generator
-from models.training.image.paper import train_paper_image
-from models.training.image.photographs import Photographs
-from models.training.interruption import Interruption
-from models.training.paper import PaperSettings, train_paper
-from models.training.recipe import Trainer
+from models.training.export import export_ganz
+from models.training.frames import FrameShards, draw_frames
+from models.training.ganz import GanzTask, trained_generator
+from models.training.loop import Run, train
+from models.training.paper import PaperImageTask, PaperSettings, PaperTask, train_two_stages
+from models.training.photographs import Photographs
+from models.training.schedule import SpeechTraining
 from tests.elsewhere import Elsewhere, OtherDevice, accelerator
 from tests.test_image_paper_training import TINY as image_settings
 from tests.test_paper import TINY as paper_shape
-from tests.tiny_ganz_model import tiny_trainer
+from tests.tiny_ganz_model import tiny_task
 from tests.tiny_image_model import photograph, write_photographs
-from tests.tiny_training import pack, trainer
+from tests.tiny_training import pack, training
 
 _COPIED = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 CLIP = Path(__file__).parent / "clips" / "librispeech-672.flac"
@@ -150,19 +148,19 @@ def test_sensing(device: torch.device, prior: Any) -> None:
 
 @_COPIED
 def test_training(device: torch.device, packed: Path, tmp_path: Path) -> None:
-    def run(steps: int) -> Trainer:
-        return trainer(packed, tmp_path, steps, device=device)
+    def run(steps: int) -> SpeechTraining:
+        return training(packed, tmp_path, steps, device=device)
 
     assert run(2).features(None) is not None
     assert run(4).stage("one", None)
     run(4).centres()
     assert run(2).stage("two", None)
     assert run(5).stage("one", None)  # goes on from its checkpoint
-    run(2).export(tmp_path / "model")
+    run(2).export()
     load_speech_model("speech", tmp_path / "model")
 
 
-class _Steps(Interruption):
+class _Steps(Run):
     """Ends a run after so many steps."""
 
     def __init__(self, steps: int) -> None:
@@ -182,10 +180,11 @@ def test_training_of_the_papers_speech_system(
         minutes=None, steps=6, batch=2, start_frames=40, table_batches=1, search_every=2,
         search_steps=2, shape=paper_shape,
     )  # fmt: skip
-    shards, work, target = FrameShards(packed, 0), tmp_path / "work", tmp_path / "model"
+    shards, work, target = FrameShards(packed), tmp_path / "work", tmp_path / "model"
     for steps in (2, 3):  # the second of them ends in stage two
-        assert train_paper(shards, work, target, settings, None, _Steps(steps), device) is None
-    identity = train_paper(shards, work, target, settings, device=device)
+        task = PaperTask(shards, settings, _Steps(steps), device)
+        assert train_two_stages(task, work, target) is None
+    identity = train_two_stages(PaperTask(shards, settings, Run(), device), work, target)
     assert load_speech_model("paper", target).model_id == identity
 
 
@@ -195,32 +194,31 @@ def test_training_of_the_papers_image_system(
 ) -> None:
     photographs, work, target = Photographs(pictures, crop=64), tmp_path / "work", tmp_path / "m"
     for steps in (2, 3):
-        run = _Steps(steps)
-        assert train_paper_image(photographs, work, target, image_settings, run, device) is None
-    identity = train_paper_image(photographs, work, target, image_settings, device=device)
+        task = PaperImageTask(photographs, image_settings, _Steps(steps), device)
+        assert train_two_stages(task, work, target) is None
+    task = PaperImageTask(photographs, image_settings, Run(), device)
+    identity = train_two_stages(task, work, target)
     assert load_photo_paper_model("photo-paper", target).model_id == identity
 
 
 @_COPIED
 def test_training_of_ganz(device: torch.device, tmp_path: Path) -> None:
-    def train(steps: int) -> GanzTrainer:
-        trainer = tiny_trainer(tmp_path / "pictures", steps, device)
-        assert train_ganz(trainer, tmp_path / "work", Interruption())
-        return trainer
+    def trained(steps: int) -> GanzTask:
+        task = tiny_task(tmp_path / "pictures", steps, device)
+        assert train(task, tmp_path / "work", Run())
+        return task
 
-    assert not train(1).began
-    assert train(3).began
-    trainer = train(4)
-    assert isinstance(trainer.generator.first.weight, Elsewhere)
-    generator, scales = trained_generator(tmp_path / "work", trainer.settings.shape)
-    export_ganz_model(
-        generator, scales, trainer.photographs, tmp_path / "ganz", {}, examples=2, search_steps=1
-    )
+    assert not trained(1).began
+    assert trained(3).began
+    task = trained(4)
+    assert isinstance(task.generator.first.weight, Elsewhere)
+    generator, scales = trained_generator(tmp_path / "work", task.settings.shape)
+    export_ganz(generator, scales, task.photographs, tmp_path / "ganz", examples=2, search_steps=1)
     load_ganz_model("ganz", tmp_path / "ganz")
 
 
 def test_frames_are_drawn_there(device: torch.device, packed: Path) -> None:
-    columns = torch.from_numpy(np.array(FrameShards(packed, 0).shards[0])).to(device)
+    columns = torch.from_numpy(np.array(FrameShards(packed).shards[0])).to(device)
     batch = draw_frames(columns, 4, np.random.default_rng(0))
     assert isinstance(batch, Elsewhere)
     assert batch.shape == (4, 128, 128)

@@ -28,8 +28,8 @@ from models.networks.speech_distance import FrameDistance
 from models.networks.speech_paper import PaperModel, PaperShape
 from models.training.checkpoints import latest_checkpoint
 from models.training.frames import FrameShards
-from models.training.interruption import Interruption
-from models.training.paper import PaperSettings, train_paper
+from models.training.loop import Run
+from models.training.paper import PaperSettings, PaperTask, train_two_stages
 from tests.tiny_training import pack as pack_frames
 
 FAST = 3
@@ -192,11 +192,18 @@ def test_changed_weights_are_noticed(tmp_path: Path) -> None:
         load_speech_model("paper", tmp_path)
 
 
+def train_paper(
+    shards: FrameShards, work: Path, target: Path, settings: PaperSettings, run: Run | None = None
+) -> str | None:
+    task = PaperTask(shards, settings, run or Run(), torch.device("cpu"))
+    return train_two_stages(task, work, target)
+
+
 def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     ramp = np.linspace(40, 160, 600)[:, None] + random.normal(0, 20, (600, 128)).cumsum(1) / 4
     np.save(tmp_path / "train-000.npy", ramp.clip(0, 255).astype(np.uint8))
-    shards = FrameShards(tmp_path, 3)
+    shards = FrameShards(tmp_path)
     settings = PaperSettings(
         minutes=None,
         steps=4,
@@ -208,14 +215,14 @@ def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> 
         shape=TINY,
     )
     work, target = tmp_path / "work", tmp_path / "model"
-    paused = Interruption(pause=1e-6)
-    assert train_paper(shards, work, target, settings, interruption=paused) is None
-    signalled = Interruption()
-    signalled.number = 2
-    assert train_paper(shards, work, target, settings, interruption=signalled) is None
+    paused = Run(pause=1e-6)
+    assert train_paper(shards, work, target, settings, paused) is None
+    signalled = Run()
+    signalled.signal = 2
+    assert train_paper(shards, work, target, settings, signalled) is None
     # Its time is over after the last step: the searches for the tables do not begin.
-    late = Interruption(5 / 60, clock=count().__next__)
-    assert train_paper(shards, work, target, settings, interruption=late) is None
+    late = Run(5 / 60, clock=count().__next__)
+    assert train_paper(shards, work, target, settings, late) is None
     assert latest_checkpoint(work) == work / "checkpoint-00000004"
     assert not target.exists()
     identity = train_paper(shards, work, target, settings)
@@ -232,8 +239,8 @@ def test_training_goes_on_between_two_searches_of_stage_two(tmp_path: Path) -> N
         search_steps=1, first_share=0.2, shape=TINY,
     )  # fmt: skip
     work, target = tmp_path / "work", tmp_path / "model"
-    cut = Interruption(3, clock=count(step=60).__next__)
-    shards = FrameShards(tmp_path, 3)
-    assert train_paper(shards, work, target, settings, interruption=cut) is None
+    cut = Run(3, clock=count(step=60).__next__)
+    shards = FrameShards(tmp_path)
+    assert train_paper(shards, work, target, settings, cut) is None
     assert latest_checkpoint(work) == work / "checkpoint-00000002"
     assert train_paper(shards, work, target, settings) is not None

@@ -8,7 +8,8 @@ from types import FrameType
 
 import pytest
 
-from tui.terminal.signals import ENDING, handled, undisturbed, unwinding
+from models.training.loop import Run
+from tui.terminal.signals import ENDING, handled, stopping, undisturbed, unwinding
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +103,23 @@ def test_handlers_within_handlers() -> None:
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
     assert heard == ["inner", "outer"]
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_training_loop_finishes_its_step(
+    number: signal.Signals, raised: type[BaseException]
+) -> None:
+    """A second signal ends it at once, and so does one outside loops."""
+    run = Run()
+    with stopping(run):
+        with pytest.raises(raised):
+            signal.raise_signal(number)
+        signals = [run.signal]
+        with run.looping():
+            signal.raise_signal(number)
+            signals.append(run.signal)
+            with pytest.raises(raised):
+                signal.raise_signal(number)
+    assert signals == [0, number] and run.stops

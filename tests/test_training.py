@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from codec.errors import BadInput
 from models.folder import WEIGHTS, load_speech_model
 from models.networks.speech import SpeechModel
 from models.training import checkpoints
-from models.training.command import main
-from models.training.interruption import Interruption
-from models.training.journal import draw_curves, read_log
-from models.training.objective import Objective, noise_like
-from models.training.recipe import Trainer, trained_model
-from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, trainer
+from models.training import schedule as schedules
+from models.training.distributed import alone
+from models.training.log import draw_curves, read_log
+from models.training.loop import Run
+from models.training.objectives import Objective, noise_like
+from models.training.schedule import Schedule, SpeechTraining, train_speech, trained_model
+from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, training
+from tui.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +42,13 @@ def packed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(packed: Path, tmp_path_factory) -> Path:
-    """WORK of a whole tiny recipe: stage one, centres, stage two, export."""
+    """WORK of a whole tiny training: stage one, centres, stage two, export."""
     work = tmp_path_factory.mktemp("work")
-    run = trainer(packed, work, 40)
-    assert run.stage("one", None)
-    run.centres()
-    assert trainer(packed, work, 6).stage("two", None)
-    run.export(work / "model")
+    tiny = training(packed, work, 40)
+    assert tiny.stage("one", None)
+    tiny.centres()
+    assert training(packed, work, 6).stage("two", None)
+    tiny.export()
     return work
 
 
@@ -55,7 +58,7 @@ def test_the_loss_falls(trained: Path):
     first = np.mean([entry["distance"] for entry in log[:5]])
     assert np.mean([entry["distance"] for entry in log[-5:]]) < 0.9 * first
     # The adversarial term joined at the half, and the bit price was steered.
-    assert "critic" not in log[18] and "critic" in log[25]
+    assert "discriminator" not in log[18] and "discriminator" in log[25]
     assert log[-1]["log_price_1"] != log[0]["log_price_1"]
 
 
@@ -77,13 +80,12 @@ def test_a_resumed_stage_equals_an_uninterrupted_one(packed, trained, tmp_path, 
     for work in works:
         work.mkdir()
         shutil.copytree(trained / "centres", work / "centres")
-    assert trainer(packed, works[0], steps).stage(name, None)
+    assert training(packed, works[0], steps).stage(name, None)
 
-    stopped = trainer(packed, works[1], steps)
-    stopped.interruption = StopAfter(steps // 2 + 1)
+    stopped = training(packed, works[1], steps, run=StopAfter(steps // 2 + 1))
     assert not stopped.stage(name, None)
     assert len(read_log(works[1] / name / "log.jsonl")) == steps // 2
-    assert trainer(packed, works[1], steps).stage(name, None)
+    assert training(packed, works[1], steps).stage(name, None)
 
     logs = [read_log(work / name / "log.jsonl") for work in works]
     assert [e["step"] for e in logs[0]] == [e["step"] for e in logs[1]] == [*range(1, steps + 1)]
@@ -95,45 +97,35 @@ def test_a_resumed_stage_equals_an_uninterrupted_one(packed, trained, tmp_path, 
         torch.testing.assert_close(states[1][key], value, rtol=0, atol=1e-6)
 
 
-class StopAfter(Interruption):
-    """Becomes set when it is looked at for the nth time, as if Ctrl-C came then."""
+class StopAfter(Run):
+    """Stops when it is looked at for the nth time, as if Ctrl-C came then."""
 
     def __init__(self, looks: int) -> None:
-        self._looks = looks
-        super().__init__()
-
-    @property
-    def number(self) -> int:
-        self._looks -= 1
-        return signal.SIGINT if self._looks <= 0 else 0
-
-    @number.setter
-    def number(self, value: int) -> None:
-        pass
+        super().__init__(looks, count(60, 60).__next__)
 
 
 def test_a_finished_stage_is_not_trained_again(packed: Path, trained: Path):
     newest = checkpoints.latest_checkpoint(trained / "one")
     assert newest is not None
     before = (newest / "state.json").stat().st_mtime_ns
-    assert trainer(packed, trained, 40).stage("one", None)
+    assert training(packed, trained, 40).stage("one", None)
     assert (newest / "state.json").stat().st_mtime_ns == before
 
 
 def test_another_seed_is_refused(packed: Path, trained: Path):
     with pytest.raises(BadInput, match="seed"):
-        trainer(packed, trained, 40, replace(SETTINGS, seed=1)).stage("one", None)
+        training(packed, trained, 40, replace(SETTINGS, seed=1)).stage("one", None)
 
 
 def test_stage_two_needs_centres(packed: Path, tmp_path: Path):
     with pytest.raises(BadInput, match="centres"):
-        trainer(packed, tmp_path, 1).stage("two", None)
+        training(packed, tmp_path, 1).stage("two", None)
 
 
 def test_a_training_goes_on_from_a_model(packed: Path, trained: Path, tmp_path: Path):
     """Its first errors are the old model's, not those of a start from principal components."""
-    again = trainer(packed, tmp_path, 4, replace(SETTINGS, rate=1e-6))
-    again.recipe = replace(again.recipe, start=trained / "model")
+    again = training(packed, tmp_path, 4, replace(SETTINGS, rate=1e-6))
+    again.schedule = replace(again.schedule, start=trained / "model")
     assert again.stage("one", None)
     fresh = read_log(trained / "one" / "log.jsonl")[:4]
     log = read_log(tmp_path / "one" / "log.jsonl")
@@ -204,11 +196,11 @@ def test_the_prior_learns_from_what_is_coded_and_the_encoder_from_noisy_latents(
 
 
 def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path):
-    run = trainer(packed, tmp_path, 4)
+    tiny = training(packed, tmp_path, 4)
     for start in (WEIGHTS / "paper", tmp_path / "nowhere"):
-        run.recipe = replace(run.recipe, start=start)
-        with pytest.raises(BadInput, match=r"paper|cannot load the speech model"):
-            run.stage("one", None)
+        tiny.schedule = replace(tiny.schedule, start=start)
+        with pytest.raises(BadInput, match=r"paper|cannot load model"):
+            tiny.stage("one", None)
 
 
 def test_centres_belong_to_the_exported_model(trained: Path):
@@ -235,8 +227,10 @@ def test_export_replaces_a_model_and_nothing_else(packed: Path, trained: Path, t
     kept = tmp_path / "letters"
     kept.mkdir()
     (kept / "dear.txt").write_text("sir")
+    again = training(packed, trained, 6)
+    again.schedule = replace(again.schedule, out=kept)
     with pytest.raises(BadInput, match="no model folder"):
-        trainer(packed, trained, 6).export(kept)
+        again.export()
     assert [p.name for p in kept.iterdir()] == ["dear.txt"]
 
 
@@ -244,16 +238,14 @@ def test_the_feature_network_trains_resumes_and_loads(packed: Path, tmp_path: Pa
     pytest.importorskip("pocketsphinx")
     from models.networks.features import FeatureDistance, load_features
 
-    run = trainer(packed, tmp_path / "a", 6)
-    rate = run.features(None)
+    rate = training(packed, tmp_path / "a", 6).features(None)
     assert rate is not None and 0.0 <= rate <= 1.5
     folder = tmp_path / "a" / "features" / "model"
     assert sum(p.stat().st_size for p in folder.iterdir()) < 4 << 20
 
-    paused = trainer(packed, tmp_path / "b", 6)
-    paused.interruption = StopAfter(3)
+    paused = training(packed, tmp_path / "b", 6, run=StopAfter(3))
     assert paused.features(None) is None
-    assert trainer(packed, tmp_path / "b", 6).features(None) is not None
+    assert training(packed, tmp_path / "b", 6).features(None) is not None
     losses = [
         [e["loss"] for e in read_log(tmp_path / name / "features" / "log.jsonl")] for name in "ab"
     ]
@@ -275,14 +267,14 @@ def test_the_feature_network_trains_resumes_and_loads(packed: Path, tmp_path: Pa
 @pytest.mark.parametrize("key", ["step", "epoch", "place", "spent"])
 def test_a_damaged_checkpoint_of_the_feature_network_is_one_line(packed, tmp_path: Path, key: str):
     pytest.importorskip("pocketsphinx")
-    assert trainer(packed, tmp_path, 1).features(None) is not None
+    assert training(packed, tmp_path, 1).features(None) is not None
     path = checkpoints.latest_checkpoint(tmp_path / "features")
     assert path is not None
     state = json.loads((path / "state.json").read_text())
     del state["numbers"][key]
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(BadInput, match=f"lacks '{key}'"):
-        trainer(packed, tmp_path, 2).features(None)
+        training(packed, tmp_path, 2).features(None)
 
 
 def test_a_damaged_feature_network_is_refused(tmp_path: Path):
@@ -308,7 +300,7 @@ def test_a_damaged_feature_network_is_refused(tmp_path: Path):
 )
 def test_exit_status(tmp_path: Path, monkeypatch, capsys, argv, status):
     monkeypatch.chdir(tmp_path)
-    assert main(argv) == status
+    assert main(["train", "speech", *argv]) == status
     err = capsys.readouterr().err
     assert "Traceback" not in err
     if status == 1:
@@ -316,19 +308,19 @@ def test_exit_status(tmp_path: Path, monkeypatch, capsys, argv, status):
 
 
 @pytest.mark.parametrize(
-    ("pause", "done", "told"),
-    [(30, [], True), (45, ["one"], True), (70, ["one", "centres"], True),
-     (100, ["one", "centres", "two"], True), (130, ["one", "centres", "two", "export"], False)],
+    ("pause", "done", "whole"),
+    [(30, [], False), (45, ["one"], False), (70, ["one", "centres"], False),
+     (100, ["one", "centres", "two"], False), (130, ["one", "centres", "two", "export"], True)],
 )  # fmt: skip
-def test_a_pause_is_of_the_whole_run(tmp_path: Path, monkeypatch, capsys, pause, done, told):
+def test_a_pause_is_of_the_whole_run(tmp_path: Path, monkeypatch, pause, done, whole):
     """Half an hour for each of prepare, one, centres, two and export; one and two can be cut."""
     now, begun = [0.0], []
-    runs: list[Interruption] = []
+    run = Run(pause, lambda: now[0])
 
     def spend(minutes: int) -> None:
         now[0] += 60.0 * minutes
 
-    def prepare(data: Path, target: Path, **_: object) -> None:
+    def prepare(data: Path, target: Path, *_: object) -> None:
         spend(30)
         target.mkdir(parents=True)
         pack(target)
@@ -336,25 +328,18 @@ def test_a_pause_is_of_the_whole_run(tmp_path: Path, monkeypatch, capsys, pause,
     def take(name: str) -> bool:
         begun.append(name)
         for _ in range(30 if name in ("one", "two") else 1):
-            if runs[0].stops:
+            if run.stops:
                 return False
             spend(1 if name in ("one", "two") else 30)
         return True
 
-    def timed(minutes: float | None) -> Interruption:
-        runs.append(Interruption(minutes, lambda: now[0]))
-        return runs[0]
-
-    monkeypatch.setattr("models.training.options.Interruption", timed)
-    monkeypatch.setattr("models.training.command._prepare", lambda d, t, *_: prepare(d, t))
-    monkeypatch.setattr(Trainer, "stage", lambda self, name, minutes: take(name))
-    monkeypatch.setattr(Trainer, "centres", lambda self: take("centres"))
-    monkeypatch.setattr("models.training.command._export", lambda *_: take("export"))
-    assert (
-        main(["--data", str(tmp_path / "x"), "--work", str(tmp_path), "--pause", str(pause)]) == 0
-    )
+    monkeypatch.setattr(schedules, "_prepare", prepare)
+    monkeypatch.setattr(SpeechTraining, "do", lambda self, stage, minutes: take(stage))
+    stages = ("prepare", "one", "centres", "two", "export")
+    alone_here = alone(torch.device("cpu"))
+    finished = train_speech(Schedule(tmp_path), tmp_path / "x", stages, alone_here, run)
     assert begun == done
-    assert ("paused" in capsys.readouterr().err) == told
+    assert finished == whole
 
 
 @pytest.mark.slow
@@ -367,15 +352,17 @@ def test_two_processes_train_together(packed: Path, tmp_path: Path):
         "from tests.tiny_training import SETTINGS, SHAPE\n"
         "from models.training.distributed import join\n"
         "from models.training.frames import FrameShards\n"
-        "from models.training.interruption import Interruption\n"
-        "from models.training.recipe import Recipe, Trainer\n"
+        "from models.training.loop import Run, train\n"
+        "from models.training.schedule import Schedule, SpeechTraining\n"
         "team = join('cpu')\n"
-        "recipe = Recipe(Path(sys.argv[2]), minutes=None, steps=10, stage=SETTINGS, shape=SHAPE,\n"
-        "                bits_scale=0.15)\n"
-        "run = Trainer(recipe, FrameShards(Path(sys.argv[1]), 0), team, Interruption())\n"
-        "assert run.stage('one', None)\n"
-        "total = sum(float(p.double().sum()) for p in run.last.model.parameters())\n"
-        "print(f'{team.rank} {run.last.steps} {total!r}', flush=True)\n"
+        "work = Path(sys.argv[2])\n"
+        "schedule = Schedule(work, minutes=None, steps=10, stage=SETTINGS, shape=SHAPE,\n"
+        "                    bits_scale=0.15)\n"
+        "training = SpeechTraining(schedule, FrameShards(Path(sys.argv[1])), team, Run())\n"
+        "task = training.task('one', None)\n"
+        "assert train(task, work / 'one', Run())\n"
+        "total = sum(float(p.double().sum()) for p in task.model.parameters())\n"
+        "print(f'{team.rank} {task.steps} {total!r}', flush=True)\n"
         "team.leave()\n"
     )
     root = Path(__file__).parent.parent
@@ -398,7 +385,7 @@ def test_ctrl_c_writes_a_checkpoint_and_ends(packed: Path, tmp_path: Path):
     pytest.importorskip("pocketsphinx")
     root = Path(__file__).parent.parent
     work = tmp_path / "work"
-    command = [sys.executable, "-m", "models.train", "speech", "--data", str(packed), "--work",
+    command = [sys.executable, "-m", "tui", "train", "speech", "--data", str(packed), "--work",
                str(work), "--stage", "features", "--minutes", "30", "--device", "cpu"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(root)}
     with subprocess.Popen(
@@ -415,7 +402,7 @@ def test_ctrl_c_writes_a_checkpoint_and_ends(packed: Path, tmp_path: Path):
     assert process.returncode == 130
     assert "the checkpoint is written" in err and "Traceback" not in err
     newest = checkpoints.latest_checkpoint(work / "features")
-    assert newest is not None and checkpoints.load_checkpoint(newest)[1]["step"] >= 1
+    assert newest is not None and not checkpoints.load_checkpoint(newest)[1]["finished"]
 
 
 def test_the_exported_model_is_scored(trained: Path, clip: NDArray[np.float32], tmp_path: Path):

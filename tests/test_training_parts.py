@@ -18,19 +18,15 @@ from codec.entropy.speech_context import MAX_INDEX
 from codec.errors import BadInput
 from models.networks.photo import PhotoModel
 from models.training import checkpoints
-from models.training.batches import draw_frames
 from models.training.centres import kmeans_centres
 from models.training.distributed import join
-from models.training.frames import FrameShards
-from models.training.ganz import GanzTrainer
-from models.training.image.stage import ImageStage, ImageStageSettings
-from models.training.interruption import Interruption
-from models.training.paper import PaperSettings, SpeechSubject
+from models.training.frames import FrameShards, draw_frames
+from models.training.image import ImageSettings, ImageTask
+from models.training.loop import Budget, Run, Task, learning_rate
+from models.training.paper import PaperSettings, PaperTask
 from models.training.prepare import prepare
-from models.training.schedule import Budget, learning_rate
-from models.training.two_stages import TwoStageTrainer
 from tests.test_paper import TINY as PAPER_SHAPE
-from tests.tiny_ganz_model import photographs, tiny_trainer
+from tests.tiny_ganz_model import photographs, tiny_task
 from tests.tiny_image_model import SHAPE as IMAGE_SHAPE
 from tests.tiny_training import pack, synthetic_columns
 
@@ -92,12 +88,12 @@ def test_moments_that_do_not_fit_are_refused(name: str):
         checkpoints.load_optimiser("o", optimiser, layer, whole | {name: torch.ones(7)})
 
 
-def two_stages(folder: Path) -> TwoStageTrainer:
+def two_stages(folder: Path) -> PaperTask:
     pack(folder)
-    subject = SpeechSubject(FrameShards(folder, 0), PAPER_SHAPE, {}, torch.device("cpu"))
-    trainer = TwoStageTrainer(subject, PaperSettings(minutes=None, steps=2))
-    trainer.quantiser = Quantiser(np.arange(PAPER_SHAPE.levels) - 7.5)
-    return trainer
+    settings = PaperSettings(steps=2, shape=PAPER_SHAPE)
+    task = PaperTask(FrameShards(folder), settings, Run(), torch.device("cpu"))
+    task.quantiser = Quantiser(np.arange(PAPER_SHAPE.levels) - 7.5)
+    return task
 
 
 NUMBERS = {
@@ -112,20 +108,17 @@ BAD: list[object] = [None, [], {}, "x", ["x"] * 16, [1.0], float("inf")]
 
 @pytest.mark.parametrize("name", list(NUMBERS))
 def test_damaged_numbers_of_a_checkpoint_are_one_line(tmp_path: Path, name: str):
-    trainer: TwoStageTrainer | GanzTrainer | ImageStage
+    task: Task
     if name == "two":
-        trainer = two_stages(tmp_path)
-        trainer.save(tmp_path / "work", 1.0)
+        task = two_stages(tmp_path)
     elif name == "ganz":
-        trainer = tiny_trainer(tmp_path / "pictures")
-        trainer.save(tmp_path / "work", 1.0)
+        task = tiny_task(tmp_path / "pictures")
     else:
-        some, settings = photographs(tmp_path / "pictures"), ImageStageSettings(steps=1)
-        trainer = ImageStage(PhotoModel(IMAGE_SHAPE), some, torch.device("cpu"), settings)
-        trainer.save(tmp_path / "work", 1.0, finished=False)
-    resume = trainer.restore if isinstance(trainer, ImageStage) else trainer.resume
+        some, settings = photographs(tmp_path / "pictures"), ImageSettings(steps=1)
+        task = ImageTask(PhotoModel(IMAGE_SHAPE), some, torch.device("cpu"), settings)
+    task.save(tmp_path / "work", 1.0)
     path = checkpoints.latest_checkpoint(tmp_path / "work")
-    assert path is not None and resume(path) == 1.0
+    assert path is not None and task.resume(path) == 1.0
     state = json.loads((path / "state.json").read_text())
     for key in NUMBERS[name]:
         for bad in BAD:
@@ -136,12 +129,12 @@ def test_damaged_numbers_of_a_checkpoint_are_one_line(tmp_path: Path, name: str)
             numbers = state["numbers"] | {key: bad}
             (path / "state.json").write_text(json.dumps(state | {"numbers": numbers}))
             with pytest.raises(BadInput) as caught:
-                resume(path)
+                task.resume(path)
             assert "\n" not in str(caught.value)
         numbers = {k: v for k, v in state["numbers"].items() if k != key}
         (path / "state.json").write_text(json.dumps(state | {"numbers": numbers}))
         with pytest.raises(BadInput, match=key):
-            resume(path)
+            task.resume(path)
 
 
 def test_learning_rate_warms_up_holds_and_decays():
@@ -155,7 +148,7 @@ def test_learning_rate_warms_up_holds_and_decays():
 
 def test_the_clock_ends_a_stage_and_a_pause_ends_a_run():
     now = [100.0]
-    run = Interruption(1.0, clock=lambda: now[0])
+    run = Run(1.0, clock=lambda: now[0])
     now[0] += 10.0
     budget = Budget(minutes=2.0, spent=30.0, clock=lambda: now[0])
     assert budget.fraction(10**6) == pytest.approx(0.25)
@@ -169,8 +162,8 @@ def test_the_clock_ends_a_stage_and_a_pause_ends_a_run():
 
 
 def test_a_signal_ends_a_run_without_a_pause():
-    run = Interruption()
-    before, run.number = run.stops, signal.SIGINT
+    run = Run()
+    before, run.signal = run.stops, signal.SIGINT
     assert (before, run.stops) == (False, True)
 
 
@@ -216,14 +209,14 @@ def test_frames_are_drawn_from_shards_that_hold_one(tmp_path: Path):
     for number, count in enumerate((100, 300, 20)):
         np.save(tmp_path / f"train-{number:03d}.npy", np.full((count, 128), number, np.uint8))
     (tmp_path / "train.json").write_text('[{"shard": 2, "start": 0, "end": 20}]')
-    shards = FrameShards(tmp_path, 0)
-    values = shards.batch(300, augment=False)
+    shards = FrameShards(tmp_path)
+    values = shards.batch(300, np.random.default_rng(0), augment=False)
     assert torch.equal(values, torch.full_like(values, 1 / 127.5 - 1.0))
     # The numbers of the index go on counting all of them.
     assert [len(shard) for shard in shards.shards] == [100, 300, 20]
     (tmp_path / "train-001.npy").unlink()
     with pytest.raises(BadInput, match="shorter than a frame"):
-        FrameShards(tmp_path, 0)
+        FrameShards(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +236,7 @@ def test_damaged_shards_and_indices_are_one_line(tmp_path: Path, name: str, cont
     whole = (tmp_path / "train-000.npy").read_bytes()
     (tmp_path / name).write_bytes(whole[:5000] if content is None else content)
     with pytest.raises(BadInput) as caught:
-        FrameShards(tmp_path, 0)
+        FrameShards(tmp_path)
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -251,7 +244,7 @@ def test_damaged_shards_and_indices_are_one_line(tmp_path: Path, name: str, cont
 def test_arrays_of_something_else_are_no_shards(tmp_path: Path, columns: NDArray[np.generic]):
     np.save(tmp_path / "train-000.npy", columns)
     with pytest.raises(BadInput, match="no packed columns"):
-        FrameShards(tmp_path, 0)
+        FrameShards(tmp_path)
 
 
 @pytest.mark.parametrize("entry", [{}, {"shard": "x", "start": 0, "end": 9}, {"shard": 1}])
@@ -263,7 +256,7 @@ def test_utterances_without_a_place_are_one_line(tmp_path: Path, entry: dict[str
     index = [{"text": "hello world", "lang": "en"} | entry]
     (tmp_path / "train.json").write_text(json.dumps(index))
     with pytest.raises(BadInput, match="prepare"):
-        english_utterances(FrameShards(tmp_path, 0))
+        english_utterances(FrameShards(tmp_path))
 
 
 def test_a_team_waits_for_as_long_as_its_leader_works(monkeypatch: pytest.MonkeyPatch):
@@ -305,7 +298,7 @@ def test_prepare_packs_what_can_be_read(tmp_path: Path):
     paths = sorted((tmp_path / "packed").glob("train-*.npy"))
     assert len(paths) == done.shards > 1
     assert all(path.stat().st_size <= 60_000 for path in paths)
-    shards = FrameShards(tmp_path / "packed", 0)
+    shards = FrameShards(tmp_path / "packed")
     assert {str(e["text"]) for e in shards.index} == {'say "hello', "", "gut"}
     covered = sum(int(str(e["end"])) - int(str(e["start"])) for e in shards.index)
     assert covered == shards.columns

@@ -11,9 +11,9 @@ import torch
 from codec.image.ganz import GanzCodec
 from codec.image.presets import ImagePreset
 from models.networks.ganz import SIDE, GanzShape
-from models.training.ganz import GanzSettings, GanzTrainer
-from models.training.ganz_export import export_ganz_model
-from models.training.image.photographs import Photographs
+from models.training.export import export_ganz
+from models.training.ganz import GanzSettings, GanzTask
+from models.training.photographs import Photographs
 from tests.tiny_image_model import built, photograph, write_files
 
 SHAPE = GanzShape(latents=16, widths=(32, 8, 8, 4, 4))
@@ -28,10 +28,10 @@ def photographs(folder: Path) -> Photographs:
     return Photographs(folder, crop=SIDE)
 
 
-def tiny_trainer(folder: Path, steps: int = 4, device: torch.device | None = None) -> GanzTrainer:
+def tiny_task(folder: Path, steps: int = 4, device: torch.device | None = None) -> GanzTask:
     """A training of the small networks on such pictures."""
     settings = GanzSettings(minutes=None, steps=steps, batch=2, start_crops=24, shape=SHAPE)
-    return GanzTrainer(photographs(folder), settings, device)
+    return GanzTask(photographs(folder), settings, device)
 
 
 def tiny_ganz(folder: Path) -> GanzCodec:
@@ -44,15 +44,15 @@ def tiny_ganz(folder: Path) -> GanzCodec:
 
 def _build(folder: Path) -> str:
     with tempfile.TemporaryDirectory() as pictures:
-        trainer = tiny_trainer(Path(pictures))
-        trainer.start()
+        task = tiny_task(Path(pictures))
+        task.start()
         with torch.no_grad():
             # So that the search has something to find beyond the linear synthesis.
-            trainer.average.body.leave.weight.normal_(0.0, 0.01)
+            task.average.body.leave.weight.normal_(0.0, 0.01)
         draft = folder / "ganz"
-        model_id = export_ganz_model(
-            trainer.average.requires_grad_(False).eval(), trainer.scales, trainer.photographs,
-            draft, {}, examples=6, search_steps=2,
+        model_id = export_ganz(
+            task.average.requires_grad_(False).eval(), task.scales, task.photographs,
+            draft, examples=6, search_steps=2,
         )  # fmt: skip
     for file in draft.iterdir():
         file.rename(folder / file.name)

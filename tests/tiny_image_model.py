@@ -16,7 +16,7 @@ from codec.image.photo import PhotoCodec
 from codec.image.presets import ImagePreset
 from models.folder import save_model
 from models.networks.photo import PhotoModel, PhotoShape
-from models.training.image.start import linear_start
+from models.training.linear_start import start_image
 from models.training.tables import image_context
 
 SHAPE = PhotoShape(
@@ -90,7 +90,7 @@ def _build(folder: Path) -> str:
     torch.manual_seed(0)
     model = PhotoModel(SHAPE)
     x = training_pictures()
-    linear_start(model, x)
+    start_image(model, x)
     with torch.no_grad():
         # So that windows and batches which disagree would be noticed.
         model.generator.leave.weight.normal_(0.0, 0.01)

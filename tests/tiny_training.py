@@ -1,4 +1,4 @@
-"""A small training: synthetic packed frames, and the recipe with tiny networks."""
+"""A small training: synthetic packed frames, and tiny networks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from models.networks.speech import SpeechShape
-from models.training.distributed import Team
+from models.training.distributed import alone
 from models.training.features import FeatureSettings
 from models.training.frames import FrameShards
-from models.training.interruption import Interruption
-from models.training.recipe import Recipe, Trainer
-from models.training.stages import StageSettings
+from models.training.loop import Run
+from models.training.schedule import Schedule, SpeechTraining
+from models.training.speech import SpeechSettings
 
 SHAPE = SpeechShape(
     channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=1,
     prior_unit=8, prior_groups=(4, 4, 16),
 )  # fmt: skip
-SETTINGS = StageSettings(
+SETTINGS = SpeechSettings(
     batch=8, warmup=5, steer_from=5, adversarial_from=0.5, search_steps=2, log_every=1, rate=3e-3
 )
 
@@ -55,18 +55,19 @@ def pack(folder: Path) -> None:
     (folder / "train.json").write_text(json.dumps(index))
 
 
-def trainer(
+def training(
     packed: Path,
     work: Path,
     steps: int,
-    settings: StageSettings = SETTINGS,
+    settings: SpeechSettings = SETTINGS,
     device: torch.device | None = None,
-) -> Trainer:
-    """The recipe over packed shards, on the CPU unless another device is given."""
-    recipe = Recipe(
+    run: Run | None = None,
+) -> SpeechTraining:
+    """The stages over packed shards, on the CPU unless another device is given."""
+    schedule = Schedule(
         work, minutes=None, steps=steps, stage=settings, shape=SHAPE, bits_scale=0.15,
-        features=FeatureSettings(minutes=None, columns=1200, log_every=1), centre_frames=200,
+        features=FeatureSettings(columns=1200, log_every=1), centre_frames=200,
         example_batches=1, example_search_steps=2,
     )  # fmt: skip
-    team = Team(0, 1, device or torch.device("cpu"))
-    return Trainer(recipe, FrameShards(packed, 0), team, Interruption())
+    team = alone(device or torch.device("cpu"))
+    return SpeechTraining(schedule, FrameShards(packed), team, run or Run())

@@ -58,12 +58,12 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command."""
+def build_parser(names: Sequence[str] = NAMES) -> argparse.ArgumentParser:
+    """The parser of these commands."""
     parser = argparse.ArgumentParser(prog="sotto", description="Speech at 2 kbit/s.")
     parser.add_argument("--version", action="version", version=f"sotto {_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in NAMES:
+    for name in names:
         _command(name).add_parser(subparsers)
     return parser
 
@@ -75,7 +75,8 @@ def _dispatch(arguments: list[str]) -> int:
             # Not through argparse: it would take the other program's options for its own.
             delegated: int = command.delegate(arguments[1:])
             return delegated
-    parser = build_parser()
+    # Of one command where that is known: the others need not be read.
+    parser = build_parser(arguments[:1] if arguments[:1] and arguments[0] in NAMES else NAMES)
     args = parser.parse_args(arguments)
     try:
         status: int = args.run(args)

@@ -2,7 +2,7 @@
 
 `checkpoint-00001200/` holds `state.json` (the small numbers, and where every tensor lies) and
 `part-000.safetensors` and on. A large tensor is split over parts. The folder is written under
-another name and renamed when complete, so that a checkpoint is either whole or not there.
+another name and renamed when complete, so that a checkpoint is either whole or absent.
 """
 
 from __future__ import annotations
@@ -111,9 +111,19 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, dict(state["numbers"])
 
 
+def newest_checkpoint(
+    folder: Path, advice: str = "train first"
+) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The newest checkpoint and what `load_checkpoint` reads. Raises BadInput if there is none."""
+    path = latest_checkpoint(folder)
+    if path is None:
+        raise BadInput(f"{folder} holds no checkpoint: {advice}")
+    return path, *load_checkpoint(path)
+
+
 @contextmanager
 def resuming(path: Path) -> Iterator[None]:
-    """Around what reads a checkpoint or takes its numbers: BadInput, whatever is wrong with it."""
+    """Turn whatever a damaged checkpoint raises inside the block into BadInput."""
     try:
         yield
     except KeyError as error:
@@ -128,7 +138,7 @@ def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put the weights under `prefix.` into a module. Raises BadInput if they do not fit."""
+    """Load the weights under `prefix.` into a module. Raises BadInput if they do not fit."""
     cut = len(prefix) + 1
     state = {n[cut:]: v for n, v in tensors.items() if n.startswith(f"{prefix}.")}
     try:
@@ -151,7 +161,7 @@ def optimiser_tensors(prefix: str, optimiser: Optimizer, module: nn.Module) -> d
 def load_optimiser(
     prefix: str, optimiser: Optimizer, module: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Put moments and counters back. Raises BadInput if they do not fit."""
+    """Restore moments and counters. Raises BadInput if they do not fit."""
     parameters = dict(module.named_parameters())
     cut = len(prefix) + 1
     for full, value in tensors.items():

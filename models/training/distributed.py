@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from codec.device import choose_device
 from codec.errors import BadInput
 
-# While one process prepares data or trains the feature network the others wait in a collective;
-# of one that died `torchrun` tells them.
+# While one process prepares data or trains the feature network, the others wait in a collective;
+# if it dies, `torchrun` ends them.
 _LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process among its equals."""
+    """This process among those that train together."""
 
     rank: int
     size: int
@@ -29,7 +29,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """True for the one process that writes files and talks."""
+        """True for the one process that writes files and reports."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Team:
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
@@ -62,11 +62,16 @@ class Team:
             dist.destroy_process_group()
 
 
+def alone(device: torch.device) -> Team:
+    """A single process."""
+    return Team(0, 1, device)
+
+
 def join(device: str) -> Team:
-    """The team that the environment describes (`torchrun` sets it); alone without one.
+    """The team that the environment describes (`torchrun` sets it); a single process without one.
 
     device: auto, cpu or cuda. Raises BadInput for another, for CUDA where there is none, and for
-    an environment that makes no sense.
+    an inconsistent environment.
     """
     cuda = choose_device(device).type == "cuda"
     try:

@@ -1,38 +1,96 @@
-"""From trained networks to a shipped model folder: context model, tables, half precision."""
+"""From trained networks to model folders: searched examples, counted tables, half precision.
+
+Tables are counted on training data only, whose latents are searched as the codec will search them.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from codec.entropy.huffman import HuffmanCoder, count_tokens
+from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
+from codec.entropy.quantiser import Quantiser, fit_centres
+from codec.entropy.range_coder import UInt8
 from codec.entropy.speech_context import RangeCoder
-from codec.search.admm import SearchSettings, quantise, search
-from models.folder import save_model
+from codec.entropy.static import SymbolCounts, count_symbols
+from codec.image.container import STRIDE, Area
+from codec.image.ganz import TileForm
+from codec.image.ganz_search import search_tile
+from codec.image.photo_encoder import search_settings as image_search_settings
+from codec.image.tiling import Window, frames_of
+from codec.image.windows import PhotoTask, round_latents
+from codec.search.admm import Descent, SearchSettings, quantise, search
+from models.folder import (
+    load_ganz_model,
+    load_photo_model,
+    load_speech_model,
+    new_model_folder,
+    save_model,
+)
+from models.networks.ganz import GanzModel, Generator, RandomFirstLayer
+from models.networks.image_distance import ImageDistance
+from models.networks.photo import PhotoModel
 from models.networks.speech import SpeechModel
 from models.networks.speech_distance import FrameDistance
 from models.training.frames import FrameShards
-from models.training.tables import speech_context
+from models.training.photographs import Photographs
+from models.training.tables import image_context, speech_context
 
-QUALITY_MIX = (0, 1, 2, 4, 6, 8, 8, 9, 9, 9, 10, 10, 12, 14, 16, 16)
-Example = tuple[NDArray[np.int8], int]
+SPEECH_LICENCE = "CC BY 4.0"
+IMAGE_LICENCE = "CC BY-SA 4.0"
+_QUALITIES_MIX = (0, 1, 2, 4, 6, 8, 8, 9, 9, 9, 10, 10, 12, 14, 16, 16)
+_GANZ_LEVELS = 32
+_GANZ_SAMPLES = 40_000  # latents that K-means is run on
 
 
-def example_frames(
-    model: SpeechModel, shards: FrameShards, batches: int, search_steps: int
-) -> list[Example]:
+def export_speech(
+    model: SpeechModel,
+    shards: FrameShards,
+    out: Path,
+    *,
+    batches: int = 24,
+    search_steps: int = 12,
+    seed: int = 0,
+) -> str:
+    """Write a speech model folder, replacing an old one at the end; returns the model id.
+
+    Raises BadInput when `out` exists and is not a model folder; so do the other exports.
+    """
+    with new_model_folder(out) as draft:
+        model = model.cpu().eval().requires_grad_(False)
+        examples = _speech_examples(model, shards, batches, search_steps, seed)
+        context = speech_context(model.prior, examples)
+        runs = count_tokens(context, examples)
+        ranged = RangeCoder(context, model.shape.steps)
+        probe = HuffmanCoder(context, runs, model.shape.steps, 1.0)
+        held = examples[:: max(len(examples) // 64, 1)]
+        huffman_bits = sum(8.0 * len(probe.encode(q, k)) for q, k in held)
+        overhead = round(huffman_bits / sum(ranged.bits(q, k) for q, k in held), 4)
+        about = {"name": "speech", "licence": SPEECH_LICENCE, "huffman_overhead": overhead}
+        model.context, model.runs = context, runs
+        name = save_model(model, draft, about)
+        load_speech_model("speech", draft)
+    return name
+
+
+def _speech_examples(
+    model: SpeechModel, shards: FrameShards, batches: int, search_steps: int, seed: int
+) -> list[tuple[NDArray[np.int8], int]]:
     """Searched latents of random training frames at all qualities: (indices, quality) pairs."""
+    random = np.random.default_rng((seed, 3 << 20))
     distance = FrameDistance()
     networks = model.search_networks()
-    examples: list[Example] = []
+    examples: list[tuple[NDArray[np.int8], int]] = []
     for _ in range(batches):
-        qualities = np.array(QUALITY_MIX * 2)
+        qualities = np.array(_QUALITIES_MIX * 2)
         rate = torch.tensor(qualities / 8.0, dtype=torch.float32)
-        x = shards.batch(len(qualities))
+        x = shards.batch(len(qualities), random)
         if search_steps:
             price = torch.tensor([model.rate_weight(float(r)) for r in rate])
             settings = SearchSettings(iterations=search_steps, check_every=search_steps)
@@ -44,24 +102,109 @@ def example_frames(
     return examples
 
 
-def export(
-    model: SpeechModel,
-    shards: FrameShards,
-    folder: Path,
-    about: dict[str, Any],
+def export_image(
+    model: PhotoModel,
+    photographs: Photographs,
+    out: Path,
     *,
-    batches: int = 24,
-    search_steps: int = 12,
+    examples: int = 96,
+    search_steps: int = 10,
+    seed: int = 0,
 ) -> str:
-    """Write the model folder; tables are counted on training frames only. Returns the model id."""
-    model = model.eval().requires_grad_(False)
-    examples = example_frames(model, shards, batches, search_steps)
-    context = speech_context(model.prior, examples)
-    runs = count_tokens(context, examples)
-    ranged = RangeCoder(context, model.shape.steps)
-    probe = HuffmanCoder(context, runs, model.shape.steps, 1.0)
-    held = examples[:: max(len(examples) // 64, 1)]
-    huffman_bits = sum(8.0 * len(probe.encode(q, k)) for q, k in held)
-    overhead = huffman_bits / sum(ranged.bits(q, k) for q, k in held)
-    model.context, model.runs = context, runs
-    return save_model(model, folder, {**about, "huffman_overhead": round(overhead, 4)})
+    """Write an image model folder, replacing an old one at the end; returns the model id."""
+    with new_model_folder(out) as draft:
+        model = model.cpu().eval().requires_grad_(False)
+        found = _image_examples(model, photographs, examples, search_steps, seed)
+        about = {"name": "photo", "licence": IMAGE_LICENCE}
+        model.context = image_context(model.prior, found)
+        name = save_model(model, draft, about)
+        load_photo_model(out.name, draft)
+    return name
+
+
+def _image_examples(
+    model: PhotoModel, photographs: Photographs, count: int, steps: int, seed: int
+) -> list[tuple[NDArray[np.int16], int]]:
+    """Searched latents of random crops at evenly spread qualities: (indices, quality) pairs."""
+    random = np.random.default_rng((seed, 3 << 20))
+    cells = photographs.crop // STRIDE
+    whole = Area(0, 0, cells, cells)
+    window, size = Window(whole, (whole,)), (photographs.crop, photographs.crop)
+    examples: list[tuple[NDArray[np.int16], int]] = []
+    for k in range(count):
+        x = photographs.batch(1, random)
+        quality = round((k + random.uniform()) * (QUALITIES - 1) / count)
+        rate = torch.full((1,), quality / QUALITY_STEPS)
+        with torch.no_grad():
+            z = model.encoder(x, rate)
+        found = frames_of(round_latents(z))
+        if steps:
+            task = PhotoTask(model, window, z, x, size)
+            distance = ImageDistance("psnr", float(model.price(rate)))
+            settings = image_search_settings(steps)
+            descent = Descent(
+                task.networks, distance, task.target, rate, torch.ones(1), settings,
+                frames_of(z),
+            )  # fmt: skip
+            for step in range(steps):
+                descent.step(settings.step * (1.0 - 0.9 * step / steps))
+            costs, _ = descent.score()
+            found = descent.candidates[int(costs[:, 0].argmin())]
+        indices = found[0].detach().reshape(cells, cells, -1).numpy().astype(np.int16)
+        examples.append((indices, quality))
+    return examples
+
+
+def export_ganz(
+    generator: Generator,
+    scales: Tensor,
+    photographs: Photographs,
+    out: Path,
+    *,
+    examples: int = 48,
+    search_steps: int = 10,
+    seed: int = 0,
+) -> str:
+    """Write a GANZ model folder, replacing an old one at the end; returns the model id.
+
+    scales: of h0's DCT in photographs (`models.networks.ganz.RandomFirstLayer`). Centres and counts
+    are fitted to searched latents of training photographs at ratios from 6 to 768.
+    """
+    with new_model_folder(out) as draft:
+        values = _ganz_examples(generator, scales, photographs, examples, search_steps, seed)
+        quantiser = Quantiser(fit_centres(values[:_GANZ_SAMPLES], _GANZ_LEVELS))
+        counts = count_symbols(quantiser.index(torch.from_numpy(values)).numpy(), _GANZ_LEVELS)
+        about = {"name": "ganz", "licence": IMAGE_LICENCE}
+        name = save_model(GanzModel(generator, scales, quantiser, counts), draft, about)
+        load_ganz_model(out.name, draft)
+    return name
+
+
+def _ganz_examples(
+    generator: Generator,
+    scales: Tensor,
+    photographs: Photographs,
+    count: int,
+    steps: int,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Searched and scaled latents [N] of random crops, shuffled; positions fixed and chosen."""
+    blank = Quantiser(np.array([-1.0, 1.0]))
+    model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)))
+
+    def layers(latents: int, flags: UInt8 | None) -> RandomFirstLayer:
+        return model.first_layer(latents, None if flags is None else torch.from_numpy(flags))
+
+    random = np.random.default_rng((seed, 3 << 20))
+    least, most = generator.shape.latents, generator.shape.most_latents
+    own = torch.ones(1, 1, photographs.crop, photographs.crop)
+    found = []
+    for k in range(count):
+        share = (k + 0.5) / count
+        numbers = round(math.exp(math.log(least) + share * (math.log(most) - math.log(least))))
+        x = photographs.batch(1, random)
+        tile, _ = search_tile(model, layers, x, own, numbers, steps, chosen=bool(k % 2))
+        z = tile.z[0].numpy()
+        found.append(z / TileForm.scale_of(z))
+    values: NDArray[np.float32] = random.permutation(np.concatenate(found))
+    return values

@@ -1,16 +1,16 @@
-"""Training of the feature network: CTC over phones, scored on speakers it never saw."""
+"""Training of the feature network: CTC over phones, scored on held-out speakers."""
 
 from __future__ import annotations
 
-import time
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codec.device import fast_in_half
 from models.evaluation.phones import edit_distance
 from models.networks.features import (
     PHONES,
@@ -19,20 +19,9 @@ from models.networks.features import (
     greedy_phones,
     save_features,
 )
-from models.training.checkpoints import (
-    latest_checkpoint,
-    load_checkpoint,
-    load_module,
-    load_optimiser,
-    module_tensors,
-    optimiser_tensors,
-    resuming,
-    save_checkpoint,
-)
+from models.training.distributed import alone
 from models.training.frames import FrameShards
-from models.training.interruption import Interruption
-from models.training.journal import Journal, cut_log
-from models.training.schedule import Budget, learning_rate
+from models.training.loop import LoopSettings, Run, Task, learning_rate, train
 from models.training.utterances import (
     Utterance,
     batches,
@@ -41,125 +30,105 @@ from models.training.utterances import (
     load_batch,
 )
 
-_CHECKPOINT_SECONDS = 120.0
+_COLUMNS_PER_SECOND = 125.0
 
 
 @dataclass(frozen=True)
-class FeatureSettings:
+class FeatureSettings(LoopSettings):
     """How the recogniser is trained; `columns` of a batch are 8 ms each, padding included."""
 
-    minutes: float | None = 15.0
-    steps: int | None = None
     rate: float = 2e-3
     columns: int = 4000
-    seed: int = 0
-    log_every: int = 50
     shape: FeatureShape = field(default_factory=FeatureShape)
 
 
-class _Average:
-    """Exponential moving average of the weights, and of the batch statistics with them."""
+class FeatureTask(Task):
+    """The phone recogniser; each epoch shuffles the utterances anew."""
 
-    def __init__(self, network: PhoneRecogniser) -> None:
-        self.network = PhoneRecogniser(network.shape).to(next(network.parameters()).device)
-        self.network.load_state_dict(network.state_dict())
-        self.network.eval().requires_grad_(False)
+    name = "features"
+    settings: FeatureSettings
+    average: PhoneRecogniser
 
-    @torch.no_grad()
-    def update(self, network: PhoneRecogniser, step: int) -> None:
-        decay = min(0.998, 1.0 - 1.0 / (step + 10))
-        state = network.state_dict()
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(state[name], 1.0 - decay)
+    def __init__(
+        self,
+        shards: FrameShards,
+        utterances: list[Utterance],
+        settings: FeatureSettings,
+        device: torch.device,
+    ) -> None:
+        super().__init__(alone(device))
+        torch.manual_seed(settings.seed)
+        self.shards, self.utterances, self.settings = shards, utterances, settings
+        self.network = PhoneRecogniser(settings.shape).to(device)
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        optimiser = torch.optim.AdamW(self.network.parameters(), settings.rate, weight_decay=1e-3)
+        self.modules = {"network": self.network, "average": self.average}
+        self.optimisers = {"optimiser": (optimiser, self.network)}
+        self.epoch = self.place = 0
+        self._order: tuple[int, list[list[Utterance]]] = (-1, [])  # epoch, its batches
+
+    def _next_group(self) -> list[Utterance]:
+        while True:
+            if self._order[0] != self.epoch:
+                random = np.random.default_rng((self.settings.seed, self.epoch))
+                found = batches(self.utterances, self.settings.columns, random)
+                self._order = self.epoch, found
+            if self.place < len(self._order[1]):
+                self.place += 1
+                return self._order[1][self.place - 1]
+            self.epoch, self.place = self.epoch + 1, 0
+
+    def step(self, fraction: float) -> dict[str, float]:
+        """One step at this share of the training; returns the numbers to log."""
+        s = self.settings
+        rate = learning_rate(fraction, self.steps, s.rate, hold=0.4)
+        random = np.random.default_rng((s.seed, 1, self.steps))
+        group = self._next_group()
+        batch = load_batch(self.shards, group, random)
+        self.network.train()
+        with self.autocast():
+            out = self.network(batch.x.to(self.device))
+        loss = nn.functional.ctc_loss(
+            out.transpose(0, 1).cpu(), batch.phones, batch.steps, batch.lengths, zero_infinity=True
+        )
+        norm = self.descend("optimiser", rate, loss, most=2.0)
+        self.steps += 1
+        self.update_average(self.network, self.steps, 0.998)
+        self.amount = sum(u.columns for u in group) / _COLUMNS_PER_SECOND
+        return {"loss": loss.item(), "gradient": norm}
+
+    def numbers(self) -> dict[str, Any]:
+        """The batch that comes next."""
+        return {"epoch": self.epoch, "place": self.place}
+
+    def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Go on with the batch that comes next."""
+        self.epoch, self.place = int(numbers["epoch"]), int(numbers["place"])
 
 
 def train_features(
-    shards: FrameShards,
-    folder: Path,
-    device: torch.device,
-    settings: FeatureSettings,
-    interruption: Interruption,
-) -> PhoneRecogniser | None:
-    """Train, or go on from the newest checkpoint in `folder`; None when stopped before the end."""
+    shards: FrameShards, folder: Path, device: torch.device, settings: FeatureSettings, run: Run
+) -> float | None:
+    """Train (or go on training) in `folder`, and export to `folder`/model.
+
+    Returns the phone error rate on the held-out speakers; None when the run ended before.
+    """
     training, held = hold_out(english_utterances(shards))
-    torch.manual_seed(settings.seed)
-    network = PhoneRecogniser(settings.shape).to(device)
-    average = _Average(network)
-    optimiser = torch.optim.AdamW(network.parameters(), settings.rate, weight_decay=1e-3)
-    step, epoch, place, spent = 0, 0, 0, 0.0
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint is not None:
-        tensors, numbers = load_checkpoint(checkpoint)
-        load_module("network", network, tensors)
-        load_module("average", average.network, tensors)
-        load_optimiser("optimiser", optimiser, network, tensors)
-        with resuming(checkpoint):
-            step, epoch, place = (int(numbers[key]) for key in ("step", "epoch", "place"))
-            spent = float(numbers["spent"])
-        cut_log(folder / "log.jsonl", step)
-    budget = Budget(settings.minutes, settings.steps, spent)
-
-    def save() -> None:
-        tensors = module_tensors("network", network) | module_tensors("average", average.network)
-        tensors |= optimiser_tensors("optimiser", optimiser, network)
-        numbers = {"step": step, "epoch": epoch, "place": place, "spent": budget.elapsed()}
-        save_checkpoint(folder, step, tensors, numbers)
-
-    saved = time.monotonic()
-    with Journal(folder, "features", settings.log_every) as journal:
-        journal.note(f"{len(training)} utterances to train on, {len(held)} held out")
-        while (fraction := budget.fraction(step)) < 1.0:
-            order = batches(
-                training, settings.columns, np.random.default_rng((settings.seed, epoch))
-            )
-            if place >= len(order):
-                epoch, place = epoch + 1, 0
-                continue
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(fraction, step, settings.rate, hold=0.4)
-            begun = time.monotonic()
-            random = np.random.default_rng((settings.seed, 1, step))
-            values = _step(network, optimiser, shards, order[place], random, device)
-            step, place = step + 1, place + 1
-            average.update(network, step)
-            seconds = sum(u.columns for u in order[place - 1]) / 125.0
-            took = max(time.monotonic() - begun, 1e-9)
-            journal.step(step, budget.elapsed() / 60, fraction, values, seconds / took)
-            if interruption.stops:
-                journal.flush(step, budget.elapsed() / 60)
-                save()
-                return None
-            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                save()
-                saved = time.monotonic()
-        journal.flush(step, budget.elapsed() / 60)
-        save()
-        journal.curves()
-    measure_spread(average.network, shards, training, device)
-    return average.network
-
-
-def _step(
-    network: PhoneRecogniser,
-    optimiser: torch.optim.Optimizer,
-    shards: FrameShards,
-    group: list[Utterance],
-    random: np.random.Generator,
-    device: torch.device,
-) -> dict[str, float]:
-    batch = load_batch(shards, group, random)
-    network.train()
-    with torch.autocast(device.type, torch.bfloat16, enabled=fast_in_half(device)):
-        out = network(batch.x.to(device))
-    loss = nn.functional.ctc_loss(
-        out.transpose(0, 1).cpu(), batch.phones, batch.steps, batch.lengths, zero_infinity=True
-    )
-    optimiser.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-    optimiser.step()
-    return {"loss": loss.item(), "gradient": float(norm)}
+    task = FeatureTask(shards, training, settings, device)
+    with run.looping():
+        run.note(f"{len(training)} utterances to train on, {len(held)} held out")
+        if not train(task, folder, run):
+            return None
+    measure_spread(task.average, shards, training, device)
+    rate = phone_error_rate(task.average, shards, held, device)
+    about = {
+        "name": "features",
+        "licence": "CC BY 4.0",
+        "phone_error_rate": round(rate, 4),
+        "held_out": {"speakers": len({u.speaker for u in held}), "utterances": len(held)},
+    }
+    save_features(task.average, folder / "model", about)
+    return rate
 
 
 @torch.no_grad()
@@ -169,7 +138,7 @@ def phone_error_rate(
     utterances: list[Utterance],
     device: torch.device,
 ) -> float:
-    """Edit distance of the greedy phones to the transcripts' over their number."""
+    """Edit distance of the greedy phones to the transcripts', over the number of the latter."""
     network.eval()
     errors = total = 0
     for group in batches(utterances, 16_000, np.random.default_rng(0)):
@@ -191,7 +160,7 @@ def measure_spread(
     device: torch.device,
     groups: int = 24,
 ) -> None:
-    """Set the variance of every map's channels over some training speech, for `FeatureDistance`."""
+    """Measure the variance of each map's channels over training speech, for `FeatureDistance`."""
     network.eval()
     chosen = batches(utterances, 6000, np.random.default_rng(1))[:groups]
     totals: list[list[Tensor]] = []
@@ -201,19 +170,3 @@ def measure_spread(
     for k in range(len(network.shape.widths)):
         spread = torch.stack([row[k] for row in totals]).mean(0)
         getattr(network, f"spread_{k}").copy_(spread)
-
-
-def export_features(
-    network: PhoneRecogniser, shards: FrameShards, folder: Path, device: torch.device
-) -> float:
-    """Write the shipped form and return its phone error rate on the held-out speakers."""
-    _, held = hold_out(english_utterances(shards))
-    rate = phone_error_rate(network, shards, held, device)
-    about = {
-        "name": "features",
-        "licence": "CC BY 4.0",
-        "phone_error_rate": round(rate, 4),
-        "held_out": {"speakers": len({u.speaker for u in held}), "utterances": len(held)},
-    }
-    save_features(network, folder, about)
-    return rate

@@ -1,4 +1,8 @@
-"""Packed training frames: shards of 8-bit log-mel columns, and random batches from them."""
+"""Packed training frames: shards of 8-bit log-mel columns, and random batches from them.
+
+Every batch is a function of a random generator alone, which trainings make of the seed and the
+step: a resumed run draws what an uninterrupted one would have, without a generator's state.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,18 @@ from codec.signal import analysis
 
 _MAX_INDEX_BYTES = 256 << 20
 _DB_PER_UNIT = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0
+LEVELS_DB = (-14.0, 6.0)
+_SILENT_SHARE = 0.06
 
 
 class FrameShards:
-    """Random one-second frames out of `train-NNN.npy` shards (uint8 [columns, 128]) in a folder.
+    """Random one-second frames from `train-NNN.npy` shards (uint8 [columns, 128]) in a folder.
 
     shards: all of them, by the numbers that `index` (`train.json`) refers to; frames are drawn from
     those that hold one. Raises BadInput when none does, or when a file is damaged.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path) -> None:
         paths = sorted(folder.glob("train-*.npy"))
         if not paths:
             raise BadInput(f"no packed shards (train-*.npy) in {folder}")
@@ -34,33 +40,71 @@ class FrameShards:
         drawn = np.where(lengths >= analysis.FRAME_HOPS, lengths, 0.0)
         if not drawn.any():
             raise BadInput(f"the packed shards in {folder} are all shorter than a frame")
-        self.share = drawn / drawn.sum()
+        self._share = drawn / drawn.sum()
         self.columns = int(lengths.sum())
-        self.random = np.random.default_rng(seed)
         self.index = _read_index(folder / "train.json")
 
-    def batch(self, size: int, augment: bool = True) -> Tensor:
+    def batch(self, size: int, random: np.random.Generator, augment: bool = True) -> Tensor:
         """[size, 128, 128] float32 in [-1, 1], at random levels, some with stretches of silence."""
         hops = analysis.FRAME_HOPS
         out = np.empty((size, hops, analysis.N_MELS), np.uint8)
-        for row, shard_number in enumerate(
-            self.random.choice(len(self.shards), size, p=self.share)
-        ):
-            shard = self.shards[shard_number]
-            start = int(self.random.integers(0, len(shard) - hops + 1))
+        for row, number in enumerate(random.choice(len(self.shards), size, p=self._share)):
+            shard = self.shards[number]
+            start = int(random.integers(0, len(shard) - hops + 1))
             out[row] = shard[start : start + hops]
         x = torch.from_numpy(out).float() / 127.5 - 1.0
         if not augment:
             return x
-        gain_db = torch.from_numpy(self.random.uniform(-14.0, 6.0, size).astype(np.float32))
+        gain_db = torch.from_numpy(random.uniform(*LEVELS_DB, size).astype(np.float32))
         x = change_level(x, gain_db)
-        for silenced in np.flatnonzero(self.random.random(size) < 0.06):
-            cut = int(self.random.integers(1, hops))
-            if self.random.random() < 0.5:
-                x[silenced, :cut] = -1.0
-            else:
-                x[silenced, cut:] = -1.0
+        for silenced in np.flatnonzero(random.random(size) < _SILENT_SHARE):
+            cut = int(random.integers(1, hops))
+            part = slice(None, cut) if random.random() < 0.5 else slice(cut, None)
+            x[silenced, part] = -1.0
         return x
+
+
+class FrameSource:
+    """Batches of augmented frames; on a GPU the packed shards live in its memory."""
+
+    def __init__(self, shards: FrameShards, device: torch.device) -> None:
+        self._shards, self._device = shards, device
+        self._columns: Tensor | None = None
+        if device.type == "cuda":
+            packed = np.concatenate([np.asarray(shard) for shard in shards.shards])
+            self._columns = torch.from_numpy(packed).to(device)
+
+    def batch(self, size: int, random: np.random.Generator) -> Tensor:
+        """[size, 128, 128] float32 in [-1, 1] on the device."""
+        if self._columns is None:
+            return self._shards.batch(size, random).to(self._device)
+        return draw_frames(self._columns, size, random)
+
+
+def draw_frames(columns: Tensor, size: int, random: np.random.Generator) -> Tensor:
+    """Frames [size, 128, 128] out of packed columns [N, 128] uint8, on the device of the columns.
+
+    Levels and silences as in `FrameShards.batch`. A frame may span two utterances.
+    """
+    hops = analysis.FRAME_HOPS
+    starts = random.integers(0, len(columns) - hops + 1, size)
+    gain = random.uniform(*LEVELS_DB, size).astype(np.float32)
+    cut = np.where(random.random(size) < _SILENT_SHARE, random.integers(1, hops, size), 0)
+    head = random.random(size) < 0.5
+    device = columns.device
+    hop = torch.arange(hops, device=device)
+    x = columns[torch.from_numpy(starts).to(device)[:, None] + hop].float() / 127.5 - 1.0
+    x = change_level(x, torch.from_numpy(gain).to(device))
+    edge = torch.from_numpy(cut).to(device)[:, None]
+    before = torch.from_numpy(head).to(device)[:, None]
+    silent = torch.where(before, hop < edge, (hop >= edge) & (edge > 0))
+    return x.masked_fill(silent[..., None], -1.0)
+
+
+def rate_points(size: int, random: np.random.Generator) -> Tensor:
+    """Rate points [size]: most at 1, the default preset's; the others anywhere in [0, 2]."""
+    r = np.where(random.random(size) < 0.6, 1.0, random.random(size) * 2.0)
+    return torch.from_numpy(r.astype(np.float32))
 
 
 def _read_shard(path: Path) -> NDArray[np.uint8]:

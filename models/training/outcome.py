@@ -1,4 +1,4 @@
-"""How a training or a benchmark ends: its exit status, and one line on stderr that says why."""
+"""How a benchmark ends: its exit status, and one line on stderr that says why."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from collections.abc import Callable
 
 from codec.console import note
 from codec.errors import SottoError
-from models.training.interruption import Interruption
 
 
-def status_of(work: Callable[[], None], interruption: Interruption | None = None) -> int:
-    """Do the work. 0, 1 failed, 130 interrupted at once, 128 + the signal that stopped it.
-
-    interruption: what the work looks at between two steps, if it can be stopped that way.
-    """
+def status_of(work: Callable[[], None]) -> int:
+    """Do the work. 0, 1 failed, 130 interrupted."""
     try:
         work()
     except SottoError as error:
@@ -26,7 +22,4 @@ def status_of(work: Callable[[], None], interruption: Interruption | None = None
     except KeyboardInterrupt:
         note("interrupted")
         return 130
-    if interruption is not None and interruption.number:
-        note("stopped; the checkpoint is written, the same command goes on from it")
-        return 128 + interruption.number
     return 0

@@ -1,21 +1,41 @@
-"""Training of the `paper` family: log-mel frames in the two stages of Liu et al. (2020)."""
+"""Training of the paper's systems in the two stages of Liu et al. (2020, section 3.1).
+
+Stage one trains encoder and generator as an auto-encoder on float latents, adversarially against a
+patch discriminator. Uniform noise one quantisation step wide stands in for the quantiser (the paper
+is silent on this), so that the latents make use of their range. Then K-means gives the centres.
+Stage two runs the ADMM search over training signals and retrains the generator on the quantised
+latents it finds; half of each batch are fresh signals through the quantised encoder, which keeps
+the warm start good (gradients pass the quantiser unchanged).
+"""
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from codec.entropy.quantiser import Quantiser
-from codec.entropy.static import SymbolCounts
+from codec.entropy.quantiser import Quantiser, fit_centres
+from codec.entropy.static import SymbolCounts, count_symbols
+from codec.image.container import STRIDE, Area
+from codec.image.paper import search_settings, window_task
+from codec.image.tiling import frames_of, map_of
 from codec.search.admm import SearchSettings, search
-from models.folder import save_model
-from models.networks.discriminator import PatchDiscriminator
-from models.networks.paper import StaticModel
+from models.folder import new_model_folder, save_model
+from models.networks.discriminator import PatchDiscriminator, generator_loss
+from models.networks.image_distance import PaperDistance
+from models.networks.paper import StaticModel, channels_last
+from models.networks.photo_paper import (
+    PaperImageEncoder,
+    PaperImageGenerator,
+    PaperImageModel,
+    PaperImageShape,
+)
 from models.networks.speech_distance import FrameDistance
 from models.networks.speech_paper import (
     PaperEncoder,
@@ -24,59 +44,324 @@ from models.networks.speech_paper import (
     PaperShape,
     start_linear,
 )
+from models.training.distributed import alone
+from models.training.export import IMAGE_LICENCE, SPEECH_LICENCE
 from models.training.frames import FrameShards
-from models.training.interruption import Interruption
-from models.training.two_stages import Pair, TwoStageSettings, train_two_stages
+from models.training.linear_start import start_paper_image
+from models.training.loop import LoopSettings, Run, Task, learning_rate, parameter_groups, train
+from models.training.photographs import Photographs
+
+_CENTRE_SAMPLES = 100_000
+_CENTRE_BATCHES = 400
+
+
+@dataclass(frozen=True)
+class TwoStageSettings(LoopSettings):
+    """How a training runs.
+
+    noise: width of the noise of stage one in even steps over the latents' reach; first_share: stage
+    one's part of the length; adversary_from: where in stage one the discriminator enters;
+    adversary: its weight beside F; search_every: steps of stage two between two searched batches;
+    pool: the most searched signals that are kept; start_frames: how many the linear start is
+    fitted on; table_batches, table_steps: searched batches that the symbols are counted on, and the
+    length of their search.
+    """
+
+    batch: int = 32
+    rate: float = 1.5e-3
+    noise: float = 1.0
+    first_share: float = 0.6
+    adversary_from: float = 0.5
+    adversary: float = 0.02
+    search_every: int = 6
+    search_steps: int = 10
+    pool: int = 2048
+    start_frames: int = 1000
+    table_batches: int = 4
+    table_steps: int = 40
 
 
 @dataclass(frozen=True)
 class PaperSettings(TwoStageSettings):
-    """How the family is trained, and the sizes of its networks."""
+    """For log-mel frames."""
 
     shape: PaperShape = field(default_factory=PaperShape)
 
 
-class SpeechSubject:
-    """Log-mel frames of packed shards."""
+@dataclass(frozen=True)
+class PaperImageSettings(TwoStageSettings):
+    """For crops of photographs."""
+
+    batch: int = 8
+    rate: float = 1e-3
+    noise: float = 0.35  # the centres are denser where the latents are
+    adversary: float = 0.002
+    adversary_from: float = 0.7
+    search_every: int = 10
+    search_steps: int = 8
+    pool: int = 128
+    start_frames: int = 96
+    table_batches: int = 6
+    shape: PaperImageShape = field(default_factory=PaperImageShape)
+
+
+class Pair(nn.Module):
+    """Encoder and generator in one module; both take a rate point and ignore it."""
+
+    def __init__(self, encoder: nn.Module, generator: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.generator = generator
+
+
+class _Pool:
+    """Searched signals: their quantised latents and targets, the oldest overwritten."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def add(self, latents: Tensor, signals: Tensor) -> None:
+        for pair in zip(latents, signals, strict=True):
+            if len(self._pairs) < self._size:
+                self._pairs.append(pair)
+            else:
+                self._pairs[self._next] = pair
+                self._next = (self._next + 1) % self._size
+
+    def draw(self, count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Latents and signals [count, ...], at random."""
+        drawn = [self._pairs[row] for row in random.integers(0, len(self._pairs), count)]
+        latents, signals = zip(*drawn, strict=True)
+        return torch.stack(latents), torch.stack(signals)
+
+
+class TwoStageTask(Task, ABC):
+    """Networks, averages and pool of one training; signals are [N, ...].
+
+    Subclasses say what the signals and their networks are, and how latents are searched.
+    """
+
+    settings: TwoStageSettings
+    average: Pair
+    reach: float  # of the latents
+    levels: int
+
+    def __init__(
+        self, settings: TwoStageSettings, networks: Pair, discriminator: nn.Module, run: Run,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        super().__init__(alone(device))
+        self.settings, self.run = settings, run
+        self.networks, self.discriminator = networks, discriminator.requires_grad_(False)
+        for module in (self.networks, self.discriminator):
+            channels_last(module)
+            module.to(device)
+        self.average = copy.deepcopy(self.networks).requires_grad_(False)
+        self.modules = {
+            "networks": self.networks, "average": self.average, "judge": self.discriminator,
+        }  # fmt: skip
+        self.quantiser: Quantiser | None = None
+        self.pool = _Pool(settings.pool)
+        self.random = np.random.default_rng(settings.seed)
+        self.stage_start = 0
+        self.amount = settings.batch
+        self._new_optimisers()
+
+    @abstractmethod
+    def signals(self, count: int) -> Tensor:
+        """Training signals, on the CPU."""
+
+    @abstractmethod
+    def linear_start(self, networks: Pair, signals: Tensor) -> None:
+        """Set the linear parts of networks from training signals, all on the CPU."""
+
+    @abstractmethod
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """F: [N]."""
+
+    @abstractmethod
+    def empty_model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
+        """A model whose encoder and generator are about to be replaced, on the CPU."""
+
+    @abstractmethod
+    def search(
+        self, model: StaticModel, x: Tensor, iterations: int, check_every: int
+    ) -> tuple[Tensor, Tensor]:
+        """Quantised latents as the generator takes them, and their costs [N]."""
+
+    @abstractmethod
+    def write(self, model: StaticModel, target: Path) -> str:
+        """Write the model folder; returns the model id."""
+
+    def _new_optimisers(self) -> None:
+        # The linear parts are already right to within a few per cent.
+        groups = parameter_groups(self.networks, {"basis": 0.1})
+        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
+        discriminator_optimiser = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=4e-4, betas=(0.5, 0.98), weight_decay=1e-4
+        )
+        self.optimisers = {
+            "optimiser": (optimiser, self.networks),
+            "judge_optimiser": (discriminator_optimiser, self.discriminator),
+        }
+
+    def start(self) -> None:
+        """Begin from the linear codec."""
+        started = copy.deepcopy(self.networks).cpu()
+        self.linear_start(started, self.signals(self.settings.start_frames))
+        self.networks.load_state_dict(started.state_dict())
+        self.average.load_state_dict(self.networks.state_dict())
+
+    def _batch(self, count: int) -> Tensor:
+        return self.signals(count).to(self.device)
+
+    def model(self, counts: SymbolCounts | None = None) -> StaticModel:
+        """The averaged networks with the centres and a table, as the codec uses them."""
+        if self.quantiser is None:
+            raise ValueError("the centres are fitted at the end of stage one")
+        counts = counts or SymbolCounts(np.ones(self.levels, np.int64))
+        model = self.empty_model(copy.deepcopy(self.quantiser), counts).to(self.device)
+        model.encoder = copy.deepcopy(self.average.encoder)
+        model.generator = copy.deepcopy(self.average.generator)
+        return model.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def begin_second_stage(self) -> None:
+        """Fit the centres to the averaged encoder's latents and go on from the averages."""
+        batch = self.settings.batch
+        none = torch.zeros(batch, device=self.device)
+        parts: list[Tensor] = []
+        while sum(p.numel() for p in parts) < 4 * _CENTRE_SAMPLES and len(parts) < _CENTRE_BATCHES:
+            parts.append(self.average.encoder(self._batch(batch), none).flatten().cpu())
+        latents = torch.cat(parts)
+        some = latents[torch.randperm(len(latents))[:_CENTRE_SAMPLES]]
+        self.quantiser = Quantiser(fit_centres(some.numpy(), self.levels)).to(self.device)
+        self.networks.load_state_dict(self.average.state_dict())
+        self.stage_start = self.steps
+        self._new_optimisers()
+        self.run.note(f"step {self.steps}: stage two, on quantised latents")
+
+    def _search(self) -> float:
+        """Search a batch of fresh signals into the pool; returns the mean cost found."""
+        x = self._batch(self.settings.batch)
+        latents, costs = self.search(self.model(), x, self.settings.search_steps, check_every=5)
+        self.pool.add(latents, x)
+        return float(costs.mean())
+
+    def step(self, fraction: float) -> dict[str, float]:
+        """One step; stage two begins at `first_share` of the training."""
+        s = self.settings
+        if fraction >= s.first_share and self.quantiser is None:
+            self.begin_second_stage()
+        quantiser, step = self.quantiser, self.steps - self.stage_start
+        second = quantiser is not None
+        if second:
+            progress = (fraction - s.first_share) / (1.0 - s.first_share)
+            rate = learning_rate(progress, step, 0.4 * s.rate, warmup=100, floor=0.02)
+        else:
+            progress = fraction / s.first_share
+            rate = learning_rate(progress, step, s.rate, warmup=100, floor=0.2)
+        values: dict[str, float] = {}
+        if second and (step % s.search_every == 0 or not len(self.pool)):
+            values["searched"] = self._search()
+        x = self._batch(s.batch // 2 if second else s.batch)
+        none = x.new_zeros(len(x))
+        with self.autocast():
+            z = self.networks.encoder(x, none)
+            if quantiser is None:
+                width = s.noise * 2.0 * self.reach / self.levels
+                z = z + width * (torch.rand_like(z) - 0.5)
+            else:
+                z = z + (quantiser(z) - z).detach()
+                latents, signals = self.pool.draw(len(x), self.random)
+                z, x = torch.cat((z, latents)), torch.cat((x, signals))
+            y = self.networks.generator(z, none)
+        distance = self.distance(x, y)
+        loss = distance.mean()
+        values["distance"] = float(loss.detach())
+        if second:
+            values["encoded"] = float(distance[: len(none)].detach().mean())
+        if s.adversary > 0 and (second or progress >= s.adversary_from):
+            values["discriminator"] = self.train_discriminator("judge_optimiser", x[::2], y[::2])
+            with self.autocast():
+                scores = self.discriminator(y[::2])
+            loss = loss + s.adversary * generator_loss(scores)
+        norm = self.descend("optimiser", rate, loss)
+        self.steps += 1
+        self.update_average(self.networks, self.steps - self.stage_start, 0.998)
+        return values | {"loss": float(loss.detach()), "norm": norm, "rate": rate}
+
+    def finish(self) -> None:
+        """Fit the centres, if stage two was too short to begin."""
+        if self.quantiser is None:
+            self.begin_second_stage()
+
+    def counts(self) -> SymbolCounts:
+        """Symbol counts of training signals, searched as the codec searches them."""
+        s, model = self.settings, self.model()
+        found = []
+        for _ in range(s.table_batches):
+            x = self._batch(s.batch)
+            latents, _ = self.search(model, x, s.table_steps, check_every=20)
+            found.append(model.indices_of(latents))
+        return count_symbols(np.stack(found), self.levels)
+
+    def numbers(self) -> dict[str, Any]:
+        """Where stage two began, and its centres; the pool is left out, it fills again."""
+        centres = None if self.quantiser is None else self.quantiser.centres.cpu().tolist()
+        return {"stage_start": self.stage_start, "centres": centres}
+
+    def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Go on in the stage of a checkpoint, with its centres."""
+        self.stage_start, centres = int(numbers["stage_start"]), numbers["centres"]
+        if centres is not None:
+            if len(centres) != self.levels:
+                raise ValueError(f"{len(centres)} centres, not {self.levels}")
+            self.quantiser = Quantiser(np.array(centres)).to(self.device)
+        self.random = np.random.default_rng(self.settings.seed + self.steps)
+
+
+class PaperTask(TwoStageTask):
+    """Log-mel frames [N, T, M] of packed shards."""
 
     name = "paper"
 
     def __init__(
-        self, shards: FrameShards, shape: PaperShape, about: dict[str, Any], device: torch.device
+        self, shards: FrameShards, settings: PaperSettings, run: Run, device: torch.device
     ) -> None:
-        self.shards, self.shape, self.about, self.device = shards, shape, about, device
+        torch.manual_seed(settings.seed)
+        shape = settings.shape
+        networks = Pair(PaperEncoder(shape), PaperGenerator(shape))
+        super().__init__(settings, networks, PatchDiscriminator(), run, device)
+        self.shards, self.shape = shards, shape
         self.reach, self.levels = shape.reach, shape.levels
+        self._frame_random = np.random.default_rng(settings.seed)
         self._distance = FrameDistance().to(device)
 
-    def networks(self) -> Pair:
-        """Untrained ones."""
-        return Pair(PaperEncoder(self.shape), PaperGenerator(self.shape))
+    def signals(self, count: int) -> Tensor:
+        """Frames [count, T, M]."""
+        return self.shards.batch(count, self._frame_random)
 
-    def judge(self) -> PatchDiscriminator:
-        """The adversary."""
-        return PatchDiscriminator()
-
-    def batch(self, count: int, random: np.random.Generator) -> Tensor:
-        """[count, T, M]; the shards have a source of randomness of their own."""
-        return self.shards.batch(count)
-
-    def start(self, networks: Pair, signals: Tensor) -> None:
+    def linear_start(self, networks: Pair, signals: Tensor) -> None:
         """Principal components of patches."""
         encoder = cast(PaperEncoder, networks.encoder)
         start_linear(encoder, cast(PaperGenerator, networks.generator), signals)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """F of frames: [B]."""
         return self._distance(x, y)
 
-    def model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
-        """A model of the family."""
+    def empty_model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
         return PaperModel(self.shape, quantiser, counts)
 
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
     ) -> tuple[Tensor, Tensor]:
-        """Searched latents [B, S, C] and costs [B]."""
+        """Searched latents [N, S, C] and costs [N]."""
         none = x.new_zeros(len(x))
         settings = SearchSettings(
             iterations=iterations, check_every=check_every, penalty=model.penalty
@@ -84,28 +369,71 @@ class SpeechSubject:
         found = search(model.search_networks(), self._distance, x, none, none, settings)
         return found.indices, found.cost
 
-    def save(self, model: StaticModel, target: Path) -> str:
-        """Write the model folder."""
-        return save_model(model, target, {"name": "paper", "licence": "CC BY 4.0"} | self.about)
+    def write(self, model: StaticModel, target: Path) -> str:
+        return save_model(model, target, {"name": "paper", "licence": SPEECH_LICENCE})
 
 
-def train_paper(
-    shards: FrameShards,
-    folder: Path,
-    target: Path,
-    settings: PaperSettings | None = None,
-    about: dict[str, Any] | None = None,
-    interruption: Interruption | None = None,
-    device: torch.device | None = None,
-) -> str | None:
+class PaperImageTask(TwoStageTask):
+    """Square crops of photographs [N, 3, side, side]."""
+
+    name = "image-paper"
+
+    def __init__(
+        self, photographs: Photographs, settings: PaperImageSettings, run: Run, device: torch.device
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        shape = settings.shape
+        networks = Pair(PaperImageEncoder(shape), PaperImageGenerator(shape))
+        super().__init__(settings, networks, PatchDiscriminator(planes=3), run, device)
+        self.photographs, self.shape = photographs, shape
+        self.reach, self.levels = shape.reach, shape.levels
+        self._distance = PaperDistance()
+        self._cells = photographs.crop // STRIDE
+
+    def signals(self, count: int) -> Tensor:
+        """Crops [count, 3, side, side] in [0, 1]."""
+        x = self.photographs.batch(count, self.random)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def linear_start(self, networks: Pair, signals: Tensor) -> None:
+        """The most important functions of the lapped transform."""
+        encoder = cast(PaperImageEncoder, networks.encoder)
+        start_paper_image(encoder, cast(PaperImageGenerator, networks.generator), signals)
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """F of crops for each cell: [N]."""
+        return self._distance(x, y) / self._cells**2
+
+    def empty_model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
+        return PaperImageModel(self.shape, quantiser, counts)
+
+    def search(
+        self, model: StaticModel, x: Tensor, iterations: int, check_every: int
+    ) -> tuple[Tensor, Tensor]:
+        """Searched latents [N, C, h, w] and costs [N], for each cell."""
+        own = cast(PaperImageModel, model)
+        whole = Area(0, 0, self._cells, self._cells)
+        held = x.new_zeros(1, self.shape.channels, self._cells, self._cells)
+        networks, none = window_task(own, whole, held, x).networks, x.new_zeros(len(x))
+        with torch.no_grad():
+            start = frames_of(own.encoder(x, none))
+        settings = search_settings(own.penalty, iterations)
+        found = search(networks, self._distance, x, none, none, settings, start=start)
+        return map_of(found.indices, whole), found.cost / self._cells**2
+
+    def write(self, model: StaticModel, target: Path) -> str:
+        return save_model(model, target, {"name": "paper", "licence": IMAGE_LICENCE})
+
+
+def train_two_stages(task: TwoStageTask, folder: Path, target: Path) -> str | None:
     """Train (or go on training) in `folder` and export to `target`; returns the model id.
 
-    device: where the networks are trained and searched; None is the CPU.
-
-    None when the run was interrupted: the same call goes on from the last checkpoint.
-    Raises BadInput for a damaged checkpoint or one of other networks.
+    None when the run ended before that: the same call goes on from the last checkpoint. Raises
+    BadInput for a damaged checkpoint or one of other networks.
     """
-    settings = settings or PaperSettings()
-    where = device or torch.device("cpu")
-    subject = SpeechSubject(shards, settings.shape, about or {}, where)
-    return train_two_stages(subject, folder, target, settings, interruption)
+    if not train(task, folder, task.run) or task.run.stops:
+        return None
+    task.run.note("counting the symbols of searched training signals")
+    model = task.model(task.counts()).cpu()
+    with new_model_folder(target) as draft:
+        return task.write(model, draft)

@@ -1,57 +1,263 @@
-"""How far a training stage is, and what the learning rate is there."""
+"""Training of a speech model from recordings: its stages, their order, files and share of time.
+
+WORK/data      packed shards            WORK/centres   the model with its K-means centres
+WORK/features  the feature network      WORK/two       stage two
+WORK/one       stage one                WORK/model     the exported model (or --out)
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
-WARMUP_STEPS = 200
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.errors import BadInput
+from models.folder import WEIGHTS, load_speech_model
+from models.model import sizes
+from models.networks.features import FeatureDistance, load_features
+from models.networks.speech import SpeechModel, SpeechShape
+from models.training import checkpoints
+from models.training.centres import kmeans_centres
+from models.training.distributed import Team
+from models.training.export import export_speech
+from models.training.features import FeatureSettings, train_features
+from models.training.frames import FrameShards, FrameSource, rate_points
+from models.training.linear_start import start_speech
+from models.training.loop import Run, train
+from models.training.objectives import Distance, Prices
+from models.training.prepare import prepare
+from models.training.speech import SpeechSettings, SpeechTask, StageName
+
+# Shares of the whole time; without the feature network the other two divide its share.
+_SHARES = {"features": 0.15, "one": 0.6, "two": 0.25}
+_START_FRAMES = 2500
 
 
-@dataclass
-class Budget:
-    """The length of a stage, in minutes of wall clock or in steps; whichever ends first.
+@dataclass(frozen=True)
+class Schedule:
+    """How a speech model is trained; `minutes` and `steps` are of the stages run.
 
-    `spent` are the seconds of earlier runs of this stage, so that an interrupted stage goes on
-    where it was.
+    start: a model folder to train on from, or the name of a shipped one; None starts at principal
+    components. out: the exported model; None is WORK/model. processes: how many prepare data.
     """
 
-    minutes: float | None = None
+    work: Path
+    start: Path | None = None
+    out: Path | None = None
+    minutes: float | None = 60.0
     steps: int | None = None
-    spent: float = 0.0
-    clock: Callable[[], float] = time.monotonic
-    _begun: float = field(init=False)
+    feature_weight: float = 0.0
+    stage: SpeechSettings = field(default_factory=SpeechSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    shape: SpeechShape = field(default_factory=SpeechShape)
+    bits_scale: float = 1.0
+    centre_frames: int = 4000
+    example_batches: int = 24
+    example_search_steps: int = 12
+    processes: int = 2
 
-    def __post_init__(self) -> None:
-        if self.minutes is None and self.steps is None:
-            raise ValueError("a stage needs a length in minutes or steps")
-        self._begun = self.clock()
-
-    def elapsed(self) -> float:
-        """Seconds spent on the stage, earlier runs included."""
-        return self.spent + self.clock() - self._begun
-
-    def fraction(self, step: int) -> float:
-        """Share of the stage that is done: 1 or more when it is over."""
-        parts = [0.0]
-        if self.minutes is not None:
-            parts.append(self.elapsed() / max(60.0 * self.minutes, 1e-9))
-        if self.steps is not None:
-            parts.append(step / max(self.steps, 1))
-        return max(parts)
+    def minutes_of(self, name: str, stages: Sequence[str]) -> float | None:
+        """The time of one stage when `stages` share `minutes`."""
+        if self.minutes is None or name not in _SHARES:
+            return None
+        return self.minutes * _SHARES[name] / sum(_SHARES.get(other, 0.0) for other in stages)
 
 
-def learning_rate(
-    fraction: float,
-    step: int,
-    peak: float,
-    *,
-    warmup: int = WARMUP_STEPS,
-    hold: float = 0.3,
-    floor: float = 0.02,
-) -> float:
-    """Linear warm-up over `warmup` steps, `peak` until `hold`, then linear to `floor` * peak."""
-    rise = min(1.0, (step + 1) / max(warmup, 1))
-    fall = 1.0 if fraction <= hold else max(0.0, (1.0 - fraction) / (1.0 - hold))
-    return peak * rise * (floor + (1.0 - floor) * fall)
+def train_speech(
+    schedule: Schedule, data: Path, stages: Sequence[str], team: Team, run: Run
+) -> bool:
+    """Run stages in order: prepare, features, one, centres, two, export, or some of them.
+
+    data: recordings (see `prepare`), or a folder of packed shards. Returns False when the run ended
+    before the last of them; the same call goes on from there. Raises BadInput when a stage lacks
+    what an earlier one leaves, and for unusable data.
+    """
+    packed = next((f for f in (schedule.work / "data", data) if (f / "train.json").is_file()), None)
+    if "prepare" in stages and packed is None:
+        packed = schedule.work / "data"
+        if team.leads:
+            _prepare(data, packed, schedule.processes, run)
+        team.wait()
+    rest = [stage for stage in stages if stage != "prepare"]
+    if not rest:
+        return True
+    if packed is None:
+        raise BadInput(f"no packed data in {schedule.work / 'data'}: run --stage prepare first")
+    training = SpeechTraining(schedule, FrameShards(packed), team, run)
+    for stage in rest:
+        # Some stages cannot be stopped half-way: they do not begin when the time is over.
+        if team.any(run.stops):
+            return False
+        minutes = schedule.minutes_of(stage, stages)
+        run.note(f"stage {stage}" + (f", {minutes:.1f} minutes" if minutes else ""))
+        if not training.do(stage, minutes):
+            return False
+    return True
+
+
+def _prepare(data: Path, target: Path, processes: int, run: Run) -> None:
+    def progress(done: int, total: int) -> None:
+        run.progress("prepare", done / total, f"{done}/{total} files")
+
+    result = prepare(data, target, processes=processes, progress=progress)
+    if result.skipped:
+        name, reason = next(iter(result.skipped.items()))
+        run.note(f"{len(result.skipped)} files left out, first {name}: {reason}")
+    run.note(
+        f"packed {result.utterances} utterances, {result.hours:.2f} hours, "
+        f"into {result.shards} shards"
+    )
+
+
+class SpeechTraining:
+    """The stages that follow on packed shards."""
+
+    def __init__(self, schedule: Schedule, shards: FrameShards, team: Team, run: Run) -> None:
+        self.schedule, self.shards, self.team, self.run = schedule, shards, team, run
+        self._source: FrameSource | None = None
+
+    @property
+    def source(self) -> FrameSource:
+        """Training frames on this process's device."""
+        if self._source is None:
+            self._source = FrameSource(self.shards, self.team.device)
+        return self._source
+
+    def do(self, stage: str, minutes: float | None) -> bool:
+        """Run a stage by its name; False when the run ended before the stage did."""
+        if stage == "features":
+            rate = self.features(minutes)
+            if rate is not None:
+                self.run.note(f"phone error rate {100 * rate:.1f} % on held-out speakers")
+            return rate is not None
+        if stage == "centres":
+            self.centres()
+        elif stage == "export":
+            self.export()
+        else:
+            return self.stage("one" if stage == "one" else "two", minutes)
+        return True
+
+    def features(self, minutes: float | None) -> float | None:
+        """Train and export the feature network; its phone error rate, or None when stopped."""
+        schedule, told = self.schedule, 0.0
+        # Small enough for one process; the others wait.
+        if self.team.leads:
+            settings = replace(schedule.features, minutes=minutes, steps=schedule.steps)
+            rate = train_features(
+                self.shards, schedule.work / "features", self.team.device, settings, self.run
+            )
+            told = -1.0 if rate is None else rate
+        told = float(self.team.sum(torch.tensor([told], device=self.team.device)))
+        return told if told >= 0 else None
+
+    def stage(self, name: StageName, minutes: float | None) -> bool:
+        """Train stage one or two; False when stopped before its end."""
+        return train(self.task(name, minutes), self.schedule.work / name, self.run)
+
+    def task(self, name: StageName, minutes: float | None) -> SpeechTask:
+        """Stage one or two as the training loop takes it."""
+        schedule = self.schedule
+        settings = replace(schedule.stage, minutes=minutes, steps=schedule.steps)
+        prices = Prices(schedule.bits_scale)
+        if name == "one":
+            model = self._start(settings.seed)
+        else:
+            model = trained_model(schedule.work, "centres")
+            # At the prices that stage one found: a search takes fewer bits at a high price, and a
+            # price that follows its bits runs away from the one that the encoder is used to.
+            settings = replace(
+                settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=None
+            )
+        if name == "two" or schedule.start is not None:
+            prices.log_prices = torch.tensor(model.log_rate_weights)
+        distance = Distance(self._feature_distance(), schedule.feature_weight)
+        return SpeechTask(name, model, self.source, self.team, distance, prices, settings)
+
+    def centres(self) -> None:
+        """Cluster the unrounded latents of training frames; writes WORK/centres.
+
+        A model that was trained on keeps its centres: stage one has trained with them.
+        """
+        if self.team.leads:
+            model = trained_model(self.schedule.work, "one").to(self.team.device)
+            if self.schedule.start is None:
+                model.generator.centres.copy_(self._clustered(model).to(self.team.device))
+            numbers = {
+                "shape": asdict(model.shape),
+                "log_prices": model.log_rate_weights,
+                "finished": True,
+            }
+            tensors = checkpoints.module_tensors("average", model)
+            checkpoints.save_checkpoint(self.schedule.work / "centres", 0, tensors, numbers)
+        self.team.wait()
+
+    def _clustered(self, model: SpeechModel) -> Tensor:
+        """K-means centres [C, levels] of the model's latents of training frames."""
+        random = np.random.default_rng((self.schedule.stage.seed, 2 << 20))
+        latents = []
+        for _ in range(-(-self.schedule.centre_frames // 100)):
+            x = self.source.batch(100, random)
+            with torch.no_grad():
+                z = model.encoder(x, rate_points(100, random).to(x.device))
+            latents.append(z.reshape(-1, model.shape.channels).cpu().numpy())
+        return torch.from_numpy(kmeans_centres(np.concatenate(latents)))
+
+    def export(self) -> None:
+        """Write the model folder. An existing model is replaced at the end.
+
+        Raises BadInput when `out` exists and is not a model folder.
+        """
+        schedule = self.schedule
+        out = schedule.out or schedule.work / "model"
+        if self.team.leads:
+            name = export_speech(
+                trained_model(schedule.work, "two"), self.shards, out,
+                batches=schedule.example_batches, search_steps=schedule.example_search_steps,
+                seed=schedule.stage.seed,
+            )  # fmt: skip
+            self.run.note(f"model {name} written to {out}")
+
+    def _start(self, seed: int) -> SpeechModel:
+        """What stage one begins with. Raises BadInput when there is no such speech model."""
+        schedule, start = self.schedule, self.schedule.start
+        if start is not None:
+            # A shipped model by its name, where there is no such folder.
+            folder = start if start.exists() else WEIGHTS / str(start)
+            found = load_speech_model("speech", folder)
+            if not isinstance(found, SpeechModel):
+                raise BadInput(f"{start}: the paper's system; `sotto train paper` trains it")
+            # Anew, for its entropy coders cannot be copied as training copies networks.
+            model = SpeechModel(found.shape)
+            model.load_state_dict(found.state_dict())
+            model.log_rate_weights = found.log_rate_weights
+            return model
+        torch.manual_seed(seed)
+        model = SpeechModel(schedule.shape)
+        if checkpoints.latest_checkpoint(schedule.work / "one") is None:
+            random = np.random.default_rng((seed, 1 << 20))
+            frames = max(_START_FRAMES, 2 * schedule.shape.channels // schedule.shape.steps)
+            start_speech(model, self.source.batch(frames, random), seed)
+        return model
+
+    def _feature_distance(self) -> FeatureDistance | None:
+        if self.schedule.feature_weight <= 0:
+            return None
+        own = self.schedule.work / "features" / "model"
+        return FeatureDistance(load_features(own if own.is_dir() else None))
+
+
+def trained_model(work: Path, name: str) -> SpeechModel:
+    """The averaged networks in WORK/name. Raises BadInput if the stage is not finished."""
+    path, tensors, numbers = checkpoints.newest_checkpoint(work / name, f"run --stage {name} first")
+    with checkpoints.resuming(path):
+        if not numbers["finished"]:
+            raise BadInput(f"stage {name} is not finished: run --stage {name} again")
+        model = SpeechModel(SpeechShape(**sizes(numbers)))
+        model.log_rate_weights = [float(v) for v in numbers["log_prices"]]
+    checkpoints.load_module("average", model, tensors)
+    return model.eval().requires_grad_(False)

@@ -1,15 +1,21 @@
-"""`sotto train speech ...`: the training program in `models.train`."""
+"""`sotto train SUBJECT`: train networks; `tui.training` does it."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from codec.arguments import add_device, between, count, number, positive, positive_count, whole
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
 
-SUBJECTS = ("speech", "paper", "image", "image-paper", "ganz")
+SPEECH_STAGES = ("prepare", "features", "one", "centres", "two", "export")
+IMAGE_STAGES = ("train", "export")
+_PHOTOGRAPHS = "a folder of photographs"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -19,16 +25,187 @@ def add_parser(subparsers: Subparsers) -> None:
         help="train the networks",
         description="Train the networks. `sotto train speech --help` lists the options.",
     )
-    parser.add_argument("subject", choices=SUBJECTS, help="what to train")
-    parser.set_defaults(run=run)
+    subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
+    _speech(subjects)
+    _paper(subjects)
+    _image(subjects)
+    _image_paper(subjects)
+    _ganz(subjects)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Only reached without further arguments."""
-    return delegate([args.subject])
+    """Train, once the command line is known to be right."""
+    from tui.terminal.exit_status import extra
+
+    with extra("train"):
+        # Only here: it imports torch.
+        training = importlib.import_module("tui.training")
+    return int(training.SUBJECTS[args.subject](args))
 
 
-def delegate(arguments: list[str]) -> int:
-    """Hand over everything from the subject on."""
-    # Only here: it imports torch.
-    return int(importlib.import_module("models.train").main(arguments))
+def _speech(subjects: Subparsers) -> None:
+    parser = _subject(
+        subjects,
+        "speech",
+        "Train the networks of the speech codec. For several GPUs: "
+        "torchrun --nproc-per-node N -m tui train speech ...",
+        data="train.tsv and train/*, or a folder of packed shards",
+    )
+    add = parser.add_argument
+    _add_stages(parser, SPEECH_STAGES)
+    add("--start", type=Path, metavar="MODEL",
+        help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
+    _add_length(parser, 60.0, note="; `all` shares it out")
+    add_device(parser, "default: auto")
+    add("--batch", type=positive_count, default=48, metavar="N",
+        help="frames per process (default: 48)")  # fmt: skip
+    _add_rate(parser, 1.2e-3)
+    add("--adversarial", type=between(0, 100), default=0.01, metavar="W",
+        help="weight of the adversarial term, 0 for none (default: 0.01)")  # fmt: skip
+    add("--feature-weight", type=between(0, 100), default=0.0, metavar="W",
+        help="weight of the feature distance; above 0, `all` trains its network (default: 0)",
+        )  # fmt: skip
+    add("--search-steps", type=positive_count, default=6, metavar="N",
+        help="search steps per batch of stage two (default: 6)")  # fmt: skip
+    add("--dev", type=Path, metavar="DIR", help="clips to score the exported model on")
+    add("--processes", type=positive_count, default=2, metavar="N",
+        help="processes that prepare data (default: 2)")  # fmt: skip
+    add("--compile", action="store_true", help="compile the networks (for a GPU)")
+    _add_result(parser)
+
+
+def _paper(subjects: Subparsers) -> None:
+    description = "Train the networks of the paper preset."
+    parser = _subject(subjects, "paper", description, data="a folder of packed shards")
+    _add_length(parser, 20.0)
+    add_device(parser, "default: auto")
+    parser.add_argument("--batch", type=whole(2, 4096), default=32, metavar="N",
+                        help="frames per step (default: 32)")  # fmt: skip
+    _add_result(parser)
+
+
+def _image(subjects: Subparsers) -> None:
+    parser = _subject(
+        subjects,
+        "image",
+        "Train the networks of the image codec. With larger --minutes or --steps than before a "
+        "training goes on beyond its end.",
+        data=_PHOTOGRAPHS,
+    )
+    _add_stages(parser, IMAGE_STAGES)
+    _add_length(parser, 60.0)
+    add_device(parser, "default: auto")
+    add = parser.add_argument
+    add("--batch", type=positive_count, default=6, metavar="N", help="crops per step (default: 6)")
+    _add_crop(parser)
+    _add_rate(parser, 1.5e-3)
+    add("--hold", type=_below_one, default=0.4, metavar="S",
+        help="share of the training at the peak rate, before it falls (default: 0.4)")  # fmt: skip
+    add("--examples", type=positive_count, default=96, metavar="N",
+        help="crops that the tables are counted on (default: 96)")  # fmt: skip
+    add("--search-steps", type=count, default=10, metavar="N",
+        help="steps of their search (default: 10)")  # fmt: skip
+    _add_result(parser)
+
+
+def _image_paper(subjects: Subparsers) -> None:
+    description = "Train the networks of the image preset paper."
+    parser = _subject(subjects, "image-paper", description, data=_PHOTOGRAPHS)
+    _add_length(parser, 25.0)
+    add_device(parser, "default: auto")
+    parser.add_argument("--batch", type=whole(2, 1024), default=8, metavar="N",
+                        help="crops per step (default: 8)")  # fmt: skip
+    _add_crop(parser)
+    _add_result(parser)
+
+
+def _ganz(subjects: Subparsers) -> None:
+    parser = _subject(
+        subjects,
+        "ganz",
+        "Train the generator of the ganz image preset on crops of photographs: first as a decoder "
+        "of their features, then as a BEGAN.",
+        data=_PHOTOGRAPHS,
+    )
+    _add_stages(parser, IMAGE_STAGES)
+    _add_length(parser, 25.0)
+    add_device(parser, "default: auto; export runs on the CPU")
+    add = parser.add_argument
+    add("--batch", type=positive_count, default=8, metavar="N", help="crops a step (default: 8)")
+    add("--examples", type=positive_count, default=48, metavar="N",
+        help="searched crops that the coded form is fitted to (default: 48)")  # fmt: skip
+    _add_result(parser)
+
+
+def _subject(
+    subjects: Subparsers, name: str, description: str, *, data: str
+) -> argparse.ArgumentParser:
+    """A parser with --data, which `data` explains, and --work."""
+    goes_on = "Ctrl-C writes a checkpoint; the same command goes on from it."
+    parser = subjects.add_parser(name, description=f"{description} {goes_on}")
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="DIR", help=data)
+    add("--work", type=Path, required=True, metavar="DIR", help="checkpoints, log and curves")
+    return parser
+
+
+def _add_stages(parser: argparse.ArgumentParser, stages: Sequence[str]) -> None:
+    parser.add_argument(
+        "--stage", choices=(*stages, "all"), default="all", help="what to do (default: all)"
+    )
+
+
+def _add_length(parser: argparse.ArgumentParser, minutes: float, *, note: str = "") -> None:
+    """--minutes and --steps of the whole training, and --pause of this run; see `length`."""
+    parser.set_defaults(default_minutes=minutes)
+    add = parser.add_argument
+    add("--minutes", type=positive, metavar="N",
+        help=f"length of the whole training{note} (default: {minutes:g})")  # fmt: skip
+    add("--steps", type=positive_count, metavar="N", help="its length in steps")
+    add("--pause", type=positive, metavar="N",
+        help="end this run after N minutes, to be continued")  # fmt: skip
+
+
+class Length(TypedDict):
+    """How long the whole training takes, over all its runs."""
+
+    minutes: float | None
+    steps: int | None
+
+
+def length(args: argparse.Namespace) -> Length:
+    """The minutes and steps asked for; without any, the default minutes."""
+    unlimited = args.minutes is None and args.steps is None
+    return {"minutes": args.default_minutes if unlimited else args.minutes, "steps": args.steps}
+
+
+def _add_rate(parser: argparse.ArgumentParser, peak: float) -> None:
+    parser.add_argument("--rate", type=positive, default=peak, metavar="R",
+                        help=f"peak learning rate (default: {peak * 1e3:g}e-3)")  # fmt: skip
+
+
+def _add_crop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--crop", type=_crop_side, default=256, metavar="N",
+                        help="pixels a side (default: 256)")  # fmt: skip
+
+
+def _add_result(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
+    add("--seed", type=count, default=0, metavar="S", help="of all that is random (default: 0)")
+
+
+def _below_one(text: str) -> float:
+    value = number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def _crop_side(text: str) -> int:
+    """Pixels a side of training crops: whole cells."""
+    value = positive_count(text)
+    if value % 16 or not 32 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is no multiple of 16 from 32 to 1024")
+    return value

@@ -8,8 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
-# That somebody wants us gone, and that the terminal has gone.
+if TYPE_CHECKING:
+    from models.training.loop import Run
+
+# From whoever ends the program, and from a terminal that closes.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 _AGAIN = 10.0  # seconds from which on a further signal is one of its own
 Handler = Callable[[int, "FrameType | None"], None]
@@ -62,3 +66,22 @@ def undisturbed() -> Iterator[None]:
     finally:
         if waiting:
             signal.raise_signal(waiting[0])
+
+
+@contextlib.contextmanager
+def stopping(run: Run) -> Iterator[None]:
+    """Within the block the first signal lets the training loop of a run finish its step.
+
+    A second one, or one while no loop runs, ends the program at once.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if run.loops and not run.signal:
+            run.signal = number
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + number)
+
+    with handled((*ENDING, signal.SIGINT), stop):
+        yield

@@ -1,4 +1,4 @@
-"""What a stage tells: log.jsonl, curves.png, and one progress bar on a terminal."""
+"""What a training leaves to be read: log.jsonl and curves.png."""
 
 from __future__ import annotations
 
@@ -7,57 +7,34 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from codec.console import Bar
-
 _MAX_LOG_BYTES = 64 << 20
 _NOT_CURVES = ("step", "minutes")
 
 
-class Journal:
-    """Means of what each step reported, written every `every` steps; a context manager.
+class TrainingLog:
+    """Means of what each step reports, written to `folder`/log.jsonl every `every` steps.
 
-    folder: where log.jsonl grows; None keeps quiet altogether (the processes that do not lead).
+    folder: None writes nothing, for processes that do not lead.
     """
 
-    def __init__(self, folder: Path | None, label: str, every: int = 50) -> None:
+    def __init__(self, folder: Path | None, every: int = 50) -> None:
         self._folder, self._every = folder, every
-        self._sums: dict[str, list[float]] = defaultdict(list)
-        self._bar = Bar(label)
+        self._values: dict[str, list[float]] = defaultdict(list)
 
-    def __enter__(self) -> Journal:
-        if self._folder is not None:
-            self._bar.__enter__()
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self._bar.__exit__(*about)
-
-    def note(self, line: str) -> None:
-        """One line for the person in front of the terminal."""
-        if self._folder is not None:
-            self._bar.note(line)
-
-    def step(
-        self, step: int, minutes: float, fraction: float, values: dict[str, float], rate: float
-    ) -> None:
-        """Take in one step's numbers; `rate` are frames per second of training."""
-        if self._folder is None:
-            return
+    def step(self, step: int, minutes: float, values: dict[str, float]) -> None:
+        """Take in the numbers of one step."""
         for name, value in values.items():
             if math.isfinite(value):
-                self._sums[name].append(value)
-        loss = values.get("loss", math.nan)
-        state = f"step {step}  loss {loss:.4f}  {rate:.0f} frames/s"
-        self._bar.update(min(fraction, 1.0), state)
+                self._values[name].append(value)
         if step % self._every == 0:
             self.flush(step, minutes)
 
     def flush(self, step: int, minutes: float) -> None:
         """Write the means since the last line."""
-        if self._folder is None or not self._sums:
+        means = {name: sum(v) / len(v) for name, v in self._values.items()}
+        self._values.clear()
+        if self._folder is None or not means:
             return
-        means = {name: sum(v) / len(v) for name, v in self._sums.items()}
-        self._sums.clear()
         entry = {"step": step, "minutes": round(minutes, 3)} | {
             name: float(f"{value:.6g}") for name, value in means.items()
         }
@@ -72,7 +49,7 @@ class Journal:
 
 
 def cut_log(log: Path, step: int) -> None:
-    """Drop lines after `step`: a resumed run writes them again."""
+    """Drop the lines after `step`, which a resumed run writes again."""
     if log.exists():
         kept = [entry for entry in read_log(log) if entry["step"] <= step]
         draft = log.with_suffix(".draft")
@@ -81,7 +58,7 @@ def cut_log(log: Path, step: int) -> None:
 
 
 def read_log(log: Path) -> list[dict[str, float]]:
-    """The lines of a log; those that are damaged are left out."""
+    """The lines of a log but damaged ones."""
     if not log.exists() or log.stat().st_size > _MAX_LOG_BYTES:
         return []
     entries = []
@@ -96,7 +73,7 @@ def read_log(log: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(log: Path, target: Path) -> None:
-    """One small plot for every number in the log, over steps. Nothing without matplotlib."""
+    """Plot every number of the log over the steps; nothing without matplotlib."""
     entries = read_log(log)
     names = [n for n in dict.fromkeys(k for e in entries for k in e) if n not in _NOT_CURVES]
     if not names:

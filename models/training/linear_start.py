@@ -1,4 +1,8 @@
-"""Where training starts: a lapped transform of the principal colours, sorted by variance."""
+"""Linear starts: networks begin as a transform that is a working codec by itself.
+
+Speech starts from the principal components of patches, images from a lapped transform of the
+principal colours, sorted by variance.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,34 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from codec.image.container import STRIDE
-from models.networks.photo import COLOURS, PhotoModel, lapped_analysis
+from models.networks.photo import COLOURS, PhotoModel, lapped_analysis, mean_channels
+from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator
+from models.networks.speech import SpeechModel
 
+_USED = 0.15  # of the reach of the paper's latents: their standard deviation
 _CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
+
+
+def start_speech(model: SpeechModel, x: Tensor, seed: int) -> None:
+    """Set encoder and generator to the principal components of patches of x [N, T, M].
+
+    Raises ValueError when x has fewer patches than the model has channels.
+    """
+    shape = model.shape
+    x = x.float().cpu()
+    mean = x.mean((0, 1))
+    patches = (x - mean).reshape(-1, shape.patch * shape.mels).numpy()
+    found = PCA(shape.channels, svd_solver="randomized", random_state=seed).fit(patches)
+    basis = torch.from_numpy(found.components_.astype("float32"))
+    with torch.no_grad():
+        for part in (model.encoder, model.generator):
+            part.mean.copy_(mean)
+        model.encoder.basis.copy_(basis.T)
+        model.generator.basis.copy_(basis)
 
 
 def lapped_basis(size: int = STRIDE, correlation: float = _CORRELATION) -> NDArray[np.float64]:
@@ -85,7 +111,7 @@ def lapped_channels(x: Tensor, count: int) -> LappedChannels:
     )
 
 
-def linear_start(model: PhotoModel, x: Tensor) -> None:
+def start_image(model: PhotoModel, x: Tensor) -> None:
     """Set encoder and generator to the lapped transform of images x [N, 3, H, W] in [0, 1].
 
     The channels are the directions of the largest mean variance, the largest first.
@@ -104,6 +130,30 @@ def linear_start(model: PhotoModel, x: Tensor) -> None:
         model.prior.bands.copy_(channels.bands)
         log_scale = torch.log(0.4 * spread) + model.encoder.gains.log_gain
         model.prior.log_scale.copy_(log_scale.clamp(-2.2, 3.0))
+
+
+@torch.no_grad()
+def start_paper_image(
+    encoder: PaperImageEncoder, generator: PaperImageGenerator, x: Tensor
+) -> None:
+    """Set both linear parts from training pictures x [N, 3, H, W] in [0, 1].
+
+    Every latent has the same levels, so each should matter the same: the functions, scaled to
+    powers in proportion to their deviations (the best there is against white noise of a given
+    level), are mixed by a rotation, as in `models.paper_nets.start_linear`.
+    """
+    shape = encoder.shape
+    channels = lapped_channels(x, shape.channels)
+    power = (_USED * shape.reach) ** 2 * channels.spread / channels.spread.mean()
+    scale = power.sqrt() / channels.spread
+    random = torch.randn(shape.channels, shape.channels, generator=torch.Generator().manual_seed(0))
+    rotation, _ = torch.linalg.qr(random)
+    for part in (encoder, generator):
+        part.basis.copy_(channels.bases)
+    encoder.mixing.copy_(rotation.T * scale)
+    generator.mixing.copy_(rotation / scale[:, None])
+    generator.signs.copy_(channels.signs)
+    generator.smooth.copy_(mean_channels(channels.bases).float())
 
 
 def _as_cells(kernels: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
-"""What the stages minimise: distance + price * bits, with the price held to a target bit count.
+"""What trainings minimise: distance + price * bits.
 
-Stage one codes with the encoder's rounded latents (straight-through gradient). The prior learns
-from the whole numbers that are coded; the encoder hears what bits cost from latents with uniform
-noise in place of rounding (Ballé et al. 2017), whose price does not jump. Were the prior to learn
-from noisy ones, it would expect values that are never coded. Stage two codes searched latents in
-half of the frames, so that generator and prior meet what the decoder will see. The other half goes
-on as in stage one: without it nothing would keep the encoder good, and searches that begin at a bad
-place end at one.
+Speech: stage one codes the encoder's rounded latents (straight-through). The prior learns from the
+integers that are coded; the encoder gets the cost in bits of latents with uniform noise in place of
+rounding (Ballé et al. 2017), which has no jumps. A prior that learned from noisy latents would
+expect values that are never coded. Stage two codes searched latents in half of the frames, so that
+generator and prior see what the decoder will see. The other half goes on as in stage one: without
+it nothing would keep the encoder good, and a search that begins badly ends badly.
+
+Images: distance and bits of rounded latents, at all rates at once; on half of the crops the price
+is that of noisy latents (Minnen & Singh 2020).
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from __future__ import annotations
 import math
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
+from codec.entropy.image_context import MAX_INDEX as MAX_IMAGE_INDEX
 from codec.entropy.logistic import logistic_bits
 from codec.entropy.speech_context import MAX_INDEX
 from models.networks.features import FeatureDistance
+from models.networks.photo import PhotoModel
 from models.networks.speech import SpeechModel, anchor_weights
 from models.networks.speech_distance import FrameDistance
 
@@ -27,7 +30,8 @@ TARGET_BITS = (1000.0, 1750.0, 3150.0)  # per frame at the rate anchors
 START_PRICES = (7e-4, 3.5e-4, 1.3e-4)
 _PRICE_GAIN = 0.02
 _NOISE_WIDTH = 1.5  # quantisation steps
-_PULL = 3.0  # on the encoder towards searched latents, in units of the price
+_EARLY_DEAD_ZONE = 0.15
+_PULL = 3.0  # weight of the pull on the encoder towards searched latents, in units of the price
 
 
 class Objective(nn.Module):
@@ -52,7 +56,7 @@ class Objective(nn.Module):
         found = 0
         if searched is not None:
             found = len(searched)
-            # Where it would be rounded to what was found, the encoder is right as it is.
+            # Latents that would be rounded to what the search found are right already.
             wrong = ((z[:found] - searched).abs() - 0.5).clamp_min(0.0)
             pull = torch.cat((_PULL * wrong.square().sum((1, 2)), pull[found:]))
             coded = torch.cat((searched, coded[found:]))
@@ -61,12 +65,12 @@ class Objective(nn.Module):
         bits = logistic_bits(coded.detach(), location, log_scale).sum((1, 2))
         expected = (part.detach()[found:] for part in (location, log_scale))
         relaxed = logistic_bits((z + noise)[found:], *expected).sum((1, 2))
-        # The value is that of the coded latents; of the relaxed ones only the gradient counts.
+        # The value of the coded latents, the gradient of the relaxed ones.
         return y, torch.cat((bits[:found], bits[found:] + relaxed - relaxed.detach())), pull
 
 
 class Distance(nn.Module):
-    """F of the training: loudness and log magnitude, and what the feature network sees."""
+    """F of the training: loudness and log magnitude, and the feature network's maps."""
 
     def __init__(self, features: FeatureDistance | None, feature_weight: float) -> None:
         super().__init__()
@@ -75,14 +79,14 @@ class Distance(nn.Module):
         self.feature_weight = feature_weight
 
     def reference(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The target's part, computed once."""
+        """The part of F that depends on the target alone."""
         with torch.autocast(x.device.type, enabled=False):
             reference: tuple[Tensor, ...] = self.frames.reference(x)
         return reference if self.features is None else reference + self.features.reference(x)
 
     def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        """F of decoded frames y [B, T, M] to a `reference`: [B]."""
-        # Powers span more decades than bfloat16 tells apart.
+        """F between decoded frames y [B, T, M] and a `reference`: [B]."""
+        # Powers span more decades than bfloat16 resolves.
         with torch.autocast(y.device.type, enabled=False):
             distance = self.frames.against(reference[:4], y.float())
         if self.features is None:
@@ -90,7 +94,7 @@ class Distance(nn.Module):
         return distance + self.feature_weight * self.features.against(reference[4:], y)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """F of targets and decoded frames: [B]."""
+        """F between targets and decoded frames: [B]."""
         return self.against(self.reference(x), y)
 
 
@@ -107,7 +111,7 @@ class Prices:
         return torch.exp(anchor_weights(rate) @ self.log_prices.to(rate.device))
 
     def sums(self, rate: Tensor, bits: Tensor) -> Tensor:
-        """[2, anchors]: bits and target bits around each anchor; add them up over processes."""
+        """Bits and target bits around each anchor, to be summed over processes: [2, anchors]."""
         hats = anchor_weights(rate)
         target = torch.exp(hats @ self.log_targets.to(rate.device))
         return torch.stack(((hats * bits[:, None]).sum(0), (hats * target[:, None]).sum(0)))
@@ -120,27 +124,38 @@ class Prices:
         self.log_prices.clamp_(math.log(1e-7), math.log(1.0))
 
 
-def linear_start(model: SpeechModel, x: Tensor, seed: int) -> None:
-    """Set encoder and generator to the principal components of patches of x [N, T, M].
-
-    Raises ValueError when x has fewer patches than the model has channels.
-    """
-    shape = model.shape
-    x = x.float().cpu()
-    mean = x.mean((0, 1))
-    patches = (x - mean).reshape(-1, shape.patch * shape.mels).numpy()
-    found = PCA(shape.channels, svd_solver="randomized", random_state=seed).fit(patches)
-    basis = torch.from_numpy(found.components_.astype("float32"))
-    with torch.no_grad():
-        for part in (model.encoder, model.generator):
-            part.mean.copy_(mean)
-        model.encoder.basis.copy_(basis.T)
-        model.generator.basis.copy_(basis)
-
-
 def noise_like(steps: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
     """Uniform noise [size, steps, channels], somewhat wider than a quantisation step.
 
-    So a latent that is about to be rounded away is drawn to where it is cheap.
+    Wider, it draws a latent that is about to be rounded away to where bits are cheap.
     """
     return _NOISE_WIDTH * (torch.rand(size, steps, channels, generator=generator) - 0.5)
+
+
+def prior_objective(
+    model: PhotoModel, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Like `image_objective`, for the prior alone: codes the transform as it is, at no error."""
+    with torch.no_grad():
+        z = model.encoder(x, rate).clamp(-MAX_IMAGE_INDEX, MAX_IMAGE_INDEX)
+        # Training proper draws small latents to zero, so the prior should see fewer already.
+        rounded = torch.copysign((z.abs() + 0.5 - _EARLY_DEAD_ZONE).floor(), z)
+    location, log_scale = model.prior(rounded, rate)
+    bits = logistic_bits(rounded, location, log_scale)
+    return torch.zeros_like(rate), bits.sum((1, 2, 3)) / (x.shape[2] * x.shape[3])
+
+
+def image_objective(
+    model: PhotoModel, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error and bits per pixel of crops x [B, 3, H, W]: each [B].
+
+    noise: [B, C, h, w] in ±0.5; noisy: [B, 1, 1, 1], where noise is priced instead of rounding.
+    """
+    z = model.encoder(x, rate).clamp(-MAX_IMAGE_INDEX, MAX_IMAGE_INDEX)
+    rounded = z + (z.round() - z).detach()
+    y = model.generator(rounded, rate)
+    location, log_scale = model.prior(rounded.detach(), rate)
+    bits = logistic_bits(torch.where(noisy, z + noise, rounded), location, log_scale)
+    pixels = x.shape[2] * x.shape[3]
+    return (y - x).square().mean((1, 2, 3)), bits.sum((1, 2, 3)) / pixels

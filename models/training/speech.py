@@ -1,0 +1,158 @@
+"""Training of the speech networks: with rounded latents in stage one, with searched ones in two.
+
+Stage one trains everything by the straight-through gradient, with a small adversarial term in its
+second part. Stage two searches the latents of half of every batch as the encoder will
+(`codec.search`), and retrains generator and prior on them, the encoder towards them (Liu et al.
+2020, 3.1).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.search.admm import Networks, SearchSettings, search
+from models.networks.discriminator import PatchDiscriminator, generator_loss
+from models.networks.speech import SpeechModel
+from models.training.distributed import Team
+from models.training.frames import FrameSource, rate_points
+from models.training.loop import LoopSettings, Task, learning_rate, parameter_groups
+from models.training.objectives import Distance, Objective, Prices, noise_like
+
+StageName = Literal["one", "two"]
+_DISCRIMINATOR_RATE = 4e-4
+
+
+@dataclass(frozen=True)
+class SpeechSettings(LoopSettings):
+    """How a stage is trained. `batch` is per process; `rate` the peak learning rate.
+
+    steer_from: the first step after which prices are steered; None keeps them as they are.
+    """
+
+    batch: int = 48
+    rate: float = 1.2e-3
+    hold: float = 0.3
+    floor: float = 0.02
+    warmup: int = 200
+    steer_from: int | None = 300
+    adversarial: float = 0.01
+    adversarial_from: float = 0.4
+    search_steps: int = 6
+    compile: bool = False
+
+
+class SpeechTask(Task):
+    """One of the two stages."""
+
+    final = True
+    settings: SpeechSettings
+    average: SpeechModel
+
+    def __init__(
+        self,
+        name: StageName,
+        model: SpeechModel,
+        source: FrameSource,
+        team: Team,
+        distance: Distance,
+        prices: Prices,
+        settings: SpeechSettings,
+    ) -> None:
+        super().__init__(team)
+        self.name, self.source, self.settings = name, source, settings
+        self.prices = prices
+        self.distance = distance.to(self.device)
+        self.model = model.to(self.device).train().requires_grad_(True)
+        torch.manual_seed(settings.seed)  # the same discriminator in every process
+        self.discriminator = PatchDiscriminator().to(self.device).requires_grad_(False)
+        # Gains move by a few per cent per step and have far to go.
+        groups = parameter_groups(self.model, {"log_gain": 3.0})
+        optimiser = torch.optim.AdamW(
+            groups, lr=settings.rate, betas=(0.9, 0.98), weight_decay=1e-3
+        )
+        discriminator_optimiser = torch.optim.AdamW(
+            self.discriminator.parameters(), _DISCRIMINATOR_RATE, (0.5, 0.9), weight_decay=0.0
+        )
+        objective = Objective(self.model)
+        if settings.compile:
+            objective.compile()
+        self.objective = team.wrap(objective)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.amount = settings.batch
+        self.modules = {"model": self.model, "average": self.average, "critic": self.discriminator}
+        self.optimisers = {
+            "moments": (optimiser, self.model),
+            "critic_moments": (discriminator_optimiser, self.discriminator),
+        }
+
+    def step(self, fraction: float) -> dict[str, float]:
+        """One step at this share of the stage; returns the numbers to log."""
+        s, device = self.settings, self.device
+        random = np.random.default_rng(
+            (s.seed, self.team.rank, int(self.name == "two"), self.steps)
+        )
+        noise_source = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+        x = self.source.batch(s.batch, random)
+        rate = rate_points(s.batch, random).to(device)
+        price = self.prices.of(rate)
+        shape = self.model.shape
+        noise = noise_like(shape.steps, shape.channels, s.batch, noise_source)
+        searched = None
+        if self.name == "two":
+            some = -(-s.batch // 2)
+            searched = self._search(x[:some], rate[:some], price[:some])
+        with self.autocast():
+            y, bits, pull = self.objective(x, rate, noise.to(device), searched)
+            distance = self.distance(x, y)
+        loss = (distance + price * (bits + pull)).mean()
+        values = {"loss": loss.item(), "distance": distance.mean().item()}
+        values |= {"bits": bits.mean().item()}
+        adversarial = s.adversarial > 0 and fraction >= s.adversarial_from
+        if adversarial:
+            with self.autocast():
+                adversarial_loss = generator_loss(self.discriminator(y))
+            loss = loss + s.adversarial * adversarial_loss
+            values["generator_loss"] = adversarial_loss.item()
+        now = learning_rate(
+            fraction, self.steps, s.rate, warmup=s.warmup, hold=s.hold, floor=s.floor
+        )
+        norm = self.descend("moments", now, loss)
+        if adversarial:
+            values["discriminator"] = self.train_discriminator("critic_moments", x, y)
+        if s.steer_from is not None and self.steps >= s.steer_from:
+            self.prices.steer(self.team.sum(self.prices.sums(rate, bits.detach())))
+        self.update_average(self.model, self.steps, 0.999)
+        self.steps += 1
+        values |= {"gradient": norm, "learning_rate": now}
+        return values | {f"log_price_{k}": float(v) for k, v in enumerate(self.prices.log_prices)}
+
+    def _search(self, x: Tensor, rate: Tensor, price: Tensor) -> Tensor:
+        m, steps = self.model, self.settings.search_steps
+        with self.autocast():
+            networks = Networks(m.encoder, m.generator, m.prior, m.generator)
+            settings = SearchSettings(iterations=steps, check_every=max(steps, 1))
+            return search(networks, self.distance, x, rate, price, settings).indices
+
+    def identity(self) -> dict[str, Any]:
+        """A stage with its seed."""
+        return {"stage": self.name, "seed": self.settings.seed}
+
+    def numbers(self) -> dict[str, Any]:
+        """Prices, and the sizes of the networks."""
+        return {
+            "log_prices": self.prices.log_prices.tolist(),
+            "shape": asdict(self.model.shape),
+        }
+
+    def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Go on with the prices of a checkpoint."""
+        prices = torch.tensor([float(v) for v in numbers["log_prices"]])
+        if prices.shape != self.prices.log_prices.shape:
+            raise ValueError(f"{len(prices)} prices")
+        self.prices.log_prices = prices

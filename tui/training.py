@@ -1,0 +1,183 @@
+"""What `sotto train` does for each of its subjects."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from codec.device import choose_device
+from models.networks.ganz import SIDE
+from models.training.distributed import join
+from models.training.evaluate import evaluate, write_scores
+from models.training.export import export_ganz, export_image
+from models.training.features import FeatureSettings
+from models.training.frames import FrameShards
+from models.training.ganz import GanzSettings, GanzTask, trained_generator
+from models.training.image import ImageSettings, ImageTask, initial_networks, trained_networks
+from models.training.loop import Run, Task, train
+from models.training.paper import (
+    PaperImageSettings,
+    PaperImageTask,
+    PaperSettings,
+    PaperTask,
+    TwoStageTask,
+    train_two_stages,
+)
+from models.training.photographs import Photographs
+from models.training.schedule import Schedule, train_speech
+from models.training.speech import SpeechSettings
+from tui.commands.train import SPEECH_STAGES, length
+from tui.terminal.progress import StageProgress
+from tui.terminal.signals import stopping
+
+
+@contextlib.contextmanager
+def _run(args: argparse.Namespace, *, quiet: bool = False) -> Iterator[Run]:
+    """A run that signals stop between two steps, and that reports unless `quiet`."""
+    with StageProgress() as progress:
+        if quiet:
+            run = Run(args.pause)
+        else:
+            run = Run(args.pause, note=progress.note, progress=progress.show)
+        with stopping(run):
+            yield run
+
+
+def _status(run: Run, done: bool) -> int:
+    """The exit status of a training, and how to go on if it was stopped."""
+    if run.signal:
+        run.note("stopped; the checkpoint is written, the same command goes on from it")
+        return 128 + run.signal
+    if not done:
+        run.note("paused; the same command goes on from the checkpoint")
+    return 0
+
+
+def _out(args: argparse.Namespace) -> Path:
+    return Path(args.out or args.work / "model")
+
+
+def _speech(args: argparse.Namespace) -> int:
+    stages: tuple[str, ...] = (args.stage,)
+    if args.stage == "all":
+        stages = tuple(s for s in SPEECH_STAGES if s != "features" or args.feature_weight > 0)
+    schedule = Schedule(
+        **length(args),
+        work=args.work,
+        start=args.start,
+        out=args.out,
+        feature_weight=args.feature_weight,
+        stage=SpeechSettings(
+            batch=args.batch,
+            rate=args.rate,
+            adversarial=args.adversarial,
+            search_steps=args.search_steps,
+            seed=args.seed,
+            compile=args.compile,
+        ),
+        features=FeatureSettings(seed=args.seed),
+        processes=args.processes,
+    )
+    team = join(args.device)
+    try:
+        with _run(args, quiet=not team.leads) as run:
+            done = train_speech(schedule, args.data, stages, team, run)
+            if done and "export" in stages and args.dev is not None and team.leads:
+                scores = evaluate(_out(args), args.dev, team.device, note=run.note)
+                write_scores(scores, args.work / "scores.json")
+                print(json.dumps({k: v if math.isfinite(v) else None for k, v in scores.items()}))
+    finally:
+        team.leave()
+    return _status(run, done)
+
+
+def _paper(args: argparse.Namespace) -> int:
+    settings = PaperSettings(**length(args), batch=args.batch, seed=args.seed)
+    device, shards = choose_device(args.device), FrameShards(args.data)
+    with _run(args) as run:
+        return _two_stages(PaperTask(shards, settings, run, device), args.work, args)
+
+
+def _image_paper(args: argparse.Namespace) -> int:
+    settings = PaperImageSettings(**length(args), batch=args.batch, seed=args.seed)
+    with _run(args) as run:
+        photographs = Photographs(args.data, crop=args.crop, note=run.note)
+        task = PaperImageTask(photographs, settings, run, choose_device(args.device))
+        return _two_stages(task, args.work / "image-paper", args)
+
+
+def _two_stages(task: TwoStageTask, folder: Path, args: argparse.Namespace) -> int:
+    name = train_two_stages(task, folder, _out(args))
+    if name is not None:
+        task.run.note(f"model {name} written to {_out(args)}")
+    return _status(task.run, name is not None)
+
+
+def _image(args: argparse.Namespace) -> int:
+    folder = args.work / "image"
+    settings = ImageSettings(
+        **length(args), batch=args.batch, rate=args.rate, hold=args.hold, seed=args.seed
+    )
+    with _run(args) as run:
+        photographs = Photographs(args.data, crop=args.crop, note=run.note)
+        return _train_and_export(
+            args,
+            run,
+            folder,
+            lambda: ImageTask(
+                initial_networks(folder, photographs, args.seed),
+                photographs,
+                choose_device(args.device),
+                settings,
+            ),
+            lambda: export_image(
+                trained_networks(folder), photographs, _out(args),
+                examples=args.examples, search_steps=args.search_steps, seed=args.seed,
+            ),
+        )  # fmt: skip
+
+
+def _ganz(args: argparse.Namespace) -> int:
+    folder = args.work / "ganz"
+    settings = GanzSettings(**length(args), batch=args.batch, seed=args.seed)
+    with _run(args) as run:
+        photographs = Photographs(args.data, crop=SIDE, note=run.note)
+        return _train_and_export(
+            args,
+            run,
+            folder,
+            lambda: GanzTask(photographs, settings, choose_device(args.device)),
+            lambda: export_ganz(
+                *trained_generator(folder, settings.shape), photographs, _out(args),
+                examples=args.examples, seed=args.seed,
+            ),
+        )  # fmt: skip
+
+
+def _train_and_export(
+    args: argparse.Namespace,
+    run: Run,
+    folder: Path,
+    new_task: Callable[[], Task],
+    export: Callable[[], str],
+) -> int:
+    done = args.stage == "export" or train(new_task(), folder, run)
+    if args.stage != "train":
+        # An export cannot be stopped half-way: it does not begin when the time is over.
+        done = done and not run.stops
+        if done:
+            run.note(f"model {export()} written to {_out(args)}")
+    return _status(run, done)
+
+
+SUBJECTS = {
+    "speech": _speech,
+    "paper": _paper,
+    "image": _image,
+    "image-paper": _image_paper,
+    "ganz": _ganz,
+}
