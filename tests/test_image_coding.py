@@ -14,7 +14,6 @@ from codec.entropy import range_coder
 from codec.entropy.context_model import deviations
 from codec.entropy.image_context import (
     MAX_INDEX,
-    NEIGHBOURS,
     QUALITIES,
     SYMBOLS,
     ImageCoder,
@@ -69,8 +68,7 @@ def coder(prior: Prior) -> ImageCoder:
     return ImageCoder(image_context(prior, examples))
 
 
-def test_the_two_halves_agree_on_the_neighbours() -> None:
-    assert photo.NEIGHBOURS == NEIGHBOURS
+def test_cells_find_their_neighbours() -> None:
     assert photo.LOG_SCALES[0] == ImageContext.log_scale_start
     found = neighbour_cells(3, 4).tolist()
     none = 12

@@ -1,8 +1,8 @@
 """The generator and its gradient in bfloat16, for searches on the CPU.
 
-`Sketch` does what `networks.speech.Generator` does, to the precision of its number format, and its
-backward pass is written out: the products with weights laid out for oneDNN, the passes between
-them from `kernels_bf16`. The residual stream and its gradient are in single precision.
+`HalfGenerator` is `networks.speech.Generator` in another number format with its backward pass
+written out: the products with weights laid out for oneDNN, the passes between them from
+`kernels_bf16`. The residual stream and its gradient are in single precision.
 """
 
 from __future__ import annotations
@@ -77,17 +77,17 @@ class _Passes(torch.autograd.Function):
     """y = G(z) with a gradient for z alone."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, rate: Tensor, sketch: Sketch) -> Tensor:
-        ctx.sketch = sketch
-        y, ctx.traces = sketch.draw(z, rate)
+    def forward(ctx: Any, z: Tensor, rate: Tensor, network: HalfGenerator) -> Tensor:
+        ctx.network = network
+        y, ctx.traces = network.draw(z, rate)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.sketch.slope(gradients[0], ctx.traces), None, None
+        return ctx.network.slope(gradients[0], ctx.traces), None, None
 
 
-class Sketch:
+class HalfGenerator:
     """A frozen generator on the CPU, whose gradients reach the latents only.
 
     Needs oneDNN's packed layers (`models.inference.packed.can_pack`).

@@ -20,10 +20,10 @@ _PER_NAT = 1.0 / math.log(2.0)
 _clamp_back = torch.ops.aten.hardtanh_backward
 
 
-class PriorSketch:
+class HalfPrior:
     """A frozen `models.networks.speech.Prior` with its masks folded.
 
-    Where a gradient is wanted the bits are those of the sketch, and gradients reach latents and
+    Where a gradient is wanted, bits and gradient are in bfloat16, and gradients reach latents and
     context only; elsewhere they are those of `exact`, the same network in single precision. Needs
     oneDNN's packed layers (`models.inference.packed.can_pack`).
     """
@@ -103,7 +103,7 @@ class _Bits(torch.autograd.Function):
     """Bits [B, S, C] with gradients for latents and context."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, context: Tensor, rate: Tensor, prior: PriorSketch) -> Tensor:
+    def forward(ctx: Any, z: Tensor, context: Tensor, rate: Tensor, prior: HalfPrior) -> Tensor:
         bits, ctx.traces = prior.draw(z, context, rate)
         ctx.prior = prior
         return bits

@@ -13,16 +13,16 @@ from codec.device import fast_in_half
 from codec.search.admm import Networks
 from codec.search.admm import Prior as SearchPrior
 from codec.search.rdoq import Neighbours
-from models.inference.generator_bf16 import Sketch
+from models.inference.generator_bf16 import HalfGenerator
 from models.inference.packed import can_pack, packed
-from models.inference.prior_bf16 import PriorSketch
+from models.inference.prior_bf16 import HalfPrior
 from models.model import FrameModel
 from models.networks.speech import Generator, Prior
 
 
 def neighbours(generator: nn.Module, prior: SearchPrior) -> Neighbours | None:
     """What moves of single indices need to know; None of models whose latents are no indices."""
-    if not (isinstance(generator, Generator) and isinstance(prior, Prior | PriorSketch)):
+    if not (isinstance(generator, Generator) and isinstance(prior, Prior | HalfPrior)):
         return None
 
     drawn = generator.basis.detach().square().sum(1)
@@ -30,7 +30,7 @@ def neighbours(generator: nn.Module, prior: SearchPrior) -> Neighbours | None:
 
 
 def search_networks(model: FrameModel) -> Networks:
-    """A frozen model as encoder and decoder run it, the sketch in bfloat16 where that is fast."""
+    """A frozen model as encoder and decoder run it; gradients in bfloat16 where that is fast."""
     device = next(model.generator.parameters()).device
     encoder, generator, prior = model.encoder, model.generator, model.prior
     quick = fast_in_half(device)
@@ -41,13 +41,13 @@ def search_networks(model: FrameModel) -> Networks:
             prior = copy.deepcopy(prior)
             prior.fold_masks()
             exact = packed(prior, differentiable=not quick)
-            prior = PriorSketch(prior, exact) if quick else exact
+            prior = HalfPrior(prior, exact) if quick else exact
 
     @cache
-    def sketch() -> Callable[[Tensor, Tensor], Tensor]:
+    def differentiable() -> Callable[[Tensor, Tensor], Tensor]:
         # Only once it is wanted: decoders never search.
         if pack and quick and isinstance(model.generator, Generator):
-            return Sketch(model.generator)
+            return HalfGenerator(model.generator)
         drawn = copy.deepcopy(model.generator).requires_grad_(False)
         number = torch.bfloat16 if quick else next(drawn.parameters()).dtype
         drawn = drawn.to(number)
@@ -59,7 +59,7 @@ def search_networks(model: FrameModel) -> Networks:
         encoder,
         generator,
         prior,
-        lambda z, rate: sketch()(z, rate),
+        lambda z, rate: differentiable()(z, rate),
         model.quantise,
         model.reach,
         neighbours(model.generator, prior),

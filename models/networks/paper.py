@@ -16,14 +16,9 @@ from torch import Tensor, nn
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from models.model import FrameModel, finite, sizes
+from models.networks.common import start_at_zero
 
 SLOPE = 0.1  # of the leaky rectifiers, below zero
-
-
-def start_at_zero(layer: nn.Module) -> None:
-    """Set a layer's weights to zero, so that what it adds to starts unchanged."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 def compress(v: Tensor, reach: float) -> Tensor:
@@ -48,6 +43,22 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, width, H, W] -> the same shape."""
         return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
+
+
+def encoder_body(pixels: int, widths: tuple[int, int, int]) -> nn.Sequential:
+    """Maps in cells of 4x4 `pixels` numbers, twice halved; widths: from the coarsest maps on."""
+    low, middle, high = widths
+    return nn.Sequential(
+        nn.PixelUnshuffle(4),
+        nn.Conv2d(pixels, high, 3, padding=1),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(high, middle, 4, stride=2, padding=1),
+        ResidualBlock(middle),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(middle, low, 4, stride=2, padding=1),
+        ResidualBlock(low),
+        nn.LeakyReLU(SLOPE),
+    )
 
 
 class OrderZeroPrior(nn.Module):

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.entropy.image_context import ImageCoder, ImageContext
-from codec.entropy.logistic import logistic_bits
+from codec.entropy.context_model import MAX_VALUE
+from codec.entropy.image_context import ANCHORS, NEAR, NEIGHBOURS, ImageCoder, ImageContext
 from codec.image.container import STRIDE
 from models.model import (
     Model,
@@ -34,6 +34,7 @@ from models.model import (
     record_of,
     sizes,
 )
+from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
 
 if TYPE_CHECKING:
     from codec.image.presets import Tune
@@ -41,14 +42,7 @@ if TYPE_CHECKING:
 
 HALF = STRIDE // 2
 COLOURS = 3
-ANCHORS = 4  # trained rate points r = 0, 1, 2, 3
-MAX_VALUE = 8  # of a neighbour's value, as the prior sees it
-MAX_LOCATION = 8.0  # of the prior's correction to the linear prediction
 LOG_SCALES = (-3.4, 4.0)
-MAX_HIDDEN = 8.0
-# (rows up, columns left) of the cells the prior sees; the first `NEAR` with their signs.
-NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))
-NEAR = 4
 BANDS = 54  # of channels of similar frequency, whose magnitudes the prior sees as a sum
 MAX_BAND = 31.75
 
@@ -87,21 +81,17 @@ class PhotoShape:
 
 def anchor_weights(rate: Tensor) -> Tensor:
     """Hat functions of the rate point: [B] in [0, 3] -> [B, 4] that sum to one."""
-    anchors = torch.arange(ANCHORS, device=rate.device, dtype=rate.dtype)
-    return (1.0 - (rate[:, None] - anchors).abs()).clamp_min(0.0)
+    return hats(rate, ANCHORS)
+
+
+def _gains(channels: int) -> Gains:
+    return Gains(channels, steps=(0.55, 0.29, 0.15, 0.065), shape=(channels, 1, 1))
 
 
 def mirrored(x: Tensor) -> Tensor:
     """x [B, 3, H, W] with half a cell of its mirror image around it."""
     x = torch.cat((x[..., :HALF].flip(-1), x, x[..., -HALF:].flip(-1)), dim=-1)
     return torch.cat((x[..., :HALF, :].flip(-2), x, x[..., -HALF:, :].flip(-2)), dim=-2)
-
-
-def _silence(layer: nn.Linear | nn.Conv2d) -> None:
-    """Let a layer give nothing at first."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.zero_()
 
 
 class Block(nn.Module):
@@ -112,8 +102,8 @@ class Block(nn.Module):
         self.taps = nn.Conv2d(width, width, 3, padding=1)
         self.condition = nn.Linear(ANCHORS, 2 * width)
         self.mix = nn.Conv2d(width, width, 1)
-        _silence(self.condition)
-        _silence(self.mix)
+        start_at_zero(self.condition)
+        start_at_zero(self.mix)
 
     def forward(self, x: Tensor, where: Tensor) -> Tensor:
         """x: [B, width, h, w], where: [B, ANCHORS] -> the shape of x."""
@@ -121,19 +111,6 @@ class Block(nn.Module):
         h = F.relu(self.taps(x) * (1.0 + scale) + shift)
         y: Tensor = x + self.mix(h)
         return y
-
-
-class Gains(nn.Module):
-    """Channel gains (1 / quantisation step) at the rate anchors; log-linear between them."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        start = -torch.log(torch.tensor([0.55, 0.29, 0.15, 0.065]))
-        self.log_gain = nn.Parameter(start[:, None].repeat(1, channels))
-
-    def forward(self, rate: Tensor) -> Tensor:
-        """[B] rate points -> [B, C, 1, 1] gains."""
-        return torch.exp(anchor_weights(rate) @ self.log_gain)[:, :, None, None]
 
 
 class PhotoEncoder(nn.Module):
@@ -147,11 +124,11 @@ class PhotoEncoder(nn.Module):
         cell = COLOURS * STRIDE * STRIDE
         self.basis = nn.Parameter(torch.zeros(shape.channels, cell, 2, 2))
         self.register_buffer("spread", torch.ones(shape.channels))
-        self.gains = Gains(shape.channels)
+        self.gains = _gains(shape.channels)
         self.enter = nn.Conv2d(COLOURS * HALF * HALF, shape.encoder_width, 1)
         self.blocks = nn.ModuleList(Block(shape.encoder_width) for _ in range(shape.encoder_blocks))
         self.leave = nn.Conv2d(4 * shape.encoder_width, shape.channels, 1)
-        _silence(self.leave)
+        start_at_zero(self.leave)
 
     @property
     def sight(self) -> int:
@@ -183,14 +160,14 @@ class PhotoGenerator(nn.Module):
         self.basis = nn.Parameter(torch.zeros(shape.channels, cell, 2, 2))
         self.register_buffer("spread", torch.ones(shape.channels))
         self.register_buffer("signs", torch.ones(2, shape.channels))
-        self.gains = Gains(shape.channels)
+        self.gains = _gains(shape.channels)
         self.enter = nn.Conv2d(shape.channels, shape.deep, 1)
         self.deep = nn.ModuleList(Block(shape.deep) for _ in range(shape.deep_blocks))
         self.rise = nn.Conv2d(shape.deep, 4 * shape.width, 1)
         self.image = nn.Conv2d(COLOURS * HALF * HALF, shape.width, 1)
         self.blocks = nn.ModuleList(Block(shape.width) for _ in range(shape.blocks))
         self.leave = nn.Conv2d(shape.width, COLOURS * HALF * HALF, 1)
-        _silence(self.leave)
+        start_at_zero(self.leave)
 
     @property
     def sight(self) -> int:
@@ -275,51 +252,27 @@ def magnitude_feature(d: Tensor) -> Tensor:
     return (torch.round(4.0 * exact) / 4.0).detach() + (exact - exact.detach())
 
 
-class Prior(nn.Module):
+class Prior(MaskedPrior):
     """Autoregressive entropy model of the latents, causal over cells and channel groups.
 
-    A masked autoencoder (Germain et al. 2015) over the channel groups of one cell, whose input also
-    holds six cells before it, all of them relative to a linear prediction of the cell: the values
-    of the first channels of the near cells, and magnitudes summed over bands of similar frequency.
-    It gives each index a logistic location and scale. Weights and activations are bounded so that
-    `codec.entropy.image_context` can run the same network in exact integers.
+    What it knows before a cell are six cells before it, all of them relative to a linear prediction
+    of the cell: the values of the first channels of the near cells, and magnitudes summed over
+    bands of similar frequency.
     """
 
     bands: Tensor
-    within_mask: Tensor
-    middle_mask: Tensor
-    leave_mask: Tensor
 
     def __init__(self, shape: PhotoShape) -> None:
-        super().__init__()
-        self.shape = shape
-        groups, unit, channels = shape.prior_groups, shape.prior_unit, shape.channels
-        if sum(groups) != channels:
-            raise ValueError("prior groups do not cover the channels")
-        hidden = unit * len(groups)
+        channels = shape.channels
         inputs = NEAR * shape.prior_values + len(NEIGHBOURS) * BANDS + ANCHORS
+        super().__init__(shape.prior_groups, shape.prior_unit, channels, inputs)
+        self.shape = shape
         self.register_buffer("bands", torch.zeros(channels, dtype=torch.long))
         self.predict = nn.Parameter(torch.zeros(NEAR, channels))
-        self.past = nn.Linear(inputs, hidden)
-        self.within = nn.Linear(2 * channels, hidden, bias=False)
-        self.middle = nn.Linear(hidden, hidden)
-        self.leave = nn.Linear(hidden, 2 * channels)
         self.log_scale = nn.Parameter(torch.zeros(ANCHORS, channels))  # before the network's part
-        _silence(self.leave)
         with torch.no_grad():
             for layer in (self.past, self.within):
                 layer.weight *= 0.5
-        channel_group = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
-        unit_group = torch.arange(len(groups)).repeat_interleave(unit)
-        self.register_buffer(
-            "within_mask", (channel_group.repeat(2)[None] < unit_group[:, None]).float(), False
-        )
-        self.register_buffer(
-            "middle_mask", (unit_group[None] <= unit_group[:, None]).float(), False
-        )
-        self.register_buffer(
-            "leave_mask", (unit_group[None] <= channel_group.repeat(2)[:, None]).float(), False
-        )
 
     def forward(self, q: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         """q: [B, C, h, w] whole indices, rate: [B] -> location and log scale, each [B, C, h, w].
@@ -346,25 +299,15 @@ class Prior(nn.Module):
         own = flat - whole
         features = torch.cat((own.clamp(-MAX_VALUE, MAX_VALUE), magnitude_feature(own)), -1)
         where = anchor_weights(rate)[:, None]
-        h = self.past(torch.cat((*parts, where.expand(-1, height * width, -1)), dim=-1))
-        h = h + F.linear(features, self.within.weight * self.within_mask)
-        h = h.clamp(0.0, MAX_HIDDEN)
-        h = F.linear(h, self.middle.weight * self.middle_mask, self.middle.bias)
-        h = h.clamp(0.0, MAX_HIDDEN)
-        out = F.linear(h, self.leave.weight * self.leave_mask, self.leave.bias)
-        location, log_scale = out.float().chunk(2, dim=-1)
-        location = predicted + location.clamp(-MAX_LOCATION, MAX_LOCATION)
+        past = torch.cat((*parts, where.expand(-1, height * width, -1)), dim=-1)
+        location, log_scale = self.predicted(past, features)
+        location = predicted + location
         log_scale = (log_scale + where @ self.log_scale.float()).clamp(*LOG_SCALES)
         shape = (batch, height, width, channels)
         return (
             location.reshape(shape).permute(0, 3, 1, 2),
             log_scale.reshape(shape).permute(0, 3, 1, 2),
         )
-
-    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
-        """Cost of the (relaxed) indices z given the rounded ones, in bits: [B, C, h, w]."""
-        location, log_scale = self(z if context is None else context, rate)
-        return logistic_bits(z, location, log_scale)
 
 
 class PhotoModel(Model):

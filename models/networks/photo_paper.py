@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from codec.image.container import STRIDE
+from models.networks.common import start_at_zero
 from models.networks.paper import (
     SLOPE,
     ResidualBlock,
     StaticModel,
     compress,
+    encoder_body,
     expand,
-    start_at_zero,
 )
 from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
 
@@ -78,21 +79,10 @@ class PaperImageEncoder(nn.Module):
     def __init__(self, shape: PaperImageShape) -> None:
         super().__init__()
         self.shape = shape
-        low, middle, high = shape.encoder_widths
         self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
         self.register_buffer("mixing", torch.eye(shape.channels))
-        self.body = nn.Sequential(
-            nn.PixelUnshuffle(FOLD),
-            nn.Conv2d(_PIXELS, high, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(high, middle, 4, stride=2, padding=1),
-            ResidualBlock(middle),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(middle, low, 4, stride=2, padding=1),
-            ResidualBlock(low),
-            nn.LeakyReLU(SLOPE),
-        )
-        self.leave = nn.Conv2d(low, shape.channels, 1)
+        self.body = encoder_body(_PIXELS, shape.encoder_widths)
+        self.leave = nn.Conv2d(shape.encoder_widths[0], shape.channels, 1)
         start_at_zero(self.leave)
 
     @property

@@ -11,7 +11,6 @@ channel by channel (log-linear between three trained anchors) and conditions the
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -34,6 +33,7 @@ from models.model import (
     record_of,
     sizes,
 )
+from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
 
 ANCHORS = 3  # trained rate points r = 0, 1, 2
 
@@ -73,8 +73,11 @@ class SpeechShape:
 
 def anchor_weights(rate: Tensor) -> Tensor:
     """Hat functions of the rate point: [B] in [0, 2] -> [B, 3] that sum to one."""
-    anchors = torch.arange(ANCHORS, device=rate.device, dtype=rate.dtype)
-    return (1.0 - (rate[:, None] - anchors).abs()).clamp_min(0.0)
+    return hats(rate, ANCHORS)
+
+
+def _gains(channels: int) -> Gains:
+    return Gains(channels, steps=(0.55, 0.4, 0.28), shape=(1, channels))
 
 
 class Block(nn.Module):
@@ -85,29 +88,13 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.taps = nn.Linear(3 * width, hidden)
         self.mix = nn.Linear(hidden, width)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
+        start_at_zero(self.mix)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, N, width] -> the same shape."""
         y = F.pad(self.norm(x), (0, 0, 1, 1))
         y = torch.cat((y[:, :-2], y[:, 1:-1], y[:, 2:]), dim=-1)
         return x + self.mix(F.gelu(self.taps(y), approximate="tanh"))
-
-
-class Gains(nn.Module):
-    """Channel gains at the rate anchors; log-linear between them."""
-
-    def __init__(
-        self, channels: int, steps_at_anchors: tuple[float, ...] = (0.55, 0.4, 0.28)
-    ) -> None:
-        super().__init__()
-        start = torch.tensor([-math.log(s) for s in steps_at_anchors])
-        self.log_gain = nn.Parameter(start[:, None].repeat(1, channels))
-
-    def forward(self, rate: Tensor) -> Tensor:
-        """[B] rate points -> [B, 1, C] gains."""
-        return torch.exp(anchor_weights(rate) @ self.log_gain)[:, None]
 
 
 class Encoder(nn.Module):
@@ -121,7 +108,7 @@ class Encoder(nn.Module):
         patch_size = shape.patch * shape.mels
         self.register_buffer("mean", torch.zeros(shape.mels))
         self.basis = nn.Parameter(torch.zeros(patch_size, shape.channels))
-        self.gains = Gains(shape.channels)
+        self.gains = _gains(shape.channels)
         self.enter = nn.Linear(4 * shape.mels, shape.width)
         self.condition = nn.Linear(ANCHORS, shape.width, bias=False)
         self.blocks = nn.ModuleList(
@@ -129,8 +116,7 @@ class Encoder(nn.Module):
         )
         fold = shape.patch // 4
         self.leave = nn.Linear(fold * shape.width, shape.channels)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        start_at_zero(self.leave)
 
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, T, M] in [-1, 1], rate: [B] -> indices before rounding [B, S, C]."""
@@ -159,7 +145,7 @@ class Generator(nn.Module):
         self.basis = nn.Parameter(torch.zeros(shape.channels, shape.patch * shape.mels))
         whole = torch.arange(-MAX_INDEX, MAX_INDEX + 1, dtype=torch.float32)
         self.register_buffer("centres", whole.repeat(shape.channels, 1))
-        self.gains = Gains(shape.channels)
+        self.gains = _gains(shape.channels)
         self.enter = nn.Linear(shape.channels, self.fold * shape.width)
         self.condition = nn.Linear(ANCHORS, shape.width, bias=False)
         self.blocks = nn.ModuleList(
@@ -167,8 +153,7 @@ class Generator(nn.Module):
         )
         self.norm = nn.LayerNorm(shape.width)
         self.leave = nn.Linear(shape.width, 4 * shape.mels)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        start_at_zero(self.leave)
 
     def forward(self, z: Tensor, rate: Tensor) -> Tensor:
         """z: [B, S, C] latents in index units, rate: [B] -> [B, T, M] normalised log-mel frame."""
@@ -203,43 +188,17 @@ def index_features(q: Tensor) -> Tensor:
     return torch.cat((q.clamp(-8, 8), q.abs().clamp(max=4)), dim=-1)
 
 
-class Prior(nn.Module):
+class Prior(MaskedPrior):
     """Autoregressive entropy model of the latent indices, causal over steps and channel groups.
 
-    A masked autoencoder (Germain et al. 2015) over the channel groups of one step, whose input also
-    holds the two steps before it. It gives each index a logistic location and scale. Weights and
-    activations are bounded so that `codec.entropy` can run the same network in exact integers.
+    What it knows before a step are the two steps before.
     """
 
-    within_mask: Tensor
-    middle_mask: Tensor
-    leave_mask: Tensor
-
     def __init__(self, shape: SpeechShape) -> None:
-        super().__init__()
+        channels = shape.channels
+        inputs = 4 * channels + ANCHORS + 1
+        super().__init__(shape.prior_groups, shape.prior_unit, channels, inputs)
         self.shape = shape
-        groups, unit, channels = shape.prior_groups, shape.prior_unit, shape.channels
-        self._folded = False
-        if sum(groups) != channels:
-            raise ValueError("prior groups do not cover the channels")
-        hidden = unit * len(groups)
-        self.past = nn.Linear(4 * channels + ANCHORS + 1, hidden)
-        self.within = nn.Linear(2 * channels, hidden, bias=False)
-        self.middle = nn.Linear(hidden, hidden)
-        self.leave = nn.Linear(hidden, 2 * channels)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-        channel_group = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
-        unit_group = torch.arange(len(groups)).repeat_interleave(unit)
-        self.register_buffer(
-            "within_mask", (channel_group.repeat(2)[None] < unit_group[:, None]).float(), False
-        )
-        self.register_buffer(
-            "middle_mask", (unit_group[None] <= unit_group[:, None]).float(), False
-        )
-        self.register_buffer(
-            "leave_mask", (unit_group[None] <= channel_group.repeat(2)[:, None]).float(), False
-        )
 
     def forward(self, q: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         """q: [B, S, C] indices, rate: [B] -> location and log scale, each [B, S, C]."""
@@ -249,31 +208,8 @@ class Prior(nn.Module):
         first[:, 0] = 1.0
         where = anchor_weights(rate)[:, None].expand(-1, q.shape[1], -1)
         past = torch.cat((padded[:, 1:-1], padded[:, :-2], where, first), dim=-1)
-        h = self.past(past) + self._masked(self.within, self.within_mask, features)
-        h = h.clamp(0.0, 8.0)
-        h = self._masked(self.middle, self.middle_mask, h).clamp(0.0, 8.0)
-        out = self._masked(self.leave, self.leave_mask, h)
-        location, log_scale = out.float().chunk(2, dim=-1)
-        return location.clamp(-8, 8), (log_scale - 1.0).clamp(-2.6, 1.8)
-
-    def fold_masks(self) -> None:
-        """Apply the masks to the weights once, for a prior that no longer trains."""
-        with torch.no_grad():
-            self.within.weight *= self.within_mask
-            self.middle.weight *= self.middle_mask
-            self.leave.weight *= self.leave_mask
-        self._folded = True
-
-    def _masked(self, layer: nn.Linear, mask: Tensor, x: Tensor) -> Tensor:
-        if self._folded:
-            y: Tensor = layer(x)
-            return y
-        return F.linear(x, layer.weight * mask, layer.bias)
-
-    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
-        """Cost of the (relaxed) indices z given the rounded ones, in bits: [B, S, C]."""
-        location, log_scale = self(z if context is None else context, rate)
-        return logistic_bits(z, location, log_scale)
+        location, log_scale = self.predicted(past, features)
+        return location, (log_scale - 1.0).clamp(-2.6, 1.8)
 
     def moves(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bits of whole indices u, and what each would add one lower and one higher: [B, S, C].

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
+from models.networks.common import start_at_zero
 from models.networks.paper import (
     SLOPE,
     ResidualBlock,
     StaticModel,
     compress,
+    encoder_body,
     expand,
-    start_at_zero,
 )
 
 
@@ -71,21 +72,10 @@ class PaperEncoder(nn.Module):
     def __init__(self, shape: PaperShape) -> None:
         super().__init__()
         self.shape = shape
-        low, middle, high = shape.encoder_widths
         self.register_buffer("mean", torch.zeros(shape.mels))
         self.basis = nn.Parameter(torch.zeros(shape.patch * shape.mels, shape.channels))
-        self.body = nn.Sequential(
-            nn.PixelUnshuffle(4),
-            nn.Conv2d(16, high, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(high, middle, 4, stride=2, padding=1),
-            ResidualBlock(middle),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(middle, low, 4, stride=2, padding=1),
-            ResidualBlock(low),
-            nn.LeakyReLU(SLOPE),
-        )
-        self.leave = nn.Linear(low * 8, shape.channels)
+        self.body = encoder_body(16, shape.encoder_widths)
+        self.leave = nn.Linear(8 * shape.encoder_widths[0], shape.channels)
         start_at_zero(self.leave)
 
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from codec.entropy.context_model import (
     ContextModel,
     deviations,
 )
-from codec.entropy.image_context import ImageContext
+from codec.entropy.image_context import NEAR, NEIGHBOURS, ImageContext
 from codec.entropy.speech_context import QUALITIES, SpeechContext
 from models.networks import photo, speech
 
@@ -56,8 +56,8 @@ def image_context(prior: photo.Prior, examples: Examples) -> ImageContext:
     past, within = state["past.weight"].T, state["within.weight"].T
     near, around = [], []
     at = 0
-    for k in range(len(photo.NEIGHBOURS)):
-        if k < photo.NEAR:
+    for k in range(len(NEIGHBOURS)):
+        if k < NEAR:
             near.append(past[at : at + values])
             at += values
         around.append(past[at : at + photo.BANDS])

@@ -1,4 +1,4 @@
-"""The sketches of the search: near the networks they stand for, and so are their gradients."""
+"""The bfloat16 networks of the search are near the exact ones, and so are their gradients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.inference.generator_bf16 import Sketch
+from models.inference.generator_bf16 import HalfGenerator
 from models.inference.packed import can_pack, packed
-from models.inference.prior_bf16 import PriorSketch
+from models.inference.prior_bf16 import HalfPrior
 from models.networks.speech import Generator, Prior, SpeechShape
 
 SHAPE = SpeechShape(
@@ -77,49 +77,49 @@ def mostly_off(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("spread", [0.5, 4.0])
-def test_sketch_draws_what_the_generator_draws(generator: Generator, spread: float) -> None:
+def test_half_generator_draws_what_the_generator_draws(generator: Generator, spread: float) -> None:
     z = latents(spread)
-    assert off(Sketch(generator)(z, RATE), generator(z, RATE)) < 0.01
+    assert off(HalfGenerator(generator)(z, RATE), generator(z, RATE)) < 0.01
 
 
 @pytest.mark.parametrize("spread", [0.5, 4.0])
-def test_gradient_of_the_sketch_is_that_of_the_generator(
+def test_gradient_of_the_half_generator_is_that_of_the_generator(
     generator: Generator, spread: float
 ) -> None:
     wanted = torch.sin(torch.arange(FRAMES * 128 * 128.0)).reshape(FRAMES, 128, 128)
     gradients = []
-    for network in (Sketch(generator), generator):
+    for network in (HalfGenerator(generator), generator):
         z = latents(spread).requires_grad_(True)
         gradients.append(torch.autograd.grad(network(z, RATE), z, wanted)[0])
     assert off(*gradients) < 0.02
 
 
 def test_gradient_of_a_frame_ignores_the_others(generator: Generator) -> None:
-    sketch = Sketch(generator)
+    half = HalfGenerator(generator)
     z = latents(1.0).requires_grad_(True)
-    (together,) = torch.autograd.grad(sketch(z, RATE).square().sum(), z)
+    (together,) = torch.autograd.grad(half(z, RATE).square().sum(), z)
     for at in range(FRAMES):
         one = z[at : at + 1].detach().requires_grad_(True)
-        (alone,) = torch.autograd.grad(sketch(one, RATE[at : at + 1]).square().sum(), one)
+        (alone,) = torch.autograd.grad(half(one, RATE[at : at + 1]).square().sum(), one)
         assert off(together[at : at + 1], alone) < 0.005
 
 
-def test_two_sketches_can_be_on_their_way_at_once(generator: Generator) -> None:
-    sketch = Sketch(generator)
+def test_two_passes_can_be_under_way_at_once(generator: Generator) -> None:
+    half = HalfGenerator(generator)
     first, second = (latents(spread).requires_grad_(True) for spread in (1.0, 2.0))
-    y = sketch(first, RATE)
-    sketch(second, RATE).sum().backward()
+    y = half(first, RATE)
+    half(second, RATE).sum().backward()
     (late,) = torch.autograd.grad(y.sum(), first)
-    (alone,) = torch.autograd.grad(sketch(first, RATE).sum(), first)
+    (alone,) = torch.autograd.grad(half(first, RATE).sum(), first)
     assert torch.equal(late, alone)
 
 
 @pytest.mark.parametrize("spread", [0.5, 3.0])
-def test_prior_sketch_counts_and_descends_as_the_prior(prior: Prior, spread: float) -> None:
-    sketch = PriorSketch(prior, packed(prior))
+def test_half_prior_counts_and_descends_as_the_prior(prior: Prior, spread: float) -> None:
+    half = HalfPrior(prior, packed(prior))
     weight = torch.linspace(0.5, 1.5, SHAPE.channels)
     found = []
-    for network in (sketch, prior):
+    for network in (half, prior):
         z = latents(spread).requires_grad_(True)
         context = z.detach().round().requires_grad_(True)
         bits = network.bits(z, RATE, context)
@@ -131,17 +131,17 @@ def test_prior_sketch_counts_and_descends_as_the_prior(prior: Prior, spread: flo
     assert mostly_off(for_context, true_context) < 0.02
 
 
-def test_prior_sketch_without_context_sees_the_latents_themselves(prior: Prior) -> None:
+def test_half_prior_without_context_sees_the_latents_themselves(prior: Prior) -> None:
     found = []
-    for network in (PriorSketch(prior, packed(prior)), prior):
+    for network in (HalfPrior(prior, packed(prior)), prior):
         z = latents(1.0).requires_grad_(True)
         found.append(torch.autograd.grad(network.bits(z, RATE).sum(), z)[0])
     assert mostly_off(*found) < 0.02
 
 
-def test_prior_sketch_tells_of_moves_as_the_prior(prior: Prior) -> None:
+def test_half_prior_prices_moves_as_the_prior(prior: Prior) -> None:
     u = latents(2.0).round()
-    found, wanted = (n.moves(u, RATE) for n in (PriorSketch(prior, packed(prior)), prior))
+    found, wanted = (n.moves(u, RATE) for n in (HalfPrior(prior, packed(prior)), prior))
     assert off(found[0], wanted[0]) < 0.01
     for moves, true in zip(found[1:], wanted[1:], strict=True):
         assert mostly_off(moves, true) < 0.02
@@ -151,15 +151,15 @@ def test_bits_are_exact_where_no_gradient_is_wanted(prior: Prior) -> None:
     exact = packed(prior)
     z = latents(1.0).round()
     with torch.no_grad():
-        bits = PriorSketch(prior, exact).bits(z, RATE)
+        bits = HalfPrior(prior, exact).bits(z, RATE)
         assert torch.equal(bits, exact.bits(z, RATE))
 
 
-def test_sketches_leave_the_networks_alone(generator: Generator, prior: Prior) -> None:
+def test_half_networks_leave_the_exact_ones_alone(generator: Generator, prior: Prior) -> None:
     before = [copy.deepcopy(network.state_dict()) for network in (generator, prior)]
     z = latents(1.0).requires_grad_(True)
-    bits = PriorSketch(prior, packed(prior)).bits(z, RATE)
-    (Sketch(generator)(z, RATE).sum() + bits.sum()).backward()
+    bits = HalfPrior(prior, packed(prior)).bits(z, RATE)
+    (HalfGenerator(generator)(z, RATE).sum() + bits.sum()).backward()
     for network, state in zip((generator, prior), before, strict=True):
         for name, value in network.state_dict().items():
             np.testing.assert_array_equal(value.numpy(), state[name].numpy())
