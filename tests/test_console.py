@@ -8,10 +8,10 @@ import json
 
 import pytest
 
-from codec.console import Bar, note
 from codec.errors import BadInput
 from codec.image.settings import SearchProgress
 from models.training.log import TrainingLog
+from tui.terminal.console import Bar, note
 from tui.terminal.exit_status import exit_status, extra
 from tui.terminal.progress import Progress, StageProgress
 from tui.terminal.steps import show_search

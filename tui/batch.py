@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from codec.console import note
 from codec.errors import BadInput, SottoError
 from codec.files.paths import PIPE, display_name, is_special, os_errors
+from tui.terminal.console import note
 from tui.terminal.errors import UsageError
 from tui.terminal.progress import Progress
 

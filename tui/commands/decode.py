@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codec.arguments import between, number
 from tui.terminal import options
+from tui.terminal.arguments import between, number
 
 if TYPE_CHECKING:
     from codec.container import StreamHeader, StreamInfo

@@ -89,7 +89,6 @@ def _quality(text: str) -> float:
 
 def run_encode(args: argparse.Namespace) -> int:
     """Encode; 0 if it went well."""
-    from codec.console import Bar, note
     from codec.files.paths import atomic_output
     from codec.image.base import ImageCodec
     from codec.image.pictures import read_picture
@@ -97,6 +96,7 @@ def run_encode(args: argparse.Namespace) -> int:
     from codec.image.settings import EncodeSettings
     from tui.batch import check_paths
     from tui.preview import preview_png
+    from tui.terminal.console import Bar, note
     from tui.terminal.steps import show_search
 
     if args.no_search and (args.iterations is not None or args.budget is not None or args.fast):
@@ -129,13 +129,13 @@ def run_encode(args: argparse.Namespace) -> int:
 
 def run_decode(args: argparse.Namespace) -> int:
     """Decode; 0 if it went well, damage that could be worked around included."""
-    from codec.console import note
     from codec.files.paths import atomic_output
     from codec.image.base import ImageCodec
     from codec.image.container import read_image
     from codec.image.pictures import picture_bytes, save_format
     from codec.image.presets import numbered_image_preset
     from tui.batch import check_paths
+    from tui.terminal.console import note
 
     check_paths(args.input, args.output)
     form = save_format(args.output)

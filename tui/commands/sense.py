@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from codec.arguments import add_device, between, count, positive_count
+from tui.terminal.arguments import add_device, between, count, positive_count
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -48,13 +48,13 @@ def run_sense(args: argparse.Namespace) -> int:
     """Sense; 0 if it went well."""
     import contextlib
 
-    from codec.console import Bar, note
     from codec.files.paths import atomic_output
     from codec.image.pictures import Picture, picture_bytes, read_picture, save_format
     from codec.image.sensing import DEFAULT_PRIOR, SenseSettings, Sensor
     from models.evaluation.rate_quality import psnr
     from tui.batch import check_paths
     from tui.preview import preview_png
+    from tui.terminal.console import Bar, note
     from tui.terminal.steps import show_search
 
     check_paths(args.input, args.output, args.preview)

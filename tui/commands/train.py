@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from codec.arguments import add_device, between, count, number, positive, positive_count, whole
+from tui.terminal.arguments import (
+    add_device,
+    between,
+    count,
+    number,
+    positive,
+    positive_count,
+    whole,
+)
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers

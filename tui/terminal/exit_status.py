@@ -7,9 +7,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
-from codec.console import note
 from codec.errors import BadInput, SottoError
 from codec.files.paths import display_name, reason
+from tui.terminal.console import note
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT

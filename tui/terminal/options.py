@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from codec.arguments import add_device, count, positive
+from tui.terminal.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
 __all__ = ["add_device", "add_encoding", "count", "encoding", "positive"]

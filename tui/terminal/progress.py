@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from codec.console import Bar
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from tui.terminal.console import Bar
 
 
 class Progress(Bar):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from codec.console import Bar
     from codec.image.settings import SearchProgress
+    from tui.terminal.console import Bar
 
 
 def show_search(bar: Bar, now: SearchProgress) -> None:

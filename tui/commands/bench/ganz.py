@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codec.arguments import add_device, count, positive_count
-from codec.console import note
 from tui.commands.bench import output
 from tui.commands.bench.options import names, numbers
+from tui.terminal.arguments import add_device, count, positive_count
+from tui.terminal.console import note
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers

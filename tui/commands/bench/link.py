@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codec.arguments import amount
 from codec.files.paths import os_errors
 from stream.bench.scenarios import SCENARIOS, SHORT, Scenario, find_scenario
 from tui.commands.bench import output
+from tui.terminal.arguments import amount
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from codec.arguments import number
+from tui.terminal.arguments import number
 
 T = TypeVar("T")
 

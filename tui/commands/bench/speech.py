@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codec.arguments import add_device, amount, positive_count
-from codec.console import Bar, note
 from tui.commands.bench import output
 from tui.commands.bench.options import names, settings
+from tui.terminal.arguments import add_device, amount, positive_count
+from tui.terminal.console import Bar, note
 
 if TYPE_CHECKING:
     from models.evaluation.coding import Step

@@ -1,7 +1,4 @@
-"""What a command tells the person in front of it: lines on stderr, and one progress bar there.
-
-Lines go wherever stderr goes; a bar is drawn on a terminal only, never into a pipe or a log file.
-"""
+"""Lines and one progress bar on stderr; the bar is drawn on a terminal only."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def note(line: str) -> None:
-    """One line on stderr. A stderr nobody reads any more must not stop the work."""
+    """One line on stderr. A stderr that is closed must not stop the work."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(_said(line), file=sys.stderr, flush=True)
 
 
 def _said(text: str) -> str:
-    """A library's message of several lines on one."""
+    """A message of several lines on one."""
     return "sotto: " + " ".join(part.strip() for part in text.splitlines())
 
 

@@ -1,6 +1,6 @@
-"""Values of command-line options, checked while the command line is read.
+"""Types of command-line options.
 
-All are a `type=` of argparse: they raise ArgumentTypeError, which ends the program with one line on
+Each is a `type=` of argparse and raises ArgumentTypeError, which ends the program with one line on
 stderr and status 2.
 """
 
