@@ -1,1 +1,1 @@
-"""Training: data, objective, the stages of the recipe, and their bookkeeping."""
+"""Training: one loop, a task for each family of networks, and what feeds and exports them."""
