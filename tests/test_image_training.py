@@ -16,7 +16,7 @@ from codec.errors import BadInput, SottoError
 from codec.image.base import ImageCodec
 from codec.image.settings import EncodeSettings
 from models.evaluation import image
-from models.evaluation.image_codecs import TestedCodec
+from models.evaluation.image_codecs import MeasuredCodec
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
 from models.networks.photo import PhotoModel, PhotoShape
 from models.training import photographs
@@ -165,7 +165,7 @@ def test_a_card_is_not_shared_by_many_processes(
 class Dying(image.Settings):
     """Its codecs load here, but not in a process of their own."""
 
-    def load(self) -> list[TestedCodec]:
+    def load(self) -> list[MeasuredCodec]:
         if multiprocessing.parent_process() is not None:
             os._exit(1)
         return []

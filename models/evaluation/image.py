@@ -25,7 +25,7 @@ from codec.image.base import ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
 from codec.image.settings import EncodeSettings
-from models.evaluation.image_codecs import PEERS, TestedCodec, own_codec, peers
+from models.evaluation.image_codecs import PEERS, MeasuredCodec, own_codec, peers
 from models.evaluation.plots import Line, Panel
 from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, means, psnr, single
 from models.networks.image_distance import ms_ssim
@@ -58,7 +58,7 @@ class Settings:
     at: float = 0.29
     device: str = "auto"
 
-    def load(self) -> list[TestedCodec]:
+    def load(self) -> list[MeasuredCodec]:
         """Ours, then the peers that are installed; everything is compiled afterwards."""
         settings = EncodeSettings(
             iterations=self.iterations, fast=self.fast, search=self.search, tune=self.tune
@@ -93,7 +93,7 @@ class Settings:
 class Results:
     """All points of every codec by its name; timed: of a few pictures, each alone."""
 
-    codecs: list[TestedCodec]
+    codecs: list[MeasuredCodec]
     points: dict[str, list[Point]]
     timed: dict[str, list[Point]]
     at: float
@@ -214,7 +214,7 @@ def run(
     return Results(codecs, points, alone, settings.at)
 
 
-_worker_codecs: list[TestedCodec] = []
+_worker_codecs: list[MeasuredCodec] = []
 
 
 def _start_worker(settings: Settings) -> None:
@@ -227,7 +227,7 @@ def _by_worker(file: Path) -> dict[str, list[Point]]:
 
 
 def _measured(
-    files: Sequence[Path], codecs: list[TestedCodec], settings: Settings, jobs: int
+    files: Sequence[Path], codecs: list[MeasuredCodec], settings: Settings, jobs: int
 ) -> Iterator[dict[str, list[Point]]]:
     """Every codec at every setting, picture by picture; with several jobs each on one thread."""
     if jobs == 1:
@@ -241,7 +241,7 @@ def _measured(
             raise SottoError("a measuring process died; fewer --jobs need less memory") from None
 
 
-def _picture(file: Path, codecs: list[TestedCodec]) -> dict[str, list[Point]]:
+def _picture(file: Path, codecs: list[MeasuredCodec]) -> dict[str, list[Point]]:
     pixels = read_picture(str(file)).rgb
     return {
         codec.name: [measure(codec, setting, file.name, pixels) for setting in codec.settings]
@@ -250,7 +250,7 @@ def _picture(file: Path, codecs: list[TestedCodec]) -> dict[str, list[Point]]:
 
 
 def _timed(
-    codec: TestedCodec, points: list[Point], files: Sequence[Path], at: float
+    codec: MeasuredCodec, points: list[Point], files: Sequence[Path], at: float
 ) -> list[Point]:
     """A few pictures alone, at the setting whose mean rate is nearest to `at`."""
     count = len(codec.settings)
@@ -261,7 +261,7 @@ def _timed(
     ]
 
 
-def measure(codec: TestedCodec, setting: float, name: str, pixels: NDArray[np.uint8]) -> Point:
+def measure(codec: MeasuredCodec, setting: float, name: str, pixels: NDArray[np.uint8]) -> Point:
     """One picture [H, W, 3] through one codec."""
     begun = time.perf_counter()
     data = codec.encode(pixels, setting)

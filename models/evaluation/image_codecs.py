@@ -25,7 +25,7 @@ _TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class TestedCodec:
+class MeasuredCodec:
     """A codec at a list of settings; `encode` gives the file, `decode` the pixels.
 
     span: the whole-numbered settings there are, coarsest first, of a codec that has no rates.
@@ -53,7 +53,7 @@ class TestedCodec:
         return best
 
 
-def pillow_codec(name: str, form: str, settings: Sequence[float]) -> TestedCodec:
+def pillow_codec(name: str, form: str, settings: Sequence[float]) -> MeasuredCodec:
     """A codec that Pillow has built in."""
 
     def encode(pixels: Pixels, quality: float) -> bytes:
@@ -65,10 +65,10 @@ def pillow_codec(name: str, form: str, settings: Sequence[float]) -> TestedCodec
     def decode(data: bytes) -> Pixels:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
-    return TestedCodec(name, tuple(settings), encode, decode, (1, 95))
+    return MeasuredCodec(name, tuple(settings), encode, decode, (1, 95))
 
 
-def hevc_codec(settings: Sequence[float]) -> TestedCodec:
+def hevc_codec(settings: Sequence[float]) -> MeasuredCodec:
     """HEVC intra, 4:4:4, by heif-enc; decoded by heif-convert."""
 
     def run(*command: str) -> None:
@@ -91,7 +91,7 @@ def hevc_codec(settings: Sequence[float]) -> TestedCodec:
             run("heif-convert", str(source), str(target))
             return np.asarray(Image.open(target).convert("RGB"))
 
-    return TestedCodec("hevc", tuple(settings), encode, decode, (1, 95))
+    return MeasuredCodec("hevc", tuple(settings), encode, decode, (1, 95))
 
 
 def own_codec(
@@ -100,7 +100,7 @@ def own_codec(
     settings: EncodeSettings,
     points: Sequence[float],
     option: Literal["quality", "bpp"] = "quality",
-) -> TestedCodec:
+) -> MeasuredCodec:
     """Our codec at fixed rate points, or the one it has, or at most at so many bits per pixel."""
     one_rate = codec.preset.one_rate and option == "quality"
 
@@ -109,10 +109,10 @@ def own_codec(
         return codec.encode(pixels, replace(settings, **changes))
 
     points = (0.0,) if one_rate else tuple(points)
-    return TestedCodec(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
+    return MeasuredCodec(name, points, encode, lambda data: codec.decode(data)[:, :, :3])
 
 
-def peers(names: Sequence[str]) -> list[TestedCodec]:
+def peers(names: Sequence[str]) -> list[MeasuredCodec]:
     """The named peers that are installed."""
     found = []
     if "jpeg" in names:
