@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from codec import arguments
+from tui.terminal import arguments
 
 
 @pytest.mark.parametrize(
