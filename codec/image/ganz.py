@@ -106,8 +106,10 @@ class GanzCodec(ImageCodec):
 
 
 def cut_tiles(rgb: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """A picture [H, W, 3], mirrored out, as tiles [T, 3, 128, 128] in [0, 1] in raster order, and
-    which of their pixels are the picture's own, [T, 1, 128, 128]."""
+    """A picture [H, W, 3], mirrored out, as tiles [T, 3, 128, 128] in [0, 1] in raster order.
+
+    And a mask of the pixels that are the picture's own, [T, 1, 128, 128].
+    """
     planes = padded_planes(rgb, SIDE)
     own = torch.zeros_like(planes[:, :1])
     own[:, :, : rgb.shape[0], : rgb.shape[1]] = 1.0
@@ -115,8 +117,10 @@ def cut_tiles(rgb: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
 
 
 def join_tiles(tiles: list[Tensor | None], columns: int) -> Tensor:
-    """Tiles [3, 128, 128] in raster order as one picture [1, 3, H, W]; those that are lost get the
-    mean colour of the nearest. Raises BadStream if none is left."""
+    """Tiles [3, 128, 128] in raster order as one picture [1, 3, H, W].
+
+    Lost ones get the mean colour of the nearest. Raises BadStream if none is left.
+    """
     known = {divmod(k, columns): tile for k, tile in enumerate(tiles) if tile is not None}
     if not known:
         raise BadStream("nothing of the picture is left")
@@ -159,16 +163,16 @@ class _Encoder:
         return data
 
     def _fitted(self, count: int, steps: int, allowed: int) -> tuple[bytes, float | None]:
-        """`_encoded` with as many numbers as fit: coded latents can take more than foreseen."""
+        """`_encoded` with as many numbers as fit: coded latents can take more than expected."""
         if self.job.settings.budget is not None:
-            # The time is for one search: how many numbers fit is found out without any.
+            # The budget is for one search: find out without one how many numbers fit.
             for _ in range(_CORRECTIONS):
                 size = len(self._encoded(count, 0, None)[0])
                 if size <= (1.0 - _SEARCHED_SIZE) * allowed or count == _LEAST:
                     break
                 count = _fewer(count, size, allowed)
         for attempt in range(_CORRECTIONS):
-            # Another search may have to follow, and must not seem to begin anew.
+            # Another search may have to follow, and progress must not run backwards.
             left = 0.1**attempt
             data, cost = self._encoded(count, steps, (1.0 - left, 1.0 - 0.1 * left))
             if len(data) <= allowed:
@@ -216,8 +220,10 @@ class _Encoder:
     def _encoded(
         self, count: int, steps: int, span: tuple[float, float] | None
     ) -> tuple[bytes, float | None]:
-        """The file with `count` numbers a tile, and the last tile's cost as a share of its start;
-        span: the shares of the whole work that its progress begins and ends at (None: untold)."""
+        """The file with `count` numbers a tile, and the last tile's cost as a share of its start.
+
+        span: where on the scale of the whole work its progress begins and ends (None: no reports).
+        """
         job, budget, total = self.job, self.job.settings.budget, len(self.tiles)
         payloads, cost = [], None
         for number in range(total):

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 NUMBER = 4  # bytes that one of a tile's numbers takes as a float
 COUNT = struct.Struct(">H")  # of latents, or of their places' bytes
 HISTORY = 10
-CHOOSING_STEPS = 10  # of the search that places are chosen by
-CHUNK = 5  # steps between two looks at the clock
-_SCALE = 1e3  # of the cost, so that the line search's fixed tolerances mean little
+CHOOSING_STEPS = 10  # of the search that chooses the places
+CHUNK = 5  # steps between two checks of the clock
+_SCALE = 1e3  # of the cost, which makes the line search's fixed tolerances negligible
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Minimum:
 
 
 def linear_latents(body: Convolutions, layer: RandomFirstLayer, x: Tensor) -> Tensor:
-    """The latents [B, d_c] of pictures x [B, 3, 128, 128], had G no convolutions."""
+    """The latents [B, d_c] of pictures x [B, 3, 128, 128] by the linear synthesis alone."""
     h = body.linear.transposed(x - 0.5) / body.spread[:, None, None]
     return layer.inverse(h)
 
@@ -82,8 +82,8 @@ def descend(
 ) -> Minimum:
     """L-BFGS on `cost` of variables like `start`; the best ever seen is kept.
 
-    expired: asked now and then whether to stop; report: told the steps done and the cost as a share
-    of the start's.
+    expired: whether to stop, asked every few steps; report: told the steps done and the cost as a
+    share of the start's.
     """
     best, best_cost, first = start.detach(), float("inf"), 0.0
     variables = start.detach().clone().requires_grad_(True)
@@ -152,8 +152,8 @@ def search_tile(
     pixels count, [1, 1, 128, 128]; numbers: what the latents and their places may take; chosen:
     whether the latents reach what is largest in this tile.
 
-    What is largest is told when everything can be reached: the picture is then nearly linear in it,
-    with functions that are nearly orthonormal.
+    A first search, through the layer that reaches everything, shows what is largest: the picture is
+    nearly linear in these numbers, with nearly orthonormal functions.
     """
     body, flags, start = model.generator.body, None, None
     if chosen:

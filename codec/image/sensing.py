@@ -1,12 +1,13 @@
 """Compressive sensing: pictures from random Gaussian measurements y = A x + n of their tiles.
 
-Every tile of 128x128 pixels is measured M times and recovered. What is sought are the latents whose
-drawing would have been measured like that, at the price of their improbability:
-min ||A G(z) - y||^2 / (2 s^2) + R(z). With `ganz`, G has the random first layer of ratio 6, as in
-Smedemark-Margulies, Park & Vann (2020), and R says that latents are Gaussian, which is how the
-layer is scaled. With `photo`, G is the generator of the photo codec and R are the bits that its
-prior charges for the latents. s falls while the search goes on, from where only large shapes matter
-to what the noise and the generator's own error leave.
+Every tile of 128x128 pixels is measured M times and recovered by a search for the latents
+
+    min ||A G(z) - y||^2 / (2 s^2) + R(z).
+
+With `ganz`, G has the random first layer of ratio 6, as in Smedemark-Margulies, Park & Vann (2020),
+and R is the energy of Gaussian latents, for which the layer is scaled. With `photo`, G is the
+generator of the photo codec and R the bits of the latents by its prior. s falls during the search,
+from a value at which only large shapes matter to the noise and the generator's own error.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ Report = Callable[[float, int], None]
 class Matrix:
     """A random Gaussian matrix for each colour: [M_c, 16384], entries of variance 1 / 16384.
 
-    A measurement is then about as large as the root mean square of the pixels. Rows are shared out
-    to the colours as evenly as it goes.
+    A measurement is then about as large as the root mean square of the pixels. The colours have
+    equal numbers of rows, give or take one.
     """
 
     def __init__(self, measurements: int, seed: int = 0) -> None:
@@ -83,7 +84,7 @@ class Matrix:
         return torch.cat([part @ plane for part, plane in zip(self.parts, planes, strict=True)])
 
     def mean_colours(self, y: Tensor) -> Tensor:
-        """The even picture that was measured most nearly like that: [1, 3, 128, 128]."""
+        """The picture of one colour whose measurements are nearest to y: [1, 3, 128, 128]."""
         means, at = [], 0
         for part in self.parts:
             column = part.sum(1)
@@ -164,7 +165,7 @@ def recover_photo(
 ) -> Tensor:
     """The picture [1, 3, 128, 128] in [0, 1] that the photo model finds for measurements y [M].
 
-    In each round the prior's context are the latents of the round before, rounded.
+    The prior's context in each round is the rounded latents of the round before.
     """
     generator = networks.generator
     rates = torch.full((1,), PHOTO_RATE, device=y.device)
@@ -195,7 +196,7 @@ def recover_photo(
 class SenseSettings:
     """How pictures are measured and recovered.
 
-    measurements: M, of each tile; prior: the model that knows what pictures look like; noise:
+    measurements: M, of each tile; prior: the model that pictures are recovered with; noise:
     standard deviation of the measurements' noise, in units of pixels in [0, 1]; seed: of matrix and
     noise; steps: of the search.
     """
@@ -230,7 +231,7 @@ class SenseSettings:
 
 
 class Sensor:
-    """A measurement matrix and the model that knows what pictures look like.
+    """A measurement matrix, and the model whose latents pictures are recovered as.
 
     Raises BadInput for settings out of range, an unknown device or a model that cannot be used.
     """
@@ -253,7 +254,7 @@ class Sensor:
         rgb: NDArray[np.uint8],
         progress: Callable[[SearchProgress], None] | None = None,
     ) -> NDArray[np.uint8]:
-        """A picture [H, W, 3] as recovered from measurements of its tiles, mirrored out.
+        """A picture [H, W, 3] recovered from measurements of its tiles.
 
         Raises BadInput for a picture of too many tiles.
         """

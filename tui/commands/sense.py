@@ -45,7 +45,7 @@ def add_sense(actions: Subparsers) -> None:
 
 
 def run_sense(args: argparse.Namespace) -> int:
-    """Sense; 0 if it went well."""
+    """Measure and recover a picture; 0 on success."""
     import contextlib
 
     from codec.files.paths import atomic_output
