@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from codec.entropy.latent_coder import LatentCoder
 from codec.entropy.quantiser import thin_out
 from codec.entropy.speech_context import MAX_INDEX
-from codec.search.admm import Networks, Prior, quantise
+from codec.search.problem import Networks, quantise
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -75,7 +75,7 @@ class FrameModel(Model):
 
     encoder: nn.Module
     generator: nn.Module
-    prior: Prior
+    prior: RateModel
     coders: dict[str, LatentCoder]
     qualities: int
     penalty: float | None = None

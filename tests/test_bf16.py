@@ -141,10 +141,10 @@ def test_half_prior_without_context_sees_the_latents_themselves(prior: Prior) ->
 
 def test_half_prior_prices_moves_as_the_prior(prior: Prior) -> None:
     u = latents(2.0).round()
-    found, wanted = (n.moves(u, RATE) for n in (HalfPrior(prior, packed(prior)), prior))
+    found, wanted = (n.step_bits(u, RATE) for n in (HalfPrior(prior, packed(prior)), prior))
     assert off(found[0], wanted[0]) < 0.01
-    for moves, true in zip(found[1:], wanted[1:], strict=True):
-        assert mostly_off(moves, true) < 0.02
+    for added, true in zip(found[1:], wanted[1:], strict=True):
+        assert mostly_off(added, true) < 0.02
 
 
 def test_bits_are_exact_where_no_gradient_is_wanted(prior: Prior) -> None:

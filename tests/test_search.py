@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from codec.entropy.speech_context import MAX_INDEX
-from codec.search.admm import Descent, Networks, SearchSettings, quantise, search, threads_for
+from codec.search.admm import Descent, search, threads_for
+from codec.search.problem import Networks, SearchSettings, quantise
 
 STEPS, CHANNELS, HOPS, MELS = 4, 8, 16, 12
 

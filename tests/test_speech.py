@@ -13,7 +13,8 @@ from codec.container import ContainerReader, scan
 from codec.entropy.quantiser import thin_out
 from codec.errors import BadInput, BadStream, SottoError, WrongModel
 from codec.packet import Packet, pack
-from codec.search.admm import SearchResult, search
+from codec.search.admm import search
+from codec.search.problem import SearchResult
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec, to_speech

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,3 +18,21 @@ def logistic_bits(z: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     # log(sigmoid(a) - sigmoid(b)) = logsigmoid(a) + logsigmoid(-b) + log(1 - exp(b - a))
     log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log1p(-torch.exp(-inverse))
     return -log_mass / math.log(2.0)
+
+
+def step_bits(
+    prior: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], u: Tensor, rate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bits of whole indices u, and what one step down and one step up of each add to all bits.
+
+    Exact for the index itself, to first order for the others. prior: indices and rate points to
+    locations and log scales. All are of the shape of u.
+    """
+    context = u.detach().requires_grad_(True)
+    with torch.enable_grad():
+        location, log_scale = prior(context, rate)
+        own = logistic_bits(u, location, log_scale)
+        (others,) = torch.autograd.grad(own.sum(), context)
+    with torch.no_grad():
+        lower, higher = (logistic_bits(u + d, location, log_scale) - own for d in (-1.0, 1.0))
+        return own.detach(), lower - others, higher + others

@@ -1,8 +1,7 @@
-"""Scalar quantisers of latents: whole numbers, or the nearest of a few centres.
+"""Non-uniform scalar quantiser: the same few centres for every latent (Liu et al. 2020, 3.2).
 
-The centres (Liu et al. 2020, 3.2) are the same for every latent. They come from K-means over
-unquantised latents of training signals and are float32 numbers stored with the model, so that a
-decoder only ever looks values up.
+Q(z) is the centre nearest to z. The centres come from K-means over unquantised latents of training
+signals and are float32 numbers stored with the model, so that a decoder only ever looks values up.
 """
 
 from __future__ import annotations
@@ -13,14 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 MAX_LEVELS = 128  # indices travel as int8
-
-
-def round_to_whole(z: Tensor, dead_zone: float, limit: int) -> Tensor:
-    """The nearest whole numbers in [-limit, limit]; the dead zone draws values next to 0 to it."""
-    if dead_zone == 0.0:
-        return z.round().clamp(-limit, limit)
-    magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp(0.0, limit)
-    return torch.copysign(magnitude, z)
 
 
 def thin_out(indices: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -20,8 +20,9 @@ from codec.image.container import FILE_HEADER_BYTES, Area
 from codec.image.presets import Tune
 from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
 from codec.image.windows import PhotoTask, round_latents, tile_bits
-from codec.search.admm import Descent, Distance, SearchSettings
-from codec.search.image_rdoq import Moves, polish
+from codec.search.admm import Descent
+from codec.search.problem import Distance, SearchSettings
+from codec.search.rdoq import IMAGE, Rdoq, Steps
 
 if TYPE_CHECKING:
     from models.folder import PhotoModel
@@ -34,12 +35,12 @@ _CLOSE = 0.02  # to the wanted bits, as the first rate point's may be (natural l
 _NEAR = 0.06  # what is off by less is put right by single indices
 _LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
 _DEAD_ZONE = 0.15  # rounding as the search does it, more or less
-_ROUNDS = 1  # of the polish, and one more for so many steps:
+_ROUNDS = 1  # of RDOQ, and one more for so many steps:
 _STEPS_PER_ROUND = 6
 _MOST_ROUNDS = 6
-_FITS = 12  # times that moves of single indices are looked for to meet the allowance
+_FITS = 12  # times that steps of single indices are looked for to meet the allowance
 _TRIES = 6  # at how many of them it takes
-_MOVED = 0.08  # of the bits at most by moves that know nothing of each other
+_MOVED = 0.08  # of the bits at most by steps that know nothing of each other
 _SLACK = 0.004  # of the allowance may be left
 _CHECK_EVERY = 16  # steps, that candidates are scored
 
@@ -51,7 +52,7 @@ class Tuning:
     price: of a bit in the search, in the trained price; saves: bits after the search, as a share of
     those that the encoder's latents take, rounded with the dead zone; later: the same as a share of
     what rounded latents take when a third of the search is done; steps: lengths of the first step
-    of long and of short searches, in quantisation steps; polish: whether moves of single indices
+    of long and of short searches, in quantisation steps; rdoq: whether steps of single indices
     help. For MS-SSIM they do not: latents go far from where the encoder puts them, in long steps.
     """
 
@@ -59,12 +60,12 @@ class Tuning:
     saves: float
     later: float
     steps: tuple[float, float] = (0.08, 0.12)
-    polish: bool = True
+    rdoq: bool = True
 
 
 TUNINGS: dict[Tune, Tuning] = {
     "psnr": Tuning(0.75, 1.07, 1.0, (0.04, 0.12)),
-    "ms-ssim": Tuning(2.3, 0.75, 0.65, (0.3, 0.3), polish=False),
+    "ms-ssim": Tuning(2.3, 0.75, 0.65, (0.3, 0.3), rdoq=False),
     "visual": Tuning(1.2, 0.9, 0.9),
 }
 
@@ -89,8 +90,8 @@ class PhotoEncoder:
     def __init__(self, model: PhotoModel, device: torch.device, job: Job) -> None:
         self.model, self.job, self.settings = model, job, job.settings
         self._cost: float | None = None  # of the last window, as a share of its start
-        # Of a picture of one window: latents, and the moves that their polish left.
-        self._left: tuple[Tensor, Moves] | None = None
+        # Of a picture of one window: latents, and the steps that RDOQ left.
+        self._left: tuple[Tensor, Steps] | None = None
         self.header, self._tuning = job.header, TUNINGS[self.settings.tune]
         self.x = padded_planes(job.picture.rgb).to(device)
         self.size = job.picture.height, job.picture.width
@@ -227,7 +228,7 @@ class PhotoEncoder:
     ) -> tuple[Tensor, Tensor]:
         """Steps `done` to `until` of the plan on a map of relaxed latents, window by window.
 
-        Relaxed latents, and the best whole ones, polished when the search is at its end.
+        Relaxed latents, and the best whole ones, after RDOQ when the search is at its end.
         """
         rate, distance = self._rate(quality), self._distance(quality)
         latents, z = round_latents(z), z.clone()
@@ -243,13 +244,13 @@ class PhotoEncoder:
                 whole = done + (number + share) / total * (until - done)
                 self.job.report(min(whole / plan.total, 1.0), self._cost, steps)
 
-            relaxed, found, moves = self._search_window(
+            relaxed, found, left = self._search_window(
                 task, distance, rate, frames_of(window.area.of(z)), plan, done, until, limit, report
             )
             window.area.of(z)[:] = map_of(relaxed, window.area)
             window.area.of(latents)[:] = map_of(found, window.area)
-            if total == 1 and moves is not None:
-                self._left = latents, moves
+            if total == 1 and left is not None:
+                self._left = latents, left
         return z, latents
 
     def _search_window(
@@ -263,10 +264,10 @@ class PhotoEncoder:
         until: int,
         limit: float | None,
         report: Callable[[float, int], None],
-    ) -> tuple[Tensor, Tensor, Moves | None]:
+    ) -> tuple[Tensor, Tensor, Steps | None]:
         """Relaxed and whole latents [1, S, C] of a window after some steps from `start`.
 
-        And, at the end of the search, what moves of single indices are left.
+        And, at the end of the search, what steps of single indices are left.
         """
         settings = plan.settings
         descent = Descent(
@@ -306,9 +307,11 @@ class PhotoEncoder:
         if not final:
             return descent.z, descent.candidates[0], None
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
-        if not self._tuning.polish:
-            rounds = 0
-        return descent.z, *polish(task, distance, self.model.generator, rate, best, rounds)
+        rdoq = _rdoq(task, distance, rate, best)
+        for _ in range(rounds if self._tuning.rdoq else 0):
+            if not rdoq.round():
+                break
+        return descent.z, rdoq.latents, rdoq.steps
 
     # --- Single indices, until the file has the size it may have.
 
@@ -339,24 +342,24 @@ class PhotoEncoder:
     def _changed(self, coded: _Coded) -> _Coded | None:
         """The same with as many indices moved by one as it takes to meet the allowance.
 
-        Moves are made in the order of what they buy. How many it takes is found by coding, since
-        neighbouring moves change each other's bits; the nearest below the allowance is returned,
+        Steps are taken in the order of what they buy. How many it takes is found by coding, since
+        neighbouring steps change each other's bits; the nearest below the allowance is returned,
         or else the nearest above. None if no move is of use.
         """
         allowed = self.allowed or 0
         grow = coded.size < allowed
-        places, moves, gained = self._order(coded, grow)
-        if not len(moves):
+        positions, steps, gained = self._order(coded, grow)
+        if not len(steps):
             return None
         aim = allowed - 0.3 * _SLACK * allowed
-        few, size_few = 0, float(coded.size)  # moves that do not suffice
-        many, size_many = len(moves), None  # those that do, or all there are
+        few, size_few = 0, float(coded.size)  # steps that do not suffice
+        many, size_many = len(steps), None  # those that do, or all there are
         count = int(np.searchsorted(gained, abs(aim - coded.size) * 8.0)) + 1
         best: _Coded | None = None
         for _ in range(_TRIES):
             count = min(max(count, few + 1), many)
             values = coded.latents.flatten().clone()
-            values[places[:count]] += moves[:count]
+            values[positions[:count]] += steps[:count]
             tried = self._code(coded.quality, round_latents(values.reshape(coded.latents.shape)))
             if best is None or self._misses(tried) < self._misses(best):
                 best = tried
@@ -389,23 +392,23 @@ class PhotoEncoder:
         return left if left >= 0 else 1e12 - left
 
     def _order(self, coded: _Coded, grow: bool) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
-        """Useful moves of single indices, what buys most first.
+        """Useful steps of single indices, what buys most first.
 
-        Their flat places, their steps, and the bits that all up to each one take or save.
+        Their flat positions, -1 or 1, and the bits that all up to each one take or save.
         """
         # Of the two of an index, the one that lessens the distance, or else the one that saves.
-        steps, distance, bits = (m.flatten() for m in self._moves(coded, 0.0 if grow else 1e6))
+        steps, distance, bits = (m.flatten() for m in self._steps(coded, 0.0 if grow else 1e6))
         useful = distance < 0 if grow else bits < 0
         worth = distance / (bits if grow else -bits).clamp_min(1e-3)
-        places = torch.where(useful, worth, torch.inf).argsort()[: int(useful.sum())]
-        gained = (bits if grow else -bits)[places].cumsum(0).cpu().double().numpy()
+        positions = torch.where(useful, worth, torch.inf).argsort()[: int(useful.sum())]
+        gained = (bits if grow else -bits)[positions].cumsum(0).cpu().double().numpy()
         gained = np.maximum.accumulate(gained)
         count = int(np.searchsorted(gained, _MOVED * 8.0 * coded.size)) + 1
-        places = places[:count]
-        return places, steps[places], gained[:count]
+        positions = positions[:count]
+        return positions, steps[positions], gained[:count]
 
-    def _moves(self, coded: _Coded, weight: float) -> tuple[Tensor, ...]:
-        """The better move of every index of the picture, bits counting `weight`.
+    def _steps(self, coded: _Coded, weight: float) -> tuple[Tensor, ...]:
+        """The better step of every index of the picture, bits counting `weight`.
 
         Maps [1, C, rows, columns] of steps, and of distance and bits that they would add.
         """
@@ -413,13 +416,13 @@ class PhotoEncoder:
         whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
         for window in self.windows:
             q = frames_of(window.area.of(coded.latents))
-            # What the polish left of these very latents, or else to be found now.
+            # What RDOQ left of these very latents, or else to be found now.
             if self._left is not None and self._left[0] is coded.latents:
-                moves = self._left[1]
+                steps = self._left[1]
             else:
                 task = PhotoTask(self.model, window, coded.latents, self.x, self.size)
-                _, moves = polish(task, distance, self.model.generator, rate, q, 0)
-            for part, values in zip(whole, moves.better(weight), strict=True):
+                steps = _rdoq(task, distance, rate, q).steps
+            for part, values in zip(whole, steps.better(weight), strict=True):
                 window.area.of(part)[:] = map_of(values, window.area)
         return whole
 
@@ -476,3 +479,14 @@ def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
     long, short = TUNINGS[tune].steps
     step = min(short, max(long, 1.0 / max(iterations, 1)))
     return SearchSettings(iterations=iterations, step=step, coupling=5.0)
+
+
+def _rdoq(task: PhotoTask, distance: Distance, rate: Tensor, latents: Tensor) -> Rdoq:
+    """RDOQ of a window's whole latents [1, S, C]; a bit has the price 1."""
+    with torch.no_grad():
+        reference = distance.reference(task.target)
+    price = torch.ones_like(rate, dtype=torch.float64)
+    return Rdoq(
+        task.networks, lambda y: distance.against(reference, y), task.target, rate, price, latents,
+        schedule=IMAGE,
+    )  # fmt: skip

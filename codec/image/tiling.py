@@ -22,7 +22,7 @@ from codec.device import fast_in_half
 from codec.errors import BadStream
 from codec.image.container import STRIDE, Area, ImageFile, Payload
 from codec.image.pictures import Picture, unpack_alpha
-from codec.search.admm import Networks, Prior
+from codec.search.problem import Networks, RateModel
 
 WINDOW = 64  # cells a window is wide and high at most
 MARGIN = 1  # cells around a searched window whose pixels count in its distance
@@ -238,7 +238,7 @@ class WindowTask:
         x: Tensor,
         size: tuple[int, int],
         generator: MapNetwork,
-        prior: Prior,
+        prior: RateModel,
         quantise: Callable[[Tensor, float], Tensor],
         reach: float,
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from codec.device import fast_in_half
 from codec.entropy.image_context import MAX_INDEX
-from codec.entropy.logistic import logistic_bits
+from codec.entropy.logistic import step_bits
 from codec.image.container import Area
 from codec.image.tiling import Window, WindowTask, frames_of, map_of
+from codec.search.problem import StepModel, quantise
 
 if TYPE_CHECKING:
     from models.folder import PhotoModel
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
 def round_latents(z: Tensor, dead_zone: float = 0.0) -> Tensor:
     """Q: nearest whole number within range, values next to zero drawn to it by the dead zone."""
-    if dead_zone == 0.0:
-        return z.round().clamp(-MAX_INDEX, MAX_INDEX)
-    magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp(0.0, MAX_INDEX)
-    return torch.copysign(magnitude, z)
+    return quantise(z, dead_zone, MAX_INDEX)
 
 
 def tile_bits(
@@ -46,42 +44,27 @@ def tile_bits(
     return torch.stack(pieces).sum(0)
 
 
-@dataclass(frozen=True)
-class Prices:
-    """Bits of whole indices [1, S, C], and what other indices would take instead.
-
-    own: as they are; below, above: with the index one less or more; later: what the bits of all
-    indices after it grow by for each that it grows.
-    """
-
-    own: Tensor
-    below: Tensor
-    above: Tensor
-    later: Tensor
-
-
 class WindowPrior:
     """The prior over frames [B, S, C] of a window."""
 
     def __init__(self, networks: PhotoModel, window: Window, half: bool) -> None:
         self._networks, self._window, self._half = networks, window, half
 
-    def prices(self, u: Tensor, rate: Tensor) -> Prices:
-        """Of whole indices u [1, S, C] and their neighbours, from one run of the prior."""
-        window, whole = self._window, map_of(u, self._window.area)
-        maps = [torch.zeros_like(whole) for _ in range(4)]
-        for area in window.tiles:
-            z = area.of(whole)
-            known = z.clone().requires_grad_(True)
-            with torch.autocast(u.device.type, torch.bfloat16, enabled=self._half):
-                location, log_scale = self._networks.prior(known, rate)
-            own = logistic_bits(z, location, log_scale)
-            (later,) = torch.autograd.grad(own.sum(), known)
-            location, log_scale = location.detach(), log_scale.detach()
-            below, above = (logistic_bits(z + d, location, log_scale) for d in (-1.0, 1.0))
-            for part, values in zip(maps, (own.detach(), below, above, later), strict=True):
+    def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`step_bits` of whole indices u [1, S, C]."""
+        whole = map_of(u, self._window.area)
+        maps = [torch.zeros_like(whole) for _ in range(3)]
+        for area in self._window.tiles:
+            found = step_bits(self._distribution, area.of(whole), rate)
+            for part, values in zip(maps, found, strict=True):
                 area.of(part)[:] = values
-        return Prices(*(frames_of(part) for part in maps))
+        own, lower, higher = (frames_of(part) for part in maps)
+        return own, lower, higher
+
+    def _distribution(self, q: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
+            location, log_scale = self._networks.prior(q, rate)
+        return location, log_scale
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits of z; context [1, S, C] may be shared by several z."""
@@ -110,3 +93,16 @@ class PhotoTask(WindowTask):
         super().__init__(
             window.area, z, x, size, networks.generator, self.prior, round_latents, MAX_INDEX
         )
+        generator = networks.generator
+        energy = generator.basis.detach().square().sum((1, 2, 3))
+        steps = StepModel(
+            self.prior.step_bits,
+            lambda rate: energy / generator.gains(rate)[0, :, 0, 0].square(),
+            lambda x: self._around_cells(x.sum(1, keepdim=True)).reshape(1, -1, 1),
+        )
+        self.networks = replace(self.networks, steps=steps)
+
+    def _around_cells(self, x: Tensor) -> Tensor:
+        """Sums of a map [1, 1, H, W] over cells, as means over 3x3 cells [1, 1, h, w]."""
+        cells = self.by_cell(x)
+        return F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)

@@ -8,8 +8,8 @@ ADMM (Liu et al. 2020, eq. 2-6) with a rate term. Per iteration
 
 from the encoder's output as a warm start. Every few iterations the *quantised* candidates are
 decoded and scored by their true cost F(x, G(u)) + λ R(u); the best one ever seen is what the search
-returns, so it may stop at any time. Where latents are whole numbers, moves of single indices
-(`codec.search.rdoq`) follow. Frames of a batch are independent of each other.
+returns, so it may stop at any time. Where latents are whole numbers, RDOQ (`codec.search.rdoq`)
+follows. Frames of a batch are independent of each other.
 """
 
 from __future__ import annotations
@@ -17,92 +17,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from codec.entropy.speech_context import MAX_INDEX
-from codec.search.rdoq import Neighbours, Polish
+from codec.search.problem import Distance, Networks, SearchResult, SearchSettings
+from codec.search.rdoq import Rdoq
 
-Method = Literal["polished", "admm", "backprop", "none"]
-_POLISHED = 0.25  # share of the iterations, or of the time, that is for moves of single indices
-_FEWEST_POLISHED = 8  # iterations
-
-
-class Prior(Protocol):
-    """Entropy model: bits of relaxed indices z [B, S, C] given the rounded ones."""
-
-    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor: ...
-
-
-def quantise(z: Tensor, dead_zone: float = 0.0) -> Tensor:
-    """Q: nearest whole number within range, values next to zero drawn to it by the dead zone."""
-    if dead_zone == 0.0:
-        return z.round().clamp(-MAX_INDEX, MAX_INDEX)
-    magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp_min(0.0)
-    return torch.copysign(magnitude, z).clamp(-MAX_INDEX, MAX_INDEX)
-
-
-@dataclass(frozen=True)
-class Networks:
-    """What the search needs of a model, all frozen.
-
-    `sketch` is the generator in a cheaper number format, for gradients alone; candidates are scored
-    by the `generator` itself, as the decoder runs it. `quantise` is Q: latents and a dead zone to
-    the nearest allowed latents; `reach` bounds the magnitude of latents; `neighbours` are there
-    where latents are whole numbers.
-    """
-
-    encoder: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor, Tensor], Tensor]
-    prior: Prior
-    sketch: Callable[[Tensor, Tensor], Tensor]
-    quantise: Callable[[Tensor, float], Tensor] = quantise
-    reach: float = MAX_INDEX
-    neighbours: Neighbours | None = None
-
-
-class Distance(Protocol):
-    """F: a distance whose target part can be computed once."""
-
-    def reference(self, x: Tensor) -> tuple[Tensor, ...]: ...
-
-    def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How a search runs. Steps are in units of one quantisation step.
-
-    method: "polished" is ADMM, and moves of single indices in the end where the model has any.
-    """
-
-    method: Method = "polished"
-    iterations: int = 60
-    budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
-    step: float = 0.04
-    coupling: float = 12.0  # μ / λ
-    penalty: float | None = None  # μ itself, where there is no λ
-    check_every: int = 20
-    steering: float | None = None  # exponent of bits over allowance; None: small even steps
-    dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    indices: [B, S, C] quantised latents (whole numbers where Q rounds); cost, bits (by the prior):
-    [B]; iterations run.
-    """
-
-    indices: Tensor
-    cost: Tensor
-    bits: Tensor
-    start_cost: Tensor
-    iterations: int
+_RDOQ = 0.25  # share of the iterations, or of the time, that is for RDOQ
+_FEWEST_WITH_RDOQ = 8  # iterations
 
 
 @contextmanager
@@ -214,19 +137,15 @@ class Descent:
             self._note(bits.chunk(times)[0])
         return cost.reshape(times, -1), bits.reshape(times, -1)
 
-    def polish(self, latents: Tensor) -> Polish:
-        """Moves of single indices from quantised latents [B, S, C] on.
+    def rdoq(self, latents: Tensor) -> Rdoq:
+        """RDOQ from quantised latents [B, S, C] on.
 
         Raises ValueError for a model whose latents are no whole numbers.
         """
-        networks = self._networks
-        if networks.neighbours is None:
-            raise ValueError("latents of this model are no whole numbers")
-        return Polish(
-            networks.neighbours,
-            lambda z: networks.sketch(z, self.rate),
+        return Rdoq(
+            self._networks,
             lambda y: self._distance.against(self._reference, y),
-            self._x, self.rate, self.weight, self.allowed_bits, latents,
+            self._x, self.rate, self.weight, latents, limit=self.allowed_bits,
         )  # fmt: skip
 
     def _distances(self, u: Tensor, rates: Tensor, rows: Tensor) -> Tensor:
@@ -314,9 +233,9 @@ def search(
     best = _Best(descent)
     if settings.method == "none" or settings.iterations == 0:
         return best.result(0)
-    polished = settings.method == "polished" and networks.neighbours is not None
-    polished = polished and settings.iterations >= _FEWEST_POLISHED
-    descended = 1.0 - _POLISHED if polished else 1.0
+    stepping = settings.method == "rdoq" and networks.steps is not None
+    stepping = stepping and settings.iterations >= _FEWEST_WITH_RDOQ
+    descended = 1.0 - _RDOQ if stepping else 1.0
 
     def tell() -> None:
         if report is not None:
@@ -333,12 +252,12 @@ def search(
     if done % settings.check_every:
         best.take(*descent.score(below=best.cost), descent.candidates)
     if progress < 1.0:
-        polish, done = descent.polish(best.latents), done + 1
+        rdoq, done = descent.rdoq(best.latents), done + 1
         while progress_after(done) < 1.0:
-            polish.round()
+            rdoq.round()
             done += 1
             tell()
-        best.take(*descent.score([polish.latents], best.cost), [polish.latents])
+        best.take(*descent.score([rdoq.latents], best.cost), [rdoq.latents])
     tell()
     return best.result(done)
 

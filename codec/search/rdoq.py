@@ -1,10 +1,10 @@
-"""Single indices one step up or down, where that pays: what gradients leave of a quantised frame.
+"""Rate-distortion optimised quantisation: single indices one step up or down, where that pays.
 
-Each index of quantised latents has two neighbours, and what either would change is known to second
-order: the distance from its gradient and a curvature, the bits of the index itself from the prior
-exactly, and what it does to the bits of later indices from the gradient. The moves that promise
-most are made together. If they lower the cost, more are tried next, else fewer: what each promises
-alone is not what all do (rate-distortion optimised quantisation; Ramchandran & Vetterli 1994).
+What one step of an index changes is known to second order: the distance from its gradient and a
+curvature, the bits of the index itself from the prior exactly, and what it does to the bits of
+later indices from the gradient (Ramchandran & Vetterli 1994). The steps that promise most are taken
+together. If they lower the cost, more are tried next, else fewer: what each promises alone is not
+what all do.
 """
 
 from __future__ import annotations
@@ -15,116 +15,154 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codec.entropy.speech_context import MAX_INDEX
-
-# By trial on training frames.
-_STIFFNESS = 2.0  # curvature over that of a squared error with the same slope
-_SHARE = 0.04  # of the promising moves that are made first
-_BOLDER, _MEEKER = 1.5, 0.5  # its factor after moves that paid, and after others
-_LARGEST = 0.5
+from codec.search.problem import Networks
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """What moves need to know of a model whose latents are whole numbers.
+class Schedule:
+    """How many steps are taken together, by trial on training data.
 
-    bits: latents [B, S, C] and rate points [B] to their bits, and what -1 and +1 add to them, each
-    [B, S, C]; energy: rate points to the squared change of a frame by one step of an index, without
-    what the network adds, [B, 1, C].
+    share: of the promising steps that are taken first; bolder, meeker: its factor after steps that
+    paid, and after others; most: the largest share; stiffness: curvature over that of a squared
+    error with the same slope.
     """
 
-    bits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-    energy: Callable[[Tensor], Tensor]
+    share: float
+    bolder: float
+    meeker: float
+    most: float
+    stiffness: float
+    bits_first: bool  # how a gain is summed up, which decides between steps that are nearly equal
+
+
+SPEECH = Schedule(0.04, 1.5, 0.5, 0.5, 2.0, bits_first=True)
+IMAGE = Schedule(0.6, 1.0, 0.3, 1.0, 1.0, bits_first=False)
 
 
 @dataclass(frozen=True)
-class _State:
-    """Latents [B, S, C], their cost [B], and the better move of each index: its sign and gain."""
+class Steps:
+    """Whole latents [B, S, C], their cost [B], and what one step of each index would change.
+
+    slope, curvature: first and second derivative of the distance; lower, higher: bits that one step
+    down and up add; all [B, S, C].
+    """
 
     latents: Tensor
     cost: Tensor
-    sign: Tensor
-    gain: Tensor
+    slope: Tensor
+    curvature: Tensor
+    lower: Tensor
+    higher: Tensor
+
+    def better(self, price: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each index the step that is better at the price of a bit: -1 or 1, and what it adds:
+        distance and bits."""
+        up = self.slope + price * self.higher < price * self.lower - self.slope
+        sign = torch.where(up, 1.0, -1.0)
+        distance = sign * self.slope + 0.5 * self.curvature
+        return sign, distance, torch.where(up, self.higher, self.lower)
+
+    def where_cheaper(self, other: Steps) -> Steps:
+        """These in the frames where they cost less, the other ones elsewhere."""
+        cheaper = self.cost < other.cost
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Steps(*(torch.where(cheaper if a.ndim == 1 else cheaper[:, None, None], a, b)
+                       for a, b in pairs))  # fmt: skip
 
 
-class Polish:
-    """Moves of single indices of B frames at once, round by round; `latents` are the best so far.
+class Rdoq:
+    """RDOQ of B frames at once, round by round; `steps` are those of the best latents so far.
 
     Costs here are those by the sketch of the generator; whoever keeps the result scores it.
     """
 
     def __init__(
         self,
-        neighbours: Neighbours,
-        drawn: Callable[[Tensor], Tensor],
+        networks: Networks,
         distance: Callable[[Tensor], Tensor],
         x: Tensor,
         rate: Tensor,
         price: Tensor,
-        limit: Tensor | None,
         latents: Tensor,
+        *,
+        limit: Tensor | None = None,
+        schedule: Schedule = SPEECH,
     ) -> None:
-        """drawn: latents to frames; distance: frames to F [B]; x: their targets [B, T, M]; price:
-        of a bit [B]; limit: bits [B] that moves may not exceed; latents: quantised [B, S, C]."""
-        self._neighbours, self._drawn, self._distance = neighbours, drawn, distance
+        """distance: decoded frames to F [B]; x: their targets; price: of a bit [B]; latents:
+        quantised [B, S, C]; limit: bits [B] that steps may not exceed.
+
+        Costs are in the number format of the price. Raises ValueError for a model whose latents are
+        no whole numbers.
+        """
+        if networks.steps is None:
+            raise ValueError("latents of this model are no whole numbers")
+        self._networks, self._model, self._distance = networks, networks.steps, distance
         self._rate, self._price, self._limit = rate, price, limit
-        self._energy = neighbours.energy(rate)
-        self._share = torch.full_like(price, _SHARE)
+        self._schedule, self._share = schedule, torch.full_like(price, schedule.share)
         z = latents.clone().requires_grad_(True)
-        y = drawn(z)
+        y = networks.sketch(z, rate)
         away = distance(y)
         slope, along = torch.autograd.grad(away.sum(), (z, y))
-        self._curvature = self._curvature_of(y.detach() - x, along, latents.shape[1])
-        self._state = self._state_of(latents, away.detach(), slope)
+        self._curvature = self._curvature_of(y.detach() - x, along)
+        self.steps = self._steps(latents, away.detach(), slope)
 
     @property
     def latents(self) -> Tensor:
         """The best so far, [B, S, C]."""
-        return self._state.latents
+        return self.steps.latents
 
-    def round(self) -> None:
-        """Try some moves in every frame, and keep them where they lower the cost."""
-        before = self._state
-        order = before.gain.flatten(1).sort(1).values
-        count = (self._share * (order < 0).sum(1)).long().clamp(min=1)
-        worst = order.gather(1, count[:, None] - 1)[:, :, None]
-        chosen = (before.gain <= worst) & (before.gain < 0)
-        z = torch.where(chosen, before.latents + before.sign, before.latents).requires_grad_(True)
-        away = self._distance(self._drawn(z))
+    def round(self) -> bool:
+        """Try some steps in every frame, and keep them where they lower the cost.
+
+        False if no step of any frame promises anything.
+        """
+        before, schedule = self.steps, self._schedule
+        sign, gain = self._gains(before)
+        promising = (gain < 0).sum((1, 2))
+        if not promising.any():
+            return False
+        counts = (self._share * promising).long().clamp(min=1).tolist()
+        rows = zip(gain.flatten(1), counts, strict=True)
+        least = torch.stack([row.kthvalue(count).values for row, count in rows])
+        chosen = (gain <= least[:, None, None]) & (gain < 0)
+        z = torch.where(chosen, before.latents + sign, before.latents).requires_grad_(True)
+        away = self._distance(self._networks.sketch(z, self._rate))
         (slope,) = torch.autograd.grad(away.sum(), z)
-        after = self._state_of(z.detach(), away.detach(), slope)
-        better = after.cost < before.cost
-        rows = better[:, None, None]
-        self._state = _State(
-            torch.where(rows, after.latents, before.latents),
-            torch.where(better, after.cost, before.cost),
-            torch.where(rows, after.sign, before.sign),
-            torch.where(rows, after.gain, before.gain),
+        after = self._steps(z.detach(), away.detach(), slope)
+        self.steps = after.where_cheaper(before)
+        share = self._share
+        share = torch.where(
+            after.cost < before.cost, share * schedule.bolder, share * schedule.meeker
         )
-        share = self._share * torch.where(better, _BOLDER, _MEEKER)
-        self._share = share.clamp(max=_LARGEST)
+        self._share = share.clamp(max=schedule.most)
+        return True
 
-    def _curvature_of(self, error: Tensor, along: Tensor, steps: int) -> Tensor:
-        """Second derivative of F by each index, about: [B, S, C] of errors and slopes [B, T, M].
+    def _gains(self, steps: Steps) -> tuple[Tensor, Tensor]:
+        """The better step of each index, and the cost that it adds: [B, S, C]."""
+        price = self._price[:, None, None].to(steps.slope.dtype)
+        sign, distance, bits = steps.better(price)
+        if self._schedule.bits_first:
+            gain = sign * steps.slope + price * bits + 0.5 * steps.curvature
+        else:
+            gain = distance + price * bits
+        inside = (steps.latents + sign).abs() <= self._networks.reach
+        return sign, torch.where(inside, gain, torch.zeros_like(gain))
+
+    def _curvature_of(self, error: Tensor, along: Tensor) -> Tensor:
+        """Second derivative of F by each index, about: [B, S, C] of errors and slopes like x.
 
         That of the linear synthesis, by what a squared error counts in each latent step: the slope
-        of the distance along the error that there is.
+        of the distance along the error that there is. For a mean squared error that is exact.
         """
-        shape = (len(error), steps, -1)
-        slope = (along * error).reshape(shape).sum(2, keepdim=True)
-        square = error.square().reshape(shape).sum(2, keepdim=True)
-        return _STIFFNESS * (slope / square.clamp_min(1e-9)).clamp_min(0.0) * self._energy
+        slope, square = (self._model.pooled(part) for part in (along * error, error.square()))
+        weight = (slope / square.clamp_min(1e-12)).clamp_min(0.0)
+        return self._schedule.stiffness * weight * self._model.energy(self._rate)
 
     @torch.no_grad()
-    def _state_of(self, latents: Tensor, distance: Tensor, slope: Tensor) -> _State:
-        bits, below, above = self._neighbours.bits(latents, self._rate)
-        price = self._price[:, None, None]
-        up, down = slope + price * above, price * below - slope
-        sign = torch.where(up < down, 1.0, -1.0)
-        gain = torch.minimum(up, down) + 0.5 * self._curvature
-        gain = torch.where((latents + sign).abs() <= MAX_INDEX, gain, torch.zeros_like(gain))
+    def _steps(self, latents: Tensor, distance: Tensor, slope: Tensor) -> Steps:
+        bits, lower, higher = self._model.bits(latents, self._rate)
         taken = bits.sum((1, 2))
         cost = distance + self._price * taken
         if self._limit is not None:
             cost = torch.where(taken > self._limit, torch.inf, cost)
-        return _State(latents, cost, sign, gain)
+        return Steps(latents, cost, slope, self._curvature, lower, higher)

@@ -11,7 +11,7 @@ import torch
 from codec.container import ContainerReader, StreamHeader
 from codec.device import choose_device
 from codec.errors import BadInput
-from codec.search.admm import Distance, Method
+from codec.search.problem import Distance, Method
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 from codec.speech.decoder import SpeechDecoder
@@ -62,7 +62,7 @@ class SpeechCodec:
         search: bool = True,
         entropy: EntropyName | None = None,
         group: int = 1,
-        method: Method = "polished",
+        method: Method = "rdoq",
     ) -> SpeechEncoder:
         """A streaming encoder. `budget`: seconds per frame; `group`: frames searched at once."""
         return SpeechEncoder(self, iterations, budget, method if search else "none", entropy, group)
@@ -80,7 +80,7 @@ class SpeechCodec:
         budget: float | None = None,
         search: bool = True,
         entropy: EntropyName | None = None,
-        method: Method = "polished",
+        method: Method = "rdoq",
         group: int = GROUP,
     ) -> bytes:
         """Samples [n] or [n, channels], full scale 1, any rate -> a whole `.sotto` container.

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput
 from codec.packet import SEQUENCE_MODULUS, Entropy, Kind, Packet, short_id
-from codec.search.admm import Method, SearchSettings, cheapen, search, threads_for
+from codec.search.admm import cheapen, search, threads_for
+from codec.search.problem import Method, SearchSettings
 from codec.signal import analysis
 from codec.signal.analysis import FRAME_SAMPLES, LEAD
 from codec.signal.samples import FloatArray
@@ -150,7 +151,7 @@ class SpeechEncoder:
         codec: SpeechCodec,
         iterations: int | None = None,
         budget: float | None = None,
-        method: Method = "polished",
+        method: Method = "rdoq",
         entropy: EntropyName | None = None,
         group: int = 1,
     ) -> None:

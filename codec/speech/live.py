@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput
 from codec.packet import MAX_PAYLOAD, Kind, pack
-from codec.search.admm import Descent, SearchSettings, cheapen
-from codec.search.rdoq import Polish
+from codec.search.admm import Descent, cheapen
+from codec.search.problem import SearchSettings
+from codec.search.rdoq import Rdoq
 from codec.signal import analysis
 from codec.signal.activity import ActivityDetector
 from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, LEAD, N_MELS, WINDOW
@@ -309,8 +310,8 @@ class LiveSearch:
         descent = self._aim(x, target, self._coder.start(x, target.rate, target.limit))
         descent.step(0.0)
         descent.score()
-        if self._searchable.neighbours is not None:
-            descent.polish(descent.candidates[0]).round()
+        if self._searchable.steps is not None:
+            descent.rdoq(descent.candidates[0]).round()
         self._coder.code(x, self._networks.indices_of(descent.candidates[0])[0], plan)
         self.reset()
 
@@ -345,7 +346,7 @@ class LiveSearch:
         target = self._coder.target([plan])
         start = cheapen(self._searchable, start, target.rate, target.limit)
         descent = self._aim(x, target, start)
-        integer = self._searchable.neighbours is not None  # latents that RDOQ can improve
+        integer = self._searchable.steps is not None  # latents that RDOQ can improve
         share = _RDOQ if integer else 0.0
         last = self._limit - int(share * (self._limit - self.steps))
         spare = deadline - self._clock() - (1 + integer) * self._score_pace.seconds
@@ -374,25 +375,25 @@ class LiveSearch:
         self, descent: Descent, latents: torch.Tensor, cost: float, deadline: float
     ) -> tuple[torch.Tensor, float]:
         """Latents [1, S, C] and their cost after as many rounds of RDOQ as there is time for."""
-        polish: Polish | None = None
+        rdoq: Rdoq | None = None
         while self.steps < self._limit:
             begun = self._clock()
-            rounds = 2.0 if polish is None else 1.0  # the first one only prepares
+            rounds = 2.0 if rdoq is None else 1.0  # the first one only prepares
             if begun + rounds * self._rdoq_pace.seconds + self._score_pace.seconds > deadline:
                 break
-            if polish is None:
-                polish = descent.polish(latents)
+            if rdoq is None:
+                rdoq = descent.rdoq(latents)
             else:
-                polish.round()
+                rdoq.round()
             self.steps += 1
             self._rdoq_pace.note(self._clock() - begun)
-        if polish is None:
+        if rdoq is None:
             return latents, cost
         begun = self._clock()
-        costs, _ = descent.score([polish.latents])
+        costs, _ = descent.score([rdoq.latents])
         self._score_pace.note(self._clock() - begun)
-        polished = float(costs[0])
-        return (polish.latents, polished) if polished < cost else (latents, cost)
+        refined = float(costs[0])
+        return (rdoq.latents, refined) if refined < cost else (latents, cost)
 
     def _tensor(self, columns: FloatArray) -> torch.Tensor:
         return torch.from_numpy(columns)[None].to(self._device)

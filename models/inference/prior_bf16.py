@@ -58,7 +58,7 @@ class HalfPrior:
         return _logistic_bits(offset, inverse), (context, first, middle, out, offset, inverse)
 
     @torch.no_grad()
-    def moves(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As of `models.networks.speech.Prior`, in bfloat16."""
         own, traces = self.draw(u, u, rate)
         offset, inverse = traces[-2:]

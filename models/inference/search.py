@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.device import fast_in_half
-from codec.search.admm import Networks
-from codec.search.admm import Prior as SearchPrior
-from codec.search.rdoq import Neighbours
+from codec.search.problem import Networks, RateModel, StepModel
 from models.inference.generator_bf16 import HalfGenerator
 from models.inference.packed import can_pack, packed
 from models.inference.prior_bf16 import HalfPrior
@@ -20,13 +18,16 @@ from models.model import FrameModel
 from models.networks.speech import Generator, Prior
 
 
-def neighbours(generator: nn.Module, prior: SearchPrior) -> Neighbours | None:
-    """What moves of single indices need to know; None of models whose latents are no indices."""
+def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
+    """What RDOQ needs to know; None of models whose latents are no whole numbers."""
     if not (isinstance(generator, Generator) and isinstance(prior, Prior | HalfPrior)):
         return None
-
-    drawn = generator.basis.detach().square().sum(1)
-    return Neighbours(prior.moves, lambda rate: drawn / generator.gains(rate).square())
+    drawn, steps = generator.basis.detach().square().sum(1), generator.shape.steps
+    return StepModel(
+        prior.step_bits,
+        lambda rate: drawn / generator.gains(rate).square(),
+        lambda frames: frames.reshape(len(frames), steps, -1).sum(2, keepdim=True),
+    )
 
 
 def search_networks(model: FrameModel) -> Networks:
@@ -62,5 +63,5 @@ def search_networks(model: FrameModel) -> Networks:
         lambda z, rate: differentiable()(z, rate),
         model.quantise,
         model.reach,
-        neighbours(model.generator, prior),
+        step_model(model.generator, prior),
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.entropy.huffman import HuffmanCoder, RunModel
-from codec.entropy.logistic import logistic_bits
+from codec.entropy.logistic import logistic_bits, step_bits
 from codec.entropy.speech_context import MAX_INDEX, QUALITIES, RangeCoder, SpeechContext
 from models.model import (
     FrameModel,
@@ -211,19 +211,9 @@ class Prior(MaskedPrior):
         location, log_scale = self.predicted(past, features)
         return location, (log_scale - 1.0).clamp(-2.6, 1.8)
 
-    def moves(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits of whole indices u, and what each would add one lower and one higher: [B, S, C].
-
-        The latter with what it does to the bits of others, to first order.
-        """
-        context = u.detach().requires_grad_(True)
-        with torch.enable_grad():
-            location, log_scale = self(context, rate)
-            own = logistic_bits(u, location, log_scale)
-            (others,) = torch.autograd.grad(own.sum(), context)
-        with torch.no_grad():
-            below, above = (logistic_bits(u + d, location, log_scale) - own for d in (-1.0, 1.0))
-            return own.detach(), below - others, above + others
+    def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`codec.entropy.logistic.step_bits` by this prior: [B, S, C] each."""
+        return step_bits(self, u, rate)
 
 
 class SpeechModel(FrameModel):

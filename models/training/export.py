@@ -25,7 +25,8 @@ from codec.image.ganz_search import search_tile
 from codec.image.photo_encoder import search_settings as image_search_settings
 from codec.image.tiling import Window, frames_of
 from codec.image.windows import PhotoTask, round_latents
-from codec.search.admm import Descent, SearchSettings, quantise, search
+from codec.search.admm import Descent, search
+from codec.search.problem import SearchSettings, quantise
 from models.folder import (
     load_ganz_model,
     load_photo_model,

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.search.admm import Networks, SearchSettings, search
+from codec.search.admm import search
+from codec.search.problem import Networks, SearchSettings
 from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.speech import SpeechModel
 from models.training.distributed import Team

@@ -1,4 +1,4 @@
-"""Moves of single indices: what they promise, what they keep to, and what they find."""
+"""RDOQ: what steps of single indices promise, what they keep to, and what they find."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from codec.entropy.speech_context import MAX_INDEX
-from codec.search.admm import Descent, Networks, SearchSettings, search
-from codec.search.rdoq import Neighbours, Polish
+from codec.search.admm import Descent, search
+from codec.search.problem import Networks, SearchSettings, StepModel
+from codec.search.rdoq import Rdoq
 from models.folder import load_speech_model
 from models.networks.speech import Prior, SpeechShape
 from models.networks.speech_distance import FrameDistance
@@ -25,8 +26,12 @@ def price_of(u: Tensor) -> Tensor:
     return ToyPrior().bits(u, torch.ones(len(u)))
 
 
-def neighbours() -> Neighbours:
-    """Of a model that adds up orthonormal patches: every index can be judged alone.
+def same(z: Tensor, rate: Tensor) -> Tensor:
+    return z
+
+
+def toy_networks() -> Networks:
+    """A model that adds up orthonormal patches: every index can be judged alone.
 
     The energy is such that the curvature of a squared error is met, not that of the loudness.
     """
@@ -35,16 +40,20 @@ def neighbours() -> Neighbours:
         own = price_of(u)
         return own, price_of(u - 1) - own, price_of(u + 1) - own
 
-    return Neighbours(bits, lambda rate: torch.full((len(rate), 1, CHANNELS), 0.5))
+    steps = StepModel(
+        bits,
+        lambda rate: torch.full((len(rate), 1, CHANNELS), 0.5),
+        lambda frames: frames.sum(2, keepdim=True),
+    )
+    return Networks(same, same, ToyPrior(), same, steps=steps)
 
 
-def toy_polish(x: Tensor, u: Tensor, limit: Tensor | None = None) -> Polish:
+def toy_rdoq(x: Tensor, u: Tensor, limit: Tensor | None = None) -> Rdoq:
     reference = ToyDistance().reference(x)
-    return Polish(
-        neighbours(),
-        lambda z: z,
+    return Rdoq(
+        toy_networks(),
         lambda y: ToyDistance().against(reference, y),
-        x, torch.ones(len(x)), torch.full((len(x),), PRICE), limit, u,
+        x, torch.ones(len(x)), torch.full((len(x),), PRICE), u, limit=limit,
     )  # fmt: skip
 
 
@@ -60,10 +69,10 @@ def test_each_index_finds_its_best_neighbour() -> None:
     """Indices that do not touch each other come to rest where no single move helps."""
     x = targets()
     u = (x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).round()
-    polish = toy_polish(x, u)
+    rdoq = toy_rdoq(x, u)
     for _ in range(40):
-        polish.round()
-    found = polish.latents
+        rdoq.round()
+    found = rdoq.latents
     assert (true_cost(x, found) < true_cost(x, u)).all()
     best = true_cost(x, found)
     for step in range(STEPS):
@@ -76,29 +85,29 @@ def test_each_index_finds_its_best_neighbour() -> None:
 
 def test_a_round_never_makes_a_frame_worse() -> None:
     x = targets(2)
-    polish = toy_polish(x, torch.zeros_like(x))
-    costs = [true_cost(x, polish.latents)]
+    rdoq = toy_rdoq(x, torch.zeros_like(x))
+    costs = [true_cost(x, rdoq.latents)]
     for _ in range(12):
-        polish.round()
-        costs.append(true_cost(x, polish.latents))
+        rdoq.round()
+        costs.append(true_cost(x, rdoq.latents))
     for before, after in itertools.pairwise(costs):
         assert (after <= before + 1e-6).all()
     assert (costs[-1] < 0.5 * costs[0]).all()
 
 
-def test_moves_stay_within_the_limit_of_bits_and_in_range() -> None:
+def test_steps_stay_within_the_limit_of_bits_and_in_range() -> None:
     x = targets(3) * 20.0
     limit = torch.tensor([60.0, 90.0, 1e9])
-    polish = toy_polish(x, torch.zeros_like(x), limit)
+    rdoq = toy_rdoq(x, torch.zeros_like(x), limit)
     for _ in range(60):
-        polish.round()
-    taken = price_of(polish.latents).sum((1, 2))
+        rdoq.round()
+    taken = price_of(rdoq.latents).sum((1, 2))
     assert (taken <= limit).all()
     assert taken[0] > 40.0
-    assert polish.latents.abs().max() == MAX_INDEX
+    assert rdoq.latents.abs().max() == MAX_INDEX
 
 
-def test_the_prior_tells_what_moves_add() -> None:
+def test_the_prior_tells_what_steps_add() -> None:
     """Exactly for the index itself, for the others to first order."""
     shape = SpeechShape(
         channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=1,
@@ -112,7 +121,7 @@ def test_the_prior_tells_what_moves_add() -> None:
     prior.requires_grad_(False)
     rate = torch.ones(2)
     u = torch.randint(-2, 3, (2, shape.steps, shape.channels)).float()
-    own, below, above = prior.moves(u, rate)
+    own, below, above = prior.step_bits(u, rate)
     torch.testing.assert_close(own, prior.bits(u, rate))
     promised, true = [], []
     for step, channel in ((0, 0), (3, 5), (7, 1), (11, 9), (15, 23)):
@@ -129,44 +138,41 @@ def test_the_prior_tells_what_moves_add() -> None:
     assert torch.corrcoef(pairs)[0, 1] > 0.9
 
 
-def test_the_search_ends_with_moves() -> None:
+def test_the_search_ends_with_rdoq() -> None:
     """At as many steps the shipped model's frames cost less than by ADMM alone."""
     networks = load_speech_model("speech").search_networks()
-    assert networks.neighbours is not None
+    assert networks.steps is not None
     random = torch.Generator().manual_seed(4)
     rough = torch.randn(2, 16, 192, generator=random) * torch.linspace(2.0, 0.1, 192)
     ones = torch.ones(2)
     x = networks.generator(rough, ones).clamp(-1.0, 1.0)
     settings = SearchSettings(iterations=24)
-    polished, admm = (
+    best, admm = (
         search(networks, FrameDistance(), x, ones, ones * 2e-4, s)
         for s in (settings, replace(settings, method="admm"))
     )
-    assert polished.iterations == admm.iterations == 24
-    assert (polished.cost < admm.cost).all()
+    assert best.iterations == admm.iterations == 24
+    assert (best.cost < admm.cost).all()
 
 
-def test_few_steps_and_models_without_neighbours_leave_out_the_moves() -> None:
+def test_few_steps_and_models_without_whole_latents_leave_it_out() -> None:
     networks = load_speech_model("speech").search_networks()
     paper = load_speech_model("paper").search_networks()
-    assert paper.neighbours is None
+    assert paper.steps is None
     x, ones = torch.zeros(1, 128, 128), torch.ones(1)
     few, static = SearchSettings(iterations=6), SearchSettings(iterations=8, penalty=0.002)
     for model, settings, price in ((networks, few, 2e-4), (paper, static, 0.0)):
-        polished, admm = (
+        best, admm = (
             search(model, FrameDistance(), x, ones, ones * price, s)
             for s in (settings, replace(settings, method="admm"))
         )
-        torch.testing.assert_close(polished.indices, admm.indices)
+        torch.testing.assert_close(best.indices, admm.indices)
 
 
-def test_a_model_without_neighbours_cannot_be_polished() -> None:
+def test_latents_that_are_no_whole_numbers_are_refused() -> None:
     x, ones = targets(), torch.ones(3)
-
-    def same(z: Tensor, rate: Tensor) -> Tensor:
-        return z
 
     networks = Networks(same, same, ToyPrior(), same)
     descent = Descent(networks, ToyDistance(), x, ones, ones, SearchSettings(), x)
     with pytest.raises(ValueError, match="no whole numbers"):
-        descent.polish(x.round())
+        descent.rdoq(x.round())

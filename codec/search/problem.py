@@ -1,0 +1,103 @@
+"""What a latent search is given, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from codec.entropy.speech_context import MAX_INDEX
+
+Method = Literal["rdoq", "admm", "backprop", "none"]
+
+
+def quantise(z: Tensor, dead_zone: float = 0.0, limit: int = MAX_INDEX) -> Tensor:
+    """Q: nearest whole number within ±limit, values next to zero drawn to it by the dead zone."""
+    if dead_zone == 0.0:
+        return z.round().clamp(-limit, limit)
+    magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp(0.0, limit)
+    return torch.copysign(magnitude, z)
+
+
+class RateModel(Protocol):
+    """Entropy model: bits of relaxed indices z [B, S, C] given the rounded ones."""
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor: ...
+
+
+class Distance(Protocol):
+    """F: a distance whose target part can be computed once."""
+
+    def reference(self, x: Tensor) -> tuple[Tensor, ...]: ...
+
+    def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """What RDOQ needs to know of a model whose latents are whole numbers.
+
+    bits: latents [B, S, C] and rate points [B] to their bits, and what one step down and one step
+    up of each index add to all bits, each [B, S, C]; energy: rate points to the squared change of
+    the output by one step of an index, without what the network adds, [B or 1, 1, C]; pooled: a map
+    like the target to its sums over what each latent step stands for, [B, S, 1].
+    """
+
+    bits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    energy: Callable[[Tensor], Tensor]
+    pooled: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What the search needs of a model, all frozen.
+
+    `sketch` is the generator in a cheaper number format, for gradients alone; candidates are scored
+    by the `generator` itself, as the decoder runs it. `quantise` is Q: latents and a dead zone to
+    the nearest allowed latents; `reach` bounds the magnitude of latents; `steps` is there where
+    latents are whole numbers.
+    """
+
+    encoder: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+    prior: RateModel
+    sketch: Callable[[Tensor, Tensor], Tensor]
+    quantise: Callable[[Tensor, float], Tensor] = quantise
+    reach: float = MAX_INDEX
+    steps: StepModel | None = None
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search runs. Steps are in units of one quantisation step.
+
+    method: "rdoq" is ADMM, and at the end RDOQ where the model's latents are whole numbers.
+    """
+
+    method: Method = "rdoq"
+    iterations: int = 60
+    budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
+    step: float = 0.04
+    coupling: float = 12.0  # μ / λ
+    penalty: float | None = None  # μ itself, where there is no λ
+    check_every: int = 20
+    steering: float | None = None  # exponent of bits over allowance; None: small even steps
+    dead_zone: float = 0.0  # Q rounds |fraction| below 0.5 + dead_zone towards zero
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    indices: [B, S, C] quantised latents (whole numbers where Q rounds); cost, bits (by the prior):
+    [B]; iterations run.
+    """
+
+    indices: Tensor
+    cost: Tensor
+    bits: Tensor
+    start_cost: Tensor
+    iterations: int
