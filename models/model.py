@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from codec.entropy.latent_coder import LatentCoder
 from codec.entropy.quantiser import thin_out
 from codec.entropy.speech_context import MAX_INDEX
-from codec.search.problem import Networks, quantise
+from codec.search.problem import Networks, RateModel, quantise
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -124,18 +125,18 @@ class Descent:
         if self.allowed_bits is not None:
             excess = (bits / self.allowed_bits.repeat(times) - 1.0).clamp_min(0.0)
             cost = cost + 1e3 * excess
-        if below is None:
-            cost = cost + self._distances(u, rates, torch.arange(len(u), device=u.device))
-        else:
-            rows = (cost < below.repeat(times)).nonzero()[:, 0]
-            distances = torch.full_like(cost, torch.inf)
-            if len(rows):
-                found = self._distances(u[rows], rates[rows], rows)
-                distances[rows] = found.to(cost.dtype)  # limits may be in double precision
-            cost = cost + distances
+        rows = torch.arange(len(u), device=u.device)
+        if below is not None:
+            rows = rows[cost < below.repeat(times)]
+        distances = torch.full_like(cost, torch.inf)
+        if len(rows):
+            target = tuple(part[rows % len(self.rate)] for part in self._reference)
+            y = self._networks.generator(u[rows], rates[rows])
+            # Limits, and with them costs, may be in double precision.
+            distances[rows] = self._distance.against(target, y).to(cost.dtype)
         if candidates is None:
             self._note(bits.chunk(times)[0])
-        return cost.reshape(times, -1), bits.reshape(times, -1)
+        return (cost + distances).reshape(times, -1), bits.reshape(times, -1)
 
     def rdoq(self, latents: Tensor) -> Rdoq:
         """RDOQ from quantised latents [B, S, C] on.
@@ -147,11 +148,6 @@ class Descent:
             lambda y: self._distance.against(self._reference, y),
             self._x, self.rate, self.weight, latents, limit=self.allowed_bits,
         )  # fmt: skip
-
-    def _distances(self, u: Tensor, rates: Tensor, rows: Tensor) -> Tensor:
-        """F of quantised latents u [n, S, C]; rows: [n], whose targets are those modulo B."""
-        target = tuple(part[rows % len(self.rate)] for part in self._reference)
-        return self._distance.against(target, self._networks.generator(u, rates))
 
     def _note(self, bits: Tensor) -> None:
         """Remember what the rounded latents take, beside the relaxed ones of the last step."""
@@ -225,79 +221,50 @@ def search(
     excessive one is then kept). `start` replaces the encoder's warm start. `report` hears, after
     every iteration, the share done, the best cost relative to the start, and the iterations.
     """
-    progress_after = _course(settings, clock)
+    begun, done = clock(), 0
     if start is None:
         with torch.no_grad():
             start = networks.encoder(x, rate)
     descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
-    best = _Best(descent)
+    first = descent.candidates[0]
+    costs, sizes = descent.score()
+    best = SearchResult(first, costs[0], sizes[0], costs[0], 0)
     if settings.method == "none" or settings.iterations == 0:
-        return best.result(0)
+        return best
     stepping = settings.method == "rdoq" and networks.steps is not None
     stepping = stepping and settings.iterations >= _FEWEST_WITH_RDOQ
     descended = 1.0 - _RDOQ if stepping else 1.0
 
-    def tell() -> None:
-        if report is not None:
-            share = float((best.cost / best.start_cost).mean())
-            report(min(progress_after(done), 1.0), share, done)
-
-    done = 0
-    while (progress := progress_after(done)) < descended:
-        descent.step(settings.step * (1.0 - 0.9 * progress / descended))
-        done += 1
-        if done % settings.check_every == 0:
-            best.take(*descent.score(below=best.cost), descent.candidates)
-        tell()
-    if done % settings.check_every:
-        best.take(*descent.score(below=best.cost), descent.candidates)
-    if progress < 1.0:
-        rdoq, done = descent.rdoq(best.latents), done + 1
-        while progress_after(done) < 1.0:
-            rdoq.round()
-            done += 1
-            tell()
-        best.take(*descent.score([rdoq.latents], best.cost), [rdoq.latents])
-    tell()
-    return best.result(done)
-
-
-def _course(settings: SearchSettings, clock: Callable[[], float]) -> Callable[[int], float]:
-    """How far along a search is, 1 at its end, after so many iterations.
-
-    Without a limit of iterations worth the name, time decides.
-    """
-    begun = clock()
-
-    def progress(done: int) -> float:
+    def progress() -> float:
+        """How far along the search is, 1 at its end: by iterations, or by time if that is more."""
         share = done / settings.iterations
         if settings.budget is not None:
             share = max(share, (clock() - begun) / max(settings.budget, 1e-9))
         return share
 
-    return progress
+    def tell() -> None:
+        if report is not None:
+            share = float((best.cost / best.start_cost).mean())
+            report(min(progress(), 1.0), share, done)
 
-
-class _Best:
-    """The best candidates so far of B frames: latents [B, S, C], cost and bits [B]."""
-
-    def __init__(self, descent: Descent) -> None:
-        self.latents = descent.candidates[0]
-        costs, sizes = descent.score()
-        self.cost, self.bits = costs[0], sizes[0]
-        self.start_cost = self.cost.clone()
-
-    def take(self, costs: Tensor, sizes: Tensor, candidates: list[Tensor]) -> None:
-        """Keep what is better of candidates [B, S, C] with costs and bits [candidates, B]."""
-        for option, cost, size in zip(candidates, costs, sizes, strict=True):
-            better = cost < self.cost
-            self.latents = torch.where(better[:, None, None], option, self.latents)
-            self.bits = torch.where(better, size, self.bits)
-            self.cost = torch.where(better, cost, self.cost)
-
-    def result(self, iterations: int) -> SearchResult:
-        """What the search returns."""
-        return SearchResult(self.latents, self.cost, self.bits, self.start_cost, iterations)
+    while (share := progress()) < descended:
+        descent.step(settings.step * (1.0 - 0.9 * share / descended))
+        done += 1
+        if done % settings.check_every == 0:
+            best = best.improved(descent.candidates, *descent.score(below=best.cost))
+        tell()
+    if done % settings.check_every:
+        best = best.improved(descent.candidates, *descent.score(below=best.cost))
+    if share < 1.0:
+        rdoq, done = descent.rdoq(best.indices), done + 1
+        while progress() < 1.0:
+            rdoq.round()
+            done += 1
+            tell()
+        found = [rdoq.latents]
+        best = best.improved(found, *descent.score(found, best.cost))
+    tell()
+    return replace(best, iterations=done)
 
 
 def cheapen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -90,7 +90,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """What a search found of B frames.
 
     indices: [B, S, C] quantised latents (whole numbers where Q rounds); cost, bits (by the prior):
     [B]; iterations run.
@@ -101,3 +101,16 @@ class SearchResult:
     bits: Tensor
     start_cost: Tensor
     iterations: int
+
+    def improved(self, candidates: list[Tensor], costs: Tensor, bits: Tensor) -> SearchResult:
+        """With what is cheaper of candidates [B, S, C] of costs and bits [candidates, B]."""
+        best = self
+        for option, cost, size in zip(candidates, costs, bits, strict=True):
+            better = cost < best.cost
+            best = replace(
+                best,
+                indices=torch.where(better[:, None, None], option, best.indices),
+                cost=torch.where(better, cost, best.cost),
+                bits=torch.where(better, size, best.bits),
+            )
+        return best

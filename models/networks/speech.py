@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.entropy.huffman import HuffmanCoder, RunModel
-from codec.entropy.logistic import logistic_bits, step_bits
+from codec.entropy.logistic import step_bits
 from codec.entropy.speech_context import MAX_INDEX, QUALITIES, RangeCoder, SpeechContext
 from models.model import (
     FrameModel,
