@@ -110,8 +110,8 @@ class PipeSink(NullSink):
 
     name = "standard output"
 
-    def __init__(self, *, clock: Clock = time.monotonic) -> None:
-        super().__init__(clock=clock)
+    def __init__(self) -> None:
+        super().__init__()
         self._ring = SampleRing(_PIPE_SECONDS * SAMPLE_RATE)
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()

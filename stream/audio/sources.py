@@ -170,18 +170,12 @@ class PipeSource(Source):
     the pipe cannot be opened.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str] = PIPE,
-        *,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = time.sleep,
-    ) -> None:
-        super().__init__(clock=clock, sleep=sleep)
+    def __init__(self, path: str | os.PathLike[str] = PIPE) -> None:
+        super().__init__()
         self._path = path
         self.name = "standard input" if os.fspath(path) == PIPE else display_name(path)
         self._ring = SampleRing(2 * SAMPLE_RATE)
-        self._pacer = Pacer(clock=clock)
+        self._pacer = Pacer()
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._finished = threading.Event()
@@ -298,17 +292,11 @@ class Microphone(Source):
 
     is_card = True
 
-    def __init__(
-        self,
-        wanted: str | int | None = None,
-        *,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = time.sleep,
-    ) -> None:
-        super().__init__(clock=clock, sleep=sleep)
-        self._card = CardStream(wanted, "input", clock)
+    def __init__(self, wanted: str | int | None = None) -> None:
+        super().__init__()
+        self._card = CardStream(wanted, "input", self._clock)
         self.name = self._card.info.name
-        self._silence = Silence(clock=clock, sleep=sleep)
+        self._silence = Silence()
 
     def start(self) -> None:
         self.rate, channels = self._card.settings()

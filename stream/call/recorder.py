@@ -19,7 +19,6 @@ from codec.errors import BadInput, SottoError
 from codec.files import wav
 from codec.files.paths import atomic_output, display_name, is_special, os_errors, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.pacing import Clock
 from stream.audio.ring import SampleRing
 
 _FRAME_BYTES = 4
@@ -79,14 +78,8 @@ class Recorder:
     Raises BadInput when started: not a .wav name, no such directory, no permission.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        clock: Clock = time.monotonic,
-        max_frames: int = MAX_FRAMES,
-    ) -> None:
-        self._path, self._clock, self._limit = path, clock, max_frames
+    def __init__(self, path: str | os.PathLike[str], *, max_frames: int = MAX_FRAMES) -> None:
+        self._path, self._limit = path, max_frames
         self.name = display_name(path)
         self.error: str | None = None
         self.frames = 0
@@ -102,7 +95,7 @@ class Recorder:
         file = self._stack.enter_context(atomic_output(self._path))
         with os_errors("write", self._path):
             _write_at(file.fileno(), _header(0), 0)
-        self._began = self._clock()
+        self._began = time.monotonic()
         self._thread = threading.Thread(
             target=self._run, args=(file,), name="recorder", daemon=True
         )
@@ -138,7 +131,7 @@ class Recorder:
         while not last and self.error is None:
             last = self._stopping.wait(_INTERVAL)
             ready = (self._sent.available, self._received.available)
-            patience = int((self._clock() - self._began - _WAIT) * SAMPLE_RATE) - self.frames
+            patience = int((time.monotonic() - self._began - _WAIT) * SAMPLE_RATE) - self.frames
             count = max(ready) if last else max(min(ready), patience)
             try:
                 self._append(file.fileno(), count)

@@ -110,7 +110,7 @@ class RemoteStream:
         self._level = LevelMeter()
         self._rate = RateMeter()
         # Only the decoder thread touches these.
-        self._synthesiser = _synthesiser()
+        self._synthesiser = SpeechSynthesiser(variable=True)
         self._stand_in: FloatArray = np.zeros((0, analysis.N_MELS), np.float32)
 
     # --- the network's thread ------------------------------------------------------------------
@@ -172,7 +172,7 @@ class RemoteStream:
         if task.correction:
             columns = timescale.scale(columns, task.correction, frame.active)
         if task.fresh:
-            self._synthesiser = _synthesiser()
+            self._synthesiser = SpeechSynthesiser(variable=True)
         head = columns[: _HEAD if len(columns) >= 2 * _HEAD else None]
         samples = self._synthesiser.push(head)
         if task.fresh:
@@ -301,11 +301,6 @@ class RemoteStream:
         """Whether something that was said has not been played yet."""
         with self._lock:
             return bool(self._marks) or self._jitter_buffer.ahead()
-
-
-def _synthesiser() -> SpeechSynthesiser:
-    """A synthesiser that gives the samples of all columns but the last of each push."""
-    return SpeechSynthesiser(variable=True)
 
 
 def _latency(mark: _Mark, played: float, device: float) -> Latency:
