@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from codec.signal.samples import SAMPLE_RATE
 from tui.terminal import options
 
 if TYPE_CHECKING:
@@ -150,6 +149,8 @@ def _kept(
     blocks: Iterable[NDArray[np.float32]], start: list[NDArray[np.float32]]
 ) -> Iterator[NDArray[np.float32]]:
     """The same blocks; copies of the first SCORED_SECONDS at 16 kHz are added to `start`."""
+    from codec.signal.samples import SAMPLE_RATE
+
     room = SCORED_SECONDS * SAMPLE_RATE
     for block in blocks:
         if room:
