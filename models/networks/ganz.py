@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ from models.model import Model, sizes
 from models.networks.paper import static_arrays, static_tables
 from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
 from models.networks.random_layer import RandomLayer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 GRID = 8
 SIDE = 128

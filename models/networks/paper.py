@@ -5,7 +5,7 @@ The speech networks are in `speech_paper`, those of pictures in `photo_paper`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from models.model import FrameModel, finite, sizes
 from models.networks.common import start_at_zero
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SLOPE = 0.1  # of the leaky rectifiers, below zero
 

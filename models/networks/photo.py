@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ from models.model import (
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from codec.image.presets import Tune
     from models.networks.image_distance import ImageDistance
 

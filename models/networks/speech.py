@@ -12,7 +12,7 @@ channel by channel (log-linear between three trained anchors) and conditions the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from models.model import (
     sizes,
 )
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ANCHORS = 3  # trained rate points r = 0, 1, 2
 
