@@ -22,8 +22,10 @@ demo: $(VENV)/.ready-bench ## set up, put a clip of speech through the codec, sa
 	@echo "look:      build/demo.png"
 	@echo "more:      $(BIN)/sotto --help"
 
+# A process for each core with one thread each: threads of several processes would only get in each
+# other's way.
 test: $(VENV)/.ready-dev ## set up and run the tests (ARGS="-m slow" for the slow ones)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-dev ## check style and types
 	$(BIN)/ruff check .
