@@ -458,6 +458,21 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("usage: sotto")
 
 
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("image", ["encode", "decode", "info", "sense"]),
+        ("train", ["speech", "paper", "image", "image-paper", "ganz"]),
+        ("bench", ["speech", "image", "ganz", "link"]),
+    ],
+)
+def test_help_lists_what_a_command_is_made_of(command, names, capsys):
+    assert main([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [words[0] for words in (line.split() for line in lines) if words]
+    assert [name for name in names if name not in listed] == []
+
+
 def test_help_version_and_info_need_no_torch(coded: Path) -> None:
     code = (
         "import sys, io, contextlib\nfrom tui.cli import main\n"

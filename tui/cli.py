@@ -69,12 +69,6 @@ def build_parser(names: Sequence[str] = NAMES) -> argparse.ArgumentParser:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if len(arguments) > 1 and arguments[0] in NAMES:
-        command = _command(arguments[0])
-        if arguments[1] in getattr(command, "SUBJECTS", ()):
-            # Not through argparse: it would take the other program's options for its own.
-            delegated: int = command.delegate(arguments[1:])
-            return delegated
     # Of one command where that is known: the others need not be read.
     parser = build_parser(arguments[:1] if arguments[:1] and arguments[0] in NAMES else NAMES)
     args = parser.parse_args(arguments)

@@ -1,8 +1,7 @@
 """The subcommands: one module each, with `add_parser(subparsers)` and `run(args) -> int`.
 
 Modules here import nothing heavy at the top: all of them are read to build the help, and the help
-must appear at once. A module with `SUBJECTS` hands everything after the subject to the program
-that does the work: `delegate(arguments) -> int`.
+must appear at once.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train the networks",
-        description="Train the networks. `sotto train speech --help` lists the options.",
+        description="Train the networks. `sotto train SUBJECT --help` lists the options.",
     )
     subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
     _speech(subjects)
@@ -55,6 +55,7 @@ def _speech(subjects: Subparsers) -> None:
     parser = _subject(
         subjects,
         "speech",
+        "the speech codec",
         "Train the networks of the speech codec. For several GPUs: "
         "torchrun --nproc-per-node N -m tui train speech ...",
         data="train.tsv and train/*, or a folder of packed shards",
@@ -83,8 +84,13 @@ def _speech(subjects: Subparsers) -> None:
 
 
 def _paper(subjects: Subparsers) -> None:
-    description = "Train the networks of the paper preset."
-    parser = _subject(subjects, "paper", description, data="a folder of packed shards")
+    parser = _subject(
+        subjects,
+        "paper",
+        "the speech preset paper",
+        "Train the networks of the paper preset.",
+        data="a folder of packed shards",
+    )
     _add_length(parser, 20.0)
     add_device(parser, "default: auto")
     parser.add_argument("--batch", type=whole(2, 4096), default=32, metavar="N",
@@ -96,6 +102,7 @@ def _image(subjects: Subparsers) -> None:
     parser = _subject(
         subjects,
         "image",
+        "the image codec",
         "Train the networks of the image codec. With larger --minutes or --steps than before a "
         "training goes on beyond its end.",
         data=_PHOTOGRAPHS,
@@ -117,8 +124,13 @@ def _image(subjects: Subparsers) -> None:
 
 
 def _image_paper(subjects: Subparsers) -> None:
-    description = "Train the networks of the image preset paper."
-    parser = _subject(subjects, "image-paper", description, data=_PHOTOGRAPHS)
+    parser = _subject(
+        subjects,
+        "image-paper",
+        "the image preset paper",
+        "Train the networks of the image preset paper.",
+        data=_PHOTOGRAPHS,
+    )
     _add_length(parser, 25.0)
     add_device(parser, "default: auto")
     parser.add_argument("--batch", type=whole(2, 1024), default=8, metavar="N",
@@ -131,6 +143,7 @@ def _ganz(subjects: Subparsers) -> None:
     parser = _subject(
         subjects,
         "ganz",
+        "the generator of the image preset ganz",
         "Train the generator of the ganz image preset on crops of photographs: first as a decoder "
         "of their features, then as a BEGAN.",
         data=_PHOTOGRAPHS,
@@ -146,11 +159,11 @@ def _ganz(subjects: Subparsers) -> None:
 
 
 def _subject(
-    subjects: Subparsers, name: str, description: str, *, data: str
+    subjects: Subparsers, name: str, what: str, description: str, *, data: str
 ) -> argparse.ArgumentParser:
     """A parser with --data, which `data` explains, and --work."""
     goes_on = "Ctrl-C writes a checkpoint; the same command goes on from it."
-    parser = subjects.add_parser(name, description=f"{description} {goes_on}")
+    parser = subjects.add_parser(name, help=what, description=f"{description} {goes_on}")
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help=data)
