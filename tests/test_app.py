@@ -8,6 +8,7 @@ What the screen looks like in each state is kept in tests/snapshots as text. To 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -23,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 from rich.cells import cell_len
 from rich.color import Color
 from textual.pilot import Pilot
@@ -31,11 +31,13 @@ from textual.pilot import Pilot
 from stream.call.snapshot import QUIETEST_DB, Latency, Snapshot, Spectrogram
 from stream.link.authentication import Security
 from stream.link.caller import Caller
-from stream.link.events import CallState, Offer, StateChanged
-from stream.link.keys import generate
+from stream.link.events import CallState, Offer
+from stream.link.keys import KnownPeers, generate
+from stream.link.listener import Listener
 from stream.log import LogLine
 from tests.app_pictures import grid, picture
 from tests.fake_call import OWN_KEY, SCENES, FakeCall, Scene
+from tests.link_peers import Ear
 from tui.app import figures
 from tui.app.app import IDLE_DIVISOR, PLAIN_DIVISOR, CallApp
 from tui.app.colormap import colours
@@ -45,7 +47,7 @@ from tui.app.dialogs.help import Help
 from tui.app.dialogs.parting import Parting
 from tui.app.keys import BINDINGS
 from tui.app.latency_bar import PARTS, shares
-from tui.app.log_view import LogView
+from tui.app.log_view import KEPT_LINES, LogView
 from tui.app.meter import HOLD_SECONDS, PeakHold, bar
 from tui.app.painting import Painted, flow, width_of
 from tui.app.push_to_talk import HOLD_BEGINS, RELEASED_AFTER, PushToTalk
@@ -54,7 +56,9 @@ from tui.app.spectrogram import (
     HOPS_PER_CELL,
     KEPT_CELLS,
     LEVELS,
+    LOUD,
     PLAIN_SHADES,
+    QUIET,
     History,
     in_colour,
     in_shades,
@@ -468,7 +472,7 @@ def test_log_lines_are_taken_once_and_bounded() -> None:
             app.poll()
         log = app.query_one(LogView)
         assert log.last_number == 1999
-        assert len(log._entries) == 500
+        assert len(log.paint(80, 3000)) == 1 + KEPT_LINES
 
     def fill(call: FakeCall) -> None:
         call.log = [LogLine(i, float(i), "info", "x") for i in range(2000)]
@@ -598,16 +602,19 @@ def test_ending_signals_hang_up_and_leave_handlers_as_they_were(number: signal.S
     assert app.return_code == 128 + number
 
 
-def test_a_refused_call_says_what_the_program_says() -> None:
+def test_a_refused_call_says_what_the_program_says(tmp_path) -> None:
     """The scene that is in the README's pictures."""
-    caller = Caller("127.0.0.1", 4747, Offer("0" * 16, "2k", "Ada"), Security(keys=generate()))
-    try:
-        caller._happened(zmq.EVENT_HANDSHAKE_FAILED_AUTH, 0, 0.0)
-        said = [event.reason for event in caller.events(0.0) if isinstance(event, StateChanged)]
-    finally:
-        caller.close()
+    offer, host_keys = Offer("0" * 16, "2k", "Ada"), generate()
+    host = Listener("127.0.0.1:0", offer, Security(host_keys, KnownPeers(tmp_path / "known")))
+    with contextlib.closing(host):
+        host.start()
+        security = Security(generate(), peer_key=host_keys.public)
+        caller = Caller("127.0.0.1", host.port, offer, security)
+        with contextlib.closing(caller):
+            caller.start()
+            said = Ear(caller).state(CallState.REFUSED, 60.0).reason
     own = caller.link().own_fingerprint
-    assert [SCENES["refused"].reason.replace(OWN_KEY, own)] == said
+    assert SCENES["refused"].reason.replace(OWN_KEY, own) == said
 
 
 # Cost
@@ -644,7 +651,7 @@ def test_the_plain_view_draws_speech_seldom_in_single_bytes_and_switches_at_once
         assert "▀" not in shown
         assert any(len(set(line) & set(PLAIN_SHADES)) > 3 for line in shown.splitlines())
         draws: list[int] = []
-        monkeypatch.setattr(CallApp, "_draw", lambda *_: draws.append(app._polls))
+        monkeypatch.setattr(CallApp, "_draw", lambda *_: draws.append(1))
         for _ in range(4 * PLAIN_DIVISOR):
             call.time += 1 / 8
             app.poll()
@@ -792,7 +799,12 @@ def test_the_history_takes_each_column_once() -> None:
     whole = 1000 // HOPS_PER_CELL
     assert history.drawn == whole
     expected = columns.reshape(whole, HOPS_PER_CELL, 128).mean(axis=1)
-    assert np.array_equal(history._cells, expected[-KEPT_CELLS:])
+    count = 200
+    levels = (expected[-KEPT_CELLS:] - QUIET) / (LOUD - QUIET) * count
+    shown = history.levels(KEPT_CELLS, 128, count).astype(int)
+    blank, drawn = np.split(shown[::-1].T, [KEPT_CELLS - len(levels)])
+    assert not blank.any()
+    assert np.abs(drawn - np.clip(levels.astype(int), 0, count - 1)).max() <= 1  # of rounding
 
 
 def test_the_history_survives_gaps_restarts_and_floods() -> None:
@@ -802,10 +814,11 @@ def test_the_history_survives_gaps_restarts_and_floods() -> None:
     assert not history.feed(Spectrogram(columns, 300))
     assert history.feed(Spectrogram(columns, 9000))  # more than were kept
     assert history.feed(Spectrogram(columns[:80], 80))  # another voice
-    assert history._cells.shape == (10, 128)
+    assert np.count_nonzero(history.levels(50, 128, 8).all(axis=0)) == 80 // HOPS_PER_CELL
     for total in range(100, 40_000, 250):
         history.feed(Spectrogram(columns, total))
-    assert len(history._cells) == KEPT_CELLS
+    wide = history.levels(KEPT_CELLS + 50, 128, 8)
+    assert np.count_nonzero(wide.all(axis=0)) == KEPT_CELLS
 
 
 def test_the_spectrogram_puts_high_tones_on_top_and_now_at_the_right() -> None:

@@ -434,11 +434,16 @@ def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch
 LOOP = """
 import sys, threading, time
 import numpy as np
-from stream.audio import devices
-rate, asked = int(sys.argv[1]), devices._refusal
-devices._refusal = lambda index, direction, hertz, channels: (
-    asked(index, direction, hertz, channels) if hertz == rate else "Invalid sample rate"
-)
+from stream.audio.devices import sound_system
+rate, sound = int(sys.argv[1]), sound_system()
+def only(check):
+    def checked(samplerate, **rest):
+        if samplerate != rate:
+            raise sound.PortAudioError("Invalid sample rate")
+        check(samplerate=samplerate, **rest)
+    return checked
+sound.check_input_settings = only(sound.check_input_settings)
+sound.check_output_settings = only(sound.check_output_settings)
 from stream.audio.sinks import Loudspeaker
 from stream.audio.sources import Microphone
 microphone, loudspeaker = Microphone(), Loudspeaker()
@@ -498,13 +503,22 @@ def test_microphone_to_loudspeaker(tmp_path, rate):
     soundfile.write(tmp_path / "talk.wav", talk, 16_000, "FLOAT")
     with VirtualSoundCards(["alice"]) as cards:
         recording = cards.record(tmp_path / "all.wav")
+
+        def let_pass(seconds: float) -> None:
+            """Wait until the cards have gone on for so long, which their recording shows."""
+            path, deadline = tmp_path / "all.wav", time.monotonic() + 120.0
+            whole = path.stat().st_size + seconds * 16_000 * 2 * 4
+            while path.stat().st_size < whole:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
         process = child("alice", cards, LOOP, str(rate))
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         if rate != 16_000:
-            time.sleep(3.0)  # PulseAudio resamples: the latency that this takes is found out first
-        cards.play("alice", tmp_path / "talk.wav").wait(20)
-        time.sleep(1.0)  # what was said last comes out
+            let_pass(3.0)  # PulseAudio resamples: the latency that this takes is found out first
+        cards.play("alice", tmp_path / "talk.wav").wait(120)
+        let_pass(1.0)  # what was said last comes out
         out, err = process.communicate(timeout=60)
         recording.stop()
     assert process.returncode == 0, err
@@ -535,8 +549,10 @@ def test_a_card_that_goes_away_is_told_once_and_silence_goes_on():
     from stream.audio.sources import Microphone
     microphone, loudspeaker = Microphone(), Loudspeaker()
     microphone.start(); loudspeaker.start()
+    while not len(microphone.read(1600, 0.01)[0]):
+        loudspeaker.write(np.zeros(loudspeaker.room(), np.float32))
     print("ready", flush=True)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until and not (microphone.error and loudspeaker.error):
         microphone.read(1600, 0.01)
         loudspeaker.write(np.zeros(loudspeaker.room(), np.float32))
@@ -556,9 +572,8 @@ def test_a_card_that_goes_away_is_told_once_and_silence_goes_on():
         process = child("alice", cards, code)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.3)
         cards.unplug()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, "")
     assert out.splitlines()[0] == "True True"
     assert "microphone default has stopped" in out

@@ -37,8 +37,8 @@ PORT = 7788
 LOOPBACK = "127.0.0.1"
 
 _ROOT = Path(__file__).resolve().parents[2]
-_CONNECT_SECONDS = 90.0
-_STOP_SECONDS = 10.0
+_CONNECT_SECONDS = 180.0
+_STOP_SECONDS = 30.0
 _POLL = 0.1
 
 
@@ -75,7 +75,7 @@ class End:
 
     def __init__(self, name: Name, process: subprocess.Popen[bytes], folder: Path) -> None:
         self.name, self.process = name, process
-        self.statistics, self.log, self.errors = end_files(folder, name)
+        self.statistics, self.log, self.errors = _end_files(folder, name)
 
     @property
     def running(self) -> bool:
@@ -90,15 +90,23 @@ class End:
         snapshots = self.snapshots()
         return str(snapshots[-1]["state"]) if snapshots else ""
 
+    def check_running(self) -> None:
+        """Raises LaboratoryError if it has ended."""
+        if not self.running:
+            status = self.process.returncode
+            raise LaboratoryError(
+                f"end {self.name} has ended with status {status}: {self.last_error()}"
+            )
+
     def last_error(self) -> str:
         """The last line it wrote on stderr."""
-        lines = self.errors.read_text(errors="replace").split("\n") if self.errors.exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        said = self.errors.read_text(errors="replace").strip()
+        return said.rpartition("\n")[2].strip()
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """Ask it to end; returns its exit status and how many seconds that took.
 
-        Raises LaboratoryError if it does not end within 10 s (it is killed then).
+        Raises LaboratoryError if it does not end within 30 s (it is killed then).
         """
         begun = time.monotonic()
         if self.running:
@@ -112,7 +120,7 @@ class End:
         return status, time.monotonic() - begun
 
 
-def end_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+def _end_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
     """Where an end's statistics, log and standard error go."""
     return folder / f"{name}.jsonl", folder / f"{name}.log", folder / f"{name}.err"
 
@@ -164,7 +172,7 @@ class Laboratory:
         where = (
             ["listen", "--bind", f"{host}:{port}"] if name == "a" else ["call", f"{host}:{port}"]
         )
-        statistics, log, errors = end_files(self.folder, name)
+        statistics, log, errors = _end_files(self.folder, name)
         for path in (statistics, log, errors):
             path.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "tui.cli", *where, *setup.options(name)]
@@ -204,24 +212,19 @@ class Laboratory:
         return a, b
 
 
-def await_state(ends: Sequence[End], state: str, timeout: float) -> float:
-    """Wait until all ends are in a state; returns the seconds it took.
+def await_state(ends: Sequence[End], state: str, timeout: float) -> None:
+    """Wait until all ends are in a state, which is known up to a second late.
 
-    Statistics come once a second, so it is known that much late. Raises LaboratoryError.
+    Raises LaboratoryError if they are not in time.
     """
-    begun = time.monotonic()
+    deadline = time.monotonic() + timeout
     while not all(end.state() == state for end in ends):
         for end in ends:
-            if not end.running:
-                raise LaboratoryError(
-                    f"end {end.name} has ended with status {end.process.returncode}:"
-                    f" {end.last_error()}"
-                )
-        if time.monotonic() - begun > timeout:
+            end.check_running()
+        if time.monotonic() > deadline:
             states = ", ".join(f"{end.name}: {end.state() or 'no statistics yet'}" for end in ends)
             raise LaboratoryError(f"not {state} after {timeout:g} s ({states})")
         time.sleep(_POLL)
-    return time.monotonic() - begun
 
 
 class Recording:
@@ -254,6 +257,11 @@ class Recording:
         """The moment of `time.monotonic` that sample 0 of the recording belongs to."""
         return self._began
 
+    @property
+    def seconds(self) -> float:
+        """How much of it is in the file so far."""
+        return self._path.stat().st_size / self._frame_bytes / SAMPLE_RATE
+
     def channels(self) -> dict[tuple[Name, Part], NDArray[np.float32]]:
         """All channels of the finished recording, each [n] at 16 kHz."""
         with soundfile.SoundFile(self._path) as file:
@@ -267,13 +275,8 @@ class Recording:
 
     def _follow(self) -> None:
         while not self._stop.wait(0.05):
-            try:
-                size = self._path.stat().st_size
-            except OSError:
-                continue
-            if size > 4096:
-                lag = time.monotonic() - size / self._frame_bytes / SAMPLE_RATE
-                self._began = min(self._began, lag)
+            if (seconds := self.seconds) > 0.05:
+                self._began = min(self._began, time.monotonic() - seconds)
 
 
 def free_port() -> int:
