@@ -6,7 +6,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,19 +19,17 @@ from models.evaluation.clips import Clip
 from stream.bench import runs, scenarios, telemetry
 from stream.bench.laboratory import ENDS, Name, Setup
 from stream.bench.report import Result
-from stream.bench.runs import Run, Step, Track
+from stream.bench.runs import Run, Step
 from stream.bench.scenarios import Scenario
 from stream.bench.signals import (
-    LEAST_SIMILARITY,
     LONGEST_DELAY,
-    WINDOW,
+    Delays,
     Heard,
     active_power,
     best_lag,
     block_powers,
     mouth_to_ear,
     sharpest_break,
-    speech_windows,
 )
 from stream.bench.talks import (
     SCORES,
@@ -54,18 +51,6 @@ _RETURN_STEP = 0.1
 _RETURN_SIMILARITY = 0.7
 _OFFLINE_DELAY = 0.2  # seconds within which speech that was coded offline is looked for
 _NAMES = {"pesq_nb": "PESQ-NB", "pesq_wb": "PESQ-WB", "stoi": "STOI"}
-
-
-@dataclass(frozen=True)
-class Delays:
-    """Windows of one voice that were heard, and the starts (s) of those that were not."""
-
-    found: list[Heard]
-    missing: list[float]
-
-    def percentile(self, share: float) -> float | None:
-        values = [item.delay for item in self.found]
-        return float(np.percentile(values, share)) if values else None
 
 
 class Offline:
@@ -166,43 +151,16 @@ def _both(value: Callable[[Name], float | None]) -> dict[Name, float | None]:
     return {end: value(end) for end in ENDS}
 
 
-def heard_on_time_axis_of(said: Track, heard: Track) -> FloatArray:
-    """What the other end heard, moved to the time axis of the one who spoke, to the sample.
-
-    Only for ends with a common clock; else see `skewed_delays`.
-    """
-    shift = round((said.began - heard.began) * SAMPLE_RATE)
-    return heard.heard[shift:] if shift > 0 else np.pad(heard.heard, (-shift, 0))
-
-
 def delays_of(run: Run, end: Name) -> Delays:
     """Mouth-to-ear delays of the voice of `end`."""
     said, heard = run.tracks[end], run.tracks[_OTHER[end]]
-    if run.scenario.soak:
-        return skewed_delays(said, heard, run.scenario.every)
-    return Delays(
-        *mouth_to_ear(said.said, heard_on_time_axis_of(said, heard), step=run.scenario.every)
+    return mouth_to_ear(
+        said.said,
+        heard.heard,
+        step=run.scenario.every,
+        lead=heard.began - said.began,
+        rates=(said.rate, heard.rate),
     )
-
-
-def skewed_delays(said: Track, heard: Track, step: float) -> Delays:
-    """As `mouth_to_ear`, between two clocks."""
-    delays = Delays([], [])
-    count = round(WINDOW * SAMPLE_RATE)
-    for start in speech_windows(said.said, WINDOW, step):
-        first = round(start * SAMPLE_RATE)
-        there = (said.began + first / said.rate - heard.began) * heard.rate
-        whole = math.floor(there)
-        reach = heard.heard[max(whole, 0) : whole + count + round(LONGEST_DELAY * SAMPLE_RATE)]
-        if whole < 0 or len(reach) < count + round(LONGEST_DELAY * SAMPLE_RATE):
-            continue
-        delay, similarity = best_lag(said.said[first : first + count], reach)
-        if similarity >= LEAST_SIMILARITY:
-            late = delay - (there - whole) / heard.rate
-            delays.found.append(Heard(start, late, similarity))
-        else:
-            delays.missing.append(start)
-    return delays
 
 
 def _latency(run: Run, result: Result) -> None:
@@ -310,7 +268,7 @@ def _losses(
 def score_run(run: Run, end: Name, with_phones: bool) -> list[UtteranceScore]:
     """The utterances of one end as they came out of the other's loudspeaker."""
     said = run.tracks[end]
-    heard = heard_on_time_axis_of(said, run.tracks[_OTHER[end]])
+    heard = run.tracks[_OTHER[end]].heard
     # The first clip may be said again later: it is the first time that is wanted.
     starts = find_talk(run.talks[end], said.said, run.talk_from - said.began + _PLAYER_STARTS)
     return score_talk(run.talks[end], starts, said.said, heard, with_phones=with_phones)
@@ -345,8 +303,7 @@ def heard_again(run: Run, end: Name, up_at: float) -> float | None:
     The first moment from which 1.5 s of the loudspeaker are found in what was said before, and
     at which the loudspeaker is not silent.
     """
-    said, other = run.tracks[end], run.tracks[_OTHER[end]]
-    heard = heard_on_time_axis_of(said, other)
+    said, heard = run.tracks[end], run.tracks[_OTHER[end]].heard
     count = round(_RETURN_WINDOW * SAMPLE_RATE)
     back = round((up_at - said.began) * SAMPLE_RATE)
     quiet = 1e-2 * active_power(heard[: max(back - 20 * SAMPLE_RATE, count)])
@@ -378,25 +335,21 @@ def _unknown_peer(run: Run, result: Result) -> None:
 def _silence(run: Run, result: Result) -> None:
     """Once the activity detector has got used to the room."""
 
+    first, last = run.talk_from + scenarios.SILENCE_SETTLES, run.talk_to
+
     def bits(end: Name) -> float | None:
-        first, last = run.talk_from + scenarios.SILENCE_SETTLES, run.talk_to
-        began = first_moment(run, end)
-        rates = [
-            float(s["talker"]["rate"]["now"])
-            for s in run.snapshots[end]
-            if first <= began + s["seconds"] <= last
-        ]
+        snapshots, usage = run.snapshots[end], run.usage[end]
+        if not snapshots or not usage:
+            return None
+        # The moment its own clock of seconds began, to about a second.
+        began = usage[-1].time - snapshots[-1]["seconds"]
+        inside = [s for s in snapshots if first <= began + s["seconds"] <= last]
+        rates = [float(s["talker"]["rate"]["now"]) for s in inside]
         return float(np.mean(rates)) if rates else None
 
     cpu = _both(lambda end: _cpu(run, end, scenarios.SILENCE_SETTLES))
     result.add("CPU, share of a core", "", cpu, scenarios.SILENT_CPU)
     result.add("codec bits", "bit/s", _both(bits), scenarios.SILENT_BITS, 0)
-
-
-def first_moment(run: Run, end: Name) -> float:
-    """The monotonic moment at which an end's own clock of seconds began, to about a second."""
-    snapshots, usage = run.snapshots[end], run.usage[end]
-    return usage[-1].time - float(snapshots[-1]["seconds"]) if snapshots and usage else math.inf
 
 
 def _cpu(run: Run, end: Name, after: float = 2.0) -> float | None:
@@ -409,7 +362,7 @@ def _load(run: Run, result: Result) -> None:
 
     if not run.scenario.silent:
         result.add("CPU, share of a core", "", _both(lambda end: _cpu(run, end)))
-        rate = _both(lambda end: _talker(run, end, "rate", "average"))
+        rate = _both(lambda end: telemetry.sent(run.snapshots[end])[1])
         result.add("codec bits", "bit/s", rate, digits=0)
     result.add("memory of its own", "MB", _both(memory), digits=0)
     result.add("stopped after", "s", _both(run.stop_seconds.get), digits=1)
@@ -437,20 +390,10 @@ def _memory(run: Run, result: Result) -> None:
             )
 
 
-def _talker(run: Run, end: Name, *path: str) -> float | None:
-    """A number of the last statistics of an end about what it sent."""
-    if not run.snapshots[end]:
-        return None
-    value = run.snapshots[end][-1]["talker"]
-    for key in path:
-        value = value[key]
-    return float(value)
-
-
 def _arrivals(run: Run, result: Result) -> None:
     """What became of the packets of each voice; the other end counts them."""
     counts = {end: telemetry.arrivals(run.snapshots[_OTHER[end]]) for end in ENDS}
-    frames = _both(lambda end: _talker(run, end, "frames"))
+    frames = _both(lambda end: telemetry.sent(run.snapshots[end])[0])
     result.add("frames sent", "", frames, digits=0)
     if "loss" in run.scenario.impair:
         shares = _both(lambda end: counts[end]["lost"] / (frames[end] or math.nan))

@@ -12,6 +12,7 @@ from stream.bench.scenarios import Bars, Scenario
 from stream.bench.telemetry import Gap
 
 _GAPS_SHOWN = 20
+_REPORTED = ("name", "unit", "values", "bar", "beyond", "verdict")
 
 HOW = {
     "latency": "normalised cross-correlation of band envelopes of 3 s of a microphone with the "
@@ -92,15 +93,7 @@ def as_dict(results: Sequence[Result], about: Mapping[str, Any]) -> dict[str, An
                 "title": result.scenario.title,
                 "failure": result.failure,
                 "figures": [
-                    {
-                        "name": figure.name,
-                        "unit": figure.unit,
-                        "values": figure.values,
-                        "bar": figure.bar,
-                        "beyond": figure.beyond,
-                        "verdict": figure.verdict,
-                    }
-                    for figure in result.figures
+                    {key: getattr(figure, key) for key in _REPORTED} for figure in result.figures
                 ],
                 "gaps": [vars(gap) for gap in result.gaps],
                 "remarks": result.remarks,

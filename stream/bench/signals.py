@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,37 +36,56 @@ _NEGLIGIBLE = 0.03
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Heard:
-    """One window of what was said: when it began, how much later it was heard (both in seconds),
-    and how alike the two are (1: equal)."""
+class Heard(NamedTuple):
+    """A window of what was said: when it began, how much later it was heard (both in seconds), and
+    how alike the two are (1: equal)."""
 
     start: float
     delay: float
     similarity: float
 
 
-def mouth_to_ear(
-    said: FloatArray, heard: FloatArray, *, window: float = WINDOW, step: float = STEP
-) -> tuple[list[Heard], list[float]]:
-    """Delays of `heard` [m] behind `said` [n], both 16 kHz with a common time axis.
+class Delays(NamedTuple):
+    """The windows of one voice that were heard, and the starts (s) of those that were not."""
 
-    Only windows that are mostly speech and whose latest possible echo is inside `heard` are asked.
-    Returns (windows that were found, start times of those not heard within LONGEST_DELAY seconds).
+    found: list[Heard]
+    missing: list[float]
+
+    def percentile(self, share: float) -> float | None:
+        values = [item.delay for item in self.found]
+        return float(np.percentile(values, share)) if values else None
+
+
+def mouth_to_ear(
+    said: FloatArray,
+    heard: FloatArray,
+    *,
+    window: float = WINDOW,
+    step: float = STEP,
+    lead: float = 0.0,
+    rates: tuple[float, float] = (SAMPLE_RATE, SAMPLE_RATE),
+) -> Delays:
+    """Delays of `heard` [m] behind `said` [n].
+
+    lead: seconds by which `said` begins before `heard`; rates: samples per second of the two, where
+    each has a clock of its own. Only windows that are mostly speech, and whose latest possible echo
+    is inside `heard`, are looked for; those not found within LONGEST_DELAY seconds are missing.
     """
-    found: list[Heard] = []
-    missing: list[float] = []
+    delays = Delays([], [])
+    count = round(window * SAMPLE_RATE)
     for start in speech_windows(said, window, step):
-        first, count = round(start * SAMPLE_RATE), round(window * SAMPLE_RATE)
-        reach = heard[first : first + count + round(LONGEST_DELAY * SAMPLE_RATE)]
-        if len(reach) < count + round(LONGEST_DELAY * SAMPLE_RATE):
+        first = round(start * SAMPLE_RATE)
+        at = (first / rates[0] - lead) * rates[1]
+        whole = math.floor(at + 1e-6)
+        last = whole + count + round(LONGEST_DELAY * SAMPLE_RATE)
+        if whole < 0 or last > len(heard):
             continue
-        delay, similarity = best_lag(said[first : first + count], reach)
+        delay, similarity = best_lag(said[first : first + count], heard[whole:last])
         if similarity >= LEAST_SIMILARITY:
-            found.append(Heard(start, delay, similarity))
+            delays.found.append(Heard(start, delay - (at - whole) / rates[1], similarity))
         else:
-            missing.append(start)
-    return found, missing
+            delays.missing.append(start)
+    return delays
 
 
 def best_lag(part: FloatArray, reach: FloatArray) -> tuple[float, float]:

@@ -80,6 +80,14 @@ def arrivals(snapshots: Sequence[Snapshot]) -> dict[str, float]:
     return dict.fromkeys(COUNTERS, 0.0)
 
 
+def sent(snapshots: Sequence[Snapshot]) -> tuple[float | None, float | None]:
+    """The frames an end has sent by its last snapshot, and their average bits per second."""
+    if not snapshots:
+        return None, None
+    talker = snapshots[-1]["talker"]
+    return float(talker["frames"]), float(talker["rate"]["average"])
+
+
 def latencies(snapshots: Sequence[Snapshot]) -> list[float]:
     """The total latencies that a call itself has shown, in seconds."""
     found = [party["latency"]["total"] for s in snapshots if (party := listener(s)) is not None]

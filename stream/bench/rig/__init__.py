@@ -6,6 +6,7 @@ Nothing in the live link needs this package; it needs PulseAudio, iproute2 and (
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Sequence
 
@@ -32,10 +33,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
+def prefer(task: int) -> None:
+    """Give a process or thread priority where that is allowed: nothing slows down a real card."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, task, -11)
+
+
 def command(argv: Sequence[str], env: dict[str, str] | None = None) -> str:
     """Run a short command and return what it prints. Raises RigError with its last line."""
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, env=env)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RigError(f"cannot run {argv[0]}: {error}") from error
     if done.returncode:

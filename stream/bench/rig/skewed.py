@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from codec.files import wav
 from codec.files.audio import read_audio
 from codec.signal.samples import SAMPLE_RATE
+from stream.bench.rig import prefer
 
 # The smallest pipe is one page. With this many float channels it holds 16 ms, mono would be 64 ms.
 _SINK_CHANNELS = 4
@@ -118,6 +119,7 @@ class SkewedCard:
         return descriptor
 
     def _run(self) -> None:
+        prefer(threading.get_native_id())
         began = time.monotonic()
         rate = SAMPLE_RATE * (1.0 + self.ppm * 1e-6)
         held = b""

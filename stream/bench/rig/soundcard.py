@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Literal
 
 from codec.signal.samples import SAMPLE_RATE
-from stream.bench.rig import RigError, command, end
+from stream.bench.rig import RigError, command, end, prefer
 from stream.bench.rig.skewed import SkewedCard
 
 Part = Literal["microphone", "loudspeaker"]
 
 MAX_CARDS = 16  # PulseAudio knows 32 channels
 _LATENCY_MS = 10
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 _LONGEST_HEADER = 256
 _TOOLS = ("pulseaudio", "pactl", "paplay", "parecord")
 
@@ -172,16 +172,14 @@ class VirtualSoundCards:
     def _run(self, argv: list[str]) -> Running:
         process = subprocess.Popen(
             argv,
-            env=self._client_environment(),
+            env={**os.environ, **self._client},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        prefer(process.pid)
         self._running.append(Running(process))
         return self._running[-1]
-
-    def _client_environment(self) -> dict[str, str]:
-        return {**os.environ, **self._client}
 
     def _start(self) -> None:
         # In /tmp whatever TMPDIR says: the path of a socket has at most 107 characters.
@@ -222,6 +220,7 @@ class VirtualSoundCards:
                 stdout=log,
                 stderr=log,
             )
+        prefer(self._server.pid)
         self._stack.callback(end, self._server)
         self._await_server()
         if "Failed to load module" in self.log:
@@ -258,7 +257,7 @@ class VirtualSoundCards:
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
-                command(["pactl", "info"], env=self._client_environment())
+                command(["pactl", "info"], env={**os.environ, **self._client})
                 return
             except RigError as error:
                 if self._server.poll() is not None or time.monotonic() > deadline:
