@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 
 from codec.signal.samples import SAMPLE_RATE
 from stream.bench import measures, runs
-from stream.bench.laboratory import ENDS, Laboratory, Recording, Setup, await_state
+from stream.bench.laboratory import ENDS, Laboratory, Name, Recording, Setup, await_state
 from stream.bench.rig import soundcard
 from stream.bench.scenarios import find_scenario
 from stream.bench.signals import (
@@ -67,7 +67,7 @@ class Finished:
 
     talks: dict[str, Talk]
     channels: Any
-    heard: dict[str, Hearing]
+    heard: Mapping[Name, Hearing]
     lines: dict[str, list[str]]
     complaints: dict[str, str]
     log: dict[str, str]
@@ -128,7 +128,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def speak(lab: Laboratory, files: dict[str, Path], path: Path) -> Any:
+def speak(lab: Laboratory, files: Mapping[Name, Path], path: Path) -> Any:
     """Both ends say their talks at once; the channels recorded, until the last word was heard."""
     with Recording(lab.cards, path) as recording:
         players = [lab.cards.play(name, files[name]) for name in ENDS]
