@@ -1,4 +1,4 @@
-"""What every model offers its folder and the codec, whatever its networks."""
+"""Base classes of the models: their stored form, and the interface that the codec uses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from codec.entropy.context_model import ContextModel
 from codec.entropy.latent_coder import LatentCoder
 from codec.entropy.quantiser import thin_out
 from codec.entropy.speech_context import MAX_INDEX
@@ -120,6 +121,39 @@ class FrameModel(Model):
         return FrameDistance().to(next(self.parameters()).device)
 
 
+class PriorModel(Model):
+    """A model with a trained prior, and its fixed-point form for the entropy coder.
+
+    context: that form, which an export sets; log_prices: what a bit costs at each rate anchor, as
+    the logarithm that `model.json` stores under `prices_key`.
+    """
+
+    shape_type: ClassVar[type[Any]]
+    context_type: ClassVar[type[ContextModel]]
+    prices_key: ClassVar[str] = "log_prices"
+    log_prices: list[float]
+    prior: Any
+    context: Any
+
+    @classmethod
+    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+        model = cls(cls.shape_type(**sizes(description)))
+        model.log_prices = finite(description[cls.prices_key], len(model.log_prices))
+        prior = {key[6:]: value for key, value in tables.items() if key.startswith("prior.")}
+        model.prior.load_state_dict(widened(prior))
+        model.context = record_of(cls.context_type, "context", tables)
+        if model.context.channels != model.shape.channels:  # type: ignore[attr-defined]
+            raise ValueError("context model and networks disagree about the channels")
+        return model
+
+    def described(self) -> dict[str, Any]:
+        return {self.prices_key: self.log_prices}
+
+    def tables(self) -> dict[str, NDArray[Any]]:
+        prior = {f"prior.{key}": v.numpy() for key, v in halved(self.prior.state_dict()).items()}
+        return arrays_of("context", self.context) | prior
+
+
 def sizes(description: dict[str, Any]) -> dict[str, Any]:
     """The sizes in a description, lists as tuples. Raises LookupError, TypeError or ValueError."""
     return {
@@ -166,13 +200,3 @@ def record_of(record: type[Record], prefix: str, tables: Mapping[str, Tensor]) -
     """Inverse of `arrays_of`. Raises LookupError when a table is missing."""
     names = [field.name for field in fields(record)]  # type: ignore[arg-type]
     return record(**{name: tables[f"{prefix}.{name}"].numpy() for name in names})
-
-
-def prior_tables(prior: nn.Module) -> dict[str, NDArray[Any]]:
-    """The weights of a prior network as tables."""
-    return {f"prior.{key}": value.numpy() for key, value in halved(prior.state_dict()).items()}
-
-
-def prior_state(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `prior_tables`."""
-    return widened({k[6:]: v for k, v in tables.items() if k.startswith("prior.")})

@@ -1,4 +1,4 @@
-"""What the networks of speech and photographs share: rate points, and the masked entropy prior."""
+"""Parts shared by the networks: distances, rate points and the masked entropy prior."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.entropy.logistic import logistic_bits
+from codec.search.problem import Distance
+
+
+class SignalDistance(nn.Module, Distance):
+    """F of targets and decoded signals, as training and search lower it."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """F(x, y): [B]."""
+        return self.against(self.reference(x), y)
 
 
 def hats(rate: Tensor, anchors: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The feature network: a small VGG-BLSTM phone recogniser whose convolution maps compare speech.
+"""The feature network: a small VGG-BLSTM phone recogniser, and the distance of its maps.
 
 What a recogniser looks at is what carries the words, so the distance of its maps between a frame
 and its decoded copy is a term of F (Liu et al. 2020, sec. 4.2). The convolutions follow the VGG
@@ -24,6 +24,7 @@ from codec.errors import BadInput
 from codec.signal.analysis import N_MELS
 from models.folder import WEIGHTS, loading, read_description, read_part
 from models.model import halved, sizes, widened
+from models.networks.common import SignalDistance
 
 PHONES = (
     "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH",
@@ -99,7 +100,7 @@ class PhoneRecogniser(nn.Module):
             return F.log_softmax(self.leave(h), dim=-1)
 
 
-class FeatureDistance(nn.Module):
+class FeatureDistance(SignalDistance):
     """Mean squared distance of the normalised maps; differentiable in the decoded frames."""
 
     def __init__(self, network: PhoneRecogniser) -> None:
@@ -127,10 +128,6 @@ class FeatureDistance(nn.Module):
             for a, b in zip(reference, self._maps(y), strict=True)
         ]
         return torch.stack(parts).mean(0)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance of targets x and decoded frames y, both [B, T, M]: [B]."""
-        return self.against(self.reference(x), y)
 
 
 def greedy_phones(log_probabilities: Tensor) -> list[str]:

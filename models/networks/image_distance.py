@@ -12,6 +12,7 @@ from torch import Tensor
 
 from codec.image.container import STRIDE
 from codec.image.presets import Tune
+from models.networks.common import SignalDistance
 
 TAPS = 11
 _SIGMA = 1.5
@@ -91,13 +92,14 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     return ms_ssim_to(similarity_reference(x), y)
 
 
-class ImageDistance:
+class ImageDistance(SignalDistance):
     """F of pictures in bits, tuned for one measure or a mix of both.
 
     price: mean squared error that is worth a bit per pixel.
     """
 
     def __init__(self, tune: Tune, price: float) -> None:
+        super().__init__()
         self.share, self.price = _SHARES[tune], price
 
     def reference(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -115,13 +117,14 @@ class ImageDistance:
         return distance * (pixels / self.price)
 
 
-class PaperDistance:
+class PaperDistance(SignalDistance):
     """F = L_MS-SSIM + α·MSE (Liu et al. 2020, section 4.1), times the number of cells.
 
     So scaled, what one latent changes does not depend on the size of the picture.
     """
 
     def __init__(self, alpha: float = ALPHAS["psnr"]) -> None:
+        super().__init__()
         self.alpha = alpha
 
     def reference(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -135,7 +138,3 @@ class PaperDistance:
         dissimilarity = 1.0 - ms_ssim_to(reference[1:], y)
         cells = y.shape[2] * y.shape[3] / STRIDE**2
         return cells * (dissimilarity + self.alpha * error)
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """F(x, y): [B]."""
-        return self.against(self.reference(x), y)

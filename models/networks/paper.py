@@ -1,10 +1,11 @@
-"""What both systems of Liu et al. (2020) share: blocks, bounded latents, one table for all of them.
+"""Parts shared by both systems of Liu et al. (2020): blocks, bounded latents, static tables.
 
 The speech networks are in `speech_paper`, those of pictures in `photo_paper`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SLOPE = 0.1  # of the leaky rectifiers, below zero
+
+Three = tuple[int, int, int]
 
 
 def compress(v: Tensor, reach: float) -> Tensor:
@@ -48,7 +51,7 @@ class ResidualBlock(nn.Module):
         return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
 
 
-def encoder_body(pixels: int, widths: tuple[int, int, int]) -> nn.Sequential:
+def encoder_body(pixels: int, widths: Three) -> nn.Sequential:
     """Maps in cells of 4x4 `pixels` numbers, twice halved; widths: from the coarsest maps on."""
     low, middle, high = widths
     return nn.Sequential(
@@ -62,6 +65,44 @@ def encoder_body(pixels: int, widths: tuple[int, int, int]) -> nn.Sequential:
         ResidualBlock(low),
         nn.LeakyReLU(SLOPE),
     )
+
+
+def rising(widths: Three, blocks: Three) -> list[nn.Module]:
+    """Layers from the coarsest maps to maps of four times as many positions a side."""
+    low, middle, high = widths
+    layers: list[nn.Module] = []
+    for before, after, count in ((low, middle, blocks[0]), (middle, high, blocks[1])):
+        layers += [ResidualBlock(before) for _ in range(count)]
+        layers += [nn.LeakyReLU(SLOPE), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+    return layers
+
+
+def finest(width: int, blocks: int) -> list[nn.Module]:
+    """Layers on the finest maps."""
+    return [*(ResidualBlock(width) for _ in range(blocks)), nn.LeakyReLU(SLOPE)]
+
+
+@dataclass(frozen=True)
+class StaticShape:
+    """Sizes of the networks of both systems; widths and blocks from the coarsest maps on."""
+
+    channels: int
+    levels: int
+    reach: float
+    encoder_widths: Three
+    generator_widths: Three
+    generator_blocks: Three
+    largest_reach: ClassVar[float]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        sizes = (*self.encoder_widths, *self.generator_widths, self.channels)
+        if len(sizes) != 7 or not all(1 <= size <= 512 for size in sizes):
+            raise ValueError("paper network sizes are out of range")
+        if len(self.generator_blocks) != 3 or not all(0 <= n <= 16 for n in self.generator_blocks):
+            raise ValueError("paper network depths are out of range")
+        if not 2 <= self.levels <= 128 or not 0.0 < self.reach <= self.largest_reach:
+            raise ValueError("paper levels or latent reach are out of range")
 
 
 class OrderZeroPrior(nn.Module):
@@ -108,7 +149,7 @@ class StaticModel(FrameModel):
     """
 
     hashed = ("centres", "counts")
-    shape_type: ClassVar[type[Any]]
+    shape_type: ClassVar[type[StaticShape]]
     qualities = 1
     prior: OrderZeroPrior
     penalty: float

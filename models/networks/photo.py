@@ -1,4 +1,4 @@
-"""The networks of the image family: analysis, generator and entropy prior of photographs.
+"""Networks of the `photo` preset: encoder, generator and entropy prior of photographs.
 
 Notation: B images in a batch, cells are squares of STRIDE = 16 pixels, h x w of them, C latent
 channels. Latents are maps [B, C, h, w]; their quantised form holds integers.
@@ -18,22 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.entropy.context_model import MAX_VALUE
 from codec.entropy.image_context import ANCHORS, NEAR, NEIGHBOURS, ImageCoder, ImageContext
 from codec.image.container import STRIDE
-from models.model import (
-    Model,
-    arrays_of,
-    finite,
-    names_of,
-    prior_state,
-    prior_tables,
-    record_of,
-    sizes,
-)
+from models.model import PriorModel, names_of
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
 
 if TYPE_CHECKING:
@@ -312,15 +302,18 @@ class Prior(MaskedPrior):
         )
 
 
-class PhotoModel(Model):
+class PhotoModel(PriorModel):
     """Encoder, generator and prior of preset `photo`.
 
-    context: the tables of the entropy coder, which an export sets; coder: made of them at loading.
+    coder: made of `context` when a model is loaded; log_prices: of a bit per pixel, in squared
+    errors of pixels in [0, 1].
     """
 
     kind = "image"
     title = "photo"
     hashed = names_of("context", ImageContext)
+    shape_type = PhotoShape
+    context_type = ImageContext
     shape: PhotoShape
     context: ImageContext
     coder: ImageCoder
@@ -333,25 +326,13 @@ class PhotoModel(Model):
         # One and the same: gains of their own would only move together, and so not at all.
         self.encoder.gains = self.generator.gains
         self.prior = Prior(shape)
-        # log of the price of a bit per pixel, in squared errors of pixels in [0, 1].
         self.log_prices = [-math.log(v * 255**2) for v in (0.0003, 0.0015, 0.0075, 0.04)]
 
     @classmethod
     def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
-        model = cls(PhotoShape(**sizes(description)))
-        model.log_prices = finite(description["log_prices"], ANCHORS)
-        model.prior.load_state_dict(prior_state(tables))
-        model.context = record_of(ImageContext, "context", tables)
+        model = super().restored(description, tables)
         model.coder = ImageCoder(model.context)
-        if model.context.channels != model.shape.channels:
-            raise ValueError("context model and networks disagree about the channels")
         return model
-
-    def described(self) -> dict[str, Any]:
-        return {"log_prices": self.log_prices}
-
-    def tables(self) -> dict[str, NDArray[Any]]:
-        return arrays_of("context", self.context) | prior_tables(self.prior)
 
     def price(self, rate: Tensor) -> Tensor:
         """Price of a bit per pixel at rate points [B], in mean squared error: [B]."""

@@ -1,4 +1,4 @@
-"""The networks of the paper's image system: the shape of Liu et al. (2020), on a linear start.
+"""Networks of the image preset `paper`: the shape of Liu et al. (2020), on a linear start.
 
 Notation: B images in a batch, cells are squares of 16 pixels, h x w of them, C = 13 latents per
 cell, so that a 768x512 picture has 13 * 48 * 32 = 19 968 of them (the paper's vector of 20 000).
@@ -27,12 +27,14 @@ from codec.entropy.static import SymbolCounts
 from codec.image.container import STRIDE
 from models.networks.common import start_at_zero
 from models.networks.paper import (
-    SLOPE,
-    ResidualBlock,
     StaticModel,
+    StaticShape,
+    Three,
     compress,
     encoder_body,
     expand,
+    finest,
+    rising,
 )
 from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
 
@@ -45,25 +47,16 @@ _PIXELS = COLOURS * FOLD * FOLD
 
 
 @dataclass(frozen=True)
-class PaperImageShape:
+class PaperImageShape(StaticShape):
     """Sizes of the networks; stored with the weights. Widths are at 16, 8 and 4 pixels."""
 
     channels: int = 13
     levels: int = 64
     reach: float = 32.0
-    encoder_widths: tuple[int, int, int] = (128, 64, 32)
-    generator_widths: tuple[int, int, int] = (128, 64, 32)
-    generator_blocks: tuple[int, int, int] = (2, 1, 1)
-
-    def __post_init__(self) -> None:
-        """Raise ValueError unless the sizes fit together and are bounded."""
-        sizes = (*self.encoder_widths, *self.generator_widths, self.channels)
-        if len(sizes) != 7 or not all(1 <= size <= 512 for size in sizes):
-            raise ValueError("paper network sizes are out of range")
-        if len(self.generator_blocks) != 3 or not all(0 <= n <= 16 for n in self.generator_blocks):
-            raise ValueError("paper network depths are out of range")
-        if not 2 <= self.levels <= 128 or not 0.0 < self.reach <= 128.0:
-            raise ValueError("paper levels or latent reach are out of range")
+    encoder_widths: Three = (128, 64, 32)
+    generator_widths: Three = (128, 64, 32)
+    generator_blocks: Three = (2, 1, 1)
+    largest_reach = 128.0
 
 
 def mixed(z: Tensor, matrix: Tensor) -> Tensor:
@@ -109,25 +102,18 @@ class PaperImageGenerator(nn.Module):
     def __init__(self, shape: PaperImageShape) -> None:
         super().__init__()
         self.shape = shape
-        low, middle, high = shape.generator_widths
-        deep, mid, shallow = shape.generator_blocks
+        low, _, high = shape.generator_widths
         self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
         self.register_buffer("signs", torch.ones(2, shape.channels))
         self.register_buffer("mixing", torch.eye(shape.channels))
         self.register_buffer("smooth", torch.ones(shape.channels))
         self.body = nn.Sequential(
             nn.Conv2d(shape.channels, low, 3, padding=1),
-            *(ResidualBlock(low) for _ in range(deep)),
-            nn.LeakyReLU(SLOPE),
-            nn.ConvTranspose2d(low, middle, 4, stride=2, padding=1),
-            *(ResidualBlock(middle) for _ in range(mid)),
-            nn.LeakyReLU(SLOPE),
-            nn.ConvTranspose2d(middle, high, 4, stride=2, padding=1),
+            *rising(shape.generator_widths, shape.generator_blocks),
         )
         self.draft = nn.Conv2d(_PIXELS, high, 1)
         self.finish = nn.Sequential(
-            *(ResidualBlock(high) for _ in range(shallow)),
-            nn.LeakyReLU(SLOPE),
+            *finest(high, shape.generator_blocks[2]),
             nn.Conv2d(high, _PIXELS, 3, padding=1),
         )
         start_at_zero(self.finish[-1])

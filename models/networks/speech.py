@@ -1,4 +1,4 @@
-"""The networks of the speech family: encoder, generator and entropy prior of log-mel frames.
+"""Networks of the speech presets: encoder, generator and entropy prior of log-mel frames.
 
 Notation: B frames in a batch, T = 128 hops, M = 128 mel bands, S = 16 latent steps (8 hops each),
 C latent channels. A latent frame is [B, S, C]; its quantised form holds integers.
@@ -23,16 +23,7 @@ from torch import Tensor, nn
 from codec.entropy.huffman import HuffmanCoder, RunModel
 from codec.entropy.logistic import step_bits
 from codec.entropy.speech_context import MAX_INDEX, QUALITIES, RangeCoder, SpeechContext
-from models.model import (
-    FrameModel,
-    arrays_of,
-    finite,
-    names_of,
-    prior_state,
-    prior_tables,
-    record_of,
-    sizes,
-)
+from models.model import FrameModel, PriorModel, arrays_of, finite, names_of, record_of
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
 
 if TYPE_CHECKING:
@@ -219,15 +210,18 @@ class Prior(MaskedPrior):
         return step_bits(self, u, rate)
 
 
-class SpeechModel(FrameModel):
+class SpeechModel(PriorModel, FrameModel):
     """Encoder, generator and prior of the speech presets.
 
-    context, runs: the tables of the entropy coders, which an export sets.
+    runs: tables of the Huffman coder, which an export sets, like `context`; log_prices: log λ.
     """
 
     kind = None
     title = "speech"
     hashed = names_of("context", SpeechContext) + names_of("huffman", RunModel)
+    shape_type = SpeechShape
+    context_type = SpeechContext
+    prices_key = "log_rate_weights"
     qualities = QUALITIES
     shape: SpeechShape
     encoder: Encoder
@@ -242,14 +236,11 @@ class SpeechModel(FrameModel):
         self.encoder = Encoder(shape)
         self.generator = Generator(shape)
         self.prior = Prior(shape)
-        self.log_rate_weights = [-7.5, -8.0, -9.0]  # log lambda at the rate anchors
+        self.log_prices = [-7.5, -8.0, -9.0]
 
     @classmethod
     def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
-        model = cls(SpeechShape(**sizes(description)))
-        model.log_rate_weights = finite(description["log_rate_weights"], ANCHORS)
-        model.prior.load_state_dict(prior_state(tables))
-        model.context = record_of(SpeechContext, "context", tables)
+        model = super().restored(description, tables)
         model.runs = record_of(RunModel, "huffman", tables)
         (overhead,) = finite([description["huffman_overhead"]], 1)
         steps = model.shape.steps
@@ -257,21 +248,14 @@ class SpeechModel(FrameModel):
             "range": RangeCoder(model.context, steps),
             "huffman": HuffmanCoder(model.context, model.runs, steps, overhead),
         }
-        if model.context.channels != model.shape.channels:
-            raise ValueError("context model and networks disagree about the channels")
         return model
 
-    def described(self) -> dict[str, Any]:
-        return {"log_rate_weights": self.log_rate_weights}
-
     def tables(self) -> dict[str, NDArray[Any]]:
-        tables = arrays_of("context", self.context) | arrays_of("huffman", self.runs)
-        return tables | prior_tables(self.prior)
+        return super().tables() | arrays_of("huffman", self.runs)
 
     def rate_weight(self, rate: float) -> float:
         """Lagrangian weight (cost per bit) the networks were trained for at rate point r."""
-        anchors = np.arange(len(self.log_rate_weights))
-        return float(np.exp(np.interp(rate, anchors, self.log_rate_weights)))
+        return float(np.exp(np.interp(rate, np.arange(ANCHORS), self.log_prices)))
 
     def rescale(self, latents: Tensor, rate: Tensor, new_rate: Tensor) -> Tensor:
         """Latents [B, S, C] of rate points [B] in the steps of others, centres taken as even."""

@@ -1,4 +1,4 @@
-"""F: how far a decoded log-mel frame is from its target, in loudness and in log magnitude.
+"""Distance F of log-mel frames, in loudness and in log magnitude.
 
 The mel powers are gathered into critical bands and turned into specific loudness (Zwicker's law
 with the constants of ITU-T P.862). The distance is the squared loudness difference, in which
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.signal import analysis
+from models.networks.common import SignalDistance
 
 _SPEECH_DB_SPL = 79.0  # listening level of active speech, P.862
 _QUIETEST_DB = -60.0  # frames below this level (re full scale) are not amplified to speech level
@@ -37,7 +38,7 @@ def _threshold_db(hertz: np.ndarray) -> np.ndarray:
     return 3.64 * k**-0.8 - 6.5 * np.exp(-0.6 * (k - 3.3) ** 2) + 1e-3 * k**4
 
 
-class FrameDistance(nn.Module):
+class FrameDistance(SignalDistance):
     """F(x, y) of log-mel frames [B, T, 128]; differentiable in y."""
 
     gather: Tensor
@@ -96,7 +97,3 @@ class FrameDistance(nn.Module):
         added = (difference.square() * self.weight * ratio**1.2).sum(-1)
         loudness = (changed + _ADDED_SHARE * added).mean(1)
         return _SCALE * (_LOUDNESS_SHARE * loudness + (y - x).square().mean((1, 2)))
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """F of targets x and decoded frames y, both [B, T, 128]: [B]."""
-        return self.against(self.reference(x), y)

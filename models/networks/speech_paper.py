@@ -1,4 +1,4 @@
-"""The networks of the `paper` family: the shape of Liu et al. (2020), on a linear start.
+"""Networks of the speech preset `paper`: the shape of Liu et al. (2020), on a linear start.
 
 Notation: B frames in a batch, T = 128 hops, M = 128 mel bands, S = 8 latent steps (16 hops each),
 C = 64 latents per step, so that a frame has 512. The generator spreads each step's latents over an
@@ -23,28 +23,31 @@ from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from models.networks.common import start_at_zero
 from models.networks.paper import (
-    SLOPE,
-    ResidualBlock,
     StaticModel,
+    StaticShape,
+    Three,
     compress,
     encoder_body,
     expand,
+    finest,
+    rising,
 )
 
 
 @dataclass(frozen=True)
-class PaperShape:
+class PaperShape(StaticShape):
     """Sizes of the networks; stored with the weights. Widths are at 8x8, 16x16 and 32x32."""
 
-    hops: int = 128
-    mels: int = 128
-    steps: int = 8
     channels: int = 64
     levels: int = 16
     reach: float = 8.0
-    encoder_widths: tuple[int, int, int] = (96, 64, 32)
-    generator_widths: tuple[int, int, int] = (128, 96, 48)
-    generator_blocks: tuple[int, int, int] = (2, 2, 1)
+    encoder_widths: Three = (96, 64, 32)
+    generator_widths: Three = (128, 96, 48)
+    generator_blocks: Three = (2, 2, 1)
+    hops: int = 128
+    mels: int = 128
+    steps: int = 8
+    largest_reach = 64.0
 
     @property
     def patch(self) -> int:
@@ -55,13 +58,7 @@ class PaperShape:
         """Raise ValueError unless the sizes fit together and are bounded."""
         if (self.hops, self.mels, self.steps) != (128, 128, 8):
             raise ValueError("paper networks are made for 128x128 frames and 8 steps")
-        sizes = (*self.encoder_widths, *self.generator_widths, self.channels, self.levels)
-        if len(sizes) != 8 or not all(1 <= size <= 512 for size in sizes):
-            raise ValueError("paper network sizes are out of range")
-        if len(self.generator_blocks) != 3 or not all(0 <= n <= 16 for n in self.generator_blocks):
-            raise ValueError("paper network depths are out of range")
-        if not 0.0 < self.reach <= 64.0:
-            raise ValueError("latent reach is out of range")
+        super().__post_init__()
 
 
 class PaperEncoder(nn.Module):
@@ -97,21 +94,14 @@ class PaperGenerator(nn.Module):
     def __init__(self, shape: PaperShape) -> None:
         super().__init__()
         self.shape = shape
-        low, middle, high = shape.generator_widths
-        deep, mid, shallow = shape.generator_blocks
+        low, _, high = shape.generator_widths
         self.register_buffer("mean", torch.zeros(shape.mels))
         # Patches overlap by half on both sides, so that their borders can be smoothed out.
         self.basis = nn.Parameter(torch.zeros(shape.channels, shape.mels, 2 * shape.patch))
         self.enter = nn.Linear(shape.channels, 8 * low)
         self.body = nn.Sequential(
-            *(ResidualBlock(low) for _ in range(deep)),
-            nn.LeakyReLU(SLOPE),
-            nn.ConvTranspose2d(low, middle, 4, stride=2, padding=1),
-            *(ResidualBlock(middle) for _ in range(mid)),
-            nn.LeakyReLU(SLOPE),
-            nn.ConvTranspose2d(middle, high, 4, stride=2, padding=1),
-            *(ResidualBlock(high) for _ in range(shallow)),
-            nn.LeakyReLU(SLOPE),
+            *rising(shape.generator_widths, shape.generator_blocks),
+            *finest(high, shape.generator_blocks[2]),
         )
         self.leave = nn.Conv2d(high, 16, 3, padding=1)
         self.unfold = nn.PixelShuffle(4)

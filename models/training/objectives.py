@@ -1,4 +1,4 @@
-"""What trainings minimise: distance + price * bits.
+"""Objectives of the trainings: distance + price * bits.
 
 Speech: stage one codes the encoder's rounded latents (straight-through). The prior learns from the
 integers that are coded; the encoder gets the cost in bits of latents with uniform noise in place of
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from codec.entropy.image_context import MAX_INDEX as MAX_IMAGE_INDEX
 from codec.entropy.logistic import logistic_bits
 from codec.entropy.speech_context import MAX_INDEX
+from models.networks.common import SignalDistance
 from models.networks.features import FeatureDistance
 from models.networks.photo import PhotoModel
 from models.networks.speech import SpeechModel, anchor_weights
@@ -69,7 +70,7 @@ class Objective(nn.Module):
         return y, torch.cat((bits[:found], bits[found:] + relaxed - relaxed.detach())), pull
 
 
-class Distance(nn.Module):
+class SpeechDistance(SignalDistance):
     """F of the training: loudness and log magnitude, and the feature network's maps."""
 
     def __init__(self, features: FeatureDistance | None, feature_weight: float) -> None:
@@ -92,10 +93,6 @@ class Distance(nn.Module):
         if self.features is None:
             return distance
         return distance + self.feature_weight * self.features.against(reference[4:], y)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """F between targets and decoded frames: [B]."""
-        return self.against(self.reference(x), y)
 
 
 class Prices:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -28,9 +30,10 @@ from codec.image.tiling import frames_of, map_of
 from codec.search.admm import search
 from codec.search.problem import SearchSettings
 from models.folder import new_model_folder, save_model
+from models.networks.common import SignalDistance
 from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.image_distance import PaperDistance
-from models.networks.paper import StaticModel, channels_last
+from models.networks.paper import StaticModel, StaticShape, channels_last
 from models.networks.photo_paper import (
     PaperImageEncoder,
     PaperImageGenerator,
@@ -57,8 +60,8 @@ _CENTRE_BATCHES = 400
 
 
 @dataclass(frozen=True)
-class TwoStageSettings(LoopSettings):
-    """How a training runs.
+class PaperSettings(LoopSettings):
+    """How a training runs; by default of speech.
 
     noise: width of the noise of stage one in even steps over the latents' reach; first_share: stage
     one's part of the length; adversary_from: where in stage one the discriminator enters;
@@ -80,18 +83,12 @@ class TwoStageSettings(LoopSettings):
     start_frames: int = 1000
     table_batches: int = 4
     table_steps: int = 40
+    shape: StaticShape = field(default_factory=PaperShape)
 
 
 @dataclass(frozen=True)
-class PaperSettings(TwoStageSettings):
-    """For log-mel frames."""
-
-    shape: PaperShape = field(default_factory=PaperShape)
-
-
-@dataclass(frozen=True)
-class PaperImageSettings(TwoStageSettings):
-    """For crops of photographs."""
+class PaperImageSettings(PaperSettings):
+    """The same for crops of photographs."""
 
     batch: int = 8
     rate: float = 1e-3
@@ -103,7 +100,7 @@ class PaperImageSettings(TwoStageSettings):
     pool: int = 128
     start_frames: int = 96
     table_batches: int = 6
-    shape: PaperImageShape = field(default_factory=PaperImageShape)
+    shape: StaticShape = field(default_factory=PaperImageShape)
 
 
 class Pair(nn.Module):
@@ -115,50 +112,33 @@ class Pair(nn.Module):
         self.generator = generator
 
 
-class _Pool:
-    """Searched signals: their quantised latents and targets, the oldest overwritten."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._next = 0
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def add(self, latents: Tensor, signals: Tensor) -> None:
-        for pair in zip(latents, signals, strict=True):
-            if len(self._pairs) < self._size:
-                self._pairs.append(pair)
-            else:
-                self._pairs[self._next] = pair
-                self._next = (self._next + 1) % self._size
-
-    def draw(self, count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Latents and signals [count, ...], at random."""
-        drawn = [self._pairs[row] for row in random.integers(0, len(self._pairs), count)]
-        latents, signals = zip(*drawn, strict=True)
-        return torch.stack(latents), torch.stack(signals)
-
-
 class TwoStageTask(Task, ABC):
     """Networks, averages and pool of one training; signals are [N, ...].
 
     Subclasses say what the signals and their networks are, and how latents are searched.
+    linear_start: sets the linear parts of encoder and generator from signals, all on the CPU;
+    pool: searched latents with their signals.
     """
 
-    settings: TwoStageSettings
+    settings: PaperSettings
     average: Pair
-    reach: float  # of the latents
-    levels: int
+    model_type: ClassVar[type[StaticModel]]
+    encoder_type: ClassVar[Callable[..., nn.Module]]
+    generator_type: ClassVar[Callable[..., nn.Module]]
+    linear_start: ClassVar[Callable[..., None]]
+    planes: ClassVar[int]
+    licence: ClassVar[str]
+    scale = 1  # of F
 
     def __init__(
-        self, settings: TwoStageSettings, networks: Pair, discriminator: nn.Module, run: Run,
-        device: torch.device,
-    ) -> None:  # fmt: skip
+        self, settings: PaperSettings, distance: SignalDistance, run: Run, device: torch.device
+    ) -> None:
         super().__init__(alone(device))
-        self.settings, self.run = settings, run
-        self.networks, self.discriminator = networks, discriminator.requires_grad_(False)
+        torch.manual_seed(settings.seed)
+        self.settings, self.run, self.shape = settings, run, settings.shape
+        self.networks = Pair(self.encoder_type(self.shape), self.generator_type(self.shape))
+        self.discriminator = PatchDiscriminator(planes=self.planes).requires_grad_(False)
+        self.distance = distance.to(device)
         for module in (self.networks, self.discriminator):
             channels_last(module)
             module.to(device)
@@ -167,7 +147,7 @@ class TwoStageTask(Task, ABC):
             "networks": self.networks, "average": self.average, "judge": self.discriminator,
         }  # fmt: skip
         self.quantiser: Quantiser | None = None
-        self.pool = _Pool(settings.pool)
+        self.pool: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.pool)
         self.random = np.random.default_rng(settings.seed)
         self.stage_start = 0
         self.amount = settings.batch
@@ -178,26 +158,10 @@ class TwoStageTask(Task, ABC):
         """Training signals, on the CPU."""
 
     @abstractmethod
-    def linear_start(self, networks: Pair, signals: Tensor) -> None:
-        """Set the linear parts of networks from training signals, all on the CPU."""
-
-    @abstractmethod
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """F: [N]."""
-
-    @abstractmethod
-    def empty_model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
-        """A model whose encoder and generator are about to be replaced, on the CPU."""
-
-    @abstractmethod
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
     ) -> tuple[Tensor, Tensor]:
         """Quantised latents as the generator takes them, and their costs [N]."""
-
-    @abstractmethod
-    def write(self, model: StaticModel, target: Path) -> str:
-        """Write the model folder; returns the model id."""
 
     def _new_optimisers(self) -> None:
         # The linear parts are already right to within a few per cent.
@@ -214,7 +178,8 @@ class TwoStageTask(Task, ABC):
     def start(self) -> None:
         """Begin from the linear codec."""
         started = copy.deepcopy(self.networks).cpu()
-        self.linear_start(started, self.signals(self.settings.start_frames))
+        signals = self.signals(self.settings.start_frames)
+        self.linear_start(started.encoder, started.generator, signals)
         self.networks.load_state_dict(started.state_dict())
         self.average.load_state_dict(self.networks.state_dict())
 
@@ -225,8 +190,8 @@ class TwoStageTask(Task, ABC):
         """The averaged networks with the centres and a table, as the codec uses them."""
         if self.quantiser is None:
             raise ValueError("the centres are fitted at the end of stage one")
-        counts = counts or SymbolCounts(np.ones(self.levels, np.int64))
-        model = self.empty_model(copy.deepcopy(self.quantiser), counts).to(self.device)
+        counts = counts or SymbolCounts(np.ones(self.shape.levels, np.int64))
+        model = self.model_type(self.shape, copy.deepcopy(self.quantiser), counts).to(self.device)
         model.encoder = copy.deepcopy(self.average.encoder)
         model.generator = copy.deepcopy(self.average.generator)
         return model.requires_grad_(False).eval()
@@ -241,7 +206,7 @@ class TwoStageTask(Task, ABC):
             parts.append(self.average.encoder(self._batch(batch), none).flatten().cpu())
         latents = torch.cat(parts)
         some = latents[torch.randperm(len(latents))[:_CENTRE_SAMPLES]]
-        self.quantiser = Quantiser(fit_centres(some.numpy(), self.levels)).to(self.device)
+        self.quantiser = Quantiser(fit_centres(some.numpy(), self.shape.levels)).to(self.device)
         self.networks.load_state_dict(self.average.state_dict())
         self.stage_start = self.steps
         self._new_optimisers()
@@ -251,7 +216,7 @@ class TwoStageTask(Task, ABC):
         """Search a batch of fresh signals into the pool; returns the mean cost found."""
         x = self._batch(self.settings.batch)
         latents, costs = self.search(self.model(), x, self.settings.search_steps, check_every=5)
-        self.pool.add(latents, x)
+        self.pool.extend(zip(latents, x, strict=True))
         return float(costs.mean())
 
     def step(self, fraction: float) -> dict[str, float]:
@@ -268,21 +233,23 @@ class TwoStageTask(Task, ABC):
             progress = fraction / s.first_share
             rate = learning_rate(progress, step, s.rate, warmup=100, floor=0.2)
         values: dict[str, float] = {}
-        if second and (step % s.search_every == 0 or not len(self.pool)):
+        if second and (step % s.search_every == 0 or not self.pool):
             values["searched"] = self._search()
         x = self._batch(s.batch // 2 if second else s.batch)
         none = x.new_zeros(len(x))
         with self.autocast():
             z = self.networks.encoder(x, none)
             if quantiser is None:
-                width = s.noise * 2.0 * self.reach / self.levels
+                width = s.noise * 2.0 * self.shape.reach / self.shape.levels
                 z = z + width * (torch.rand_like(z) - 0.5)
             else:
                 z = z + (quantiser(z) - z).detach()
-                latents, signals = self.pool.draw(len(x), self.random)
-                z, x = torch.cat((z, latents)), torch.cat((x, signals))
+                drawn = [self.pool[k] for k in self.random.integers(0, len(self.pool), len(x))]
+                latents, signals = zip(*drawn, strict=True)
+                z = torch.cat((z, torch.stack(latents)))
+                x = torch.cat((x, torch.stack(signals)))
             y = self.networks.generator(z, none)
-        distance = self.distance(x, y)
+        distance = self.distance(x, y) / self.scale
         loss = distance.mean()
         values["distance"] = float(loss.detach())
         if second:
@@ -310,7 +277,7 @@ class TwoStageTask(Task, ABC):
             x = self._batch(s.batch)
             latents, _ = self.search(model, x, s.table_steps, check_every=20)
             found.append(model.indices_of(latents))
-        return count_symbols(np.stack(found), self.levels)
+        return count_symbols(np.stack(found), self.shape.levels)
 
     def numbers(self) -> dict[str, Any]:
         """Where stage two began, and its centres; the pool is left out, it fills again."""
@@ -321,8 +288,8 @@ class TwoStageTask(Task, ABC):
         """Go on in the stage of a checkpoint, with its centres."""
         self.stage_start, centres = int(numbers["stage_start"]), numbers["centres"]
         if centres is not None:
-            if len(centres) != self.levels:
-                raise ValueError(f"{len(centres)} centres, not {self.levels}")
+            if len(centres) != self.shape.levels:
+                raise ValueError(f"{len(centres)} centres, not {self.shape.levels}")
             self.quantiser = Quantiser(np.array(centres)).to(self.device)
         self.random = np.random.default_rng(self.settings.seed + self.steps)
 
@@ -331,33 +298,21 @@ class PaperTask(TwoStageTask):
     """Log-mel frames [N, T, M] of packed shards."""
 
     name = "paper"
+    model_type, encoder_type, generator_type = PaperModel, PaperEncoder, PaperGenerator
+    linear_start = staticmethod(start_linear)
+    planes = 1
+    licence = SPEECH_LICENCE
 
     def __init__(
         self, shards: FrameShards, settings: PaperSettings, run: Run, device: torch.device
     ) -> None:
-        torch.manual_seed(settings.seed)
-        shape = settings.shape
-        networks = Pair(PaperEncoder(shape), PaperGenerator(shape))
-        super().__init__(settings, networks, PatchDiscriminator(), run, device)
-        self.shards, self.shape = shards, shape
-        self.reach, self.levels = shape.reach, shape.levels
+        super().__init__(settings, FrameDistance(), run, device)
+        self.shards = shards
         self._frame_random = np.random.default_rng(settings.seed)
-        self._distance = FrameDistance().to(device)
 
     def signals(self, count: int) -> Tensor:
         """Frames [count, T, M]."""
         return self.shards.batch(count, self._frame_random)
-
-    def linear_start(self, networks: Pair, signals: Tensor) -> None:
-        """Principal components of patches."""
-        encoder = cast(PaperEncoder, networks.encoder)
-        start_linear(encoder, cast(PaperGenerator, networks.generator), signals)
-
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._distance(x, y)
-
-    def empty_model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
-        return PaperModel(self.shape, quantiser, counts)
 
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
@@ -367,46 +322,32 @@ class PaperTask(TwoStageTask):
         settings = SearchSettings(
             iterations=iterations, check_every=check_every, penalty=model.penalty
         )
-        found = search(model.search_networks(), self._distance, x, none, none, settings)
+        found = search(model.search_networks(), self.distance, x, none, none, settings)
         return found.indices, found.cost
-
-    def write(self, model: StaticModel, target: Path) -> str:
-        return save_model(model, target, {"name": "paper", "licence": SPEECH_LICENCE})
 
 
 class PaperImageTask(TwoStageTask):
     """Square crops of photographs [N, 3, side, side]."""
 
     name = "image-paper"
+    model_type = PaperImageModel
+    encoder_type, generator_type = PaperImageEncoder, PaperImageGenerator
+    linear_start = staticmethod(start_paper_image)
+    planes = 3
+    licence = IMAGE_LICENCE
 
     def __init__(
         self, photographs: Photographs, settings: PaperImageSettings, run: Run, device: torch.device
     ) -> None:
-        torch.manual_seed(settings.seed)
-        shape = settings.shape
-        networks = Pair(PaperImageEncoder(shape), PaperImageGenerator(shape))
-        super().__init__(settings, networks, PatchDiscriminator(planes=3), run, device)
-        self.photographs, self.shape = photographs, shape
-        self.reach, self.levels = shape.reach, shape.levels
-        self._distance = PaperDistance()
+        super().__init__(settings, PaperDistance(), run, device)
+        self.photographs = photographs
         self._cells = photographs.crop // STRIDE
+        self.scale = self._cells**2
 
     def signals(self, count: int) -> Tensor:
         """Crops [count, 3, side, side] in [0, 1]."""
         x = self.photographs.batch(count, self.random)
         return x.contiguous(memory_format=torch.channels_last)
-
-    def linear_start(self, networks: Pair, signals: Tensor) -> None:
-        """The most important functions of the lapped transform."""
-        encoder = cast(PaperImageEncoder, networks.encoder)
-        start_paper_image(encoder, cast(PaperImageGenerator, networks.generator), signals)
-
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """F of crops for each cell: [N]."""
-        return self._distance(x, y) / self._cells**2
-
-    def empty_model(self, quantiser: Quantiser, counts: SymbolCounts) -> StaticModel:
-        return PaperImageModel(self.shape, quantiser, counts)
 
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
@@ -419,11 +360,8 @@ class PaperImageTask(TwoStageTask):
         with torch.no_grad():
             start = frames_of(own.encoder(x, none))
         settings = search_settings(own.penalty, iterations)
-        found = search(networks, self._distance, x, none, none, settings, start=start)
-        return map_of(found.indices, whole), found.cost / self._cells**2
-
-    def write(self, model: StaticModel, target: Path) -> str:
-        return save_model(model, target, {"name": "paper", "licence": IMAGE_LICENCE})
+        found = search(networks, self.distance, x, none, none, settings, start=start)
+        return map_of(found.indices, whole), found.cost / self.scale
 
 
 def train_two_stages(task: TwoStageTask, folder: Path, target: Path) -> str | None:
@@ -437,4 +375,4 @@ def train_two_stages(task: TwoStageTask, folder: Path, target: Path) -> str | No
     task.run.note("counting the symbols of searched training signals")
     model = task.model(task.counts()).cpu()
     with new_model_folder(target) as draft:
-        return task.write(model, draft)
+        return save_model(model, draft, {"name": "paper", "licence": task.licence})

@@ -28,7 +28,7 @@ from models.training.features import FeatureSettings, train_features
 from models.training.frames import FrameShards, FrameSource, rate_points
 from models.training.linear_start import start_speech
 from models.training.loop import Run, train
-from models.training.objectives import Distance, Prices
+from models.training.objectives import Prices, SpeechDistance
 from models.training.prepare import prepare
 from models.training.speech import SpeechSettings, SpeechTask, StageName
 
@@ -174,8 +174,8 @@ class SpeechTraining:
                 settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=None
             )
         if name == "two" or schedule.start is not None:
-            prices.log_prices = torch.tensor(model.log_rate_weights)
-        distance = Distance(self._feature_distance(), schedule.feature_weight)
+            prices.log_prices = torch.tensor(model.log_prices)
+        distance = SpeechDistance(self._feature_distance(), schedule.feature_weight)
         return SpeechTask(name, model, self.source, self.team, distance, prices, settings)
 
     def centres(self) -> None:
@@ -189,7 +189,7 @@ class SpeechTraining:
                 model.generator.centres.copy_(self._clustered(model).to(self.team.device))
             numbers = {
                 "shape": asdict(model.shape),
-                "log_prices": model.log_rate_weights,
+                "log_prices": model.log_prices,
                 "finished": True,
             }
             tensors = checkpoints.module_tensors("average", model)
@@ -234,7 +234,7 @@ class SpeechTraining:
             # Anew, for its entropy coders cannot be copied as training copies networks.
             model = SpeechModel(found.shape)
             model.load_state_dict(found.state_dict())
-            model.log_rate_weights = found.log_rate_weights
+            model.log_prices = found.log_prices
             return model
         torch.manual_seed(seed)
         model = SpeechModel(schedule.shape)
@@ -258,6 +258,6 @@ def trained_model(work: Path, name: str) -> SpeechModel:
         if not numbers["finished"]:
             raise BadInput(f"stage {name} is not finished: run --stage {name} again")
         model = SpeechModel(SpeechShape(**sizes(numbers)))
-        model.log_rate_weights = [float(v) for v in numbers["log_prices"]]
+        model.log_prices = [float(v) for v in numbers["log_prices"]]
     checkpoints.load_module("average", model, tensors)
     return model.eval().requires_grad_(False)

@@ -23,7 +23,7 @@ from models.networks.speech import SpeechModel
 from models.training.distributed import Team
 from models.training.frames import FrameSource, rate_points
 from models.training.loop import LoopSettings, Task, learning_rate, parameter_groups
-from models.training.objectives import Distance, Objective, Prices, noise_like
+from models.training.objectives import Objective, Prices, SpeechDistance, noise_like
 
 StageName = Literal["one", "two"]
 _DISCRIMINATOR_RATE = 4e-4
@@ -61,7 +61,7 @@ class SpeechTask(Task):
         model: SpeechModel,
         source: FrameSource,
         team: Team,
-        distance: Distance,
+        distance: SpeechDistance,
         prices: Prices,
         settings: SpeechSettings,
     ) -> None:
