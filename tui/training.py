@@ -1,15 +1,15 @@
-"""What `sotto train` does for each of its subjects."""
+"""The trainings behind `sotto train`, one function for each subject."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from codec.device import choose_device
+from models.evaluation.tables import finite
 from models.networks.ganz import SIDE
 from models.training.distributed import join
 from models.training.evaluate import evaluate, write_scores
@@ -89,7 +89,7 @@ def _speech(args: argparse.Namespace) -> int:
             if done and "export" in stages and args.dev is not None and team.leads:
                 scores = evaluate(_out(args), args.dev, team.device, note=run.note)
                 write_scores(scores, args.work / "scores.json")
-                print(json.dumps({k: v if math.isfinite(v) else None for k, v in scores.items()}))
+                print(json.dumps(finite(scores)))
     finally:
         team.leave()
     return _status(run, done)

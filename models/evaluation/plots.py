@@ -1,4 +1,4 @@
-"""Line plots of the benchmarks, as PNG; drawing takes matplotlib, describing a plot does not."""
+"""Line plots as PNG; only drawing them needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, BinaryIO
 
 @dataclass(frozen=True)
 class Line:
-    """x, y: its points; errors: how far the bars reach below and above each; notes: text at each.
+    """Points x, y of one line.
 
-    style: keywords of matplotlib's `Axes.errorbar`.
+    label: in the legend, "" for none; errors: how far the bars reach below and above each point;
+    notes: text at each; style: keywords of matplotlib's `Axes.errorbar`.
     """
 
     label: str
@@ -52,9 +53,11 @@ def draw(
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     for axis, panel in zip(axes.flat, panels, strict=False):
         _draw_panel(axis, panel)
-        if panel.lines and not shared_legend:
+        if any(line.label for line in panel.lines) and not shared_legend:
             axis.legend()
     if shared_legend and panels[0].lines:
         names = axes.flat[0].get_legend_handles_labels()

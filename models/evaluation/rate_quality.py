@@ -1,4 +1,4 @@
-"""Rate-quality curves of still picture codecs, and Bjøntegaard's difference between two."""
+"""Rate-quality curves of image codecs, and the Bjøntegaard difference of two."""
 
 from __future__ import annotations
 
@@ -124,23 +124,11 @@ def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
     same for all pictures; interpolated between settings. NaN outside of the curve."""
     settings: dict[int, list[Point]] = {}
     for name in {p.picture for p in points}:
-        for k, p in enumerate(
-            sorted((p for p in points if p.picture == name), key=lambda p: p.bpp)
-        ):
+        of_picture = sorted((p for p in points if p.picture == name), key=lambda p: p.bpp)
+        for k, p in enumerate(of_picture):
             settings.setdefault(k, []).append(p)
-    rows = sorted(
-        (
-            float(np.mean([p.bpp for p in group])),
-            float(np.mean([p.psnr for p in group])),
-            float(np.mean([p.ms_ssim for p in group])),
-        )
-        for group in settings.values()
-    )
-    rates = [r[0] for r in rows]
+    rates, *scores = zip(*sorted(means(group) for group in settings.values()), strict=True)
     if not rates[0] <= bpp <= rates[-1]:
-        return float("nan"), float("nan")
-    log = np.log(rates)
-    return (
-        float(np.interp(np.log(bpp), log, [r[1] for r in rows])),
-        float(np.interp(np.log(bpp), log, [r[2] for r in rows])),
-    )
+        return math.nan, math.nan
+    score, similarity = (float(np.interp(np.log(bpp), np.log(rates), s)) for s in scores)
+    return score, similarity

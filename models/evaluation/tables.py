@@ -1,4 +1,4 @@
-"""What the benchmarks print, and what they write as JSON."""
+"""Tables and JSON of the benchmarks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def estimate(value: Estimate, digits: int, sign: str = "") -> str:
 
 def to_json(values: Any) -> str:
     """Plain values as JSON; numbers that are not finite become null."""
-    return json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
+    return json.dumps(finite(values), indent=1, allow_nan=False) + "\n"
 
 
 def flat(point: Any) -> dict[str, Any]:
@@ -76,11 +76,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values with null for every number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return value

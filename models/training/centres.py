@@ -1,4 +1,4 @@
-"""Non-uniform quantisation centres: 1-D K-means over unrounded latents (Liu et al. 2020, 3.2).
+"""Quantisation centres: K-means over the unrounded latents of a channel (Liu et al. 2020, 3.2).
 
 Index k of a channel decodes to `centres[channel, k + MAX_INDEX]`, in units of one quantisation
 step. K-means starts from the whole numbers, so that the clusters keep their order and index 0 stays
@@ -23,35 +23,25 @@ def kmeans_centres(
     *,
     iterations: int = 1,
     scarce: float = SCARCE,
-    largest_shift: float = LARGEST_SHIFT,
 ) -> NDArray[np.float32]:
     """Centres [C, 2 * MAX_INDEX + 1] of unrounded latents [N, C] in index units, rows increasing.
 
-    Each channel is clustered on its own (scikit-learn's K-means, Lloyd's algorithm) with one
-    cluster for every whole number that some latent rounds to. One iteration gives the centroids of
-    the rounding cells, which suits indices that are rounded and entropy-coded; more iterations go
-    towards the centres of least error at a fixed number of levels, which cost more bits. A centre
-    is drawn to its whole number as if `scarce` latents lay there, so that rare indices, and those
-    never seen, decode to (nearly) themselves; none moves further than `largest_shift`. Raises
-    ValueError for latents that are not [N, C], not finite, or none.
+    Each channel has one cluster for every whole number that some latent rounds to. One iteration
+    gives the centroids of the rounding cells; more approach the least error at a fixed number of
+    levels, which costs more bits. A centre is drawn to its whole number as if `scarce` latents lay
+    there, so that rare indices decode to nearly themselves. Raises ValueError for latents that are
+    not [N, C], not finite, or none.
     """
     values = np.asarray(latents, np.float64)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"latents must be [N, C] and some, not {list(values.shape)}")
     if not np.isfinite(values).all():
         raise ValueError("latents are not finite")
-    if iterations < 1:
-        raise ValueError(f"iterations {iterations} is not at least 1")
-    if not 0.0 <= largest_shift < 0.5:
-        raise ValueError(f"largest_shift {largest_shift} is not in [0, 0.5)")
     values = values.clip(-MAX_INDEX, MAX_INDEX)
-    rows = [_channel(column, iterations, scarce, largest_shift) for column in values.T]
-    return np.stack(rows).astype(np.float32)
+    return np.stack([_channel(column, iterations, scarce) for column in values.T])
 
 
-def _channel(
-    values: NDArray[np.float64], iterations: int, scarce: float, largest_shift: float
-) -> NDArray[np.float64]:
+def _channel(values: NDArray[np.float64], iterations: int, scarce: float) -> NDArray[np.float32]:
     """Centres [2 * MAX_INDEX + 1] of one channel's latents [N]."""
     # Borders between whole numbers lie at halves, which are borders of bins too.
     position = np.floor((values + MAX_INDEX) * _BINS).astype(np.int64)
@@ -70,8 +60,7 @@ def _channel(
         centres = found.cluster_centers_[order, 0]
         sizes = np.bincount(found.labels_, weights, minlength=len(seen))[order]
     drawn = (sizes * centres + scarce * seen) / (sizes + scarce)
-    out = np.arange(-MAX_INDEX, MAX_INDEX + 1, dtype=np.float64)
-    out[(seen + MAX_INDEX).astype(np.int64)] = np.clip(
-        drawn, seen - largest_shift, seen + largest_shift
-    )
+    out = np.arange(-MAX_INDEX, MAX_INDEX + 1, dtype=np.float32)
+    shift = np.clip(drawn, seen - LARGEST_SHIFT, seen + LARGEST_SHIFT)
+    out[(seen + MAX_INDEX).astype(np.int64)] = shift
     return out

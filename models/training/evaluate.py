@@ -1,19 +1,19 @@
-"""Scores of a trained model folder on clips that it never saw."""
+"""Scores of a trained model folder on clips that were not trained on."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from codec.errors import BadInput
+from codec.files.paths import atomic_output
+from codec.signal.samples import SAMPLE_RATE
 from codec.speech.codec import SpeechCodec
 from codec.speech.presets import DEFAULT_PRESET, find_preset
+from models.evaluation import estimates, tables
 
 MAX_SECONDS = 12.0
 
@@ -38,7 +38,7 @@ def evaluate(
         from models.evaluation.scores import SCORE_KEYS, score
     except ImportError as error:
         raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
-    # An absolute folder stands for itself where a family's name would be looked up.
+    # An absolute folder stands for itself where a model's name would be looked up.
     settings = replace(find_preset(preset), model=str(folder.resolve()))
     codec = SpeechCodec(settings, device)
     chosen, skipped = load_clips(clips, count, MAX_SECONDS)
@@ -46,21 +46,19 @@ def evaluate(
         note(f"{len(skipped)} clips left out, first {next(iter(skipped.values()))}")
     rows = []
     for clip in chosen:
-        data = codec.encode(clip.samples, 16_000, iterations=iterations)
+        data = codec.encode(clip.samples, SAMPLE_RATE, iterations=iterations)
         row = score(clip.samples, codec.decode(data), max_lag_s=0.0)
         rows.append(row | {"bits_per_second": 8.0 * len(data) / clip.seconds})
         if note is not None:
             note(f"{clip.name}: " + ", ".join(f"{k} {v:.3g}" for k, v in rows[-1].items()))
-    means = {}
-    for key in (*SCORE_KEYS, "bits_per_second"):
-        known = [row[key] for row in rows if math.isfinite(row[key])]
-        means[key] = float(np.mean(known)) if known else math.nan
+    means = {
+        key: estimates.mean([row[key] for row in rows]).value
+        for key in (*SCORE_KEYS, "bits_per_second")
+    }
     return {"clips": float(len(rows))} | means
 
 
 def write_scores(scores: dict[str, float], target: Path) -> None:
     """Scores as JSON; undefined ones as null."""
-    clean = {k: round(v, 4) if math.isfinite(v) else None for k, v in scores.items()}
-    draft = target.with_suffix(".draft")
-    draft.write_text(json.dumps(clean, indent=2) + "\n")
-    draft.replace(target)
+    with atomic_output(target) as file:
+        file.write(tables.to_json({key: round(v, 4) for key, v in scores.items()}).encode())

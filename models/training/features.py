@@ -79,7 +79,6 @@ class FeatureTask(Task):
             self.epoch, self.place = self.epoch + 1, 0
 
     def step(self, fraction: float) -> dict[str, float]:
-        """One step at this share of the training; returns the numbers to log."""
         s = self.settings
         rate = learning_rate(fraction, self.steps, s.rate, hold=0.4)
         random = np.random.default_rng((s.seed, 1, self.steps))
@@ -98,11 +97,9 @@ class FeatureTask(Task):
         return {"loss": loss.item(), "gradient": norm}
 
     def numbers(self) -> dict[str, Any]:
-        """The batch that comes next."""
         return {"epoch": self.epoch, "place": self.place}
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Go on with the batch that comes next."""
         self.epoch, self.place = int(numbers["epoch"]), int(numbers["place"])
 
 

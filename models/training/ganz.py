@@ -175,7 +175,6 @@ class GanzTask(Task):
         return as_grid(mean + moved * reached)
 
     def step(self, fraction: float) -> dict[str, float]:
-        """One step at this share of the whole; returns the numbers to log."""
         s = self.settings
         random = np.random.default_rng((s.seed, self.steps))
         if fraction >= s.share and not self.began:
@@ -231,11 +230,9 @@ class GanzTask(Task):
         }  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        """Whatever the seed."""
         return {"stage": self.name}
 
     def numbers(self) -> dict[str, Any]:
-        """k of BEGAN, and whether that phase has begun."""
         return {"k": self.k, "began": self.began}
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -247,7 +244,6 @@ class GanzTask(Task):
         self._new_optimisers()
 
     def tensors(self) -> dict[str, Tensor]:
-        """With the standard deviations of the features."""
         return super().tensors() | {"scales": self.scales}
 
 

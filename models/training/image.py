@@ -89,7 +89,6 @@ class ImageTask(Task):
         self._pool = ThreadPoolExecutor(self._workers) if self._workers > 1 else None
 
     def step(self, fraction: float) -> dict[str, float]:
-        """One step at this share of the training; returns the numbers to log."""
         s = self.settings
         random = np.random.default_rng((s.seed, self.steps))
         source = torch.Generator().manual_seed(int(random.integers(1 << 62)))
@@ -145,11 +144,9 @@ class ImageTask(Task):
         return values
 
     def identity(self) -> dict[str, Any]:
-        """Whatever the seed."""
         return {"stage": self.name}
 
     def numbers(self) -> dict[str, Any]:
-        """Prices, and the sizes of the networks."""
         return {
             "seed": self.settings.seed,
             "shape": asdict(self.model.shape),
@@ -157,7 +154,6 @@ class ImageTask(Task):
         }
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Go on with the prices of a checkpoint."""
         prices = _prices(numbers, len(self.model.log_prices))
         self.model.log_prices = self.average.log_prices = prices
 

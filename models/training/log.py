@@ -1,11 +1,15 @@
-"""What a training leaves to be read: log.jsonl and curves.png."""
+"""The log of a training, log.jsonl, and its plot, curves.png."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import defaultdict
 from pathlib import Path
+
+from codec.files.paths import atomic_output
+from models.evaluation.plots import Line, Panel, draw
 
 _MAX_LOG_BYTES = 64 << 20
 _NOT_CURVES = ("step", "minutes")
@@ -52,9 +56,8 @@ def cut_log(log: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again."""
     if log.exists():
         kept = [entry for entry in read_log(log) if entry["step"] <= step]
-        draft = log.with_suffix(".draft")
-        draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        draft.replace(log)
+        with atomic_output(log) as file:
+            file.write("".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
 
 def read_log(log: Path) -> list[dict[str, float]]:
@@ -78,22 +81,12 @@ def draw_curves(log: Path, target: Path) -> None:
     names = [n for n in dict.fromkeys(k for e in entries for k in e) if n not in _NOT_CURVES]
     if not names:
         return
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for number, name in enumerate(names):
-        axes = figure.add_subplot(rows, columns, number + 1)
+    panels = []
+    for name in names:
         points = [(e["step"], e[name]) for e in entries if name in e]
-        axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1)
-        axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-    draft = target.with_suffix(".draft.png")
-    figure.savefig(draft, dpi=90)
-    draft.replace(target)
+        steps, values = zip(*points, strict=True)
+        panels.append(Panel([Line("", steps, values, style={"linewidth": 1})], "step", title=name))
+    columns = min(3, len(names))
+    size = 4.2 * columns, 2.6 * math.ceil(len(names) / columns)
+    with contextlib.suppress(ImportError), atomic_output(target) as file:
+        draw(panels, file, size=size, columns=columns)

@@ -311,13 +311,11 @@ class PaperTask(TwoStageTask):
         self._frame_random = np.random.default_rng(settings.seed)
 
     def signals(self, count: int) -> Tensor:
-        """Frames [count, T, M]."""
         return self.shards.batch(count, self._frame_random)
 
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
     ) -> tuple[Tensor, Tensor]:
-        """Searched latents [N, S, C] and costs [N]."""
         none = x.new_zeros(len(x))
         settings = SearchSettings(
             iterations=iterations, check_every=check_every, penalty=model.penalty

@@ -1,4 +1,4 @@
-"""Training photographs: a folder of pictures, kept in memory, cropped at random scales."""
+"""Random crops of a folder of photographs, which are held in memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from codec.errors import BadInput
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
 MAX_SIDE = 4096
 MAX_BYTES = 8 << 30  # of decoded pixels held in memory
-# Down to this share of a photograph's size: shrinking hides the traces of its own compression.
+# The least scale of a photograph; scaling down hides its own compression artefacts.
 SMALLEST_SCALE = 0.5
 
 
 class Photographs:
     """Random crops of the photographs in a folder.
 
-    Every `held_out`-th file is left out for measuring progress. Raises BadInput when nothing in
-    the folder can be used.
+    Every `held_out`-th file is kept out of training. Raises BadInput when the folder holds no
+    usable photograph.
     """
 
     def __init__(
@@ -51,9 +51,8 @@ class Photographs:
             raise BadInput(f"no photographs of at least {crop}x{crop} pixels in {folder}")
         if len(usable) < len(files) and note is not None:
             note(f"{len(files) - len(usable)} pictures are unreadable, too small or too large")
-        every = held_out if len(usable) >= held_out else len(usable) + 1
-        self.training = [image for k, image in enumerate(usable) if (k + 1) % every]
-        self.held = [image for k, image in enumerate(usable) if not (k + 1) % every]
+        # Of fewer than `held_out` none.
+        self.training = [image for k, image in enumerate(usable) if (k + 1) % held_out]
 
     def batch(self, count: int, random: np.random.Generator) -> Tensor:
         """[count, 3, crop, crop] in [0, 1]."""
@@ -61,7 +60,7 @@ class Photographs:
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255.0
 
     def _pixels(self, file: Path) -> int:
-        """How many a picture has by its header; 0 if it is no picture, too small or too large."""
+        """Pixels of a picture by its header; 0 if it is unreadable, too small or too large."""
         try:
             with Image.open(file) as image:
                 width, height = image.size
@@ -92,7 +91,7 @@ class Photographs:
 
 
 def _load(file: Path) -> Image.Image | None:
-    """A picture in RGB; None if it is damaged, whatever Pillow then raises."""
+    """A picture in RGB; None if Pillow cannot read it."""
     try:
         with Image.open(file) as image:
             return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Training data: recordings to packed shards of 8-bit log-mel columns, and an index of them.
+"""Preparation of training data: recordings to packed shards of 8-bit log-mel columns.
 
 `train-NNN.npy` holds uint8 columns [N, 128] of many utterances, at most 30 MiB; `train.json` lists
 for each utterance its shard, columns, speaker, language, corpus and transcript.
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput, SottoError
 from codec.files.audio import AudioReader
+from codec.files.paths import atomic_output
 from codec.signal import analysis
 
 SHARD_BYTES = 30 << 20
@@ -33,7 +34,7 @@ _LEAD = (analysis.WINDOW - analysis.HOP) // 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of it: utterances and hours packed, shards written, files left out."""
+    """Utterances and hours packed, shards written, and the files left out with reasons."""
 
     utterances: int
     hours: float
@@ -84,8 +85,8 @@ def prepare(
 ) -> Prepared:
     """Pack `data/train/*` into shards in `target`; files that cannot be read are left out.
 
-    The files come in random order, so that every shard is a fair sample. `train.json` is written
-    last: a folder without it is not finished. Raises BadInput when nothing could be packed.
+    The files are shuffled, so that every shard is a fair sample. `train.json` is written last: a
+    folder without it is incomplete. Raises BadInput when nothing could be packed.
     """
     files = read_table(data)
     names = sorted(files)
@@ -103,10 +104,8 @@ def prepare(
     def flush() -> None:
         nonlocal shard, size, number
         if shard:
-            draft = target / f"train-{number:03d}.draft"
-            with open(draft, "wb") as file:
+            with atomic_output(target / f"train-{number:03d}.npy") as file:
                 np.save(file, np.concatenate(shard))
-            draft.replace(target / f"train-{number:03d}.npy")
             shard, size, number = [], 0, number + 1
 
     for done, (name, packed, trouble) in enumerate(_packed(jobs, processes), 1):
@@ -117,10 +116,10 @@ def prepare(
             for piece in pieces:
                 if size + len(piece) > room:
                     flush()
-                place = {"shard": number, "start": size, "end": size + len(piece)}
-                entry = place | {k: row[k] for k in _COLUMNS[3:]}
+                columns_at = {"shard": number, "start": size, "end": size + len(piece)}
+                entry = columns_at | {k: row[k] for k in _COLUMNS[3:]}
                 if len(pieces) > 1:
-                    entry["text"] = ""  # nobody knows which words are in which piece
+                    entry["text"] = ""  # which words are in which piece is unknown
                 index.append(entry)
                 shard.append(piece)
                 size, columns = size + len(piece), columns + len(piece)
@@ -130,9 +129,8 @@ def prepare(
     if not index:
         reason = next(iter(skipped.values()), "no utterance is long enough")
         raise BadInput(f"nothing in {data} could be packed: {reason}")
-    draft = target / "train.json.draft"
-    draft.write_text(json.dumps(index))
-    draft.replace(target / "train.json")
+    with atomic_output(target / "train.json") as file:
+        file.write(json.dumps(index).encode())
     hours = columns * analysis.HOP / analysis.SAMPLE_RATE / 3600
     return Prepared(len(index), hours, number, skipped)
 
@@ -149,7 +147,7 @@ def _packed(
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the one that leads ends the others."""
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

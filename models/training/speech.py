@@ -93,7 +93,6 @@ class SpeechTask(Task):
         }
 
     def step(self, fraction: float) -> dict[str, float]:
-        """One step at this share of the stage; returns the numbers to log."""
         s, device = self.settings, self.device
         random = np.random.default_rng(
             (s.seed, self.team.rank, int(self.name == "two"), self.steps)
@@ -141,18 +140,15 @@ class SpeechTask(Task):
             return search(networks, self.distance, x, rate, price, settings).indices
 
     def identity(self) -> dict[str, Any]:
-        """A stage with its seed."""
         return {"stage": self.name, "seed": self.settings.seed}
 
     def numbers(self) -> dict[str, Any]:
-        """Prices, and the sizes of the networks."""
         return {
             "log_prices": self.prices.log_prices.tolist(),
             "shape": asdict(self.model.shape),
         }
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Go on with the prices of a checkpoint."""
         prices = torch.tensor([float(v) for v in numbers["log_prices"]])
         if prices.shape != self.prices.log_prices.shape:
             raise ValueError(f"{len(prices)} prices")

@@ -1,4 +1,4 @@
-"""Transcribed utterances for the phone recogniser: phones, held-out speakers, bucketed batches."""
+"""Transcribed utterances for training the phone recogniser, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from codec.errors import BadInput
 from models.evaluation.phones import transcript_phones
 from models.networks.features import PHONES, SUBSAMPLING
-from models.training.frames import FrameShards, change_level
+from models.training.frames import LEVELS_DB, FrameShards, change_level
 
 MAX_COLUMNS = 2048  # 16 s; longer utterances are left out
 _CLASS = {phone: k + 1 for k, phone in enumerate(PHONES)}
@@ -38,7 +38,11 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Batch:
-    """x [B, T, 128] padded with silence; phones one after another; lengths of both."""
+    """Utterances as CTC takes them.
+
+    x: [B, T, 128], padded with silence; steps: output steps of each; phones: of all utterances,
+    concatenated; lengths: phones of each.
+    """
 
     x: Tensor
     steps: Tensor
@@ -47,9 +51,9 @@ class Batch:
 
 
 def english_utterances(shards: FrameShards) -> list[Utterance]:
-    """The utterances of English corpora whose words are all in the dictionary.
+    """The English utterances whose words are all in the dictionary, in their first pronunciation.
 
-    The dictionary's first pronunciation of a word is taken. Raises BadInput when there are none.
+    Raises BadInput when there are none.
     """
     found = []
     for entry in shards.index:
@@ -71,7 +75,7 @@ def english_utterances(shards: FrameShards) -> list[Utterance]:
 
 
 def _place(entry: dict[str, object], shards: FrameShards) -> tuple[int, int, int]:
-    """(shard, start, end) of an utterance. Raises BadInput when there are no such columns."""
+    """(shard, start, end) of an utterance. Raises BadInput when the shards lack these columns."""
     try:
         shard, start, end = (int(str(entry[key])) for key in ("shard", "start", "end"))
     except (KeyError, ValueError) as error:
@@ -84,15 +88,14 @@ def _place(entry: dict[str, object], shards: FrameShards) -> tuple[int, int, int
 def hold_out(
     utterances: list[Utterance], share: float = 0.06
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """(training, held out): a share of the speakers, chosen by a hash of their names, is held out.
+    """Training and held-out utterances; speakers are held out by a hash of their names.
 
     Raises BadInput when all utterances are of one speaker.
     """
-    speakers = sorted(
-        {u.speaker for u in utterances}, key=lambda s: hashlib.sha256(s.encode()).digest()
-    )
+    names = {u.speaker for u in utterances}
+    speakers = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     if len(speakers) < 2:
-        raise BadInput("the recogniser needs at least two speakers, to hold one out")
+        raise BadInput("the recogniser needs at least two speakers, one of them to be held out")
     held = set(speakers[: max(round(share * len(speakers)), 1)])
     return (
         [u for u in utterances if u.speaker not in held],
@@ -103,7 +106,7 @@ def hold_out(
 def batches(
     utterances: list[Utterance], columns: int, random: np.random.Generator
 ) -> list[list[Utterance]]:
-    """One epoch: batches of similar length, each of at most `columns` padded columns, shuffled."""
+    """Batches of one epoch, shuffled: similar lengths, at most `columns` columns with padding."""
     jitter = random.uniform(0.9, 1.1, len(utterances))
     order = np.argsort([u.columns * j for u, j in zip(utterances, jitter, strict=True)])
     groups: list[list[Utterance]] = []
@@ -122,17 +125,15 @@ def batches(
 def load_batch(
     shards: FrameShards, group: list[Utterance], random: np.random.Generator | None
 ) -> Batch:
-    """The columns and phones of a group; with `random`, at other levels and with parts masked."""
+    """A batch of utterances; with `random`, at random levels and with parts masked."""
     longest = max(u.columns for u in group)
     longest += -longest % SUBSAMPLING
     packed: NDArray[np.uint8] = np.zeros((len(group), longest, 128), np.uint8)
-    for row, utterance in enumerate(group):
-        packed[row, : utterance.columns] = shards.shards[utterance.shard][
-            utterance.start : utterance.end
-        ]
+    for row, u in enumerate(group):
+        packed[row, : u.columns] = shards.shards[u.shard][u.start : u.end]
     x = torch.from_numpy(packed).float() / 127.5 - 1.0
     if random is not None:
-        gain = random.uniform(-14.0, 6.0, len(group)).astype(np.float32)
+        gain = random.uniform(*LEVELS_DB, len(group)).astype(np.float32)
         x = change_level(x, torch.from_numpy(gain))
         for row, utterance in enumerate(group):
             for rows, bands in _masks(utterance.columns, random):
@@ -146,7 +147,7 @@ def load_batch(
 
 
 def _masks(columns: int, random: np.random.Generator) -> Iterator[tuple[slice, slice]]:
-    """One band of frequencies and one stretch of time, lighter than SpecAugment (Park 2019)."""
+    """A band of mel bands and a stretch of columns, lighter than SpecAugment (Park et al. 2019)."""
     width = int(random.integers(0, 17))
     low = int(random.integers(0, 128 - width))
     yield slice(0, columns), slice(low, low + width)

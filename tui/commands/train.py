@@ -1,10 +1,10 @@
-"""`sotto train SUBJECT`: train networks; `tui.training` does it."""
+"""`sotto train SUBJECT`: train the networks of a codec."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -64,10 +64,7 @@ def _speech(subjects: Subparsers) -> None:
     _add_stages(parser, SPEECH_STAGES)
     add("--start", type=Path, metavar="MODEL",
         help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
-    _add_length(parser, 60.0, note="; `all` shares it out")
-    add_device(parser, "default: auto")
-    add("--batch", type=positive_count, default=48, metavar="N",
-        help="frames per process (default: 48)")  # fmt: skip
+    _add_training(parser, 60.0, 48, "frames per process", note="; `all` shares it out")
     _add_rate(parser, 1.2e-3)
     add("--adversarial", type=between(0, 100), default=0.01, metavar="W",
         help="weight of the adversarial term, 0 for none (default: 0.01)")  # fmt: skip
@@ -84,17 +81,10 @@ def _speech(subjects: Subparsers) -> None:
 
 
 def _paper(subjects: Subparsers) -> None:
-    parser = _subject(
-        subjects,
-        "paper",
-        "the speech preset paper",
-        "Train the networks of the paper preset.",
-        data="a folder of packed shards",
-    )
-    _add_length(parser, 20.0)
-    add_device(parser, "default: auto")
-    parser.add_argument("--batch", type=whole(2, 4096), default=32, metavar="N",
-                        help="frames per step (default: 32)")  # fmt: skip
+    title = "the speech preset paper"
+    description = "Train the networks of the paper preset."
+    parser = _subject(subjects, "paper", title, description, data="a folder of packed shards")
+    _add_training(parser, 20.0, 32, "frames per step", whole(2, 4096))
     _add_result(parser)
 
 
@@ -108,10 +98,8 @@ def _image(subjects: Subparsers) -> None:
         data=_PHOTOGRAPHS,
     )
     _add_stages(parser, IMAGE_STAGES)
-    _add_length(parser, 60.0)
-    add_device(parser, "default: auto")
+    _add_training(parser, 60.0, 6, "crops per step")
     add = parser.add_argument
-    add("--batch", type=positive_count, default=6, metavar="N", help="crops per step (default: 6)")
     _add_crop(parser)
     _add_rate(parser, 1.5e-3)
     add("--hold", type=_below_one, default=0.4, metavar="S",
@@ -124,17 +112,10 @@ def _image(subjects: Subparsers) -> None:
 
 
 def _image_paper(subjects: Subparsers) -> None:
-    parser = _subject(
-        subjects,
-        "image-paper",
-        "the image preset paper",
-        "Train the networks of the image preset paper.",
-        data=_PHOTOGRAPHS,
-    )
-    _add_length(parser, 25.0)
-    add_device(parser, "default: auto")
-    parser.add_argument("--batch", type=whole(2, 1024), default=8, metavar="N",
-                        help="crops per step (default: 8)")  # fmt: skip
+    title = "the image preset paper"
+    description = "Train the networks of the image preset paper."
+    parser = _subject(subjects, "image-paper", title, description, data=_PHOTOGRAPHS)
+    _add_training(parser, 25.0, 8, "crops per step", whole(2, 1024))
     _add_crop(parser)
     _add_result(parser)
 
@@ -149,10 +130,8 @@ def _ganz(subjects: Subparsers) -> None:
         data=_PHOTOGRAPHS,
     )
     _add_stages(parser, IMAGE_STAGES)
-    _add_length(parser, 25.0)
-    add_device(parser, "default: auto; export runs on the CPU")
+    _add_training(parser, 25.0, 8, "crops a step", device="default: auto; export runs on the CPU")
     add = parser.add_argument
-    add("--batch", type=positive_count, default=8, metavar="N", help="crops a step (default: 8)")
     add("--examples", type=positive_count, default=48, metavar="N",
         help="searched crops that the coded form is fitted to (default: 48)")  # fmt: skip
     _add_result(parser)
@@ -177,8 +156,17 @@ def _add_stages(parser: argparse.ArgumentParser, stages: Sequence[str]) -> None:
     )
 
 
-def _add_length(parser: argparse.ArgumentParser, minutes: float, *, note: str = "") -> None:
-    """--minutes and --steps of the whole training, and --pause of this run; see `length`."""
+def _add_training(
+    parser: argparse.ArgumentParser,
+    minutes: float,
+    batch: int,
+    batch_help: str,
+    batch_type: Callable[[str], int] = positive_count,
+    *,
+    note: str = "",
+    device: str = "default: auto",
+) -> None:
+    """The length of the whole training (see `length`), --pause of this run, device and batch."""
     parser.set_defaults(default_minutes=minutes)
     add = parser.add_argument
     add("--minutes", type=positive, metavar="N",
@@ -186,6 +174,9 @@ def _add_length(parser: argparse.ArgumentParser, minutes: float, *, note: str = 
     add("--steps", type=positive_count, metavar="N", help="its length in steps")
     add("--pause", type=positive, metavar="N",
         help="end this run after N minutes, to be continued")  # fmt: skip
+    add_device(parser, device)
+    add("--batch", type=batch_type, default=batch, metavar="N",
+        help=f"{batch_help} (default: {batch})")  # fmt: skip
 
 
 class Length(TypedDict):
