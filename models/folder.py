@@ -1,4 +1,4 @@
-"""Model folders: safetensors weights and tables, a JSON description, a model id; no pickles.
+"""Model folders: safetensors weights and tables, a JSON description and a model id; no pickles.
 
 A folder holds `model.json` (kind, shape, licence, model id), one `.safetensors` file for each part
 of the model (the encoder and the generator, in half precision) and `entropy.safetensors` (what the
@@ -43,33 +43,33 @@ MAX_DESCRIPTION_BYTES = 1 << 20
 M = TypeVar("M", bound=Model)
 
 
-def load_speech_model(family: str, folder: Path | None = None) -> FrameModel:
+def load_speech_model(name: str, folder: Path | None = None) -> FrameModel:
     """The shipped (or given) model of a speech preset. Raises BadInput when it is unusable."""
     from models.networks.speech import SpeechModel
     from models.networks.speech_paper import PaperModel
 
-    return _load(folder or WEIGHTS / family, SpeechModel, PaperModel)
+    return _load(folder or WEIGHTS / name, SpeechModel, PaperModel)
 
 
-def load_photo_model(family: str, folder: Path | None = None) -> PhotoModel:
+def load_photo_model(name: str, folder: Path | None = None) -> PhotoModel:
     """The shipped (or given) model of preset `photo`. Raises BadInput when it is unusable."""
     from models.networks.photo import PhotoModel
 
-    return _load(folder or WEIGHTS / family, PhotoModel)
+    return _load(folder or WEIGHTS / name, PhotoModel)
 
 
-def load_photo_paper_model(family: str, folder: Path | None = None) -> PaperImageModel:
+def load_photo_paper_model(name: str, folder: Path | None = None) -> PaperImageModel:
     """The shipped (or given) model of image preset `paper`. Raises BadInput when unusable."""
     from models.networks.photo_paper import PaperImageModel
 
-    return _load(folder or WEIGHTS / family, PaperImageModel)
+    return _load(folder or WEIGHTS / name, PaperImageModel)
 
 
-def load_ganz_model(family: str, folder: Path | None = None) -> GanzModel:
+def load_ganz_model(name: str, folder: Path | None = None) -> GanzModel:
     """The shipped (or given) model of preset `ganz`. Raises BadInput when it is unusable."""
     from models.networks.ganz import GanzModel
 
-    return _load(folder or WEIGHTS / family, GanzModel)
+    return _load(folder or WEIGHTS / name, GanzModel)
 
 
 def _load(folder: Path, *models: type[M]) -> M:

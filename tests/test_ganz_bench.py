@@ -44,7 +44,7 @@ def test_table_json_and_curves(
 ) -> None:
     codec = tiny_ganz(tmp_path)
     monkeypatch.setattr(ImageCodec, "load", lambda *_: codec)
-    monkeypatch.setattr("models.folder.load_ganz_model", lambda family: codec.model)
+    monkeypatch.setattr("models.folder.load_ganz_model", lambda name: codec.model)
     found, curves = tmp_path / "all.json", tmp_path / "curves.png"
     args = ["ganz", str(pictures), "--count", "1", "--ratios", "48,768", "--iterations", "2"]
     args += ["--sense", "0.02", "--priors", "ganz", "--sense-steps", "8", "--device", "cpu"]

@@ -116,7 +116,7 @@ def test_settings_are_checked() -> None:
 
 
 def test_pictures_of_other_sizes_are_tiles(ganz: GanzCodec, monkeypatch) -> None:
-    monkeypatch.setattr("models.folder.load_ganz_model", lambda family: ganz.model)
+    monkeypatch.setattr("models.folder.load_ganz_model", lambda name: ganz.model)
     seen: list[float] = []
     sensor = Sensor(SenseSettings(2500, prior="ganz", steps=16), "cpu")
     pixels = np.asarray(photograph(150, 60))
@@ -130,7 +130,7 @@ def test_pictures_of_other_sizes_are_tiles(ganz: GanzCodec, monkeypatch) -> None
 
 
 def test_the_command(ganz: GanzCodec, monkeypatch, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr("models.folder.load_ganz_model", lambda family: ganz.model)
+    monkeypatch.setattr("models.folder.load_ganz_model", lambda name: ganz.model)
     source, target, shown = (str(tmp_path / n) for n in ("a.png", "b.png", "c.png"))
     photograph(128, 128).save(source)
     base = ["image", "sense", source, target, "--prior", "ganz", "--iterations", "6"]

@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def codec(folder: Path) -> PaperCodec:
-    preset = replace(find_image_preset("paper"), family=str(folder.resolve()), iterations=8, fast=3)
+    preset = replace(find_image_preset("paper"), model=str(folder.resolve()), iterations=8, fast=3)
     return PaperCodec(preset, torch.device("cpu"))
 
 
@@ -283,7 +283,7 @@ def test_the_bench_shows_one_point_beside_a_curve(
 
 
 def test_the_preset_is_found_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = replace(find_image_preset("paper"), family=str(folder.resolve()))
+    tiny = replace(find_image_preset("paper"), model=str(folder.resolve()))
     monkeypatch.setitem(paper_codec_presets(), "paper", tiny)
     codec = ImageCodec.load("paper", "cpu")
     assert isinstance(codec, PaperCodec)

@@ -83,7 +83,7 @@ def test_training_goes_on_after_a_pause_exports_and_codes(pictures: Path, tmp_pa
     assert log[-1]["step"] == 6
     assert {"loss", "discriminator", "searched"} <= set().union(*log)
     assert (work / "curves.png").exists()
-    preset = replace(find_image_preset("paper"), family=str(target))
+    preset = replace(find_image_preset("paper"), model=str(target))
     codec = PaperCodec(preset, torch.device("cpu"))
     picture = photograph(96, 64, 1)
     decoded = codec.decode(codec.encode(picture, EncodeSettings(iterations=2)))

@@ -62,7 +62,7 @@ class GanzCodec(ImageCodec):
         from models.folder import load_ganz_model
 
         super().__init__(preset, device)
-        self.model = load_ganz_model(preset.family).to(device)
+        self.model = load_ganz_model(preset.model).to(device)
         self.form = TileForm(self.model, device)
         self._fixed_layer = functools.lru_cache(maxsize=8)(self.model.first_layer)
 

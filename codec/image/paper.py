@@ -56,7 +56,7 @@ class PaperCodec(ImageCodec):
         from models.folder import load_photo_paper_model
 
         super().__init__(preset, device)
-        self.model = load_photo_paper_model(preset.family).to(device)
+        self.model = load_photo_paper_model(preset.model).to(device)
 
     def encode_job(self, job: Job) -> bytes:
         settings = job.settings

@@ -31,7 +31,7 @@ class PhotoCodec(ImageCodec):
         from models.folder import load_photo_model
 
         super().__init__(preset, device)
-        self.model = load_photo_model(preset.family).to(device)
+        self.model = load_photo_model(preset.model).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode_job(self, job: Job) -> bytes:

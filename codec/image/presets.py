@@ -14,13 +14,13 @@ Tune = Literal["psnr", "ms-ssim", "visual"]  # the measure that an encoding is b
 class ImagePreset:
     """A model and how its latents are searched.
 
-    number: what files say; family: its folder of weights; iterations: default search steps;
+    number: what files say; model: its folder of weights; iterations: default search steps;
     fast: those of the fast mode; one_rate: whether it has no rate to choose.
     """
 
     name: str
     number: int
-    family: str
+    model: str
     iterations: int
     fast: int
     one_rate: bool = False

@@ -242,12 +242,12 @@ class Sensor:
         self.settings = settings
         self.device = choose_device(device)
         self.matrix = Matrix(settings.measurements, settings.seed).to(self.device)
-        family = find_image_preset(settings.prior).family
+        model = find_image_preset(settings.prior).model
         self._recover: Callable[[Matrix, Tensor, Annealing, Report], Tensor]
         if settings.prior == "ganz":
-            self._recover = partial(recover_ganz, load_ganz_model(family).to(self.device))
+            self._recover = partial(recover_ganz, load_ganz_model(model).to(self.device))
         else:
-            self._recover = partial(recover_photo, load_photo_model(family).to(self.device))
+            self._recover = partial(recover_photo, load_photo_model(model).to(self.device))
 
     def sense(
         self,

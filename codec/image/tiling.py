@@ -261,7 +261,7 @@ class WindowTask:
             encoder=_no_encoder,
             generator=lambda frames, rate: self._draw(frames, rate, False),
             prior=prior,
-            sketch=lambda frames, rate: self._draw(frames, rate, self._half),
+            fast_generator=lambda frames, rate: self._draw(frames, rate, self._half),
             quantise=quantise,
             reach=reach,
         )

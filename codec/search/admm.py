@@ -165,8 +165,8 @@ class Descent:
         # what a latent makes those after it cost is as much its price as its own bits.
         context = z + (quantise(z.detach(), 0.0) - z).detach()
         bits = networks.prior.bits(z, self.rate, context).sum((1, 2))
-        sketch = networks.sketch(z, self.rate)
-        loss = self._distance.against(self._reference, sketch) + self._price * bits
+        y = networks.fast_generator(z, self.rate)
+        loss = self._distance.against(self._reference, y) + self._price * bits
         (gradient,) = torch.autograd.grad(loss.sum(), z)
         z = z.detach()
         self._relaxed = bits.detach()

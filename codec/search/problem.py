@@ -1,4 +1,4 @@
-"""What a latent search is given, and what it finds."""
+"""Inputs and results of a latent search."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class StepModel:
 class Networks:
     """What the search needs of a model, all frozen.
 
-    `sketch` is the generator in a cheaper number format, for gradients alone; candidates are scored
-    by the `generator` itself, as the decoder runs it. `quantise` is Q: latents and a dead zone to
-    the nearest allowed latents; `reach` bounds the magnitude of latents; `steps` is there where
+    `fast_generator` is the generator in a cheaper number format, for gradients alone; `generator`,
+    as the decoder runs it, scores the candidates. `quantise` is Q: latents and a dead zone to the
+    nearest allowed latents; `reach` bounds the magnitude of latents; `steps` is None unless
     latents are whole numbers.
     """
 
     encoder: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
     prior: RateModel
-    sketch: Callable[[Tensor, Tensor], Tensor]
+    fast_generator: Callable[[Tensor, Tensor], Tensor]
     quantise: Callable[[Tensor, float], Tensor] = quantise
     reach: float = MAX_INDEX
     steps: StepModel | None = None

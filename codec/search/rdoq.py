@@ -73,7 +73,7 @@ class Steps:
 class Rdoq:
     """RDOQ of B frames at once, round by round; `steps` are those of the best latents so far.
 
-    Costs here are those by the sketch of the generator; whoever keeps the result scores it.
+    Costs here are those by the fast generator; whoever keeps the result scores it.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Rdoq:
         self._rate, self._price, self._limit = rate, price, limit
         self._schedule, self._share = schedule, torch.full_like(price, schedule.share)
         z = latents.clone().requires_grad_(True)
-        y = networks.sketch(z, rate)
+        y = networks.fast_generator(z, rate)
         away = distance(y)
         slope, along = torch.autograd.grad(away.sum(), (z, y))
         self._curvature = self._curvature_of(y.detach() - x, along)
@@ -126,7 +126,7 @@ class Rdoq:
         least = torch.stack([row.kthvalue(count).values for row, count in rows])
         chosen = (gain <= least[:, None, None]) & (gain < 0)
         z = torch.where(chosen, before.latents + sign, before.latents).requires_grad_(True)
-        away = self._distance(self._networks.sketch(z, self._rate))
+        away = self._distance(self._networks.fast_generator(z, self._rate))
         (slope,) = torch.autograd.grad(away.sum(), z)
         after = self._steps(z.detach(), away.detach(), slope)
         self.steps = after.where_cheaper(before)

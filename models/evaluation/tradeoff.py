@@ -1,9 +1,9 @@
 """Latent size against quantisation levels (Liu et al. 2020, Fig. 4), with the shipped networks.
 
-A cell of the grid allows only latents of a set S: the first `channels` channels of every step may
-differ from zero, and take one of `levels` evenly spaced values each. Its size alone bounds the
-rate, 16 channels log2(levels) bits a frame without entropy coding, so bits have no price here. Both
-ways of searching, ADMM and plain back-propagation with rounding, look for latents in the same S.
+A cell of the grid allows latents of a set S: the first `channels` channels of every step take one
+of `levels` evenly spaced values, the others are zero. That bounds the rate at 16 channels
+log2(levels) bits a frame without entropy coding, so bits have no price. ADMM and back-propagation
+with rounding search the same S.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def restricted(networks: Networks, allowed: AllowedSet) -> Networks:
         networks,
         encoder=lambda x, rate: allowed.levels(networks.encoder(x, rate)),
         generator=lambda z, rate: networks.generator(allowed.latents(z), rate),
-        sketch=lambda z, rate: networks.sketch(allowed.latents(z), rate),
+        fast_generator=lambda z, rate: networks.fast_generator(allowed.latents(z), rate),
         prior=_Free(),
         quantise=allowed.nearest,
     )
@@ -190,7 +190,7 @@ class Bench:
                 restricted(self.networks, allowed),
                 self.distance,
                 part,
-                torch.full((len(part),), quality / 8.0, device=self.device),
+                self._rates(part, quality),
                 torch.zeros(len(part), device=self.device),
                 settings,
             )
@@ -215,18 +215,18 @@ class Bench:
 
     @torch.no_grad()
     def _spread(self, quality: int) -> Tensor:
-        parts = [
-            self.networks.encoder(part, torch.full((len(part),), quality / 8.0, device=self.device))
-            for part in self.x.split(_AT_ONCE)
-        ]
-        return torch.cat(parts).square().mean((0, 1)).sqrt()
+        encoder, parts = self.networks.encoder, self.x.split(_AT_ONCE)
+        latents = torch.cat([encoder(part, self._rates(part, quality)) for part in parts])
+        return latents.square().mean((0, 1)).sqrt()
+
+    def _rates(self, part: Tensor, quality: int) -> Tensor:
+        return torch.full((len(part),), quality / 8.0, device=self.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, quality: int) -> FloatArray:
         """Latents of one clip [B, S, C] to samples [B * 16384], as the decoder does."""
-        rate = torch.full((len(latents),), quality / 8.0, device=self.device)
-        frames = self.networks.generator(latents, rate).reshape(-1, self.x.shape[-1]).cpu().numpy()
-        return synthesise_columns(frames)
+        frames = self.networks.generator(latents, self._rates(latents, quality))
+        return synthesise_columns(frames.reshape(-1, self.x.shape[-1]).cpu().numpy())
 
     def coded_bits(self, latents: Tensor, quality: int) -> int:
         """Bits of the range coder's payloads of one clip [B, S, C]."""

@@ -1,4 +1,4 @@
-"""From a trained float prior to its fixed-point context model and the counted tables."""
+"""Conversion of a trained prior to a fixed-point context model with counted tables."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def image_context(prior: photo.Prior, examples: Examples) -> ImageContext:
 
 
 def _layers(prior: speech.Prior | photo.Prior) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The stored parts that all families have alike, and the prior's state with masked weights."""
+    """The stored parts that all models have alike, and the prior's state with masked weights."""
     state = {k: v.detach().float().cpu().numpy() for k, v in prior.state_dict().items()}
     for name in ("within", "middle", "leave"):
         state[f"{name}.weight"] = (
@@ -105,40 +105,40 @@ def _biases(bias: NDArray[np.floating], one: int = _SUM_ONE) -> NDArray[np.int32
 
 
 def _counted(
-    family: type[Context], parts: dict[str, Any], examples: Examples, prior_weight: float
+    kind: type[Context], parts: dict[str, Any], examples: Examples, prior_weight: float
 ) -> Context:
     """The model with tables counted over examples.
 
     The prior's logistic mass counts as `prior_weight` observations of every class, so that rare
     classes stay sensible.
     """
-    start = logistic_masses(family)
-    made: Any = family
+    start = logistic_masses(kind)
+    made: Any = kind
     model: Context = made(**parts, tables=integer_tables(start))
     counts = start * prior_weight
     for indices, quality in examples:
         deviation, tables = deviations(model, indices, quality)
         symbols = model.symbols_of(deviation)
         # What a table leaves to its escapes is counted there.
-        escapes = np.where(deviation <= 0, 0, family.symbols - 1)
+        escapes = np.where(deviation <= 0, 0, kind.symbols - 1)
         symbols = np.where(start[tables, symbols] == 0.0, escapes, symbols)
         np.add.at(counts, (tables, symbols), 1.0)
     return replace(model, tables=integer_tables(counts))  # type: ignore[type-var]
 
 
-def logistic_masses(family: type[ContextModel]) -> NDArray[np.float64]:
+def logistic_masses(kind: type[ContextModel]) -> NDArray[np.float64]:
     """The logistic mass of every class and symbol, 0 where left to the escapes: rows sum to one."""
-    reach = family.reach
+    reach = kind.reach
     deviation = np.arange(-reach, reach + 1)
     rows = []
     for fraction in range(FRACTIONS):
         location = (fraction - FRACTIONS / 2) / FRACTIONS
-        for scale_class in range(family.scale_classes):
-            scale = np.exp(family.log_scale_start + (scale_class + 0.5) / 8.0)
+        for scale_class in range(kind.scale_classes):
+            scale = np.exp(kind.log_scale_start + (scale_class + 0.5) / 8.0)
             upper = _sigmoid((deviation + 0.5 - location) / scale)
             lower = _sigmoid((deviation - 0.5 - location) / scale)
             mass = upper - lower
-            if family.symbols == len(deviation):
+            if kind.symbols == len(deviation):
                 mass += 1e-7
             else:
                 mass[(mass < _RAREST) & (np.abs(deviation) > 1)] = 0.0
