@@ -166,7 +166,7 @@ def finite(numbers: Any, count: int) -> list[float]:
     """Numbers of a description, checked. Raises TypeError or ValueError when they are others."""
     found = [float(v) for v in numbers]
     if len(found) != count or not np.isfinite(found).all():
-        raise ValueError(f"the description has other than {count} numbers")
+        raise ValueError(f"found {len(found)} numbers, not {count} finite ones")
     return found
 
 

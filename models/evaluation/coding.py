@@ -1,4 +1,4 @@
-"""The speech codecs that are measured, and how: each alone and in a process of its own.
+"""The measured speech codecs, each run alone in a process of its own.
 
 Kept small in what it imports, since every measuring process imports it again.
 """

@@ -1,9 +1,8 @@
-"""What the previous frame would be worth as context of the entropy model.
+"""Gain of the previous frame as context of the entropy model.
 
-Frames are coded independently of each other: the two steps before a frame count as unknown. The
-same prior can be given the last two steps of the frame before instead, since inside a frame it
-always has two steps to look back on. The difference, in bits of the prior, is what chaining frames
-would save; its price is that a lost frame takes the next one with it.
+Frames are coded independently: the two steps before a frame count as unknown. Given the last two
+steps of the previous frame instead, the prior needs fewer bits. The difference is what chaining
+frames would save; its price is that a lost frame takes the next one with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmark of preset ganz: its PSNR beside wavelets' over ratios, and compressive sensing.
+"""Benchmark of preset ganz: PSNR beside wavelets over ratios, and compressive sensing.
 
 All on the middle 128x128 pixels of every picture. A ratio is N over the numbers kept: for GANZ the
 latents, and 32 bits of their places each where these are chosen; for wavelets the coefficients,

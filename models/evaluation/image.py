@@ -1,4 +1,4 @@
-"""The benchmark of still picture codecs: rate, quality and times of ours and of its peers."""
+"""Benchmark of image codecs: rate, quality and times of sotto and the installed peers."""
 
 from __future__ import annotations
 

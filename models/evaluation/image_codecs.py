@@ -1,4 +1,4 @@
-"""The still picture codecs that are measured: ours, and the peers that are installed."""
+"""The measured image codecs: sotto's and the installed peers."""
 
 from __future__ import annotations
 

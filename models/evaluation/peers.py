@@ -1,16 +1,13 @@
 """Other speech codecs, run as the programs their projects ship.
 
-Bits are counted from the codec's own frames. Ogg pages, stream headers and comments are left out
-for Speex and Opus; Codec2 and Lyra write bare frames. For Speex and AMR-NB the payload is the bits
-of each frame's mode, and the total what is stored for it: whole octets, and for AMR-NB also a
-header octet per frame (RFC 4867, section 5.3). AMR-NB as SoX writes it may send fewer bits in
-silence.
+Bits are those of the codec's frames, without Ogg pages, stream headers and comments. For Speex and
+AMR-NB the payload is the bits of each frame's mode, and the total what is stored for it: whole
+octets, and for AMR-NB a header octet per frame (RFC 4867, section 5.3).
 
-Codecs for 8 kHz speech get it resampled and are resampled back, outside the timing. The timing
-includes starting the program. Peak memory is the kernel's figure for the program's process. On
-Linux that figure cannot fall under the size of the small Python process that starts the program
-(about 10 MB); programs smaller than that are sampled every millisecond instead, and those that
-end before the first sample have no figure.
+Resampling to and from 8 kHz is not timed; starting the program is. Peak memory is the kernel's
+figure for the process. On Linux that cannot fall under the size of the Python process that starts
+the program (about 10 MB); smaller programs are sampled every millisecond, and those that end before
+the first sample have no figure.
 """
 
 from __future__ import annotations
@@ -166,9 +163,8 @@ class Peer(Codec):
 class Lyra(Codec):
     """Lyra 1.2 and later through the example programs its project builds, if they are on the path.
 
-    They take WAV files and write into folders under names of their own. Their weights are looked
-    for where those programs look, `lyra/model_coeffs` in the working folder, and in `model_coeffs`
-    beside the encoder.
+    Their weights are looked for in `lyra/model_coeffs` in the working folder, as these programs do,
+    and in `model_coeffs` beside the encoder.
     """
 
     bit_rate: int

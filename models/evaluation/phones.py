@@ -1,9 +1,8 @@
-"""Phone error rate: how much of what was said a recogniser still finds after coding.
+"""Phone error rate of coded speech, by a phone recogniser.
 
-The recogniser is PocketSphinx's phone loop (`allphone`) with the US English models it ships. It
-is weak by design, with no words to guess from, so its error against a transcript is high even on
-the original: what counts is how much coding adds to it. The other reference is the recogniser's
-own decoding of the original, which needs no transcript.
+The recogniser is PocketSphinx's phone loop (`allphone`) with its US English models. With no words
+to guess from, its error against a transcript is high even on the original: what counts is how much
+coding adds. The other reference, its own decoding of the original, needs no transcript.
 """
 
 from __future__ import annotations

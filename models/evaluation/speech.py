@@ -1,4 +1,4 @@
-"""The benchmark of speech codecs: sotto and the installed peers on the same clips, in one run.
+"""Benchmark of speech codecs: sotto and the installed peers on the same clips, in one run.
 
 Every codec codes all clips first, alone, in a process of its own, so that its timing and peak
 memory are not disturbed; the scores are computed afterwards, several clips at a time.

@@ -1,4 +1,4 @@
-"""What lies between the matrix products of the bfloat16 networks, compiled with numba.
+"""Kernels between the matrix products of the bfloat16 networks, compiled with numba.
 
 At one frame per call such steps cost as much as the products when each is a pass of its own; here
 there is one pass between two products. Halves are bfloat16, held as int16: numba has no bfloat16,

@@ -1,4 +1,4 @@
-"""Linear layers with weights packed once for the CPU, for networks that no longer change.
+"""Linear layers of frozen networks, with weights packed once for the CPU.
 
 At one frame per call the matrices are small, and laying out the weights anew in every call costs as
 much as the products themselves. oneDNN's packed form, where this PyTorch has it, is two to three

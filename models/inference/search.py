@@ -1,4 +1,4 @@
-"""A frozen model as encoder and decoder run it: weights packed, gradients in bfloat16."""
+"""A frozen model prepared for encoder and decoder: packed weights, gradients in bfloat16."""
 
 from __future__ import annotations
 

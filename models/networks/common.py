@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,11 +108,9 @@ class MaskedPrior(nn.Module):
         return F.linear(x, layer.weight * mask, layer.bias)
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
-        """Bits of the (relaxed) indices z given the rounded ones, in the shape of z."""
+        """Bits of the (relaxed) indices z given the rounded ones, in the shape of z.
+
+        Subclasses map indices and rate points [B] to locations and log scales of that shape.
+        """
         location, log_scale = self(z if context is None else context, rate)
         return logistic_bits(z, location, log_scale)
-
-    def __call__(self, *args: Any) -> tuple[Tensor, Tensor]:
-        """Indices and rate points [B] to locations and log scales, in the shape of the indices."""
-        found: tuple[Tensor, Tensor] = super().__call__(*args)
-        return found

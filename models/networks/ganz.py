@@ -2,13 +2,12 @@
 
 A generator is a linear layer from d latents to features h0 on a grid of 8x8 positions with n
 channels, and a convolutional module: two 3x3 convolutions with ELU at every size from 8x8 to
-128x128, nearest-neighbour upsampling between. Two things are not in the paper: there are fewer
-channels where pixels are many, and beside the convolutions runs a *linear synthesis*, which draws
-the h0 of each position as 32x32 pixels, and starts as a lapped transform. Without it little is
-learnt in hours.
+128x128, nearest-neighbour upsampling between. Unlike in the paper, finer maps have fewer channels,
+and a *linear synthesis*, which starts as a lapped transform, runs beside the convolutions: without
+it little is learnt in hours.
 
-The first layer is diagonal in the two-dimensional DCT of h0 over the grid: a picture's features
-vary most slowly from position to position, and random numbers through this layer do as well.
+The first layer is diagonal in the DCT of h0 over the grid, so that random latents give features
+that vary as slowly from position to position as those of pictures.
 """
 
 from __future__ import annotations
@@ -174,11 +173,9 @@ def reach_order(scales: Tensor, spread: Tensor) -> Tensor:
 class RandomFirstLayer(nn.Module):
     """The random first layer at compression time, latents [B, d_c] about 1 in size to h0.
 
-    d_c latents reach only so many numbers of h0 in its DCT over the grid: those d_c that make the
-    most difference to pictures as a rule, or the ones that were chosen. As a rule, latents of unit
-    variance give these numbers the statistics that photographs give them. Chosen numbers are large
-    for once, whatever they are as a rule, and are all in units of the picture: so the error of
-    quantised latents is spread evenly.
+    d_c latents reach as many numbers of h0's DCT over the grid: those that make the most difference
+    to photographs in general, scaled to the statistics of photographs, or those chosen for one
+    picture, all in units of the picture, so that the error of quantised latents is spread evenly.
     """
 
     scales: Tensor

@@ -3,13 +3,11 @@
 Notation: B images in a batch, cells are squares of 16 pixels, h x w of them, C = 13 latents per
 cell, so that a 768x512 picture has 13 * 48 * 32 = 19 968 of them (the paper's vector of 20 000).
 The generator takes latents through residual blocks and transposed convolutions from one position
-per cell to two and four a side; the encoder is its mirror image with strided convolutions.
+per cell to two and four a side; the encoder mirrors it with strided convolutions.
 
-As in `speech_paper`, both networks add to a *linear* transform (here the most important
-functions of the lapped transform of `models.networks.photo`), which the convolutions correct; tanh
-bounds the latents to ±`reach`, in units of the mean quantisation step, and the linear synthesis
-undoes it. A fixed matrix scales and mixes the channels of a cell, so that all latents matter the
-same, since they share their levels.
+As in `speech_paper`, the convolutions correct a *linear* transform (here the most important
+functions of the lapped transform of `models.networks.photo`), and tanh bounds the latents. A fixed
+matrix scales and mixes the channels of a cell, so that latents of the same levels matter the same.
 """
 
 from __future__ import annotations

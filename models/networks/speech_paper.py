@@ -1,14 +1,12 @@
 """Networks of the speech preset `paper`: the shape of Liu et al. (2020), on a linear start.
 
 Notation: B frames in a batch, T = 128 hops, M = 128 mel bands, S = 8 latent steps (16 hops each),
-C = 64 latents per step, so that a frame has 512. The generator spreads each step's latents over an
-8x8 (time x frequency) grid and grows it to 128x128 through transposed convolutions and residual
-blocks; most of the work is done at 16x16 and 32x32. The encoder is its mirror image.
+C = 64 latents per step, so that a frame has 512. The generator takes latents on an 8x8 grid (time x
+frequency) to 128x128 through transposed convolutions and residual blocks. The encoder mirrors it.
 
-What differs from the paper: both networks add to a *linear* transform (the principal components of
-16-hop patches), which the convolutions correct; and tanh bounds the latents to ±`reach`, which is
-in units of the mean quantisation step, so that 16 levels are spread over a known range. The linear
-synthesis undoes the tanh.
+Unlike in the paper, the convolutions correct a *linear* transform (the principal components of
+16-hop patches), and tanh bounds the latents to ±`reach`, in units of the mean quantisation step.
+The linear synthesis undoes the tanh.
 """
 
 from __future__ import annotations
@@ -142,10 +140,9 @@ class PaperModel(StaticModel):
 def start_linear(encoder: PaperEncoder, generator: PaperGenerator, frames: Tensor) -> None:
     """Set both linear parts from training frames [N, T, M]: principal components, least squares.
 
-    Every latent has the same levels, so each should matter the same: the components, scaled to
-    powers in proportion to their deviations (the best there is against white noise of a given
-    level), are mixed by a rotation. The generator's inverse is fitted on the encoder's own bounded
-    latents, so that the pair is a working codec before any training.
+    All latents share their levels, so each should matter the same: the components, scaled to
+    powers in proportion to their deviations (the optimum against white noise), are mixed by a
+    rotation. The generator's inverse is fitted on the encoder's bounded latents.
     """
     s = encoder.shape
     mean = frames.mean((0, 1))

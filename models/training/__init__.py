@@ -1,1 +1,1 @@
-"""Training: one loop, a task for each family of networks, and what feeds and exports them."""
+"""Training: one loop, a task for each model, their data and their export."""

@@ -1,4 +1,4 @@
-"""One process or several: `torchrun` starts one for each GPU, or with gloo for each CPU share."""
+"""Training in one process, or in several that `torchrun` starts for each GPU or share of a CPU."""
 
 from __future__ import annotations
 

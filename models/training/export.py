@@ -1,4 +1,4 @@
-"""From trained networks to model folders: searched examples, counted tables, half precision.
+"""Export of trained networks to model folders: searched examples and counted tables.
 
 Tables are counted on training data only, whose latents are searched as the codec will search them.
 """

@@ -1,20 +1,16 @@
 """Training of GANZ: a linear start, an auto-encoder phase, then BEGAN (Berthelot et al. 2017).
 
-1. *Start.* The linear synthesis of generator and discriminator is a lapped transform of the
-   principal colours.
-2. *Auto-encoder.* The convolutional module learns to draw photographs from their features as a
-   random first layer of random ratio passes them on, at positions fixed or chosen. The
-   discriminator's decoder starts from the same module.
-3. *BEGAN.* L(x) is the mean absolute error of the discriminator, an auto-encoder;
+1. Start: the linear synthesis of both networks is a lapped transform of the principal colours.
+2. Auto-encoder: the convolutional module learns to draw photographs from the features that a random
+   first layer of random ratio passes on. The discriminator's decoder starts from this module.
+3. BEGAN, with latents uniform in [-1, 1]; L(x) is the mean absolute error of the discriminator:
 
        L_D = L(x) - k L(G(z)),  L_G = L(G(z)),  k <- k + λ (γ L(x) - L(G(z)))
 
-   with latents uniform in [-1, 1]. The trained first layer starts as the discriminator's own:
-   k leaves 0 only when L(G(z)) < γ L(x), and pictures of random features, most of which 64 numbers
-   cannot keep, are as hard for the discriminator as photographs are. λ is far above that of
-   Berthelot et al., because the phase has hundreds of steps and not a hundred thousand. The
-   generator's loss keeps phase two's term, so that the convolutional module goes on drawing what
-   lies beyond the range of the 64 trained latents.
+   The first layer starts as the discriminator's: k leaves 0 only when L(G(z)) < γ L(x), and random
+   features would be as hard for the discriminator as photographs. λ is far larger than in the
+   paper, since the phase has hundreds of steps. The generator keeps the loss of phase two, so that
+   it still draws what lies beyond the range of the trained latents.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.model import sizes
+from models.model import finite, sizes
 from models.networks.photo import PhotoModel, PhotoShape, anchor_weights
 from models.training import checkpoints
 from models.training.distributed import alone
@@ -154,7 +154,7 @@ class ImageTask(Task):
         }
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        prices = _prices(numbers, len(self.model.log_prices))
+        prices = finite(numbers["log_prices"], len(self.model.log_prices))
         self.model.log_prices = self.average.log_prices = prices
 
 
@@ -174,7 +174,7 @@ def trained_networks(folder: Path) -> PhotoModel:
     path, tensors, numbers = checkpoints.newest_checkpoint(folder)
     model = _sized(numbers, path)
     with checkpoints.resuming(path):
-        model.log_prices = _prices(numbers, len(model.log_prices))
+        model.log_prices = finite(numbers["log_prices"], len(model.log_prices))
     checkpoints.load_module("average", model, tensors)
     return model.eval()
 
@@ -182,10 +182,3 @@ def trained_networks(folder: Path) -> PhotoModel:
 def _sized(numbers: dict[str, Any], path: Path) -> PhotoModel:
     with checkpoints.resuming(path):
         return PhotoModel(PhotoShape(**sizes(numbers)))
-
-
-def _prices(numbers: dict[str, Any], count: int) -> list[float]:
-    prices = [float(v) for v in numbers["log_prices"]]
-    if len(prices) != count:
-        raise ValueError(f"{len(prices)} prices, not {count}")
-    return prices

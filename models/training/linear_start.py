@@ -138,9 +138,7 @@ def start_paper_image(
 ) -> None:
     """Set both linear parts from training pictures x [N, 3, H, W] in [0, 1].
 
-    Every latent has the same levels, so each should matter the same: the functions, scaled to
-    powers in proportion to their deviations (the best there is against white noise of a given
-    level), are mixed by a rotation, as in `models.paper_nets.start_linear`.
+    The functions are scaled and mixed as in `models.networks.speech_paper.start_linear`.
     """
     shape = encoder.shape
     channels = lapped_channels(x, shape.channels)

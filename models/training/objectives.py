@@ -1,11 +1,10 @@
 """Objectives of the trainings: distance + price * bits.
 
 Speech: stage one codes the encoder's rounded latents (straight-through). The prior learns from the
-integers that are coded; the encoder gets the cost in bits of latents with uniform noise in place of
-rounding (Ballé et al. 2017), which has no jumps. A prior that learned from noisy latents would
-expect values that are never coded. Stage two codes searched latents in half of the frames, so that
-generator and prior see what the decoder will see. The other half goes on as in stage one: without
-it nothing would keep the encoder good, and a search that begins badly ends badly.
+integers that are coded; the encoder gets the bits of latents with uniform noise in place of
+rounding (Ballé et al. 2017), which are smooth. Stage two codes searched latents in half of the
+frames, as the decoder will see them; the other half goes on as in stage one, to keep the encoder a
+good start of the search.
 
 Images: distance and bits of rounded latents, at all rates at once; on half of the crops the price
 is that of noisy latents (Minnen & Singh 2020).

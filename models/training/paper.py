@@ -1,11 +1,10 @@
 """Training of the paper's systems in the two stages of Liu et al. (2020, section 3.1).
 
-Stage one trains encoder and generator as an auto-encoder on float latents, adversarially against a
-patch discriminator. Uniform noise one quantisation step wide stands in for the quantiser (the paper
-is silent on this), so that the latents make use of their range. Then K-means gives the centres.
-Stage two runs the ADMM search over training signals and retrains the generator on the quantised
-latents it finds; half of each batch are fresh signals through the quantised encoder, which keeps
-the warm start good (gradients pass the quantiser unchanged).
+Stage one trains an auto-encoder on float latents against a patch discriminator. Uniform noise one
+quantisation step wide stands in for the quantiser (the paper is silent on this), so that latents
+use their range. K-means then gives the centres. Stage two retrains the generator on latents that
+the ADMM search finds; the other half of each batch passes the quantised encoder (straight-through
+gradient), which keeps the warm start good.
 """
 
 from __future__ import annotations
@@ -113,11 +112,10 @@ class Pair(nn.Module):
 
 
 class TwoStageTask(Task, ABC):
-    """Networks, averages and pool of one training; signals are [N, ...].
+    """Networks, averages and pool (searched latents with their signals) of one training.
 
-    Subclasses say what the signals and their networks are, and how latents are searched.
-    linear_start: sets the linear parts of encoder and generator from signals, all on the CPU;
-    pool: searched latents with their signals.
+    Subclasses name the networks, and draw and search signals [N, ...]. linear_start: sets the
+    linear parts of encoder and generator from signals, on the CPU; scale: of F and its costs.
     """
 
     settings: PaperSettings
@@ -128,7 +126,7 @@ class TwoStageTask(Task, ABC):
     linear_start: ClassVar[Callable[..., None]]
     planes: ClassVar[int]
     licence: ClassVar[str]
-    scale = 1  # of F
+    scale = 1
 
     def __init__(
         self, settings: PaperSettings, distance: SignalDistance, run: Run, device: torch.device

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from codec.errors import BadInput
 from models.folder import WEIGHTS, load_speech_model
-from models.model import sizes
+from models.model import finite, sizes
 from models.networks.features import FeatureDistance, load_features
 from models.networks.speech import SpeechModel, SpeechShape
 from models.training import checkpoints
@@ -118,14 +119,11 @@ class SpeechTraining:
 
     def __init__(self, schedule: Schedule, shards: FrameShards, team: Team, run: Run) -> None:
         self.schedule, self.shards, self.team, self.run = schedule, shards, team, run
-        self._source: FrameSource | None = None
 
-    @property
+    @cached_property
     def source(self) -> FrameSource:
         """Training frames on this process's device."""
-        if self._source is None:
-            self._source = FrameSource(self.shards, self.team.device)
-        return self._source
+        return FrameSource(self.shards, self.team.device)
 
     def do(self, stage: str, minutes: float | None) -> bool:
         """Run a stage by its name; False when the run ended before the stage did."""
@@ -258,6 +256,6 @@ def trained_model(work: Path, name: str) -> SpeechModel:
         if not numbers["finished"]:
             raise BadInput(f"stage {name} is not finished: run --stage {name} again")
         model = SpeechModel(SpeechShape(**sizes(numbers)))
-        model.log_prices = [float(v) for v in numbers["log_prices"]]
+        model.log_prices = finite(numbers["log_prices"], len(model.log_prices))
     checkpoints.load_module("average", model, tensors)
     return model.eval().requires_grad_(False)

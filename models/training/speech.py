@@ -18,6 +18,7 @@ from torch import Tensor
 
 from codec.search.admm import search
 from codec.search.problem import Networks, SearchSettings
+from models.model import finite
 from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.speech import SpeechModel
 from models.training.distributed import Team
@@ -149,7 +150,5 @@ class SpeechTask(Task):
         }
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        prices = torch.tensor([float(v) for v in numbers["log_prices"]])
-        if prices.shape != self.prices.log_prices.shape:
-            raise ValueError(f"{len(prices)} prices")
-        self.prices.log_prices = prices
+        prices = finite(numbers["log_prices"], len(self.prices.log_prices))
+        self.prices.log_prices = torch.tensor(prices)

@@ -1,4 +1,4 @@
-"""Running a scenario: the call, the talk, the trouble; what was recorded comes back."""
+"""Runs of a scenario: the call, its speech and its impairments; recordings as the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios of a call as data, and the bars that were set for them."""
+"""Scenarios of a call as data, with the limits that they must keep."""
 
 from __future__ import annotations
 

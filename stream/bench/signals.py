@@ -1,4 +1,4 @@
-"""Measurements on recorded sound: how late it was heard, and where it breaks.
+"""Measurements on recorded sound: its delay and its gaps.
 
 A generative codec keeps band envelopes and not the waveform, so delays are found on envelopes:
 cube roots of band magnitudes on a 1 ms grid, in windows of a few seconds. The correlation is

@@ -1,4 +1,4 @@
-"""What is said in a call, clips of speech in a row, and how well each was heard."""
+"""The speech of a measured call: clips in a row, and their scores as they arrived."""
 
 from __future__ import annotations
 

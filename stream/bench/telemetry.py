@@ -1,4 +1,4 @@
-"""What is known of the two processes of a call besides their sound.
+"""Measurements of the two processes of a call.
 
 Their own statistics files, and what they take from the machine, read from /proc (Linux).
 """

@@ -1,4 +1,4 @@
-"""An unknown peer that floods a port with garbage, and counts what it gets back.
+"""An unknown peer that floods a port with garbage and counts the replies.
 
 Random bytes over plain TCP, random bytes after a proper ZMTP greeting, and messages of a ZeroMQ
 client without a key and of one with a key of its own.

@@ -1,4 +1,4 @@
-"""Numbers and foreign text as they stand on the screen: of constant width, and harmless.
+"""Numbers and untrusted text for the screen, of constant width and without control characters.
 
 Figures that change several times a second must not push their neighbours about, so each has a fixed
 width for every value it is likely to take.

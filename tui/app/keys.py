@@ -1,4 +1,4 @@
-"""The keys of a call: one list for what they do, what the key bar says and what the help says."""
+"""The keys of a call: one list of their actions, key bar labels and help texts."""
 
 from __future__ import annotations
 

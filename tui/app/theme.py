@@ -1,4 +1,4 @@
-"""Colours of the call screen, and whether the terminal has colours."""
+"""Colours of the call screen, and detection of terminals without colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sotto info FILE`: what a container holds, without decoding it."""
+"""`sotto info FILE`: describe a container without decoding it."""
 
 from __future__ import annotations
 

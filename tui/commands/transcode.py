@@ -1,4 +1,4 @@
-"""`sotto transcode IN OUT.wav`: encode and decode, and say what it cost."""
+"""`sotto transcode IN OUT.wav`: encode, decode, and report rate, quality and speed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What commands share of the terminal: options, messages, progress and signals."""
+"""Terminal parts of all commands: options, messages, progress and signals."""

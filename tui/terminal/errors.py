@@ -1,4 +1,4 @@
-"""What a command can say besides a `codec.errors.SottoError`."""
+"""Errors of the command line besides `codec.errors.SottoError`."""
 
 from __future__ import annotations
 

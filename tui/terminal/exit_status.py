@@ -1,4 +1,4 @@
-"""How a command ends: its exit status and, on failure, one line on stderr that says why."""
+"""Exit status of a command, and the line on stderr that explains a failure."""
 
 from __future__ import annotations
 

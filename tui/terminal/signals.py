@@ -1,4 +1,4 @@
-"""The signals that end a program: they unwind the stack, and wait for what must be finished."""
+"""Signals that end a program by unwinding the stack, once critical work is finished."""
 
 from __future__ import annotations
 

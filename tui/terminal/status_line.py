@@ -1,4 +1,4 @@
-"""One line on standard error that says how things are, rewritten in place on a terminal."""
+"""A status line on standard error, rewritten in place on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The help: every key and what it does."""
+"""The help dialog: every key and its action."""
 
 from __future__ import annotations
 

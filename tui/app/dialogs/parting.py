@@ -1,4 +1,4 @@
-"""The last dialog of a call: why it is over, until a key is pressed."""
+"""The last dialog of a call, which shows the reason of its end until a key is pressed."""
 
 from __future__ import annotations
 

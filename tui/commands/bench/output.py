@@ -1,4 +1,4 @@
-"""Where the results of a benchmark go: tables on the screen, figures and plots into files."""
+"""Output of a benchmark: tables on the screen, figures and plots in files."""
 
 from __future__ import annotations
 
