@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,15 +58,10 @@ class Setup:
 
     def options(self, name: Name) -> list[str]:
         """The options both commands know."""
-        options = ["--headless", "--preset", self.preset, "--name", name]
-        for option, value in (
-            ("--iterations", self.iterations),
-            ("--tail", self.tail),
-            ("--threads", self.threads),
-            ("--impair", self.impair or None),
-        ):
-            if value is not None:
-                options += [option, str(value)]
+        options = ["--headless", "--name", name]
+        for option, value in asdict(self).items():
+            if value not in (None, ""):
+                options += [f"--{option}", str(value)]
         return options
 
 
@@ -139,24 +134,21 @@ class Laboratory:
         self.folder = folder
         self.cards = VirtualSoundCards([] if skewed else list(ENDS), skewed=skewed)
         self.hosts: TwoHosts | None = TwoHosts() if rig_hosts.unavailable() is None else None
-        self.address: tuple[str, int] = (LOOPBACK, PORT)
+        self.address = (LOOPBACK, PORT)
         self.pairs: dict[Name, keys.KeyPair] = {}
-        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Laboratory:
-        try:
-            self._stack.enter_context(self.cards)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.cards)
             if self.hosts is not None:
-                self._stack.enter_context(self.hosts)
+                stack.enter_context(self.hosts)
                 self.address = (self.hosts.addresses["a"], PORT)
             else:
-                self.address = (LOOPBACK, free_port())
+                self.address = (LOOPBACK, _free_port())
             for name in ENDS:
                 self.pairs[name] = keys.generate()
                 keys.write_key_pair(self.pairs[name], self.key_file(name), force=True)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *about: object) -> None:
@@ -279,7 +271,7 @@ class Recording:
                 self._began = min(self._began, time.monotonic() - seconds)
 
 
-def free_port() -> int:
+def _free_port() -> int:
     """A TCP port of the loopback interface that nobody uses at the moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))

@@ -122,7 +122,7 @@ def _keep(folder: Path, to: Path) -> None:
 def measure(run: Run, offline: Offline | None = None) -> Result:
     """All figures of a run; those that compare with offline coding only if `offline` is given."""
     result = Result(run.scenario)
-    result.add("connected after", "s", dict.fromkeys(ENDS, run.connected_after), digits=1)
+    result.add("connected after", "s", lambda _: run.connected_after, digits=1)
     if run.scenario.silent:
         _silence(run, result)
     else:
@@ -144,11 +144,6 @@ def measure(run: Run, offline: Offline | None = None) -> Result:
     if not run.isolated:
         result.remarks.append("without network namespaces: both ends on the loopback interface")
     return result
-
-
-def _both(value: Callable[[Name], float | None]) -> dict[Name, float | None]:
-    """A value of each end."""
-    return {end: value(end) for end in ENDS}
 
 
 def delays_of(run: Run, end: Name) -> Delays:
@@ -175,13 +170,13 @@ def _latency(run: Run, result: Result) -> None:
     ):
         values = {end: delays[end].percentile(share) for end in ENDS}
         result.add(f"mouth to ear, {name}", "s", values, bars)
-    result.add("windows heard", "", _both(lambda end: len(delays[end].found)), digits=0)
-    unheard = _both(lambda end: len(delays[end].missing))
-    result.add("windows not heard", "", unheard, scenarios.UNHEARD if calm else none, 0)
-    result.add("the link's own figure, median", "s", _both(lambda end: _own_latency(run, end)))
+    result.add("windows heard", "", lambda end: len(delays[end].found), digits=0)
+    bars = scenarios.UNHEARD if calm else none
+    result.add("windows not heard", "", lambda end: len(delays[end].missing), bars, 0)
+    result.add("the link's own figure, median", "s", lambda end: _own_latency(run, end))
     if scenario.soak:
-        drift = _both(lambda end: _drift(delays[end].found))
-        result.add("mouth to ear, growth over the run", "s", drift, scenarios.LATENCY_GROWTH)
+        name, bars = "mouth to ear, growth over the run", scenarios.LATENCY_GROWTH
+        result.add(name, "s", lambda end: _drift(delays[end].found), bars)
     result.details["delays"] = {
         end: [[round(item.start, 2), round(item.delay, 4)] for item in delays[end].found]
         for end in ENDS
@@ -229,7 +224,7 @@ def _quality(run: Run, result: Result, offline: Offline) -> None:
     live = {end: score_run(run, end, with_phones) for end in ENDS}
     plain = {end: score_offline(run, end, offline, with_phones) for end in ENDS}
     calm = run.scenario.impair == ""
-    result.add("utterances", "", _both(lambda end: len(live[end])), digits=0)
+    result.add("utterances", "", lambda end: len(live[end]), digits=0)
     for key in SCORES:
         name = _NAMES[key]
         for where, scored in (("through the link", live), ("coded offline", plain)):
@@ -289,9 +284,9 @@ def score_offline(run: Run, end: Name, offline: Offline, with_phones: bool) -> l
 
 def _outage(run: Run, result: Result) -> None:
     down_at, up_at = run.outage or (0.0, 0.0)
-    again = _both(lambda end: heard_again(run, end, up_at))
-    result.add("speech heard again after", "s", again, scenarios.BACK_AFTER, 2)
-    result.add("link down for", "s", dict.fromkeys(ENDS, up_at - down_at), digits=1)
+    bars = scenarios.BACK_AFTER
+    result.add("speech heard again after", "s", lambda end: heard_again(run, end, up_at), bars, 2)
+    result.add("link down for", "s", lambda _: up_at - down_at, digits=1)
     result.details["states"] = {
         end: [[round(s["seconds"], 2), s["state"]] for s in run.snapshots[end]] for end in ENDS
     }
@@ -347,25 +342,26 @@ def _silence(run: Run, result: Result) -> None:
         rates = [float(s["talker"]["rate"]["now"]) for s in inside]
         return float(np.mean(rates)) if rates else None
 
-    cpu = _both(lambda end: _cpu(run, end, scenarios.SILENCE_SETTLES))
+    def cpu(end: Name) -> float | None:
+        return telemetry.cpu_share(run.usage[end], first, last)
+
     result.add("CPU, share of a core", "", cpu, scenarios.SILENT_CPU)
-    result.add("codec bits", "bit/s", _both(bits), scenarios.SILENT_BITS, 0)
-
-
-def _cpu(run: Run, end: Name, after: float = 2.0) -> float | None:
-    return telemetry.cpu_share(run.usage[end], run.talk_from + after, run.talk_to)
+    result.add("codec bits", "bit/s", bits, scenarios.SILENT_BITS, 0)
 
 
 def _load(run: Run, result: Result) -> None:
     def memory(end: Name) -> float | None:
         return run.usage[end][-1].proportional / 1e6 if run.usage[end] else None
 
+    def cpu(end: Name) -> float | None:
+        return telemetry.cpu_share(run.usage[end], run.talk_from + 2.0, run.talk_to)
+
     if not run.scenario.silent:
-        result.add("CPU, share of a core", "", _both(lambda end: _cpu(run, end)))
-        rate = _both(lambda end: telemetry.sent(run.snapshots[end])[1])
+        result.add("CPU, share of a core", "", cpu)
+        rate = {end: telemetry.sent(run.snapshots[end])[1] for end in ENDS}
         result.add("codec bits", "bit/s", rate, digits=0)
-    result.add("memory of its own", "MB", _both(memory), digits=0)
-    result.add("stopped after", "s", _both(run.stop_seconds.get), digits=1)
+    result.add("memory of its own", "MB", memory, digits=0)
+    result.add("stopped after", "s", run.stop_seconds.get, digits=1)
 
 
 def _memory(run: Run, result: Result) -> None:
@@ -378,7 +374,7 @@ def _memory(run: Run, result: Result) -> None:
         return None if value is None else value / 1e6
 
     name = f"memory gained after {settled - run.talk_from:.0f} s"
-    result.add(name, "MB", _both(gained), scenarios.MEMORY_GROWTH_MB, 1)
+    result.add(name, "MB", gained, scenarios.MEMORY_GROWTH_MB, 1)
     result.details["memory"] = {
         end: [[round(u.time - run.talk_from), u.proportional] for u in run.usage[end][::10]]
         for end in ENDS
@@ -393,10 +389,10 @@ def _memory(run: Run, result: Result) -> None:
 def _arrivals(run: Run, result: Result) -> None:
     """What became of the packets of each voice; the other end counts them."""
     counts = {end: telemetry.arrivals(run.snapshots[_OTHER[end]]) for end in ENDS}
-    frames = _both(lambda end: telemetry.sent(run.snapshots[end])[0])
+    frames = {end: telemetry.sent(run.snapshots[end])[0] for end in ENDS}
     result.add("frames sent", "", frames, digits=0)
     if "loss" in run.scenario.impair:
-        shares = _both(lambda end: counts[end]["lost"] / (frames[end] or math.nan))
+        shares = {end: counts[end]["lost"] / (frames[end] or math.nan) for end in ENDS}
         result.add("share of frames lost", "", shares)
     for name in telemetry.COUNTERS:
         unit, digits = ("s", 2) if name == "concealed" else ("", 0)
@@ -404,7 +400,7 @@ def _arrivals(run: Run, result: Result) -> None:
         result.add(name.replace("_", " "), unit, values, digits=digits)
     if "jitter" in run.scenario.impair and "loss" not in run.scenario.impair:
         name = "lost and not for missing its deadline"
-        unexplained = _both(lambda end: max(counts[end]["lost"] - counts[end]["late"], 0.0))
+        unexplained = {end: max(counts[end]["lost"] - counts[end]["late"], 0.0) for end in ENDS}
         result.add(name, "", unexplained, scenarios.UNEXPLAINED, 0)
     for end in ENDS:
         result.gaps += telemetry.gaps(run.snapshots[end], end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -73,11 +73,13 @@ class Result:
         self,
         name: str,
         unit: str,
-        values: Mapping[Name, float | None],
+        values: Mapping[Name, float | None] | Callable[[Name], float | None],
         bars: Bars = (None, None),
         digits: int = 3,
     ) -> None:
-        """Add a figure."""
+        """Add a figure; values: by end, or what measures an end."""
+        if not isinstance(values, Mapping):
+            values = {end: values(end) for end in ENDS}
         self.figures.append(Figure(name, unit, values, *bars, digits))
 
 

@@ -50,50 +50,40 @@ class GarbageStream:
     def send(self, data: bytes) -> None:
         """Send `data`, over a new connection if the last one is gone."""
         try:
-            if self._socket is None:
-                self._connect()
-            if self._socket is not None:
-                with contextlib.suppress(BlockingIOError):  # the listener takes no more
-                    self._socket.send(data)
-                    self._account.packets += 1
+            end = self._socket or self._connect()
+            with contextlib.suppress(BlockingIOError):  # the listener takes no more
+                end.send(data)
+                self._account.packets += 1
+            self._count(end)
         except OSError:
             self.close()
-            return
-        self._receive()
 
     def close(self) -> None:
-        """Read what is still there, and hang up."""
-        self._receive()
-        self._drop()
-
-    def _connect(self) -> None:
-        self._socket = socket.create_connection(self._address, 1.0)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setblocking(False)
-        self._account.connections += 1
-        self._received = 0
-        self._socket.send(self._opening)
-
-    def _receive(self) -> None:
-        if self._socket is None:
-            return
-        try:
-            data = self._socket.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop()
-            return
-        before, self._received = self._received, self._received + len(data)
-        self._account.greetings += before == 0 and len(data) > 0
-        self._account.received_bytes += max(self._received - max(before, GREETING_BYTES), 0)
-        if not data:
-            self._drop()
-
-    def _drop(self) -> None:
+        """Count what is still there, and hang up."""
         if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._count(self._socket)
             self._socket.close()
             self._socket = None
+
+    def _connect(self) -> socket.socket:
+        self._socket = end = socket.create_connection(self._address, 1.0)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end.setblocking(False)
+        self._account.connections += 1
+        self._received = 0
+        end.send(self._opening)
+        return end
+
+    def _count(self, end: socket.socket) -> None:
+        """Count what has come. Raises OSError once the other side has hung up."""
+        with contextlib.suppress(BlockingIOError):
+            data = end.recv(65536)
+            before, self._received = self._received, self._received + len(data)
+            self._account.greetings += before == 0 and len(data) > 0
+            self._account.received_bytes += max(self._received - max(before, GREETING_BYTES), 0)
+            if not data:
+                raise ConnectionResetError
 
 
 def greeting(mechanism: bytes) -> bytes:
