@@ -199,7 +199,7 @@ def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path)
     tiny = training(packed, tmp_path, 4)
     for start in (WEIGHTS / "paper", tmp_path / "nowhere"):
         tiny.schedule = replace(tiny.schedule, start=start)
-        with pytest.raises(BadInput, match=r"paper|cannot load model"):
+        with pytest.raises(BadInput, match=r"paper|cannot load the speech model"):
             tiny.stage("one", None)
 
 
