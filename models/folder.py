@@ -159,7 +159,7 @@ def new_model_folder(out: Path) -> Iterator[Path]:
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         yield draft
-        # Both may be private to who wrote them; a model is for whoever runs the codec.
+        # Temporary files are private; a model is for all users of the machine.
         draft.chmod(0o755)
         for file in draft.iterdir():
             file.chmod(0o644)

@@ -1,1 +1,1 @@
-"""Quality, bit rate and speed of sotto and of other speech codecs, measured alike."""
+"""Quality, bit rate and speed of sotto and of other codecs."""

@@ -74,8 +74,8 @@ def find_clips(folder: Path) -> list[Entry]:
 def choose(entries: Iterable[Entry], count: int) -> list[Entry]:
     """A subset of at most `count` clips, balanced over speakers; the same every time.
 
-    Speakers take turns, each giving one clip per turn; the order of speakers, and of the clips of
-    one, is by a hash of their names, so that it follows neither the alphabet nor the folder.
+    Every speaker gives one clip per turn; speakers, and the clips of each, are in the order of a
+    hash of their names.
     """
     queues: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -167,7 +167,7 @@ def _table_rows(folder: Path, wanted: set[str]) -> dict[str, dict[str, str]]:
                     if name in wanted:
                         rows.setdefault(name, row)
         except (OSError, UnicodeDecodeError, csv.Error):
-            # A table is a help, not a need: the clips can be measured without it.
+            # Clips can be measured without a table.
             continue
     return rows
 

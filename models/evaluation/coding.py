@@ -138,23 +138,23 @@ class LiveSotto(Sotto):
 def encode_live(encoder: LiveEncoder, samples: FloatArray) -> tuple[list[EncodedFrame], float]:
     """Drive a live encoder as a call does, faster than real time: (frames, seconds it was busy).
 
-    The clock is simulated: it stands at the seconds the encoder was busy and those it had to wait
-    for samples, so that the search gets as much time as in a call on a machine of its own.
+    The simulated clock adds the seconds that the encoder is busy and those that it waits for
+    samples, so that the search gets as much time as in a call.
     """
     count = -(-len(samples) // FRAME_SAMPLES)
     # The last column of a frame sees samples beyond the frame's end.
-    heard = np.zeros(count * FRAME_SAMPLES + LEAD, np.float32)
-    heard[: len(samples)] = samples
+    padded = np.zeros(count * FRAME_SAMPLES + LEAD, np.float32)
+    padded[: len(samples)] = samples
     frames: list[EncodedFrame] = []
     now = busy = 0.0
     pushed = 0
-    while pushed < len(heard):
-        spoken = max(min(int(now * SAMPLE_RATE), pushed + _LIVE_CHUNK), pushed)
+    while pushed < len(padded):
+        end = max(min(int(now * SAMPLE_RATE), pushed + _LIVE_CHUNK), pushed)
         begun = time.perf_counter()
-        frames += encoder.push(heard[pushed:spoken])
+        frames += encoder.push(padded[pushed:end])
         searching = encoder.refine()
         spent = time.perf_counter() - begun
-        pushed, now, busy = spoken, now + spent, busy + spent
+        pushed, now, busy = end, now + spent, busy + spent
         if not searching:
             now = max(now, (pushed + _LIVE_CHUNK) / SAMPLE_RATE)
     return frames, busy

@@ -79,7 +79,7 @@ class Settings:
             other = ImageCodec.load(self.preset, self.device)
             ours.append(own_codec(self.preset, other, settings, self.qualities))
         for each in ours:
-            # The first call compiles; its time is nobody's.
+            # The first call compiles, and is not to be timed.
             grey = np.full((64, 64, 3), 128, np.uint8)
             each.decode(each.encode(grey, max(each.settings[0], 1.0)))
         return [*ours, *peers(self.peers)]
@@ -207,7 +207,7 @@ def run(
         for name, part in found.items():
             points[name] += part
         done(file.name)
-    # Beside each other they wait for each other: times are those of pictures alone.
+    # Jobs slow each other down: times are those of pictures alone.
     alone = points
     if jobs > 1:
         alone = {c.name: _timed(c, points[c.name], files[:timed], settings.at) for c in codecs}

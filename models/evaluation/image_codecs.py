@@ -38,7 +38,7 @@ class MeasuredCodec:
     span: tuple[int, int] | None = None
 
     def encode_at(self, pixels: Pixels, bpp: float) -> bytes:
-        """The finest file of at most so many bits per pixel, or else the coarsest there is."""
+        """The finest file of at most `bpp` bits per pixel, or else the coarsest."""
         if self.span is None:
             return self.encode(pixels, self.settings[0])
         low, high = self.span
@@ -101,7 +101,7 @@ def own_codec(
     points: Sequence[float],
     option: Literal["quality", "bpp"] = "quality",
 ) -> MeasuredCodec:
-    """Our codec at fixed rate points, or the one it has, or at most at so many bits per pixel."""
+    """Our codec at fixed rate points, at its only one, or at targets of bits per pixel."""
     one_rate = codec.preset.one_rate and option == "quality"
 
     def encode(pixels: Pixels, point: float) -> bytes:

@@ -44,9 +44,9 @@ def edit_row(row: Sequence[int], symbol: str, hypothesis: Sequence[str]) -> list
 
 
 def decode_phones(samples: ArrayLike) -> list[str]:
-    """The phones (CMU set, without stress) heard in [n] samples at 16 kHz; no silence, no noise.
+    """The phones (CMU set, without stress) recognised in [n] samples at 16 kHz, at any level.
 
-    The level does not matter: it is brought to a fixed RMS first. Silence gives no phones.
+    Silence and noise give no phones.
     """
     audio = np.asarray(samples, np.float64)
     level = float(np.sqrt(np.mean(audio**2))) if audio.size else 0.0
@@ -54,7 +54,7 @@ def decode_phones(samples: ArrayLike) -> list[str]:
         return []
     pcm = np.clip(audio * (_LEVEL / level) * 32767, -32768, 32767).astype("<i2")
     decoder = _decoder()
-    # The cepstral mean of one clip must not colour the next: the result depends on the clip alone.
+    # Or the cepstral mean of one clip would carry over to the next.
     decoder.reinit_feat()
     decoder.start_utt()
     decoder.process_raw(pcm.tobytes(), no_search=False, full_utt=True)
@@ -74,11 +74,10 @@ def phone_errors(reference: Sequence[str], heard: Sequence[str]) -> tuple[int, i
 
 
 def transcript_errors(text: str, heard: Sequence[str]) -> tuple[int, int] | None:
-    """(errors, phones) of what was heard against an English transcript.
+    """(errors, phones) of recognised phones against an English transcript.
 
-    Words with several pronunciations count as the one nearest to what was heard; the number of
-    phones is that of the first pronunciations. None if the text is empty or holds a word (or a
-    number) that the dictionary does not.
+    Of several pronunciations of a word the nearest counts; the number of phones is that of the
+    first ones. None if the text is empty, or has digits or a word that the dictionary lacks.
     """
     pronunciations = transcript_phones(text)
     if not pronunciations:

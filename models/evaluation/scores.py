@@ -1,7 +1,7 @@
 """Objective quality of decoded speech: PESQ (wide- and narrowband), STOI, ESTOI and phone errors.
 
-Codecs delay what they code and some change its level, and neither is a loss of quality; so the
-decoded signal is aligned to the reference and brought to its level before it is scored.
+Delay and level are no matter of quality: the decoded signal is aligned to the reference and scaled
+to its level before it is scored.
 
 Sources: PESQ is ITU-T P.862 with the mappings of P.862.1 (narrowband) and P.862.2 (wideband); STOI
 is Taal et al., IEEE TASLP 19(7), 2011; ESTOI is Jensen & Taal, IEEE/ACM TASLP 24(11), 2016.
@@ -49,10 +49,9 @@ def score(
     """PESQ-WB, PESQ-NB, STOI and ESTOI of `decoded` against `reference`.
 
     reference [n], decoded [m]: mono samples at 16 kHz; m may differ from n. A delay of up to
-    `max_lag_s` seconds either way is removed first (0 leaves the signals as they are), and levels
-    are matched. Returns the keys of `SCORE_KEYS`; a score that is not defined for this clip (no
-    speech in it, or too short) is NaN, so that a mean can leave it out and count it. PESQ hears
-    the first 30 s only. Raises BadInput for signals that are empty, not mono or not finite.
+    `max_lag_s` seconds either way is removed first, and levels are matched. Returns the keys of
+    `SCORE_KEYS`, NaN for a score that is undefined (no speech, or too short). PESQ is of the first
+    30 s only. Raises BadInput for signals that are empty, not mono or not finite.
     """
     ref, deg = _checked(reference, "reference"), _checked(decoded, "decoded signal")
     if max_lag_s > 0:
@@ -71,10 +70,9 @@ def score(
 def delay(reference: ArrayLike, decoded: ArrayLike, max_lag_s: float = MAX_LAG_S) -> int:
     """Samples (at 16 kHz) by which `decoded` lags `reference`; negative when it leads.
 
-    The lag is found on band envelopes (1 ms grid), because parametric and phase-reconstructing
-    codecs keep the envelopes and not the waveform; where the waveforms do agree (normalised
-    correlation above 0.5) it is refined to the sample. Bounded to ±`max_lag_s`. 0 when either
-    signal is constant.
+    The lag is found on band envelopes (1 ms grid), since generative codecs do not keep the
+    waveform; where waveforms do agree (normalised correlation above 0.5) it is refined to the
+    sample. Bounded to ±`max_lag_s`; 0 when either signal is constant.
     """
     ref = np.asarray(reference, np.float64)
     deg = np.asarray(decoded, np.float64)
@@ -206,7 +204,7 @@ def score_codings(
 
     workers: processes to use; 0 scores in this one. Raises SottoError if a scoring process dies.
     """
-    # Number -1 stands for the originals, of which only the phones are wanted.
+    # Codec -1 stands for the originals, which are only recognised.
     work: dict[tuple[int, int], _Work] = {}
     if with_phones:
         work = {(-1, c): (None, clip.samples, True) for c, clip in enumerate(clips)}
@@ -275,10 +273,6 @@ def _phone_counts(
     """Errors and phones against the original's, then against a transcript; NaN where unknown."""
     if original is None:
         return math.nan, math.nan, math.nan, math.nan
-    heard = decoded[1]
-    errors, count = phones.phone_errors(original[1], heard)
-    against_text = phones.transcript_errors(text, heard) if text else None
-    return (
-        *((errors, count) if count else (math.nan, math.nan)),
-        *(against_text or (math.nan, math.nan)),
-    )
+    unknown = math.nan, math.nan
+    errors = phones.phone_errors(original[1], decoded[1]) if original[1] else unknown
+    return *errors, *((phones.transcript_errors(text, decoded[1]) if text else None) or unknown)

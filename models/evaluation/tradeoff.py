@@ -82,7 +82,7 @@ class AllowedSet:
         return self.inside(z / self.spacing)
 
     def latents(self, levels: Tensor) -> Tensor:
-        """The latents [B, S, C] that are so many level spacings."""
+        """Latents [B, S, C] of levels in level spacings."""
         return self.inside(levels) * self.spacing
 
     def nearest(self, levels: Tensor, dead_zone: float = 0.0) -> Tensor:

@@ -1,8 +1,8 @@
 """Kernels between the matrix products of the bfloat16 networks, compiled with numba.
 
-At one frame per call such steps cost as much as the products when each is a pass of its own; here
-there is one pass between two products. Halves are bfloat16, held as int16: numba has no bfloat16,
-but its bits are the upper ones of a float32.
+At one frame per call, separate passes would cost as much as the products; here there is one pass
+between two products. Halves are bfloat16, held as int16: numba has no bfloat16, but its bits are
+the upper ones of a float32.
 
 B frames of N rows each make R rows; W is the width of the residual stream, H that of a block's
 hidden layer. Kernels keep the interpreter's lock, for they run for microseconds.

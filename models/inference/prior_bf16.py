@@ -59,7 +59,7 @@ class HalfPrior:
 
     @torch.no_grad()
     def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `models.networks.speech.Prior`, in bfloat16."""
+        """`models.networks.speech.Prior.step_bits` in bfloat16."""
         own, traces = self.draw(u, u, rate)
         offset, inverse = traces[-2:]
         _, others = self.slopes(torch.ones_like(own), traces)
@@ -91,7 +91,7 @@ class HalfPrior:
 
 
 def _logistic_bits(offset: Tensor, inverse: Tensor) -> Tensor:
-    """-log2 of a logistic's mass between both ends, as in `speech.logistic_bits`."""
+    """-log2 of a logistic's mass, as in `codec.entropy.logistic.logistic_bits`."""
     distance = offset.abs()
     nats = torch.log1p(-torch.exp(-inverse))
     nats += F.logsigmoid((0.5 - distance) * inverse)

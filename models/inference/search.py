@@ -19,7 +19,7 @@ from models.networks.speech import Generator, Prior
 
 
 def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
-    """What RDOQ needs to know; None of models whose latents are no whole numbers."""
+    """What RDOQ needs of a model; None unless its latents are whole numbers."""
     if not (isinstance(generator, Generator) and isinstance(prior, Prior | HalfPrior)):
         return None
     drawn, steps = generator.basis.detach().square().sum(1), generator.shape.steps

@@ -191,8 +191,8 @@ class RandomFirstLayer(nn.Module):
         spread: Tensor,
         chosen: Tensor | None = None,
     ) -> None:
-        """scales, mean: [n * 64], of h0's DCT; spread: [n], of its channels in the linear synthesis
-        (`Convolutions`); chosen: of the first so many numbers in their order, which are reached."""
+        """scales, mean: [n * 64], of h0's DCT; spread: [n], of its channels in `Convolutions`;
+        chosen: flags of the first numbers in `reach_order`, one for each number reached."""
         super().__init__()
         self.random = RandomLayer(latents)
         order = reach_order(scales, spread)
@@ -310,8 +310,10 @@ class GanzModel(Model):
         self.scales.copy_(scales)
 
     def first_layer(self, latents: int, chosen: Tensor | None = None) -> RandomFirstLayer:
-        """The random first layer of d_c latents; chosen: which numbers they reach
-        (`RandomFirstLayer`). Raises ValueError when there is none."""
+        """The random first layer of d_c latents; chosen: see `RandomFirstLayer`.
+
+        Raises ValueError when there is no such layer.
+        """
         mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
         layer = RandomFirstLayer(latents, self.scales, mean, spread, chosen)
         return layer.to(self.scales.device)

@@ -76,10 +76,6 @@ def anchor_weights(rate: Tensor) -> Tensor:
     return hats(rate, ANCHORS)
 
 
-def _gains(channels: int) -> Gains:
-    return Gains(channels, steps=(0.55, 0.29, 0.15, 0.065), shape=(channels, 1, 1))
-
-
 def mirrored(x: Tensor) -> Tensor:
     """x [B, 3, H, W] with half a cell of its mirror image around it."""
     x = torch.cat((x[..., :HALF].flip(-1), x, x[..., -HALF:].flip(-1)), dim=-1)
@@ -105,18 +101,24 @@ class Block(nn.Module):
         return y
 
 
-class PhotoEncoder(nn.Module):
-    """E(x): image to scaled latents, the warm start of the search."""
+class _Transform(nn.Module):
+    """A lapped transform: its functions, the standard deviations of their latents, and gains."""
 
     spread: Tensor
 
     def __init__(self, shape: PhotoShape) -> None:
         super().__init__()
-        self.shape = shape
-        cell = COLOURS * STRIDE * STRIDE
-        self.basis = nn.Parameter(torch.zeros(shape.channels, cell, 2, 2))
-        self.register_buffer("spread", torch.ones(shape.channels))
-        self.gains = _gains(shape.channels)
+        self.shape, channels = shape, shape.channels
+        self.basis = nn.Parameter(torch.zeros(channels, COLOURS * STRIDE * STRIDE, 2, 2))
+        self.register_buffer("spread", torch.ones(channels))
+        self.gains = Gains(channels, steps=(0.55, 0.29, 0.15, 0.065), shape=(channels, 1, 1))
+
+
+class PhotoEncoder(_Transform):
+    """E(x): image to scaled latents, the warm start of the search."""
+
+    def __init__(self, shape: PhotoShape) -> None:
+        super().__init__(shape)
         self.enter = nn.Conv2d(COLOURS * HALF * HALF, shape.encoder_width, 1)
         self.blocks = nn.ModuleList(Block(shape.encoder_width) for _ in range(shape.encoder_blocks))
         self.leave = nn.Conv2d(4 * shape.encoder_width, shape.channels, 1)
@@ -139,20 +141,14 @@ class PhotoEncoder(nn.Module):
         return (linear + correction).float() * self.gains(rate)
 
 
-class PhotoGenerator(nn.Module):
+class PhotoGenerator(_Transform):
     """G(z): latents to an image; a linear synthesis plus a learned residual."""
 
-    spread: Tensor
     signs: Tensor
 
     def __init__(self, shape: PhotoShape) -> None:
-        super().__init__()
-        self.shape = shape
-        cell = COLOURS * STRIDE * STRIDE
-        self.basis = nn.Parameter(torch.zeros(shape.channels, cell, 2, 2))
-        self.register_buffer("spread", torch.ones(shape.channels))
+        super().__init__(shape)
         self.register_buffer("signs", torch.ones(2, shape.channels))
-        self.gains = _gains(shape.channels)
         self.enter = nn.Conv2d(shape.channels, shape.deep, 1)
         self.deep = nn.ModuleList(Block(shape.deep) for _ in range(shape.deep_blocks))
         self.rise = nn.Conv2d(shape.deep, 4 * shape.width, 1)
@@ -323,7 +319,7 @@ class PhotoModel(PriorModel):
         self.shape = shape
         self.encoder = PhotoEncoder(shape)
         self.generator = PhotoGenerator(shape)
-        # One and the same: gains of their own would only move together, and so not at all.
+        # Shared: two sets of gains could only move together.
         self.encoder.gains = self.generator.gains
         self.prior = Prior(shape)
         self.log_prices = [-math.log(v * 255**2) for v in (0.0003, 0.0015, 0.0075, 0.04)]

@@ -56,7 +56,7 @@ class RandomLayer(nn.Module):
         self.latents = latents
         exponent = latents.bit_length() - 1
         self._size = 1 << exponent
-        order = torch.from_numpy(random_order(latents, seed, 0).copy())
+        order = torch.from_numpy(random_order(latents, seed, 0))
         signs = [random_signs(latents, seed, 1 + number) for number in range(_PASSES)]
         buffers = {
             "signs": torch.from_numpy(np.stack(signs)).float(),

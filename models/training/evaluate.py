@@ -26,7 +26,7 @@ def evaluate(
     count: int = 24,
     iterations: int = 30,
     preset: str = DEFAULT_PRESET,
-    note: Callable[[str], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Code clips with the model in `folder`; means of PESQ, STOI, ESTOI and container bits/s.
 
@@ -42,15 +42,14 @@ def evaluate(
     settings = replace(find_preset(preset), model=str(folder.resolve()))
     codec = SpeechCodec(settings, device)
     chosen, skipped = load_clips(clips, count, MAX_SECONDS)
-    if note is not None and skipped:
+    if skipped:
         note(f"{len(skipped)} clips left out, first {next(iter(skipped.values()))}")
     rows = []
     for clip in chosen:
         data = codec.encode(clip.samples, SAMPLE_RATE, iterations=iterations)
         row = score(clip.samples, codec.decode(data), max_lag_s=0.0)
         rows.append(row | {"bits_per_second": 8.0 * len(data) / clip.seconds})
-        if note is not None:
-            note(f"{clip.name}: " + ", ".join(f"{k} {v:.3g}" for k, v in rows[-1].items()))
+        note(f"{clip.name}: " + ", ".join(f"{k} {v:.3g}" for k, v in rows[-1].items()))
     means = {
         key: estimates.mean([row[key] for row in rows]).value
         for key in (*SCORE_KEYS, "bits_per_second")

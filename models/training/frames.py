@@ -120,7 +120,7 @@ def _read_shard(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_index(path: Path) -> list[dict[str, object]]:
-    """What `train.json` lists; nothing where there is none. Raises BadInput if it is damaged."""
+    """The entries of `train.json`, none without the file. Raises BadInput if it is damaged."""
     if not path.exists():
         return []
     if path.stat().st_size > _MAX_INDEX_BYTES:

@@ -137,7 +137,7 @@ class GanzTask(Task):
             lapped.signs.copy_(channels.signs)
 
     def _discriminator_start(self, mean: Tensor) -> None:
-        """Let its middle pass on the features that vary most as they are."""
+        """Set the code to the features that vary most."""
         shape = self.settings.shape
         spread = self.generator.body.spread.repeat_interleave(GRID * GRID)
         kept = (self.scales * spread).argsort(descending=True)[: shape.latents]

@@ -83,8 +83,8 @@ class ImageTask(Task):
         self.modules = {"model": self.model, "average": self.average}
         self.optimisers = {"moments": (optimiser, self.model)}
         self.amount = settings.batch
-        # Threads with a share of the batch each meet once per step, not in every layer: on a busy
-        # machine several times as fast as the layers' own threads.
+        # Threads that share out the batch synchronise once per step and not in every layer, which
+        # is several times as fast on a busy machine.
         self._workers = min(torch.get_num_threads(), settings.batch) if device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._workers) if self._workers > 1 else None
 

@@ -33,8 +33,8 @@ class Run:
 
     pause: minutes that the whole run may take from now on; None for as long as it needs.
     note: takes a line for the user. progress: takes the name of a stage, the share of it that is
-    done, and some figures. `signal` is the number of the signal that asked for the end; whoever
-    handles signals sets it, but only while `loops`: nothing else looks at it soon.
+    done, and some figures. `signal` is the number of the signal that asked for the end; signal
+    handlers set it only while `loops`, since nothing else polls it.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Task:
     name: str
     settings: LoopSettings
     average: nn.Module
-    final = False  # whether a training that has ended cannot go on when it is given more time
+    final = False  # whether a finished training cannot be extended
 
     def __init__(self, team: Team) -> None:
         self.team, self.device = team, team.device

@@ -34,7 +34,7 @@ class Photographs:
         *,
         crop: int = 256,
         held_out: int = 48,
-        note: Callable[[str], None] | None = None,
+        note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.crop = crop
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -49,7 +49,7 @@ class Photographs:
             usable = [image for image in pool.map(_load, wanted) if image is not None]
         if not usable:
             raise BadInput(f"no photographs of at least {crop}x{crop} pixels in {folder}")
-        if len(usable) < len(files) and note is not None:
+        if len(usable) < len(files):
             note(f"{len(files) - len(usable)} pictures are unreadable, too small or too large")
         # Of fewer than `held_out` none.
         self.training = [image for k, image in enumerate(usable) if (k + 1) % held_out]

@@ -81,7 +81,7 @@ def prepare(
     processes: int = 2,
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
     """Pack `data/train/*` into shards in `target`; files that cannot be read are left out.
 
@@ -123,8 +123,7 @@ def prepare(
                 index.append(entry)
                 shard.append(piece)
                 size, columns = size + len(piece), columns + len(piece)
-        if progress is not None:
-            progress(done, len(jobs))
+        progress(done, len(jobs))
     flush()
     if not index:
         reason = next(iter(skipped.values()), "no utterance is long enough")

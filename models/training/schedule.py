@@ -1,4 +1,4 @@
-"""Training of a speech model from recordings: its stages, their order, files and share of time.
+"""Training of a speech model from recordings: stages, their files and their shares of time.
 
 WORK/data      packed shards            WORK/centres   the model with its K-means centres
 WORK/features  the feature network      WORK/two       stage two
@@ -158,7 +158,7 @@ class SpeechTraining:
         return train(self.task(name, minutes), self.schedule.work / name, self.run)
 
     def task(self, name: StageName, minutes: float | None) -> SpeechTask:
-        """Stage one or two as the training loop takes it."""
+        """The task of stage one or two."""
         schedule = self.schedule
         settings = replace(schedule.stage, minutes=minutes, steps=schedule.steps)
         prices = Prices(schedule.bits_scale)
@@ -229,7 +229,7 @@ class SpeechTraining:
             found = load_speech_model("speech", folder)
             if not isinstance(found, SpeechModel):
                 raise BadInput(f"{start}: the paper's system; `sotto train paper` trains it")
-            # Anew, for its entropy coders cannot be copied as training copies networks.
+            # Training copies networks, and entropy coders cannot be copied.
             model = SpeechModel(found.shape)
             model.load_state_dict(found.state_dict())
             model.log_prices = found.log_prices
