@@ -134,31 +134,3 @@ class PaperModel(StaticModel):
             "range": StaticRangeCoder(counts, shape.steps, shape.channels),
             "huffman": StaticHuffmanCoder(counts, shape.steps, shape.channels),
         }
-
-
-@torch.no_grad()
-def start_linear(encoder: PaperEncoder, generator: PaperGenerator, frames: Tensor) -> None:
-    """Set both linear parts from training frames [N, T, M]: principal components, least squares.
-
-    All latents share their levels, so each should matter the same: the components, scaled to
-    powers in proportion to their deviations (the optimum against white noise), are mixed by a
-    rotation. The generator's inverse is fitted on the encoder's bounded latents.
-    """
-    s = encoder.shape
-    mean = frames.mean((0, 1))
-    patches = (frames - mean).reshape(-1, s.patch * s.mels)
-    variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-    order = torch.arange(len(variances) - 1, len(variances) - 1 - s.channels, -1)
-    deviation = variances[order].clamp_min(1e-8).sqrt()
-    power = (0.4 * s.reach) ** 2 * deviation / deviation.mean()
-    mixing = torch.randn(s.channels, s.channels, generator=torch.Generator().manual_seed(0))
-    rotation, _ = torch.linalg.qr(mixing)
-    encoder.mean.copy_(mean)
-    encoder.basis.copy_(vectors[:, order] * (power.sqrt() / deviation) @ rotation)
-    noise = len(patches) / 12.0  # of rounding to steps of one
-    z = expand(compress(patches @ encoder.basis, s.reach), s.reach)
-    inverse = torch.linalg.solve(z.T @ z + noise * torch.eye(s.channels), z.T @ patches)
-    home = inverse.reshape(s.channels, s.patch, s.mels).transpose(1, 2)
-    generator.mean.copy_(mean)
-    generator.basis.zero_()
-    generator.basis[:, :, s.patch // 2 : s.patch // 2 + s.patch] = home

@@ -16,11 +16,12 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from codec.image.container import STRIDE
+from models.networks.paper import compress, expand
 from models.networks.photo import COLOURS, PhotoModel, lapped_analysis, mean_channels
 from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator
 from models.networks.speech import SpeechModel
+from models.networks.speech_paper import PaperEncoder, PaperGenerator
 
-_USED = 0.15  # of the reach of the paper's latents: their standard deviation
 _CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
 
 
@@ -133,25 +134,52 @@ def start_image(model: PhotoModel, x: Tensor) -> None:
 
 
 @torch.no_grad()
+def start_paper_speech(encoder: PaperEncoder, generator: PaperGenerator, x: Tensor) -> None:
+    """Set both linear parts from training frames x [N, T, M]: principal components, least squares.
+
+    The generator's inverse is fitted on the encoder's bounded latents.
+    """
+    s = encoder.shape
+    mean = x.mean((0, 1))
+    patches = (x - mean).reshape(-1, s.patch * s.mels)
+    variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    order = torch.arange(len(variances) - 1, len(variances) - 1 - s.channels, -1)
+    scale, rotation = _mixing(variances[order].clamp_min(1e-8).sqrt(), 0.4 * s.reach)
+    encoder.mean.copy_(mean)
+    encoder.basis.copy_(vectors[:, order] * scale @ rotation)
+    noise = len(patches) / 12.0  # of rounding to steps of one
+    z = expand(compress(patches @ encoder.basis, s.reach), s.reach)
+    inverse = torch.linalg.solve(z.T @ z + noise * torch.eye(s.channels), z.T @ patches)
+    home = inverse.reshape(s.channels, s.patch, s.mels).transpose(1, 2)
+    generator.mean.copy_(mean)
+    generator.basis.zero_()
+    generator.basis[:, :, s.patch // 2 : s.patch // 2 + s.patch] = home
+
+
+@torch.no_grad()
 def start_paper_image(
     encoder: PaperImageEncoder, generator: PaperImageGenerator, x: Tensor
 ) -> None:
-    """Set both linear parts from training pictures x [N, 3, H, W] in [0, 1].
-
-    The functions are scaled and mixed as in `models.networks.speech_paper.start_linear`.
-    """
-    shape = encoder.shape
-    channels = lapped_channels(x, shape.channels)
-    power = (_USED * shape.reach) ** 2 * channels.spread / channels.spread.mean()
-    scale = power.sqrt() / channels.spread
-    random = torch.randn(shape.channels, shape.channels, generator=torch.Generator().manual_seed(0))
-    rotation, _ = torch.linalg.qr(random)
+    """Set both linear parts from training pictures x [N, 3, H, W] in [0, 1]: a lapped transform."""
+    channels = lapped_channels(x, encoder.shape.channels)
+    scale, rotation = _mixing(channels.spread, 0.15 * encoder.shape.reach)
     for part in (encoder, generator):
         part.basis.copy_(channels.bases)
     encoder.mixing.copy_(rotation.T * scale)
     generator.mixing.copy_(rotation / scale[:, None])
     generator.signs.copy_(channels.signs)
     generator.smooth.copy_(mean_channels(channels.bases).float())
+
+
+def _mixing(deviations: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Scales [C] and a rotation [C, C] by which latents of given deviations all matter the same.
+
+    Scaled, their powers are in proportion to their deviations, the optimum against white noise;
+    level: the root of the mean power.
+    """
+    power = level**2 * deviations / deviations.mean()
+    random = torch.randn(len(power), len(power), generator=torch.Generator().manual_seed(0))
+    return power.sqrt() / deviations, torch.linalg.qr(random)[0]
 
 
 def _as_cells(kernels: Tensor) -> Tensor:

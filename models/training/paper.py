@@ -40,17 +40,11 @@ from models.networks.photo_paper import (
     PaperImageShape,
 )
 from models.networks.speech_distance import FrameDistance
-from models.networks.speech_paper import (
-    PaperEncoder,
-    PaperGenerator,
-    PaperModel,
-    PaperShape,
-    start_linear,
-)
+from models.networks.speech_paper import PaperEncoder, PaperGenerator, PaperModel, PaperShape
 from models.training.distributed import alone
 from models.training.export import IMAGE_LICENCE, SPEECH_LICENCE
 from models.training.frames import FrameShards
-from models.training.linear_start import start_paper_image
+from models.training.linear_start import start_paper_image, start_paper_speech
 from models.training.loop import LoopSettings, Run, Task, learning_rate, parameter_groups, train
 from models.training.photographs import Photographs
 
@@ -297,7 +291,7 @@ class PaperTask(TwoStageTask):
 
     name = "paper"
     model_type, encoder_type, generator_type = PaperModel, PaperEncoder, PaperGenerator
-    linear_start = staticmethod(start_linear)
+    linear_start = staticmethod(start_paper_speech)
     planes = 1
     licence = SPEECH_LICENCE
 
