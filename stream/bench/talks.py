@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -78,21 +79,19 @@ def talk(clips: Sequence[Clip], seconds: float, first: int = 0) -> Talk:
     are none.
     """
     if not clips:
-        raise BadInput("there are no clips to be said")
+        raise BadInput("there are no clips to play")
     parts = [np.zeros(round(_LEAD * SAMPLE_RATE), np.float32)]
     utterances: list[Utterance] = []
     length = len(parts[0])
     pause = np.zeros(round(_PAUSE * SAMPLE_RATE), np.float32)
-    number = first
-    while True:
-        clip = clips[number % len(clips)]
-        if utterances and length + len(clip.samples) > seconds * SAMPLE_RATE:
+    for clip in islice(cycle(clips), first % len(clips), None):
+        last = length + len(clip.samples)
+        if utterances and last > seconds * SAMPLE_RATE:
             break
         peak = float(np.abs(clip.samples).max())
-        utterances.append(Utterance(clip.name, length, length + len(clip.samples)))
+        utterances.append(Utterance(clip.name, length, last))
         parts += [(clip.samples * (_PEAK / peak)).astype(np.float32), pause]
-        length += len(clip.samples) + len(pause)
-        number += 1
+        length = last + len(pause)
     return Talk(np.concatenate(parts), tuple(utterances))
 
 
@@ -116,11 +115,10 @@ def find_talk(talk: Talk, recording: FloatArray, limit: float = 20.0) -> list[in
     offset: int | None = None
     for utterance in talk.utterances:
         part = talk.samples[utterance.first : utterance.last]
-        if offset is None:
-            at, match = locate(part, recording, 0, round(limit * SAMPLE_RATE))
-        else:
-            expected = utterance.first + offset
-            at, match = locate(part, recording, expected - _STRAYING, expected + _STRAYING)
+        first, last = 0, round(limit * SAMPLE_RATE)
+        if offset is not None:
+            first, last = (utterance.first + offset + off for off in (-_STRAYING, _STRAYING))
+        at, match = locate(part, recording, first, last)
         if match >= _SAME:
             offset = at - utterance.first
         starts.append(at if match >= _SAME else -1)

@@ -23,7 +23,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            process.wait(3.0)
+            process.wait(10.0)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()

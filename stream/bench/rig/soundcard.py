@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -65,12 +64,6 @@ class Running:
 
     def stop(self) -> None:
         """End it; a recording is whole afterwards."""
-        if self.running:
-            # parecord finishes the file on SIGINT and on SIGTERM alike.
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(3.0)
         end(self._process)
 
 
@@ -94,7 +87,6 @@ class VirtualSoundCards:
         self._skews = skews
         self.skewed: dict[str, SkewedCard] = {}
         self._stack = contextlib.ExitStack()
-        self._running: list[Running] = []
 
     def __enter__(self) -> VirtualSoundCards:
         if (reason := unavailable()) is not None:
@@ -102,13 +94,11 @@ class VirtualSoundCards:
         try:
             self._start()
         except BaseException:
-            self.__exit__()
+            self._stack.close()
             raise
         return self
 
     def __exit__(self, *about: object) -> None:
-        for running in self._running:
-            running.stop()
         self._stack.close()
 
     def environment(self, card: str) -> dict[str, str]:
@@ -178,8 +168,9 @@ class VirtualSoundCards:
             stderr=subprocess.DEVNULL,
         )
         prefer(process.pid)
-        self._running.append(Running(process))
-        return self._running[-1]
+        running = Running(process)
+        self._stack.callback(running.stop)
+        return running
 
     def _start(self) -> None:
         # In /tmp whatever TMPDIR says: the path of a socket has at most 107 characters.
@@ -208,10 +199,8 @@ class VirtualSoundCards:
             "PULSE_STATE_PATH": folder,
             "DBUS_SESSION_BUS_ADDRESS": "disabled:",
         }
-        argv = (
-            "pulseaudio -n --daemonize=no --use-pid-file=no --exit-idle-time=-1 --disable-shm=yes"
-        )
-        argv += " --realtime=no --high-priority=no --log-level=notice -F"
+        argv = "pulseaudio -n --daemonize=no --use-pid-file=no --exit-idle-time=-1 "
+        argv += "--disable-shm=yes --realtime=no --high-priority=no --log-level=notice -F"
         with open(self._folder / "server.log", "wb") as log:
             self._server = subprocess.Popen(
                 [*argv.split(), str(self._folder / "default.pa")],
