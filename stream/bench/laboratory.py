@@ -57,7 +57,7 @@ class Setup:
     impair: str = ""
 
     def options(self, name: Name) -> list[str]:
-        """The options both commands know."""
+        """The options that both commands take."""
         options = ["--headless", "--name", name]
         for option, value in asdict(self).items():
             if value not in (None, ""):
@@ -123,9 +123,9 @@ def _end_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
 class Laboratory:
     """Sound cards and hosts "a" and "b"; a context manager.
 
-    folder: for everything that is written; skewed: clocks of the cards in ppm, which then keep
-    recordings of their own instead of the common one. Where the machine allows it, each end is in
-    a network namespace of its own.
+    folder: for everything that is written; skewed: by how many ppm the clock of each card is fast;
+    they then keep recordings of their own instead of the common one. Where the machine allows it,
+    each end is in a network namespace of its own.
 
     Raises RigError on entering where sound cards cannot be had.
     """
@@ -222,9 +222,8 @@ def await_state(ends: Sequence[End], state: str, timeout: float) -> None:
 class Recording:
     """The common recording of all microphones and loudspeakers; a context manager.
 
-    Also keeps what is needed to say where in it a moment of the monotonic clock is: the file can
-    never be ahead of time, so the smallest lag seen between the two bounds its beginning. What it
-    gives is late by the recorder's smallest latency (some 10 ms), never early.
+    It also finds out when it began: the file can never be ahead of time, so the smallest lag seen
+    bounds that moment, which is late by the recorder's least latency (some 10 ms), never early.
     """
 
     def __init__(self, cards: VirtualSoundCards, path: Path) -> None:
@@ -251,7 +250,7 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """How much of it is in the file so far."""
+        """How many seconds are in the file so far."""
         return self._path.stat().st_size / self._frame_bytes / SAMPLE_RATE
 
     def channels(self) -> dict[tuple[Name, Part], NDArray[np.float32]]:

@@ -44,20 +44,20 @@ if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
 
 _OTHER: dict[Name, Name] = {"a": "b", "b": "a"}
-_PLAYER_STARTS = 8.0  # seconds a player may take to begin
+_PLAYER_STARTS = 8.0  # seconds a player may take to start
 ALIGNMENTS = (0, 5461, 10922)  # samples of silence before: a third of a frame each
 _RETURN_WINDOW = 1.5
 _RETURN_STEP = 0.1
 _RETURN_SIMILARITY = 0.7
-_OFFLINE_DELAY = 0.2  # seconds within which speech that was coded offline is looked for
+_OFFLINE_DELAY = 0.2  # seconds, the longest that is looked for in speech coded offline
 _NAMES = {"pesq_nb": "PESQ-NB", "pesq_wb": "PESQ-WB", "stoi": "STOI"}
 
 
 class Offline:
-    """Talks coded in one go, as `sotto encode` does; the codec is loaded when first needed.
+    """Codes talks in one go, as `sotto encode` does; the codec is loaded when first needed.
 
-    How the frames fall on the words changes the scores of one utterance by tenths, and in a call
-    nobody knows how they do; so a talk is coded at several alignments.
+    Where the frames begin changes the scores of an utterance by tenths, and in a call they begin
+    anywhere, so a talk is coded at several alignments.
     """
 
     def __init__(self, load: Callable[[], SpeechCodec]) -> None:
@@ -66,10 +66,7 @@ class Offline:
         self._known: list[tuple[FloatArray, list[FloatArray]]] = []
 
     def __call__(self, samples: FloatArray) -> list[FloatArray]:
-        """A talk [n] coded and decoded, each [n], with its frames at ALIGNMENTS.
-
-        The beginning of a longer talk before is reused.
-        """
+        """The talk [n] coded and decoded, [n] for each of ALIGNMENTS; taken from one known."""
         for before, decoded in self._known:
             if len(samples) <= len(before) and np.array_equal(before[: len(samples)], samples):
                 return [each[: len(samples)] for each in decoded]
@@ -147,7 +144,7 @@ def measure(run: Run, offline: Offline | None = None) -> Result:
 
 
 def delays_of(run: Run, end: Name) -> Delays:
-    """Mouth-to-ear delays of the voice of `end`."""
+    """Mouth-to-ear delays of what `end` says."""
     said, heard = run.tracks[end], run.tracks[_OTHER[end]]
     return mouth_to_ear(
         said.said,
@@ -200,7 +197,7 @@ def _drift(found: Sequence[Heard]) -> float | None:
 
 
 def _breaks(run: Run, result: Result, offline: Offline | None) -> None:
-    """What breaks the sound, against what coding alone does to the same talk."""
+    """The sharpest break in the sound, against those of the same talk coded offline."""
     level: dict[Name, float] = {}
     excess: dict[Name, float] = {}
     result.details["break_at"] = at = {}
@@ -250,11 +247,11 @@ def _quality(run: Run, result: Result, offline: Offline) -> None:
 def _losses(
     offline: Sequence[UtteranceScore], live: Sequence[UtteranceScore], key: str
 ) -> list[float]:
-    """Differences in score, utterance by utterance: once through the link and once offline."""
+    """What each utterance lost on the link: its score offline less that through the link."""
     known: dict[str, list[float]] = {}
     for item in offline:
         known.setdefault(item.name, []).append(item.scores[key])
-    # An utterance is said, and coded, several times: offline it is the mean that counts.
+    # An utterance is coded several times offline: the mean counts.
     base = {name: float(np.mean(values)) for name, values in known.items()}
     gaps = [base[item.name] - item.scores[key] for item in live if item.name in base]
     return [gap for gap in gaps if math.isfinite(gap)]
@@ -264,7 +261,7 @@ def score_run(run: Run, end: Name, with_phones: bool) -> list[UtteranceScore]:
     """The utterances of one end as they came out of the other's loudspeaker."""
     said = run.tracks[end]
     heard = run.tracks[_OTHER[end]].heard
-    # The first clip may be said again later: it is the first time that is wanted.
+    # The first clip may be repeated later; its first occurrence is wanted.
     starts = find_talk(run.talks[end], said.said, run.talk_from - said.began + _PLAYER_STARTS)
     return score_talk(run.talks[end], starts, said.said, heard, with_phones=with_phones)
 
@@ -328,7 +325,7 @@ def _unknown_peer(run: Run, result: Result) -> None:
 
 
 def _silence(run: Run, result: Result) -> None:
-    """Once the activity detector has got used to the room."""
+    """Load and bit rate in silence, once the activity detector has adapted to the room."""
 
     first, last = run.talk_from + scenarios.SILENCE_SETTLES, run.talk_to
 
@@ -387,7 +384,7 @@ def _memory(run: Run, result: Result) -> None:
 
 
 def _arrivals(run: Run, result: Result) -> None:
-    """What became of the packets of each voice; the other end counts them."""
+    """What became of the packets of each end, as counted by the other."""
     counts = {end: telemetry.arrivals(run.snapshots[_OTHER[end]]) for end in ENDS}
     frames = {end: telemetry.sent(run.snapshots[end])[0] for end in ENDS}
     result.add("frames sent", "", frames, digits=0)

@@ -32,7 +32,7 @@ HOW = {
 class Figure:
     """One measured value for each end (None: could not be measured).
 
-    bar: the largest value that will do; beyond: one that would be better still.
+    bar: the upper limit; beyond: one that would be better still.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass
 class Result:
-    """What came of a scenario: figures, under- and overflows, remarks, or why it could not run."""
+    """Outcome of a scenario: figures, under- and overflows, remarks, or why it could not run."""
 
     scenario: Scenario
     figures: list[Figure] = field(default_factory=list)

@@ -86,7 +86,7 @@ def run(
 
 
 def _talks(scenario: Scenario, clips: Sequence[Clip]) -> dict[Name, Talk]:
-    """What each end says: half of the clips lie between the two."""
+    """What each end says; they are half of the clips apart."""
     if scenario.silent:
         return {name: room_noise(scenario.seconds, seed=k) for k, name in enumerate(ENDS)}
     seconds = min(_SOAK_TALK, scenario.seconds) if scenario.soak else scenario.seconds
@@ -178,7 +178,7 @@ def _call(
 
 
 def _make_trouble(result: Run, lab: Laboratory) -> None:
-    """What happens during the talk."""
+    """Pull the cable or flood the port during the talk, if the scenario says so."""
     scenario = result.scenario
     if scenario.trouble == "outage" and lab.hosts is not None:
         _sleep_until(result.talk_from + scenarios.OUTAGE_AT)

@@ -7,11 +7,11 @@ from typing import Literal
 
 FRAME_SECONDS = 1.024
 
-# (what must be reached, what would be better still): the largest values that are allowed.
+# (required, better still): upper limits.
 Bars = tuple[float | None, float | None]
 LATENCY: Bars = (FRAME_SECONDS + 0.45, FRAME_SECONDS + 0.15)
 QUALITY_LOSS: Bars = (0.1, 0.03)
-# Frames fall differently on the words live and offline, which moves the figure by 1 to 2 dB.
+# Frames begin elsewhere live than offline, which moves the figure by 1 to 2 dB.
 BREAKS_DB: Bars = (3.0, None)
 BACK_AFTER: Bars = (3.0, 1.0)
 SILENT_CPU: Bars = (0.15, None)
@@ -27,7 +27,7 @@ Trouble = Literal["none", "outage", "garbage"]
 
 @dataclass(frozen=True)
 class Scenario:
-    """One situation.
+    """What a call has to stand.
 
     seconds: how long both ends talk (or keep silent: `silent`); impair: what happens to packets on
     their way, see `stream.link.impairment`; quality: score against the same talk coded offline;
@@ -54,9 +54,9 @@ class Scenario:
 
 OUTAGE_AT, OUTAGE_SECONDS = 12.0, 10.0
 GARBAGE_AT, GARBAGE_RATE = 4.0, 10_000.0
-SILENCE_SETTLES = 15.0  # seconds; before, the microphones heard digital silence
+SILENCE_SETTLES = 15.0  # seconds; before the talk, the microphones heard digital silence
 
-# Seeds with which the first minute has about the share and length of losses that are asked for.
+# With these seeds the first minute has about the share and length of losses asked for.
 SCENARIOS = (
     Scenario("quiet-network", "Both talk, nothing else happens", 52.0, quality=True, phones=True),
     Scenario(

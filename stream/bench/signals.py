@@ -103,7 +103,7 @@ def best_lag(part: FloatArray, reach: FloatArray) -> tuple[float, float]:
 def locate(part: FloatArray, recording: FloatArray, first: int, last: int) -> tuple[int, float]:
     """Where `part` [n] begins in `recording` if between `first` and `last`, by its waveform.
 
-    For what passed unchanged but for its level. Returns (index, normalised correlation).
+    For sound of which only the level has changed. Returns (index, normalised correlation).
     """
     first = max(first, 0)
     reach = np.asarray(recording[first : last + len(part)], np.float64)
@@ -130,12 +130,12 @@ def speech_windows(said: FloatArray, window: float, step: float) -> Iterator[flo
 def sharpest_break(samples: FloatArray) -> tuple[float, int]:
     """The sharpest break in a sound: (how it stands out in dB, at which sample).
 
-    A click is a step or a kink: the second difference of a sound, which weighs frequencies by
-    their square, shows it before all else. So do hisses, but they last: what counts is the energy
-    within 1 ms over the mean of the 8 ms before or after, whichever is more. What is negligible
-    against the whole's mean does not count, so that a sound may begin in silence. Speech has
-    plosives, and coded speech is sharper still: only the comparison with it says anything.
-    -inf for silence, or less than 20 ms.
+    A click is a step or a kink, which stands out in the second difference, as that weighs
+    frequencies by their square. Fricatives stand out too, but last longer, so the measure is the
+    energy within 1 ms over the mean of the 8 ms before or after, whichever is more. A floor
+    relative to the mean of the whole lets a sound begin in silence. Speech has plosives, and coded
+    speech is sharper still, so only a comparison with it means anything. -inf for silence, or less
+    than 20 ms.
     """
     values = np.asarray(samples, np.float64)
     if len(values) < 320 or not values.any():
@@ -174,8 +174,8 @@ def _band_envelopes(samples: FloatArray) -> Floats:
 def _correlations(pattern: Floats, field: Floats, floor: float) -> Floats:
     """Normalised correlation of [bands, n] with [bands, m] at every lag: [m - n + 1].
 
-    floor: share of the largest energy that every window counts as having: windows of digital
-    silence have no shape, and must not win by division.
+    floor: the least energy of a window as a share of the largest, so that windows of digital
+    silence do not win by division.
     """
     count = pattern.shape[1]
     lags = field.shape[1] - count + 1

@@ -73,10 +73,9 @@ def read_clips(folder: Path, count: int = 24) -> list[Clip]:
 
 
 def talk(clips: Sequence[Clip], seconds: float, first: int = 0) -> Talk:
-    """The clips in turn from number `first` on, again from the start if need be, for `seconds`.
+    """A talk of at most `seconds`: the clips in turn from number `first` on, repeated if need be.
 
-    At least one clip, whole clips only; each is brought to the same peak. Raises BadInput if there
-    are none.
+    It has whole clips only, at least one, all with the same peak. Raises BadInput without clips.
     """
     if not clips:
         raise BadInput("there are no clips to play")
@@ -96,7 +95,7 @@ def talk(clips: Sequence[Clip], seconds: float, first: int = 0) -> Talk:
 
 
 def room_noise(seconds: float, level_db: float = -66.0, seed: int = 0) -> Talk:
-    """Nobody speaks: quiet noise with the slope of a room's, level in dB of full scale (RMS)."""
+    """A talk without speech: noise with the spectral slope of a room, RMS in dB of full scale."""
     count = round(seconds * SAMPLE_RATE)
     spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=count))
     spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)) * SAMPLE_RATE / count, 50.0))
@@ -106,10 +105,10 @@ def room_noise(seconds: float, level_db: float = -66.0, seed: int = 0) -> Talk:
 
 
 def find_talk(talk: Talk, recording: FloatArray, limit: float = 20.0) -> list[int]:
-    """Where in `recording` each utterance of the talk begins; those not there are -1.
+    """The sample of `recording` at which each utterance of the talk begins; -1 if it does not.
 
-    limit: seconds within which the first begins. The recording is of the microphone: the waveform
-    is unchanged but for level.
+    The recording is of the microphone, where only the level differs. limit: seconds within which
+    the first utterance begins.
     """
     starts: list[int] = []
     offset: int | None = None
@@ -134,10 +133,10 @@ def score_talk(
     longest: float = LONGEST_DELAY,
     with_phones: bool = False,
 ) -> list[UtteranceScore]:
-    """Every utterance found at `starts` of `said`, against what of it is in `heard`.
+    """Scores of the utterances that begin at `starts` in `said`, as they were `heard`.
 
-    Each is aligned by itself; PESQ takes care of changes of the delay inside. `said` and `heard`
-    have a common time axis. longest: seconds of delay.
+    Each is aligned by itself; PESQ follows changes of the delay within it. `said` and `heard` have
+    a common time axis. longest: the longest delay in seconds.
     """
     scored: list[UtteranceScore] = []
     for utterance, start in zip(talk.utterances, starts, strict=True):

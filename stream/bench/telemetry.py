@@ -39,7 +39,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Gap:
-    """A counter of under- or overflows that went up: at which second of the call, by how much."""
+    """New under- or overflows: at which second of the call, and how many."""
 
     seconds: float
     end: str
@@ -48,7 +48,7 @@ class Gap:
 
 
 def read_snapshots(path: Path) -> list[Snapshot]:
-    """The snapshots of a statistics file, oldest first; a last line half written is left out.
+    """The snapshots of a statistics file, oldest first; an incomplete last line is left out.
 
     Raises BadInput for a file that cannot be read or holds something else.
     """
@@ -89,7 +89,7 @@ def sent(snapshots: Sequence[Snapshot]) -> tuple[float | None, float | None]:
 
 
 def latencies(snapshots: Sequence[Snapshot]) -> list[float]:
-    """The total latencies that a call itself has shown, in seconds."""
+    """The total latencies in seconds that the call itself reports."""
     found = [party["latency"]["total"] for s in snapshots if (party := listener(s)) is not None]
     return [float(value) for value in found if value is not None]
 
@@ -141,7 +141,7 @@ def cpu_share(samples: Sequence[Usage], first: float, last: float) -> float | No
 
 
 def growth(samples: Sequence[Usage], settled: float, span: float = 60.0) -> float | None:
-    """Bytes of its own that a process has gained since `settled` (monotonic).
+    """Growth in bytes of the PSS of a process since `settled` (monotonic).
 
     The median of the last `span` seconds against that of the first ones after `settled`; None if
     there are not two separate spans.
@@ -158,7 +158,7 @@ def growth(samples: Sequence[Usage], settled: float, span: float = 60.0) -> floa
 class UsageMonitor:
     """Samples the usage of processes once a second in a thread of its own; a context manager.
 
-    samples: by name, oldest first; a process that ends is not asked again.
+    samples: by name, oldest first; a process that has ended is left alone.
     """
 
     def __init__(self, pids: Mapping[str, int], interval: float = 1.0) -> None:

@@ -28,8 +28,8 @@ _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 
 @dataclass
 class Account:
-    """What was sent and what came back: packets the system accepted, connections, bytes received
-    beyond greetings, messages received. Greetings are what every ZeroMQ port says to anybody."""
+    """Packets the system accepted, connections, greetings (which every ZeroMQ port sends to all),
+    bytes received beyond those, and messages received."""
 
     packets: int = 0
     connections: int = 0
@@ -40,7 +40,7 @@ class Account:
 
 
 class GarbageStream:
-    """One TCP connection after the other, closed by the other side as often as it likes."""
+    """One TCP connection after another, as the other side may close them at any time."""
 
     def __init__(self, address: tuple[str, int], opening: bytes, account: Account) -> None:
         self._address, self._opening, self._account = address, opening, account

@@ -28,13 +28,13 @@ _SINK_CHANNELS = 4
 _FRAME_BYTES = 4 * _SINK_CHANNELS
 _PAGE = 4096
 _TICK = 0.004
-# Samples that the server may be late before silence is put in their place.
+# By how many samples the server may be late before silence takes their place.
 _LATEST = 480
 _F_SETPIPE_SZ = 1031
 
 
 class SkewedCard:
-    """The FIFOs of one card and the thread that keeps its time; a context manager.
+    """The FIFOs of one card and the thread that drives them; a context manager.
 
     Attributes: name, ppm, position (samples since it began, on its own clock), missed (samples
     PulseAudio did not deliver in time; silence before a program plays counts too).
@@ -56,7 +56,7 @@ class SkewedCard:
         return self
 
     def start(self) -> None:
-        """Let its time pass, once PulseAudio has made the other FIFO (it insists on doing so)."""
+        """Start its clock, once PulseAudio has made the other FIFO (it insists on doing so)."""
         self._to_source = self._open(self._source)
         thread = threading.Thread(target=self._run, name=f"card {self.name}", daemon=True)
         thread.start()
