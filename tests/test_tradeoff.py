@@ -42,7 +42,7 @@ def test_the_search_stays_inside_the_allowed_set(measured, method, channels, lev
     spread = torch.linspace(6.0, 0.1, 192)
     allowed = tradeoff.allowed_set(channels, levels, spread, fitted)
     latents, distance = measured.search(allowed, 0, method, 2)
-    indices = measured.model.networks.indices_of(latents)[0]
+    indices = measured.model.indices_of(latents)[0]
     assert indices.shape == (16, 192)
     assert not indices[:, channels:].any()
     assert indices[:, :channels].any()
