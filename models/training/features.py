@@ -22,13 +22,7 @@ from models.networks.features import (
 from models.training.distributed import alone
 from models.training.frames import FrameShards
 from models.training.loop import LoopSettings, Run, Task, learning_rate, train
-from models.training.utterances import (
-    Utterance,
-    batches,
-    english_utterances,
-    hold_out,
-    load_batch,
-)
+from models.training.utterances import Utterance, batches, english_utterances, hold_out, load_batch
 
 _COLUMNS_PER_SECOND = 125.0
 
