@@ -1,9 +1,8 @@
 """Model folders: safetensors weights and tables, a JSON description and a model id; no pickles.
 
-A folder holds `model.json` (kind, shape, licence, model id), one `.safetensors` file for each part
-of the model (the encoder and the generator, in half precision) and `entropy.safetensors` (what the
-entropy coders and the search's prior need). The model id is a hash of everything that decides what
-a stream decodes to: shape, generator and tables.
+A folder holds `model.json` (kind, shape, licence, model id), a `.safetensors` file for each part of
+the model in half precision, and `entropy.safetensors` (tables of the entropy coders and the prior).
+The model id is a hash of all that decides what a stream decodes to: shape, generator and tables.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ Record = TypeVar("Record")
 class Model(nn.Module):
     """Networks and entropy tables that are stored in one folder (`models.folder`).
 
-    kind: what `model.json` calls the class, None for the speech model, which came first; title: in
-    messages; parts: the submodules that have a weights file each; hashed: the tables that decide
-    what a stream decodes to, None for all of them; shape: the sizes of the networks.
+    kind: the class in `model.json`, None for the speech model; title: in messages; parts:
+    submodules with a weights file each; hashed: tables that decide what a stream decodes to, None
+    for all; shape: the sizes of the networks.
     """
 
     kind: ClassVar[str | None]
@@ -68,11 +68,10 @@ class Model(nn.Module):
 
 
 class FrameModel(Model):
-    """What the speech codec needs; latents are rounded unless a model differs.
+    """A model of the speech codec; latents are rounded unless a subclass differs.
 
-    coders: entropy coders by name; qualities: how many rate points there are, packets carry
-    0..qualities-1; penalty: the search's coupling, where no bit price sets it; reach: the largest
-    magnitude of a latent.
+    coders: entropy coders by name; qualities: number of rate points; penalty: the search's
+    coupling, where no bit price sets it; reach: the largest magnitude of a latent.
     """
 
     encoder: nn.Module

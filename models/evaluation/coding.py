@@ -44,10 +44,9 @@ Step = Callable[[str], None]
 class Coded:
     """One clip through one codec.
 
-    decoded: [m] float32 at 16 kHz. payload_bits: what the codec itself wrote; total_bits: with the
-    frame or packet headers it needs, without the file container around them. encode_s, decode_s:
-    wall-clock seconds. peak_bytes: peak resident memory, where the codec runs as another program
-    (None: it runs in this process, which is measured as a whole).
+    decoded: [m] float32 at 16 kHz; payload_bits: without headers; total_bits: with frame or packet
+    headers, without the file container; encode_s, decode_s: wall-clock seconds; peak_bytes: peak
+    resident memory of a codec that runs as another program.
     """
 
     decoded: FloatArray
@@ -208,8 +207,7 @@ def sotto_codecs(
     return codecs
 
 
-# The first paper compares its search, ADMM, with plain back-propagation followed by one rounding;
-# ours ends with moves of single indices.
+# Liu et al. (2020) compare ADMM with back-propagation followed by rounding; ours ends with RDOQ.
 SEARCHES: Mapping[str, Mapping[str, Any]] = {
     "back-propagation": {"method": "backprop"},
     "ADMM": {"method": "admm"},
@@ -251,9 +249,8 @@ def code_clips(
 ) -> Coding:
     """Run one codec over all clips, one after the other, in a fresh process.
 
-    Peak memory is that of the process, or of the codec's own program if it is one. A codec that
-    fails, dies or takes longer than `timeout_s` on a clip is reported as failed, with one line,
-    and never half.
+    Peak memory is that of the process, or of the codec's own program. A codec that fails, dies or
+    takes longer than `timeout_s` on a clip has no results, but a failure in one line.
     """
     coding = Coding(codec.name, codec.line, failure=codec.missing())
     if coding.failure is not None:
@@ -315,8 +312,7 @@ def _serve(connection: Connection, codec: Codec, clips: Sequence[FloatArray]) ->
 def _own_peak_bytes() -> int:
     """Peak resident memory of this process.
 
-    On Linux from VmHWM, which starts anew when a program starts; ru_maxrss would carry over the
-    peak of the process that started this one.
+    On Linux from VmHWM, since ru_maxrss carries over the peak of the parent process.
     """
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -1,8 +1,8 @@
 """Benchmark of preset ganz: PSNR beside wavelets over ratios, and compressive sensing.
 
 All on the middle 128x128 pixels of every picture. A ratio is N over the numbers kept: for GANZ the
-latents, and 32 bits of their places each where these are chosen; for wavelets the coefficients,
-whose places are not counted, as in the paper.
+latents, with their positions at 32 bits a number where these are chosen; for wavelets the
+coefficients, without their positions, as in the paper.
 """
 
 from __future__ import annotations
@@ -191,8 +191,7 @@ def _mean(points: Sequence[GanzPoint], key: str, ratio: float) -> float:
 def keep_largest(pixels: Pixels, count: int) -> Pixels:
     """A picture [H, W, 3] of the `count` largest Daubechies-4 coefficients of each colour.
 
-    The baseline of the GANZ paper (section 3.4). The transform is periodic, and so orthonormal, and
-    as deep as the sides can be halved.
+    The baseline of the GANZ paper (section 3.4): periodic, as deep as the sides can be halved.
     """
     planes = []
     for plane in np.moveaxis(pixels.astype(np.float64), 2, 0):

@@ -34,8 +34,8 @@ from models.evaluation.coding import Codec, Coded, Unavailable
 TIMEOUT_S = 300.0
 MAX_STDERR = 2_000
 
-# Started with -I -S, so that it loads next to nothing: Linux carries the peak of the process that
-# forks over to the program it becomes, and this one's peak is small.
+# Started with -I -S to stay small: Linux carries the peak of the process that forks over to the
+# program it becomes.
 _LAUNCHER = """
 import json, os, sys, time
 linux = sys.platform == "linux"
@@ -130,10 +130,9 @@ def measure(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> Measured:
 class Peer(Codec):
     """A codec that is two command lines and a way of counting bits.
 
-    encoder, decoder: the command lines, with {source} and {target} for the files.
-    count: bytes of the coded file -> (payload bits, total bits).
-    rate: the sampling rate of the raw 16-bit files that go in and come out.
-    block: samples at `rate`; the input is padded to whole blocks, for programs that drop the rest.
+    encoder, decoder: command lines, with {source} and {target} for the files; count: bytes of the
+    coded file -> (payload bits, total bits); rate: of the raw 16-bit files that go in and come out;
+    block: samples to whose multiple the input is padded, for programs that drop the rest.
     """
 
     encoder: str

@@ -1,7 +1,7 @@
 """Benchmark of speech codecs: sotto and the installed peers on the same clips, in one run.
 
-Every codec codes all clips first, alone, in a process of its own, so that its timing and peak
-memory are not disturbed; the scores are computed afterwards, several clips at a time.
+Every codec first codes all clips, alone in its own process, for undisturbed timing and peak memory;
+scores are computed afterwards, several clips at a time.
 """
 
 from __future__ import annotations
@@ -65,10 +65,9 @@ _TICKS = (600, 1000, 2000, 3000, 4000, 6000, 10_000, 16_000)  # bit/s
 class Settings:
     """What is measured.
 
-    presets: of sotto, all if empty; iterations: search steps to add; peers: lower-case names of
-    codecs, None for all that are installed; clips: at most so many, cropped to max_seconds; live:
-    also the encoder of a call; ablation: parts of sotto instead; workers: scoring processes;
-    timeout_s: seconds a codec may take for a clip.
+    presets: all if empty; iterations: further search steps; peers: lower-case names of codecs, None
+    for all installed ones; clips: the most, each cropped to max_seconds; live: also the encoder of
+    a call; ablation: parts of sotto instead; workers: scoring processes; timeout_s: for one clip.
     """
 
     presets: Sequence[str] = ()

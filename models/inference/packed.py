@@ -1,8 +1,7 @@
 """Linear layers of frozen networks, with weights packed once for the CPU.
 
-At one frame per call the matrices are small, and laying out the weights anew in every call costs as
-much as the products themselves. oneDNN's packed form, where this PyTorch has it, is two to three
-times as fast; elsewhere the plain layers stay.
+For one frame, laying out the weights in every call costs as much as the products. oneDNN's packed
+form, where this PyTorch has it, is two to three times as fast; elsewhere the plain layers stay.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """The feature network: a small VGG-BLSTM phone recogniser, and the distance of its maps.
 
-What a recogniser looks at is what carries the words, so the distance of its maps between a frame
-and its decoded copy is a term of F (Liu et al. 2020, sec. 4.2). The convolutions follow the VGG
-front end of end-to-end recognisers (Simonyan & Zisserman 2015; Hori et al. 2017): two stages of two
-3 x 3 convolutions with a 2 x 2 maximum between them. The very first convolution already takes
-every other hop and band, so that the BLSTM runs at a quarter of the hop rate. It is trained by
-connectionist temporal classification over ARPAbet phones (`models.training.features`).
+The distance of its maps between a frame and its decoded copy is a term of F (Liu et al. 2020, sec.
+4.2). The convolutions follow the VGG front end of end-to-end recognisers (Simonyan & Zisserman
+2015; Hori et al. 2017): two stages of two 3 x 3 convolutions with 2 x 2 max pooling between. The
+first has stride 2, so that the BLSTM runs at a quarter of the hop rate. It is trained by CTC over
+ARPAbet phones (`models.training.features`).
 """
 
 from __future__ import annotations

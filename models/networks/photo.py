@@ -3,11 +3,10 @@
 Notation: B images in a batch, cells are squares of STRIDE = 16 pixels, h x w of them, C latent
 channels. Latents are maps [B, C, h, w]; their quantised form holds integers.
 
-The generator starts from a good *linear* synthesis, the lapped orthogonal transform (Malvar 1989)
-of the principal colours, and learns the residual. One set of weights serves all rates: a rate point
-r in [0, 3] scales the latents channel by channel (log-linear between four trained anchors) and
-conditions the networks. The prior sees the cells before in raster order, and the groups of channels
-before in the same cell.
+The generator starts from a *linear* synthesis, the lapped orthogonal transform (Malvar 1989) of the
+principal colours, and learns the residual. One set of weights serves all rates: a rate point r in
+[0, 3] scales the latents channel by channel (log-linear between four trained anchors) and
+conditions the networks. The prior sees earlier cells and earlier channel groups of the same cell.
 """
 
 from __future__ import annotations
@@ -243,9 +242,8 @@ def magnitude_feature(d: Tensor) -> Tensor:
 class Prior(MaskedPrior):
     """Autoregressive entropy model of the latents, causal over cells and channel groups.
 
-    What it knows before a cell are six cells before it, all of them relative to a linear prediction
-    of the cell: the values of the first channels of the near cells, and magnitudes summed over
-    bands of similar frequency.
+    Its context are six earlier cells relative to a linear prediction of the cell: values of the
+    first channels of the near cells, and magnitudes summed over bands of similar frequency.
     """
 
     bands: Tensor

@@ -1,9 +1,8 @@
 """The fixed-seed random linear layer that replaces the generator's trained first one.
 
-A Hadamard transform of random signs mixes the first 2^k of d numbers (2^k <= d < 2^(k+1)), a
-second one the last 2^k of the result: a dense random orthogonal matrix that is applied fast,
-never stored and perfectly conditioned. All that is random are raw integers of Philox 4x64 (Salmon
-et al. 2011), a counter-based generator, so that every machine has the same layer.
+A Hadamard transform with random signs mixes the first 2^k of d numbers (2^k <= d < 2^(k+1)), a
+second one the last 2^k of the result: a dense orthogonal matrix that is never stored. Its random
+numbers are raw integers of Philox 4x64 (Salmon et al. 2011), the same on every machine.
 """
 
 from __future__ import annotations

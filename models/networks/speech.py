@@ -3,10 +3,9 @@
 Notation: B frames in a batch, T = 128 hops, M = 128 mel bands, S = 16 latent steps (8 hops each),
 C latent channels. A latent frame is [B, S, C]; its quantised form holds integers.
 
-The generator starts from a good *linear* synthesis (the principal components of 8-hop patches) and
-learns the residual, so that every latent has a natural order, variance and meaning from the first
-training step on. One set of weights serves all rates: a rate point r in [0, 2] scales the latents
-channel by channel (log-linear between three trained anchors) and conditions the networks.
+The generator starts from a *linear* synthesis (the principal components of 8-hop patches) and
+learns the residual. One set of weights serves all rates: a rate point r in [0, 2] scales the
+latents channel by channel (log-linear between three trained anchors) and conditions the networks.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Distance F of log-mel frames, in loudness and in log magnitude.
 
-The mel powers are gathered into critical bands and turned into specific loudness (Zwicker's law
-with the constants of ITU-T P.862). The distance is the squared loudness difference, in which
-energy that was added weighs more than energy that was lost (the asymmetry factor of P.862), plus
-the mean squared error of the log magnitudes, which keeps the quiet parts in order. P.862's
-masking dead zone is left out on purpose: a search that may hide errors in it lowers the distance
-and not the quality.
+Mel powers are gathered into critical bands and turned into specific loudness (Zwicker's law with
+the constants of ITU-T P.862). F is the squared loudness difference, in which added energy weighs
+more than lost energy (the asymmetry factor of P.862), plus the mean squared error of the log
+magnitudes for the quiet parts. P.862's masking dead zone is left out on purpose: a search would
+hide errors in it, which lowers F but does not raise quality.
 """
 
 from __future__ import annotations

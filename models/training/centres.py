@@ -1,8 +1,7 @@
 """Quantisation centres: K-means over the unrounded latents of a channel (Liu et al. 2020, 3.2).
 
-Index k of a channel decodes to `centres[channel, k + MAX_INDEX]`, in units of one quantisation
-step. K-means starts from the whole numbers, so that the clusters keep their order and index 0 stays
-the cluster around zero.
+Index k of a channel decodes to `centres[channel, k + MAX_INDEX]`, in quantisation steps. K-means
+starts from the whole numbers, so that clusters keep their order and 0 its place.
 """
 
 from __future__ import annotations

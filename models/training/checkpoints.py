@@ -1,8 +1,8 @@
 """Checkpoints: a folder of safetensors parts of at most 16 MiB and one JSON file; never pickled.
 
-`checkpoint-00001200/` holds `state.json` (the small numbers, and where every tensor lies) and
-`part-000.safetensors` and on. A large tensor is split over parts. The folder is written under
-another name and renamed when complete, so that a checkpoint is either whole or absent.
+`checkpoint-00001200/` holds `state.json` (numbers, and the parts of every tensor) and
+`part-000.safetensors` and on. It is renamed to this when complete, so that a checkpoint is either
+whole or absent.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from codec.device import choose_device
 from codec.errors import BadInput
 
-# While one process prepares data or trains the feature network, the others wait in a collective;
-# if it dies, `torchrun` ends them.
+# For one process that prepares data or trains the feature network; if it dies, `torchrun` ends all.
 _LONGEST_WAIT = timedelta(days=7)
 
 

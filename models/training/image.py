@@ -1,9 +1,8 @@
 """Training of the image networks: rate and distortion of rounded latents, at all rates at once.
 
-The loss is bits per pixel + MSE / price, with the price by the rate point, each crop at its own.
-The generator sees rounded latents (straight-through gradient), the price is that of latents with
-uniform noise on half of the crops and of rounded ones on the others (Ballé et al. 2017; Minnen &
-Singh 2020).
+The loss is bits per pixel + MSE / price, each crop at its own rate point. The generator sees
+rounded latents (straight-through gradient); bits are of latents with uniform noise on half of the
+crops and of rounded ones on the others (Ballé et al. 2017; Minnen & Singh 2020).
 """
 
 from __future__ import annotations

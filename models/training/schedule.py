@@ -42,8 +42,8 @@ _START_FRAMES = 2500
 class Schedule:
     """How a speech model is trained; `minutes` and `steps` are of the stages run.
 
-    start: a model folder to train on from, or the name of a shipped one; None starts at principal
-    components. out: the exported model; None is WORK/model. processes: how many prepare data.
+    start: a model folder or the name of a shipped one, None for principal components; out: the
+    exported model, None for WORK/model; processes: how many prepare data.
     """
 
     work: Path

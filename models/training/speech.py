@@ -1,9 +1,8 @@
 """Training of the speech networks: with rounded latents in stage one, with searched ones in two.
 
-Stage one trains everything by the straight-through gradient, with a small adversarial term in its
-second part. Stage two searches the latents of half of every batch as the encoder will
-(`codec.search`), and retrains generator and prior on them, the encoder towards them (Liu et al.
-2020, 3.1).
+Stage one trains everything by the straight-through gradient, in its second part with a small
+adversarial term. Stage two searches the latents of half of every batch (`codec.search`), and
+trains generator and prior on them and the encoder towards them (Liu et al. 2020, 3.1).
 """
 
 from __future__ import annotations
