@@ -125,14 +125,10 @@ def _image(args: argparse.Namespace) -> int:
     with _run(args) as run:
         photographs = Photographs(args.data, crop=args.crop, note=run.note)
         return _train_and_export(
-            args,
-            run,
-            folder,
+            args, run, folder,
             lambda: ImageTask(
-                initial_networks(folder, photographs, args.seed),
-                photographs,
-                choose_device(args.device),
-                settings,
+                initial_networks(folder, photographs, args.seed), photographs,
+                choose_device(args.device), settings,
             ),
             lambda: export_image(
                 trained_networks(folder), photographs, _out(args),
@@ -147,9 +143,7 @@ def _ganz(args: argparse.Namespace) -> int:
     with _run(args) as run:
         photographs = Photographs(args.data, crop=SIDE, note=run.note)
         return _train_and_export(
-            args,
-            run,
-            folder,
+            args, run, folder,
             lambda: GanzTask(photographs, settings, choose_device(args.device)),
             lambda: export_ganz(
                 *trained_generator(folder, settings.shape), photographs, _out(args),

@@ -70,7 +70,7 @@ class GanzCodec(ImageCodec):
         """The first layer of so many latents; flags: the numbers of h0 that they reach."""
         if flags is None:
             return self._fixed_layer(latents)
-        return self.model.first_layer(latents, torch.from_numpy(flags))
+        return self.model.first_layer(latents, flags)
 
     def encode_job(self, job: Job) -> bytes:
         if job.settings.quality is not None:

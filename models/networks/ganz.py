@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -309,11 +310,12 @@ class GanzModel(Model):
         self.generator.load_state_dict(state)
         self.scales.copy_(scales)
 
-    def first_layer(self, latents: int, chosen: Tensor | None = None) -> RandomFirstLayer:
-        """The random first layer of d_c latents; chosen: see `RandomFirstLayer`.
+    def first_layer(self, latents: int, flags: NDArray[np.uint8] | None = None) -> RandomFirstLayer:
+        """The random first layer of d_c latents; flags: `chosen` of `RandomFirstLayer`.
 
         Raises ValueError when there is no such layer.
         """
+        chosen = None if flags is None else torch.from_numpy(flags)
         mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
         layer = RandomFirstLayer(latents, self.scales, mean, spread, chosen)
         return layer.to(self.scales.device)

@@ -16,7 +16,6 @@ from torch import Tensor
 from codec.entropy.huffman import HuffmanCoder, count_tokens
 from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
 from codec.entropy.quantiser import Quantiser, fit_centres
-from codec.entropy.range_coder import UInt8
 from codec.entropy.speech_context import RangeCoder
 from codec.entropy.static import SymbolCounts, count_symbols
 from codec.image.container import STRIDE, Area
@@ -34,7 +33,7 @@ from models.folder import (
     new_model_folder,
     save_model,
 )
-from models.networks.ganz import GanzModel, Generator, RandomFirstLayer
+from models.networks.ganz import GanzModel, Generator
 from models.networks.image_distance import ImageDistance
 from models.networks.photo import PhotoModel
 from models.networks.speech import SpeechModel
@@ -193,9 +192,6 @@ def _ganz_examples(
     blank = Quantiser(np.array([-1.0, 1.0]))
     model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)))
 
-    def layers(latents: int, flags: UInt8 | None) -> RandomFirstLayer:
-        return model.first_layer(latents, None if flags is None else torch.from_numpy(flags))
-
     random = np.random.default_rng((seed, 3 << 20))
     least, most = generator.shape.latents, generator.shape.most_latents
     own = torch.ones(1, 1, photographs.crop, photographs.crop)
@@ -204,7 +200,7 @@ def _ganz_examples(
         share = (k + 0.5) / count
         numbers = round(math.exp(math.log(least) + share * (math.log(most) - math.log(least))))
         x = photographs.batch(1, random)
-        tile, _ = search_tile(model, layers, x, own, numbers, steps, chosen=bool(k % 2))
+        tile, _ = search_tile(model, model.first_layer, x, own, numbers, steps, chosen=bool(k % 2))
         z = tile.z[0].numpy()
         found.append(z / TileForm.scale_of(z))
     values: NDArray[np.float32] = random.permutation(np.concatenate(found))
