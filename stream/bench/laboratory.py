@@ -65,12 +65,15 @@ class Setup:
         return options
 
 
+@dataclass(frozen=True)
 class End:
-    """One of the two processes, with the files it writes."""
+    """One of the two processes, with the files it writes; errors: its stderr."""
 
-    def __init__(self, name: Name, process: subprocess.Popen[bytes], folder: Path) -> None:
-        self.name, self.process = name, process
-        self.statistics, self.log, self.errors = _end_files(folder, name)
+    name: Name
+    process: subprocess.Popen[bytes]
+    statistics: Path
+    log: Path
+    errors: Path
 
     @property
     def running(self) -> bool:
@@ -113,11 +116,6 @@ class End:
             end_process(self.process)
             raise LaboratoryError(f"end {self.name} does not stop") from None
         return status, time.monotonic() - begun
-
-
-def _end_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Where an end's statistics, log and standard error go."""
-    return folder / f"{name}.jsonl", folder / f"{name}.log", folder / f"{name}.err"
 
 
 class Laboratory:
@@ -164,9 +162,10 @@ class Laboratory:
         where = (
             ["listen", "--bind", f"{host}:{port}"] if name == "a" else ["call", f"{host}:{port}"]
         )
-        statistics, log, errors = _end_files(self.folder, name)
-        for path in (statistics, log, errors):
+        files = [self.folder / f"{name}.{kind}" for kind in ("jsonl", "log", "err")]
+        for path in files:
             path.unlink(missing_ok=True)
+        statistics, log, errors = files
         argv = [sys.executable, "-m", "tui.cli", *where, *setup.options(name)]
         argv += ["--stats-json", str(statistics), "--log", str(log)]
         known = peer_key or self.pairs[other].public
@@ -174,7 +173,7 @@ class Laboratory:
         argv += ["--key", str(self.key_file(name)), f"--peer-key={known}"]
         with open(errors, "wb") as error_file:
             process = self.run(name, argv, stdout=subprocess.DEVNULL, stderr=error_file)
-        return End(name, process, self.folder)
+        return End(name, process, *files)
 
     def run(self, name: Name, argv: Sequence[str], **files: Any) -> subprocess.Popen[bytes]:
         """Start a program on the host, with the sound card and the settings folder of an end.

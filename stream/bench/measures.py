@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,17 +120,15 @@ def measure(run: Run, offline: Offline | None = None) -> Result:
     """All figures of a run; those that compare with offline coding only if `offline` is given."""
     result = Result(run.scenario)
     result.add("connected after", "s", lambda _: run.connected_after, digits=1)
-    if run.scenario.silent:
-        _silence(run, result)
-    else:
+    if not run.scenario.silent:
         _latency(run, result)
         _breaks(run, result, None if run.scenario.soak else offline)
         if run.scenario.quality and offline is not None:
             _quality(run, result, offline)
     if run.outage is not None:
-        _outage(run, result)
+        _outage(run, result, *run.outage)
     if run.unknown_peer is not None:
-        _unknown_peer(run, result)
+        _unknown_peer(run.unknown_peer, result)
     if run.scenario.soak:
         _memory(run, result)
     _arrivals(run, result)
@@ -279,8 +277,7 @@ def score_offline(run: Run, end: Name, offline: Offline, with_phones: bool) -> l
     return scored
 
 
-def _outage(run: Run, result: Result) -> None:
-    down_at, up_at = run.outage or (0.0, 0.0)
+def _outage(run: Run, result: Result, down_at: float, up_at: float) -> None:
     bars = scenarios.BACK_AFTER
     result.add("speech heard again after", "s", lambda end: heard_again(run, end, up_at), bars, 2)
     result.add("link down for", "s", lambda _: up_at - down_at, digits=1)
@@ -311,8 +308,7 @@ def heard_again(run: Run, end: Name, up_at: float) -> float | None:
     return None
 
 
-def _unknown_peer(run: Run, result: Result) -> None:
-    account = run.unknown_peer or {}
+def _unknown_peer(account: dict[str, Any], result: Result) -> None:
     rate = account["packets"] / max(float(account["seconds"]), 1e-3)
     result.add("garbage packets per second", "1/s", {"a": rate}, digits=0)
     result.add("connections of the unknown peer", "", {"a": account["connections"]}, digits=0)
@@ -324,39 +320,31 @@ def _unknown_peer(run: Run, result: Result) -> None:
     result.details["stranger"] = dict(account)
 
 
-def _silence(run: Run, result: Result) -> None:
-    """Load and bit rate in silence, once the activity detector has adapted to the room."""
+def _load(run: Run, result: Result) -> None:
+    """CPU, bit rate and memory; in silence, once the activity detector has adapted to the room."""
+    silent = run.scenario.silent
+    first = run.talk_from + (scenarios.SILENCE_SETTLES if silent else 2.0)
 
-    first, last = run.talk_from + scenarios.SILENCE_SETTLES, run.talk_to
+    def cpu(end: Name) -> float | None:
+        return telemetry.cpu_share(run.usage[end], first, run.talk_to)
 
     def bits(end: Name) -> float | None:
         snapshots, usage = run.snapshots[end], run.usage[end]
+        if not silent:
+            return telemetry.sent(snapshots)[1]
         if not snapshots or not usage:
             return None
         # The moment its own clock of seconds began, to about a second.
         began = usage[-1].time - snapshots[-1]["seconds"]
-        inside = [s for s in snapshots if first <= began + s["seconds"] <= last]
-        rates = [float(s["talker"]["rate"]["now"]) for s in inside]
-        return float(np.mean(rates)) if rates else None
+        inside = [s for s in snapshots if first <= began + s["seconds"] <= run.talk_to]
+        return float(np.mean([s["talker"]["rate"]["now"] for s in inside])) if inside else None
 
-    def cpu(end: Name) -> float | None:
-        return telemetry.cpu_share(run.usage[end], first, last)
-
-    result.add("CPU, share of a core", "", cpu, scenarios.SILENT_CPU)
-    result.add("codec bits", "bit/s", bits, scenarios.SILENT_BITS, 0)
-
-
-def _load(run: Run, result: Result) -> None:
     def memory(end: Name) -> float | None:
         return run.usage[end][-1].proportional / 1e6 if run.usage[end] else None
 
-    def cpu(end: Name) -> float | None:
-        return telemetry.cpu_share(run.usage[end], run.talk_from + 2.0, run.talk_to)
-
-    if not run.scenario.silent:
-        result.add("CPU, share of a core", "", cpu)
-        rate = {end: telemetry.sent(run.snapshots[end])[1] for end in ENDS}
-        result.add("codec bits", "bit/s", rate, digits=0)
+    none = (None, None)
+    result.add("CPU, share of a core", "", cpu, scenarios.SILENT_CPU if silent else none)
+    result.add("codec bits", "bit/s", bits, scenarios.SILENT_BITS if silent else none, 0)
     result.add("memory of its own", "MB", memory, digits=0)
     result.add("stopped after", "s", run.stop_seconds.get, digits=1)
 
