@@ -143,44 +143,44 @@ class FakeCall(Call):
         return [line for line in self.log if line.number > after][:100]
 
     def devices(self) -> DeviceNames:
-        self._note("devices")
+        self.note("devices")
         return self.cards
 
     def devices_seen(self) -> DeviceNames | None:
         return self.cards
 
     def set_muted(self, muted: bool) -> None:
-        self._note("set_muted", muted)
+        self.note("set_muted", muted)
         self.muted = muted
 
     def set_push_to_talk(self, on: bool) -> None:
-        self._note("set_push_to_talk", on)
+        self.note("set_push_to_talk", on)
         self.push_to_talk, self.talking = on, False
 
     def talk(self, on: bool) -> None:
-        self._note("talk", on)
+        self.note("talk", on)
         self.talking = on
 
     def set_preset(self, name: str) -> None:
-        self._note("set_preset", name)
+        self.note("set_preset", name)
         self.preset = name
 
     def set_input(self, name: str) -> None:
-        self._note("set_input", name)
+        self.note("set_input", name)
         self.input = name
 
     def set_output(self, name: str) -> None:
-        self._note("set_output", name)
+        self.note("set_output", name)
         self.output = name
 
     def set_recording(self, path: str | None) -> None:
-        self._note("set_recording", path)
+        self.note("set_recording", path)
         self.recording = path or ""
 
     def hang_up(self) -> None:
-        self._note("hang_up")
+        self.note("hang_up")
 
-    def _note(self, *call: object) -> None:
+    def note(self, *call: object) -> None:
         self.calls.append(call)
         if self.fails is not None:
             raise SottoError(self.fails)

@@ -545,7 +545,7 @@ def test_a_device_that_fails_stays_unmarked() -> None:
     def fail(call: FakeCall) -> None:
         def refuse(name: str) -> None:
             call.fails = "device is busy"
-            call._note("set_input", name)
+            call.note("set_input", name)
 
         call.set_input = refuse  # type: ignore[method-assign]
 
