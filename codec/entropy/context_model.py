@@ -69,7 +69,8 @@ class Network(NamedTuple):
 class Cell(NamedTuple):
     """What is known of the cell that a walk is at; `start_cell` makes room for it."""
 
-    hidden: Int32  # [3, H] sums of the first layer, and both hidden layers
+    sums: Int32  # [H] of the first layer
+    hidden: Int16  # [2, H] activations of both layers
     out: Int32  # [3, C] linear prediction (1/1024), nearest whole location, table number
 
 
@@ -160,7 +161,8 @@ class ContextModel(ABC):
 def start_cell(network: Network) -> Cell:
     """Room for what a walk knows of a cell."""
     hidden, channels = len(network.middle), len(network.bands)
-    return Cell(np.zeros((3, hidden), np.int32), np.zeros((3, channels), np.int32))
+    sums, out = np.zeros(hidden, np.int32), np.zeros((3, channels), np.int32)
+    return Cell(sums, np.zeros((2, hidden), np.int16), out)
 
 
 @kernel(inline="always")
@@ -174,7 +176,7 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
     _, width, channels = q.shape
     neighbours, predict, magnitudes = network.neighbours, network.predict, network.magnitudes
     near, around, bands = network.near, network.around, network.bands
-    sums, linear = cell.hidden[0], cell.out[0]
+    sums, linear = cell.sums, cell.out[0]
     seen = len(neighbours)
     values, count = len(near) // len(predict), len(around) // seen
     sums[:] = network.offset[0 if row == 0 and column == 0 else 1]
@@ -190,15 +192,17 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
         if rows[k] < 0 and network.padded:
             rows[k], columns[k] = rows[spare], columns[spare]
         if rows[k] >= 0:
+            neighbour, weights = q[rows[k], columns[k]], predict[k]
             for c in range(channels):
-                linear[c] += np.int32(predict[k, c]) * np.int32(q[rows[k], columns[k], c])
+                linear[c] += np.int32(weights[c]) * np.int32(neighbour[c])
     energy = np.empty(count, np.int32)
     for k in range(seen):
         if rows[k] < 0:
             continue
+        neighbour = q[rows[k], columns[k]]
         energy[:] = 0
         for c in range(channels):
-            d = q[rows[k], columns[k], c] - ((linear[c] + 512) >> 10)
+            d = neighbour[c] - ((linear[c] + 512) >> 10)
             if d == 0:
                 continue
             energy[bands[c]] += magnitudes[abs(d)]
@@ -216,19 +220,33 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
 
 
 @kernel(inline="always")
-def _feed(network: Network, cell: Cell, q: Int16, start: int, end: int) -> None:
-    """Add channels `start` to `end` of a cell q [C] to the first layer's sums of those after."""
+def _feed(network: Network, cell: Cell, q: Int16, group: int, start: int) -> None:
+    """Add the channels of a cell q [C] before `start`, where `group` starts, to the first layer.
+
+    Only to the sums of units that are still to be read, and only the channels of the group before.
+    """
     within, magnitudes = network.within, network.magnitudes
-    sums, linear = cell.hidden[0], cell.out[0]
-    for c in range(start, end):
+    sums, linear = cell.sums, cell.out[0]
+    unread = group * (len(sums) // len(network.groups))
+    sums = sums[unread:]
+    for c in range(start - network.groups[group - 1], start):
         d = q[c] - ((linear[c] + 512) >> 10)
         if d == 0:
             continue
         clipped = np.int32(clip(d, MAX_VALUE))
         magnitude = np.int32(magnitudes[abs(d)])
-        of_value, of_magnitude = within[c], within[len(q) + c]
+        of_value, of_magnitude = within[c, unread:], within[len(q) + c, unread:]
         for h in range(len(sums)):
             sums[h] += clipped * np.int32(of_value[h]) + magnitude * np.int32(of_magnitude[h])
+
+
+@kernel(inline="always")
+def _dot(weights: Int16, activations: Int16, count: int) -> np.int32:
+    """Dot product of the first `count`, in the 32 bits that processors have an instruction for."""
+    total = np.int32(0)
+    for i in range(count):
+        total = np.int32(total + np.int32(weights[i]) * np.int32(activations[i]))
+    return total
 
 
 @kernel(inline="always")
@@ -236,7 +254,7 @@ def _look_up(network: Network, cell: Cell, group: int, start: int) -> None:
     """Nearest whole locations and table numbers of a group of channels from `start` on."""
     middle, middle_bias = network.middle, network.middle_bias
     leave, leave_bias = network.leave, network.leave_bias
-    sums, hidden1, hidden2 = cell.hidden[0], cell.hidden[1], cell.hidden[2]
+    sums, hidden1, hidden2 = cell.sums, cell.hidden[0], cell.hidden[1]
     linear, centre, table = cell.out[0], cell.out[1], cell.out[2]
     channels = len(centre)
     unit = len(sums) // len(network.groups)
@@ -244,16 +262,11 @@ def _look_up(network: Network, cell: Cell, group: int, start: int) -> None:
     for h in range(low, high):
         hidden1[h] = min(max((sums[h] + 8) >> 4, 0), MAX_ACTIVATION)
     for h in range(low, high):
-        total = middle_bias[h]
-        for i in range(high):
-            total += np.int32(np.int32(middle[h, i]) * hidden1[i])
+        total = int(middle_bias[h]) + _dot(middle[h], hidden1, high)
         hidden2[h] = min(max((total + 512) >> 10, 0), MAX_ACTIVATION)
     for c in range(start, start + network.groups[group]):
-        location: int = leave_bias[c]
-        scale: int = leave_bias[channels + c]
-        for i in range(high):
-            location += np.int32(leave[c, i]) * hidden2[i]
-            scale += np.int32(leave[channels + c, i]) * hidden2[i]
+        location = int(leave_bias[c]) + _dot(leave[c], hidden2, high)
+        scale = int(leave_bias[channels + c]) + _dot(leave[channels + c], hidden2, high)
         eighths = (clip(location, MAX_LOCATION) + (int(linear[c]) << 6) + (1 << 12)) >> 13
         whole = (eighths + 4) >> 3
         fraction = eighths - 8 * whole + 4
@@ -273,7 +286,7 @@ def enter_group(
     if group == 0:
         _look_around(network, cell, q, row, column)
     else:
-        _feed(network, cell, q[row, column], start - network.groups[group - 1], start)
+        _feed(network, cell, q[row, column], group, start)
     _look_up(network, cell, group, start)
 
 
@@ -290,6 +303,19 @@ def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32)
                 start += network.groups[group]
             centres[row, column] = cell.out[1]
             tables[row, column] = cell.out[2]
+
+
+# A compiled generator takes its arrays apart once, not once per group.
+@kernel()
+def _groups_of(network: Network, cell: Cell, q: Int16) -> Iterator[tuple[int, int, int]]:
+    """Fill `cell` for one group after another of a column q [h, 1, C]; yield row, start and end."""
+    for row in range(len(q)):
+        start = 0
+        for group in range(len(network.groups)):
+            enter_group(network, cell, q, row, 0, group, start)
+            end = start + network.groups[group]
+            yield row, start, end
+            start = end
 
 
 def deviations(model: ContextModel, q: NDArray[np.integer], quality: int) -> tuple[Int32, Int32]:
@@ -328,13 +354,8 @@ class ContextWalk:
         slots[:] = values
 
     def __iter__(self) -> Iterator[tuple[Int16, Int32, Int32]]:
-        network, q = self._network, self.q[:, None]
-        cell, sizes = start_cell(network), self._model.groups.tolist()
+        cell = start_cell(self._network)
         _, centre, table = cell.out
-        for step in range(len(q)):
-            start = 0
-            for group, size in enumerate(sizes):
-                enter_group(network, cell, q, step, 0, group, start)
-                part = slice(start, start + size)
-                yield self.q[step, part], centre[part], table[part]
-                start += size
+        for step, start, end in _groups_of(self._network, cell, self.q[:, None]):
+            part = slice(start, end)
+            yield self.q[step, part], centre[part], table[part]
