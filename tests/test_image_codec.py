@@ -22,6 +22,7 @@ from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import photo_encoder
 from codec.image.container import ImageHeader, Payload, read_image, write_image
 from codec.image.photo import PhotoCodec
+from codec.image.photo_prior import WindowPrior
 from codec.image.pictures import (
     from_array,
     from_image,
@@ -31,7 +32,6 @@ from codec.image.pictures import (
 )
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.image.tiling import cut_windows, decode_map, encode_map, frames_of
-from codec.image.windows import WindowPrior
 from models.folder import load_photo_model
 from models.networks.image_distance import ImageDistance, ms_ssim
 from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec

@@ -174,5 +174,5 @@ def test_latents_that_are_no_whole_numbers_are_refused() -> None:
 
     networks = Networks(same, same, ToyPrior(), same)
     descent = Descent(networks, ToyDistance(), x, ones, ones, SearchSettings(), x)
-    with pytest.raises(ValueError, match="no whole numbers"):
+    with pytest.raises(ValueError, match="not whole numbers"):
         descent.rdoq(x.round())

@@ -1,4 +1,4 @@
-"""One picture on its way to a file: the search, and the rate that it has to meet."""
+"""Encoder of the `photo` preset: the search of a picture's latents at the rate it must meet."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
 from codec.errors import BadInput
 from codec.image.base import Job
 from codec.image.container import FILE_HEADER_BYTES, Area
+from codec.image.photo_prior import PhotoTask, round_latents, tile_bits
 from codec.image.presets import Tune
 from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
-from codec.image.windows import PhotoTask, round_latents, tile_bits
 from codec.search.admm import Descent
-from codec.search.problem import Distance, SearchSettings
+from codec.search.problem import Distance, SearchResult, SearchSettings
 from codec.search.rdoq import IMAGE, Rdoq, Steps
 
 if TYPE_CHECKING:
@@ -40,20 +40,20 @@ _STEPS_PER_ROUND = 6
 _MOST_ROUNDS = 6
 _FITS = 12  # times that steps of single indices are looked for to meet the allowance
 _TRIES = 6  # at how many of them it takes
-_MOVED = 0.08  # of the bits at most by steps that know nothing of each other
+_MOVED = 0.08  # of the bits at most changed by steps that are estimated independently
 _SLACK = 0.004  # of the allowance may be left
 _CHECK_EVERY = 16  # steps, that candidates are scored
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What suits a distance best, by trial on training photographs.
+    """Search settings for one distance, tuned on training photographs.
 
-    price: of a bit in the search, in the trained price; saves: bits after the search, as a share of
-    those that the encoder's latents take, rounded with the dead zone; later: the same as a share of
-    what rounded latents take when a third of the search is done; steps: lengths of the first step
-    of long and of short searches, in quantisation steps; rdoq: whether steps of single indices
-    help. For MS-SSIM they do not: latents go far from where the encoder puts them, in long steps.
+    price: of a bit in the search, in units of the trained price; saves: bits after the search over
+    those of the encoder's latents, rounded with the dead zone; later: the same over those of the
+    latents when a third of the search is done; steps: first step of long and of short searches, in
+    quantisation steps; rdoq: whether RDOQ helps. For MS-SSIM it does not: there latents move far
+    from where the encoder puts them.
     """
 
     price: float
@@ -85,7 +85,7 @@ class _Coded:
 
 
 class PhotoEncoder:
-    """A picture, how it is to be encoded, and everything made ready for that."""
+    """Encoder of one picture with the settings of its job."""
 
     def __init__(self, model: PhotoModel, device: torch.device, job: Job) -> None:
         self.model, self.job, self.settings = model, job, job.settings
@@ -100,7 +100,7 @@ class PhotoEncoder:
         self._half = fast_in_half(device)
 
     def run(self) -> bytes:
-        """Encode; the file's bytes. Raises BadInput if they cannot be as few as allowed."""
+        """Return the encoded file. Raises BadInput if it cannot be as small as allowed."""
         iterations = self.job.steps
         if self.allowed is None:
             quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
@@ -187,7 +187,7 @@ class PhotoEncoder:
         return float(np.log(max(coded.bits, 1.0) / allowed))
 
     def _requantised(self, quality: int, z: Tensor, excess: float) -> tuple[int, Tensor]:
-        """Latents z at the quality where they take exp(-excess) of the bits, about."""
+        """Latents z rescaled to the quality at which they take about exp(-excess) of the bits."""
         wanted = int(np.clip(quality - round(excess / _LOG_BITS_PER_QUALITY), 0, QUALITIES - 1))
         gains = self.model.generator.gains
         return wanted, z * (gains(self._rate(wanted)) / gains(self._rate(quality)))
@@ -195,11 +195,11 @@ class PhotoEncoder:
     # --- The search.
 
     def _search(self, quality: int, z: Tensor, iterations: int) -> _Coded:
-        """The quantised latents that the search finds, near the allowance if there is one.
+        """Search quantised latents, near the allowance if there is one.
 
-        Every latent of the picture is searched at the same price of a bit; the allowance is met by
-        the choice of the rate point, which is made anew when a third of the search is done, and
-        once or twice more if its end is off by more than single indices can put right.
+        All latents are searched at the same price of a bit; the rate point meets the allowance. It
+        is chosen again when a third of the search is done, and once or twice more if the result is
+        too far off for changes of single indices.
         """
         tune, budget = self.settings.tune, self.settings.budget
         plan = StepPlan(iterations, budget, self.job.clock, self.allowed is not None, tune)
@@ -226,9 +226,9 @@ class PhotoEncoder:
     def _descend(
         self, quality: int, z: Tensor, plan: StepPlan, done: int, until: int
     ) -> tuple[Tensor, Tensor]:
-        """Steps `done` to `until` of the plan on a map of relaxed latents, window by window.
+        """Take steps `done` to `until` of the plan on a map of relaxed latents, window by window.
 
-        Relaxed latents, and the best whole ones, after RDOQ when the search is at its end.
+        Returns relaxed latents and the best whole ones, after RDOQ at the end of the search.
         """
         rate, distance = self._rate(quality), self._distance(quality)
         latents, z = round_latents(z), z.clone()
@@ -267,26 +267,16 @@ class PhotoEncoder:
     ) -> tuple[Tensor, Tensor, Steps | None]:
         """Relaxed and whole latents [1, S, C] of a window after some steps from `start`.
 
-        And, at the end of the search, what steps of single indices are left.
+        At the end of the search, also the effects of single-index steps from there.
         """
         settings = plan.settings
         descent = Descent(
             task.networks, distance, task.target, rate, torch.ones_like(rate), settings, start
         )
-        final = until >= plan.main
-        best, first, best_cost = descent.candidates[0], 0.0, np.inf
-
-        def check() -> None:
-            nonlocal best, best_cost
-            costs, _ = descent.score()
-            for option, cost in zip(descent.candidates, costs, strict=True):
-                if float(cost) < best_cost:
-                    best, best_cost = option, float(cost)
-            self._cost = best_cost / max(first, 1e-9)
-
-        if final:
-            check()
-            first = best_cost
+        best: SearchResult | None = None
+        if until >= plan.main:
+            costs, sizes = descent.score()
+            best = SearchResult(descent.candidates[0], costs[0], sizes[0], costs[0], 0)
             self._cost = 1.0
         begun = self.job.clock()
         steps = scored = 0
@@ -298,16 +288,17 @@ class PhotoEncoder:
             if not ended:
                 descent.step(plan.step_size(done + share * (until - done)))
                 steps += 1
-            if final and scored < steps and (ended or steps % _CHECK_EVERY == 0):
-                check()
+            if best and scored < steps and (ended or steps % _CHECK_EVERY == 0):
+                best = best.improved(descent.candidates, *descent.score())
+                self._cost = float(best.cost) / max(float(best.start_cost), 1e-9)
                 scored = steps
             report(min(share, 1.0), done + steps)
             if ended:
                 break
-        if not final:
+        if best is None:
             return descent.z, descent.candidates[0], None
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
-        rdoq = _rdoq(task, distance, rate, best)
+        rdoq = _rdoq(task, distance, rate, best.indices)
         for _ in range(rounds if self._tuning.rdoq else 0):
             if not rdoq.round():
                 break
@@ -316,7 +307,7 @@ class PhotoEncoder:
     # --- Single indices, until the file has the size it may have.
 
     def _fit(self, coded: _Coded) -> _Coded:
-        """Latents whose file is just not larger than allowed; raises BadInput if there are none."""
+        """Latents whose file just fits the allowance. Raises BadInput if there are none."""
         if self.allowed is None:
             return coded
         best: _Coded | None = None
@@ -340,11 +331,11 @@ class PhotoEncoder:
         return best
 
     def _changed(self, coded: _Coded) -> _Coded | None:
-        """The same with as many indices moved by one as it takes to meet the allowance.
+        """Move as many indices by one as it takes to meet the allowance.
 
-        Steps are taken in the order of what they buy. How many it takes is found by coding, since
-        neighbouring steps change each other's bits; the nearest below the allowance is returned,
-        or else the nearest above. None if no move is of use.
+        The steps of best value come first. Their number is found by coding, since neighbouring
+        steps change each other's bits. Returns the nearest result below the allowance, or else the
+        nearest above, or None if no step is useful.
         """
         allowed = self.allowed or 0
         grow = coded.size < allowed
@@ -392,9 +383,9 @@ class PhotoEncoder:
         return left if left >= 0 else 1e12 - left
 
     def _order(self, coded: _Coded, grow: bool) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
-        """Useful steps of single indices, what buys most first.
+        """Useful steps of single indices, those of best value first.
 
-        Their flat positions, -1 or 1, and the bits that all up to each one take or save.
+        Their flat positions, their signs, and the cumulative bits that they take or save.
         """
         # Of the two of an index, the one that lessens the distance, or else the one that saves.
         steps, distance, bits = (m.flatten() for m in self._steps(coded, 0.0 if grow else 1e6))
@@ -408,9 +399,9 @@ class PhotoEncoder:
         return positions, steps[positions], gained[:count]
 
     def _steps(self, coded: _Coded, weight: float) -> tuple[Tensor, ...]:
-        """The better step of every index of the picture, bits counting `weight`.
+        """The better step of every index of the picture at a price `weight` of a bit.
 
-        Maps [1, C, rows, columns] of steps, and of distance and bits that they would add.
+        Maps [1, C, rows, columns] of the steps, and of the distance and bits that they would add.
         """
         rate, distance = self._rate(coded.quality), self._distance(coded.quality)
         whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
@@ -433,7 +424,7 @@ class PhotoEncoder:
         def write(tile: Area) -> bytes:
             return self.model.coder.encode(tile.cells_of(q), quality)
 
-        # The compiled walk lets go of the interpreter: tiles run side by side.
+        # The compiled coder releases the interpreter's lock, so tiles run in parallel.
         with ThreadPoolExecutor(2) as pool:
             payloads = list(pool.map(write, self.header.tiles()))
         bits = 8 * sum(map(len, payloads))
@@ -441,10 +432,10 @@ class PhotoEncoder:
 
 
 class StepPlan:
-    """Steps of a search: when its rate point is chosen anew, when it ends, and by when it must.
+    """Number of steps and deadlines of the parts of a search.
 
-    first: steps up to which only the rate is of interest, or 0; main: those up to the result;
-    correction: more of them, for each correction of the rate after that, or 0.
+    first: steps before the rate point is chosen again, or 0; main: steps before the result;
+    correction: further steps for each correction of the rate, or 0.
     """
 
     def __init__(
@@ -475,7 +466,7 @@ class StepPlan:
 
 
 def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
-    """Steps long enough to get somewhere in so few iterations."""
+    """Settings whose steps are longer where iterations are few."""
     long, short = TUNINGS[tune].steps
     step = min(short, max(long, 1.0 / max(iterations, 1)))
     return SearchSettings(iterations=iterations, step=step, coupling=5.0)

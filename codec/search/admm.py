@@ -31,10 +31,10 @@ _FEWEST_WITH_RDOQ = 8  # iterations
 
 @contextmanager
 def threads_for(x: Tensor) -> Iterator[None]:
-    """While frames x [B, T, M] are searched: one thread for a single frame on the CPU.
+    """Use one thread while a single frame of x [B, T, M] is searched on the CPU.
 
-    The products of one frame are over before a second thread has come to help; where another
-    program has its core, the first waits for it at every one of them.
+    The products of one frame are too small to share, and where another program keeps a core busy,
+    every one of them would wait for it.
     """
     threads = torch.get_num_threads()
     if len(x) > 1 or x.device.type != "cpu" or threads == 1:
@@ -48,7 +48,7 @@ def threads_for(x: Tensor) -> Iterator[None]:
 
 
 class Descent:
-    """A search on its way: relaxed latents of B frames, their multipliers and Adam moments.
+    """State of a search: relaxed latents of B frames, their multipliers and Adam moments.
 
     `z` [B, S, C] are the latents, `age` [B, S, 1] the steps each latent step has taken, and
     `candidates` the quantised latents that the last step proposed. `weight` [B] is the bit price.
@@ -75,7 +75,7 @@ class Descent:
         self._dual, self._first, self._second = (torch.zeros_like(self.z) for _ in range(3))
         self.age = torch.zeros_like(self.z[:, :, :1], dtype=torch.float64)
         self._price, self._relaxed = weight.clone(), torch.ones_like(weight)
-        # Rounded latents take other bits than relaxed ones; the ratio is known from candidates.
+        # Bits of rounded latents over those of relaxed ones, known once candidates are scored.
         self._rounded: Tensor | None = None
         self._whole_bits: Tensor | None = None
         self.candidates: list[Tensor] = [self._u]
@@ -90,9 +90,9 @@ class Descent:
         latents: Tensor,
         kept: Tensor,
     ) -> None:
-        """Go on with other targets x [B, T, M], prices and limits, from `latents` [B, S, C].
+        """Continue with new targets x [B, T, M], prices and limits, from `latents` [B, S, C].
 
-        kept: [B, S, 1], false for latent steps whose search begins anew.
+        kept: [B, S, 1], false for latent steps whose search starts afresh.
         """
         self._x, self._reference = x, self._distance.reference(x)
         self._price = torch.maximum(self._price + weight - self.weight, weight)
@@ -139,9 +139,9 @@ class Descent:
         return (cost + distances).reshape(times, -1), bits.reshape(times, -1)
 
     def rdoq(self, latents: Tensor) -> Rdoq:
-        """RDOQ from quantised latents [B, S, C] on.
+        """RDOQ starting at quantised latents [B, S, C].
 
-        Raises ValueError for a model whose latents are no whole numbers.
+        Raises ValueError for a model whose latents are not whole numbers.
         """
         return Rdoq(
             self._networks,
@@ -150,7 +150,7 @@ class Descent:
         )  # fmt: skip
 
     def _note(self, bits: Tensor) -> None:
-        """Remember what the rounded latents take, beside the relaxed ones of the last step."""
+        """Remember the bits of rounded latents, relative to the relaxed ones of the last step."""
         if self.age.any():
             self._rounded = bits / self._relaxed.clamp_min(1.0)
         else:
@@ -217,9 +217,9 @@ def search(
 ) -> SearchResult:
     """Quantised latents of the frames x [B, T, M] at rate points [B] and bit prices `weight` [B].
 
-    `allowed_bits` [B] makes candidates above it worthless unless no other exists (the least
-    excessive one is then kept). `start` replaces the encoder's warm start. `report` hears, after
-    every iteration, the share done, the best cost relative to the start, and the iterations.
+    Candidates above `allowed_bits` [B] are kept only if there is no other: then the smallest one.
+    `start` replaces the encoder's warm start. `report` is called after every iteration with the
+    share done, the best cost relative to the start, and the number of iterations.
     """
     begun, done = clock(), 0
     if start is None:
@@ -272,8 +272,8 @@ def cheapen(
 ) -> Tensor:
     """Move latents z [B, S, C] down the rate until their quantised form takes `limit` [B] bits.
 
-    Frames within their limit stay as they are. What is cheap is what the prior expects, which need
-    not be zero. May give up above the limit after `steps` steps of `size`.
+    Frames within their limit are unchanged. The cheapest latents are those that the prior expects,
+    which need not be zero. Ends above the limit if `steps` steps of `size` do not suffice.
     """
     for _ in range(steps):
         quantised = networks.quantise(z, 0.0)

@@ -15,7 +15,7 @@ Method = Literal["rdoq", "admm", "backprop", "none"]
 
 
 def quantise(z: Tensor, dead_zone: float = 0.0, limit: int = MAX_INDEX) -> Tensor:
-    """Q: nearest whole number within ±limit, values next to zero drawn to it by the dead zone."""
+    """Q: nearest whole numbers within ±limit; the dead zone widens the interval that becomes 0."""
     if dead_zone == 0.0:
         return z.round().clamp(-limit, limit)
     magnitude = (z.abs() + 0.5 - dead_zone).floor().clamp(0.0, limit)
@@ -38,12 +38,12 @@ class Distance(Protocol):
 
 @dataclass(frozen=True)
 class StepModel:
-    """What RDOQ needs to know of a model whose latents are whole numbers.
+    """Effects of single-index steps, for RDOQ of models whose latents are whole numbers.
 
-    bits: latents [B, S, C] and rate points [B] to their bits, and what one step down and one step
-    up of each index add to all bits, each [B, S, C]; energy: rate points to the squared change of
-    the output by one step of an index, without what the network adds, [B or 1, 1, C]; pooled: a map
-    like the target to its sums over what each latent step stands for, [B, S, 1].
+    bits: latents [B, S, C] and rate points [B] to the bits of each index, and the change of all
+    bits when it goes one step down or up, each [B, S, C]; energy: rate points to the squared change
+    of the linear synthesis by one step of an index, [B or 1, 1, C]; pooled: a map like the target
+    to its sums over the extent of each latent step, [B, S, 1].
     """
 
     bits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -53,7 +53,7 @@ class StepModel:
 
 @dataclass(frozen=True)
 class Networks:
-    """What the search needs of a model, all frozen.
+    """The frozen networks of a model, as the search calls them.
 
     `fast_generator` is the generator in a cheaper number format, for gradients alone; `generator`,
     as the decoder runs it, scores the candidates. `quantise` is Q: latents and a dead zone to the
@@ -72,9 +72,9 @@ class Networks:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a search runs. Steps are in units of one quantisation step.
+    """Settings of a search. Steps are in units of one quantisation step.
 
-    method: "rdoq" is ADMM, and at the end RDOQ where the model's latents are whole numbers.
+    method: "rdoq" is ADMM followed by RDOQ where the model's latents are whole numbers.
     """
 
     method: Method = "rdoq"
@@ -90,7 +90,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found of B frames.
+    """Result of a search over B frames.
 
     indices: [B, S, C] quantised latents (whole numbers where Q rounds); cost, bits (by the prior):
     [B]; iterations run.
@@ -103,7 +103,7 @@ class SearchResult:
     iterations: int
 
     def improved(self, candidates: list[Tensor], costs: Tensor, bits: Tensor) -> SearchResult:
-        """With what is cheaper of candidates [B, S, C] of costs and bits [candidates, B]."""
+        """Replace frames by cheaper candidates [B, S, C]; costs and bits: [candidates, B]."""
         best = self
         for option, cost, size in zip(candidates, costs, bits, strict=True):
             better = cost < best.cost

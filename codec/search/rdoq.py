@@ -1,10 +1,9 @@
-"""Rate-distortion optimised quantisation: single indices one step up or down, where that pays.
+"""Rate-distortion optimised quantisation: move single indices by one where that lowers the cost.
 
-What one step of an index changes is known to second order: the distance from its gradient and a
-curvature, the bits of the index itself from the prior exactly, and what it does to the bits of
-later indices from the gradient (Ramchandran & Vetterli 1994). The steps that promise most are taken
-together. If they lower the cost, more are tried next, else fewer: what each promises alone is not
-what all do.
+The effect of a step is estimated (Ramchandran & Vetterli 1994): the distance to second order, from
+its gradient and a curvature; the bits of the index itself exactly, from the prior; those of later
+indices to first order. The most promising steps are taken together. If they lower the cost, more
+are tried next, else fewer, since their effects do not simply add up.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from codec.search.problem import Networks
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps are taken together, by trial on training data.
+    """How many steps are taken together; tuned on training data.
 
-    share: of the promising steps that are taken first; bolder, meeker: its factor after steps that
-    paid, and after others; most: the largest share; stiffness: curvature over that of a squared
-    error with the same slope.
+    share: the part of the promising steps taken first; bolder, meeker: factor on it after success
+    and after failure; most: the largest share; stiffness: curvature over that of a squared error
+    with the same slope.
     """
 
     share: float
@@ -32,7 +31,7 @@ class Schedule:
     meeker: float
     most: float
     stiffness: float
-    bits_first: bool  # how a gain is summed up, which decides between steps that are nearly equal
+    bits_first: bool  # order in which a gain is summed up: rounding decides between near ties
 
 
 SPEECH = Schedule(0.04, 1.5, 0.5, 0.5, 2.0, bits_first=True)
@@ -41,7 +40,7 @@ IMAGE = Schedule(0.6, 1.0, 0.3, 1.0, 1.0, bits_first=False)
 
 @dataclass(frozen=True)
 class Steps:
-    """Whole latents [B, S, C], their cost [B], and what one step of each index would change.
+    """Whole latents [B, S, C], their cost [B], and the effect of one step of each index.
 
     slope, curvature: first and second derivative of the distance; lower, higher: bits that one step
     down and up add; all [B, S, C].
@@ -55,15 +54,15 @@ class Steps:
     higher: Tensor
 
     def better(self, price: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each index the step that is better at the price of a bit: -1 or 1, and what it adds:
-        distance and bits."""
+        """The better step of each index at this price of a bit: -1 or 1, and the distance and bits
+        that it adds."""
         up = self.slope + price * self.higher < price * self.lower - self.slope
         sign = torch.where(up, 1.0, -1.0)
         distance = sign * self.slope + 0.5 * self.curvature
         return sign, distance, torch.where(up, self.higher, self.lower)
 
     def where_cheaper(self, other: Steps) -> Steps:
-        """These in the frames where they cost less, the other ones elsewhere."""
+        """These in frames where they cost less, `other` elsewhere."""
         cheaper = self.cost < other.cost
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Steps(*(torch.where(cheaper if a.ndim == 1 else cheaper[:, None, None], a, b)
@@ -91,11 +90,10 @@ class Rdoq:
         """distance: decoded frames to F [B]; x: their targets; price: of a bit [B]; latents:
         quantised [B, S, C]; limit: bits [B] that steps may not exceed.
 
-        Costs are in the number format of the price. Raises ValueError for a model whose latents are
-        no whole numbers.
+        Costs have the dtype of the price. Raises ValueError if the model's latents are not whole.
         """
         if networks.steps is None:
-            raise ValueError("latents of this model are no whole numbers")
+            raise ValueError("the latents of this model are not whole numbers")
         self._networks, self._model, self._distance = networks, networks.steps, distance
         self._rate, self._price, self._limit = rate, price, limit
         self._schedule, self._share = schedule, torch.full_like(price, schedule.share)
@@ -112,9 +110,9 @@ class Rdoq:
         return self.steps.latents
 
     def round(self) -> bool:
-        """Try some steps in every frame, and keep them where they lower the cost.
+        """Try some steps in every frame and keep them where they lower the cost.
 
-        False if no step of any frame promises anything.
+        Returns False if no step of any frame is promising.
         """
         before, schedule = self.steps, self._schedule
         sign, gain = self._gains(before)
@@ -138,7 +136,7 @@ class Rdoq:
         return True
 
     def _gains(self, steps: Steps) -> tuple[Tensor, Tensor]:
-        """The better step of each index, and the cost that it adds: [B, S, C]."""
+        """The better step of each index and the cost that it adds, [B, S, C]."""
         price = self._price[:, None, None].to(steps.slope.dtype)
         sign, distance, bits = steps.better(price)
         if self._schedule.bits_first:
@@ -149,10 +147,10 @@ class Rdoq:
         return sign, torch.where(inside, gain, torch.zeros_like(gain))
 
     def _curvature_of(self, error: Tensor, along: Tensor) -> Tensor:
-        """Second derivative of F by each index, about: [B, S, C] of errors and slopes like x.
+        """Approximate second derivative of F by each index, [B, S, C]; error and slope are like x.
 
-        That of the linear synthesis, by what a squared error counts in each latent step: the slope
-        of the distance along the error that there is. For a mean squared error that is exact.
+        That of the linear synthesis, weighted by what a squared error counts in each latent step:
+        the slope of the distance along the present error. Exact for a mean squared error.
         """
         slope, square = (self._model.pooled(part) for part in (along * error, error.square()))
         weight = (slope / square.clamp_min(1e-12)).clamp_min(0.0)

@@ -22,8 +22,8 @@ from codec.image.container import STRIDE, Area
 from codec.image.ganz import TileForm
 from codec.image.ganz_search import search_tile
 from codec.image.photo_encoder import search_settings as image_search_settings
+from codec.image.photo_prior import PhotoTask, round_latents
 from codec.image.tiling import Window, frames_of
-from codec.image.windows import PhotoTask, round_latents
 from codec.search.admm import Descent, search
 from codec.search.problem import SearchSettings, quantise
 from models.folder import (

@@ -1,4 +1,4 @@
-"""The photo preset's latents and their prices, as the search of one window sees them."""
+"""The photo preset's prior over one window of a picture, for the search."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 def round_latents(z: Tensor, dead_zone: float = 0.0) -> Tensor:
-    """Q: nearest whole number within range, values next to zero drawn to it by the dead zone."""
+    """Q: nearest whole numbers within range; the dead zone widens the interval that becomes 0."""
     return quantise(z, dead_zone, MAX_INDEX)
 
 
 def tile_bits(
     networks: PhotoModel, tiles: Sequence[Area], z: Tensor, rate: Tensor, context: Tensor
 ) -> Tensor:
-    """Bits of a map [B, C, h, w] whose tiles (in its own coordinates) are coded on their own.
+    """Bits of a map [B, C, h, w] whose tiles (in its own coordinates) are coded independently.
 
-    context: the same, rounded; or one [1, C, h, w] that all share.
+    context: the rounded map, or one [1, C, h, w] shared by the whole batch.
     """
     out = torch.zeros_like(z)
     pieces = []
@@ -67,13 +67,12 @@ class WindowPrior:
         return location, log_scale
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
-        """Bits of z; context [1, S, C] may be shared by several z."""
+        """Bits of z [B, S, C]; the whole batch may share a context [1, S, C]."""
         window = self._window
         if context is None:
             context = z
         elif len(context) == len(z):
-            # Whole numbers as they are, with the gradient of the relaxed ones: what an index makes
-            # those after it cost is as much its price as its own bits.
+            # Straight-through: the price of an index includes what it makes later ones cost.
             context = context + (z - z.detach())
         known = map_of(context, window.area)
         # The same number format everywhere: bits with and without gradient must agree.
@@ -83,7 +82,7 @@ class WindowPrior:
 
 
 class PhotoTask(WindowTask):
-    """One window of a picture made ready for the search; prior: of its latents."""
+    """One window of a picture as a search problem."""
 
     def __init__(
         self, networks: PhotoModel, window: Window, z: Tensor, x: Tensor, size: tuple[int, int]
