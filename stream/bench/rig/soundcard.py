@@ -126,7 +126,9 @@ class VirtualSoundCards:
         The first 10 ms may be missing: PulseAudio had already rendered them as silence.
         """
         self._known(card)
-        return self._run(["paplay", f"--device={card}_voice", "--latency-msec=50", os.fspath(path)])
+        # Far ahead: on a busy machine the server may take a lot at once, and what lacks is silence.
+        argv = ["paplay", f"--device={card}_voice", "--latency-msec=1000", os.fspath(path)]
+        return self._run(argv)
 
     def record(self, path: str | os.PathLike[str]) -> Running:
         """Record every channel of the rig into a float WAV file, from now until stopped.
