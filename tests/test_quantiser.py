@@ -69,22 +69,22 @@ def test_unusable_centres_are_refused(centres):
 def test_reach_and_rest():
     quantiser = Quantiser(CENTRES)
     assert quantiser.reach == 7.75
-    assert quantiser.rest == 3
+    assert quantiser.zero_level == 3
 
 
 @given(hnp.arrays(np.int8, (4, 16), elements=st.integers(0, 7)))
 @settings(max_examples=100, deadline=None)
 def test_thinning_out_moves_inwards_and_ends_at_rest(indices):
     quantiser = Quantiser(CENTRES)
-    distance = np.abs(indices - quantiser.rest).sum()
+    distance = np.abs(indices - quantiser.zero_level).sum()
     for _ in range(200):
-        if (indices == quantiser.rest).all():
+        if (indices == quantiser.zero_level).all():
             break
         indices = quantiser.thin_out(indices)
-        closer = np.abs(indices - quantiser.rest).sum()
+        closer = np.abs(indices - quantiser.zero_level).sum()
         assert closer < distance
         distance = closer
-    assert (indices == quantiser.rest).all()
+    assert (indices == quantiser.zero_level).all()
     assert np.array_equal(quantiser.thin_out(indices), indices)
 
 

@@ -1,4 +1,4 @@
-"""Context models: the trained priors in exact integers, which name a counted table per index.
+"""Context models: trained priors in exact integers, which select a table for each index.
 
 Everything that decides a table is integer arithmetic on integers stored with the model, so that any
 two machines decode the same symbols. A context model is the trained prior network of speech or of
@@ -44,9 +44,9 @@ _INT32 = ("groups", "bands", "offset", "middle_bias", "leave_bias", "location_bi
 class Network(NamedTuple):
     """A context model at one rate point, as the compiled walk reads it.
 
-    H hidden units, C channels; of K neighbouring cells in view the first N are near: of these it
-    sees the values of V channels, of all of them the magnitudes in M bands of channels. Values and
-    magnitudes are relative to a linear prediction of the cell from the near ones.
+    H hidden units, C channels. Inputs from K neighbouring cells: the values of V channels of the
+    first N (the near ones), and of all of them the magnitudes in M bands of channels. Both are
+    relative to a linear prediction of the cell from the near ones.
     """
 
     groups: Int32  # [number of groups] channels of each group, summing to C
@@ -67,7 +67,7 @@ class Network(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What is known of the cell that a walk is at; `start_cell` makes room for it."""
+    """Working memory for the current cell of a walk, made by `start_cell`."""
 
     sums: Int32  # [H] of the first layer
     hidden: Int16  # [2, H] activations of both layers
@@ -104,7 +104,7 @@ class ContextModel(ABC):
 
     @abstractmethod
     def view(self) -> dict[str, Any]:
-        """The fields of `Network` that are not stored as they are, and hold at all rates."""
+        """The fields of `Network` that are derived from the stored ones and hold at all rates."""
 
     @abstractmethod
     def biases(self, quality: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ContextModel(ABC):
         """Table symbols of deviations from the nearest whole locations, same shape."""
 
     def network(self, quality: int) -> Network:
-        """The network at a rate point. Raises BadStream for a quality that there is not."""
+        """The network at a rate point. Raises BadStream for an unknown quality."""
         if not 0 <= quality < self.qualities:
             raise BadStream(f"quality {quality} is none of the {self.qualities} there are")
         return self._network._replace(**self.biases(quality))
@@ -128,7 +128,7 @@ class ContextModel(ABC):
     def check(self) -> None:
         """Raise ValueError unless types, shapes and table sums agree.
 
-        The compiled walk looks at no bounds: what passes here lets it leave no array.
+        The compiled walk checks no bounds and relies on this check.
         """
         for field in fields(self):  # type: ignore[arg-type]
             kind = "int32" if field.name in _INT32 else "int16"
@@ -159,7 +159,7 @@ class ContextModel(ABC):
 
 
 def start_cell(network: Network) -> Cell:
-    """Room for what a walk knows of a cell."""
+    """Working memory of a walk."""
     hidden, channels = len(network.middle), len(network.bands)
     sums, out = np.zeros(hidden, np.int32), np.zeros((3, channels), np.int32)
     return Cell(sums, np.zeros((2, hidden), np.int16), out)
@@ -290,7 +290,7 @@ def enter_group(
     _look_up(network, cell, group, start)
 
 
-# Only whole walks give up the interpreter's lock: single steps run for microseconds, and to get the
+# Only whole walks release the interpreter's lock: single steps take microseconds, and getting the
 # lock back from a busy thread takes milliseconds.
 @kernel(nogil=True)
 def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32) -> None:
@@ -319,10 +319,10 @@ def _groups_of(network: Network, cell: Cell, q: Int16) -> Iterator[tuple[int, in
 
 
 def deviations(model: ContextModel, q: NDArray[np.integer], quality: int) -> tuple[Int32, Int32]:
-    """Of known indices, [h, w, C] or a frame [S, C]: how far each lies from the nearest whole
-    location, and its table number; both of the same shape.
+    """Distances of known indices, [h, w, C] or a frame [S, C], from their nearest whole locations,
+    and their table numbers; both of the same shape.
 
-    Raises ValueError for other channels than the model's and indices out of range.
+    Raises ValueError for the wrong number of channels and for indices out of range.
     """
     if q.shape[-1] != model.channels:
         raise ValueError(f"the model is of {model.channels} channels, not {q.shape[-1]}")

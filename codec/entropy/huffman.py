@@ -1,9 +1,9 @@
-"""Huffman coding of latent indices: runs of expected values, and surprises, under static tables.
+"""Huffman coding of latent indices: runs of expected values and differences from them.
 
-The entropy coder of Liu et al. (2020), made fit for latents of which most are what their context
-makes expect. The context model of the range coder says what that is; a frame becomes (run of
-expected indices, difference) tokens, so that an index may cost less than one bit. Tables are
-integer counts over training frames, chosen by the scale class of the index a token starts at.
+The entropy coder of Liu et al. (2020), adapted to latents that mostly equal the value predicted by
+the context model. A frame becomes (run of expected indices, difference) tokens, so that an index
+may cost less than one bit. Tables are integer counts over training frames, selected by the scale
+class of the index at which a token starts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the entropy coders of latent frames have in common, and `constriction`'s words as bytes."""
+"""Base class of the entropy coders of latent frames; `constriction`'s words as bytes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LatentCoder(ABC):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn what `constriction` and tables say of impossible bytes into BadStream."""
+    """Turn errors of `constriction` and of table look-ups into BadStream."""
     try:
         yield
     except (AssertionError, ValueError, IndexError) as error:

@@ -55,7 +55,7 @@ class Quantiser(nn.Module):
         return float(self.centres.abs().max())
 
     @property
-    def rest(self) -> int:
+    def zero_level(self) -> int:
         """Index of the centre nearest to zero."""
         return int(self.centres.abs().argmin())
 
@@ -77,7 +77,7 @@ class Quantiser(nn.Module):
         """Move the 2 % (at least one) of the indices that lie farthest out one level inwards."""
         out = indices.copy()
         flat = out.reshape(-1)
-        distance = flat.astype(np.int64) - self.rest
+        distance = flat.astype(np.int64) - self.zero_level
         movable = int(np.count_nonzero(distance))
         farthest = np.argsort(-np.abs(distance), kind="stable")[: min(len(flat) // 50 + 1, movable)]
         flat[farthest] -= np.sign(distance[farthest]).astype(flat.dtype)
@@ -94,7 +94,7 @@ def fit_centres(latents: NDArray[np.floating], levels: int, seed: int = 0) -> ND
     values = np.asarray(latents, np.float64).reshape(-1, 1)
     if not np.isfinite(values).all() or len(np.unique(values)) < levels:
         raise ValueError(f"need at least {levels} different finite values for {levels} centres")
-    # In one dimension a good start is near the optimum, so that one is enough.
+    # In one dimension a good start is near the optimum, so one is enough.
     start = _companded(values[:, 0], levels)[:, None]
     found = KMeans(levels, init=start, n_init=1, max_iter=300, tol=0.0, random_state=seed).fit(
         values
@@ -106,10 +106,10 @@ def fit_centres(latents: NDArray[np.floating], levels: int, seed: int = 0) -> ND
 
 
 def _companded(values: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
-    """Where many centres lie best: as dense as the cube root of the density of the values.
+    """Start centres, as dense as the cube root of the density of the values (Panter & Dite 1951).
 
-    (Panter & Dite 1951.) Quantiles are too dense where the values are, and Lloyd's iteration moves
-    many centres slowly. The density is that of 2**10 equally full bins.
+    Quantiles are too dense at the peak, and Lloyd's iteration moves many centres slowly. The
+    density is measured in 2**10 equally full bins.
     """
     edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, min(1024, len(values)) + 1)))
     counts, _ = np.histogram(values, edges)
