@@ -202,6 +202,7 @@ GOLDEN_HUFFMAN = "6ddbb66d0b24362d19a75efd424493b4c1b5b98a4870ec5d86601b38b32e"
         {"groups": np.array(24, np.int32)},
         {"middle": np.zeros((24, 24), np.float32)},
         {"middle": np.zeros((), np.int16)},
+        {"middle": np.full((24, 24), -32768, np.int16)},  # 32-bit sums could overflow
         {"leave": np.zeros((), np.int16)},
         {"past": np.zeros((97, 24))},
         {"offset": np.zeros((17, 24), np.int64)},

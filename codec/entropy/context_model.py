@@ -28,7 +28,7 @@ from codec.errors import BadStream
 from codec.kernels import kernel
 
 WEIGHT_ONE = 1024
-MAX_WEIGHT = 4095  # with 511 and up to 1000 hidden units, sums stay below 2**31
+MAX_WEIGHT, MAX_HIDDEN = 4095, 1000  # with activations up to 511, sums stay below 2**31
 ACTIVATION_ONE = 64
 MAX_ACTIVATION = 511
 MAX_VALUE = 8  # of a neighbour's value, as the network sees it
@@ -149,6 +149,9 @@ class ContextModel(ABC):
         unit, rest = divmod(hidden, max(self.groups.size, 1))
         if rest or unit == 0 or int(self.groups.sum()) != channels or (self.groups < 1).any():
             raise ValueError("context model: groups do not divide the channels and hidden units")
+        heaviest = max(int(np.abs(w.astype(np.int32)).max()) for w in (self.middle, self.leave))
+        if heaviest > MAX_WEIGHT or hidden > MAX_HIDDEN:
+            raise ValueError("context model: sums of its products do not fit in 32 bits")
         if not (self.tables.sum(axis=1) == 1 << TABLE_BITS).all():
             raise ValueError("context model: table rows must sum to 2**16")
 
