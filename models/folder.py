@@ -27,6 +27,8 @@ from models.model import FrameModel as FrameModel
 from models.model import Model, halved, widened
 
 if TYPE_CHECKING:
+    from codec.search.problem import Networks
+
     # Named as exports: annotations of the codec take them from here.
     from models.networks.ganz import Convolutions as Convolutions
     from models.networks.ganz import GanzModel as GanzModel
@@ -69,6 +71,13 @@ def load_ganz_model(name: str, folder: Path | None = None) -> GanzModel:
     from models.networks.ganz import GanzModel
 
     return _load(folder or WEIGHTS / name, GanzModel)
+
+
+def search_networks(model: FrameModel) -> Networks:
+    """A frozen speech model as encoder and decoder run it; see `models.inference.search`."""
+    from models.inference import search
+
+    return search.search_networks(model)
 
 
 def _load(folder: Path, *models: type[M]) -> M:

@@ -15,7 +15,7 @@ from codec.entropy.context_model import ContextModel
 from codec.entropy.latent_coder import LatentCoder
 from codec.entropy.quantiser import thin_out
 from codec.entropy.speech_context import MAX_INDEX
-from codec.search.problem import Networks, RateModel, quantise
+from codec.search.problem import RateModel, quantise
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -106,12 +106,6 @@ class FrameModel(Model):
     def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
         """A cheaper frame of symbols near the given one; the same when there is none."""
         return thin_out(indices)
-
-    def search_networks(self) -> Networks:
-        """The frozen networks as encoder and decoder run them."""
-        from models.inference.search import search_networks
-
-        return search_networks(self)
 
     def frame_distance(self) -> FrameDistance:
         """F, which the search lowers, on the model's device."""

@@ -12,7 +12,7 @@ import torch
 from codec.device import choose_device, fast_in_half
 from codec.errors import BadInput
 from codec.image.settings import EncodeSettings
-from models.folder import load_speech_model
+from models.folder import load_speech_model, search_networks
 from tests.tiny_image_model import photograph, psnr, tiny_codec
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def test_without_onednn_everything_runs_in_single_precision(
     codec, picture = tiny_codec(tmp_path), photograph(48, 48)
     found = codec.decode(codec.encode(picture, EncodeSettings(iterations=2)))
     assert psnr(found, np.asarray(picture)) > 15.0
-    networks = load_speech_model("speech").search_networks()
+    networks = search_networks(load_speech_model("speech"))
     rate = torch.ones(1)
     z = torch.zeros_like(networks.encoder(torch.zeros(1, 128, 128), rate))
     torch.testing.assert_close(networks.fast_generator(z, rate), networks.generator(z, rate))

@@ -24,7 +24,7 @@ from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import FrameDecoder
 from codec.speech.presets import PRESETS
 from models.evaluation.scores import score
-from models.folder import load_speech_model, save_model
+from models.folder import load_speech_model, save_model, search_networks
 from models.networks.speech_distance import FrameDistance
 from models.networks.speech_paper import PaperModel, PaperShape
 from models.training.checkpoints import latest_checkpoint
@@ -144,7 +144,7 @@ def test_search_returns_centres_only() -> None:
     x = torch.rand(2, 128, 128) * 2.0 - 1.0
     none = torch.zeros(2)
     settings = SearchSettings(iterations=4, check_every=2, penalty=model.penalty)
-    found = search(model.search_networks(), FrameDistance(), x, none, none, settings)
+    found = search(search_networks(model), FrameDistance(), x, none, none, settings)
     assert torch.isin(found.indices, model.quantiser.centres).all()
     assert (found.cost <= found.start_cost).all()
     symbols = model.indices_of(found.indices)

@@ -13,7 +13,7 @@ from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent, search
 from codec.search.problem import Networks, SearchSettings, StepModel
 from codec.search.rdoq import Rdoq
-from models.folder import load_speech_model
+from models.folder import load_speech_model, search_networks
 from models.networks.speech import Prior, SpeechShape
 from models.networks.speech_distance import FrameDistance
 from tests.test_search import ToyDistance, ToyPrior
@@ -140,7 +140,7 @@ def test_the_prior_tells_what_steps_add() -> None:
 
 def test_the_search_ends_with_rdoq() -> None:
     """At as many steps the shipped model's frames cost less than by ADMM alone."""
-    networks = load_speech_model("speech").search_networks()
+    networks = search_networks(load_speech_model("speech"))
     assert networks.steps is not None
     random = torch.Generator().manual_seed(4)
     rough = torch.randn(2, 16, 192, generator=random) * torch.linspace(2.0, 0.1, 192)
@@ -156,8 +156,8 @@ def test_the_search_ends_with_rdoq() -> None:
 
 
 def test_few_steps_and_models_without_whole_latents_leave_it_out() -> None:
-    networks = load_speech_model("speech").search_networks()
-    paper = load_speech_model("paper").search_networks()
+    networks = search_networks(load_speech_model("speech"))
+    paper = search_networks(load_speech_model("paper"))
     assert paper.steps is None
     x, ones = torch.zeros(1, 128, 128), torch.ones(1)
     few, static = SearchSettings(iterations=6), SearchSettings(iterations=8, penalty=0.002)

@@ -30,7 +30,6 @@ from models.training.paper import (
 from models.training.photographs import Photographs
 from models.training.schedule import Schedule, train_speech
 from models.training.speech import SpeechSettings
-from tui.commands.train import SPEECH_STAGES, length
 from tui.terminal.progress import StageProgress
 from tui.terminal.signals import stopping
 
@@ -64,9 +63,9 @@ def _out(args: argparse.Namespace) -> Path:
 def _speech(args: argparse.Namespace) -> int:
     stages: tuple[str, ...] = (args.stage,)
     if args.stage == "all":
-        stages = tuple(s for s in SPEECH_STAGES if s != "features" or args.feature_weight > 0)
+        stages = tuple(s for s in args.stages if s != "features" or args.feature_weight > 0)
     schedule = Schedule(
-        **length(args),
+        **args.length,
         work=args.work,
         start=args.start,
         out=args.out,
@@ -96,14 +95,14 @@ def _speech(args: argparse.Namespace) -> int:
 
 
 def _paper(args: argparse.Namespace) -> int:
-    settings = PaperSettings(**length(args), batch=args.batch, seed=args.seed)
+    settings = PaperSettings(**args.length, batch=args.batch, seed=args.seed)
     device, shards = choose_device(args.device), FrameShards(args.data)
     with _run(args) as run:
         return _two_stages(PaperTask(shards, settings, run, device), args.work, args)
 
 
 def _image_paper(args: argparse.Namespace) -> int:
-    settings = PaperImageSettings(**length(args), batch=args.batch, seed=args.seed)
+    settings = PaperImageSettings(**args.length, batch=args.batch, seed=args.seed)
     with _run(args) as run:
         photographs = Photographs(args.data, crop=args.crop, note=run.note)
         task = PaperImageTask(photographs, settings, run, choose_device(args.device))
@@ -120,7 +119,7 @@ def _two_stages(task: TwoStageTask, folder: Path, args: argparse.Namespace) -> i
 def _image(args: argparse.Namespace) -> int:
     folder = args.work / "image"
     settings = ImageSettings(
-        **length(args), batch=args.batch, rate=args.rate, hold=args.hold, seed=args.seed
+        **args.length, batch=args.batch, rate=args.rate, hold=args.hold, seed=args.seed
     )
     with _run(args) as run:
         photographs = Photographs(args.data, crop=args.crop, note=run.note)
@@ -139,7 +138,7 @@ def _image(args: argparse.Namespace) -> int:
 
 def _ganz(args: argparse.Namespace) -> int:
     folder = args.work / "ganz"
-    settings = GanzSettings(**length(args), batch=args.batch, seed=args.seed)
+    settings = GanzSettings(**args.length, batch=args.batch, seed=args.seed)
     with _run(args) as run:
         photographs = Photographs(args.data, crop=SIDE, note=run.note)
         return _train_and_export(

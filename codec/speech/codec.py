@@ -3,53 +3,31 @@
 from __future__ import annotations
 
 import io
-from functools import cached_property
 
 import numpy as np
-import torch
 
 from codec.container import ContainerReader, StreamHeader
 from codec.device import choose_device
 from codec.errors import BadInput
-from codec.search.problem import Distance, Method
+from codec.search.problem import Method
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 from codec.speech.decoder import SpeechDecoder
 from codec.speech.encoder import SpeechEncoder
-from codec.speech.presets import DEFAULT_PRESET, PRESETS, EntropyName, Preset, find_preset
+from codec.speech.engine import SpeechEngine
+from codec.speech.presets import DEFAULT_PRESET, PRESETS, EntropyName, find_preset
 from codec.speech.streams import GROUP, decode_stream, encode_stream
 
 __all__ = ["PRESETS", "SpeechCodec", "to_speech"]
 
 
-class SpeechCodec:
-    """One preset with its networks loaded on a device. Raises BadInput for a broken model.
-
-    networks: as trained; searchable: as the search runs them; coders: entropy coders by name;
-    qualities: number of rate points; model_id: 16 hex digits.
-    """
-
-    def __init__(self, preset: Preset, device: torch.device) -> None:
-        from models.folder import load_speech_model
-
-        self.settings = preset
-        self.preset = preset.name
-        self.device = device
-        self.networks = model = load_speech_model(preset.model).to(device)
-        self.searchable = model.search_networks()
-        self.model_id = model.model_id
-        self.coders = model.coders
-        self.qualities = model.qualities
+class SpeechCodec(SpeechEngine):
+    """Encodes and decodes speech with one preset; see `SpeechEngine` for its attributes."""
 
     @classmethod
     def load(cls, preset: str = DEFAULT_PRESET, device: str = "auto") -> SpeechCodec:
         """The codec of a preset. Raises BadInput for an unknown preset, device or broken model."""
         return cls(find_preset(preset), choose_device(device))
-
-    @cached_property
-    def distance(self) -> Distance:
-        """The distance that encoders minimise; decoders never load it."""
-        return self.networks.frame_distance()
 
     def header(self) -> StreamHeader:
         """The header of a container with this codec's packets."""

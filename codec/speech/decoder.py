@@ -18,7 +18,7 @@ from codec.signal.samples import FloatArray
 from codec.signal.synthesis import SpeechSynthesiser
 
 if TYPE_CHECKING:
-    from codec.speech.codec import SpeechCodec
+    from codec.speech.engine import SpeechEngine
 
 NOISE_FADE_HOPS = 12  # from speech to comfort noise: 96 ms
 
@@ -37,7 +37,7 @@ class FrameDecoder:
     Deterministic: the same packets and losses give the same frames.
     """
 
-    def __init__(self, codec: SpeechCodec, seed: int = 0) -> None:
+    def __init__(self, codec: SpeechEngine, seed: int = 0) -> None:
         self._codec = codec
         self._short_id = short_id(codec.model_id)
         self._noise = NoiseTexture(seed)
@@ -101,7 +101,7 @@ class FrameDecoder:
 class SpeechDecoder:
     """Packets in, samples out; lost frames are concealed."""
 
-    def __init__(self, codec: SpeechCodec) -> None:
+    def __init__(self, codec: SpeechEngine) -> None:
         self._codec = codec
         self._frames = FrameDecoder(codec)
         self._synthesiser = SpeechSynthesiser()

@@ -21,7 +21,7 @@ from codec.speech.presets import EntropyName, Preset
 from codec.speech.ratecontrol import Bits, Plan, RateControl
 
 if TYPE_CHECKING:
-    from codec.speech.codec import SpeechCodec
+    from codec.speech.engine import SpeechEngine
 
 SILENT = -0.98  # frames with nothing above this (1 dB over the floor) are coded as empty packets
 _NEEDED = FRAME_SAMPLES + 2 * LEAD  # samples that the columns of one frame see
@@ -45,7 +45,7 @@ class FrameCoder:
     Raises BadInput for an unknown entropy coder; None is that of the preset.
     """
 
-    def __init__(self, codec: SpeechCodec, entropy: EntropyName | None = None) -> None:
+    def __init__(self, codec: SpeechEngine, entropy: EntropyName | None = None) -> None:
         self.preset = codec.settings
         entropy = self.preset.entropy if entropy is None else entropy
         if entropy not in codec.coders:
@@ -148,7 +148,7 @@ class SpeechEncoder:
 
     def __init__(
         self,
-        codec: SpeechCodec,
+        codec: SpeechEngine,
         iterations: int | None = None,
         budget: float | None = None,
         method: Method = "rdoq",

@@ -31,7 +31,7 @@ from codec.speech.presets import find_preset
 from codec.speech.ratecontrol import Bits, Plan
 
 if TYPE_CHECKING:
-    from codec.speech.codec import SpeechCodec
+    from codec.speech.engine import SpeechEngine
 
 SLICE = 0.04  # seconds, the longest that `refine` takes, save for one step's misjudgement
 _COLUMNS_KEPT = 2 * FRAME_HOPS  # analysed columns kept for display
@@ -75,7 +75,7 @@ class LiveEncoder:
 
     def __init__(
         self,
-        codec: SpeechCodec,
+        codec: SpeechEngine,
         *,
         iterations: int | None = None,
         tail: float = 0.06,
@@ -272,7 +272,7 @@ class LiveSearch:
 
     def __init__(
         self,
-        codec: SpeechCodec,
+        codec: SpeechEngine,
         coder: FrameCoder,
         iterations: int | None,
         clock: Callable[[], float],

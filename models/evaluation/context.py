@@ -16,7 +16,7 @@ from torch import Tensor
 from codec.device import choose_device
 from models.evaluation.clips import Clip
 from models.evaluation.tradeoff import frames_of
-from models.folder import load_speech_model
+from models.folder import load_speech_model, search_networks
 
 _PAST = 2  # steps the prior looks back
 
@@ -48,7 +48,7 @@ def measure(clips: Sequence[Clip], quality: int = 8, device: str = "auto") -> Co
     None if no clip has two frames.
     """
     where = choose_device(device)
-    networks = load_speech_model("speech").to(where).search_networks()
+    networks = search_networks(load_speech_model("speech").to(where))
     alone, chained = [], []
     for clip in clips:
         frames = frames_of(clip.samples).to(where)

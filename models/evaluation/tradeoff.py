@@ -32,7 +32,7 @@ from models.evaluation.coding import Coded, Coding, Step
 from models.evaluation.estimates import Estimate
 from models.evaluation.plots import Line, Panel
 from models.evaluation.scores import CodecResult, score_codings
-from models.folder import FrameModel, load_speech_model
+from models.folder import FrameModel, load_speech_model, search_networks
 from models.networks.speech_distance import FrameDistance
 
 SearchMethod = Literal["admm", "backprop"]
@@ -171,7 +171,7 @@ class Bench:
     def __init__(self, x: Tensor, device: str = "auto") -> None:
         self.device = choose_device(device)
         self.model: FrameModel = load_speech_model("speech").to(self.device)
-        self.networks = self.model.search_networks()
+        self.networks = search_networks(self.model)
         self.distance = FrameDistance().to(self.device)
         self.x = x.to(self.device)
 

@@ -32,6 +32,7 @@ from models.folder import (
     load_speech_model,
     new_model_folder,
     save_model,
+    search_networks,
 )
 from models.networks.ganz import GanzModel, Generator
 from models.networks.image_distance import ImageDistance
@@ -85,7 +86,7 @@ def _speech_examples(
     """Searched latents of random training frames at all qualities: (indices, quality) pairs."""
     random = np.random.default_rng((seed, 3 << 20))
     distance = FrameDistance()
-    networks = model.search_networks()
+    networks = search_networks(model)
     examples: list[tuple[NDArray[np.int8], int]] = []
     for _ in range(batches):
         qualities = np.array(_QUALITIES_MIX * 2)

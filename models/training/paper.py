@@ -28,7 +28,7 @@ from codec.image.paper import search_settings, window_task
 from codec.image.tiling import frames_of, map_of
 from codec.search.admm import search
 from codec.search.problem import SearchSettings
-from models.folder import new_model_folder, save_model
+from models.folder import new_model_folder, save_model, search_networks
 from models.networks.common import SignalDistance
 from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.image_distance import PaperDistance
@@ -312,7 +312,7 @@ class PaperTask(TwoStageTask):
         settings = SearchSettings(
             iterations=iterations, check_every=check_every, penalty=model.penalty
         )
-        found = search(model.search_networks(), self.distance, x, none, none, settings)
+        found = search(search_networks(model), self.distance, x, none, none, settings)
         return found.indices, found.cost
 
 

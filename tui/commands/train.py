@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     with extra("train"):
         # Only here: it imports torch.
         training = importlib.import_module("tui.training")
+    args.length = _length(args)
     return int(training.SUBJECTS[args.subject](args))
 
 
@@ -62,6 +63,7 @@ def _speech(subjects: Subparsers) -> None:
     )
     add = parser.add_argument
     _add_stages(parser, SPEECH_STAGES)
+    parser.set_defaults(stages=SPEECH_STAGES)
     add("--start", type=Path, metavar="MODEL",
         help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
     _add_training(parser, 60.0, 48, "frames per process", note="; `all` shares it out")
@@ -186,7 +188,7 @@ class Length(TypedDict):
     steps: int | None
 
 
-def length(args: argparse.Namespace) -> Length:
+def _length(args: argparse.Namespace) -> Length:
     """The minutes and steps asked for; without any, the default minutes."""
     unlimited = args.minutes is None and args.steps is None
     return {"minutes": args.default_minutes if unlimited else args.minutes, "steps": args.steps}

@@ -1,0 +1,35 @@
+"""A preset and its loaded model, which every encoder and decoder of speech works with."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+from codec.search.problem import Distance
+from codec.speech.presets import Preset
+
+
+class SpeechEngine:
+    """One preset with its networks loaded on a device. Raises BadInput for a broken model.
+
+    networks: as trained; searchable: as the search runs them; coders: entropy coders by name;
+    qualities: number of rate points; model_id: 16 hex digits.
+    """
+
+    def __init__(self, preset: Preset, device: torch.device) -> None:
+        from models.folder import load_speech_model, search_networks
+
+        self.settings = preset
+        self.preset = preset.name
+        self.device = device
+        self.networks = model = load_speech_model(preset.model).to(device)
+        self.searchable = search_networks(model)
+        self.model_id = model.model_id
+        self.coders = model.coders
+        self.qualities = model.qualities
+
+    @cached_property
+    def distance(self) -> Distance:
+        """The distance that encoders minimise; decoders never load it."""
+        return self.networks.frame_distance()
