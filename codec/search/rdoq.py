@@ -119,7 +119,7 @@ class Rdoq:
         promising = (gain < 0).sum((1, 2))
         if not promising.any():
             return False
-        counts = (self._share * promising).long().clamp(min=1).tolist()
+        counts = (self._share * promising).long().clamp(min=1).cpu().tolist()
         rows = zip(gain.flatten(1), counts, strict=True)
         least = torch.stack([row.kthvalue(count).values for row, count in rows])
         chosen = (gain <= least[:, None, None]) & (gain < 0)
