@@ -27,6 +27,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Files that take minutes begin first, so that no process is left alone with one at the end.
+LONGEST = ("test_readme.py", "test_live_encoder.py", "test_link_live.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def clip_paths() -> list[Path]:
     """The shipped speech clips: 16 kHz mono FLAC, one speaker each."""
