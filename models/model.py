@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """Networks and entropy tables that are stored in one folder (`models.folder`).
 
     kind: the class in `model.json`, None for the speech model; title: in messages; parts:
@@ -42,20 +43,20 @@ class Model(nn.Module):
     model_id: str = ""
 
     @classmethod
+    @abstractmethod
     def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
         """A model as its folder describes it, all but the weights of its parts.
 
         Raises LookupError, TypeError or ValueError when the folder does not describe one.
         """
-        raise NotImplementedError
 
     def described(self) -> dict[str, Any]:
         """What `model.json` says beside the shape."""
         return {}
 
+    @abstractmethod
     def tables(self) -> dict[str, NDArray[Any]]:
         """The arrays of `entropy.safetensors`."""
-        raise NotImplementedError
 
     def part(self, name: str) -> Mapping[str, Tensor]:
         """The tensors in the file of a part."""
@@ -82,9 +83,9 @@ class FrameModel(Model):
     penalty: float | None = None
     reach: float = MAX_INDEX
 
+    @abstractmethod
     def rate_weight(self, rate: float) -> float:
         """Lagrangian weight (cost per bit) at rate point r."""
-        raise NotImplementedError
 
     def quantise(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
         """Q: the allowed latents nearest to z."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,9 +168,9 @@ class Task:
     def start(self) -> None:
         """Begin a training that has no checkpoint."""
 
+    @abstractmethod
     def step(self, fraction: float) -> dict[str, float]:
         """One step at this share of the training; returns the numbers to log."""
-        raise NotImplementedError
 
     def finish(self) -> None:
         """End a training, before its last checkpoint is written."""

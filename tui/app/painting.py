@@ -7,6 +7,7 @@ idle call cheap.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -102,9 +103,9 @@ class Painted(Widget):
         self._strips: dict[int, Strip] = {}
         self._looks: dict[str, Style] = {}
 
+    @abstractmethod
     def paint(self, width: int, height: int) -> Sequence[Line | Strip]:
         """The lines to show in `height` rows of `width` cells."""
-        raise NotImplementedError
 
     def repaint(self) -> None:
         """Call `paint` and redraw the lines that changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
@@ -29,8 +30,9 @@ class Dialog(ModalScreen[Answer]):
             box.border_subtitle = self._footer
             yield from self.content()
 
+    @abstractmethod
     def content(self) -> list[Widget]:
-        raise NotImplementedError
+        """What is in the box."""
 
     def action_close(self) -> None:
         self.dismiss(None)
