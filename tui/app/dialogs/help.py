@@ -24,7 +24,6 @@ class Help(Dialog[None]):
 
     def content(self) -> list[Widget]:
         rows = [
-            Content.assemble((set_cell_size(key, 11), "$accent"), what)
-            for key, what in help_rows()
+            Content.assemble((set_cell_size(key, 11), "$accent"), what) for key, what in help_rows()
         ]
         return [Static(Content("\n").join(rows))]
