@@ -14,14 +14,17 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from tui.commands import NAMES
+from tui.commands import COMMANDS
 from tui.terminal.errors import UsageError
 from tui.terminal.exit_status import DONE, USAGE, exit_status
 from tui.terminal.process import prepare
 from tui.terminal.signals import unwinding
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _SERVICES = {"call", "listen"}  # run for days: garbage is collected as usual
 
@@ -58,29 +61,33 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
-def build_parser(names: Sequence[str] = NAMES) -> argparse.ArgumentParser:
-    """The parser of these commands."""
-    parser = argparse.ArgumentParser(prog="sotto", description="Speech at 2 kbit/s.")
+class _Parser(argparse.ArgumentParser):
+    """argparse's, but help that cannot be written is an error."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        print(self.format_help(), end="", file=file)
+
+
+def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of all commands, which knows the arguments of those in `names` alone."""
+    parser = _Parser(prog="sotto", description="Speech at 2 kbit/s.")
     parser.add_argument("--version", action="version", version=f"sotto {_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = {name: subparsers.add_parser(name, help=text) for name, text in COMMANDS.items()}
     for name in names:
-        _command(name).add_parser(subparsers)
+        importlib.import_module(f"tui.commands.{name}").add_arguments(commands[name])
     return parser
 
 
 def _dispatch(arguments: list[str]) -> int:
-    # Of one command where that is known: the others need not be read.
-    parser = build_parser(arguments[:1] if arguments[:1] and arguments[0] in NAMES else NAMES)
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    parser = build_parser([command] if command in COMMANDS else [])
     args = parser.parse_args(arguments)
     try:
         status: int = args.run(args)
     except UsageError as error:
         parser.exit(USAGE, f"sotto {args.command}: {error}\n")
     return status
-
-
-def _command(name: str) -> ModuleType:
-    return importlib.import_module(f"tui.commands.{name}")
 
 
 def _version() -> str:

@@ -1,7 +1,6 @@
-"""The subcommands: one module each, with `add_parser(subparsers)` and `run(args) -> int`.
+"""The subcommands: one module each, with `add_arguments(parser)` and `run(args) -> int`.
 
-Modules here import nothing heavy at the top: all of them are read to build the help, and the help
-must appear at once.
+Modules here import nothing heavy at the top: the help of a command must appear at once.
 """
 
 from __future__ import annotations
@@ -12,17 +11,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# In the order the help lists them.
-NAMES = (
-    "encode",
-    "decode",
-    "transcode",
-    "info",
-    "image",
-    "listen",
-    "call",
-    "keygen",
-    "devices",
-    "train",
-    "bench",
-)
+# What the help says of each, in its order: it is printed without reading their modules.
+COMMANDS = {
+    "encode": "audio to a .sotto file",
+    "decode": "a .sotto file to audio",
+    "transcode": "encode and decode, and report bitrate, quality and speed",
+    "info": "what a .sotto file holds",
+    "image": "pictures to .stim files and back",
+    "listen": "wait for a voice call",
+    "call": "call a machine that listens",
+    "keygen": "make a key pair for secured calls",
+    "devices": "audio devices and the rates they accept",
+    "train": "train the networks",
+    "bench": "quality, bitrate and speed against other codecs; latency of the live link",
+}

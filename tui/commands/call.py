@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from typing import TYPE_CHECKING
 
 from tui import live
 
-if TYPE_CHECKING:
-    from tui.commands import Subparsers
 
-
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "call",
-        help="call a machine that listens",
-        description="Call a machine where `sotto listen` runs and talk, both ways at once.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = "Call a machine where `sotto listen` runs and talk, both ways at once."
     parser.add_argument("host", metavar="HOST[:PORT]", help="whom to call")
     parser.add_argument(
         "--stay", action="store_true", help="stay on the line when --send-file is over"

@@ -14,17 +14,14 @@ from tui.terminal.arguments import between, number
 if TYPE_CHECKING:
     from codec.container import StreamHeader, StreamInfo
     from codec.speech.codec import SpeechCodec
-    from tui.commands import Subparsers
     from tui.terminal.progress import Progress
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "decode",
-        help="a .sotto file to audio",
-        description="Decode a .sotto file, pipe ('-') or directory of .sotto files. The suffix of "
-        "the output chooses its format; '-' and directories get WAV.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = (
+        "Decode a .sotto file, pipe ('-') or directory of .sotto files. The suffix of "
+        "the output chooses its format; '-' and directories get WAV."
     )
     parser.add_argument("input", metavar="IN.sotto", help="file, '-' or directory")
     parser.add_argument("output", metavar="OUT.wav", help="audio file, '-', or directory")

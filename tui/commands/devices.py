@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stream.audio.devices import DeviceInfo
-    from tui.commands import Subparsers
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "devices",
-        help="audio devices and the rates they accept",
-        description="List the audio devices of this machine. --input and --output of the live "
-        "link take the number or a part of the name.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = (
+        "List the audio devices of this machine. --input and --output of the live "
+        "link take the number or a part of the name."
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)

@@ -11,17 +11,12 @@ from tui.terminal import options
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
-    from tui.commands import Subparsers
     from tui.terminal.progress import Progress
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "encode",
-        help="audio to a .sotto file",
-        description="Encode any audio file, pipe ('-') or directory of audio files.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = "Encode any audio file, pipe ('-') or directory of audio files."
     parser.add_argument("input", metavar="IN", help="audio file, '-' or directory")
     parser.add_argument("output", metavar="OUT.sotto", help="file, '-', or directory")
     options.add_encoding(parser)

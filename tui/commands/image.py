@@ -19,13 +19,9 @@ if TYPE_CHECKING:
 SUFFIX = ".stim"
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "image",
-        help="pictures to .stim files and back",
-        description="Code still pictures by latent search.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = "Code still pictures by latent search."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_encode(actions)
     decode = actions.add_parser(

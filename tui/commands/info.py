@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from codec.container import StreamInfo
-    from tui.commands import Subparsers
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "info", help="what a .sotto file holds", description="Describe a .sotto file or pipe."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = "Describe a .sotto file or pipe."
     parser.add_argument("input", metavar="FILE", help=".sotto file or '-'")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tui.commands import Subparsers
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "keygen",
-        help="make a key pair for secured calls",
-        description="Make a key pair. The private key is written to FILE, for you alone; give the "
-        "public one, FILE.pub, to those you talk to.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = (
+        "Make a key pair. The private key is written to FILE, for you alone; give the "
+        "public one, FILE.pub, to those you talk to."
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="default: ~/.config/sotto/key")
     parser.add_argument("--force", action="store_true", help="replace a pair that is there")

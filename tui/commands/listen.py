@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from typing import TYPE_CHECKING
 
 from tui import live
 
-if TYPE_CHECKING:
-    from tui.commands import Subparsers
 
-
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "listen",
-        help="wait for a voice call",
-        description="Wait for `sotto call` from another machine and talk, both ways at once.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = "Wait for `sotto call` from another machine and talk, both ways at once."
     parser.add_argument(
         "--bind",
         default="",

@@ -26,13 +26,9 @@ IMAGE_STAGES = ("train", "export")
 _PHOTOGRAPHS = "a folder of photographs"
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train the networks",
-        description="Train the networks. `sotto train SUBJECT --help` lists the options.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = "Train the networks. `sotto train SUBJECT --help` lists the options."
     subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
     _speech(subjects)
     _paper(subjects)

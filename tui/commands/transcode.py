@@ -19,19 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from codec.speech.codec import SpeechCodec
-    from tui.commands import Subparsers
 
 # PESQ is made for utterances; its fixed tables overflow on long recordings.
 SCORED_SECONDS = 30
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the parser."""
-    parser = subparsers.add_parser(
-        "transcode",
-        help="encode and decode, and report bitrate, quality and speed",
-        description="Encode and decode audio, and report bitrate, PESQ, STOI and speed. Quality "
-        f"is scored on the first {SCORED_SECONDS} seconds.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.description = (
+        "Encode and decode audio, and report bitrate, PESQ, STOI and speed. Quality "
+        f"is scored on the first {SCORED_SECONDS} seconds."
     )
     parser.add_argument("input", metavar="IN", help="audio file or '-'")
     parser.add_argument("output", metavar="OUT.wav", help="audio file or '-'")
