@@ -210,7 +210,7 @@ def test_reader_that_goes_away_is_no_noise(tmp_path: Path) -> None:
 
 
 def test_standard_output_that_is_full(coded: Path) -> None:
-    for args in (["decode", str(coded), "-"], ["info", str(coded)]):
+    for args in (["decode", str(coded), "-"], ["info", str(coded)], ["--help"], ["encode", "-h"]):
         with open("/dev/full", "wb") as full:
             done = subprocess.run(
                 [*FAKE, *args], stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120
