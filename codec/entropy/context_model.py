@@ -1,15 +1,15 @@
-"""Context models: trained priors in exact integers, which select a table for each index.
+"""Context models: trained priors in fixed point, which select a table for each index.
 
-Everything that decides a table is integer arithmetic on integers stored with the model, so that any
-two machines decode the same symbols. A context model is the trained prior network of speech or of
-images (`models.networks`) in fixed point. It gives each latent index a location (in eighths) and a
-scale class; each class owns a table counted on training data.
+A table is selected by integer arithmetic on integers stored with the model, so all machines decode
+the same symbols. A context model is the trained prior network for speech or images
+(`models.networks`) in fixed point. It gives each latent index a location (in eighths) and a scale
+class; the location's fraction and the class select a table counted on training data.
 
-Indices are maps [h, w, C], coded cell by cell in raster order, in each cell group by group of its
+Indices are maps [h, w, C], coded cell by cell in raster order, and within a cell group by group of
 channels. A frame of speech is a map one column wide.
 
 Fixed-point formats: weights 1/1024, activations 1/64 in [0, 511], sums 1/1024 (first layer, whose
-inputs are whole numbers) or 1/65536 (later layers).
+inputs are integers) or 1/65536 (later layers).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ WEIGHT_ONE = 1024
 MAX_WEIGHT, MAX_HIDDEN = 4095, 1000  # with activations up to 511, sums stay below 2**31
 ACTIVATION_ONE = 64
 MAX_ACTIVATION = 511
-MAX_VALUE = 8  # of a neighbour's value, as the network sees it
-MAX_MAGNITUDE = 127  # of a neighbour's magnitudes, summed over a band of channels
-MAX_LOCATION = 8 << 16  # of the network's correction to the linear prediction, 1/65536
+MAX_VALUE = 8  # limit of a neighbour's value as a network input
+MAX_MAGNITUDE = 127  # limit of a neighbour's magnitudes, summed over a band of channels
+MAX_LOCATION = 8 << 16  # limit of the correction to the linear prediction, 1/65536
 FRACTIONS = 8
 
 Int16 = NDArray[np.int16]
@@ -42,19 +42,19 @@ _INT32 = ("groups", "bands", "offset", "middle_bias", "leave_bias", "location_bi
 
 
 class Network(NamedTuple):
-    """A context model at one rate point, as the compiled walk reads it.
+    """A context model at one rate point, as the compiled code reads it.
 
-    H hidden units, C channels. Inputs from K neighbouring cells: the values of V channels of the
-    first N (the near ones), and of all of them the magnitudes in M bands of channels. Both are
+    H hidden units, C channels. The inputs come from K neighbouring cells: the values of V channels
+    of the first N (near) cells, and the magnitudes of all K cells in M bands of channels. Both are
     relative to a linear prediction of the cell from the near ones.
     """
 
-    groups: Int32  # [number of groups] channels of each group, summing to C
-    neighbours: Int32  # [K, 2] how many rows above and columns to the left each lies
+    groups: Int32  # [number of groups] channels in each group, summing to C
+    neighbours: Int32  # [K, 2] rows above the cell and columns to its left
     padded: bool  # a near cell outside the map is replaced by the one to the left, or else above
     predict: Int16  # [N, C] weights of the linear prediction
     bands: Int32  # [C] the band of each channel, in [0, M)
-    magnitudes: Int32  # magnitude by absolute value
+    magnitudes: Int32  # magnitudes, indexed by absolute value
     near: Int16  # [N * V, H] weights of the near cells' values
     around: Int16  # [K * M, H] weights of all cells' magnitudes
     within: Int16  # [2C, H] weights of values, then magnitudes, of the cell's earlier groups
@@ -69,9 +69,9 @@ class Network(NamedTuple):
 class Cell(NamedTuple):
     """Working memory for the current cell of a walk, made by `start_cell`."""
 
-    sums: Int32  # [H] of the first layer
+    sums: Int32  # [H] sums of the first layer
     hidden: Int16  # [2, H] activations of both layers
-    out: Int32  # [3, C] linear prediction (1/1024), nearest whole location, table number
+    out: Int32  # [3, C] linear prediction (1/1024), rounded location, table number
 
 
 class ContextModel(ABC):
@@ -81,11 +81,11 @@ class ContextModel(ABC):
     """
 
     max_index: ClassVar[int]  # latent indices lie in [-max_index, max_index]
-    scale_classes: ClassVar[int]  # in eighths of a natural-log unit, from log_scale_start on
+    scale_classes: ClassVar[int]  # in eighths of a natural-log unit, from log_scale_start up
     log_scale_start: ClassVar[float]
-    reach: ClassVar[int]  # of a table around its centre
+    reach: ClassVar[int]  # largest deviation in a table
     symbols: ClassVar[int]
-    qualities: ClassVar[int]  # rate points
+    qualities: ClassVar[int]  # number of rate points
 
     groups: Int32  # these five as in `Network`
     within: Int16
@@ -100,11 +100,11 @@ class ContextModel(ABC):
 
     @abstractmethod
     def shapes(self, channels: int, hidden: int) -> dict[str, tuple[int, ...]]:
-        """The shapes that arrays of this family alone must have."""
+        """The required shapes of the arrays that only this subclass has."""
 
     @abstractmethod
     def view(self) -> dict[str, Any]:
-        """The fields of `Network` that are derived from the stored ones and hold at all rates."""
+        """The fields of `Network` that are derived from the stored ones, the same at all rates."""
 
     @abstractmethod
     def biases(self, quality: int) -> dict[str, Any]:
@@ -112,12 +112,12 @@ class ContextModel(ABC):
 
     @abstractmethod
     def symbols_of(self, deviation: Int32) -> Int32:
-        """Table symbols of deviations from the nearest whole locations, same shape."""
+        """Table symbols of deviations from the rounded locations, same shape."""
 
     def network(self, quality: int) -> Network:
         """The network at a rate point. Raises BadStream for an unknown quality."""
         if not 0 <= quality < self.qualities:
-            raise BadStream(f"quality {quality} is none of the {self.qualities} there are")
+            raise BadStream(f"quality {quality} is not in 0..{self.qualities - 1}")
         return self._network._replace(**self.biases(quality))
 
     @cached_property
@@ -128,14 +128,14 @@ class ContextModel(ABC):
     def check(self) -> None:
         """Raise ValueError unless types, shapes and table sums agree.
 
-        The compiled walk checks no bounds and relies on this check.
+        The compiled code does no bounds checks and relies on this method.
         """
         for field in fields(self):  # type: ignore[arg-type]
             kind = "int32" if field.name in _INT32 else "int16"
             kind = "uint32" if field.name == "tables" else kind
             self._require(field.name, "dtype", np.dtype(kind))
         if self.middle.ndim != 2 or self.leave.ndim != 2 or self.groups.ndim != 1:
-            raise ValueError("context model: groups, middle or leave have other dimensions")
+            raise ValueError("context model: groups, middle or leave has the wrong dimensions")
         hidden, channels = self.middle.shape[0], self.channels
         shapes = {
             "within": (2 * channels, hidden),
@@ -162,7 +162,7 @@ class ContextModel(ABC):
 
 
 def start_cell(network: Network) -> Cell:
-    """Working memory of a walk."""
+    """Working memory for a walk."""
     hidden, channels = len(network.middle), len(network.bands)
     sums, out = np.zeros(hidden, np.int32), np.zeros((3, channels), np.int32)
     return Cell(sums, np.zeros((2, hidden), np.int16), out)
@@ -224,9 +224,9 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
 
 @kernel(inline="always")
 def _feed(network: Network, cell: Cell, q: Int16, group: int, start: int) -> None:
-    """Add the channels of a cell q [C] before `start`, where `group` starts, to the first layer.
+    """Add the previous group of a cell q [C], which ends at `start`, to the first layer.
 
-    Only to the sums of units that are still to be read, and only the channels of the group before.
+    Only the sums of units that have yet to be read, those from `group` on, are updated.
     """
     within, magnitudes = network.within, network.magnitudes
     sums, linear = cell.sums, cell.out[0]
@@ -245,7 +245,7 @@ def _feed(network: Network, cell: Cell, q: Int16, group: int, start: int) -> Non
 
 @kernel(inline="always")
 def _dot(weights: Int16, activations: Int16, count: int) -> np.int32:
-    """Dot product of the first `count`, in the 32 bits that processors have an instruction for."""
+    """Dot product of the first `count` values in 32 bits, for which CPUs have an instruction."""
     total = np.int32(0)
     for i in range(count):
         total = np.int32(total + np.int32(weights[i]) * np.int32(activations[i]))
@@ -254,7 +254,7 @@ def _dot(weights: Int16, activations: Int16, count: int) -> np.int32:
 
 @kernel(inline="always")
 def _look_up(network: Network, cell: Cell, group: int, start: int) -> None:
-    """Nearest whole locations and table numbers of a group of channels from `start` on."""
+    """Rounded locations and table numbers of the group of channels that begins at `start`."""
     middle, middle_bias = network.middle, network.middle_bias
     leave, leave_bias = network.leave, network.leave_bias
     sums, hidden1, hidden2 = cell.sums, cell.hidden[0], cell.hidden[1]
@@ -282,9 +282,9 @@ def _look_up(network: Network, cell: Cell, group: int, start: int) -> None:
 def enter_group(
     network: Network, cell: Cell, q: Int16, row: int, column: int, group: int, start: int
 ) -> None:
-    """Centres and tables of the `group`-th channels of a cell, from `start` on.
+    """Compute the centres and tables of a group of a cell's channels, which begins at `start`.
 
-    To be called for one group after another, once the indices before it are in q [h, w, C].
+    Call it for each group in turn, once all earlier indices are in q [h, w, C].
     """
     if group == 0:
         _look_around(network, cell, q, row, column)
@@ -293,11 +293,11 @@ def enter_group(
     _look_up(network, cell, group, start)
 
 
-# Only whole walks release the interpreter's lock: single steps take microseconds, and getting the
-# lock back from a busy thread takes milliseconds.
+# Only whole walks release the GIL: single steps take microseconds, and getting the lock back from
+# a busy thread takes milliseconds.
 @kernel(nogil=True)
 def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32) -> None:
-    """Contexts of a known map q [h, w, C]; fills centres and tables [h, w, C]."""
+    """Fill centres and tables [h, w, C] for a known map q [h, w, C]."""
     for row in range(q.shape[0]):
         for column in range(q.shape[1]):
             start = 0
@@ -308,7 +308,7 @@ def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32)
             tables[row, column] = cell.out[2]
 
 
-# A compiled generator takes its arrays apart once, not once per group.
+# A compiled generator unpacks its arrays once, not once per group.
 @kernel()
 def _groups_of(network: Network, cell: Cell, q: Int16) -> Iterator[tuple[int, int, int]]:
     """Fill `cell` for one group after another of a column q [h, 1, C]; yield row, start and end."""
@@ -322,13 +322,13 @@ def _groups_of(network: Network, cell: Cell, q: Int16) -> Iterator[tuple[int, in
 
 
 def deviations(model: ContextModel, q: NDArray[np.integer], quality: int) -> tuple[Int32, Int32]:
-    """Distances of known indices, [h, w, C] or a frame [S, C], from their nearest whole locations,
-    and their table numbers; both of the same shape.
+    """Deviations of known indices, [h, w, C] or a frame [S, C], from their rounded locations, and
+    their table numbers; both have the same shape.
 
     Raises ValueError for the wrong number of channels and for indices out of range.
     """
     if q.shape[-1] != model.channels:
-        raise ValueError(f"the model is of {model.channels} channels, not {q.shape[-1]}")
+        raise ValueError(f"the model has {model.channels} channels, not {q.shape[-1]}")
     if max(q.max(initial=0), -int(q.min(initial=0))) > model.max_index:
         raise ValueError(f"latent indices must be within ±{model.max_index}")
     network = model.network(quality)
@@ -342,8 +342,8 @@ class ContextWalk:
     """The contexts of a frame [S, C] that is being decoded, group by group.
 
     Iterating yields, for every group in coding order, the slots of its indices within `q` and their
-    whole locations and table numbers, each [channels of the group]; the slots must be filled with
-    `put` before the next step of the iteration.
+    rounded locations and table numbers, each [channels of the group]; the slots must be filled with
+    `put` before the next iteration.
     """
 
     def __init__(self, model: ContextModel, steps: int, quality: int) -> None:

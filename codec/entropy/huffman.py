@@ -1,8 +1,8 @@
-"""Huffman coding of latent indices: runs of expected values and differences from them.
+"""Huffman coding of latent indices: runs of predicted values and differences from them.
 
 The entropy coder of Liu et al. (2020), adapted to latents that mostly equal the value predicted by
-the context model. A frame becomes (run of expected indices, difference) tokens, so that an index
-may cost less than one bit. Tables are integer counts over training frames, selected by the scale
+the context model. A frame is coded as (run of predicted indices, difference) tokens, so an index
+can cost less than one bit. Tables are integer counts over training frames, selected by the scale
 class of the index at which a token starts.
 """
 
@@ -25,8 +25,8 @@ from codec.entropy.latent_coder import (
 from codec.entropy.speech_context import SpeechContext
 from codec.errors import BadStream
 
-LONGEST_RUN = 62  # this token: 62 expected indices and no difference
-END = 63  # this token: the rest of the step is as expected
+LONGEST_RUN = 62  # this token: 62 predicted indices and no difference
+END = 63  # this token: the rest of the step is as predicted
 RUN_TOKENS = 64
 REACH = SpeechContext.reach
 VALUE_TOKENS = 2 * REACH
@@ -54,7 +54,7 @@ class RunModel:
 
 
 def zone_of(table: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Table numbers of the context model to zones, same shape."""
+    """The zones of the context model's table numbers, same shape."""
     zones: NDArray[np.int32] = table % SpeechContext.scale_classes // _CLASSES_PER_ZONE
     return zones
 
@@ -81,7 +81,7 @@ def tokens_of(model: SpeechContext, q: NDArray[np.integer], quality: int) -> lis
 
 
 def count_tokens(model: SpeechContext, frames: list[Frame]) -> RunModel:
-    """Tables counted over training frames; every token counts at least once."""
+    """Tables counted over training frames; every token is counted at least once."""
     runs = np.ones((ZONES, RUN_TOKENS), np.int64)
     values = np.ones((ZONES, VALUE_TOKENS), np.int64)
     for indices, quality in frames:
@@ -94,7 +94,7 @@ class HuffmanCoder(LatentCoder):
     """Huffman coder of frames [S, C] over a `RunModel`."""
 
     def __init__(self, model: SpeechContext, runs: RunModel, steps: int, overhead: float) -> None:
-        """overhead: bits spent per bit of the context model's ideal, on training frames."""
+        """overhead: bits relative to the context model's ideal code length, on training frames."""
         runs.check()
         super().__init__(steps, model.channels)
         self.model, self.overhead = model, overhead
@@ -114,25 +114,25 @@ class HuffmanCoder(LatentCoder):
         decoder = huffman_decoder(payload)
         walk = ContextWalk(self.model, self.shape[0], quality)
         channels, channel = self.model.channels, 0
-        expected, surprise = 0, False  # indices still as expected, and whether one differs then
+        expected, differs = 0, False  # indices left in the run, and whether a difference follows
         with refusing():
             for slots, centre, table in walk:
                 values = centre.copy()
                 for at, zone in enumerate(zone_of(table).tolist()):
                     if channel == 0:
-                        expected, surprise = 0, False
-                    if expected == 0 and not surprise:
+                        expected, differs = 0, False
+                    if expected == 0 and not differs:
                         run = decoder.decode_symbol(self._decode[0][zone])
-                        surprise = run < LONGEST_RUN
+                        differs = run < LONGEST_RUN
                         expected = channels - channel if run == END else run
-                        if channel + expected + surprise > channels:
-                            raise BadStream("payload's runs leave the frame")
+                        if channel + expected + differs > channels:
+                            raise BadStream("payload has a run past the end of a step")
                     if expected:
                         expected -= 1
                     else:
                         value = decoder.decode_symbol(self._decode[1][zone]) - REACH
                         values[at] += value + (value >= 0)
-                        surprise = False
+                        differs = False
                     channel = (channel + 1) % channels
                 walk.put(slots, values)
         return walk.q.astype(np.int8)

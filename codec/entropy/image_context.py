@@ -1,8 +1,8 @@
-"""The context model of images and the range coder of their tiles.
+"""The context model of images, and the range coder for their tiles.
 
-A cell sees six cells before it, relative to a linear prediction from the nearest: the values of the
-first channels of the near ones, and magnitudes (log2(1 + |d|), in quarters) summed over bands of
-channels. Contexts reach no further than the tile, so that tiles are independent of each other.
+The context of a cell is six earlier cells, relative to a linear prediction from the nearest four:
+the values of the first channels of those four, and the magnitudes (log2(1 + |d|), in quarters) of
+all six, summed over bands of channels. Contexts do not cross tiles, so tiles are independent.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from codec.kernels import kernel
 
 MAX_INDEX = 1023
 ANCHORS = 4
-QUALITY_STEPS = 64  # quality k stands for rate point k / 64
+QUALITY_STEPS = 64  # quality k is rate point k / 64
 QUALITIES = (ANCHORS - 1) * QUALITY_STEPS + 1
-# (rows up, columns left) of the cells in view; of the first NEAR the values, of all magnitudes.
+# (rows up, columns left) of the context cells: magnitudes of all, values of the first NEAR.
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))
 NEAR = 4
-REACH = 40  # of a table around its centre; what lies beyond is an escape
+REACH = 40  # largest deviation in a table; larger ones are escapes
 SYMBOLS = 2 * REACH + 3  # escape below, -REACH..REACH, escape above
 ESCAPE_BITS = 13
-MAX_GAIN = 6 * WEIGHT_ONE  # of the linear prediction, over all near cells
+MAX_GAIN = 6 * WEIGHT_ONE  # largest sum of a channel's absolute prediction weights
 
 Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ImageContext(ContextModel):
-    """The context model of images as stored. H hidden units, C channels, V values, M bands."""
+    """The context model of images as stored: H hidden units, C channels, V values, M bands."""
 
     max_index = MAX_INDEX
     scale_classes = 60
@@ -60,8 +60,8 @@ class ImageContext(ContextModel):
     bands: Int32
     predict: Int16  # [NEAR, C]
     near: Int16  # [NEAR * V, H]
-    around: Int16  # [len(NEIGHBOURS) * M, H] per quarter
-    within: Int16  # magnitudes per quarter
+    around: Int16  # [len(NEIGHBOURS) * M, H], for magnitudes in quarters
+    within: Int16  # for magnitudes in quarters
     offset: Int32  # [ANCHORS, H] bias at each rate anchor, 1/1024
     middle: Int16
     middle_bias: Int32
@@ -88,9 +88,9 @@ class ImageContext(ContextModel):
         if values > self.channels or count == 0 or not inside.all():
             raise ValueError("context model: values or bands are out of range")
         if np.abs(self.predict.astype(np.int64)).sum(axis=0).max(initial=0) > MAX_GAIN:
-            raise ValueError("context model: the linear prediction has too large a gain")
+            raise ValueError("context model: the gain of the linear prediction is too large")
         if (self.tables[:, [0, REACH, REACH + 1, REACH + 2, -1]] == 0).any():
-            raise ValueError("context model: tables need their middle and their escapes")
+            raise ValueError("context model: a table lacks its middle or escape symbols")
 
     def view(self) -> dict[str, Any]:
         quarters = 4.0 * np.log2(1.0 + np.arange(8 * (MAX_INDEX + 1)))
@@ -114,7 +114,7 @@ class ImageContext(ContextModel):
 
 
 def between_anchors(values: Int32, quality: int) -> Int32:
-    """Rows [ANCHORS, N] interpolated at a quality, in integers: [N]."""
+    """Interpolate rows [ANCHORS, N] at a quality, in integer arithmetic: [N]."""
     anchor = min(quality // QUALITY_STEPS, ANCHORS - 2)
     share = quality - anchor * QUALITY_STEPS
     low, high = values[anchor].astype(np.int64), values[anchor + 1].astype(np.int64)
@@ -125,7 +125,7 @@ def between_anchors(values: Int32, quality: int) -> Int32:
 
 @kernel()
 def _encode(deviation: int, bounds: Int64, state: UInt64, out: UInt8) -> None:
-    """Write one index, given as its distance from the centre of its table."""
+    """Write one index, given as its deviation from the centre of its table."""
     symbol = clip(deviation, REACH + 1) + REACH + 1
     if bounds[symbol] == bounds[symbol + 1]:
         symbol = 0 if deviation < 0 else SYMBOLS - 1
@@ -175,7 +175,7 @@ def _read(
 ) -> int:
     """Read a tile q [h, w, C], up to the first cell that starts after `last_byte` bytes.
 
-    Returns the cells done; for data that cannot be, -1 less the cells before it.
+    Returns the number of cells read; for invalid data, -1 minus the number of cells before it.
     """
     cells, centre, table = 0, cell.out[1], cell.out[2]
     for row in range(q.shape[0]):
@@ -217,11 +217,11 @@ class ImageCoder:
         return float(self._bits[tables, self.model.symbols_of(deviation)].sum())
 
     def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
-        """A tile of indices [h, w, C] to bytes. Raises ValueError for indices out of range."""
+        """Encode a tile of indices [h, w, C]. Raises ValueError for indices out of range."""
         if q.ndim != 3 or q.size == 0:
             raise ValueError(f"a tile is [h, w, {self.model.channels}] indices, not {q.shape}")
         deviation, tables = (part.reshape(-1) for part in deviations(self.model, q, quality))
-        # No index takes more than one table symbol of 16 bits and its escape.
+        # An index takes at most one table symbol of 16 bits and an escape.
         out = np.empty(q.size * (TABLE_BITS + ESCAPE_BITS) // 8 + 64, np.uint8)
         state = range_coder.new_encoder()
         _write(deviation, tables, self._bounds, state, out)
@@ -230,22 +230,22 @@ class ImageCoder:
     def decode(
         self, payload: bytes, quality: int, height: int, width: int, *, whole: bool = True
     ) -> tuple[Int16, int]:
-        """Inverse of `encode`: indices [height, width, C] and how many cells of them are known.
+        """Inverse of `encode`: indices [height, width, C], and how many of the cells are known.
 
-        Of a payload that is not `whole`, only the cells that are certain are decoded; the others
-        are 0. Raises BadStream when the bytes decode to impossible indices.
+        If the payload is not `whole`, only the cells that its bytes determine are decoded; the
+        others are 0. Raises BadStream when the bytes decode to indices out of range.
         """
         network = self.model.network(quality)
         q = np.zeros((height, width, self.model.channels), np.int16)
         data = np.frombuffer(payload, np.uint8).copy()
-        # Four bytes are read ahead of what the symbols so far depend on.
+        # The decoder reads four bytes ahead of the symbols decoded so far.
         last = len(payload) if not whole else (1 << 62)
         state = range_coder.new_decoder(data)
         cells: int = _read(network, start_cell(network), q, self._bounds, state, data, last)
         if cells < 0 and whole:
             raise BadStream("payload is not a valid tile")
         if not whole:
-            # The last of them may have been read beyond the end.
+            # The last cell may have been read past the end of the data.
             cells = max((cells if cells >= 0 else -1 - cells) - 1, 0)
             q.reshape(height * width, -1)[cells:] = 0
         return q, cells

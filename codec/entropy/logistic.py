@@ -1,4 +1,4 @@
-"""Code lengths of whole numbers under a logistic distribution."""
+"""Code lengths of integers under a logistic distribution."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def logistic_bits(z: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
 def step_bits(
     prior: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], u: Tensor, rate: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Bits of whole indices u, and what one step down and one step up of each add to all bits.
+    """Bits of integer indices u, and the change in all bits if each moves one step down or one up.
 
-    Exact for the index itself, to first order for the others. prior: indices and rate points to
-    locations and log scales. All are of the shape of u.
+    The change is exact for the index itself and first-order for the others. prior: maps indices and
+    rate points to locations and log scales. All have the shape of u.
     """
     context = u.detach().requires_grad_(True)
     with torch.enable_grad():

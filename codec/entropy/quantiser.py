@@ -1,7 +1,7 @@
-"""Non-uniform scalar quantiser: the same few centres for every latent (Liu et al. 2020, 3.2).
+"""Non-uniform scalar quantiser: one set of centres for all latents (Liu et al. 2020, 3.2).
 
 Q(z) is the centre nearest to z. The centres come from K-means over unquantised latents of training
-signals and are float32 numbers stored with the model, so that a decoder only ever looks values up.
+signals and are stored as float32 with the model, so a decoder only looks values up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_LEVELS = 128  # indices travel as int8
 
 
 def thin_out(indices: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Whole latents [S, C] with a tenth (at least one) of the nonzero ones, those of the highest
+    """Integer latents [S, C] with a tenth of the nonzero ones (at least one), those of the highest
     channels, set to 0."""
     out = indices.copy()
     steps, channels = np.nonzero(out)
@@ -32,13 +32,13 @@ class Quantiser(nn.Module):
     borders: Tensor
 
     def __init__(self, centres: NDArray[np.floating]) -> None:
-        """centres: [levels], finite and strictly rising as float32. Raises ValueError otherwise."""
+        """centres: [levels], finite and strictly increasing in float32; else raises ValueError."""
         super().__init__()
         values = np.asarray(centres, np.float32)
         if values.ndim != 1 or not 2 <= len(values) <= MAX_LEVELS:
             raise ValueError(f"a quantiser has 2 to {MAX_LEVELS} centres")
         if not np.isfinite(values).all() or not (np.diff(values) > 0).all():
-            raise ValueError("quantiser centres must be finite and strictly rising")
+            raise ValueError("quantiser centres must be finite and strictly increasing")
         self.register_buffer("centres", torch.from_numpy(values.copy()), persistent=False)
         middles = (values[:-1].astype(np.float64) + values[1:]) / 2.0
         self.register_buffer(
@@ -64,7 +64,7 @@ class Quantiser(nn.Module):
         return torch.bucketize(z.float().contiguous(), self.borders)
 
     def value(self, indices: Tensor) -> Tensor:
-        """Centres at whole-number indices of any shape. Raises ValueError outside 0..levels-1."""
+        """Centres of integer indices of any shape. Raises ValueError outside 0..levels-1."""
         if indices.numel() and not (0 <= int(indices.min()) <= int(indices.max()) < self.levels):
             raise ValueError(f"quantiser indices must lie in 0..{self.levels - 1}")
         return self.centres[indices.long()]
@@ -74,7 +74,7 @@ class Quantiser(nn.Module):
         return self.centres[self.index(z)]
 
     def thin_out(self, indices: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Move the 2 % (at least one) of the indices that lie farthest out one level inwards."""
+        """Move the outermost 2 % of the indices (at least one) one level towards zero."""
         out = indices.copy()
         flat = out.reshape(-1)
         distance = flat.astype(np.int64) - self.zero_level
@@ -85,16 +85,16 @@ class Quantiser(nn.Module):
 
 
 def fit_centres(latents: NDArray[np.floating], levels: int, seed: int = 0) -> NDArray[np.float32]:
-    """K-means centres of the pooled values of `latents` (any shape), rising, float32 [levels].
+    """K-means centres of all values of `latents` (any shape), increasing, float32 [levels].
 
-    Raises ValueError when the values are fewer or less varied than the levels.
+    Raises ValueError for values that are not finite or form fewer clusters than levels.
     """
     from sklearn.cluster import KMeans
 
     values = np.asarray(latents, np.float64).reshape(-1, 1)
     if not np.isfinite(values).all() or len(np.unique(values)) < levels:
         raise ValueError(f"need at least {levels} different finite values for {levels} centres")
-    # In one dimension a good start is near the optimum, so one is enough.
+    # In one dimension a good start is near the optimum, so one run is enough.
     start = _companded(values[:, 0], levels)[:, None]
     found = KMeans(levels, init=start, n_init=1, max_iter=300, tol=0.0, random_state=seed).fit(
         values
@@ -106,10 +106,10 @@ def fit_centres(latents: NDArray[np.floating], levels: int, seed: int = 0) -> ND
 
 
 def _companded(values: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
-    """Start centres, as dense as the cube root of the density of the values (Panter & Dite 1951).
+    """Initial centres, as dense as the cube root of the values' density (Panter & Dite 1951).
 
     Quantiles are too dense at the peak, and Lloyd's iteration moves many centres slowly. The
-    density is measured in 2**10 equally full bins.
+    density is estimated from 2**10 bins of equal counts.
     """
     edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, min(1024, len(values)) + 1)))
     counts, _ = np.histogram(values, edges)

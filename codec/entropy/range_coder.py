@@ -2,9 +2,9 @@
 
 The carry-propagating coder of Martin (1979) as in LZMA: 32-bit range, 33-bit low, one pending byte
 and a count of 0xFF behind it. State lives in a small array so that compiled functions can share it.
-Beyond its end the input reads as zero bytes, which lets encoders cut trailing zeros off.
+Past its end the input reads as zero bytes, so encoders drop trailing zeros.
 
-`encode_flags` codes bits with it under one adaptive probability, without side information.
+`encode_flags` codes bits with one adaptive probability and no side information.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _FULL = np.uint64(0xFFFFFFFF)
 _EIGHT = np.uint64(8)
 _BITS = np.uint64(TABLE_BITS)
 _WHOLE = 1 << TABLE_BITS
-_ADAPTATION = 6  # a flag moves the probability by 2**-6 of its distance
+_ADAPTATION = 6  # a flag moves the probability 2**-6 of the way to its value
 
 
 def new_encoder() -> UInt64:
-    """The state of an encoder that has written nothing but the zero before the point."""
+    """The initial state of an encoder; the pending byte is the code's integer part, always 0."""
     return np.array([0, 0xFFFFFFFF, 0, 1, 0], np.uint64)
 
 
@@ -42,7 +42,7 @@ def new_decoder(data: UInt8) -> UInt64:
 
 @kernel()
 def _shift(state: UInt64, out: UInt8) -> None:
-    """Move the top byte of low out, resolving carries. `out` must have room."""
+    """Shift the top byte of low out, resolving carries. `out` must have room."""
     low = state[_LOW]
     if low < np.uint64(0xFF000000) or low > _FULL:
         carry = np.uint8(low >> np.uint64(32))
@@ -72,9 +72,9 @@ def put(state: UInt64, out: UInt8, start: int, size: int) -> None:
 
 @kernel()
 def finish(state: UInt64, out: UInt8) -> np.int64:
-    """Write what is left; the code is out[1 : size], trailing zeros cut. Returns size, at least 1.
+    """Flush; the code is out[1 : size], without trailing zeros. Returns size, at least 1.
 
-    out[0] is the zero before the point, which no carry can reach.
+    out[0] is the integer part of the code: 0, since no carry can reach it.
     """
     for _ in range(5):
         _shift(state, out)
@@ -86,14 +86,14 @@ def finish(state: UInt64, out: UInt8) -> np.int64:
 
 @kernel()
 def peek(state: UInt64) -> np.int64:
-    """Where in 2**TABLE_BITS the next symbol lies."""
+    """The position in [0, 2**TABLE_BITS) that the next symbol's interval contains."""
     at = state[_CODE] // (state[_RANGE] >> _BITS)
     return min(np.int64(at), np.int64((1 << TABLE_BITS) - 1))
 
 
 @kernel()
 def take(state: UInt64, data: UInt8, start: int, size: int) -> None:
-    """Consume the symbol of interval [start, start + size)."""
+    """Consume the symbol whose interval is [start, start + size)."""
     part = state[_RANGE] >> _BITS
     state[_CODE] -= min(part * np.uint64(start), state[_CODE])
     state[_RANGE] = part * np.uint64(size)
@@ -109,7 +109,7 @@ def take(state: UInt64, data: UInt8, start: int, size: int) -> None:
 @kernel()
 def _code_flags(decoding: bool, flags: UInt8, state: UInt64, data: UInt8) -> None:
     """Write the flags to `data`, or read them from it."""
-    likely = _WHOLE >> 1  # of a set flag; stays between 63 and 2**16 - 63
+    likely = _WHOLE >> 1  # probability of a set flag; stays between 63 and 2**16 - 63
     for k in range(len(flags)):
         if decoding:
             flags[k] = np.uint8(1) if peek(state) < likely else np.uint8(0)
@@ -125,7 +125,7 @@ def _code_flags(decoding: bool, flags: UInt8, state: UInt64, data: UInt8) -> Non
 
 
 def encode_flags(flags: UInt8) -> bytes:
-    """Flags [n], 0 or 1, to bytes; fewest where set flags lie together."""
+    """Encode flags [n], 0 or 1; they take the fewest bytes where set flags cluster."""
     out = np.empty(2 * len(flags) + 16, np.uint8)  # a flag takes 10 bits at most
     state = new_encoder()
     _code_flags(False, flags, state, out)
@@ -134,7 +134,7 @@ def encode_flags(flags: UInt8) -> bytes:
 
 def decode_flags(data: bytes, count: int) -> UInt8:
     """Inverse of `encode_flags`: [count]. Raises BadStream for bytes that it does not write."""
-    held = np.frombuffer(data, np.uint8).copy()  # compiled for arrays that can be written to
+    held = np.frombuffer(data, np.uint8).copy()  # the kernel is compiled for writable arrays
     flags = np.zeros(count, np.uint8)
     _code_flags(True, flags, new_decoder(held), held)
     if encode_flags(flags) != data:

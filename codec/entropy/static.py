@@ -1,9 +1,9 @@
 """Entropy coders with one static table for all latents: Huffman and range coding.
 
-Huffman over the quantiser's levels is the coder of Liu et al. (2020), arithmetic coding that of
-Chaulagain & Bhattarai (2023); both work here from the same integer counts over training frames.
-A frame has a fixed number of symbols, so nothing marks its end. Both decoders accept exactly the
-bytes that their encoder writes and raise BadStream for all others.
+Liu et al. (2020) use Huffman codes over the quantiser's levels, Chaulagain & Bhattarai (2023)
+arithmetic coding; both coders here use the same integer counts over training frames. A frame has a
+fixed number of symbols, so it needs no end marker. A decoder accepts only the bytes that its
+encoder would write and raises BadStream for any others.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class SymbolCounts:
         return len(self.counts)
 
     def bits(self) -> NDArray[np.float64]:
-        """Ideal code lengths, [levels]."""
+        """Ideal code lengths in bits, [levels]."""
         lengths: NDArray[np.float64] = -np.log2(self.counts / self.counts.sum())
         return lengths
 
 
 def count_symbols(indices: NDArray[np.integer], levels: int) -> SymbolCounts:
-    """Counts over training indices of any shape; every level counts at least once."""
+    """Counts of training indices of any shape; every level is counted at least once."""
     return SymbolCounts(np.bincount(indices.reshape(-1), minlength=levels).astype(np.int64) + 1)
 
 
 def table_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positive integers in the proportions of the counts that sum to 2**TABLE_BITS, [levels]."""
+    """The counts scaled to positive integers that sum to 2**TABLE_BITS, [levels]."""
     total = int(counts.sum())
     spare = (1 << TABLE_BITS) - len(counts)
     table = np.array([1 + spare * int(n) // total for n in counts], np.int64)
@@ -70,7 +70,7 @@ def table_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class _StaticCoder(LatentCoder):
-    """A coder of all latents by one table; the bytes do not depend on the quality."""
+    """Codes all latents with the same table; the bytes do not depend on the quality."""
 
     def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
         counts.check()
@@ -79,11 +79,11 @@ class _StaticCoder(LatentCoder):
 
     @abstractmethod
     def _write(self, symbols: NDArray[np.int32]) -> bytes:
-        """All symbols of a frame to bytes."""
+        """Encode all symbols of a frame."""
 
     @abstractmethod
     def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
-        """That many symbols from bytes."""
+        """Decode `count` symbols."""
 
     def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
         self.check_shape(q)
@@ -110,7 +110,7 @@ class StaticHuffmanCoder(_StaticCoder):
         self._decoder = huffman.DecoderHuffmanTree(weights)
         self.lengths = np.array([self._length(symbol) for symbol in range(counts.levels)])
         share = counts.counts / counts.counts.sum()
-        # What the code costs over the ideal lengths of its own table.
+        # Mean code length relative to the entropy of the same counts.
         self.overhead = float((share * self.lengths).sum() / (share * counts.bits()).sum())
 
     def _length(self, symbol: int) -> int:
