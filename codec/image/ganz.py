@@ -1,10 +1,10 @@
 """GANZ: preset `ganz` (Smedemark-Margulies, Park & Vann 2020).
 
-A picture, mirrored out, is cut into tiles of 128x128 pixels. What is stored of each are the d_c
+A picture is padded by mirroring and cut into tiles of 128x128 pixels. A tile is stored as the d_c
 latents that a search through the frozen generator with a random first layer finds: as 32-bit
-floats, which is the paper's form, or quantised to shared levels and entropy-coded. In the paper
-d_c = N / R and the layer is the same for all pictures; here it can also reach what matters most to
-the tile, and which numbers these are is stored in the place of some latents.
+floats, as in the paper, or quantised to shared levels and entropy-coded. In the paper d_c = N / R
+and the layer is the same for all pictures; here the layer can also be fitted to the tile, so that
+it reaches the entries of h0 that matter most. Their places are then stored instead of some latents.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from codec.packet import Entropy
 if TYPE_CHECKING:
     from models.folder import GanzModel, RandomFirstLayer
 
-SIDE = 128  # pixels a tile is wide and high
+SIDE = 128  # side of a tile in pixels
 PIXELS = 3 * SIDE * SIDE  # N
 MAX_TILES = 1024
 RATIOS = (6.0, 768.0)
 DEFAULT_RATIO = 10.0
-FLOATS, CODED, CHOSEN = 0, 1, 2  # what packets say as their quality: one of two, and a flag
+FLOATS, CODED, CHOSEN = 0, 1, 2  # a packet's quality field: one of the first two, and a flag
 _SCALE = struct.Struct(">e")
-_LARGEST = 1e4  # magnitude of a latent; they are about 1
-_TYPICAL = 0.93  # of what places would take if any were as likely as the others
-_LEAST = int(PIXELS / RATIOS[1])  # numbers of a tile
+_LARGEST = 1e4  # largest magnitude of a latent; typical ones are about 1
+_TYPICAL = 0.93  # size of coded places relative to that of equally likely ones
+_LEAST = int(PIXELS / RATIOS[1])  # fewest numbers per tile
 _CORRECTIONS = 6
-# A search changes the bytes that coded latents take by less than this.
+# A search changes the size of the coded latents by a smaller share than this.
 _SEARCHED_SIZE = 0.01
 
 
 class GanzCodec(ImageCodec):
     """The preset with its generator loaded.
 
-    The ratio asked for is N over the numbers of a tile, 6 to 768, whatever form these take: its
-    latents, and 32 bits of their places each.
+    The ratio is N over the count of numbers per tile, 6 to 768, whatever their form: each latent is
+    one number, and so are each 32 bits of places.
     """
 
     model: GanzModel
@@ -67,7 +67,7 @@ class GanzCodec(ImageCodec):
         self._fixed_layer = functools.lru_cache(maxsize=8)(self.model.first_layer)
 
     def layer(self, latents: int, flags: NDArray[np.uint8] | None = None) -> RandomFirstLayer:
-        """The first layer of so many latents; flags: the numbers of h0 that they reach."""
+        """The first layer for a number of latents; flags: the entries of h0 that they reach."""
         if flags is None:
             return self._fixed_layer(latents)
         return self.model.first_layer(latents, flags)
@@ -76,7 +76,7 @@ class GanzCodec(ImageCodec):
         if job.settings.quality is not None:
             raise BadInput(f"preset {self.preset.name} takes a ratio or bits per pixel, no quality")
         if job.settings.tune != "psnr":
-            raise BadInput(f"preset {self.preset.name} searches for the least squared error only")
+            raise BadInput(f"preset {self.preset.name} minimises squared error only")
         return _Encoder(self, job).run()
 
     def decode_payloads(self, file: ImageFile) -> Picture:
@@ -106,9 +106,9 @@ class GanzCodec(ImageCodec):
 
 
 def cut_tiles(rgb: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """A picture [H, W, 3], mirrored out, as tiles [T, 3, 128, 128] in [0, 1] in raster order.
+    """Cut a picture [H, W, 3], padded by mirroring, into tiles [T, 3, 128, 128] in [0, 1].
 
-    And a mask of the pixels that are the picture's own, [T, 1, 128, 128].
+    Also returns a mask of the pixels that are not padding, [T, 1, 128, 128]. In raster order.
     """
     planes = padded_planes(rgb, SIDE)
     own = torch.zeros_like(planes[:, :1])
@@ -119,7 +119,7 @@ def cut_tiles(rgb: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
 def join_tiles(tiles: list[Tensor | None], columns: int) -> Tensor:
     """Tiles [3, 128, 128] in raster order as one picture [1, 3, H, W].
 
-    Lost ones get the mean colour of the nearest. Raises BadStream if none is left.
+    Lost tiles get the mean colour of the nearest known one. Raises BadStream if all are lost.
     """
     known = {divmod(k, columns): tile for k, tile in enumerate(tiles) if tile is not None}
     if not known:
@@ -135,7 +135,7 @@ def join_tiles(tiles: list[Tensor | None], columns: int) -> Tensor:
 
 
 class _Encoder:
-    """One picture on its way to a file."""
+    """Encodes one picture."""
 
     def __init__(self, codec: GanzCodec, job: Job) -> None:
         self.codec, self.job = codec, job
@@ -144,8 +144,8 @@ class _Encoder:
         count = len(job.header.tiles())
         if count > MAX_TILES:
             raise BadInput(
-                f"a picture of {picture.width}x{picture.height} pixels is {count} tiles, "
-                f"preset {codec.preset.name} takes {MAX_TILES}"
+                f"a picture of {picture.width}x{picture.height} pixels has {count} tiles; "
+                f"preset {codec.preset.name} takes at most {MAX_TILES}"
             )
         self.tiles, self.own = (part.to(codec.device) for part in cut_tiles(picture.rgb))
         self.kind = None if settings.entropy is None else Entropy[settings.entropy.upper()]
@@ -163,9 +163,9 @@ class _Encoder:
         return data
 
     def _fitted(self, count: int, steps: int, allowed: int) -> tuple[bytes, float | None]:
-        """`_encoded` with as many numbers as fit: coded latents can take more than expected."""
+        """`_encoded` with as many numbers as fit, since coded latents can exceed their estimate."""
         if self.job.settings.budget is not None:
-            # The budget is for one search: find out without one how many numbers fit.
+            # The budget covers one search: find how many numbers fit without searching.
             for _ in range(_CORRECTIONS):
                 size = len(self._encoded(count, 0, None)[0])
                 if size <= (1.0 - _SEARCHED_SIZE) * allowed or count == _LEAST:
@@ -181,15 +181,15 @@ class _Encoder:
         raise BadInput(f"the picture does not fit in {allowed} bytes")
 
     def _count(self) -> int:
-        """d_c for what was asked. Raises BadInput when there is none."""
+        """Numbers per tile at the requested rate. Raises BadInput if it is out of range."""
         preset, settings = self.codec.preset.name, self.job.settings
         most = self.codec.model.generator.shape.most_latents
         if self.allowed is None:
             ratio = DEFAULT_RATIO if settings.ratio is None else settings.ratio
             if not RATIOS[0] <= ratio <= RATIOS[1]:
                 raise BadInput(
-                    f"ratio {ratio:g} is not between {RATIOS[0]:g} and {RATIOS[1]:g}, which preset "
-                    f"{preset} has"
+                    f"ratio {ratio:g} is not between {RATIOS[0]:g} and {RATIOS[1]:g}, the range of "
+                    f"preset {preset}"
                 )
             return min(int(PIXELS / ratio), most)
         smallest = self._expected_size(_LEAST)
@@ -197,7 +197,7 @@ class _Encoder:
             bpp = 8 * smallest / (self.job.header.width * self.job.header.height)
             raise BadInput(
                 f"preset {preset} takes at least {smallest} bytes here ({bpp:.3f} bits per pixel), "
-                f"{self.allowed} are allowed"
+                f"but only {self.allowed} are allowed"
             )
         least = _LEAST
         while least < most:
@@ -209,7 +209,7 @@ class _Encoder:
         return least
 
     def _expected_size(self, count: int) -> int:
-        """Bytes of the file with so many numbers a tile; for floats the most there can be."""
+        """Expected bytes of the file with `count` numbers per tile; an upper bound for floats."""
         size = self.codec.form.expected_size(count, self.kind is not None, self.chosen)
         return len(self._file([bytes(size)] * len(self.tiles)))
 
@@ -220,9 +220,9 @@ class _Encoder:
     def _encoded(
         self, count: int, steps: int, span: tuple[float, float] | None
     ) -> tuple[bytes, float | None]:
-        """The file with `count` numbers a tile, and the last tile's cost as a share of its start.
+        """The file with `count` numbers per tile, and the last tile's cost over its initial cost.
 
-        span: where on the scale of the whole work its progress begins and ends (None: no reports).
+        span: the part of the whole progress, in [0, 1], that this covers (None: no reports).
         """
         job, budget, total = self.job, self.job.settings.budget, len(self.tiles)
         payloads, cost = [], None
@@ -252,17 +252,17 @@ class _Encoder:
 
 
 def _fewer(count: int, size: int, allowed: int) -> int:
-    """How many numbers to try where so many take more bytes than are allowed."""
+    """The count to try next if `count` numbers took `size` bytes."""
     return max(int(count * min(allowed / size, 0.99)), _LEAST)
 
 
 class TileForm:
-    """Tiles to payloads and back, for one model.
+    """Converts tiles to payloads and back, for one model.
 
     A payload, big-endian: the number of latents in two bytes; if they are coded, their root mean
-    square as a half-precision number; if their places are chosen, the length of the places in two
-    bytes (0: fixed after all) and these (`encode_flags`); then the latents, as 32-bit floats or as
-    the entropy coder's bytes.
+    square as a half-precision number; if their places may be chosen, the length of the places in
+    two bytes (0: they are fixed) and the places (`encode_flags`); then the latents, as 32-bit
+    floats or as the entropy coder's bytes.
     """
 
     def __init__(self, model: GanzModel, device: torch.device) -> None:
@@ -270,7 +270,7 @@ class TileForm:
         self.most = model.generator.shape.most_latents
 
     def payload_of(self, tile: TileLatents, kind: Entropy | None, chosen: bool) -> bytes:
-        """A tile's bytes; kind: the coder, None for 32-bit floats; chosen: the form has places."""
+        """A tile's bytes; kind: the coder, None for 32-bit floats; chosen: has places."""
         values = tile.z[0].detach().cpu().numpy()
         out = COUNT.pack(len(values))
         scale = self.scale_of(values)
@@ -286,7 +286,7 @@ class TileForm:
 
     @staticmethod
     def scale_of(values: NDArray[np.float32]) -> float:
-        """The size of latents, rounded to a half-precision number."""
+        """The root mean square of latents, rounded to a half-precision number."""
         size = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
         return float(np.float16(min(max(size, 1e-3), 1e3)))
 
@@ -294,11 +294,11 @@ class TileForm:
         """Inverse of `payload_of`. Raises BadStream for bytes that it does not write."""
         data, form = payload.data, payload.quality
         if not FLOATS <= form <= CODED | CHOSEN:
-            raise BadStream("a tile is of an unknown form")
+            raise BadStream("a tile has an unknown form")
         coded = bool(form & CODED)
         count, at = int(self._take(COUNT, data, 0)), COUNT.size
         if not 1 <= count <= self.most:
-            raise BadStream(f"a tile of {count} latents is impossible")
+            raise BadStream(f"a tile cannot have {count} latents")
         scale = 1.0
         if coded:
             scale, at = self._take(_SCALE, data, at), at + _SCALE.size
@@ -310,7 +310,7 @@ class TileForm:
             if length:
                 flags = decode_flags(data[at : at + length], self.most)
                 if int(flags.sum()) != count:
-                    raise BadStream("a tile has another number of places than of latents")
+                    raise BadStream("a tile's numbers of places and latents differ")
             at += length
         rest = data[at:]
         if not coded:
@@ -327,21 +327,21 @@ class TileForm:
 
     def _floats(self, data: bytes, count: int) -> Tensor:
         if len(data) != NUMBER * count:
-            raise BadStream("a tile has another size than its latents")
+            raise BadStream("a tile's size does not match its number of latents")
         values = np.frombuffer(data, ">f4").astype(np.float32)
         if not (np.isfinite(values).all() and np.abs(values).max() <= _LARGEST):
             raise BadStream("a tile's latents are out of range")
         return torch.from_numpy(values)[None].to(self.device)
 
     def expected_size(self, numbers: int, coded: bool, chosen: bool) -> int:
-        """Bytes of a payload with so many numbers; for floats the most there can be."""
+        """Expected bytes of a payload with so many numbers; an upper bound for floats."""
         if not coded:
             return COUNT.size + NUMBER * numbers + (COUNT.size if chosen else 0)
         size, kept = COUNT.size + _SCALE.size, float(numbers)
         if chosen:
             share = min(max(numbers / self.most, 1e-6), 1.0 - 1e-6)
-            surprise = -share * np.log2(share) - (1.0 - share) * np.log2(1.0 - share)
-            places = _TYPICAL * self.most * surprise / 8
+            entropy = -share * np.log2(share) - (1.0 - share) * np.log2(1.0 - share)
+            places = _TYPICAL * self.most * entropy / 8
             size += COUNT.size + int(places)
             kept = max(kept - places / NUMBER, 1.0)
         counts = self.model.counts

@@ -1,9 +1,9 @@
 """The latent search of GANZ: gradient descent through the frozen generator for one tile.
 
-z* = argmin ||G(z) - x||^2 (equation 1 of the paper) from the latents that the linear synthesis
-alone would need. The descent is L-BFGS (Liu & Nocedal 1989), and its variables are the latents in
-the units of the picture: the random first layer is orthogonal but for its scales, so that there
-the linear part of the problem is as well conditioned as it can be.
+z* = argmin ||G(z) - x||^2 (equation 1 of the paper), starting from the best latents for the linear
+synthesis alone. The descent is L-BFGS (Liu & Nocedal 1989), and its variables are the latents in
+picture units: the random first layer is orthogonal apart from its scales, so the linear part of
+the problem is well conditioned in these units.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from codec.entropy.range_coder import UInt8, encode_flags
 if TYPE_CHECKING:
     from models.folder import Convolutions, GanzModel, RandomFirstLayer
 
-NUMBER = 4  # bytes that one of a tile's numbers takes as a float
-COUNT = struct.Struct(">H")  # of latents, or of their places' bytes
+NUMBER = 4  # bytes of a number as a float
+COUNT = struct.Struct(">H")  # number of latents, or of bytes of their places
 HISTORY = 10
-CHOOSING_STEPS = 10  # of the search that chooses the places
-CHUNK = 5  # steps between two checks of the clock
-_SCALE = 1e3  # of the cost, which makes the line search's fixed tolerances negligible
+CHOOSING_STEPS = 10  # steps of the search that chooses the places
+CHUNK = 5  # steps between checks of the clock
+_SCALE = 1e3  # scales the cost up, so that the line search's fixed tolerances are negligible
 
 
 @dataclass(frozen=True)
 class TileLatents:
-    """Latents [1, d_c] and the numbers of h0 that they reach: flags in the order of the layer
+    """Latents [1, d_c] and the entries of h0 that they reach: flags in the order of the layer
     (`models.networks.ganz.reach_order`), or None for the first d_c of them."""
 
     z: Tensor
@@ -42,7 +42,7 @@ class TileLatents:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a descent ended: latents [1, d_c], their cost, and that of the start."""
+    """The result of a descent: latents [1, d_c], their cost, and the cost of the start."""
 
     latents: Tensor
     cost: float
@@ -51,13 +51,13 @@ class Minimum:
 
 
 def linear_latents(body: Convolutions, layer: RandomFirstLayer, x: Tensor) -> Tensor:
-    """The latents [B, d_c] of pictures x [B, 3, 128, 128] by the linear synthesis alone."""
+    """The best latents [B, d_c] of pictures x [B, 3, 128, 128] for the linear synthesis alone."""
     h = body.linear.transposed(x - 0.5) / body.spread[:, None, None]
     return layer.inverse(h)
 
 
 class PictureUnits:
-    """Latents of a random first layer <-> the same numbers in the units of the linear synthesis."""
+    """Converts latents of a random first layer to and from the units of the linear synthesis."""
 
     def __init__(self, layer: RandomFirstLayer) -> None:
         self._layer, self._units = layer, layer.scales * layer.units
@@ -80,10 +80,10 @@ def descend(
     expired: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda steps, share: None,
 ) -> Minimum:
-    """L-BFGS on `cost` of variables like `start`; the best ever seen is kept.
+    """Minimise `cost` by L-BFGS from `start`; returns the best point evaluated.
 
-    expired: whether to stop, asked every few steps; report: told the steps done and the cost as a
-    share of the start's.
+    expired: polled every few steps, stops when true; report: takes the steps done and the cost
+    relative to that of the start.
     """
     best, best_cost, first = start.detach(), float("inf"), 0.0
     variables = start.detach().clone().requires_grad_(True)
@@ -119,8 +119,8 @@ def descend(
 
 
 def places_within(sizes: NDArray[np.float32], numbers: int) -> UInt8 | None:
-    """Flags for the largest of `sizes`, so many that with their places in bytes they take no more
-    than `numbers` floats. None when fixed places leave out less."""
+    """Flags for the largest of `sizes`, as many as fit in the space of `numbers` floats together
+    with their places. None if fixed places lose less energy."""
     order = np.argsort(-sizes, kind="stable")
     kept = min(numbers, len(sizes) - 1)
     while kept > 0:
@@ -146,14 +146,14 @@ def search_tile(
     expired: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda steps, share: None,
 ) -> tuple[TileLatents, Minimum]:
-    """Latents of one tile x [1, 3, 128, 128], and how the search for them went.
+    """Search the latents of one tile x [1, 3, 128, 128]; also returns the result of the descent.
 
-    layers: the random first layer of so many latents that reach flagged numbers of h0; own: which
-    pixels count, [1, 1, 128, 128]; numbers: what the latents and their places may take; chosen:
-    whether the latents reach what is largest in this tile.
+    layers: makes the random first layer for a number of latents and the flags of the entries of h0
+    that they reach; own: mask of the pixels that count, [1, 1, 128, 128]; numbers: the space for
+    latents and places, in floats; chosen: whether to reach the largest entries of this tile.
 
-    A first search, through the layer that reaches everything, shows what is largest: the picture is
-    nearly linear in these numbers, with nearly orthonormal functions.
+    A first search, through the layer that reaches all entries, finds the largest: the picture is
+    nearly linear in them, with nearly orthonormal functions.
     """
     body, flags, start = model.generator.body, None, None
     if chosen:
@@ -178,8 +178,8 @@ def _descend_tile(
     expired: Callable[[], bool],
     report: Callable[[int, float], None] = lambda steps, share: None,
 ) -> Minimum:
-    """Latents through one layer; start: in picture units [1, d_c] (default: what the linear
-    synthesis would need)."""
+    """Search latents through one layer; start: in picture units [1, d_c] (default: the best for
+    the linear synthesis)."""
     units = PictureUnits(layer)
     total = own.sum() * x.shape[1]
 

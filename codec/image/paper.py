@@ -1,9 +1,9 @@
 """The first paper's image system: preset `paper`.
 
-20 000 latents per 768x512 pixels, 64 levels that all latents share, ADMM search from the encoder's
-output for the lowest F = L_MS-SSIM + α·MSE, Huffman coding (Liu et al. 2020). It has one rate. A
-picture of any size is coded as it stands, 13 latents per cell of 16x16 pixels. `docs/image.md` says
-what differs from the paper.
+20 000 latents per 768x512 pixels, 64 levels shared by all latents, ADMM search from the encoder's
+output for the lowest F = L_MS-SSIM + α·MSE, Huffman coding (Liu et al. 2020). It has one rate.
+Pictures are coded at their own size, with 13 latents per cell of 16x16 pixels. `docs/image.md`
+lists the differences from the paper.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from codec.search.problem import SearchSettings
 if TYPE_CHECKING:
     from models.folder import PaperImageModel
 
-SEARCH_WINDOW = 64  # cells searched at once, a side at most
-STEP = 0.3  # of the search's descent at first, in levels
+SEARCH_WINDOW = 64  # largest side of a search window, in cells
+STEP = 0.3  # first step size of the search, in levels
 
 
 class PaperCodec(ImageCodec):
     """The preset with its networks loaded."""
 
     model: PaperImageModel
-    tile = 8  # what a damaged packet costs
+    tile = 8  # cells a side; a damaged packet costs one tile
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.folder import load_photo_paper_model
@@ -61,12 +61,12 @@ class PaperCodec(ImageCodec):
     def encode_job(self, job: Job) -> bytes:
         settings = job.settings
         if settings.quality is not None:
-            raise BadInput(f"preset {self.preset.name} has one rate: it takes no quality")
+            raise BadInput(f"preset {self.preset.name} has one rate and takes no quality")
         kind = Entropy.HUFFMAN if settings.entropy in (None, "huffman") else Entropy.RANGE
         asked = settings.bpp is not None or settings.ratio is not None
         allowed = settings.allowed_bytes(job.picture) if asked else None
         if allowed is not None:
-            # The shortest codes there are: what cannot fit is refused before the search.
+            # With the shortest codes: refuse what cannot fit before the search.
             shortest = int(self.model.counts.counts.argmax())
             least = np.full((*job.header.cells, self._channels), shortest, np.int8)
             self._check(self._file(job, least, kind), job, allowed, "at least ")
@@ -91,7 +91,7 @@ class PaperCodec(ImageCodec):
         return self.model.encoder.shape.channels
 
     def _file(self, job: Job, indices: NDArray[np.int8], kind: Entropy) -> bytes:
-        """The file of indices [rows, columns, C]."""
+        """Code indices [rows, columns, C] as a file."""
         payloads = [
             self._coder(kind, tile).encode(tile.cells_of(indices).reshape(-1, self._channels), 0)
             for tile in job.header.tiles()
@@ -99,12 +99,12 @@ class PaperCodec(ImageCodec):
         return job.file(0, payloads, kind)
 
     def _check(self, data: bytes, job: Job, allowed: int, about: str = "") -> None:
-        """Raise BadInput for more bytes than allowed."""
+        """Raise BadInput if `data` has more bytes than allowed."""
         if len(data) > allowed:
             bpp = 8 * len(data) / (job.header.width * job.header.height)
             raise BadInput(
                 f"preset {self.preset.name} has one rate: this picture takes {about}{len(data)} "
-                f"bytes ({bpp:.3f} bits per pixel), {allowed} are allowed"
+                f"bytes ({bpp:.3f} bits per pixel), but only {allowed} are allowed"
             )
 
     def _coder(self, kind: Entropy, tile: Area) -> LatentCoder:
@@ -147,13 +147,13 @@ class PaperCodec(ImageCodec):
 
 @functools.lru_cache(maxsize=64)
 def _static_coder(kind: Entropy, table: tuple[int, ...], cells: int, channels: int) -> LatentCoder:
-    """The coder of a tile; few sizes of tiles occur in a picture."""
+    """The coder of a tile, cached: a picture has few tile sizes."""
     made = StaticHuffmanCoder if kind is Entropy.HUFFMAN else StaticRangeCoder
     return made(SymbolCounts(np.array(table, np.int64)), cells, channels)
 
 
 def search_settings(penalty: float, iterations: int, budget: float | None = None) -> SearchSettings:
-    """ADMM with a penalty of its own, since there is no bit price to derive it from."""
+    """ADMM with an explicit penalty, since there is no bit price to derive it from."""
     return SearchSettings(
         iterations=iterations, budget=budget, step=STEP, penalty=penalty,
         check_every=max(min(iterations // 4, 10), 1),
@@ -161,7 +161,7 @@ def search_settings(penalty: float, iterations: int, budget: float | None = None
 
 
 def window_task(model: PaperImageModel, window: Area, latents: Tensor, x: Tensor) -> WindowTask:
-    """A window for the search, given the latents [1, C, rows, columns] of all that is around it;
+    """The search task of a window. latents: those of the whole picture, [1, C, rows, columns];
     x: the picture's padded planes, all of which count."""
     size = x.shape[2], x.shape[3]
     return WindowTask(

@@ -1,4 +1,4 @@
-"""Encoder of the `photo` preset: the search of a picture's latents at the rate it must meet."""
+"""Encoder of the `photo` preset: searches a picture's latents at the requested rate."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from codec.search.rdoq import IMAGE, Rdoq, Steps
 if TYPE_CHECKING:
     from models.folder import PhotoModel
 
-SEARCH_WINDOW = 64  # cells a searched window is wide and high at most
-TILE = 32  # cells a tile is wide and high at most
+SEARCH_WINDOW = 64  # largest side of a search window, in cells
+TILE = 32  # largest side of a tile, in cells
 _SAMPLED_WINDOWS = 6
-_CORRECTIONS = 2  # of the rate point after the search
-_CLOSE = 0.02  # to the wanted bits, as the first rate point's may be (natural log)
-_NEAR = 0.06  # what is off by less is put right by single indices
-_LOG_BITS_PER_QUALITY = 0.016  # how much more the next quality takes, about
-_DEAD_ZONE = 0.15  # rounding as the search does it, more or less
-_ROUNDS = 1  # of RDOQ, and one more for so many steps:
+_CORRECTIONS = 2  # most corrections of the rate point after the search
+_CLOSE = 0.02  # tolerance of the bits at the first rate point (natural log)
+_NEAR = 0.06  # a smaller rate error is corrected by moving single indices
+_LOG_BITS_PER_QUALITY = 0.016  # typical growth in log bits per quality
+_DEAD_ZONE = 0.15  # rounding with it takes about the bits of searched latents
+_ROUNDS = 1  # of RDOQ, and one more for every _STEPS_PER_ROUND steps of the search
 _STEPS_PER_ROUND = 6
 _MOST_ROUNDS = 6
-_FITS = 12  # times that steps of single indices are looked for to meet the allowance
-_TRIES = 6  # at how many of them it takes
-_MOVED = 0.08  # of the bits at most changed by steps that are estimated independently
-_SLACK = 0.004  # of the allowance may be left
-_CHECK_EVERY = 16  # steps, that candidates are scored
+_FITS = 12  # most rounds of moving single indices to meet the allowance
+_TRIES = 6  # most attempts per round to find how many to move
+_MOVED = 0.08  # largest share of the bits to change by moves that are estimated independently
+_SLACK = 0.004  # share of the allowance that may be left unused
+_CHECK_EVERY = 16  # steps between scorings of the candidates
 
 
 @dataclass(frozen=True)
 class Tuning:
     """Search settings for one distance, tuned on training photographs.
 
-    price: of a bit in the search, in units of the trained price; saves: bits after the search over
-    those of the encoder's latents, rounded with the dead zone; later: the same over those of the
-    latents when a third of the search is done; steps: first step of long and of short searches, in
-    quantisation steps; rdoq: whether RDOQ helps. For MS-SSIM it does not: there latents move far
-    from where the encoder puts them.
+    price: of a bit in the search, in units of the trained price; saves: bits after the search
+    relative to the encoder's latents rounded with the dead zone; later: the same, relative to the
+    latents after a third of the search; steps: first step size of long and of short searches, in
+    quantisation steps; rdoq: whether RDOQ helps. For MS-SSIM it does not, since the latents move
+    far from the encoder's output.
     """
 
     price: float
@@ -75,7 +75,7 @@ class _Coded:
     """Latents of the whole picture at one quality, and their file."""
 
     quality: int
-    latents: Tensor  # [1, C, rows, columns] whole numbers
+    latents: Tensor  # [1, C, rows, columns], integers
     file: bytes
     bits: int  # of the payloads alone
 
@@ -85,12 +85,12 @@ class _Coded:
 
 
 class PhotoEncoder:
-    """Encoder of one picture with the settings of its job."""
+    """Encodes one picture with the settings of its job."""
 
     def __init__(self, model: PhotoModel, device: torch.device, job: Job) -> None:
         self.model, self.job, self.settings = model, job, job.settings
-        self._cost: float | None = None  # of the last window, as a share of its start
-        # Of a picture of one window: latents, and the steps that RDOQ left.
+        self._cost: float | None = None  # of the last window, relative to its start
+        # For a picture of one window: its latents, and RDOQ's steps from them.
         self._left: tuple[Tensor, Steps] | None = None
         self.header, self._tuning = job.header, TUNINGS[self.settings.tune]
         self.x = padded_planes(job.picture.rgb).to(device)
@@ -126,19 +126,19 @@ class PhotoEncoder:
         price *= float(self.model.price(self._rate(quality)))
         return self.model.picture_distance(self.settings.tune, price)
 
-    # --- The rate point that the allowance asks for.
+    # --- The rate point that meets the allowance.
 
     def _tile_bits_allowed(self) -> float:
-        """Bits for the tiles alone, without headers, in the whole picture."""
+        """Bits allowed for all tiles of the picture, without headers."""
         spent = FILE_HEADER_BYTES + 16 * len(self.header.tiles())
         if self.job.alpha is not None:
             spent += len(self.job.alpha) + 16
         return max(8.0 * ((self.allowed or 0) - spent), 1.0)
 
     def _quality_for(self, bits: float, dead_zone: float) -> int:
-        """The finest quality whose rounded latents take about this many bits at most.
+        """The finest quality whose rounded latents take at most about `bits`.
 
-        Log bits are nearly linear in the quality: a few steps of the secant method.
+        Log bits are nearly linear in the quality, so the secant method takes few steps.
         """
         windows = self.windows
         if len(windows) > _SAMPLED_WINDOWS:
@@ -163,31 +163,31 @@ class PhotoEncoder:
             if before is not None and at != before[0]:
                 slope = max((now - before[1]) / (at - before[0]), 0.3 * _LOG_BITS_PER_QUALITY)
             before = at, now
-            # Floor and one on: when the line is right, the next try closes the bracket.
+            # Round down, then try one up: if the line is right, that closes the bracket.
             at = at + int(np.floor(np.clip((wanted - now) / slope, -QUALITIES, QUALITIES)))
             at += at == low
             at = int(np.clip(at, low + 1, max(high - 1, low + 1)))
         return low
 
     def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
-        """Bits of a window's rounded latents as the encoder gives them."""
+        """Bits of a window's latents, rounded from the encoder's output."""
         rate = quality / QUALITY_STEPS
         z = encode_map(self.model.encoder, self.x, rate, window.area)
         return self._window_bits(window, quality, round_latents(z, dead_zone))
 
     @torch.no_grad()
     def _window_bits(self, window: Window, quality: int, q: Tensor) -> float:
-        """Bits of a window's whole latents q [1, C, h, w] by the float prior."""
+        """Bits of a window's integer latents q [1, C, h, w] under the float prior."""
         with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
             bits = tile_bits(self.model, window.tiles, q, self._rate(quality), q)
         return float(bits.float().sum())
 
     def _excess(self, coded: _Coded, allowed: float) -> float:
-        """Natural log of bits over allowed bits."""
+        """Natural log of the bits relative to the allowed bits."""
         return float(np.log(max(coded.bits, 1.0) / allowed))
 
     def _requantised(self, quality: int, z: Tensor, excess: float) -> tuple[int, Tensor]:
-        """Latents z rescaled to the quality at which they take about exp(-excess) of the bits."""
+        """Quality at which latents z take about exp(-excess) of the bits, and z scaled to it."""
         wanted = int(np.clip(quality - round(excess / _LOG_BITS_PER_QUALITY), 0, QUALITIES - 1))
         gains = self.model.generator.gains
         return wanted, z * (gains(self._rate(wanted)) / gains(self._rate(quality)))
@@ -197,9 +197,9 @@ class PhotoEncoder:
     def _search(self, quality: int, z: Tensor, iterations: int) -> _Coded:
         """Search quantised latents, near the allowance if there is one.
 
-        All latents are searched at the same price of a bit; the rate point meets the allowance. It
-        is chosen again when a third of the search is done, and once or twice more if the result is
-        too far off for changes of single indices.
+        All latents are searched at the same bit price; the rate point is chosen to meet the
+        allowance. It is chosen again after a third of the search, and up to twice more if the
+        result is too far off to be corrected by moving single indices.
         """
         tune, budget = self.settings.tune, self.settings.budget
         plan = StepPlan(iterations, budget, self.job.clock, self.allowed is not None, tune)
@@ -228,7 +228,7 @@ class PhotoEncoder:
     ) -> tuple[Tensor, Tensor]:
         """Take steps `done` to `until` of the plan on a map of relaxed latents, window by window.
 
-        Returns relaxed latents and the best whole ones, after RDOQ at the end of the search.
+        Returns relaxed latents and the best integer ones, after RDOQ at the end of the search.
         """
         rate, distance = self._rate(quality), self._distance(quality)
         latents, z = round_latents(z), z.clone()
@@ -265,9 +265,9 @@ class PhotoEncoder:
         limit: float | None,
         report: Callable[[float, int], None],
     ) -> tuple[Tensor, Tensor, Steps | None]:
-        """Relaxed and whole latents [1, S, C] of a window after some steps from `start`.
+        """Relaxed and integer latents [1, S, C] of a window after some steps from `start`.
 
-        At the end of the search, also the effects of single-index steps from there.
+        At the end of the search, also the effects of single-index steps from the integer ones.
         """
         settings = plan.settings
         descent = Descent(
@@ -304,10 +304,10 @@ class PhotoEncoder:
                 break
         return descent.z, rdoq.latents, rdoq.steps
 
-    # --- Single indices, until the file has the size it may have.
+    # --- Moves of single indices, until the file meets the allowance.
 
     def _fit(self, coded: _Coded) -> _Coded:
-        """Latents whose file just fits the allowance. Raises BadInput if there are none."""
+        """Latents whose file just fits the allowance. Raises BadInput if nothing fits."""
         if self.allowed is None:
             return coded
         best: _Coded | None = None
@@ -333,8 +333,8 @@ class PhotoEncoder:
     def _changed(self, coded: _Coded) -> _Coded | None:
         """Move as many indices by one as it takes to meet the allowance.
 
-        The steps of best value come first. Their number is found by coding, since neighbouring
-        steps change each other's bits. Returns the nearest result below the allowance, or else the
+        The most useful steps come first. Their number is found by coding, since neighbouring steps
+        affect each other's bits. Returns the nearest result below the allowance, or else the
         nearest above, or None if no step is useful.
         """
         allowed = self.allowed or 0
@@ -343,8 +343,8 @@ class PhotoEncoder:
         if not len(steps):
             return None
         aim = allowed - 0.3 * _SLACK * allowed
-        few, size_few = 0, float(coded.size)  # steps that do not suffice
-        many, size_many = len(steps), None  # those that do, or all there are
+        few, size_few = 0, float(coded.size)  # too few steps
+        many, size_many = len(steps), None  # enough steps, or all there are
         count = int(np.searchsorted(gained, abs(aim - coded.size) * 8.0)) + 1
         best: _Coded | None = None
         for _ in range(_TRIES):
@@ -362,7 +362,7 @@ class PhotoEncoder:
                 many, size_many = count, float(tried.size)
             if many - few <= 1:
                 break
-            # On a straight line: between the two, or else on from the start.
+            # Interpolate between the two, or else extrapolate from the start.
             if size_many is None:
                 ahead = (aim - size_few) * few / ((size_few - coded.size) or 1.0)
                 ahead = ahead if ahead > 0 else few
@@ -373,21 +373,21 @@ class PhotoEncoder:
         return best
 
     def _fits(self, coded: _Coded) -> bool:
-        """Whether the file is below the allowance, and not far."""
+        """Whether the file is within the allowance and close to it."""
         allowed = self.allowed or 0
         return 0 <= allowed - coded.size <= max(_SLACK * allowed, 4.0)
 
     def _misses(self, coded: _Coded) -> float:
-        """Bytes off the allowance; those above count more than all that are below."""
+        """Distance from the allowance in bytes; any excess is worse than any shortfall."""
         left = (self.allowed or 0) - coded.size
         return left if left >= 0 else 1e12 - left
 
     def _order(self, coded: _Coded, grow: bool) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
-        """Useful steps of single indices, those of best value first.
+        """Useful steps of single indices, the most useful first.
 
-        Their flat positions, their signs, and the cumulative bits that they take or save.
+        Returns flat positions, steps of ±1, and the cumulative bits that they take or save.
         """
-        # Of the two of an index, the one that lessens the distance, or else the one that saves.
+        # Of an index's two steps, the one that reduces the distance, or the one that saves bits.
         steps, distance, bits = (m.flatten() for m in self._steps(coded, 0.0 if grow else 1e6))
         useful = distance < 0 if grow else bits < 0
         worth = distance / (bits if grow else -bits).clamp_min(1e-3)
@@ -399,7 +399,7 @@ class PhotoEncoder:
         return positions, steps[positions], gained[:count]
 
     def _steps(self, coded: _Coded, weight: float) -> tuple[Tensor, ...]:
-        """The better step of every index of the picture at a price `weight` of a bit.
+        """The better step of every index of the picture, at a bit price of `weight`.
 
         Maps [1, C, rows, columns] of the steps, and of the distance and bits that they would add.
         """
@@ -407,7 +407,7 @@ class PhotoEncoder:
         whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
         for window in self.windows:
             q = frames_of(window.area.of(coded.latents))
-            # What RDOQ left of these very latents, or else to be found now.
+            # RDOQ's steps if they belong to these latents, or else new ones.
             if self._left is not None and self._left[0] is coded.latents:
                 steps = self._left[1]
             else:
@@ -418,13 +418,13 @@ class PhotoEncoder:
         return whole
 
     def _code(self, quality: int, latents: Tensor) -> _Coded:
-        """Entropy-code whole latents."""
+        """Entropy-code integer latents."""
         q = latents[0].permute(1, 2, 0).cpu().numpy().astype(np.int16)
 
         def write(tile: Area) -> bytes:
             return self.model.coder.encode(tile.cells_of(q), quality)
 
-        # The compiled coder releases the interpreter's lock, so tiles run in parallel.
+        # The compiled coder releases the GIL, so tiles run in parallel.
         with ThreadPoolExecutor(2) as pool:
             payloads = list(pool.map(write, self.header.tiles()))
         bits = 8 * sum(map(len, payloads))
@@ -434,8 +434,8 @@ class PhotoEncoder:
 class StepPlan:
     """Number of steps and deadlines of the parts of a search.
 
-    first: steps before the rate point is chosen again, or 0; main: steps before the result;
-    correction: further steps for each correction of the rate, or 0.
+    first: steps before the rate point is chosen again, or 0; main: steps of the search without
+    corrections; correction: further steps for each correction of the rate, or 0.
     """
 
     def __init__(
@@ -455,25 +455,25 @@ class StepPlan:
         self._begun, self._budget = clock(), budget
 
     def step_size(self, done: float) -> float:
-        """Length of a step after `done` others, in quantisation steps."""
+        """Step size after `done` steps, in quantisation steps."""
         return self.settings.step * (1.0 - 0.9 * min(done / self.main, 1.0))
 
     def deadline(self, until: int) -> float | None:
-        """By when the first `until` steps must be done."""
+        """The time by which the first `until` steps must be done."""
         if self._budget is None:
             return None
         return self._begun + self._budget * until / self.total
 
 
 def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
-    """Settings whose steps are longer where iterations are few."""
+    """Search settings; the fewer the iterations, the larger the steps."""
     long, short = TUNINGS[tune].steps
     step = min(short, max(long, 1.0 / max(iterations, 1)))
     return SearchSettings(iterations=iterations, step=step, coupling=5.0)
 
 
 def _rdoq(task: PhotoTask, distance: Distance, rate: Tensor, latents: Tensor) -> Rdoq:
-    """RDOQ of a window's whole latents [1, S, C]; a bit has the price 1."""
+    """RDOQ of a window's integer latents [1, S, C], at a bit price of 1."""
     with torch.no_grad():
         reference = distance.reference(task.target)
     price = torch.ones_like(rate, dtype=torch.float64)

@@ -19,7 +19,7 @@ from codec.files.paths import display_name, open_input, os_errors
 from codec.image.container import MAX_PIXELS, MAX_SIDE
 
 MAX_PICTURE_BYTES = 1 << 29
-# Keeps what Pillow logs about broken files off stderr, unless somebody configures logging.
+# Keeps what Pillow logs about broken files off stderr, unless logging is configured.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Pixels = NDArray[np.uint8]
@@ -52,7 +52,7 @@ class Picture:
 
 
 def read_picture(path: str) -> Picture:
-    """A picture file, '-' for standard input. Raises BadInput with one line."""
+    """Read a picture file, '-' for standard input. Raises BadInput with a one-line message."""
     with open_input(path) as file, os_errors("read", path):
         data = file.read(MAX_PICTURE_BYTES + 1)
     if len(data) > MAX_PICTURE_BYTES:
@@ -71,15 +71,15 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
                 notes = []
                 frames = int(getattr(image, "n_frames", 1))
                 if frames > 1:
-                    notes.append(f"{name} holds {frames} frames: the first is taken")
+                    notes.append(f"{name} holds {frames} frames; only the first is used")
                 image.load()
                 picture = from_image(_upright(image))
                 picture.notes += notes
                 return picture
     except UnidentifiedImageError:
-        raise BadInput(f"{name} is not a picture that can be read") from None
+        raise BadInput(f"{name} is not a readable picture") from None
     except Image.DecompressionBombError:
-        raise BadInput(f"{name} is too large a picture") from None
+        raise BadInput(f"{name} is too large") from None
     except SottoError:
         raise
     except Exception as error:  # Pillow's readers raise almost anything for broken files
@@ -87,7 +87,7 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
         raise BadInput(f"cannot read {name}: {reason}") from None
 
 
-# What undoes each orientation (Exif 2.32, tag 0x0112).
+# The transpose that undoes each orientation (Exif 2.32, tag 0x0112).
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -100,9 +100,9 @@ _TURNS = {
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A loaded image as its Exif orientation says; unchanged where that cannot be read.
+    """A loaded image, turned as its Exif orientation says; unchanged if that cannot be read.
 
-    Pillow's own `exif_transpose` also writes the other tags anew, and fails if one is broken.
+    Pillow's own `exif_transpose` also rewrites the other tags, and fails if one is broken.
     """
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -114,7 +114,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _check_size(width: int, height: int, name: str) -> None:
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS or min(width, height) < 1:
         raise BadInput(
-            f"{name} has {width}x{height} pixels; the limits are {MAX_SIDE} a side and "
+            f"{name} has {width}x{height} pixels; the limits are {MAX_SIDE} per side and "
             f"{MAX_PIXELS >> 20} million"
         )
 
@@ -160,7 +160,7 @@ def from_array(pixels: NDArray[np.generic]) -> Picture:
 
 
 def _picture(rgb: Pixels, alpha: Pixels | None) -> Picture:
-    """Without an alpha plane that is opaque everywhere."""
+    """A picture; an alpha plane that is opaque everywhere is dropped."""
     grey = bool((rgb == rgb[:, :, :1]).all())
     if alpha is not None and (alpha == 255).all():
         alpha = None
@@ -168,21 +168,21 @@ def _picture(rgb: Pixels, alpha: Pixels | None) -> Picture:
 
 
 def save_format(path: str) -> str:
-    """Pillow's format for a file name; PNG for pipes. Raises BadInput for unknown endings."""
+    """Pillow's format for a file name; PNG for pipes. Raises BadInput for an unknown suffix."""
     suffix = Path(path).suffix.lower()
     if path == "-" or not suffix:
         return "PNG"
     try:
         found = Image.registered_extensions()[suffix]
     except KeyError:
-        raise BadInput(f"no picture format is known by the ending {suffix!r}") from None
+        raise BadInput(f"{suffix!r} is not a known picture format") from None
     if found not in Image.SAVE:
-        raise BadInput(f"pictures ending in {suffix!r} cannot be written")
+        raise BadInput(f"pictures cannot be written as {suffix!r}")
     return found
 
 
 def picture_bytes(image: Image.Image, form: str) -> bytes:
-    """The file of a picture; formats without alpha planes lose it."""
+    """The bytes of a picture file; the alpha plane is dropped if the format has none."""
     if "A" in image.getbands() and form not in ("PNG", "WEBP", "TIFF", "TGA", "AVIF"):
         image = image.convert("L" if image.mode == "LA" else "RGB")
     out = io.BytesIO()
@@ -196,7 +196,7 @@ def picture_bytes(image: Image.Image, form: str) -> bytes:
 
 
 def pack_alpha(alpha: Pixels) -> bytes:
-    """Compress an alpha plane [H, W] without loss: differences to the row above, deflated."""
+    """Compress an alpha plane [H, W] losslessly: differences to the row above, deflated."""
     rows = alpha.astype(np.uint8)
     differences = rows.copy()
     differences[1:] -= rows[:-1]
@@ -204,7 +204,7 @@ def pack_alpha(alpha: Pixels) -> bytes:
 
 
 def unpack_alpha(data: bytes, height: int, width: int) -> Pixels:
-    """Inverse of `pack_alpha`. Raises BadStream for other data; never inflates more than that."""
+    """Inverse of `pack_alpha`. Raises BadStream for other data; inflates no more than the plane."""
     stream = zlib.decompressobj()
     try:
         plain = stream.decompress(data, height * width + 1)

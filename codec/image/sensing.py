@@ -1,13 +1,13 @@
-"""Compressive sensing: pictures from random Gaussian measurements y = A x + n of their tiles.
+"""Compressive sensing: recovers pictures from random Gaussian measurements y = A x + n of tiles.
 
-Every tile of 128x128 pixels is measured M times and recovered by a search for the latents
+Every tile of 128x128 pixels is measured M times and recovered by a search for the latents that
 
-    min ||A G(z) - y||^2 / (2 s^2) + R(z).
+    minimise ||A G(z) - y||^2 / (2 s^2) + R(z).
 
 With `ganz`, G has the random first layer of ratio 6, as in Smedemark-Margulies, Park & Vann (2020),
-and R is the energy of Gaussian latents, for which the layer is scaled. With `photo`, G is the
-generator of the photo codec and R the bits of the latents by its prior. s falls during the search,
-from a value at which only large shapes matter to the noise and the generator's own error.
+and R is ||z||^2 / 2, since the layer is scaled for Gaussian latents. With `photo`, G is the photo
+codec's generator and R the bits of the latents under its prior. s falls during the search, from a
+value at which only coarse structure matters to the level of the noise and the generator's error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 ModelName = Literal["photo", "ganz"]
 COLOURS = 3
-LARGEST_SHARE = 1.0 / 3.0  # of M in N: 1.07 GB of matrix
+LARGEST_SHARE = 1.0 / 3.0  # largest M / N: a matrix of 1.07 GB
 LEAST_MEASUREMENTS = 48
 MAX_TILES = 64
 MAX_NOISE = 1.0
@@ -51,10 +51,10 @@ Report = Callable[[float, int], None]
 
 
 class Matrix:
-    """A random Gaussian matrix for each colour: [M_c, 16384], entries of variance 1 / 16384.
+    """A random Gaussian matrix for each colour: [M_c, 16384], with entries of variance 1 / 16384.
 
-    A measurement is then about as large as the root mean square of the pixels. The colours have
-    equal numbers of rows, give or take one.
+    A measurement is then about as large as the root mean square of the pixels. The colours' numbers
+    of rows differ by at most one.
     """
 
     def __init__(self, measurements: int, seed: int = 0) -> None:
@@ -74,7 +74,7 @@ class Matrix:
             self.parts.append(torch.from_numpy(part))
 
     def to(self, device: torch.device) -> Matrix:
-        """Move it, in place."""
+        """Move the matrix to a device, in place."""
         self.parts = [part.to(device) for part in self.parts]
         return self
 
@@ -84,7 +84,7 @@ class Matrix:
         return torch.cat([part @ plane for part, plane in zip(self.parts, planes, strict=True)])
 
     def mean_colours(self, y: Tensor) -> Tensor:
-        """The picture of one colour whose measurements are nearest to y: [1, 3, 128, 128]."""
+        """The uniform picture whose measurements are nearest to y: [1, 3, 128, 128]."""
         means, at = [], 0
         for part in self.parts:
             column = part.sum(1)
@@ -105,7 +105,7 @@ def measure(matrix: Matrix, x: Tensor, noise: float = 0.0, seed: int = 0) -> Ten
 
 @dataclass(frozen=True)
 class Annealing:
-    """Rounds of so many steps each; s falls geometrically from round to round to `last`."""
+    """Rounds of `steps` steps each; s falls geometrically from round to round, down to `last`."""
 
     rounds: int
     steps: int
@@ -123,10 +123,10 @@ class Annealing:
         report: Report | None = None,
         units: Tensor | float = 1.0,
     ) -> Tensor:
-        """The latents that all rounds find, from z on.
+        """Run all rounds from latents z; returns the latents found.
 
-        objective: latents that a round starts from, and 1 / (2 s^2), to the cost of latents over
-        `units`; report: told the share done and the steps taken.
+        objective: takes the latents that a round starts from and 1 / (2 s^2), returns the cost as a
+        function of latents divided by `units`; report: takes the share and the steps done.
         """
         for number in range(self.rounds):
             cost = objective(z, 0.5 / self.sigma(number) ** 2)
@@ -139,7 +139,7 @@ class Annealing:
 def recover_ganz(
     model: GanzModel, matrix: Matrix, y: Tensor, annealing: Annealing, report: Report | None = None
 ) -> Tensor:
-    """The picture [1, 3, 128, 128] in [0, 1] that GANZ finds for measurements y [M]."""
+    """Recover the picture [1, 3, 128, 128] in [0, 1] from measurements y [M] with GANZ."""
     body = model.generator.body
     layer = model.first_layer(model.generator.shape.most_latents)
 
@@ -163,14 +163,14 @@ def recover_photo(
     annealing: Annealing,
     report: Report | None = None,
 ) -> Tensor:
-    """The picture [1, 3, 128, 128] in [0, 1] that the photo model finds for measurements y [M].
+    """Recover the picture [1, 3, 128, 128] in [0, 1] from measurements y [M] with the photo model.
 
-    The prior's context in each round is the rounded latents of the round before.
+    The prior's context in each round is the rounded latents of the previous round.
     """
     generator = networks.generator
     rates = torch.full((1,), PHOTO_RATE, device=y.device)
     with torch.no_grad():
-        # Divided by their gains latents are in picture units, where the transform is orthonormal.
+        # Divided by their gains, latents are in picture units, where the transform is orthonormal.
         gains = generator.gains(rates)
         start = networks.encoder(matrix.mean_colours(y), rates)
 
@@ -196,9 +196,9 @@ def recover_photo(
 class SenseSettings:
     """How pictures are measured and recovered.
 
-    measurements: M, of each tile; prior: the model that pictures are recovered with; noise:
-    standard deviation of the measurements' noise, in units of pixels in [0, 1]; seed: of matrix and
-    noise; steps: of the search.
+    measurements: M, per tile; prior: the model that recovers the pictures; noise: standard
+    deviation of the measurement noise, in units of pixels in [0, 1]; seed: of matrix and noise;
+    steps: of the search.
     """
 
     measurements: int
@@ -231,7 +231,7 @@ class SenseSettings:
 
 
 class Sensor:
-    """A measurement matrix, and the model whose latents pictures are recovered as.
+    """A measurement matrix, and the model that pictures are recovered with.
 
     Raises BadInput for settings out of range, an unknown device or a model that cannot be used.
     """
@@ -254,17 +254,17 @@ class Sensor:
         rgb: NDArray[np.uint8],
         progress: Callable[[SearchProgress], None] | None = None,
     ) -> NDArray[np.uint8]:
-        """A picture [H, W, 3] recovered from measurements of its tiles.
+        """Measure the tiles of a picture [H, W, 3] and recover it from the measurements.
 
-        Raises BadInput for a picture of too many tiles.
+        Raises BadInput for a picture with too many tiles.
         """
         height, width = rgb.shape[:2]
         columns = -(-width // SIDE)
         total = -(-height // SIDE) * columns
         if total > MAX_TILES:
             raise BadInput(
-                f"a picture of {width}x{height} pixels is {total} tiles of {SIDE}x{SIDE}, sensing "
-                f"takes {MAX_TILES}"
+                f"a picture of {width}x{height} pixels has {total} tiles of {SIDE}x{SIDE}; sensing "
+                f"takes at most {MAX_TILES}"
             )
         settings, annealing = self.settings, self.settings.annealing()
         found: list[Tensor | None] = []

@@ -12,7 +12,7 @@ from codec.image.pictures import Picture
 from codec.image.presets import ImagePreset, Tune
 
 DEFAULT_BPP = 0.29
-# Bytes that a file may always have where no rate was asked for, however small the picture.
+# Bytes that a file may always have if no rate is given, however small the picture.
 DEFAULT_LEAST = 200
 MOST_STEPS = 100_000
 MOST_BYTES = 1 << 40  # keeps huge rates within the range of integers
@@ -23,12 +23,12 @@ class EncodeSettings:
     """How a picture is encoded.
 
     At most one of bpp (bits per pixel of the whole file), ratio (of 24-bit, or 8-bit grey, pixels
-    to the file) and quality (0 to 100: a rate point, whatever it takes); by default 0.29 bpp,
-    or 200 bytes where that is less.
-    budget: seconds for the search; fast: few steps; search: False takes the encoder's output;
-    entropy: the coder, where a preset has more than one (`paper`: huffman or range);
-    places: of preset `ganz`, what its latents reach: the same of all pictures (`fixed`), or chosen
-    for each tile, which is the default.
+    to the file) and quality (0 to 100: a rate point, whatever its size); by default 0.29 bpp, or
+    200 bytes if that is more.
+    budget: seconds for the search; fast: few steps; search: False keeps the encoder's output;
+    entropy: the coder, if the preset has more than one (`paper`, `ganz`: huffman or range);
+    places: for preset `ganz`, which entries its latents reach: the same in all pictures (`fixed`),
+    or chosen for each tile (the default).
     """
 
     bpp: float | None = None
@@ -44,7 +44,7 @@ class EncodeSettings:
 
     def __post_init__(self) -> None:
         if sum(v is not None for v in (self.bpp, self.ratio, self.quality)) > 1:
-            raise BadInput("give one of bpp, ratio and quality")
+            raise BadInput("give only one of bpp, ratio and quality")
         for name in ("bpp", "ratio", "budget"):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
@@ -61,7 +61,7 @@ class EncodeSettings:
             raise BadInput(f"unknown places {self.places!r} (chosen or fixed)")
 
     def steps(self, preset: ImagePreset) -> int:
-        """The most steps of the search; with a budget, more than it has time for."""
+        """The most steps of the search; with a budget, more than there is time for."""
         if not self.search:
             return 0
         if self.iterations is not None:
@@ -71,7 +71,7 @@ class EncodeSettings:
         return preset.fast if self.fast else preset.iterations
 
     def allowed_bytes(self, picture: Picture) -> int | None:
-        """The most bytes that the file may have; None for a quality."""
+        """The most bytes that the file may have; None if a quality is given."""
         if self.quality is not None:
             return None
         pixels = picture.width * picture.height
@@ -84,7 +84,7 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """How far a search is: share done in [0, 1], and the search's relative cost so far."""
+    """Progress of a search: share done in [0, 1], and the cost so far, relative to the start."""
 
     share: float
     cost: float | None

@@ -1,8 +1,8 @@
-"""Pictures and their latent maps, a piece at a time.
+"""Pictures and their latent maps, in windows and tiles.
 
-Maps of any size go through the networks in windows. A window is widened by as many cells as the
-networks can see and the widening cut off again, so that the pieces are what the whole would have
-been, in bounded memory. Tiles are what is coded on its own, and lost on its own.
+Maps of any size pass through the networks in windows, which bounds memory. A window is widened by
+the networks' receptive field and its output cropped again, so the result is the same as for the
+whole map. Tiles are coded independently, so one can be lost without the others.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from codec.image.container import STRIDE, Area, ImageFile, Payload
 from codec.image.pictures import Picture, unpack_alpha
 from codec.search.problem import Networks, RateModel
 
-WINDOW = 64  # cells a window is wide and high at most
+WINDOW = 64  # largest side of a window, in cells
 MARGIN = 1  # cells around a searched window whose pixels count in its distance
-STRIP = 256  # rows of pixels that are rounded at once
+STRIP = 256  # rows of pixels rounded at a time
 
 
 class MapNetwork(Protocol):
-    """An encoder or generator: maps of cells from pixels or to pixels, at rate points [B].
+    """An encoder or generator: maps pixels to cells or cells to pixels, at rate points [B].
 
-    sight: how many cells away a cell can make a difference.
+    sight: reach of the receptive field to each side, in cells.
     """
 
     @property
@@ -45,21 +45,21 @@ class MapNetwork(Protocol):
 
 
 def padded_planes(rgb: NDArray[np.uint8], unit: int = STRIDE) -> Tensor:
-    """A picture [H, W, 3] mirrored out to whole units: [1, 3, >= H, >= W] in [0, 1]."""
+    """A picture [H, W, 3] padded to whole units by mirroring: [1, 3, >= H, >= W] in [0, 1]."""
     height, width = rgb.shape[:2]
     padded = np.pad(rgb, ((0, -height % unit), (0, -width % unit), (0, 0)), mode="symmetric")
     return torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255.0
 
 
 def picture_of(file: ImageFile, y: Tensor, notes: list[str]) -> Picture:
-    """A drawn picture y [1, 3, >= height, >= width] in [0, 1] with the alpha plane of its file.
+    """A generated picture y [1, 3, >= height, >= width] in [0, 1], with its file's alpha plane.
 
-    notes: the damage that the file's own notes do not name.
+    notes: damage besides that in the file's own notes.
     """
     header = file.header
     rgb = np.empty((header.height, header.width, 3), np.uint8)
     for top in range(0, header.height, STRIP):
-        # In strips: copies of a whole picture in 32-bit numbers would be large.
+        # In strips: float32 copies of a whole picture would be large.
         rows = slice(top, min(top + STRIP, header.height))
         strip = (255.0 * y[0, :, rows, : header.width]).round().to(torch.uint8)
         rgb[rows] = strip.permute(1, 2, 0).cpu().numpy()
@@ -95,7 +95,7 @@ def join_squares(squares: Tensor, columns: int) -> Tensor:
 
 
 def areas(rows: int, columns: int, side: int) -> Iterator[Area]:
-    """A map cut into windows."""
+    """Cut a map into areas of at most `side` cells a side."""
     for top in range(0, rows, side):
         for left in range(0, columns, side):
             yield Area(top, left, min(top + side, rows), min(left + side, columns))
@@ -142,8 +142,8 @@ def read_tiles(
 ) -> tuple[NDArray[np.int16], NDArray[np.bool_], list[str]]:
     """Indices of a file's cells [rows, columns, C], which cells are known, and notes of damage.
 
-    decode: the indices of a tile [height, width, C], and how many of its cells, in raster order,
-    are known. Raises BadStream when no cell is.
+    decode: returns the indices of a tile [height, width, C], and how many of its cells, in raster
+    order, are known. Raises BadStream if no cell of the picture is known.
     """
     indices = np.zeros((*file.header.cells, channels), np.int16)
     known = np.zeros(file.header.cells, bool)
@@ -159,7 +159,7 @@ def read_tiles(
         tile.cells_of(known)[:] = (np.arange(part[:, :, 0].size) < count).reshape(tile.shape)
         return None
 
-    # The compiled walk lets go of the interpreter: tiles run side by side.
+    # The compiled decoder releases the GIL, so tiles run in parallel.
     with ThreadPoolExecutor(2) as pool:
         notes = [note for note in pool.map(read, file.header.tiles(), file.payloads) if note]
     if not known.any():
@@ -168,9 +168,9 @@ def read_tiles(
 
 
 def fill_lost(z: Tensor, known: NDArray[np.bool_], smoothed: Callable[[Tensor], Tensor]) -> None:
-    """Give cells of latents z [1, C, rows, columns] that are lost the colours of known ones.
+    """Give lost cells of latents z [1, C, rows, columns] the colours of the nearest known ones.
 
-    known: [rows, columns], some must be; smoothed: latents that keep the mean colours of theirs.
+    known: [rows, columns], not all False; smoothed: reduces latents to their cells' mean colours.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -182,11 +182,11 @@ def fill_lost(z: Tensor, known: NDArray[np.bool_], smoothed: Callable[[Tensor], 
         z[:, :, torch.from_numpy(~known)] = smoothed(z)[:, :, rows, columns]
 
 
-# --- Windows that are searched.
+# --- Search windows.
 
 
 def frames_of(maps: Tensor) -> Tensor:
-    """Maps [B, C, h, w] as the search knows latents: cells in raster order, [B, h * w, C]."""
+    """Maps [B, C, h, w] in the search's layout: cells in raster order, [B, h * w, C]."""
     return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, maps.shape[1])
 
 
@@ -197,14 +197,14 @@ def map_of(frames: Tensor, area: Area) -> Tensor:
 
 @dataclass(frozen=True)
 class Window:
-    """An area of whole tiles that is searched at once; tiles are in its own coordinates."""
+    """An area of whole tiles that is searched at once; tiles are relative to the area."""
 
     area: Area
     tiles: tuple[Area, ...]
 
 
 def cut_windows(tiles: Sequence[Area], side: int) -> list[Window]:
-    """Neighbouring tiles gathered into windows of at most `side` cells (or one tile)."""
+    """Group neighbouring tiles into windows of at most `side` cells a side (or one tile)."""
     windows = []
     for top, bottom in _gather(sorted({(t.top, t.bottom) for t in tiles}), side):
         for left, right in _gather(sorted({(t.left, t.right) for t in tiles}), side):
@@ -225,10 +225,10 @@ def _gather(spans: list[tuple[int, int]], side: int) -> list[tuple[int, int]]:
 
 
 class WindowTask:
-    """One area of a picture made ready for `codec.search.admm`.
+    """One area of a picture, prepared for `codec.search.admm`.
 
-    A frame is the area's cells; the latents around it are held fixed, and so is everything that it
-    cannot reach. networks: what the search calls; target: the pixels that count, [1 or B, 3, H, W].
+    A frame holds the area's cells; the latents around the area stay fixed. networks: for the
+    search; target: the pixels that count, [1 or B, 3, H, W].
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class WindowTask:
         reach: float,
     ) -> None:
         """z: the picture's map [1, C, rows, columns]; x: its padded planes; size: (height, width)
-        without the padding that does not count."""
+        of the pixels that count."""
         rows, columns = z.shape[2:]
         self.area, self._generator, self._half = area, generator, fast_in_half(z.device)
         wide = area.widened(generator.sight + MARGIN, rows, columns)
@@ -267,9 +267,9 @@ class WindowTask:
         )
 
     def by_cell(self, x: Tensor) -> Tensor:
-        """Sums over the pixels of each cell of the area, of a map like the target: [B, C, h, w].
+        """Sum a map like the target over the pixels of each cell of the area: [B, C, h, w].
 
-        What lies beyond the picture counts for nothing.
+        Pixels beyond the picture count as 0.
         """
         missing = -x.shape[2] % STRIDE, -x.shape[3] % STRIDE
         x = F.pad(x, (0, missing[1], 0, missing[0]))
@@ -288,4 +288,4 @@ class WindowTask:
 
 
 def _no_encoder(x: Tensor, rate: Tensor) -> Tensor:
-    raise ValueError("a window's search is given its start")
+    raise ValueError("the search of a window needs its start latents")
