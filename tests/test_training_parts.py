@@ -312,7 +312,7 @@ def test_prepare_packs_what_can_be_read(tmp_path: Path):
         ("file\tstart\n", "lacks the column 'end'"),
         ("file\tstart\tend\n", "no utterances"),
         ("file\tstart\tend\na.wav\tx\t9\n", "sample numbers"),
-        ("file\tstart\tend\n../a.wav\t0\t9\n", "no plain file name"),
+        ("file\tstart\tend\n../a.wav\t0\t9\n", "not a plain file name"),
         ("file\tstart\tend\na.wav\t0\t9000\n", "could be packed"),
     ],
 )

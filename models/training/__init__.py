@@ -1,1 +1,1 @@
-"""Training: one loop, a task for each model, their data and their export."""
+"""Training: one loop, a task for each model, and their data and export."""

@@ -1,7 +1,7 @@
 """Quantisation centres: K-means over the unrounded latents of a channel (Liu et al. 2020, 3.2).
 
 Index k of a channel decodes to `centres[channel, k + MAX_INDEX]`, in quantisation steps. K-means
-starts from the whole numbers, so that clusters keep their order and 0 its place.
+starts from the integers, so the clusters keep their order and 0 keeps its place.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from sklearn.cluster import KMeans
 
 from codec.entropy.speech_context import MAX_INDEX
 
-LARGEST_SHIFT = 0.45  # of a centre from its whole number: keeps the centres strictly increasing
-SCARCE = 16.0  # the whole number counts as this many latents of its cluster
-_BINS = 64  # per unit: K-means sees weighted bins and not each latent, which is as good and fast
+LARGEST_SHIFT = 0.45  # of a centre from its integer: keeps the centres strictly increasing
+SCARCE = 16.0  # the integer counts as this many latents of its cluster
+_BINS = 64  # per unit: K-means on weighted bins is fast, and as good as on single latents
 
 
 def kmeans_centres(
@@ -25,15 +25,15 @@ def kmeans_centres(
 ) -> NDArray[np.float32]:
     """Centres [C, 2 * MAX_INDEX + 1] of unrounded latents [N, C] in index units, rows increasing.
 
-    Each channel has one cluster for every whole number that some latent rounds to. One iteration
-    gives the centroids of the rounding cells; more approach the least error at a fixed number of
-    levels, which costs more bits. A centre is drawn to its whole number as if `scarce` latents lay
-    there, so that rare indices decode to nearly themselves. Raises ValueError for latents that are
-    not [N, C], not finite, or none.
+    Each channel has one cluster for every integer that some latent rounds to. One iteration gives
+    the centroids of the rounding cells; more iterations approach the least error for the number of
+    levels, but cost more bits. A centre is pulled to its integer as if `scarce` latents lay there,
+    so that rare indices decode almost to themselves. Raises ValueError for latents that are empty,
+    not [N, C] or not finite.
     """
     values = np.asarray(latents, np.float64)
     if values.ndim != 2 or not values.size:
-        raise ValueError(f"latents must be [N, C] and some, not {list(values.shape)}")
+        raise ValueError(f"latents must be [N, C] and not empty, not {list(values.shape)}")
     if not np.isfinite(values).all():
         raise ValueError("latents are not finite")
     values = values.clip(-MAX_INDEX, MAX_INDEX)
@@ -42,7 +42,7 @@ def kmeans_centres(
 
 def _channel(values: NDArray[np.float64], iterations: int, scarce: float) -> NDArray[np.float32]:
     """Centres [2 * MAX_INDEX + 1] of one channel's latents [N]."""
-    # Borders between whole numbers lie at halves, which are borders of bins too.
+    # Borders between integers lie at halves, which are also borders of bins.
     position = np.floor((values + MAX_INDEX) * _BINS).astype(np.int64)
     counts = np.bincount(position)
     sums = np.bincount(position, values)

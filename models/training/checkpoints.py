@@ -1,8 +1,8 @@
 """Checkpoints: a folder of safetensors parts of at most 16 MiB and one JSON file; never pickled.
 
 `checkpoint-00001200/` holds `state.json` (numbers, and the parts of every tensor) and
-`part-000.safetensors` and on. It is renamed to this when complete, so that a checkpoint is either
-whole or absent.
+`part-000.safetensors` and so on. The folder gets this name once it is complete, so a checkpoint is
+either whole or absent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from codec.errors import BadInput
 
 PART_BYTES = 16 << 20
-_ROOM = 256 << 10  # of a part, for its header
+_ROOM = 256 << 10  # reserved in a part for its header
 _MAX_PARTS = 4096
 _MAX_STATE_BYTES = 16 << 20
 _KEEP = 2
@@ -39,7 +39,7 @@ _NAME = re.compile(r"checkpoint-(\d{8})")
 def save_checkpoint(
     folder: Path, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> Path:
-    """Write `folder/checkpoint-STEP` and drop all but the newest two. Returns its path."""
+    """Write `folder/checkpoint-STEP` and delete all but the newest two. Returns its path."""
     target = folder / f"checkpoint-{step:08d}"
     draft = folder / f"{target.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -90,7 +90,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, numbers) of a checkpoint. Raises BadInput when it is damaged."""
+    """(tensors, numbers) of a checkpoint. Raises BadInput if it is damaged."""
     with resuming(path):
         if (path / "state.json").stat().st_size > _MAX_STATE_BYTES:
             raise BadInput(f"{path}: state.json is too large")
@@ -102,7 +102,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for number in range(count):
             file = path / f"part-{number:03d}.safetensors"
             if file.stat().st_size > PART_BYTES:
-                raise BadInput(f"{file}: larger than a part may be")
+                raise BadInput(f"{file}: larger than the limit for a part")
             parts.append(load_file(file))
         tensors = {}
         for name, where in state["tensors"].items():
@@ -114,7 +114,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def newest_checkpoint(
     folder: Path, advice: str = "train first"
 ) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The newest checkpoint and what `load_checkpoint` reads. Raises BadInput if there is none."""
+    """The newest checkpoint's path, tensors and numbers. Raises BadInput if there is none."""
     path = latest_checkpoint(folder)
     if path is None:
         raise BadInput(f"{folder} holds no checkpoint: {advice}")

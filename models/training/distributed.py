@@ -1,4 +1,4 @@
-"""Training in one process, or in several that `torchrun` starts for each GPU or share of a CPU."""
+"""Training in one process, or in several started by `torchrun`: one per GPU, or sharing a CPU."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from codec.device import choose_device
 from codec.errors import BadInput
 
-# For one process that prepares data or trains the feature network; if it dies, `torchrun` ends all.
+# Others wait while one prepares data or trains the feature network; `torchrun` ends all if it dies.
 _LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process among those that train together."""
+    """This process and the group that it trains in."""
 
     rank: int
     size: int
@@ -38,7 +38,7 @@ class Team:
         return values
 
     def any(self, flag: bool) -> bool:
-        """True, in every process, when the flag of one of them is."""
+        """True in every process if the flag is true in any."""
         if self.size == 1:
             return flag
         return bool(self.sum(torch.tensor([float(flag)], device=self.device)) > 0)
@@ -51,12 +51,12 @@ class Team:
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have arrived."""
         if self.size > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """Close the connections to the others."""
+        """Close the connections to the other processes."""
         if self.size > 1:
             dist.destroy_process_group()
 
@@ -67,10 +67,10 @@ def alone(device: torch.device) -> Team:
 
 
 def join(device: str) -> Team:
-    """The team that the environment describes (`torchrun` sets it); a single process without one.
+    """The team described by the environment that `torchrun` sets, or else a single process.
 
-    device: auto, cpu or cuda. Raises BadInput for another, for CUDA where there is none, and for
-    an inconsistent environment.
+    device: auto, cpu or cuda. Raises BadInput for any other, for CUDA if there is none, and for an
+    inconsistent environment.
     """
     cuda = choose_device(device).type == "cuda"
     try:

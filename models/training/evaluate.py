@@ -1,4 +1,4 @@
-"""Scores of a trained model folder on clips that were not trained on."""
+"""Scores of a trained model folder on clips that it was not trained on."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def evaluate(
     preset: str = DEFAULT_PRESET,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
-    """Code clips with the model in `folder`; means of PESQ, STOI, ESTOI and container bits/s.
+    """Code clips with the model in `folder`; returns mean PESQ, STOI, ESTOI and container bits/s.
 
     Clips are balanced over speakers. Scores that are undefined for a clip are left out of the mean.
-    Raises BadInput when there is nothing to score, or the scoring packages are missing.
+    Raises BadInput if there is nothing to score or the scoring packages are missing.
     """
     try:
         from models.evaluation.clips import load_clips
         from models.evaluation.scores import SCORE_KEYS, score
     except ImportError as error:
         raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
-    # An absolute folder stands for itself where a model's name would be looked up.
+    # An absolute path is used as it is, instead of being looked up as a model's name.
     settings = replace(find_preset(preset), model=str(folder.resolve()))
     codec = SpeechCodec(settings, device)
     chosen, skipped = load_clips(clips, count, MAX_SECONDS)

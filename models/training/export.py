@@ -1,6 +1,6 @@
 """Export of trained networks to model folders: searched examples and counted tables.
 
-Tables are counted on training data only, whose latents are searched as the codec will search them.
+Tables are counted on training data only, with latents searched as the codec will search them.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def export_speech(
     search_steps: int = 12,
     seed: int = 0,
 ) -> str:
-    """Write a speech model folder, replacing an old one at the end; returns the model id.
+    """Write a speech model folder, replacing any old one at the end; returns the model id.
 
-    Raises BadInput when `out` exists and is not a model folder; so do the other exports.
+    Raises BadInput if `out` exists and is not a model folder, as do the other exports.
     """
     with new_model_folder(out) as draft:
         model = model.cpu().eval().requires_grad_(False)
@@ -112,7 +112,7 @@ def export_image(
     search_steps: int = 10,
     seed: int = 0,
 ) -> str:
-    """Write an image model folder, replacing an old one at the end; returns the model id."""
+    """Write an image model folder, replacing any old one at the end; returns the model id."""
     with new_model_folder(out) as draft:
         model = model.cpu().eval().requires_grad_(False)
         found = _image_examples(model, photographs, examples, search_steps, seed)
@@ -166,7 +166,7 @@ def export_ganz(
     search_steps: int = 10,
     seed: int = 0,
 ) -> str:
-    """Write a GANZ model folder, replacing an old one at the end; returns the model id.
+    """Write a GANZ model folder, replacing any old one at the end; returns the model id.
 
     scales: of h0's DCT in photographs (`models.networks.ganz.RandomFirstLayer`). Centres and counts
     are fitted to searched latents of training photographs at ratios from 6 to 768.
@@ -189,7 +189,7 @@ def _ganz_examples(
     steps: int,
     seed: int,
 ) -> NDArray[np.float32]:
-    """Searched and scaled latents [N] of random crops, shuffled; positions fixed and chosen."""
+    """Searched and scaled latents [N] of random crops, shuffled; half with chosen places."""
     blank = Quantiser(np.array([-1.0, 1.0]))
     model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)))
 

@@ -37,7 +37,7 @@ class FeatureSettings(LoopSettings):
 
 
 class FeatureTask(Task):
-    """The phone recogniser; each epoch shuffles the utterances anew."""
+    """The phone recogniser; utterances are reshuffled every epoch."""
 
     name = "features"
     settings: FeatureSettings
@@ -100,9 +100,9 @@ class FeatureTask(Task):
 def train_features(
     shards: FrameShards, folder: Path, device: torch.device, settings: FeatureSettings, run: Run
 ) -> float | None:
-    """Train (or go on training) in `folder`, and export to `folder`/model.
+    """Train (or resume training) in `folder`, and export to `folder`/model.
 
-    Returns the phone error rate on the held-out speakers; None when the run ended before.
+    Returns the phone error rate on the held-out speakers, or None if the run ended early.
     """
     training, held = hold_out(english_utterances(shards))
     task = FeatureTask(shards, training, settings, device)
@@ -129,7 +129,7 @@ def phone_error_rate(
     utterances: list[Utterance],
     device: torch.device,
 ) -> float:
-    """Edit distance of the greedy phones to the transcripts', over the number of the latter."""
+    """Edit distance from greedily decoded phones to the transcripts', per transcript phone."""
     network.eval()
     errors = total = 0
     for group in batches(utterances, 16_000, np.random.default_rng(0)):

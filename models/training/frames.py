@@ -1,7 +1,7 @@
 """Packed training frames: shards of 8-bit log-mel columns, and random batches from them.
 
-Every batch is a function of a random generator alone, which trainings make of the seed and the
-step: a resumed run draws what an uninterrupted one would have, without a generator's state.
+Every batch depends only on a random generator, which trainings seed from the seed and the step: a
+resumed run draws what an uninterrupted one would have, without storing a generator's state.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _SILENT_SHARE = 0.06
 class FrameShards:
     """Random one-second frames from `train-NNN.npy` shards (uint8 [columns, 128]) in a folder.
 
-    shards: all of them, by the numbers that `index` (`train.json`) refers to; frames are drawn from
-    those that hold one. Raises BadInput when none does, or when a file is damaged.
+    shards: all of them, numbered as in `index` (`train.json`); frames are drawn from those that are
+    long enough. Raises BadInput if none is, or if a file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class FrameShards:
         self.index = _read_index(folder / "train.json")
 
     def batch(self, size: int, random: np.random.Generator, augment: bool = True) -> Tensor:
-        """[size, 128, 128] float32 in [-1, 1], at random levels, some with stretches of silence."""
+        """[size, 128, 128] float32 in [-1, 1], at random levels, some partly silenced."""
         hops = analysis.FRAME_HOPS
         out = np.empty((size, hops, analysis.N_MELS), np.uint8)
         for row, number in enumerate(random.choice(len(self.shards), size, p=self._share)):
@@ -65,7 +65,7 @@ class FrameShards:
 
 
 class FrameSource:
-    """Batches of augmented frames; on a GPU the packed shards live in its memory."""
+    """Batches of augmented frames; for a GPU the packed shards are kept in its memory."""
 
     def __init__(self, shards: FrameShards, device: torch.device) -> None:
         self._shards, self._device = shards, device
@@ -82,7 +82,7 @@ class FrameSource:
 
 
 def draw_frames(columns: Tensor, size: int, random: np.random.Generator) -> Tensor:
-    """Frames [size, 128, 128] out of packed columns [N, 128] uint8, on the device of the columns.
+    """Frames [size, 128, 128] from packed columns [N, 128] uint8, on the device of the columns.
 
     Levels and silences as in `FrameShards.batch`. A frame may span two utterances.
     """
@@ -102,13 +102,13 @@ def draw_frames(columns: Tensor, size: int, random: np.random.Generator) -> Tens
 
 
 def rate_points(size: int, random: np.random.Generator) -> Tensor:
-    """Rate points [size]: most at 1, the default preset's; the others anywhere in [0, 2]."""
+    """Rate points [size]: most at 1, the default preset's; the others uniform in [0, 2]."""
     r = np.where(random.random(size) < 0.6, 1.0, random.random(size) * 2.0)
     return torch.from_numpy(r.astype(np.float32))
 
 
 def _read_shard(path: Path) -> NDArray[np.uint8]:
-    """Columns [N, 128], left on disk until they are used. Raises BadInput if it is no shard."""
+    """Columns [N, 128], memory-mapped. Raises BadInput if the file is not a shard."""
     try:
         # Not np.load, which also opens archives.
         shard: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
@@ -120,7 +120,7 @@ def _read_shard(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_index(path: Path) -> list[dict[str, object]]:
-    """The entries of `train.json`, none without the file. Raises BadInput if it is damaged."""
+    """The entries of `train.json`, none if it is missing. Raises BadInput if it is damaged."""
     if not path.exists():
         return []
     if path.stat().st_size > _MAX_INDEX_BYTES:
@@ -130,7 +130,7 @@ def _read_index(path: Path) -> list[dict[str, object]]:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is damaged: {error}") from error
     if not isinstance(index, list) or not all(isinstance(entry, dict) for entry in index):
-        raise BadInput(f"{path} is no list of utterances; prepare the data again")
+        raise BadInput(f"{path} is not a list of utterances; prepare the data again")
     return index
 
 

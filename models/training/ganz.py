@@ -1,16 +1,16 @@
 """Training of GANZ: a linear start, an auto-encoder phase, then BEGAN (Berthelot et al. 2017).
 
 1. Start: the linear synthesis of both networks is a lapped transform of the principal colours.
-2. Auto-encoder: the convolutional module learns to draw photographs from the features that a random
-   first layer of random ratio passes on. The discriminator's decoder starts from this module.
+2. Auto-encoder: the convolutional module learns to reconstruct photographs from the features that a
+   random first layer of random ratio passes. The discriminator's decoder starts from this module.
 3. BEGAN, with latents uniform in [-1, 1]; L(x) is the mean absolute error of the discriminator:
 
        L_D = L(x) - k L(G(z)),  L_G = L(G(z)),  k <- k + λ (γ L(x) - L(G(z)))
 
    The first layer starts as the discriminator's: k leaves 0 only when L(G(z)) < γ L(x), and random
    features would be as hard for the discriminator as photographs. λ is far larger than in the
-   paper, since the phase has hundreds of steps. The generator keeps the loss of phase two, so that
-   it still draws what lies beyond the range of the trained latents.
+   paper, since the phase has only hundreds of steps. The generator keeps the loss of phase two, so
+   that it can still reconstruct what the trained latents do not span.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from models.training.photographs import Photographs
 class GanzSettings(LoopSettings):
     """How the training runs.
 
-    share: the auto-encoder phase's part of the length; rate, began_rate: peak learning rates of the
-    two phases; balance: γ; gain: λ of k; drawing: weight of the auto-encoder's term in BEGAN.
+    share: of the length, for the auto-encoder phase; rate, began_rate: peak learning rates of the
+    two phases; balance: γ; gain: λ of k; drawing: weight of the auto-encoder's loss in BEGAN.
     """
 
     batch: int = 8
@@ -89,7 +89,7 @@ class GanzTask(Task):
         betas = (0.5, 0.98) if self.began else (0.9, 0.98)
 
         def adam(module: nn.Module, rate: float) -> torch.optim.Optimizer:
-            # The transform is right to within a few per cent.
+            # The transform is already right to within a few per cent.
             return torch.optim.Adam(parameter_groups(module, {"basis": 0.1}), lr=rate, betas=betas)
 
         self.optimisers = {
@@ -108,7 +108,7 @@ class GanzTask(Task):
         self.analysis.load_state_dict(self.discriminator.analysis.state_dict())
         spectrum = as_spectrum(self.features(x))
         mean = torch.zeros(shape.features, device=self.device)
-        # Only the slowest function of the grid has a mean; those of others are chance.
+        # Only the lowest frequency of the grid has a mean; the others' means are noise.
         mean[:: GRID * GRID] = spectrum.mean(0)[:: GRID * GRID]
         self.scales = (spectrum - mean).square().mean(0).sqrt().clamp_min(1e-3)
         with torch.no_grad():
@@ -151,12 +151,12 @@ class GanzTask(Task):
 
     @torch.no_grad()
     def passed_on(self, x: Tensor, random: np.random.Generator) -> Tensor:
-        """h0 of pictures as a random first layer of random ratio passes it on."""
+        """h0 of pictures, as far as a random first layer of random ratio passes it."""
         least, most = self.settings.shape.latents, self.settings.shape.most_latents
         latents = round(math.exp(random.uniform(math.log(least), math.log(most))))
         mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
         moved = as_spectrum(self.features(x)) - mean
-        # The layer is orthogonal: it passes on what it reaches, unchanged.
+        # The layer is orthogonal: it passes the entries that it reaches unchanged.
         weights = (moved if random.random() < 0.5 else self.scales[None]).abs()
         weights = weights * spread.repeat_interleave(GRID * GRID)
         where = weights.topk(latents, dim=1).indices.expand(len(x), -1)
@@ -237,7 +237,7 @@ class GanzTask(Task):
 
 
 def _drawing_loss(x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-    """Root of the squared error, which weighs all ratios alike, and the mean PSNR in dB."""
+    """Root mean squared error, which weights all ratios alike, and the mean PSNR in dB."""
     error = (y - x).square().mean((1, 2, 3)) + 1e-7
     return error.sqrt().mean(), float(-10.0 * torch.log10(error.detach()).mean())
 

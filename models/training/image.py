@@ -1,8 +1,8 @@
 """Training of the image networks: rate and distortion of rounded latents, at all rates at once.
 
 The loss is bits per pixel + MSE / price, each crop at its own rate point. The generator sees
-rounded latents (straight-through gradient); bits are of latents with uniform noise on half of the
-crops and of rounded ones on the others (Ballé et al. 2017; Minnen & Singh 2020).
+rounded latents (straight-through gradient); bits are counted for latents with uniform noise in half
+of the crops, for rounded ones in the others (Ballé et al. 2017; Minnen & Singh 2020).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from models.training.loop import LoopSettings, Task, learning_rate, parameter_gr
 from models.training.objectives import image_objective, prior_objective
 from models.training.photographs import Photographs
 
-# Learning rates relative to the peak: the transform starts near its end, gains have far to go.
+# Learning rates relative to the peak: the transform starts near its optimum, gains do not.
 _BASIS_RATE = 0.05
 _GAIN_RATE = 3.0
-_BALANCE = 0.4  # losses grow with λ about to this power
+_BALANCE = 0.4  # losses grow roughly with this power of λ
 _START_CROPS = 96
 
 
@@ -38,7 +38,7 @@ class ImageSettings(LoopSettings):
     """How the training runs. `rate` is the peak learning rate."""
 
     batch: int = 6
-    prior_steps: int = 200  # at first, of the prior alone: they are many times as fast
+    prior_steps: int = 200  # first steps, of the prior alone: they are many times as fast
     rate: float = 1e-3
     hold: float = 0.4
     floor: float = 0.02
@@ -47,7 +47,7 @@ class ImageSettings(LoopSettings):
 
 
 def rate_points(count: int, random: np.random.Generator) -> Tensor:
-    """Rate points [count], spread over the range, mostly at its lower three quarters."""
+    """Rate points [count], spread over the range, mostly in its lower three quarters."""
     spread = (np.arange(count) + random.uniform(size=count)) / count
     random.shuffle(spread)
     rates = np.where(spread < 0.85, spread / 0.85 * 2.3, 2.3 + (spread - 0.85) / 0.15 * 0.7)
@@ -55,7 +55,7 @@ def rate_points(count: int, random: np.random.Generator) -> Tensor:
 
 
 class ImageTask(Task):
-    """Networks under training; they begin at a linear start or at those of a checkpoint."""
+    """Networks under training, which begin from a linear start or from a checkpoint."""
 
     name = "image"
     settings: ImageSettings
@@ -82,8 +82,8 @@ class ImageTask(Task):
         self.modules = {"model": self.model, "average": self.average}
         self.optimisers = {"moments": (optimiser, self.model)}
         self.amount = settings.batch
-        # Threads that share out the batch synchronise once per step and not in every layer, which
-        # is several times as fast on a busy machine.
+        # Threads that split the batch synchronise once per step, not in every layer, which is
+        # several times as fast on a busy machine.
         self._workers = min(torch.get_num_threads(), settings.batch) if device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._workers) if self._workers > 1 else None
 
@@ -158,7 +158,7 @@ class ImageTask(Task):
 
 
 def initial_networks(folder: Path, photographs: Photographs, seed: int) -> PhotoModel:
-    """Networks of the sizes in the newest checkpoint, or new ones at the lapped transform."""
+    """Networks of the newest checkpoint's sizes, or new ones started at the lapped transform."""
     newest = checkpoints.latest_checkpoint(folder)
     if newest is not None:
         return _sized(checkpoints.load_checkpoint(newest)[1], newest)

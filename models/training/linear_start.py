@@ -1,4 +1,4 @@
-"""Linear starts: networks begin as a transform that is a working codec by itself.
+"""Linear starts: networks begin as a linear transform that already is a working codec.
 
 Speech starts from the principal components of patches, images from a lapped transform of the
 principal colours, sorted by variance.
@@ -80,8 +80,8 @@ def principal_colours(x: Tensor) -> NDArray[np.float64]:
 class LappedChannels:
     """The functions of the lapped transform that matter most, the largest variance first.
 
-    bases: [C, 768, 2, 2]; spread: their standard deviations [C]; signs: symmetric 1 or not -1,
-    across and down [2, C]; bands: of similar frequency [C].
+    bases: [C, 768, 2, 2]; spread: their standard deviations [C]; signs: 1 if symmetric, -1 if
+    antisymmetric, across and down [2, C]; bands: of similar frequency [C].
     """
 
     bases: Tensor
@@ -135,9 +135,9 @@ def start_image(model: PhotoModel, x: Tensor) -> None:
 
 @torch.no_grad()
 def start_paper_speech(encoder: PaperEncoder, generator: PaperGenerator, x: Tensor) -> None:
-    """Set both linear parts from training frames x [N, T, M]: principal components, least squares.
+    """Set both linear parts from training frames x [N, T, M], to principal components.
 
-    The generator's inverse is fitted on the encoder's bounded latents.
+    The generator's inverse is a least-squares fit on the encoder's bounded latents.
     """
     s = encoder.shape
     mean = x.mean((0, 1))
@@ -172,9 +172,9 @@ def start_paper_image(
 
 
 def _mixing(deviations: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Scales [C] and a rotation [C, C] by which latents of given deviations all matter the same.
+    """Scales [C] and a rotation [C, C] that make latents of given deviations equally important.
 
-    Scaled, their powers are in proportion to their deviations, the optimum against white noise;
+    Scaled, their powers are proportional to their deviations, the optimum against white noise;
     level: the root of the mean power.
     """
     power = level**2 * deviations / deviations.mean()
@@ -183,7 +183,7 @@ def _mixing(deviations: Tensor, level: float) -> tuple[Tensor, Tensor]:
 
 
 def _as_cells(kernels: Tensor) -> Tensor:
-    """[N, 3, 32, 32] functions to the [N, 3 * 256, 2, 2] form over unshuffled cells."""
+    """Reshape functions [N, 3, 32, 32] to [N, 3 * 256, 2, 2], over pixel-unshuffled cells."""
     count = len(kernels)
     split = kernels.reshape(count, COLOURS, 2, STRIDE, 2, STRIDE).permute(0, 1, 3, 5, 2, 4)
     return split.reshape(count, COLOURS * STRIDE * STRIDE, 2, 2).contiguous()
@@ -196,7 +196,7 @@ def _frequency(row: int) -> int:
 
 
 def _band(colour: int, down: int, across: int) -> int:
-    """The band of a basis function: 36 of the first colour by octaves, 9 of each other one."""
+    """The band of a basis function: 36 for the first colour, by octaves, 9 for each other."""
     if colour == 0:
         edges = np.array([1, 2, 3, 5, 8])
         first, second = np.searchsorted(edges, [down, across], side="right")

@@ -16,7 +16,7 @@ _NOT_CURVES = ("step", "minutes")
 
 
 class TrainingLog:
-    """Means of what each step reports, written to `folder`/log.jsonl every `every` steps.
+    """Means of what the steps report, written to `folder`/log.jsonl every `every` steps.
 
     folder: None writes nothing, for processes that do not lead.
     """
@@ -26,7 +26,7 @@ class TrainingLog:
         self._values: dict[str, list[float]] = defaultdict(list)
 
     def step(self, step: int, minutes: float, values: dict[str, float]) -> None:
-        """Take in the numbers of one step."""
+        """Add the numbers of one step."""
         for name, value in values.items():
             if math.isfinite(value):
                 self._values[name].append(value)
@@ -53,7 +53,7 @@ class TrainingLog:
 
 
 def cut_log(log: Path, step: int) -> None:
-    """Drop the lines after `step`, which a resumed run writes again."""
+    """Delete the lines after `step`, which a resumed run writes again."""
     if log.exists():
         kept = [entry for entry in read_log(log) if entry["step"] <= step]
         with atomic_output(log) as file:
@@ -61,7 +61,7 @@ def cut_log(log: Path, step: int) -> None:
 
 
 def read_log(log: Path) -> list[dict[str, float]]:
-    """The lines of a log but damaged ones."""
+    """The entries of a log, without damaged lines."""
     if not log.exists() or log.stat().st_size > _MAX_LOG_BYTES:
         return []
     entries = []
@@ -76,7 +76,7 @@ def read_log(log: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(log: Path, target: Path) -> None:
-    """Plot every number of the log over the steps; nothing without matplotlib."""
+    """Plot every number of the log over the steps; does nothing without matplotlib."""
     entries = read_log(log)
     names = [n for n in dict.fromkeys(k for e in entries for k in e) if n not in _NOT_CURVES]
     if not names:

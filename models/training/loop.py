@@ -1,4 +1,4 @@
-"""The training loop: length, learning rate, averages, checkpoints, log, and an early end."""
+"""The training loop: length, learning rate, averages, checkpoints, log and early stop."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _silent(*report: object) -> None:
 
 
 class Run:
-    """One run of a training: what ends it early, and where it reports.
+    """One run of a training: when it stops early, and where it reports.
 
-    pause: minutes that the whole run may take from now on; None for as long as it needs.
-    note: takes a line for the user. progress: takes the name of a stage, the share of it that is
-    done, and some figures. `signal` is the number of the signal that asked for the end; signal
-    handlers set it only while `loops`, since nothing else polls it.
+    pause: minutes after which the whole run stops; None for no limit. note: takes a line for the
+    user. progress: takes the name of a stage, the share of it that is done, and a line of figures.
+    `signal` is the number of the signal that asked to stop; signal handlers set it only while
+    `loops`, since nothing else polls it.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Run:
 
     @property
     def stops(self) -> bool:
-        """True once the run is to end: after a signal, or when its time is over."""
+        """True once the run should end: after a signal, or when its time is up."""
         if self.signal:
             return True
         return self._deadline is not None and self._clock() >= self._deadline
 
     @contextlib.contextmanager
     def looping(self) -> Iterator[None]:
-        """Around a loop that looks at `stops` between its steps.
+        """Context of a loop that polls `stops` between its steps.
 
-        Interrupted within a step, half of the weights would be updated, and no checkpoint of them
+        Interrupting a step would leave half of the weights updated, so that no checkpoint of them
         could be written.
         """
         before, self.loops = self.loops, True
@@ -75,7 +75,7 @@ class Run:
 
 @dataclass
 class Budget:
-    """The length of a stage, in minutes of wall clock or in steps; whichever ends first.
+    """The length of a stage, in minutes of wall-clock time or in steps, whichever ends first.
 
     spent: seconds that earlier runs spent on the stage.
     """
@@ -125,7 +125,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser: parameters whose names end with a key of `scales`, and the others.
 
-    scales: factors of the learning rate, which `descend` applies; `options` are for these groups.
+    scales: learning-rate factors, applied by `descend`; options: for the groups with a factor.
     """
     named = list(module.named_parameters())
     groups: list[dict[str, Any]] = [
@@ -173,10 +173,10 @@ class Task:
         """One step at this share of the training; returns the numbers to log."""
 
     def finish(self) -> None:
-        """End a training, before its last checkpoint is written."""
+        """Complete a training, before its last checkpoint is written."""
 
     def identity(self) -> dict[str, Any]:
-        """Numbers that a checkpoint must share to be one of this training."""
+        """Numbers that a checkpoint must have to belong to this training."""
         return {}
 
     def numbers(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Task:
         return {}
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Go on from `numbers`; modules and optimisers are loaded afterwards."""
+        """Restore what `numbers` returned; modules and optimisers are loaded afterwards."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of modules and optimisers."""
@@ -202,9 +202,9 @@ class Task:
     def descend(
         self, name: str, rate: float, loss: Tensor | None = None, *, most: float = 1.0
     ) -> float:
-        """One step of an optimiser; returns the norm of the gradients, which is cut to `most`.
+        """One step of an optimiser; returns the norm of the gradients, which are clipped to `most`.
 
-        loss: None when the gradients are there already. A step that overflowed is left out: one bad
+        loss: None if the gradients are already there. A step that overflows is skipped: one bad
         batch must not ruin a training.
         """
         optimiser, module = self.optimisers[name]
@@ -228,9 +228,9 @@ class Task:
                     mean.lerp_(value, 1.0 - keep)
 
     def train_discriminator(self, name: str, real: Tensor, generated: Tensor) -> float:
-        """One step of a discriminator on signals [B, ...], averaged over the team; its loss.
+        """One step of a discriminator on signals [B, ...], averaged over the team: its loss.
 
-        Its weights need gradients here only: elsewhere the generator is trained against it.
+        Its weights need gradients only here: elsewhere the generator is trained against it.
         """
         optimiser, discriminator = self.optimisers[name]
         discriminator.requires_grad_(True)
@@ -247,7 +247,7 @@ class Task:
         return float(loss.detach())
 
     def save(self, folder: Path, spent: float, *, finished: bool = False) -> None:
-        """Write a checkpoint; of several processes only the one that leads does."""
+        """Write a checkpoint, in the leading process only."""
         if self.team.leads:
             numbers = {"step": self.steps, "spent": spent, "finished": finished}
             numbers |= self.identity() | self.numbers()
@@ -255,9 +255,9 @@ class Task:
         self.team.wait()
 
     def resume(self, path: Path) -> float:
-        """Go on from a checkpoint; returns the seconds that were spent before it.
+        """Resume from a checkpoint; returns the seconds that were spent before it.
 
-        Raises BadInput when it is damaged, or of another training.
+        Raises BadInput if it is damaged or of another training.
         """
         tensors, numbers = checkpoints.load_checkpoint(path)
         with checkpoints.resuming(path):
@@ -277,8 +277,8 @@ class Task:
 def train(task: Task, folder: Path, run: Run) -> bool:
     """Train to the end, from the newest checkpoint in `folder` if there is one.
 
-    Returns False when the run ended before; the checkpoint is written either way. Raises BadInput
-    for a damaged checkpoint, or one of another training.
+    Returns False if the run ended early; a checkpoint is written either way. Raises BadInput for a
+    damaged checkpoint or one of another training.
     """
     newest = checkpoints.latest_checkpoint(folder)
     spent = 0.0
@@ -319,10 +319,10 @@ def train(task: Task, folder: Path, run: Run) -> bool:
 
 
 def _agree(team: Team, fraction: float, stop: bool, due: bool) -> tuple[float, bool, bool]:
-    """(share done, to be stopped, checkpoint due): the same answer in every process."""
+    """(share done, stop, checkpoint due), made the same in every process."""
     if team.size == 1:
         return fraction, stop, due
     own = [fraction * team.leads, float(stop), float(due and team.leads)]
-    # float64, or a stage of exact steps would end one early or late.
+    # In float64, as rounding could end a stage a step early or late.
     fraction, stops, dues = team.sum(torch.tensor(own, dtype=torch.float64, device=team.device))
     return float(fraction), bool(stops > 0), bool(dues > 0)

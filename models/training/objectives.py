@@ -1,13 +1,13 @@
-"""Objectives of the trainings: distance + price * bits.
+"""Training objectives: distance + price * bits.
 
 Speech: stage one codes the encoder's rounded latents (straight-through). The prior learns from the
-integers that are coded; the encoder gets the bits of latents with uniform noise in place of
-rounding (Ballé et al. 2017), which are smooth. Stage two codes searched latents in half of the
-frames, as the decoder will see them; the other half goes on as in stage one, to keep the encoder a
-good start of the search.
+integers that are coded; the encoder is trained on the bits of latents with uniform noise in place
+of rounding (Ballé et al. 2017), which are smooth. Stage two codes searched latents in half of the
+frames, as the decoder will see them; the other half is trained as in stage one, so that the encoder
+stays a good start for the search.
 
-Images: distance and bits of rounded latents, at all rates at once; on half of the crops the price
-is that of noisy latents (Minnen & Singh 2020).
+Images: distance and bits of rounded latents, at all rates at once; in half of the crops the bits
+are those of noisy latents (Minnen & Singh 2020).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PULL = 3.0  # weight of the pull on the encoder towards searched latents, in un
 
 
 class Objective(nn.Module):
-    """The networks under training behind one `forward`, so that several processes can share it."""
+    """The networks under training behind one `forward`, so that several processes can train it."""
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decoded frames [B, T, M], bits [B] and pull [B] (0 where nothing was searched).
 
-        x: [B, T, M]; noise: [B, S, C] that is priced in place of rounding; searched: [n, S, C]
-        quantised latents of the first n frames (stage two) or None.
+        x: [B, T, M]; noise: [B, S, C], which replaces rounding when bits are counted; searched:
+        [n, S, C] quantised latents of the first n frames (stage two), or None.
         """
         m = self.model
         z = m.encoder(x, rate).clamp(-MAX_INDEX, MAX_INDEX)
@@ -56,7 +56,7 @@ class Objective(nn.Module):
         found = 0
         if searched is not None:
             found = len(searched)
-            # Latents that would be rounded to what the search found are right already.
+            # Latents that round to what the search found are right already.
             wrong = ((z[:found] - searched).abs() - 0.5).clamp_min(0.0)
             pull = torch.cat((_PULL * wrong.square().sum((1, 2)), pull[found:]))
             coded = torch.cat((searched, coded[found:]))
@@ -65,12 +65,12 @@ class Objective(nn.Module):
         bits = logistic_bits(coded.detach(), location, log_scale).sum((1, 2))
         expected = (part.detach()[found:] for part in (location, log_scale))
         relaxed = logistic_bits((z + noise)[found:], *expected).sum((1, 2))
-        # The value of the coded latents, the gradient of the relaxed ones.
+        # The value is that of the coded latents, the gradient that of the relaxed ones.
         return y, torch.cat((bits[:found], bits[found:] + relaxed - relaxed.detach())), pull
 
 
 class SpeechDistance(SignalDistance):
-    """F of the training: loudness and log magnitude, and the feature network's maps."""
+    """The training's distance F: loudness, log magnitude, and the feature network's maps."""
 
     def __init__(self, features: FeatureDistance | None, feature_weight: float) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class SpeechDistance(SignalDistance):
 
 
 class Prices:
-    """log λ at the rate anchors, steered until the mean bits there meet their targets."""
+    """log λ at the rate anchors, adjusted until the mean bits there meet their targets."""
 
     def __init__(self, scale: float = 1.0) -> None:
         """scale: share of the shipped model's bit targets, for smaller networks."""
@@ -113,7 +113,7 @@ class Prices:
         return torch.stack(((hats * bits[:, None]).sum(0), (hats * target[:, None]).sum(0)))
 
     def steer(self, sums: Tensor) -> None:
-        """Raise the price where frames took more bits than their target, lower it elsewhere."""
+        """Raise the price where frames took more bits than their target, and lower it elsewhere."""
         bits, target = sums.cpu()
         ratio = torch.where(target > 1e-3, bits / target.clamp_min(1e-3), 1.0)
         self.log_prices += _PRICE_GAIN * torch.log(ratio.clamp(1e-2, 1e2))
@@ -123,7 +123,7 @@ class Prices:
 def noise_like(steps: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
     """Uniform noise [size, steps, channels], somewhat wider than a quantisation step.
 
-    Wider, it draws a latent that is about to be rounded away to where bits are cheap.
+    The extra width pulls latents near a rounding border to where bits are cheap.
     """
     return _NOISE_WIDTH * (torch.rand(size, steps, channels, generator=generator) - 0.5)
 
@@ -131,10 +131,10 @@ def noise_like(steps: int, channels: int, size: int, generator: torch.Generator)
 def prior_objective(
     model: PhotoModel, x: Tensor, rate: Tensor, noise: Tensor, noisy: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Like `image_objective`, for the prior alone: codes the transform as it is, at no error."""
+    """Like `image_objective`, for the prior alone: codes the current transform, with zero error."""
     with torch.no_grad():
         z = model.encoder(x, rate).clamp(-MAX_IMAGE_INDEX, MAX_IMAGE_INDEX)
-        # Training proper draws small latents to zero, so the prior should see fewer already.
+        # Later training moves small latents to zero, so the prior should see fewer from the start.
         rounded = torch.copysign((z.abs() + 0.5 - _EARLY_DEAD_ZONE).floor(), z)
     location, log_scale = model.prior(rounded, rate)
     bits = logistic_bits(rounded, location, log_scale)
@@ -146,7 +146,7 @@ def image_objective(
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error and bits per pixel of crops x [B, 3, H, W]: each [B].
 
-    noise: [B, C, h, w] in ±0.5; noisy: [B, 1, 1, 1], where noise is priced instead of rounding.
+    noise: [B, C, h, w] in ±0.5; noisy: [B, 1, 1, 1], where bits are those of noisy latents.
     """
     z = model.encoder(x, rate).clamp(-MAX_IMAGE_INDEX, MAX_IMAGE_INDEX)
     rounded = z + (z.round() - z).detach()

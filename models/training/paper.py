@@ -1,10 +1,10 @@
 """Training of the paper's systems in the two stages of Liu et al. (2020, section 3.1).
 
 Stage one trains an auto-encoder on float latents against a patch discriminator. Uniform noise one
-quantisation step wide stands in for the quantiser (the paper is silent on this), so that latents
-use their range. K-means then gives the centres. Stage two retrains the generator on latents that
-the ADMM search finds; the other half of each batch passes the quantised encoder (straight-through
-gradient), which keeps the warm start good.
+quantisation step wide stands in for the quantiser (the paper does not say what does), so that
+latents use their range. K-means then gives the centres. Stage two retrains the generator on latents
+that the ADMM search finds, in half of each batch; the other half passes through the encoder and the
+quantiser (straight-through gradient), so that the encoder stays a good start for the search.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ _CENTRE_BATCHES = 400
 
 @dataclass(frozen=True)
 class PaperSettings(LoopSettings):
-    """How a training runs; by default of speech.
+    """How a training runs; the defaults are for speech.
 
-    noise: width of the noise of stage one in even steps over the latents' reach; first_share: stage
-    one's part of the length; adversary_from: where in stage one the discriminator enters;
-    adversary: its weight beside F; search_every: steps of stage two between two searched batches;
-    pool: the most searched signals that are kept; start_frames: how many the linear start is
-    fitted on; table_batches, table_steps: searched batches that the symbols are counted on, and the
-    length of their search.
+    noise: width of stage one's noise, in even steps over the latents' range; first_share: stage
+    one's share of the length; adversary_from: share of stage one after which the discriminator is
+    used; adversary: its weight relative to F; search_every: steps of stage two between searched
+    batches; pool: the most searched signals that are kept; start_frames: how many the linear start
+    is fitted on; table_batches, table_steps: searched batches that the symbols are counted on, and
+    the length of their search.
     """
 
     batch: int = 32
@@ -81,7 +81,7 @@ class PaperSettings(LoopSettings):
 
 @dataclass(frozen=True)
 class PaperImageSettings(PaperSettings):
-    """The same for crops of photographs."""
+    """The settings for crops of photographs."""
 
     batch: int = 8
     rate: float = 1e-3
@@ -109,7 +109,7 @@ class TwoStageTask(Task, ABC):
     """Networks, averages and pool (searched latents with their signals) of one training.
 
     Subclasses name the networks, and draw and search signals [N, ...]. linear_start: sets the
-    linear parts of encoder and generator from signals, on the CPU; scale: of F and its costs.
+    linear parts of encoder and generator from signals, on the CPU; scale: divisor of F and costs.
     """
 
     settings: PaperSettings
@@ -153,10 +153,10 @@ class TwoStageTask(Task, ABC):
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
     ) -> tuple[Tensor, Tensor]:
-        """Quantised latents as the generator takes them, and their costs [N]."""
+        """Quantised latents in the generator's layout, and their costs [N]."""
 
     def _new_optimisers(self) -> None:
-        # The linear parts are already right to within a few per cent.
+        # The linear parts start within a few per cent of their optimum.
         groups = parameter_groups(self.networks, {"basis": 0.1})
         optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
         discriminator_optimiser = torch.optim.AdamW(
@@ -168,7 +168,7 @@ class TwoStageTask(Task, ABC):
         }
 
     def start(self) -> None:
-        """Begin from the linear codec."""
+        """Start from the linear codec."""
         started = copy.deepcopy(self.networks).cpu()
         signals = self.signals(self.settings.start_frames)
         self.linear_start(started.encoder, started.generator, signals)
@@ -179,7 +179,7 @@ class TwoStageTask(Task, ABC):
         return self.signals(count).to(self.device)
 
     def model(self, counts: SymbolCounts | None = None) -> StaticModel:
-        """The averaged networks with the centres and a table, as the codec uses them."""
+        """The averaged networks with centres and a table, as the codec uses them."""
         if self.quantiser is None:
             raise ValueError("the centres are fitted at the end of stage one")
         counts = counts or SymbolCounts(np.ones(self.shape.levels, np.int64))
@@ -190,7 +190,7 @@ class TwoStageTask(Task, ABC):
 
     @torch.no_grad()
     def begin_second_stage(self) -> None:
-        """Fit the centres to the averaged encoder's latents and go on from the averages."""
+        """Fit the centres to the averaged encoder's latents and continue from the averages."""
         batch = self.settings.batch
         none = torch.zeros(batch, device=self.device)
         parts: list[Tensor] = []
@@ -205,7 +205,7 @@ class TwoStageTask(Task, ABC):
         self.run.note(f"step {self.steps}: stage two, on quantised latents")
 
     def _search(self) -> float:
-        """Search a batch of fresh signals into the pool; returns the mean cost found."""
+        """Search a batch of new signals and add it to the pool; returns the mean cost."""
         x = self._batch(self.settings.batch)
         latents, costs = self.search(self.model(), x, self.settings.search_steps, check_every=5)
         self.pool.extend(zip(latents, x, strict=True))
@@ -257,12 +257,12 @@ class TwoStageTask(Task, ABC):
         return values | {"loss": float(loss.detach()), "norm": norm, "rate": rate}
 
     def finish(self) -> None:
-        """Fit the centres, if stage two was too short to begin."""
+        """Fit the centres if stage two has not begun."""
         if self.quantiser is None:
             self.begin_second_stage()
 
     def counts(self) -> SymbolCounts:
-        """Symbol counts of training signals, searched as the codec searches them."""
+        """Symbol counts of training signals that are searched as in the codec."""
         s, model = self.settings, self.model()
         found = []
         for _ in range(s.table_batches):
@@ -272,12 +272,12 @@ class TwoStageTask(Task, ABC):
         return count_symbols(np.stack(found), self.shape.levels)
 
     def numbers(self) -> dict[str, Any]:
-        """Where stage two began, and its centres; the pool is left out, it fills again."""
+        """Where stage two began, and its centres; the pool is not kept, as it fills again."""
         centres = None if self.quantiser is None else self.quantiser.centres.cpu().tolist()
         return {"stage_start": self.stage_start, "centres": centres}
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Go on in the stage of a checkpoint, with its centres."""
+        """Continue in the stage of a checkpoint, with its centres."""
         self.stage_start, centres = int(numbers["stage_start"]), numbers["centres"]
         if centres is not None:
             if len(centres) != self.shape.levels:
@@ -342,7 +342,7 @@ class PaperImageTask(TwoStageTask):
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
     ) -> tuple[Tensor, Tensor]:
-        """Searched latents [N, C, h, w] and costs [N], for each cell."""
+        """Searched latents [N, C, h, w] and costs per cell [N]."""
         own = cast(PaperImageModel, model)
         whole = Area(0, 0, self._cells, self._cells)
         held = x.new_zeros(1, self.shape.channels, self._cells, self._cells)
@@ -355,9 +355,9 @@ class PaperImageTask(TwoStageTask):
 
 
 def train_two_stages(task: TwoStageTask, folder: Path, target: Path) -> str | None:
-    """Train (or go on training) in `folder` and export to `target`; returns the model id.
+    """Train (or resume training) in `folder` and export to `target`; returns the model id.
 
-    None when the run ended before that: the same call goes on from the last checkpoint. Raises
+    Returns None if the run ended early; the same call resumes from the last checkpoint. Raises
     BadInput for a damaged checkpoint or one of other networks.
     """
     if not train(task, folder, task.run) or task.run.stops:

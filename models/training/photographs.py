@@ -1,4 +1,4 @@
-"""Random crops of a folder of photographs, which are held in memory."""
+"""Random crops of the photographs in a folder, which are held in memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from codec.errors import BadInput
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
 MAX_SIDE = 4096
 MAX_BYTES = 8 << 30  # of decoded pixels held in memory
-# The least scale of a photograph; scaling down hides its own compression artefacts.
+# The smallest scale of a photograph; scaling down hides its own compression artefacts.
 SMALLEST_SCALE = 0.5
 
 
 class Photographs:
     """Random crops of the photographs in a folder.
 
-    Every `held_out`-th file is kept out of training. Raises BadInput when the folder holds no
-    usable photograph.
+    Every `held_out`-th file is kept out of training. Raises BadInput if the folder holds no usable
+    photograph.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Photographs:
         self.crop = crop
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         with ThreadPoolExecutor(2) as pool:
-            # From their headers, before any is held in memory.
+            # From the headers, before any picture is loaded.
             pixels = list(pool.map(self._pixels, files))
             total = 3 * sum(pixels)
             if total > MAX_BYTES:
@@ -51,7 +51,7 @@ class Photographs:
             raise BadInput(f"no photographs of at least {crop}x{crop} pixels in {folder}")
         if len(usable) < len(files):
             note(f"{len(files) - len(usable)} pictures are unreadable, too small or too large")
-        # Of fewer than `held_out` none.
+        # None is held out of fewer than `held_out`.
         self.training = [image for k, image in enumerate(usable) if (k + 1) % held_out]
 
     def batch(self, count: int, random: np.random.Generator) -> Tensor:
@@ -60,7 +60,7 @@ class Photographs:
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255.0
 
     def _pixels(self, file: Path) -> int:
-        """Pixels of a picture by its header; 0 if it is unreadable, too small or too large."""
+        """Pixel count from a picture's header; 0 if it is unreadable, too small or too large."""
         try:
             with Image.open(file) as image:
                 width, height = image.size

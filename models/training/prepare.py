@@ -1,4 +1,4 @@
-"""Preparation of training data: recordings to packed shards of 8-bit log-mel columns.
+"""Preparation of training data: packs recordings into shards of 8-bit log-mel columns.
 
 `train-NNN.npy` holds uint8 columns [N, 128] of many utterances, at most 30 MiB; `train.json` lists
 for each utterance its shard, columns, speaker, language, corpus and transcript.
@@ -47,7 +47,7 @@ Packed = tuple[Row, NDArray[np.uint8]]
 
 
 def read_table(data: Path) -> dict[str, list[Row]]:
-    """The rows of `train.tsv` by file. Raises BadInput if it cannot be used."""
+    """The rows of `train.tsv` by file. Raises BadInput if the table cannot be used."""
     table = data / "train.tsv"
     if not table.is_file():
         raise BadInput(f"{data} has no train.tsv")
@@ -65,7 +65,7 @@ def read_table(data: Path) -> dict[str, list[Row]]:
                 if not (entry["start"].isdecimal() and entry["end"].isdecimal()):
                     raise BadInput(f"{table}:{line}: start and end must be sample numbers")
                 if Path(entry["file"]).name != entry["file"] or not entry["file"]:
-                    raise BadInput(f"{table}:{line}: {entry['file']!r} is no plain file name")
+                    raise BadInput(f"{table}:{line}: {entry['file']!r} is not a plain file name")
                 files.setdefault(entry["file"], []).append(entry)
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{table}: {error}") from error
@@ -83,10 +83,10 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
-    """Pack `data/train/*` into shards in `target`; files that cannot be read are left out.
+    """Pack `data/train/*` into shards in `target`; files that cannot be read are skipped.
 
-    The files are shuffled, so that every shard is a fair sample. `train.json` is written last: a
-    folder without it is incomplete. Raises BadInput when nothing could be packed.
+    The files are shuffled, so every shard is a fair sample. `train.json` is written last: a folder
+    without it is incomplete. Raises BadInput if nothing could be packed.
     """
     files = read_table(data)
     names = sorted(files)
@@ -140,18 +140,18 @@ def _packed(
     if processes <= 1:
         yield from map(pack_file, jobs)
         return
-    # Not forked: a process that has run torch or numba threads does not survive it.
+    # Not forked: that is unsafe once a process has run torch or numba threads.
     with multiprocessing.get_context("spawn").Pool(processes, _ignore_interrupts) as pool:
         yield from pool.imap(pack_file, jobs, chunksize=4)
 
 
 def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which reaches all processes of a terminal, to the main process."""
+    """Leave Ctrl-C, which a terminal sends to all its processes, to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def pack_file(job: tuple[Path, list[Row]]) -> tuple[str, list[Packed], str]:
-    """(name, utterances as uint8 columns, reason why nothing could be read or "")."""
+    """(name, utterances as uint8 columns, the reason why nothing could be read or "")."""
     path, rows = job
     try:
         samples = _read(path)

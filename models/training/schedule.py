@@ -1,4 +1,4 @@
-"""Training of a speech model from recordings: stages, their files and their shares of time.
+"""Training of a speech model from recordings: stages, their files and their time shares.
 
 WORK/data      packed shards            WORK/centres   the model with its K-means centres
 WORK/features  the feature network      WORK/two       stage two
@@ -33,14 +33,14 @@ from models.training.objectives import Prices, SpeechDistance
 from models.training.prepare import prepare
 from models.training.speech import SpeechSettings, SpeechTask, StageName
 
-# Shares of the whole time; without the feature network the other two divide its share.
+# Shares of the total time; without the feature network the other two split its share.
 _SHARES = {"features": 0.15, "one": 0.6, "two": 0.25}
 _START_FRAMES = 2500
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a speech model is trained; `minutes` and `steps` are of the stages run.
+    """How a speech model is trained. minutes: for all stages that run; steps: for each of them.
 
     start: a model folder or the name of a shipped one, None for principal components; out: the
     exported model, None for WORK/model; processes: how many prepare data.
@@ -73,9 +73,9 @@ def train_speech(
 ) -> bool:
     """Run stages in order: prepare, features, one, centres, two, export, or some of them.
 
-    data: recordings (see `prepare`), or a folder of packed shards. Returns False when the run ended
-    before the last of them; the same call goes on from there. Raises BadInput when a stage lacks
-    what an earlier one leaves, and for unusable data.
+    data: recordings (see `prepare`), or a folder of packed shards. Returns False if the run ended
+    before the last stage did; the same call resumes there. Raises BadInput if a stage lacks the
+    output of an earlier one, and for unusable data.
     """
     packed = next((f for f in (schedule.work / "data", data) if (f / "train.json").is_file()), None)
     if "prepare" in stages and packed is None:
@@ -90,7 +90,7 @@ def train_speech(
         raise BadInput(f"no packed data in {schedule.work / 'data'}: run --stage prepare first")
     training = SpeechTraining(schedule, FrameShards(packed), team, run)
     for stage in rest:
-        # Some stages cannot be stopped half-way: they do not begin when the time is over.
+        # Some stages cannot be stopped half-way, so they do not begin once the time is up.
         if team.any(run.stops):
             return False
         minutes = schedule.minutes_of(stage, stages)
@@ -115,7 +115,7 @@ def _prepare(data: Path, target: Path, processes: int, run: Run) -> None:
 
 
 class SpeechTraining:
-    """The stages that follow on packed shards."""
+    """The stages that train on packed shards."""
 
     def __init__(self, schedule: Schedule, shards: FrameShards, team: Team, run: Run) -> None:
         self.schedule, self.shards, self.team, self.run = schedule, shards, team, run
@@ -126,7 +126,7 @@ class SpeechTraining:
         return FrameSource(self.shards, self.team.device)
 
     def do(self, stage: str, minutes: float | None) -> bool:
-        """Run a stage by its name; False when the run ended before the stage did."""
+        """Run a stage by its name; False if the run ended before the stage did."""
         if stage == "features":
             rate = self.features(minutes)
             if rate is not None:
@@ -141,7 +141,7 @@ class SpeechTraining:
         return True
 
     def features(self, minutes: float | None) -> float | None:
-        """Train and export the feature network; its phone error rate, or None when stopped."""
+        """Train and export the feature network; its phone error rate, or None if stopped."""
         schedule, told = self.schedule, 0.0
         # Small enough for one process; the others wait.
         if self.team.leads:
@@ -154,7 +154,7 @@ class SpeechTraining:
         return told if told >= 0 else None
 
     def stage(self, name: StageName, minutes: float | None) -> bool:
-        """Train stage one or two; False when stopped before its end."""
+        """Train stage one or two; False if stopped early."""
         return train(self.task(name, minutes), self.schedule.work / name, self.run)
 
     def task(self, name: StageName, minutes: float | None) -> SpeechTask:
@@ -166,8 +166,8 @@ class SpeechTraining:
             model = self._start(settings.seed)
         else:
             model = trained_model(schedule.work, "centres")
-            # At the prices that stage one found: a search takes fewer bits at a high price, and a
-            # price that follows its bits runs away from the one that the encoder is used to.
+            # At the prices that stage one found: searched latents take fewer bits, so a price that
+            # follows them would drift away from the one that the encoder was trained at.
             settings = replace(
                 settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=None
             )
@@ -179,7 +179,7 @@ class SpeechTraining:
     def centres(self) -> None:
         """Cluster the unrounded latents of training frames; writes WORK/centres.
 
-        A model that was trained on keeps its centres: stage one has trained with them.
+        A model that training started from keeps its centres: stage one has trained with them.
         """
         if self.team.leads:
             model = trained_model(self.schedule.work, "one").to(self.team.device)
@@ -208,7 +208,7 @@ class SpeechTraining:
     def export(self) -> None:
         """Write the model folder. An existing model is replaced at the end.
 
-        Raises BadInput when `out` exists and is not a model folder.
+        Raises BadInput if `out` exists and is not a model folder.
         """
         schedule = self.schedule
         out = schedule.out or schedule.work / "model"
@@ -221,14 +221,14 @@ class SpeechTraining:
             self.run.note(f"model {name} written to {out}")
 
     def _start(self, seed: int) -> SpeechModel:
-        """What stage one begins with. Raises BadInput when there is no such speech model."""
+        """The model that stage one starts from. Raises BadInput if there is no such model."""
         schedule, start = self.schedule, self.schedule.start
         if start is not None:
-            # A shipped model by its name, where there is no such folder.
+            # If there is no such folder, it is the name of a shipped model.
             folder = start if start.exists() else WEIGHTS / str(start)
             found = load_speech_model("speech", folder)
             if not isinstance(found, SpeechModel):
-                raise BadInput(f"{start}: the paper's system; `sotto train paper` trains it")
+                raise BadInput(f"{start} is the paper's system; `sotto train paper` trains it")
             # Training copies networks, and entropy coders cannot be copied.
             model = SpeechModel(found.shape)
             model.load_state_dict(found.state_dict())

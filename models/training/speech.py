@@ -1,8 +1,8 @@
-"""Training of the speech networks: with rounded latents in stage one, with searched ones in two.
+"""Training of the speech networks: on rounded latents in stage one, on searched ones in stage two.
 
-Stage one trains everything by the straight-through gradient, in its second part with a small
-adversarial term. Stage two searches the latents of half of every batch (`codec.search`), and
-trains generator and prior on them and the encoder towards them (Liu et al. 2020, 3.1).
+Stage one trains all networks by the straight-through gradient, in its second part with a small
+adversarial term. Stage two searches the latents of half of every batch (`codec.search`), trains
+generator and prior on them, and pulls the encoder towards them (Liu et al. 2020, 3.1).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _DISCRIMINATOR_RATE = 4e-4
 
 @dataclass(frozen=True)
 class SpeechSettings(LoopSettings):
-    """How a stage is trained. `batch` is per process; `rate` the peak learning rate.
+    """How a stage is trained. `batch` is per process; `rate` is the peak learning rate.
 
-    steer_from: the first step after which prices are steered; None keeps them as they are.
+    steer_from: the first step that adjusts the prices; None keeps them fixed.
     """
 
     batch: int = 48
@@ -72,7 +72,7 @@ class SpeechTask(Task):
         self.model = model.to(self.device).train().requires_grad_(True)
         torch.manual_seed(settings.seed)  # the same discriminator in every process
         self.discriminator = PatchDiscriminator().to(self.device).requires_grad_(False)
-        # Gains move by a few per cent per step and have far to go.
+        # Gains change by only a few per cent per step, and have far to go.
         groups = parameter_groups(self.model, {"log_gain": 3.0})
         optimiser = torch.optim.AdamW(
             groups, lr=settings.rate, betas=(0.9, 0.98), weight_decay=1e-3

@@ -22,16 +22,16 @@ from codec.entropy.image_context import NEAR, NEIGHBOURS, ImageContext
 from codec.entropy.speech_context import QUALITIES, SpeechContext
 from models.networks import photo, speech
 
-# Symbols rarer than this by the logistic are left to the escapes, where tables have any.
+# Symbols rarer than this under the logistic are escaped, if the tables have escapes.
 _RAREST = 3e-6
-_SUM_ONE = WEIGHT_ONE * ACTIVATION_ONE  # of sums in later layers
+_SUM_ONE = WEIGHT_ONE * ACTIVATION_ONE  # unit of the sums in later layers
 
 Context = TypeVar("Context", bound=ContextModel)
 Examples = Sequence[tuple[NDArray[np.integer], int]]  # indices and their quality
 
 
 def speech_context(prior: speech.Prior, examples: Examples) -> SpeechContext:
-    """Context model of speech; tables are counts over `examples` [S, C] (training frames only)."""
+    """Context model of speech; tables are counted on `examples` [S, C] (training frames only)."""
     parts, state = _layers(prior)
     channels = prior.shape.channels
     past = state["past.weight"].T
@@ -50,7 +50,7 @@ def speech_context(prior: speech.Prior, examples: Examples) -> SpeechContext:
 
 
 def image_context(prior: photo.Prior, examples: Examples) -> ImageContext:
-    """Context model of images; tables are counts over `examples` [h, w, C] of training images."""
+    """Context model of images; tables are counted on `examples` [h, w, C] of training images."""
     parts, state = _layers(prior)
     channels, values = prior.shape.channels, prior.shape.prior_values
     past, within = state["past.weight"].T, state["within.weight"].T
@@ -81,7 +81,7 @@ def image_context(prior: photo.Prior, examples: Examples) -> ImageContext:
 
 
 def _layers(prior: speech.Prior | photo.Prior) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The stored parts that all models have alike, and the prior's state with masked weights."""
+    """The stored parts that all models share, and the prior's state with masked weights."""
     state = {k: v.detach().float().cpu().numpy() for k, v in prior.state_dict().items()}
     for name in ("within", "middle", "leave"):
         state[f"{name}.weight"] = (
@@ -107,10 +107,10 @@ def _biases(bias: NDArray[np.floating], one: int = _SUM_ONE) -> NDArray[np.int32
 def _counted(
     kind: type[Context], parts: dict[str, Any], examples: Examples, prior_weight: float
 ) -> Context:
-    """The model with tables counted over examples.
+    """The model with tables counted on examples.
 
-    The prior's logistic mass counts as `prior_weight` observations of every class, so that rare
-    classes stay sensible.
+    The prior's logistic mass counts as `prior_weight` observations per class, so that the tables of
+    rare classes stay sensible.
     """
     start = logistic_masses(kind)
     made: Any = kind
@@ -119,7 +119,7 @@ def _counted(
     for indices, quality in examples:
         deviation, tables = deviations(model, indices, quality)
         symbols = model.symbols_of(deviation)
-        # What a table leaves to its escapes is counted there.
+        # Symbols that a table escapes are counted as escapes.
         escapes = np.where(deviation <= 0, 0, kind.symbols - 1)
         symbols = np.where(start[tables, symbols] == 0.0, escapes, symbols)
         np.add.at(counts, (tables, symbols), 1.0)
@@ -127,7 +127,7 @@ def _counted(
 
 
 def logistic_masses(kind: type[ContextModel]) -> NDArray[np.float64]:
-    """The logistic mass of every class and symbol, 0 where left to the escapes: rows sum to one."""
+    """The logistic mass of every class and symbol, 0 for escaped symbols: rows sum to one."""
     reach = kind.reach
     deviation = np.arange(-reach, reach + 1)
     rows = []
@@ -155,7 +155,7 @@ def _sigmoid(x: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 
 def integer_tables(masses: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """Rows of masses to integers that sum to 2**TABLE_BITS, positive where the masses are."""
+    """Rows of masses as integers that sum to 2**TABLE_BITS, positive where the masses are."""
     total = 1 << TABLE_BITS
     used = masses > 0.0
     spare = total - used.sum(axis=1, keepdims=True)

@@ -38,7 +38,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances as CTC takes them.
+    """Utterances in the form that CTC takes.
 
     x: [B, T, 128], padded with silence; steps: output steps of each; phones: of all utterances,
     concatenated; lengths: phones of each.
@@ -51,9 +51,9 @@ class Batch:
 
 
 def english_utterances(shards: FrameShards) -> list[Utterance]:
-    """The English utterances whose words are all in the dictionary, in their first pronunciation.
+    """The English utterances whose words are all in the dictionary, with first pronunciations.
 
-    Raises BadInput when there are none.
+    Raises BadInput if there are none.
     """
     found = []
     for entry in shards.index:
@@ -65,7 +65,7 @@ def english_utterances(shards: FrameShards) -> list[Utterance]:
         if not words or end - start > MAX_COLUMNS:
             continue
         phones = tuple(_CLASS[phone] for variants in words for phone in variants[0])
-        # CTC needs a step for each phone, and a blank between two that are the same.
+        # CTC needs a step for each phone, and a blank between two equal ones.
         needed = len(phones) + sum(a == b for a, b in pairwise(phones))
         if phones and needed <= (end - start) // SUBSAMPLING:
             found.append(Utterance(shard, start, end, str(entry.get("speaker") or ""), phones))
@@ -75,7 +75,7 @@ def english_utterances(shards: FrameShards) -> list[Utterance]:
 
 
 def _place(entry: dict[str, object], shards: FrameShards) -> tuple[int, int, int]:
-    """(shard, start, end) of an utterance. Raises BadInput when the shards lack these columns."""
+    """(shard, start, end) of an utterance. Raises BadInput if the shards lack these columns."""
     try:
         shard, start, end = (int(str(entry[key])) for key in ("shard", "start", "end"))
     except (KeyError, ValueError) as error:
@@ -90,7 +90,7 @@ def hold_out(
 ) -> tuple[list[Utterance], list[Utterance]]:
     """Training and held-out utterances; speakers are held out by a hash of their names.
 
-    Raises BadInput when all utterances are of one speaker.
+    Raises BadInput if all utterances are of one speaker.
     """
     names = {u.speaker for u in utterances}
     speakers = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -147,7 +147,7 @@ def load_batch(
 
 
 def _masks(columns: int, random: np.random.Generator) -> Iterator[tuple[slice, slice]]:
-    """A band of mel bands and a stretch of columns, lighter than SpecAugment (Park et al. 2019)."""
+    """A range of mel bands and a run of columns, lighter than SpecAugment (Park et al. 2019)."""
     width = int(random.integers(0, 17))
     low = int(random.integers(0, 128 - width))
     yield slice(0, columns), slice(low, low + width)
