@@ -1,4 +1,4 @@
-"""The clips of a benchmark: a folder of speech, with speakers and transcripts where known."""
+"""The clips of a benchmark: a folder of speech, with speakers and transcripts if known."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Clip:
-    """Samples [n] float32 at 16 kHz; text is None where the clip was cropped."""
+    """Samples [n] float32 at 16 kHz; text is None if the clip was cropped."""
 
     name: str
     speaker: str
@@ -53,11 +53,11 @@ class Clip:
 
 
 def find_clips(folder: Path) -> list[Entry]:
-    """All audio files under `folder`, by name, with what tables beside them say.
+    """All audio files under `folder`, by name, with the details that tables give.
 
-    A table is a `.tsv` in the folder or one level up with a column `file` and any of `speaker`,
-    `corpus`, `lang` and `text`. Without one, clips of one sub-folder count as one speaker, and
-    clips at the top as one each. Raises BadInput if there is no audio.
+    A table is a `.tsv` in the folder or its parent, with a column `file` and any of `speaker`,
+    `corpus`, `lang` and `text`. Without one, each sub-folder counts as one speaker, and so does
+    each clip at the top level. Raises BadInput if there is no audio.
     """
     with os_errors("read", folder):
         if not folder.is_dir():
@@ -72,9 +72,9 @@ def find_clips(folder: Path) -> list[Entry]:
 
 
 def choose(entries: Iterable[Entry], count: int) -> list[Entry]:
-    """A subset of at most `count` clips, balanced over speakers; the same every time.
+    """A subset of at most `count` clips, balanced over speakers; deterministic.
 
-    Every speaker gives one clip per turn; speakers, and the clips of each, are in the order of a
+    Clips are taken from the speakers in turn; speakers, and the clips of each, are ordered by a
     hash of their names.
     """
     queues: dict[str, list[Entry]] = {}
@@ -95,7 +95,7 @@ def choose(entries: Iterable[Entry], count: int) -> list[Entry]:
 def load(entry: Entry, max_seconds: float) -> Clip:
     """Read a clip as 16 kHz mono, cropped to `max_seconds`.
 
-    Raises BadInput if it cannot be read, holds less than half a second, or is silent.
+    Raises BadInput if it cannot be read, is shorter than half a second, or is silent.
     """
     limit = int(max_seconds * SAMPLE_RATE)
     parts: list[NDArray[np.float32]] = []
@@ -144,7 +144,7 @@ def _entry(folder: Path, file: Path, row: dict[str, str]) -> Entry:
     name = file.relative_to(folder).as_posix()
     speaker = row.get("speaker") or (name if file.parent == folder else file.parent.name)
     english = (row.get("lang") or "en").lower().split("-")[0] == "en"
-    # A row that names a piece of the file does not tell what the whole file says.
+    # A row for a piece of the file is not a transcript of the whole file.
     text = row.get("text") if english and not row.get("start") else None
     return Entry(file, name, speaker, row.get("corpus") or "", text or None)
 

@@ -1,6 +1,6 @@
-"""The measured speech codecs, each run alone in a process of its own.
+"""The measured speech codecs, each run in its own process.
 
-Kept small in what it imports, since every measuring process imports it again.
+The module imports little, since every measuring process imports it again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 CLIP_TIMEOUT_S = 900.0
 START_TIMEOUT_S = 300.0
 _MIN_DECODED = 0.5
-_LIVE_CHUNK = SAMPLE_RATE // 25  # samples handed to a live encoder at once, as in a call
+_LIVE_CHUNK = SAMPLE_RATE // 25  # samples passed to a live encoder at a time, as in a call
 
 Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Coded:
-    """One clip through one codec.
+    """One clip, coded and decoded by one codec.
 
     decoded: [m] float32 at 16 kHz; payload_bits: without headers; total_bits: with frame or packet
     headers, without the file container; encode_s, decode_s: wall-clock seconds; peak_bytes: peak
@@ -63,13 +63,13 @@ class Unavailable(SottoError):
 
 @dataclass(frozen=True)
 class Codec(ABC):
-    """Anything that codes 16 kHz speech. line: the one it belongs to in a plot."""
+    """Anything that codes 16 kHz speech. line: the plot line that it belongs to."""
 
     name: str
     line: str
 
     def missing(self) -> str | None:
-        """Why it cannot run here, found without loading it; None if nothing speaks against it."""
+        """Why it cannot run here, found without loading it; None if no reason is known."""
         return None
 
     def prepare(self) -> None:  # noqa: B027 - most have nothing to load
@@ -77,12 +77,12 @@ class Codec(ABC):
 
     @abstractmethod
     def run(self, samples: FloatArray) -> Coded:
-        """Code and decode samples [n], float32 at 16 kHz, full scale 1."""
+        """Encode and decode samples [n], float32 at 16 kHz, full scale 1."""
 
 
 @dataclass(frozen=True)
 class Original(Codec):
-    """The clips themselves as 16-bit samples: the anchor of every score."""
+    """The clips themselves as 16-bit samples: the upper anchor of every score."""
 
     name: str = "original"
     line: str = "original"
@@ -94,7 +94,7 @@ class Original(Codec):
 
 @dataclass(frozen=True)
 class Sotto(Codec):
-    """A preset of sotto; options: keywords of `SpeechCodec.encode`, e.g. {"iterations": 30}."""
+    """A preset of sotto; options: keyword arguments of `SpeechCodec.encode`."""
 
     preset: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Sotto(Codec):
 
 @dataclass(frozen=True)
 class LiveSotto(Sotto):
-    """The encoder of a call, which searches each frame while it fills."""
+    """The encoder of a call, which searches each frame while its samples arrive."""
 
     def run(self, samples: FloatArray) -> Coded:
         from codec.signal.activity import ActivityDetector
@@ -137,8 +137,8 @@ class LiveSotto(Sotto):
 def encode_live(encoder: LiveEncoder, samples: FloatArray) -> tuple[list[EncodedFrame], float]:
     """Drive a live encoder as a call does, faster than real time: (frames, seconds it was busy).
 
-    The simulated clock adds the seconds that the encoder is busy and those that it waits for
-    samples, so that the search gets as much time as in a call.
+    The simulated clock counts the seconds that the encoder is busy and those that it waits for
+    samples, so the search gets as much time as in a call.
     """
     count = -(-len(samples) // FRAME_SAMPLES)
     # The last column of a frame sees samples beyond the frame's end.
@@ -169,7 +169,7 @@ def container_bits(data: bytes) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def _load(preset: str, device: str) -> SpeechCodec:
-    # Only here: the processes of other codecs do without torch.
+    # Imported here, so that the processes of other codecs do not load torch.
     from codec.speech.codec import SpeechCodec
 
     return SpeechCodec.load(preset, device)
@@ -184,7 +184,7 @@ def sotto_codecs(
 ) -> list[Codec]:
     """Each preset with its own search, then with given iteration counts, then without search.
 
-    live: also as encoded in a call.
+    live: also with the encoder of a call.
     """
     codecs: list[Codec] = []
     for preset in presets:
@@ -218,7 +218,7 @@ SEARCHES: Mapping[str, Mapping[str, Any]] = {
 def search_codecs(
     preset: str, iterations: Sequence[int] = (10, 30, 100), device: str = "auto"
 ) -> list[Codec]:
-    """No search, and each way of searching at the same iteration counts, for one preset."""
+    """No search, and each search method at the same iteration counts, for one preset."""
     codecs: list[Codec] = [
         Sotto(f"{preset}: no search", "no search", preset, {"search": False}, device)
     ]
@@ -231,7 +231,7 @@ def search_codecs(
 
 @dataclass
 class Coding:
-    """What one codec made of all clips: `coded` in their order, or the reason it could not."""
+    """One codec's results for all clips, `coded` in clip order, or the reason for its failure."""
 
     name: str
     line: str
@@ -250,7 +250,7 @@ def code_clips(
     """Run one codec over all clips, one after the other, in a fresh process.
 
     Peak memory is that of the process, or of the codec's own program. A codec that fails, dies or
-    takes longer than `timeout_s` on a clip has no results, but a failure in one line.
+    takes longer than `timeout_s` on a clip has no results but a one-line failure.
     """
     coding = Coding(codec.name, codec.line, failure=codec.missing())
     if coding.failure is not None:
@@ -261,7 +261,7 @@ def code_clips(
     process.start()
     there.close()
     try:
-        # The first message says that the codec is loaded: that may take long, and is not timed.
+        # The first message says that the codec is loaded, which may take long and is not timed.
         _receive(here, START_TIMEOUT_S, "starting")
         for clip in clips:
             coded = _receive(here, timeout_s, clip.name)
@@ -296,7 +296,7 @@ def _receive(connection: Connection, timeout_s: float, where: str) -> Any:
 
 
 def _serve(connection: Connection, codec: Codec, clips: Sequence[FloatArray]) -> None:
-    """The measuring process: load, code each clip, report the memory it took."""
+    """The measuring process: load, code each clip, report the peak memory."""
     try:
         codec.prepare()
         connection.send(("ready", None))
@@ -336,6 +336,6 @@ def _checked(coded: Coded, samples: FloatArray) -> Coded:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong as a single line; errors that are not ours also name their type."""
+    """An error message as a single line; errors that are not sotto's also name their type."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, SottoError) else f"{type(error).__name__}: {text}"

@@ -1,8 +1,8 @@
-"""Gain of the previous frame as context of the entropy model.
+"""Bits saved by using the previous frame as context of the entropy model.
 
-Frames are coded independently: the two steps before a frame count as unknown. Given the last two
-steps of the previous frame instead, the prior needs fewer bits. The difference is what chaining
-frames would save; its price is that a lost frame takes the next one with it.
+Frames are coded independently: the two steps before a frame are treated as unknown. If the prior
+is given the last two steps of the previous frame instead, it needs fewer bits. The difference is
+what chaining frames would save, at the price that losing a frame also loses the next one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PAST = 2  # steps the prior looks back
 
 @dataclass(frozen=True)
 class ContextGain:
-    """Mean bits of a frame that has one before it: on its own, and with that frame as context."""
+    """Mean bits of a frame with a predecessor: on its own, and with that frame as context."""
 
     frames: int
     alone: float

@@ -15,7 +15,7 @@ RESAMPLES = 2000
 class Estimate:
     """A mean or pooled ratio with its 95 % interval; `missing` clips were left out.
 
-    All but `missing` are NaN when no clip is left.
+    All but `missing` are NaN if no clip is left.
     """
 
     value: float

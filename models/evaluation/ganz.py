@@ -1,8 +1,8 @@
-"""Benchmark of preset ganz: PSNR beside wavelets over ratios, and compressive sensing.
+"""Benchmark of preset ganz: PSNR over ratios compared with wavelets, and compressive sensing.
 
-All on the middle 128x128 pixels of every picture. A ratio is N over the numbers kept: for GANZ the
-latents, with their positions at 32 bits a number where these are chosen; for wavelets the
-coefficients, without their positions, as in the paper.
+Both use the middle 128x128 pixels of every picture. A ratio is N over the count of numbers kept:
+for GANZ the latents and, if their places are chosen, the places at 32 bits per number; for wavelets
+the coefficients without their positions, as in the paper.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class GanzPoint:
-    """One crop through one codec at one ratio; bpp: of the file, NaN for wavelets."""
+    """One crop coded by one codec at one ratio; bpp: of the file, NaN for wavelets."""
 
     picture: str
     ratio: float
@@ -85,7 +85,7 @@ def compress(
     steps: int | None = None,
     note: Note = lambda line: None,
 ) -> dict[str, list[GanzPoint]]:
-    """All crops [128, 128, 3] through all codecs at all ratios; points by codec."""
+    """Code all crops [128, 128, 3] with all codecs at all ratios; returns points by codec."""
     points: dict[str, list[GanzPoint]] = {GANZ: [], FIXED: [], CODED: [], WAVELETS: []}
     for name, pixels in crops.items():
         for ratio in ratios:
@@ -119,7 +119,7 @@ def sense(
     device: str = "auto",
     note: Note = lambda line: None,
 ) -> dict[str, list[SensePoint]]:
-    """All crops recovered from few measurements; points by prior."""
+    """Recover all crops from few measurements; returns points by prior."""
     points: dict[str, list[SensePoint]] = {}
     for share in shares:
         for prior in priors:
@@ -189,14 +189,14 @@ def _mean(points: Sequence[GanzPoint], key: str, ratio: float) -> float:
 
 
 def keep_largest(pixels: Pixels, count: int) -> Pixels:
-    """A picture [H, W, 3] of the `count` largest Daubechies-4 coefficients of each colour.
+    """A picture [H, W, 3] from the `count` largest Daubechies-4 coefficients of each colour.
 
-    The baseline of the GANZ paper (section 3.4): periodic, as deep as the sides can be halved.
+    The baseline of the GANZ paper (section 3.4): periodic, with as many levels as the sides allow.
     """
     planes = []
     for plane in np.moveaxis(pixels.astype(np.float64), 2, 0):
         with warnings.catch_warnings():
-            # Deeper than PyWavelets thinks useful: with few coefficients it is.
+            # PyWavelets warns that this is too deep, but it helps with few coefficients.
             warnings.simplefilter("ignore", UserWarning)
             parts = pywt.wavedec2(plane, _WAVELET, "periodization", _depth(plane.shape))
         values, layout = pywt.coeffs_to_array(parts)

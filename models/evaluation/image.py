@@ -1,4 +1,4 @@
-"""Benchmark of image codecs: rate, quality and times of sotto and the installed peers."""
+"""Benchmark of image codecs: rate, quality and times of sotto and of the installed peers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from models.networks.image_distance import ms_ssim
 if TYPE_CHECKING:
     from codec.image.presets import Tune
 
-# From below 0.15 to above 0.8 bits per pixel, in the mean of photographs like Kodak's.
+# From below 0.15 to above 0.8 bits per pixel, on average for photographs like Kodak's.
 QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
 _OURS, _UNSEARCHED = "sotto", "encoder"
@@ -45,7 +45,7 @@ _LABEL = 22  # pixels above a row of crops
 class Settings:
     """The codecs that are measured, and how; small, so that every process can load its own.
 
-    qualities: rate points of ours; at: bits per pixel of the table.
+    qualities: rate points of sotto; at: bits per pixel of the table.
     """
 
     preset: str = DEFAULT_IMAGE_PRESET
@@ -59,11 +59,11 @@ class Settings:
     device: str = "auto"
 
     def load(self) -> list[MeasuredCodec]:
-        """Ours, then the peers that are installed; everything is compiled afterwards."""
+        """Load and warm up sotto's codecs, then the installed peers."""
         settings = EncodeSettings(
             iterations=self.iterations, fast=self.fast, search=self.search, tune=self.tune
         )
-        # A preset of one rate is one point: it is measured beside the curve of the default.
+        # A preset with one rate is a single point, measured along with the default's curve.
         one_rate = find_image_preset(self.preset).one_rate
         default = DEFAULT_IMAGE_PRESET if one_rate else self.preset
         codec = ImageCodec.load(default, self.device)
@@ -79,19 +79,19 @@ class Settings:
             other = ImageCodec.load(self.preset, self.device)
             ours.append(own_codec(self.preset, other, settings, self.qualities))
         for each in ours:
-            # The first call compiles, and is not to be timed.
+            # The first call compiles, which must not be timed.
             grey = np.full((64, 64, 3), 128, np.uint8)
             each.decode(each.encode(grey, max(each.settings[0], 1.0)))
         return [*ours, *peers(self.peers)]
 
     def default_jobs(self) -> int:
-        """Pictures at a time: one per processor; a GPU is not for many processes."""
+        """Pictures at a time: one per processor, or one if a GPU is used."""
         return 1 if choose_device(self.device).type == "cuda" else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Results:
-    """All points of every codec by its name; timed: of a few pictures, each alone."""
+    """All points of every codec by name; timed: those of a few pictures measured alone."""
 
     codecs: list[MeasuredCodec]
     points: dict[str, list[Point]]
@@ -106,7 +106,7 @@ class Results:
         }
 
     def report(self) -> str:
-        """A table: quality at one mean rate, BD-rates of ours against each, mean times."""
+        """A table: quality at one mean rate, BD-rates of sotto against each codec, mean times."""
         lines = [
             f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
             "BD-rate of sotto: PSNR, MS-SSIM"
@@ -153,9 +153,9 @@ class Results:
         ]
 
     def crops(self, files: Sequence[Path]) -> bytes:
-        """The busiest part of each picture by every codec at most at one rate, as a PNG.
+        """The busiest part of each picture, coded by every codec at or below one rate, as a PNG.
 
-        A row per codec, the originals first; above every crop what it took and its PSNR.
+        A row per codec, the originals first; each crop is labelled with its rate and PSNR.
         """
         pictures = [read_picture(str(file)).rgb for file in files]
         places = [_busiest(pixels) for pixels in pictures]
@@ -195,10 +195,10 @@ def run(
     timed: int = 3,
     done: Callable[[str], None] = lambda name: None,
 ) -> Results:
-    """Measure all codecs on all pictures, `jobs` at a time; done: told each picture's name.
+    """Measure all codecs on all pictures, `jobs` at a time; done: called with each picture's name.
 
-    timed: pictures whose times are taken alone where there are several jobs. Raises SottoError if
-    a measuring process dies.
+    timed: pictures that are timed one at a time afterwards, if there are several jobs. Raises
+    SottoError if a measuring process dies.
     """
     codecs = settings.load()
     jobs = min(jobs or settings.default_jobs(), len(files))
@@ -207,7 +207,7 @@ def run(
         for name, part in found.items():
             points[name] += part
         done(file.name)
-    # Jobs slow each other down: times are those of pictures alone.
+    # Jobs slow each other down, so a few pictures are timed alone.
     alone = points
     if jobs > 1:
         alone = {c.name: _timed(c, points[c.name], files[:timed], settings.at) for c in codecs}
@@ -229,7 +229,7 @@ def _by_worker(file: Path) -> dict[str, list[Point]]:
 def _measured(
     files: Sequence[Path], codecs: list[MeasuredCodec], settings: Settings, jobs: int
 ) -> Iterator[dict[str, list[Point]]]:
-    """Every codec at every setting, picture by picture; with several jobs each on one thread."""
+    """Every codec at every setting, picture by picture; several jobs run on one thread each."""
     if jobs == 1:
         yield from (_picture(file, codecs) for file in files)
         return
@@ -252,7 +252,7 @@ def _picture(file: Path, codecs: list[MeasuredCodec]) -> dict[str, list[Point]]:
 def _timed(
     codec: MeasuredCodec, points: list[Point], files: Sequence[Path], at: float
 ) -> list[Point]:
-    """A few pictures alone, at the setting whose mean rate is nearest to `at`."""
+    """Measure a few pictures alone, at the setting whose mean rate is nearest to `at`."""
     count = len(codec.settings)
     rates = [float(np.mean([p.bpp for p in points[k::count]])) for k in range(count)]
     nearest = min(range(count), key=lambda k: abs(math.log(rates[k] / at)))
@@ -262,7 +262,7 @@ def _timed(
 
 
 def measure(codec: MeasuredCodec, setting: float, name: str, pixels: NDArray[np.uint8]) -> Point:
-    """One picture [H, W, 3] through one codec."""
+    """Code and decode one picture [H, W, 3] with one codec."""
     begun = time.perf_counter()
     data = codec.encode(pixels, setting)
     encoded = time.perf_counter()
@@ -287,7 +287,7 @@ def _bits_per_pixel(data: bytes, pixels: NDArray[np.uint8]) -> float:
 
 
 def _busiest(pixels: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """Where the crop with the strongest edges lies."""
+    """The position of the crop with the strongest edges."""
     brightness = pixels.astype(np.float32).mean(axis=2)
     edges = np.abs(np.diff(brightness, axis=0))[:, :-1] + np.abs(np.diff(brightness, axis=1))[:-1]
     sums = np.pad(edges.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))

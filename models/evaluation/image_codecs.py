@@ -26,9 +26,9 @@ _TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class MeasuredCodec:
-    """A codec at a list of settings; `encode` gives the file, `decode` the pixels.
+    """A codec at a list of settings; `encode` returns the file, `decode` the pixels.
 
-    span: the whole-numbered settings there are, coarsest first, of a codec that has no rates.
+    span: the lowest and highest integer setting, for a codec without target rates.
     """
 
     name: str
@@ -38,7 +38,7 @@ class MeasuredCodec:
     span: tuple[int, int] | None = None
 
     def encode_at(self, pixels: Pixels, bpp: float) -> bytes:
-        """The finest file of at most `bpp` bits per pixel, or else the coarsest."""
+        """The largest file of at most `bpp` bits per pixel, or else that of the lowest setting."""
         if self.span is None:
             return self.encode(pixels, self.settings[0])
         low, high = self.span
@@ -54,7 +54,7 @@ class MeasuredCodec:
 
 
 def pillow_codec(name: str, form: str, settings: Sequence[float]) -> MeasuredCodec:
-    """A codec that Pillow has built in."""
+    """A codec built into Pillow."""
 
     def encode(pixels: Pixels, quality: float) -> bytes:
         out = io.BytesIO()
@@ -69,7 +69,7 @@ def pillow_codec(name: str, form: str, settings: Sequence[float]) -> MeasuredCod
 
 
 def hevc_codec(settings: Sequence[float]) -> MeasuredCodec:
-    """HEVC intra, 4:4:4, by heif-enc; decoded by heif-convert."""
+    """HEVC intra, 4:4:4, encoded by heif-enc and decoded by heif-convert."""
 
     def run(*command: str) -> None:
         done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
@@ -101,7 +101,7 @@ def own_codec(
     points: Sequence[float],
     option: Literal["quality", "bpp"] = "quality",
 ) -> MeasuredCodec:
-    """Our codec at fixed rate points, at its only one, or at targets of bits per pixel."""
+    """Sotto's codec at fixed rate points, at its only one, or at targets in bits per pixel."""
     one_rate = codec.preset.one_rate and option == "quality"
 
     def encode(pixels: Pixels, point: float) -> bytes:

@@ -1,13 +1,13 @@
-"""Other speech codecs, run as the programs their projects ship.
+"""Other speech codecs, run as the programs that their projects ship.
 
 Bits are those of the codec's frames, without Ogg pages, stream headers and comments. For Speex and
-AMR-NB the payload is the bits of each frame's mode, and the total what is stored for it: whole
+AMR-NB the payload is the bits of each frame's mode, and the total is what is stored for it: whole
 octets, and for AMR-NB a header octet per frame (RFC 4867, section 5.3).
 
 Resampling to and from 8 kHz is not timed; starting the program is. Peak memory is the kernel's
-figure for the process. On Linux that cannot fall under the size of the Python process that starts
-the program (about 10 MB); smaller programs are sampled every millisecond, and those that end before
-the first sample have no figure.
+figure for the process. On Linux it cannot be below the size of the Python process that starts the
+program (about 10 MB); smaller programs are sampled every millisecond, and those that end before the
+first sample have no figure.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from models.evaluation.coding import Codec, Coded, Unavailable
 TIMEOUT_S = 300.0
 MAX_STDERR = 2_000
 
-# Started with -I -S to stay small: Linux carries the peak of the process that forks over to the
-# program it becomes.
+# Started with -I -S to stay small: on Linux a program inherits the peak memory of the process that
+# started it.
 _LAUNCHER = """
 import json, os, sys, time
 linux = sys.platform == "linux"
@@ -53,7 +53,7 @@ start = time.perf_counter()
 pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
 while linux and os.waitid(os.P_PID, pid, ended) is None:
     try:
-        # Until the program has replaced this one, its memory is this one's.
+        # Until the program has replaced this one, it shows this one's memory.
         if os.readlink(f"/proc/{pid}/exe") != own:
             sampled = peak_kib(pid) or sampled
     except OSError:
@@ -128,11 +128,11 @@ def measure(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> Measured:
 
 @dataclass(frozen=True)
 class Peer(Codec):
-    """A codec that is two command lines and a way of counting bits.
+    """A codec defined by two command lines and a function that counts bits.
 
     encoder, decoder: command lines, with {source} and {target} for the files; count: bytes of the
-    coded file -> (payload bits, total bits); rate: of the raw 16-bit files that go in and come out;
-    block: samples to whose multiple the input is padded, for programs that drop the rest.
+    coded file -> (payload bits, total bits); rate: of the raw 16-bit input and output files; block:
+    the input is padded to a multiple of this many samples, for programs that drop the rest.
     """
 
     encoder: str
@@ -160,7 +160,7 @@ class Peer(Codec):
 
 @dataclass(frozen=True)
 class Lyra(Codec):
-    """Lyra 1.2 and later through the example programs its project builds, if they are on the path.
+    """Lyra 1.2 and later, run by the example programs of its project, if they are on the path.
 
     Their weights are looked for in `lyra/model_coeffs` in the working folder, as these programs do,
     and in `model_coeffs` beside the encoder.
@@ -187,7 +187,7 @@ class Lyra(Codec):
         with tempfile.TemporaryDirectory(prefix="sotto-bench-") as folder:
             source, out = Path(folder, "clip.wav"), Path(folder, "out")
             out.mkdir()
-            # The encoder leaves out a last frame that is not whole.
+            # The encoder drops a partial last frame.
             padded = np.pad(samples, (0, -len(samples) % _LYRA_FRAME))
             soundfile.write(source, np.clip(padded, -1, 1), SAMPLE_RATE, subtype="PCM_16")
             options = [f"--bitrate={self.bit_rate}", f"--output_dir={out}"]
@@ -232,12 +232,12 @@ def installed_peers(names: Sequence[str] | None = None) -> tuple[list[Codec], di
 
 
 def all_peers() -> list[Codec]:
-    """Every peer sotto knows how to run, installed or not."""
+    """Every peer that sotto can run, installed or not."""
     files = "{source} {target}"
     peers: list[Codec] = []
     for rate in (1200, 2400, 3200):
         name, encoder, decoder = f"Codec2 {rate}", f"c2enc {rate} {files}", f"c2dec {rate} {files}"
-        # 40 ms frames at 1200 bit/s, 20 ms above; c2enc drops a last frame that is not whole.
+        # 40 ms frames at 1200 bit/s, 20 ms above; c2enc drops a partial last frame.
         block = 320 if rate == 1200 else 160
         peers.append(Peer(name, "Codec2", encoder, decoder, ".bit", _count_bare, block=block))
     for label, quality in (("2.15k", 0), ("4k", 1), ("8k", 3)):
@@ -249,7 +249,7 @@ def all_peers() -> list[Codec]:
         encoder = f"sox {raw} {{source}} -C {mode} -t amr-nb {{target}}"
         decoder = f"sox -t amr-nb {{source}} {raw} {{target}}"
         peers.append(Peer(f"AMR-NB {label}", "AMR-NB", encoder, decoder, ".amr", _count_amr))
-    # Constant rate spends its bits otherwise, and neither mode is better at both rates.
+    # Constant rate spends its bits differently, and neither mode is better at both rates.
     for suffix, option in (("", "--vbr"), (" CBR", "--hard-cbr")):
         for rate in (6, 9):
             name, line = f"Opus {rate}k{suffix}", f"Opus{suffix}"
@@ -262,7 +262,7 @@ def all_peers() -> list[Codec]:
 
 
 def peer_names() -> list[str]:
-    """Lower-case names of codecs whatever their rate, e.g. "codec2" and "opus"."""
+    """Lower-case names of the codecs without their rates, e.g. "codec2" and "opus"."""
     return list(dict.fromkeys(_key(peer) for peer in all_peers()))
 
 
@@ -295,7 +295,7 @@ def from_pcm(data: bytes, rate: int) -> FloatArray:
 def ogg_packets(data: bytes) -> list[bytes]:
     """The packets of an Ogg file with one stream (RFC 3533, section 6).
 
-    Raises BadStream if it is not a run of whole Ogg pages.
+    Raises BadStream if it is not a sequence of whole Ogg pages.
     """
     packets: list[bytes] = []
     position, begun = 0, b""
@@ -318,7 +318,7 @@ def ogg_packets(data: bytes) -> list[bytes]:
 
 
 def _audio_packets(data: bytes) -> list[bytes]:
-    # The first two packets are the stream header and the comments, of Speex and Opus alike.
+    # In both Speex and Opus the first two packets are the stream header and the comments.
     return ogg_packets(data)[2:]
 
 

@@ -1,8 +1,8 @@
-"""Phone error rate of coded speech, by a phone recogniser.
+"""Phone error rate of coded speech, measured with a phone recogniser.
 
-The recogniser is PocketSphinx's phone loop (`allphone`) with its US English models. With no words
-to guess from, its error against a transcript is high even on the original: what counts is how much
-coding adds. The other reference, its own decoding of the original, needs no transcript.
+The recogniser is PocketSphinx's phone loop (`allphone`) with its US English models. Without a word
+model its error against a transcript is high even for the original: what matters is how much coding
+adds. The other reference, its own output for the original, needs no transcript.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def decode_phones(samples: ArrayLike) -> list[str]:
         return []
     pcm = np.clip(audio * (_LEVEL / level) * 32767, -32768, 32767).astype("<i2")
     decoder = _decoder()
-    # Or the cepstral mean of one clip would carry over to the next.
+    # Otherwise the cepstral mean of one clip would carry over to the next.
     decoder.reinit_feat()
     decoder.start_utt()
     decoder.process_raw(pcm.tobytes(), no_search=False, full_utt=True)
@@ -76,8 +76,8 @@ def phone_errors(reference: Sequence[str], heard: Sequence[str]) -> tuple[int, i
 def transcript_errors(text: str, heard: Sequence[str]) -> tuple[int, int] | None:
     """(errors, phones) of recognised phones against an English transcript.
 
-    Of several pronunciations of a word the nearest counts; the number of phones is that of the
-    first ones. None if the text is empty, or has digits or a word that the dictionary lacks.
+    If a word has several pronunciations, the nearest counts; phones are counted in the first. None
+    if the text is empty, or has digits or a word that the dictionary lacks.
     """
     pronunciations = transcript_phones(text)
     if not pronunciations:
@@ -95,7 +95,7 @@ def transcript_errors(text: str, heard: Sequence[str]) -> tuple[int, int] | None
 
 
 def transcript_phones(text: str) -> list[tuple[tuple[str, ...], ...]] | None:
-    """Pronunciations [word][variant][phone] of an English text; None if one is not known."""
+    """Pronunciations [word][variant][phone] of an English text; None if any is unknown."""
     if any(character.isdigit() for character in text):
         return None
     known = []

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 class Line:
     """Points x, y of one line.
 
-    label: in the legend, "" for none; errors: how far the bars reach below and above each point;
-    notes: text at each; style: keywords of matplotlib's `Axes.errorbar`.
+    label: in the legend, "" for none; errors: lengths of the error bars below and above each point;
+    notes: text at each point; style: keyword arguments of matplotlib's `Axes.errorbar`.
     """
 
     label: str
@@ -25,7 +25,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. ticks: of a logarithmic x axis, with their labels."""
+    """One pair of axes. ticks: positions and labels on a logarithmic x axis; None if linear."""
 
     lines: Sequence[Line]
     x_label: str
@@ -43,9 +43,9 @@ def draw(
     columns: int = 1,
     shared_legend: bool = False,
 ) -> None:
-    """Draw panels row by row, in a figure of so many inches.
+    """Draw panels row by row, in a figure of `size` inches.
 
-    shared_legend: one below all panels, where it covers no points, instead of one in each.
+    shared_legend: one legend below all panels, where it covers no points, instead of one in each.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Rate-quality curves of image codecs, and the Bjøntegaard difference of two."""
+"""Rate-quality curves of image codecs, and the Bjøntegaard difference between two."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.interpolate import PchipInterpolator
 
 @dataclass(frozen=True)
 class Point:
-    """One picture through one codec at one setting; times in seconds."""
+    """One picture coded by one codec at one setting; times in seconds."""
 
     picture: str
     bpp: float
@@ -23,7 +23,7 @@ class Point:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal to noise ratio of pixels [H, W, 3] in dB, over all colours."""
+    """Peak signal-to-noise ratio of pixels [H, W, 3] in dB, over all colours."""
     error = float(np.mean((a.astype(np.float64) - b) ** 2))
     return 10.0 * float(np.log10(255.0**2 / max(error, 1e-10)))
 
@@ -35,10 +35,10 @@ def bd_rate(
     base_scores: list[float],
     span: tuple[float, float] = (0.0, math.inf),
 ) -> float:
-    """Mean difference in rate at equal score, as a share: -0.1 is ten per cent fewer bits.
+    """Mean difference in rate at equal score, as a fraction: -0.1 is ten per cent fewer bits.
 
     Bjøntegaard (2001) with monotone cubic interpolation of log rate over score, on the range of
-    scores that both curves reach at rates within `span`. NaN where there is none, or for curves of
+    scores that both curves reach at rates within `span`. NaN if there is none, or for curves with
     fewer than two points.
     """
     curve, base = _curve(rates, scores), _curve(base_rates, base_scores)
@@ -69,7 +69,7 @@ def _reached(
 def _curve(
     rates: list[float], scores: list[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Scores, rising, and log rates; points that give no better score for more bits left out."""
+    """Increasing scores and log rates, without points that spend more bits for no better score."""
     x: list[float] = []
     y: list[float] = []
     for k in np.argsort(rates):
@@ -87,8 +87,8 @@ def mean_bd_rate(
     score: str,
     span: tuple[float, float] = (0.15, 0.8),
 ) -> float:
-    """Mean over the pictures of the BD-rate of `score` ("psnr" or "ms_ssim") within a span of bits
-    per pixel. NaN if no picture has one."""
+    """Mean BD-rate of `score` ("psnr" or "ms_ssim") over the pictures, within a span of bits per
+    pixel. NaN if no picture has one."""
 
     def value(p: Point) -> float:
         # In dB, so that the curve is as smooth as that of the other score.
@@ -120,8 +120,8 @@ def single(points: list[Point]) -> bool:
 
 
 def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
-    """Mean PSNR and MS-SSIM over the pictures when the mean rate is `bpp`, each codec setting the
-    same for all pictures; interpolated between settings. NaN outside of the curve."""
+    """Mean PSNR and MS-SSIM at a mean rate of `bpp`, with the same codec setting for all pictures;
+    interpolated between settings. NaN outside the curve."""
     settings: dict[int, list[Point]] = {}
     for name in {p.picture for p in points}:
         of_picture = sorted((p for p in points if p.picture == name), key=lambda p: p.bpp)

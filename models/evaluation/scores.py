@@ -1,6 +1,6 @@
 """Objective quality of decoded speech: PESQ (wide- and narrowband), STOI, ESTOI and phone errors.
 
-Delay and level are no matter of quality: the decoded signal is aligned to the reference and scaled
+Delay and level do not count as quality: the decoded signal is aligned with the reference and scaled
 to its level before it is scored.
 
 Sources: PESQ is ITU-T P.862 with the mappings of P.862.1 (narrowband) and P.862.2 (wideband); STOI
@@ -31,7 +31,7 @@ from models.evaluation.coding import Coding, Step
 SCORE_KEYS = ("pesq_wb", "pesq_nb", "stoi", "estoi")
 
 MAX_LAG_S = 0.2
-# PESQ keeps fixed tables of utterances; half a minute of speech stays far inside them.
+# PESQ has fixed tables of utterances; half a minute of speech is well within their limits.
 MAX_PESQ_S = 30.0
 
 ENVELOPE_HOP = 16
@@ -50,7 +50,7 @@ def score(
 
     reference [n], decoded [m]: mono samples at 16 kHz; m may differ from n. A delay of up to
     `max_lag_s` seconds either way is removed first, and levels are matched. Returns the keys of
-    `SCORE_KEYS`, NaN for a score that is undefined (no speech, or too short). PESQ is of the first
+    `SCORE_KEYS`, NaN for a score that is undefined (no speech, or too short). PESQ uses the first
     30 s only. Raises BadInput for signals that are empty, not mono or not finite.
     """
     ref, deg = _checked(reference, "reference"), _checked(decoded, "decoded signal")
@@ -71,8 +71,8 @@ def delay(reference: ArrayLike, decoded: ArrayLike, max_lag_s: float = MAX_LAG_S
     """Samples (at 16 kHz) by which `decoded` lags `reference`; negative when it leads.
 
     The lag is found on band envelopes (1 ms grid), since generative codecs do not keep the
-    waveform; where waveforms do agree (normalised correlation above 0.5) it is refined to the
-    sample. Bounded to ±`max_lag_s`; 0 when either signal is constant.
+    waveform; if the waveforms do agree (normalised correlation above 0.5) it is refined to the
+    sample. Bounded to ±`max_lag_s`; 0 if either signal is constant.
     """
     ref = np.asarray(reference, np.float64)
     deg = np.asarray(decoded, np.float64)
@@ -167,7 +167,7 @@ def _stoi_score(reference: Samples, decoded: Samples, extended: bool) -> float:
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One codec on one clip. Phone counts are NaN where there is no reference."""
+    """One codec on one clip. Phone counts are NaN if there is no reference."""
 
     clip: str
     seconds: float
@@ -184,7 +184,7 @@ class ClipResult:
 
 @dataclass(frozen=True)
 class CodecResult:
-    """One codec on all clips, in their order. line: the one it belongs to in a plot."""
+    """One codec on all clips, in their order. line: the plot line that it belongs to."""
 
     name: str
     line: str
@@ -200,11 +200,11 @@ def score_codings(
     with_phones: bool = True,
     step: Step = lambda name: None,
 ) -> list[CodecResult]:
-    """Score everything that was coded, after all timing is done, against what it was coded from.
+    """Score everything that was coded against the originals, after all timing is done.
 
     workers: processes to use; 0 scores in this one. Raises SottoError if a scoring process dies.
     """
-    # Codec -1 stands for the originals, which are only recognised.
+    # Codec -1 stands for the originals, of which only phones are recognised.
     work: dict[tuple[int, int], _Work] = {}
     if with_phones:
         work = {(-1, c): (None, clip.samples, True) for c, clip in enumerate(clips)}
@@ -270,7 +270,7 @@ def _map(
 def _phone_counts(
     text: str | None, original: _Scored | None, decoded: _Scored
 ) -> tuple[float, float, float, float]:
-    """Errors and phones against the original's, then against a transcript; NaN where unknown."""
+    """Errors and phones against the original's, then against a transcript; NaN if unknown."""
     if original is None:
         return math.nan, math.nan, math.nan, math.nan
     unknown = math.nan, math.nan

@@ -1,7 +1,7 @@
 """Benchmark of speech codecs: sotto and the installed peers on the same clips, in one run.
 
 Every codec first codes all clips, alone in its own process, for undisturbed timing and peak memory;
-scores are computed afterwards, several clips at a time.
+scores are computed afterwards, for several clips at a time.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _HOW = {
     "phone_error_rate": "PocketSphinx phone loop; against its own decoding of the original, and "
     "against transcripts of uncropped clips whose words are all in its dictionary",
     "real_time_factor": "seconds of computing per second of speech, one clip at a time, wall "
-    "clock; for peers with the start of their program, for sotto after warm-up; live: the seconds "
-    "that the encoder of a call is busy while it is given samples at the speed of speech",
-    "peak_memory": "sotto: peak resident memory of a process of its own (Python and libraries "
+    "clock; for peers including the start of their program, for sotto after warm-up; live: the "
+    "seconds that the encoder of a call is busy while it is given samples in real time",
+    "peak_memory": "sotto: peak resident memory of its own process (Python and libraries "
     "included); peers: of their program alone, sampled every millisecond below 10 MB",
 }
 _PANELS = {
@@ -65,9 +65,9 @@ _TICKS = (600, 1000, 2000, 3000, 4000, 6000, 10_000, 16_000)  # bit/s
 class Settings:
     """What is measured.
 
-    presets: all if empty; iterations: further search steps; peers: lower-case names of codecs, None
-    for all installed ones; clips: the most, each cropped to max_seconds; live: also the encoder of
-    a call; ablation: parts of sotto instead; workers: scoring processes; timeout_s: for one clip.
+    presets: all if empty; iterations: more search lengths to measure; peers: lower-case names, None
+    for all installed; clips: how many at most, each cropped to max_seconds; live: also the encoder
+    of a call; ablation: parts of sotto instead; workers: scoring processes; timeout_s: per clip.
     """
 
     presets: Sequence[str] = ()
@@ -85,9 +85,9 @@ class Settings:
 
 @dataclass
 class Benchmark:
-    """What is to be measured, and with `run` what came of it.
+    """What to measure and, after `run`, the results.
 
-    codecs: in titled groups; absent: why others cannot run; skipped: why clips were left out.
+    codecs: in titled groups; absent: why others cannot run; skipped: why clips were left out;
     points, gain: of the ablation.
     """
 
@@ -103,7 +103,7 @@ class Benchmark:
 
     @property
     def work(self) -> int:
-        """How many times `run` calls `step`."""
+        """The number of times that `run` calls `step`."""
         count, clips = sum(map(len, self.codecs.values())), len(self.clips)
         total = 2 * count * clips + (clips if self.settings.with_phones else 0)
         return total + (self.grid.work(clips) if self.grid else 0)
@@ -185,7 +185,7 @@ class Benchmark:
         return answer
 
     def print(self, stream: TextIO) -> None:
-        """Tables of every group, then what is missing and how things were counted."""
+        """Print tables of every group, then what is missing and how things were counted."""
         console = tables.console(stream)
         if self.points:
             tradeoff.print_table(self.points, console)
@@ -214,7 +214,7 @@ class Benchmark:
         )
 
     def panels(self) -> list[Panel]:
-        """Quality against total bit rate: a panel for each measure, in it a line for each codec."""
+        """Quality against total bit rate: a panel for each measure, with a line for each codec."""
         lines: dict[str, list[dict[str, Estimate]]] = {}
         for result in self._all_results():
             if result.line != "original":
@@ -235,7 +235,7 @@ class Benchmark:
 
 
 def benchmark(folder: Path, settings: Settings) -> Benchmark:
-    """Choose clips of a folder, and codecs. Raises BadInput if no clip can be used."""
+    """Choose clips from a folder, and codecs. Raises BadInput if no clip can be used."""
     clips, skipped = load_clips(folder, settings.clips, settings.max_seconds)
     presets = settings.presets or list(PRESETS)
     if settings.ablation:
@@ -271,7 +271,7 @@ def summary(result: CodecResult) -> dict[str, Estimate]:
 
 
 def paired_gain(better: CodecResult, base: CodecResult) -> dict[str, Estimate]:
-    """Mean difference per clip of `SCORE_KEYS`, and of the total rate, of two codecs."""
+    """Mean difference between two codecs per clip, of `SCORE_KEYS` and of the total rate."""
     pairs = list(zip(better.clips, base.clips, strict=True))
     gains = {
         key: estimates.mean(
@@ -286,7 +286,7 @@ def paired_gain(better: CodecResult, base: CodecResult) -> dict[str, Estimate]:
 
 
 def search_gains(results: Sequence[CodecResult]) -> list[tuple[CodecResult, CodecResult]]:
-    """(codec, what it is compared with): each search against none, and against the one before it.
+    """(codec, baseline) pairs: each search against none, and against the next simpler method.
 
     The names are those of `coding.search_codecs`: "PRESET: METHOD, STEPS".
     """

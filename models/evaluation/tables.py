@@ -20,12 +20,12 @@ UNKNOWN = "–"
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        # Rich would exit with status 1; the command line has a status of its own for it.
+        # Rich would exit with status 1; the command line has its own status for this.
         raise BrokenPipeError
 
 
 def console(stream: TextIO, width: int = 160) -> Console:
-    """A console on a stream; width: in characters, where the stream is no terminal."""
+    """A console on a stream; width: in characters, if the stream is not a terminal."""
     found = _Console(file=stream, highlight=False)
     return found if found.is_terminal else _Console(file=stream, highlight=False, width=width)
 
@@ -60,7 +60,7 @@ def to_json(values: Any) -> str:
 
 
 def flat(point: Any) -> dict[str, Any]:
-    """A dataclass as plain values, those of its `scores` beside its other fields."""
+    """A dataclass as plain values, with those of its `scores` beside its other fields."""
     values = asdict(point)
     scores = values.pop("scores")
     return {**values, **scores}

@@ -1,8 +1,8 @@
 """Latent size against quantisation levels (Liu et al. 2020, Fig. 4), with the shipped networks.
 
-A cell of the grid allows latents of a set S: the first `channels` channels of every step take one
-of `levels` evenly spaced values, the others are zero. That bounds the rate at 16 channels
-log2(levels) bits a frame without entropy coding, so bits have no price. ADMM and back-propagation
+A cell of the grid restricts latents to a set S: the first `channels` channels of every step take
+one of `levels` evenly spaced values, the others are zero. That bounds the rate to 16 * channels *
+log2(levels) bits per frame without entropy coding, so bits have no price. ADMM and back-propagation
 with rounding search the same S.
 """
 
@@ -40,24 +40,24 @@ SearchMethod = Literal["admm", "backprop"]
 TITLE = "Latent size against levels"
 METHODS: Mapping[SearchMethod, str] = {"admm": "ADMM", "backprop": "back-propagation"}
 HOW = (
-    "sotto's speech networks with all but the first channels of every step held at zero and the "
-    "others at evenly spaced levels; rate point and spacing of a cell are those of the lowest "
-    "distance F on some of the frames; rates per second of coded frames, without headers"
+    "sotto's speech networks with the first channels of every step at evenly spaced levels and the "
+    "others held at zero; rate point and spacing of a cell are those of the lowest distance F on "
+    "some of the frames; rates per second of coded frames, without headers"
 )
 
 _FRAME_S = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2
-_AT_ONCE = 64  # frames searched side by side
-_PROBES = 16  # frames that decide rate point and spacing
+_AT_ONCE = 64  # frames searched at a time
+_PROBES = 16  # frames used to choose the rate point and the spacing
 _COUPLING = 6.0  # μ over the trained price of a bit, as in the codec's own search
-_STEP = 0.2  # of the search, in level spacings: coarse levels are far apart
+_STEP = 0.2  # step size of the search, in level spacings: coarse levels are far apart
 _TICKS = (100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0)  # bit/s
 _SCORES = {"pesq_nb": 2, "pesq_wb": 2, "estoi": 3}  # digits in the table
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried. levels: odd numbers from 3 to 31; qualities: rate points in eighths."""
+    """What to try. levels: odd numbers from 3 to 31; qualities: rate points in eighths."""
 
     channels: Sequence[int] = (8, 16, 32, 64)
     levels: Sequence[int] = (3, 5, 9, 15)
@@ -65,14 +65,14 @@ class Grid:
     qualities: Sequence[int] = (0, 8)
 
     def work(self, clips: int) -> int:
-        """How many times `run` calls `step`."""
+        """The number of times that `run` calls `step`."""
         cells = len(self.channels) * len(self.levels)
         return cells * len(METHODS) * (1 + clips)
 
 
 @dataclass(frozen=True)
 class AllowedSet:
-    """S: per channel the spacing of its levels and the largest magnitude, both whole, [C]."""
+    """S: level spacing and largest magnitude of each channel, both integers, [C]."""
 
     spacing: Tensor
     limit: Tensor
@@ -90,16 +90,16 @@ class AllowedSet:
         return self.inside(levels.round())
 
     def inside(self, levels: Tensor) -> Tensor:
-        """Relaxed levels [B, S, C] brought into the range of S."""
+        """Relaxed levels [B, S, C] clamped to the range of S."""
         most = self.limit / self.spacing
         return levels.clamp(-most, most)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A cell of the grid and a way to search it.
+    """A cell of the grid and a search method.
 
-    latents: per frame; fixed, range coded: without entropy coding and with; quality: rate point in
+    latents: per frame; fixed, range_coded: without and with entropy coding; quality: rate point in
     eighths; distance: mean F; scores: of the clips.
     """
 
@@ -115,22 +115,22 @@ class Point:
 
 
 class _Free:
-    """A prior by which every latent costs nothing."""
+    """A prior that charges no bits."""
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.zeros_like(z)
 
 
 def fixed_rate(latents: int, levels: int) -> float:
-    """Bit/s of `latents` per frame of 1.024 s at log2(levels) bits each: no entropy coding."""
+    """Bit/s of `latents` per frame of 1.024 s at log2(levels) bits each, not entropy-coded."""
     return latents * math.log2(levels) / _FRAME_S
 
 
 def allowed_set(channels: int, levels: int, spread: Tensor, fitted: bool) -> AllowedSet:
     """S of the first `channels` channels; spread: RMS of unrestricted latents, [C].
 
-    The levels are neighbouring whole numbers, or with `fitted` about as far apart as the best
-    uniform quantiser of a Laplacian has them. Raises ValueError outside the codec's range.
+    The levels are consecutive integers or, with `fitted`, about as far apart as those of the best
+    uniform quantiser of a Laplacian. Raises ValueError outside the codec's range.
     """
     if not 1 <= channels <= len(spread):
         raise ValueError(f"there are {len(spread)} channels, not {channels}")
@@ -146,7 +146,7 @@ def allowed_set(channels: int, levels: int, spread: Tensor, fitted: bool) -> All
 
 
 def restricted(networks: Networks, allowed: AllowedSet) -> Networks:
-    """The networks with the levels of S as their latents, and with bits that cost nothing."""
+    """The networks with the levels of S as their latents, and with no price on bits."""
     return replace(
         networks,
         encoder=lambda x, rate: allowed.levels(networks.encoder(x, rate)),
@@ -158,7 +158,7 @@ def restricted(networks: Networks, allowed: AllowedSet) -> Networks:
 
 
 def frames_of(samples: FloatArray) -> Tensor:
-    """Samples [n] at 16 kHz as log-mel frames [B, T, M], the last one filled up with silence."""
+    """Samples [n] at 16 kHz as log-mel frames [B, T, M], the last one padded with silence."""
     count = max(math.ceil(len(samples) / analysis.FRAME_SAMPLES), 1)
     padded = np.zeros(count * analysis.FRAME_SAMPLES + analysis.WINDOW - analysis.HOP, np.float32)
     padded[_LEAD : _LEAD + len(samples)] = samples
@@ -178,7 +178,7 @@ class Bench:
     def search(
         self, allowed: AllowedSet, quality: int, method: SearchMethod, steps: int, every: int = 1
     ) -> tuple[Tensor, float]:
-        """Latents in S of every `every`-th frame, [B', S, C], and their mean distance F."""
+        """Latents in S for every `every`-th frame, [B', S, C], and their mean distance F."""
         settings = SearchSettings(
             method=method,
             iterations=steps,
@@ -201,7 +201,7 @@ class Bench:
         return allowed.latents(levels), float(cost.mean())
 
     def choose(self, channels: int, levels: int, grid: Grid) -> tuple[AllowedSet, int]:
-        """S of a cell and its rate point, by the lowest F of a short search on a few frames."""
+        """S and rate point of a cell, chosen by the lowest F of a short search on a few frames."""
         every = math.ceil(len(self.x) / _PROBES)
         best: tuple[float, AllowedSet, int] | None = None
         for quality, fitted in itertools.product(grid.qualities, (False, True)):
@@ -224,12 +224,12 @@ class Bench:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, quality: int) -> FloatArray:
-        """Latents of one clip [B, S, C] to samples [B * 16384], as the decoder does."""
+        """Decode latents of one clip [B, S, C] to samples [B * 16384], as the decoder does."""
         frames = self.networks.generator(latents, self._rates(latents, quality))
         return synthesise_columns(frames.reshape(-1, self.x.shape[-1]).cpu().numpy())
 
     def coded_bits(self, latents: Tensor, quality: int) -> int:
-        """Bits of the range coder's payloads of one clip [B, S, C]."""
+        """Bits of the range coder's payloads for one clip [B, S, C]."""
         coder = self.model.coders["range"]
         indices = self.model.indices_of(latents)
         return sum(8 * len(coder.encode(frame, quality)) for frame in indices)
@@ -243,7 +243,7 @@ def run(
     workers: int = 2,
     step: Step = lambda name: None,
 ) -> list[Point]:
-    """Search, decode and score every cell of the grid both ways, in the order of the grid.
+    """Search, decode and score every cell of the grid with both methods, in grid order.
 
     workers: scoring processes, 0 for none. Raises BadInput if the networks cannot be loaded.
     """
