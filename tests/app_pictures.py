@@ -1,4 +1,4 @@
-"""Pictures of the terminal UI: as plain text, to compare, and as SVG, to look at."""
+"""Pictures of the terminal UI: as plain text for comparison, and as SVG for viewing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several tests share: the shipped clips, and reproducible property tests."""
+"""Shared by several tests: the shipped clips, and reproducible property tests."""
 
 from __future__ import annotations
 

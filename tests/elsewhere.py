@@ -1,9 +1,9 @@
-"""A device that computes on the CPU and keeps its tensors apart as a graphics card does.
+"""A device that computes on the CPU but keeps its tensors separate, as a GPU does.
 
-Where there is no CUDA, this shows whether code says on which device its tensors are: tensors made
-"elsewhere" hold their values in CPU memory, call themselves tensors of the device "meta", and
-cannot meet a CPU tensor, be seen by NumPy, or be filled from a CPU generator. What it cannot show
-are kernels, number formats and speed of a real card.
+Without CUDA, this checks that code places its tensors on the right device: tensors made "elsewhere"
+hold their values in CPU memory, report the device "meta", and cannot be combined with a CPU tensor,
+converted to NumPy, or filled from a CPU generator. It does not cover the kernels, number formats
+and speed of a real GPU.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A call that never takes place: scripted snapshots with moving voices, and a record of commands.
+"""A fake call: scripted snapshots with changing voice levels, and a record of commands.
 
-As a program it shows the UI on a terminal, or writes the screenshots:
+Run as a program, it shows the UI on a terminal or writes the screenshots:
 
     python -m tests.fake_call talking
     python -m tests.fake_call talking --plain

@@ -1,7 +1,7 @@
 """A stand-in for `codec.speech.codec`: the same streaming interface, no network, no torch.
 
-A frame is stored as 1 000 samples of 8 bits, evenly spaced, so that low tones survive it. Run as a
-program it is the `sotto` command line on top of that codec.
+A frame is stored as 1 000 evenly spaced 8-bit samples, enough to preserve low tones. Run as a
+program, it is the `sotto` command line on top of this codec.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Fuzzes the packet and container readers: python -m tests.fuzz_stream --inputs 100000 --seed 0
 
-Each input is one hostile byte string: a container with damage (flipped bits, bytes overwritten,
-cut out, inserted, repeated, spliced), a container whose checksums are right and whose contents are
-not (wild sequence numbers, foreign models, absurd headers and end records), or noise. For each one
-the readers must end with a result or a one-line `SottoError`, with a small buffer, with no more
-frames than the bytes can account for, and with the same answer however the bytes trickle in.
+Each input is one hostile byte string: a damaged container (bits flipped; bytes overwritten, cut
+out, inserted, repeated, spliced), a container with valid checksums but invalid contents (random
+sequence numbers, foreign models, absurd headers and end records), or noise. For each input the
+readers must return a result or a one-line `SottoError`, keep a small buffer, return no more frames
+than the bytes can hold, and give the same result however the bytes are split into chunks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several tests of the link share: offers, an ear for events, a caller played by hand."""
+"""Shared by the link's tests: offers, an event listener, and a caller driven by hand."""
 
 from __future__ import annotations
 

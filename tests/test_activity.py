@@ -1,4 +1,4 @@
-"""Voice activity: speech is never missed, steady noise of any kind is no speech."""
+"""Voice activity: speech is never missed, and steady noise of any kind is not speech."""
 
 from __future__ import annotations
 

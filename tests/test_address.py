@@ -1,4 +1,4 @@
-"""Addresses: what can be written, and what is on this machine."""
+"""Addresses: which forms are accepted, and which are on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unknown peers and recordings: what a listener takes from whom."""
+"""Unknown peers and replayed packets: what a listener accepts, and from whom."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The terminal UI: every key, every state, every size, with and without colour.
 
-What the screen looks like in each state is kept in tests/snapshots as text. To accept a new look:
+Text snapshots of the screen in each state are kept in tests/snapshots. To accept a change:
 
     SOTTO_NEW_SNAPSHOTS=1 python3 -m pytest tests/test_app.py -k looks
 """

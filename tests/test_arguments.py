@@ -1,4 +1,4 @@
-"""Values of options are checked while the command line is read: one line on stderr, status 2."""
+"""Option values are checked while the command line is parsed: one line on stderr, status 2."""
 
 from __future__ import annotations
 

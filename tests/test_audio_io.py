@@ -1,4 +1,4 @@
-"""Audio files and pipes: what goes in arrives as 16 kHz mono, what comes out is whole or absent."""
+"""Audio files and pipes: input becomes 16 kHz mono, and output is complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys on a connection: who gets in, who is trusted, and what both sides are told."""
+"""Keys on a connection: who is admitted, who is trusted, and what both sides are told."""
 
 from __future__ import annotations
 

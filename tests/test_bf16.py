@@ -1,4 +1,4 @@
-"""The bfloat16 networks of the search are near the exact ones, and so are their gradients."""
+"""The search's bfloat16 networks and their gradients are close to the exact ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many parties are decoded: dropped when there is no time, taken back when there is."""
+"""How many parties are decoded: dropped when time runs short, resumed when it suffices."""
 
 from __future__ import annotations
 

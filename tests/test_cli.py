@@ -1,7 +1,7 @@
-"""The `sotto` command line as a person, a pipe and a script meet it.
+"""The `sotto` command line as people, pipes and scripts use it.
 
-It runs on top of the stand-in codec of `fake_speech`, which needs no network: what is tested here
-is everything around the codec. Where pipes, signals or terminals matter it is a process of its own.
+It runs on the stand-in codec of `fake_speech`, which needs no neural network: these tests cover
+everything around the codec. Tests of pipes, signals and terminals run it in its own process.
 """
 
 from __future__ import annotations

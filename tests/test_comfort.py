@@ -1,4 +1,4 @@
-"""Comfort noise: small, level-true, natural, smooth to reach, and what its page says."""
+"""Comfort noise: small, at the right level, natural, with smooth transitions, and as documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is told: one line at a time, and a bar only where it can be seen."""
+"""Console output: one line at a time, and a progress bar only on a terminal."""
 
 from __future__ import annotations
 

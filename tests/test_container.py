@@ -1,4 +1,4 @@
-"""The container: pinned bytes, streaming, and what is left of a damaged file."""
+"""The container: golden bytes, streaming, and recovery from damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices: their names, and whether bfloat16 is worth it on them."""
+"""Devices: their names, and whether bfloat16 is fast on them."""
 
 from __future__ import annotations
 

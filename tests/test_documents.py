@@ -1,4 +1,4 @@
-"""The documents are right: the paths, modules and options they name exist."""
+"""The documents are correct: the paths, modules and options that they name exist."""
 
 from __future__ import annotations
 

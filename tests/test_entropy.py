@@ -1,4 +1,4 @@
-"""The context-modelled range coder and the Huffman coder: exact, bounded, and worth having."""
+"""The context-modelled range coder and the Huffman coder: exact, bounded, and efficient."""
 
 from __future__ import annotations
 

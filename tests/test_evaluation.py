@@ -1,4 +1,4 @@
-"""Scores, phone errors, peers and the benchmark that puts them together."""
+"""Scores, phone errors, peers, and the benchmark that combines them."""
 
 from __future__ import annotations
 

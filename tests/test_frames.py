@@ -1,4 +1,4 @@
-"""Frames from packets: speech, comfort noise, and what stands in for lost frames."""
+"""Frames from packets: speech, comfort noise, and concealment of lost frames."""
 
 from __future__ import annotations
 

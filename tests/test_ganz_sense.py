@@ -1,4 +1,4 @@
-"""Compressive sensing: the measurements, what is recovered from them, and the command."""
+"""Compressive sensing: the measurements, the recovered pictures, and the command."""
 
 from __future__ import annotations
 

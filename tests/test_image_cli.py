@@ -1,4 +1,4 @@
-"""`sotto image` as a user meets it: every odd picture works, or is one clear line; no other way."""
+"""`sotto image` as users see it: every odd picture works or gives a clear one-line error."""
 
 from __future__ import annotations
 

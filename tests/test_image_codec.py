@@ -1,4 +1,4 @@
-"""The image codec as a whole: any picture in, no more bytes than asked, damage kept local."""
+"""The image codec as a whole: any picture is accepted, size limits hold, damage stays local."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated bad network, and the queue that events wait in."""
+"""The simulated bad network, and its event queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled kernels where there is no place to keep their compiled form."""
+"""Compiled kernels without a writable cache folder."""
 
 from __future__ import annotations
 

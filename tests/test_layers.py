@@ -1,4 +1,4 @@
-"""Which part may import which: the structure of the tree, held by its own imports."""
+"""Which part may import which: the layers of the source tree, checked by its imports."""
 
 from __future__ import annotations
 

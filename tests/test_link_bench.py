@@ -1,4 +1,4 @@
-"""The benchmark of the link measures what it says: on sounds, files and ports that are known."""
+"""The link benchmark measures what it claims to, on known sounds, files and ports."""
 
 from __future__ import annotations
 

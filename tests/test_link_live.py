@@ -1,6 +1,6 @@
 """Calls between two real processes, each with its own sound card and, as root, its own host.
 
-One call serves most of the tests: starting two processes is what takes the time here.
+Most tests share one call, because starting two processes takes most of the time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a call in a terminal does around the call itself, which is a fake one here."""
+"""What the terminal front end does around a call, which is faked here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live encoder: one good packet per frame, whatever the chunks, the clock and the input."""
+"""The live encoder: one valid packet per frame, whatever the chunks, the clock and the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of a call, which nobody waits for."""
+"""The log of a call, which never blocks its callers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Lyra's runner against stand-ins that take the flags of the real programs and no others.
+"""Lyra's runner against stand-ins that accept only the flags of the real programs.
 
-The real ones are in no package; flags, file names, the dropped remainder and the folder of weights
+The real programs are not packaged; flags, file names, the dropped remainder and the weights folder
 are those of `lyra/cli_example` in the project's sources (version 1.3).
 """
 

@@ -1,5 +1,5 @@
-"""A model folder appears whole or not at all, takes the place of nothing but a model, and is loaded
-or refused in one line."""
+"""Model folders: written completely or not at all, replacing only other models, and loaded or else
+refused with one line."""
 
 from __future__ import annotations
 

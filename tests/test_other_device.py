@@ -1,4 +1,4 @@
-"""Everything that `--device` reaches, on a device that is not the CPU (`tests.elsewhere`)."""
+"""Everything that `--device` affects, on a device that is not the CPU (`tests.elsewhere`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packet format: pinned bytes, round trips, and the rejection of everything else."""
+"""The packet format: golden bytes, round trips, and the rejection of everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `paper` preset with its shipped weights, its model folder, and a training in small."""
+"""The `paper` preset: its shipped weights, its model folder, and a small training."""
 
 from __future__ import annotations
 

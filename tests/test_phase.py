@@ -1,4 +1,4 @@
-"""Phase reconstruction and synthesis: exact with the true phase, seamless, causal, silent."""
+"""Phase reconstruction and synthesis: exact given the true phase, seamless, causal, silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy in front of a socket without keys: what passes, and what it may cost."""
+"""The proxy in front of a socket without keys: what it forwards, and what it may cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RDOQ: what steps of single indices promise, what they keep to, and what they find."""
+"""RDOQ: estimates for single-index steps, their constraints, and the results."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The README is right: its commands and its Python examples run as they stand.
+"""The README is correct: its commands and Python examples run as written.
 
-Code blocks are told apart by their info string. ```` ```sh ```` blocks run, in order and in one
-folder that holds the shipped clips; ```` ```python ```` blocks run there too, each in an
-interpreter of its own. ```` ```sh no-test ```` is for what needs data, hours, a network or a
-sound card: those lines are checked word by word against `--help` and `make -n`.
+Code blocks are distinguished by their info string. ```` ```sh ```` blocks run in order, in one
+folder that holds the shipped clips; ```` ```python ```` blocks run there too, each in its own
+interpreter. ```` ```sh no-test ```` is for commands that need data, hours, a network or a sound
+card: those lines are checked word by word against `--help` and `make -n`.
 """
 
 from __future__ import annotations

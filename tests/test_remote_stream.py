@@ -1,4 +1,4 @@
-"""A remote stream: what is heard of it, when, and what its snapshot says."""
+"""A remote stream: what is played, when, and what its snapshot reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laboratory: virtual cards wired as they should be, and two hosts with a cable."""
+"""The test rig: correctly wired virtual sound cards, and two hosts joined by a cable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sample ring against the plainest model there is: a deque."""
+"""The sample ring against the simplest model of it: a deque."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Eight parties over loopback TCP, each hearing the mix of the others: no codec, but all the rest.
+"""Eight parties over loopback TCP, each hearing the mix of the others: everything but the codec.
 
-A packet says how high its speaker's tone is; whoever decodes it plays that tone for a while.
+A packet holds the pitch of its speaker's tone; decoding it plays that tone for a while.
 """
 
 from __future__ import annotations

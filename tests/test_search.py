@@ -1,4 +1,4 @@
-"""The latent search: it lowers the true cost, is anytime, and keeps its promises about bits."""
+"""The latent search: it lowers the true cost, can stop at any time, and meets its bit limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The systemd unit: its command line is one, and what is written has a place."""
+"""The systemd unit: its command line is valid, and it may write where it needs to."""
 
 from __future__ import annotations
 

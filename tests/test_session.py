@@ -1,4 +1,4 @@
-"""One connection in talk, without sockets and with a clock set by hand."""
+"""The session of one connection, without sockets and with a manual clock."""
 
 from __future__ import annotations
 

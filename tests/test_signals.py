@@ -1,4 +1,4 @@
-"""Signals that end a program: once, not when ignored, and not in the middle of what must end."""
+"""Signals that end a program: once, unless ignored, and never within a protected section."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Device slots: devices changed during a call, and sound cards that come and go.
+"""Device slots: devices changed during a call, and sound cards that are plugged in or removed.
 
-The sound system is a fake with PortAudio's rules: it knows the cards of its last initialisation,
-which must not happen while a stream is open.
+The sound system is a fake with PortAudio's rules: it lists the cards found at its last
+initialisation, which must not happen while a stream is open.
 """
 
 from __future__ import annotations

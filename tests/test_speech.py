@@ -1,4 +1,4 @@
-"""The speech codec with its shipped weights: rates held, streams equal, damage survived."""
+"""The speech codec with its shipped weights: it holds rates, streams exactly, survives damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The static coders: exact round trips, sizes near the table's ideal, refusal of other bytes."""
+"""The static coders: exact round trips, sizes near the ideal, and refusal of other bytes."""
 
 from __future__ import annotations
 

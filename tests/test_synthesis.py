@@ -1,4 +1,4 @@
-"""Columns to samples: the texture of noise, and that streaming agrees with doing it at once."""
+"""Columns to samples: the texture of noise, and streaming that equals offline synthesis."""
 
 from __future__ import annotations
 

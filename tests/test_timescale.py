@@ -1,4 +1,4 @@
-"""Inserting and removing columns: lengths, order, and places of least cost."""
+"""Inserting and removing columns: lengths, order, and positions of least cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trade-off of latent size against levels: the restriction holds, the rates are right."""
+"""The trade-off of latent size against levels: the restriction holds, the rates are correct."""
 
 from __future__ import annotations
 

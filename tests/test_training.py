@@ -1,4 +1,4 @@
-"""Training end to end on synthetic frames, tiny networks: it learns, resumes, exports, codes."""
+"""Training end to end on synthetic frames with tiny networks: learns, resumes, exports, codes."""
 
 from __future__ import annotations
 

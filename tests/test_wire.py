@@ -1,4 +1,4 @@
-"""The link's messages: pinned bytes, round trips, and the rejection of everything else."""
+"""The link's messages: golden bytes, round trips, and the rejection of everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small GANZ model: the start of its training, without any."""
+"""A small GANZ model at the start of its training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waveforms from magnitudes, all at once."""
+"""Waveforms from magnitudes, computed offline."""
 
 from __future__ import annotations
 
