@@ -334,7 +334,7 @@ class TileForm:
         return torch.from_numpy(values)[None].to(self.device)
 
     def expected_size(self, numbers: int, coded: bool, chosen: bool) -> int:
-        """Expected bytes of a payload with so many numbers; an upper bound for floats."""
+        """Expected bytes of a payload with `numbers` numbers; an upper bound for floats."""
         if not coded:
             return COUNT.size + NUMBER * numbers + (COUNT.size if chosen else 0)
         size, kept = COUNT.size + _SCALE.size, float(numbers)

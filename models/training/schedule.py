@@ -142,16 +142,16 @@ class SpeechTraining:
 
     def features(self, minutes: float | None) -> float | None:
         """Train and export the feature network; its phone error rate, or None if stopped."""
-        schedule, told = self.schedule, 0.0
+        schedule, shared = self.schedule, 0.0
         # Small enough for one process; the others wait.
         if self.team.leads:
             settings = replace(schedule.features, minutes=minutes, steps=schedule.steps)
             rate = train_features(
                 self.shards, schedule.work / "features", self.team.device, settings, self.run
             )
-            told = -1.0 if rate is None else rate
-        told = float(self.team.sum(torch.tensor([told], device=self.team.device)))
-        return told if told >= 0 else None
+            shared = -1.0 if rate is None else rate
+        shared = float(self.team.sum(torch.tensor([shared], device=self.team.device)))
+        return shared if shared >= 0 else None
 
     def stage(self, name: StageName, minutes: float | None) -> bool:
         """Train stage one or two; False if stopped early."""
@@ -166,8 +166,8 @@ class SpeechTraining:
             model = self._start(settings.seed)
         else:
             model = trained_model(schedule.work, "centres")
-            # At the prices that stage one found: searched latents take fewer bits, so a price that
-            # follows them would drift away from the one that the encoder was trained at.
+            # At the prices that stage one found: a search takes fewer bits at a high price, so a
+            # price adjusted to its bits would drift away from the one the encoder was trained at.
             settings = replace(
                 settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=None
             )
