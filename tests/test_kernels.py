@@ -22,12 +22,9 @@ def test_kernels_run_where_no_cache_can_be_written(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
     nowhere = tmp_path / "codec" / "__pycache__" / "home"
     environment |= {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere)}
+    # Two that are compiled when called, and some that are when imported.
     code = (
-        "from codec.signal.analysis import mel_filters\n"
-        "assert mel_filters().shape == (128, 513)\n"
-        "import numpy as np, codec.entropy.speech_context, codec.entropy.image_context\n"
-        "import models.inference.kernels_bf16\n"
-        "from codec.signal.phase_kernels import integrate\n"
+        "import numpy as np, codec.signal.phase_kernels\n"
         "from codec.entropy.range_coder import decode_flags, encode_flags\n"
         "coded = encode_flags(np.array([1, 0, 1], np.uint8))\n"
         "print(codec.__file__, decode_flags(coded, 3).tolist())\n"
