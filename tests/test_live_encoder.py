@@ -111,8 +111,8 @@ def test_packets_decode_to_the_speech(codec: SpeechCodec, clip: FloatArray) -> N
 def test_search_while_filling_lowers_the_cost(codec: SpeechCodec, clip_paths: list[Path]) -> None:
     """Most of the steps are taken before the frame ends, and they are worth it even alone."""
     costs = np.zeros(3)
-    for path in clip_paths:
-        samples = soundfile.read(path, frames=3 * FRAME + LOOK_AHEAD, dtype="float32")[0]
+    for path in clip_paths[-2:]:  # speech from the first frame on
+        samples = soundfile.read(path, frames=2 * FRAME + LOOK_AHEAD, dtype="float32")[0]
         hurried = run(LiveEncoder(codec, tail=0.0), samples, refine=False)
         assert all(frame.steps == 0 and frame.cost == frame.start_cost for frame in hurried)
         early = run(LiveEncoder(codec, tail=0.0, clock=Clock(0.0)), samples)
@@ -120,8 +120,8 @@ def test_search_while_filling_lowers_the_cost(codec: SpeechCodec, clip_paths: li
         whole = run(LiveEncoder(codec, clock=Clock(0.0)), samples)  # all steps left at the end, too
         assert all(frame.steps == 60 and frame.cost <= frame.start_cost for frame in whole)
         costs += [sum(frame.cost for frame in frames) for frames in (hurried, early, whole)]
-    assert costs[1] < 0.97 * costs[0]
-    assert costs[2] < 0.95 * costs[0]
+    assert costs[1] < 0.96 * costs[0]
+    assert costs[2] < 0.92 * costs[0]
 
 
 @pytest.mark.parametrize("chunk", [97, 5_000, 3 * FRAME])
