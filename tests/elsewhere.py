@@ -8,7 +8,7 @@ and speed of a real GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("meta")
 _aten = torch.ops.aten
@@ -84,8 +83,27 @@ class _Dispatch(TorchDispatchMode):
         return _run(func, args, dict(kwargs or {}))
 
 
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with every leaf of its lists, tuples and dictionaries changed.
+
+    torch.utils._pytree does the same for more kinds of containers, and takes half the time of a
+    training on this device for it.
+    """
+    if type(value) in (tuple, list):
+        return type(value)([_each(item, change) for item in value])
+    if type(value) is dict:
+        return {key: _each(item, change) for key, item in value.items()}
+    return change(value)
+
+
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = [v for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor)]
+    tensors: list[Tensor] = []
+
+    def note(value: Any) -> None:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+
+    _each((args, kwargs), note)
     own = [t for t in tensors if isinstance(t, Elsewhere)]
     if own and func not in _BETWEEN:
         foreign = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim()]
@@ -110,10 +128,10 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         known = wrappers.get(id(value))
         return Elsewhere(value) if known is None else known
 
-    found = func(*tree_map(inner, args), **tree_map(inner, kwargs))
+    found = func(*_each(args, inner), **_each(kwargs, inner))
     if func is _aten.copy_.default:
         return args[0]
-    return tree_map(outer, found) if there else found
+    return _each(found, outer) if there else found
 
 
 @contextmanager
