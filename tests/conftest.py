@@ -55,6 +55,12 @@ def clip(clip_path: Path) -> NDArray[np.float32]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings draw no curves, which takes longer than a few steps of a tiny network."""
+    monkeypatch.setattr("models.training.log.draw", lambda *panels, **options: None)
+
+
+@pytest.fixture
 def ends() -> Iterator[Callable[[Any], Any]]:
     """start(endpoint) -> Ear, which collects its events; everything is closed at the end."""
     from tests.link_peers import Ear

@@ -90,6 +90,7 @@ def test_training_goes_on_after_a_pause_exports_and_codes(pictures: Path, tmp_pa
     assert psnr(decoded, np.asarray(picture)) > 18.0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_more_steps_lower_the_distance(pictures: Path, tmp_path: Path) -> None:
     photographs = Photographs(pictures, crop=64)
     x = photographs.batch(8, np.random.default_rng(5))

@@ -36,6 +36,7 @@ from tests.tiny_ganz_model import tiny_task
 from tests.tiny_image_model import photograph, write_photographs
 from tests.tiny_training import pack, training
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 _COPIED = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 CLIP = Path(__file__).parent / "clips" / "librispeech-672.flac"
 

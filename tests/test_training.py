@@ -72,6 +72,7 @@ def test_curves_of_an_empty_log_are_none(tmp_path: Path):
     assert not (tmp_path / "curves.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_a_resumed_stage_equals_an_uninterrupted_one(packed, trained, tmp_path, name):
     """Same losses to 1e-6: every draw depends on the step alone, all state is in the checkpoint."""
