@@ -23,9 +23,9 @@ demo: $(VENV)/.ready-bench ## set up, put a clip of speech through the codec, sa
 	@echo "more:      $(BIN)/sotto --help"
 
 # A process for each core with one thread each: threads of several processes would only get in each
-# other's way.
+# other's way. The files begin in the order of tests/conftest.py, not by their number of tests.
 test: $(VENV)/.ready-dev ## set up and run the tests (ARGS="-m slow" for the slow ones)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.ready-dev ## check style and types
 	$(BIN)/ruff check .

@@ -27,12 +27,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-# Files that take minutes begin first, so that no process is left alone with one at the end.
-LONGEST = ("test_readme.py", "test_live_encoder.py", "test_link_live.py")
+# Files that take longest begin first, the longest of all at the very start, so that no process is
+# left alone with one at the end.
+LONGEST = (
+    "test_readme.py", "test_link_live.py", "test_evaluation.py", "test_training.py",
+    "test_other_device.py", "test_live_encoder.py", "test_app.py", "test_call.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
