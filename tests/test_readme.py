@@ -1,7 +1,7 @@
 """The README is correct: its commands and Python examples run as written.
 
 Code blocks are distinguished by their info string. ```` ```sh ```` blocks run in order, in one
-folder that holds the shipped clips; ```` ```python ```` blocks run there too, each in its own
+folder that holds the shipped clips and pictures; ```` ```python ```` blocks run there too, each in its own
 interpreter. ```` ```sh no-test ```` is for commands that need data, hours, a network or a sound
 card: those lines are checked word by word against `--help` and `make -n`.
 """
@@ -138,7 +138,8 @@ def run(command: list[str], folder: Path, variables: dict[str, str], what: str) 
 def checkout(tmp_path: Path) -> Path:
     """A folder that looks like the checkout to the README's examples."""
     folder = tmp_path / "checkout"
-    shutil.copytree(ROOT / "tests" / "clips", folder / "tests" / "clips")
+    for name in ("clips", "images"):
+        shutil.copytree(ROOT / "tests" / name, folder / "tests" / name)
     return folder
 
 
