@@ -248,7 +248,8 @@ def test_any_size_will_do(name: str) -> None:
 def test_the_theme_is_in_force() -> None:
     async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
         for selector in ("#own", "#log"):
-            widget = app.query_one(selector, Painted)
+            widget = app.query_one(selector)
+            assert isinstance(widget, Painted)
             assert widget.look("title").color == Color.parse("#6fb7b0")
             assert widget.look("title").bgcolor == Color.parse("#101519")
 

@@ -1,9 +1,9 @@
 """The README is correct: its commands and Python examples run as written.
 
 Code blocks are distinguished by their info string. ```` ```sh ```` blocks run in order, in one
-folder that holds the shipped clips and pictures; ```` ```python ```` blocks run there too, each in its own
-interpreter. ```` ```sh no-test ```` is for commands that need data, hours, a network or a sound
-card: those lines are checked word by word against `--help` and `make -n`.
+folder that holds the shipped clips and pictures; ```` ```python ```` blocks run there too, each in
+its own interpreter. ```` ```sh no-test ```` is for commands that need data, hours, a network or a
+sound card: those lines are checked word by word against `--help` and `make -n`.
 """
 
 from __future__ import annotations
