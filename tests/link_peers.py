@@ -37,6 +37,12 @@ class Ear:
     def __init__(self, endpoint):
         self.endpoint = endpoint
         self.heard = []
+        self.steps = 0  # spoken so far
+
+    def say(self, packet, captured, capture=None):
+        """Send a packet of one step."""
+        self.steps += 1
+        return self.endpoint.send(packet, self.steps - 1, captured, capture)
 
     def until(self, wanted, timeout=WAIT):
         """The first event, past or to come, for which `wanted(event)` holds."""
@@ -103,18 +109,25 @@ class FakeCaller:
         self.dealer = dealer
         self.hello = wire.encode(wire.Hello(MODEL, "2k", "fake", False, nonce, attempt))
         dealer.send(self.hello)
-        self.session, self.welcome = self.next(wire.Welcome)
+        self.session, welcome = wire.decode(self.receive())
+        assert isinstance(welcome, wire.Welcome)
+        self.welcome = welcome
+        self.talk = wire.Talk(self.session)
+
+    def receive(self):
+        assert self.dealer.poll(int(1000 * WAIT))
+        return self.dealer.recv()
 
     def next(self, kind):
         while True:
-            assert self.dealer.poll(int(1000 * WAIT))
-            session, message = wire.decode(self.dealer.recv())
+            message = self.talk.decode(self.receive())
             if isinstance(message, kind):
-                return session, message
+                return message
 
     def say(self, message, session=None):
-        self.dealer.send(wire.encode(message, self.session if session is None else session))
+        talk = self.talk if session is None else wire.Talk(session)
+        self.dealer.send(talk.encode(message))
 
-    def audio(self, sequence, captured=0, **how):
-        packet = b"packet %d" % sequence
-        self.say(wire.Audio(self.welcome.party, sequence, captured, packet), **how)
+    def audio(self, number, transmit=0, age=wire.NO_AGE, packet=None, **how):
+        packet = b"packet %d" % number if packet is None else packet
+        self.say(wire.Audio(self.welcome.party, number, transmit, packet, age), **how)

@@ -18,7 +18,7 @@ from stream.link.events import (
     StateChanged,
 )
 from stream.link.listener import Listener
-from stream.link.session import STALE
+from stream.link.session import STALE, WINDOW
 from tests.link_peers import (
     GUEST,
     HOST,
@@ -50,13 +50,14 @@ def test_replays_are_rejected_and_reordering_is_not(ends):
             lambda: dealer.send(b"garbage"),
             lambda: dealer.send(fake.hello),
             lambda: fake.say(wire.Delay(1, 5)),
+            lambda: fake.say(wire.KeyWanted(1)),  # of its own voice
         ):
             spoil()
             rejected += 1
-        fake.audio(200)
-        fake.audio(100)  # far behind: too old to tell
-        fake.audio(201)
-        host.audio(b"packet 201")
+        fake.audio(300)
+        fake.audio(300 - WINDOW)  # far behind: too old to tell
+        fake.audio(301)
+        host.audio(b"packet 301")
         assert len(audio_of(host)) == 2
         assert host.endpoint.rejected(1) == rejected + 1
         assert host.endpoint.rejected(2) == 0
@@ -67,15 +68,17 @@ def test_audio_of_long_ago_is_rejected(ends):
     host = ends(Listener("127.0.0.1:0", HOST, OPEN))
     with raw_dealer(host.endpoint.port) as dealer:
         fake = FakeCaller(dealer)
-        now = 10**9
-        _, beat = fake.next(wire.Heartbeat)
-        fake.say(wire.Heartbeat(now, beat.transmit, now))
-        fake.audio(1, captured=now - 60 * 10**6)
-        fake.audio(2, captured=now + 60 * 10**6)
-        fake.audio(3, captured=now - 10**6)
+        now = wire.stamp_steps(100.0)
+        beat = fake.next(wire.Heartbeat)
+        fake.say(wire.Heartbeat(now, wire.Echo(beat.transmit, 0)))
+        fake.audio(1, now, wire.age_steps(15.5))
+        fake.audio(2, now - wire.stamp_steps(60.0), 0)
+        fake.audio(4, now + wire.stamp_steps(60.0), 0)
+        fake.say(wire.Heartbeat(now))
+        fake.audio(3, now, wire.age_steps(1.0))
         assert host.audio(b"packet 3").captured is not None
         assert len(audio_of(host)) == 1
-        assert host.endpoint.rejected(1) == 2
+        assert host.endpoint.rejected(1) == 3
 
 
 def test_a_recorded_hello_does_not_take_over_a_call(ends):
@@ -150,7 +153,7 @@ def test_a_flood_from_unknown_peers_disturbs_nobody(ends):
     host.state(CallState.TALKING)
     stop = threading.Event()
     forged = [
-        wire.encode(wire.Audio(1, 10**6, 0, b"forged"), 77),
+        wire.Talk(77).encode(wire.Audio(1, 10**4, 0, b"forged")),
         os.urandom(200),
         b"",
         wire.encode(wire.Hello(MODEL, "2k", "", False, bytes(8), 1))[:-1],
@@ -166,7 +169,7 @@ def test_a_flood_from_unknown_peers_disturbs_nobody(ends):
         for k in range(20):
             with contextlib.suppress(OSError):
                 tcp.send(os.urandom(500))
-            guest.endpoint.send(b"speech %d" % k, time.monotonic())
+            guest.say(b"speech %d" % k, time.monotonic())
             time.sleep(0.1)
         host.audio(b"speech 19")
         stop.set()
@@ -175,5 +178,5 @@ def test_a_flood_from_unknown_peers_disturbs_nobody(ends):
     arrived = audio_of(host)
     assert [event.packet for event in arrived] == [b"speech %d" % k for k in range(20)]
     assert max(event.arrived - event.captured for event in arrived) < STALE
-    assert not any(isinstance(e, StateChanged) for e in host.heard[3:])
+    assert not any(isinstance(e, StateChanged) for e in host.heard[4:])
     assert host.endpoint.link().strangers > 100

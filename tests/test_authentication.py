@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from codec.errors import SottoError
-from codec.packet import MAX_PACKET
 from stream.link import keys, wire
 from stream.link.authentication import RateLimit, Security
 from stream.link.caller import Caller
@@ -57,7 +56,7 @@ def test_a_secured_call(ends, people):
     guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
     assert guest.joined().fingerprint == host_side.keys.fingerprint
     assert host.joined().fingerprint == guest_side.keys.fingerprint
-    assert host.endpoint.send(b"secret", time.monotonic())
+    assert host.say(b"secret", time.monotonic())
     guest.audio(b"secret")
     assert guest.endpoint.link().secured
     assert guest.endpoint.link().own_fingerprint == guest_side.keys.fingerprint
@@ -73,11 +72,11 @@ def test_the_longest_packet_goes_both_ways(ends, people, secured):
         guest_side.known.add("127.0.0.1", host_side.keys.public)
     host = ends(Listener("127.0.0.1:0", HOST, host_side))
     guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
-    packet = bytes(range(256)) * 4 + b"longest!"
-    assert len(packet) == MAX_PACKET
+    packet = bytes(range(256)) * 4 + b"\2\0"
+    assert len(packet) == wire.MAX_PACKET
     for one, other in ((host, guest), (guest, host)):
         one.state(CallState.TALKING)
-        assert one.endpoint.send(packet, time.monotonic())
+        assert one.say(packet, time.monotonic())
         other.audio(packet)
 
 

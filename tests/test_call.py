@@ -56,11 +56,11 @@ class Wire:
         if self.peer:
             self.give(Joined(1, f"not {self.name}", "2k", "aaaa-bbbb"))
 
-    def send(self, packet: bytes, captured: float, capture: float | None) -> bool:
+    def send(self, packet: bytes, step: int, captured: float, capture: float | None) -> bool:
         assert self.other is not None
         if self.other.closed is not None:
             return False
-        self.other.give(AudioArrived(1, packet, captured, time.monotonic(), capture))
+        self.other.give(AudioArrived(1, step & 0xFFFF, packet, captured, time.monotonic(), capture))
         return True
 
     def give(self, *events: Event) -> None:
@@ -324,7 +324,7 @@ class Dictated(Source):
 def test_the_next_caller_hears_nothing_of_what_was_said_to_the_last_one(codec):
     packets: list[bytes] = []
 
-    def send(packet: bytes, captured: float, capture: float | None) -> bool:
+    def send(packet: bytes, step: int, captured: float, capture: float | None) -> bool:
         packets.append(packet)
         return True
 

@@ -41,7 +41,7 @@ def test_a_call(ends):
     """Handshake, both voices, capture times in each other's clocks, goodbye."""
     host = ends(Listener("127.0.0.1:0", HOST, OPEN, clock=lambda: time.monotonic() + 5000.0))
     host.state(CallState.WAITING)
-    assert not host.endpoint.send(b"nobody", 0.0)
+    assert not host.say(b"nobody", 0.0)
     guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, OPEN))
     guest.state(CallState.TALKING)
     host.state(CallState.TALKING)
@@ -49,8 +49,8 @@ def test_a_call(ends):
     assert host.joined() == Joined(1, "Bob", "1k2", "")
     measured(host.endpoint, guest.endpoint)
     now = time.monotonic()
-    assert guest.endpoint.send(b"from the guest", now - 0.5)
-    assert host.endpoint.send(b"from the host", now + 5000.0 - 0.25)
+    assert guest.say(b"from the guest", now - 0.5)
+    assert host.say(b"from the host", now + 5000.0 - 0.25)
     heard = host.audio(b"from the guest")
     assert abs(heard.captured - (now + 5000.0 - 0.5)) < 0.2
     assert heard.captured < heard.arrived
@@ -82,7 +82,7 @@ def test_clocks_may_be_negative(ends):
     guest.state(CallState.TALKING)
     measured(host.endpoint, guest.endpoint)
     captured = clock() - 0.5
-    assert guest.endpoint.send(b"packet", captured)
+    assert guest.say(b"packet", captured)
     assert host.audio(b"packet").captured == pytest.approx(captured, abs=0.2)
 
 
@@ -109,7 +109,7 @@ def test_an_error_of_our_own_is_reported_on_both_sides(ends, faulty, fault):
     assert reason.startswith("internal error: ")
     assert fault != "raises" or reason == "internal error: RuntimeError: the clock has stopped"
     assert theirs.until(lambda e: isinstance(e, Left)).reason == reason
-    assert not ours.endpoint.send(b"packet", 0.0)
+    assert not ours.say(b"packet", 0.0)
 
 
 def test_refusals_have_reasons(ends):
@@ -121,7 +121,7 @@ def test_refusals_have_reasons(ends):
     before = set(threading.enumerate())
     third = ends(Caller("localhost", port, GUEST, OPEN))
     assert third.state(CallState.REFUSED).reason == "the listener is in another call"
-    assert not third.endpoint.send(b"x", 0.0)
+    assert not third.say(b"x", 0.0)
     await_that(lambda: set(threading.enumerate()) <= before)  # its thread has ended
 
 
@@ -251,8 +251,8 @@ def test_a_room(ends):
     assert "the room is full" in late.state(CallState.REFUSED).reason
     await_that(lambda: None not in (hub.endpoint.one_way(1), hub.endpoint.one_way(2)))
     now = time.monotonic()
-    one.endpoint.send(b"one", now - 0.1)
-    hub.endpoint.send(b"hub", now - 0.2 + offset)
+    one.say(b"one", now - 0.1)
+    hub.say(b"hub", now - 0.2 + offset)
     heard = two.audio(b"one")
     assert heard.party == 1
     assert abs(heard.captured - (now - 0.1 + 2.0 * offset)) < 0.3

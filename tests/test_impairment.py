@@ -23,7 +23,7 @@ class Clock:
 
 def impaired(text, count=400):
     clock = Clock()
-    arriving = [AudioArrived(0, b"%d" % k, float(k), float(k)) for k in range(count)]
+    arriving = [AudioArrived(0, k, b"%d" % k, float(k), float(k)) for k in range(count)]
     channel = ImpairedQueue(parse_impairment(text), clock)
     for event in arriving:
         channel.put(event)
@@ -77,7 +77,7 @@ def test_impairments_that_make_no_sense(text):
 def test_the_event_queue_is_bounded_and_keeps_what_matters():
     queue = EventQueue()
     for k in range(5000):
-        queue.put(AudioArrived(0, b"", None, float(k)))
+        queue.put(AudioArrived(0, k, b"", None, float(k)))
     queue.put(Left(0, "bye"))
     events = queue.take(0.0)
     assert len(events) < 1000

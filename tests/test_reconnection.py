@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import zmq
 
-from codec.packet import MAX_PACKET
 from stream.bench.rig import hosts
 from stream.bench.rig.hosts import TwoHosts
 from stream.link import wire
@@ -125,9 +124,9 @@ def test_talking_again_soon_after_the_network_is_back(relayed):
     for ear in (host, guest):
         ear.forget()
     relay.stalled = True
-    guest.endpoint.send(b"stalled", time.monotonic())
+    guest.say(b"stalled", time.monotonic())
     guest.state(CallState.RECONNECTING)
-    assert not guest.endpoint.send(b"nobody hears us", time.monotonic())
+    assert not guest.say(b"nobody hears us", time.monotonic())
     host.state(CallState.RECONNECTING)
     for ear in (host, guest):
         ear.forget()
@@ -138,7 +137,7 @@ def test_talking_again_soon_after_the_network_is_back(relayed):
     host.state(CallState.TALKING)
     assert seconds < 3.0
     assert host.joined().party == 1
-    assert guest.endpoint.send(b"here again", time.monotonic())
+    assert guest.say(b"here again", time.monotonic())
     host.audio(b"here again")
     assert guest.endpoint.link().reconnections == 1
     assert not any(isinstance(event, Left) for event in host.heard + guest.heard)
@@ -219,7 +218,7 @@ def test_nothing_grows_when_nobody_listens(relayed):
 
     def dropped():
         nonlocal taken
-        taken += guest.endpoint.send(bytes(MAX_PACKET), time.monotonic())
+        taken += guest.say(bytes(wire.MAX_PACKET), time.monotonic())
         return guest.endpoint.link().dropped
 
     await_that(dropped)

@@ -131,6 +131,7 @@ class Side:
         self.endpoint, self.tone = endpoint, tone
         self.ear, self.journal = Ear(), Journal()
         self.present: dict[int, str] = {}
+        self.steps = 0  # spoken so far
         self.states: list[StateChanged] = []
         slot = Hotplug(Silence(), self.ear, SoundSystem(), self.journal).output
         self.receiver = Receiver(
@@ -181,7 +182,9 @@ class Side:
             if now >= due:
                 due = max(due + SPAN, now)
                 # Packets of a voice must differ.
-                self.endpoint.send(b"%d " % self.tone + b" " * (int(now / SPAN) % 3), now)
+                packet = b"%d " % self.tone + b" " * (int(now / SPAN) % 3)
+                self.endpoint.send(packet, self.steps, now)
+                self.steps += 4
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:

@@ -31,6 +31,7 @@ _PATIENCE = 0.02  # seconds to wait for samples when there is nothing to search
 _GATHER = 0.04  # seconds of samples to gather when nothing is searched: small bites cost more
 _LOOK_AHEAD = (WINDOW - HOP) // 2  # samples beyond a frame's end that its last column sees
 DEFAULT_TAIL = 0.06  # seconds of search after a frame's last sample
+_FRAME_STEPS = 16  # latent steps in a frame
 _BACKLOG = 0.5  # seconds of samples waiting, beyond the source's own latency, that mean overload
 _NICENESS = 5  # the search yields to sound, network and screen
 
@@ -49,7 +50,7 @@ class Sender:
         self,
         codec: SpeechCodec,
         slot: DeviceSlot[Source],
-        send: Callable[[bytes, float, float | None], bool],
+        send: Callable[[bytes, int, float, float | None], bool],
         journal: Journal,
         *,
         push_to_talk: bool = False,
@@ -212,7 +213,8 @@ class Sender:
         self._rate.push(len(frame.packet))
         if frame.active:
             self._search_seconds.append(time.monotonic() - captured)
-        if not self._send(frame.packet, captured, median(self._capture_seconds)):
+        step = (self._frames - 1) * _FRAME_STEPS
+        if not self._send(frame.packet, step, captured, median(self._capture_seconds)):
             self._unsent += 1
 
     def _go_silent(self) -> None:

@@ -18,6 +18,7 @@ from stream.link.endpoint import FAREWELL_MS, Endpoint, Socket, arrived, monitor
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
 from stream.link.session import Participant, Session
+from stream.link.traffic import envelope
 
 GIVE_UP = 30.0
 _PARTY_NUMBERS = 16  # of one listener; another one that answers in its place gets the next ones
@@ -111,7 +112,7 @@ class Caller(Endpoint):
             if len(frames) != 1:
                 self._reject(self._base + wire.HUB)
             elif self._session is None:
-                self._answered(socket, frames[0].bytes, now)
+                self._answered(socket, frames[0], now)
             else:
                 self._hear(self._base + wire.HUB, self._session, frames[0].bytes, now)
             if self._socket is not socket or self._over():
@@ -301,8 +302,9 @@ class Caller(Endpoint):
 
     # --- the handshake ------------------------------------------------------------------------
 
-    def _answered(self, socket: Socket, data: bytes, now: float) -> None:
+    def _answered(self, socket: Socket, frame: zmq.Frame, now: float) -> None:
         """The first message of a connection: WELCOME or REFUSE."""
+        data = frame.bytes
         try:
             session, message = wire.decode(data)
         except WrongVersion as error:
@@ -321,13 +323,13 @@ class Caller(Endpoint):
             why = f"the listener's model is {message.model_id}, ours {self._offer.model_id}"
             self._refused(why)
         else:
-            self._received_bytes += self._envelope(len(data))
+            self._received_bytes += envelope(len(data), self._security.secured)
             socket.linger = FAREWELL_MS
-            self._welcomed(session, message, now)
+            self._welcomed(self._new_session(session, self._transmit, frame, now), message, now)
 
-    def _welcomed(self, number: int, welcome: wire.Welcome, now: float) -> None:
+    def _welcomed(self, session: Session, welcome: wire.Welcome, now: float) -> None:
         again = self._state is CallState.RECONNECTING
-        self._session = session = Session(number, self._link_clock, self._transmit, now)
+        self._session = session
         self._party = welcome.party
         self._handshake_growth = 1.0
         self._failures.clear()
@@ -353,7 +355,8 @@ class Caller(Endpoint):
         for party in gone:
             self._events.put(Left(party, "the listener was restarted"))
         if not changed and wire.clipped(welcome.preset) != self._preset:
-            session.say(wire.Preset(self._party, self._preset))  # changed since that HELLO was sent
+            # Changed since that HELLO was sent.
+            session.say(wire.Preset(self._party, self._preset), now)
         self._audible = True
         name = wire.clipped(welcome.name) or str(self._address)
         self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")
@@ -399,6 +402,7 @@ class Caller(Endpoint):
 
     def _remove(self, party: int, why: str) -> None:
         del self._participants[party]
+        self._key_requests.forget(party)
         self._events.put(Left(party, why))
 
     def _sweep(self) -> None:
@@ -441,8 +445,12 @@ class Caller(Endpoint):
             self._socket.send(data, zmq.NOBLOCK)
         except zmq.ZMQError:
             return False
-        self._sent_bytes += self._envelope(len(data))
+        self._sent_bytes += envelope(len(data), self._security.secured)
         return True
+
+    def _request_key(self, party: int) -> None:
+        if self._session is not None:
+            self._session.say(wire.KeyWanted(party - self._base), self._clock())
 
     def _peer(self) -> str:
         return str(self._address)

@@ -1,7 +1,7 @@
 """Estimates of the remote clock: offset, round trip and one-way delay.
 
-Both ends exchange heartbeats with the four times of NTP's on-wire protocol (RFC 5905, section 8):
-t0 we sent, t1 it arrived there, t2 they sent, t3 it arrived here. Then
+Both ends exchange the four times of NTP's on-wire protocol (RFC 5905, section 8): t0 we sent, t1 it
+arrived there, t2 they sent, t3 it arrived here. Then
 
     round trip = (t3 - t0) - (t2 - t1)        offset = ((t1 - t0) + (t2 - t3)) / 2
 
@@ -15,41 +15,40 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-from stream.link.wire import NO_STAMP, STAMP_BITS
+from stream.link.wire import STAMP_BITS, STAMP_STEP
 
 DRIFT = 200e-6  # seconds per second that two clocks may drift apart
 _SAMPLES = 32
 _DELAYS = 9
-_LEAST_ORIGIN = 3600.0
+_BETWEEN_DELAYS = 0.25  # seconds
+_MODULUS = 1 << STAMP_BITS
 _TICKS = 1_000_000
 
 
 class LinkClock:
-    """Our monotonic clock as it travels: 48-bit stamps in microseconds, NO_STAMP excepted.
+    """Our monotonic clock as it travels: 24-bit stamps in steps of 16 microseconds.
 
-    The origin is an hour before `now`, so that stamps tell nothing about the machine's uptime and
-    anything of the last hour has one.
+    It begins at `now`, so that stamps tell nothing about the machine's uptime.
     """
 
     def __init__(self, now: float) -> None:
-        self._origin = now - _LEAST_ORIGIN
+        self._origin = now
 
     def stamp(self, when: float) -> int:
-        """The stamp of a time of our monotonic clock, clamped to what a stamp can say."""
-        ticks = round((when - self._origin) * _TICKS)
-        return min(max(ticks, NO_STAMP + 1), (1 << STAMP_BITS) - 1)
-
-    def time(self, stamp: int) -> float:
-        """The time of our monotonic clock that `stamp`, one of ours, stands for."""
-        return self._origin + stamp / _TICKS
+        """The stamp of a time of our monotonic clock."""
+        return round((when - self._origin) / STAMP_STEP) % _MODULUS
 
 
 class RemoteClock:
-    """Follows one remote clock. Times are seconds; `remote` ones are stamps over 1e6."""
+    """Follows one remote clock. Times are seconds; remote ones count from its first stamp's wrap.
+
+    Stamps wrap, so each is taken for the time nearest to where the remote clock should be by now.
+    """
 
     def __init__(self) -> None:
+        self._reference: tuple[int, float] | None = None  # latest stamp, unwrapped, and its arrival
         self._samples: deque[tuple[float, float, float]] = deque(maxlen=_SAMPLES)
-        self._delays: deque[float] = deque(maxlen=_DELAYS)
+        self._delays: deque[tuple[float, float]] = deque(maxlen=_DELAYS)
 
     def exchange(self, t0: float, t1: float, t2: float, t3: float) -> None:
         """Add one exchange; t0, t3 in our clock, t1, t2 in the remote one.
@@ -57,15 +56,28 @@ class RemoteClock:
         Impossible ones (negative spans, as a confused or lying peer may send) are ignored.
         """
         round_trip = (t3 - t0) - (t2 - t1)
-        if t3 < t0 or t2 < t1 or round_trip < 0.0:
+        inexact = STAMP_STEP + DRIFT * (t2 - t1)
+        if t3 < t0 or t2 < t1 or round_trip < -inexact:
             return
-        self._samples.append((t3, round_trip, ((t1 - t0) + (t2 - t3)) / 2.0))
+        self._samples.append((t3, max(round_trip, 0.0), ((t1 - t0) + (t2 - t3)) / 2.0))
 
-    def heard(self, transmitted: float, arrived: float) -> None:
-        """Add the one-way delay of a message that carries the remote time it was sent at."""
+    def heard(self, stamp: int, arrived: float) -> float:
+        """Follow the stamp that a message was sent with; returns its remote time."""
+        ticks = self._unwrap(stamp, arrived)
+        self._reference = ticks, arrived
+        return ticks * STAMP_STEP
+
+    def remote_time(self, stamp: int, now: float) -> float:
+        """The remote time that `stamp` stands for, if it is of about now."""
+        return self._unwrap(stamp, now) * STAMP_STEP
+
+    def delayed(self, transmitted: float, arrived: float) -> None:
+        """Add the one-way delay of a message sent at a remote time, a few times a second."""
         local = self.to_local(transmitted)
-        if local is not None:
-            self._delays.append(max(arrived - local, 0.0))
+        full = len(self._delays) == _DELAYS
+        if local is None or (full and arrived - self._delays[-1][0] < _BETWEEN_DELAYS):
+            return
+        self._delays.append((arrived, max(arrived - local, 0.0)))
 
     @property
     def round_trip(self) -> float | None:
@@ -88,17 +100,24 @@ class RemoteClock:
     @property
     def one_way(self) -> float | None:
         """The median recent delay from there to here, None until known."""
-        return median(self._delays) if self._delays else None
+        return median(delay for _, delay in self._delays) if self._delays else None
 
     def to_local(self, remote: float) -> float | None:
         """A remote time in our clock, None until the offset is known."""
         offset = self.offset
         return None if offset is None else remote - offset
 
+    def _unwrap(self, stamp: int, now: float) -> int:
+        if self._reference is None:
+            return stamp
+        latest, arrived = self._reference
+        expected = latest + round((now - arrived) / STAMP_STEP)
+        return expected + (stamp - expected + _MODULUS // 2) % _MODULUS - _MODULUS // 2
 
-def seconds(stamp: int) -> float:
-    """A remote stamp in seconds of the remote clock."""
-    return stamp / _TICKS
+
+def seconds(microseconds: int) -> float:
+    """A span of time that came in microseconds."""
+    return microseconds / _TICKS
 
 
 def microseconds(span: float) -> int:

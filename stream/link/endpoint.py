@@ -20,7 +20,6 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from codec.errors import BadInput, SottoError
-from codec.packet import MAX_PACKET
 from stream.link import wire
 from stream.link.authentication import RateLimit, Security
 from stream.link.clock import LinkClock
@@ -30,6 +29,7 @@ from stream.link.events import (
     Event,
     EventQueue,
     Joined,
+    KeyWanted,
     Link,
     Notice,
     Offer,
@@ -38,20 +38,25 @@ from stream.link.events import (
 )
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
-from stream.link.session import Outgoing, Participant, Session
+from stream.link.session import KeyRequests, Outgoing, Participant, Session
+from stream.link.traffic import CURVE_BYTES, Traffic, envelope
 
 Socket = zmq.Socket[bytes]
 
-_OUTGOING = 16  # packets between the encoder and the I/O thread
-_HIGH_WATER = 32  # messages per connection inside libzmq, each way
+_OUTGOING = 32  # packets between the encoder and the I/O thread: 2 s of the shortest
+_HIGH_WATER = 64  # messages per connection inside libzmq, each way
 _KERNEL_BYTES = 16384
 _LONGEST_SLEEP = 0.25
 _HANDSHAKE_MS = 5000
 FAREWELL_MS = 300
-_CURVE_BYTES = 33  # of a MESSAGE command: name 8, nonce 8, authenticator 16, flags 1
 _MONITORED = 256  # events of libzmq's monitor per round
 _LATE = 15.0  # seconds: audio captured longer ago is a replay, or of no use
 _EARLY = 2.0
+KEY_PAUSE = 0.25  # seconds between requests for a key packet to one party
+_KEYS_TAKEN = (
+    2  # requests of a party reported in twice that time: the network may push two together
+)
+_COUNTING = 0.25  # seconds between looks at the kernel's counters
 
 _monitors = itertools.count()
 
@@ -59,13 +64,15 @@ _monitors = itertools.count()
 class Endpoint(ABC):
     """Our end of a connection.
 
-    `start` opens the sockets; from then on they belong to the I/O thread. `send`,
-    `announce_preset`, `link`, `wire_bytes`, `one_way`, `rejected` and `close` may be called from
-    any thread and do not wait for the network; `events` from one consumer.
+    `start` opens the sockets; from then on they belong to the I/O thread. `send`, `ask_for_key`,
+    `announce_preset`, `link`, `wire_bytes`, `ip_bytes`, `one_way`, `rejected` and `close` may be
+    called from any thread and do not wait for the network; `events` from one consumer.
     """
 
     def __init__(self, offer: Offer, security: Security, clock: Callable[[], float]) -> None:
-        wire.encode(wire.Preset(0, offer.preset))  # raises BadInput where it would not fit
+        wire.Talk(None).encode(
+            wire.Preset(0, offer.preset)
+        )  # raises BadInput where it would not fit
         if len(offer.name.encode("utf-8", "replace")) > wire.MAX_NAME:
             raise BadInput(f"the name is longer than {wire.MAX_NAME} bytes")
         self._offer = Offer(offer.model_id, offer.preset, wire.clipped(offer.name), offer.room)
@@ -76,6 +83,9 @@ class Endpoint(ABC):
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
         self._outgoing: deque[Outgoing | wire.Preset] = deque()
+        self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
+        self._key_requests = KeyRequests(KEY_PAUSE)
+        self._key_limits: dict[int, RateLimit] = {}
         self._lock = threading.Lock()
         self._awake, self._wake = socket.socketpair()
         for end in (self._awake, self._wake):
@@ -86,12 +96,13 @@ class Endpoint(ABC):
         self._closing = threading.Event()
         self._farewell = ""
         self._state: CallState | None = None
-        self._sequence = 0
         self._preset = offer.preset
         self._party = wire.HUB  # our own number
         self._notice_limit = RateLimit(10, 10.0)
         # Written by the I/O thread alone, replaced or incremented as a whole, read by anyone.
         self._sent_bytes = self._received_bytes = 0
+        self._ip_bytes = self._ip_bytes_before = (0, 0)  # in all; on connections that are over
+        self._count_at = -math.inf
         self._unknown_peers = self._reconnections = self._dropped = 0
         self._audible = False
         self._participants: dict[int, Participant] = {}
@@ -115,31 +126,45 @@ class Endpoint(ABC):
         self._started = True
         self._thread.start()
 
-    def send(self, packet: bytes, captured: float, capture: float | None = None) -> bool:
-        """Send one codec packet to everybody.
+    def send(self, packet: bytes, step: int, captured: float, capture: float | None = None) -> bool:
+        """Send one session packet to everybody.
 
-        captured: when its last sample was in the air, our monotonic clock; capture: seconds that
-        samples take from the air to the encoder.
+        step: number of its first latent step since the voice began, not negative; captured: when
+        its last sample was in the air, our monotonic clock; capture: seconds that samples take from
+        the air to the encoder.
 
         Never blocks. False if nobody is connected or the line is full: the packet is dropped.
+        Raises BadInput for what can be no packet.
         """
-        if not 0 < len(packet) <= MAX_PACKET:
+        if not 0 < len(packet) <= wire.MAX_PACKET:
             raise BadInput(f"a packet of {len(packet)} bytes is no packet")
+        if step < 0:
+            raise BadInput(f"a packet cannot begin at step {step}")
         if not self._audible or self._closing.is_set():
             return False
+        number = step % (1 << wire.NUMBER_BITS)
+        since, delay = self._clock(), wire.capture_steps(capture)
         with self._lock:
             if len(self._outgoing) >= _OUTGOING:
                 return False
-            number = self._sequence = (self._sequence + 1) % (1 << 32)
-            since, delay = self._clock(), wire.capture_steps(capture)
             self._outgoing.append(Outgoing(wire.HUB, number, captured, bytes(packet), since, delay))
         self._wake_up()
         return True
 
+    def ask_for_key(self, party: int) -> None:
+        """Ask a party for a key packet: something of its voice is lost.
+
+        At once, but no more than every KEY_PAUSE seconds; in between requests are merged into one
+        that goes out then. Unknown parties are ignored.
+        """
+        if party in self._participants:
+            self._keys_asked.append(party)
+            self._wake_up()
+
     def announce_preset(self, preset: str) -> None:
         """Tell the others by which preset our voice is coded from now on."""
         message = wire.Preset(0, preset)
-        wire.encode(message)  # raises BadInput where it would not fit
+        wire.Talk(None).encode(message)  # raises BadInput where it would not fit
         self._outgoing.append(message)
         self._wake_up()
 
@@ -154,6 +179,16 @@ class Endpoint(ABC):
     def wire_bytes(self) -> tuple[int, int]:
         """Bytes (sent, received) on connections in talk: messages with ZeroMQ's envelopes."""
         return self._sent_bytes, self._received_bytes
+
+    def ip_bytes(self) -> tuple[int, int]:
+        """Bytes of IP packets (sent, received) on connections that came into talk.
+
+        On Linux these are the kernel's own counts of each TCP connection, handshakes,
+        retransmissions and acknowledgements included, a quarter of a second old at most. They are
+        estimated (`traffic.Estimate`) on other systems, and by a listener without keys, whose
+        connections end in its proxy.
+        """
+        return self._ip_bytes
 
     def one_way(self, party: int) -> float | None:
         """Measured network delay from a party to us in seconds, None while not known."""
@@ -208,6 +243,10 @@ class Endpoint(ABC):
         """Whom a message of `sender` is about, None if it may not speak for `party`."""
 
     @abstractmethod
+    def _request_key(self, party: int) -> None:
+        """Ask a party we know for a key packet."""
+
+    @abstractmethod
     def _hung_up(self, sender: int, why: str) -> None:
         """`sender` has said goodbye."""
 
@@ -226,11 +265,15 @@ class Endpoint(ABC):
                 if self._over():
                     break
                 self._take_requests()
-                wake_at = self._tick(self._clock())
+                now = self._clock()
+                wake_at = min(self._tick(now), self._send_key_requests(now))
                 self._link = self._describe()
+                if now >= self._count_at:
+                    self._count_at = now + _COUNTING
+                    self._count(now)
             self._audible = False
             if self._closing.is_set():
-                self._tell_all(wire.Bye(self._farewell))
+                self._tell_all(wire.Bye(self._farewell), self._clock())
                 self._change(CallState.ENDED, self._farewell)
         except SottoError as error:
             self._fail(str(error))
@@ -242,13 +285,15 @@ class Endpoint(ABC):
             self._release()
 
     def _take_requests(self) -> None:
+        while self._keys_asked:
+            self._key_requests.want(self._keys_asked.popleft())
         while self._outgoing:
             item = replace(self._outgoing.popleft(), party=self._party)
             if isinstance(item, Outgoing):
                 self._queue(item)
             else:
                 self._preset = item.preset
-                self._tell_all(item)
+                self._tell_all(item, self._clock())
 
     def _queue(self, item: Outgoing, but: Session | None = None) -> None:
         """Send a packet on all connections, now or soon."""
@@ -258,10 +303,23 @@ class Endpoint(ABC):
             if session is not but:
                 session.queue(item, self._clock())
 
-    def _tell_all(self, message: wire.Message, but: Session | None = None) -> None:
+    def _tell_all(self, message: wire.Message, now: float, but: Session | None = None) -> None:
         for session in self._sessions():
             if session is not but:
-                session.say(message)
+                session.say(message, now)
+
+    def _send_key_requests(self, now: float) -> float:
+        """Ask for key packets; returns when that is next due."""
+        for party in self._key_requests.due(now):
+            if party in self._participants:
+                self._request_key(party)
+        return self._key_requests.next_at()
+
+    def _count(self, now: float) -> None:
+        """Look how much has gone over the network."""
+        found = [s.traffic.total(now, s.remote.round_trip) for s in self._sessions()]
+        sent, received = zip(self._ip_bytes_before, *found, strict=True)
+        self._ip_bytes = sum(sent), sum(received)
 
     def _wake_up(self) -> None:
         with contextlib.suppress(OSError):  # full, or closed when the thread has just ended
@@ -290,7 +348,7 @@ class Endpoint(ABC):
             self._state = CallState.FAILED
             self._events.put(StateChanged(CallState.FAILED, reason))
             with contextlib.suppress(Exception):
-                self._tell_all(wire.Bye(wire.clipped(reason)))
+                self._tell_all(wire.Bye(wire.clipped(reason)), math.nan)  # the clock may be why
 
     def _notice(self, level: str, text: str) -> None:
         """Add a line to the log, unless somebody fills it."""
@@ -316,6 +374,7 @@ class Endpoint(ABC):
 
     def _joined(self, p: Participant, *, agreed: bool) -> None:
         self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed))
+        self._events.put(KeyWanted(p.party))  # it has heard nothing yet, or missed something
 
     def _trust(self, name: str, key: str) -> None:
         """Trust on first use: record a key whose owner has proved to have it."""
@@ -330,46 +389,69 @@ class Endpoint(ABC):
         """Forget a connection; what waited for it is dropped."""
         session.discard()
         self._dropped += session.dropped
+        sent, received = session.traffic.total(self._clock(), session.remote.round_trip)
+        self._ip_bytes_before = self._ip_bytes_before[0] + sent, self._ip_bytes_before[1] + received
 
     # --- messages of a connection in talk -----------------------------------------------------
 
-    def _hear(self, sender: int, session: Session, data: bytes, now: float) -> None:
-        """Take a message. sender: the party at the other end of the connection."""
+    def _hear(self, sender: int, session: Session, data: bytes, now: float) -> bool:
+        """Take a message; False if it is rejected. sender: the party at the connection's end."""
         try:
             message = session.receive(data, now)
         except SottoError:
             self._reject(sender)
-            return
-        self._received_bytes += self._envelope(len(data))
+            return False
+        self._received_bytes += envelope(len(data), self._security.secured)
         if isinstance(message, wire.Bye):
             self._hung_up(sender, wire.clipped(message.reason) or "hung up")
-        elif isinstance(message, (wire.Audio, wire.Preset)):
+            return True
+        if isinstance(message, (wire.Audio, wire.Preset)):
             speaker = self._speaker(sender, message.party)
-            if speaker is None:
-                self._reject(sender)
-            elif isinstance(message, wire.Audio):
-                self._take_audio(speaker, session, message, now)
-            else:
+            if speaker is not None:
+                if isinstance(message, wire.Audio):
+                    return self._take_audio(speaker, session, message, now) is not None
                 self._take_preset(speaker, message)
-        elif not isinstance(message, wire.Heartbeat) and not self._take_news(message):
-            self._reject(sender)
+                return True
+        elif isinstance(message, wire.Heartbeat):
+            return True
+        elif isinstance(message, wire.KeyWanted):
+            if self._take_key_request(sender, message.party, now):
+                return True
+        elif self._take_news(message):
+            return True
+        self._reject(sender)
+        return False
 
     def _take_news(self, message: wire.Message) -> bool:
         """Take what only one kind of endpoint understands; False if we do not."""
         return False
 
+    def _take_key_request(self, sender: int, party: int, now: float) -> bool:
+        """Somebody wants a key packet; False unless `party`, by its number on the wire, is us."""
+        if party != self._party:
+            return False
+        limit = self._key_limits.setdefault(sender, RateLimit(_KEYS_TAKEN, _KEYS_TAKEN * KEY_PAUSE))
+        if limit.allow(now):
+            self._events.put(KeyWanted(sender))
+        return True
+
     def _take_audio(
         self, speaker: Participant, session: Session, audio: wire.Audio, now: float
     ) -> Outgoing | None:
         """Report a packet; returns it as it may be passed on, None if it is rejected."""
-        captured = session.captured(audio.captured)
+        captured = session.captured(audio, now)
         untimely = captured is not None and not now - _LATE < captured < now + _EARLY
-        if untimely or not speaker.window.check(audio.sequence):
+        if (
+            untimely
+            or not speaker.window.check(audio.number)
+            or not speaker.allowance.take(wire.packet_steps(audio.packet), now)
+        ):
             self._reject(speaker.party)
             return None
+        number, packet = audio.number, audio.packet
         delay = wire.capture_seconds(audio.capture)
-        self._events.put(AudioArrived(speaker.party, audio.packet, captured, now, delay))
-        return Outgoing(speaker.party, audio.sequence, captured, audio.packet, now, audio.capture)
+        self._events.put(AudioArrived(speaker.party, number, packet, captured, now, delay))
+        return Outgoing(speaker.party, number, captured, packet, now, audio.capture)
 
     def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         speaker.preset = wire.clipped(message.preset)
@@ -383,7 +465,7 @@ class Endpoint(ABC):
         end.linger = FAREWELL_MS
         end.sndhwm = end.rcvhwm = _HIGH_WATER
         end.sndbuf = end.rcvbuf = _KERNEL_BYTES
-        end.maxmsgsize = wire.MAX_MESSAGE + (_CURVE_BYTES if self._security.secured else 0)
+        end.maxmsgsize = wire.MAX_MESSAGE + (CURVE_BYTES if self._security.secured else 0)
         end.handshake_ivl = _HANDSHAKE_MS
         end.ipv6 = True
         end.tcp_keepalive = 1
@@ -391,11 +473,21 @@ class Endpoint(ABC):
         end.tcp_keepalive_intvl = 5
         end.tcp_keepalive_cnt = 3
 
-    def _envelope(self, length: int) -> int:
-        """Bytes a message of `length` has on a ZMTP 3.1 connection (ZeroMQ RFC 37 and 26)."""
-        if self._security.secured:
-            length += _CURVE_BYTES
-        return length + (2 if length < 256 else 9)
+    def _new_session(
+        self, number: int, transmit: Callable[[bytes], bool], frame: zmq.Frame, now: float
+    ) -> Session:
+        """A connection comes into talk, by a message that arrived in `frame`."""
+        secured = self._security.secured
+        traffic = Traffic(secured, descriptor_of(frame))
+        return Session(None if secured else number, self._link_clock, transmit, now, traffic)
+
+
+def descriptor_of(frame: zmq.Frame) -> int | None:
+    """The file descriptor of the connection that a message came by, None if it is not known."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except (zmq.ZMQError, ValueError):
+        return None
 
 
 def arrived(end: Socket, most: int) -> Iterator[list[zmq.Frame]]:

@@ -89,14 +89,26 @@ class Left:
 
 
 @dataclass(frozen=True)
-class AudioArrived:
-    """A codec packet, not yet unpacked; times in seconds of our monotonic clock.
+class KeyWanted:
+    """A remote party cannot decode our voice before we send a key packet.
 
-    captured: when the frame's last sample was in the air; None until the clocks are compared;
-    capture: how long samples take from the air to the party's encoder, seconds, if it says so.
+    It says so, or it has just joined or come back. In a room the hub (party 0) asks for all.
     """
 
     party: int
+
+
+@dataclass(frozen=True)
+class AudioArrived:
+    """A session packet, not yet unpacked; times in seconds of our monotonic clock.
+
+    step: number of its first latent step, modulo 2^16; captured: when its last sample was in the
+    air, None until the clocks are compared; capture: how long samples take from the air to the
+    party's encoder, seconds, if it says so.
+    """
+
+    party: int
+    step: int
     packet: bytes
     captured: float | None
     arrived: float
@@ -119,13 +131,15 @@ class Notice:
     text: str
 
 
-Event = Joined | PresetChanged | Left | AudioArrived | StateChanged | Notice
+Event = Joined | PresetChanged | Left | AudioArrived | KeyWanted | StateChanged | Notice
+
+_DISPENSABLE = (AudioArrived, Notice, PresetChanged, KeyWanted)
 
 
 class EventQueue:
     """Bounded queue from the I/O thread, which it never blocks, to the one consumer.
 
-    A consumer that has fallen far behind loses audio, notices and news of presets first.
+    A consumer that has fallen far behind loses audio, notices, news of presets and requests first.
     """
 
     def __init__(self) -> None:
@@ -135,7 +149,7 @@ class EventQueue:
     def put(self, event: Event) -> None:
         """Add an event, unless it may be lost and there are many."""
         with self._changed:
-            dispensable = isinstance(event, (AudioArrived, Notice, PresetChanged))
+            dispensable = isinstance(event, _DISPENSABLE)
             if len(self._events) < _FULL or not dispensable:
                 self._events.append(event)
                 self._changed.notify()

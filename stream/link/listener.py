@@ -28,13 +28,14 @@ from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
 from stream.link.proxy import Proxy, cannot_listen
 from stream.link.session import Outgoing, Participant, Session
+from stream.link.traffic import envelope
 
 PATIENCE = 120.0
 MAX_PARTIES = 8
 _LONGEST_HELLO = 160
 _PER_ROUND = 64  # messages taken before timers are looked at
-_UNKNOWN_PER_ROUND = 32
-_COOLDOWN = 0.01  # seconds without reading after that many from unknown peers
+_WASTED_PER_ROUND = 32
+_COOLDOWN = 0.01  # seconds without reading after that many messages of no use
 _INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
 _SILENT = 1.2  # seconds: a caller with the key of a party this silent is that party, restarted
@@ -167,25 +168,27 @@ class Listener(Endpoint):
             self._receive()
 
     def _receive(self) -> None:
-        """Take messages, fairly from all connections, but few of unknown peers at a time.
+        """Take messages, fairly from all connections, but few at a time that are of no use.
 
-        What an unknown peer sends too fast waits in its own connection, which then stands still.
+        What an unknown peer, or a party, sends too fast waits in its own connection, which then
+        stands still.
         """
-        unknown = 0
+        wasted = 0
         for frames in arrived(self._router, _PER_ROUND):
             now = self._clock()
             route = frames[0].bytes
             sender = self._routes.get(route)
             if sender is None:
                 if not self._take_unknown(route, frames[1:], now):
-                    unknown += 1
-                if unknown >= _UNKNOWN_PER_ROUND:
-                    self._quiet_until = now + _COOLDOWN
-                    return
+                    wasted += 1
             elif len(frames) != 2 or sender.session is None:
                 self._reject(sender.party)
-            else:
-                self._hear(sender.party, sender.session, frames[1].bytes, now)
+                wasted += 1
+            elif not self._hear(sender.party, sender.session, frames[1].bytes, now):
+                wasted += 1
+            if wasted >= _WASTED_PER_ROUND:
+                self._quiet_until = now + _COOLDOWN
+                return
 
     def _tick(self, now: float) -> float:
         for proxy in self._proxies:
@@ -205,7 +208,7 @@ class Listener(Endpoint):
                 wake_at = min(wake_at, session.tick(now))
         if self._room and now >= self._next_delays:
             self._next_delays = now + _DELAY_INTERVAL
-            self._tell_delays()
+            self._tell_delays(now)
         if self._introducer is not None and now >= self._next_introduction:
             self._next_introduction = now + _INTRODUCTIONS
             self._introduce(self._introducer, now)
@@ -241,13 +244,15 @@ class Listener(Endpoint):
         key = ""
         if self._security.secured:
             key = str(frames[0].get("User-Id"))
-        return self._admit(route, hello, key, now)
+        return self._admit(route, frames[0], hello, key, now)
 
     def _turn_away(self) -> bool:
         self._unknown_peers += 1
         return False
 
-    def _admit(self, route: bytes, hello: wire.Hello, key: str, now: float) -> bool:
+    def _admit(
+        self, route: bytes, frame: zmq.Frame, hello: wire.Hello, key: str, now: float
+    ) -> bool:
         """Let a caller in, or tell it why not."""
         if hello.model_id != self._offer.model_id:
             why = (
@@ -259,7 +264,7 @@ class Listener(Endpoint):
             if known.key == key and known.nonce == hello.nonce:
                 if hello.attempt <= known.attempt:
                     return self._turn_away()  # a recording
-                return self._return(known, route, hello, now)
+                return self._return(known, route, frame, hello, now)
         replaced = self._replaceable(key, now)
         others = len(self._participants) - (replaced is not None)
         if others + 1 >= self._max_parties:
@@ -274,16 +279,16 @@ class Listener(Endpoint):
         preset = self._preset if self._room else wire.clipped(hello.preset)
         newcomer = Participant(party, wire.clipped(hello.name), key, preset)
         newcomer.nonce, newcomer.attempt = hello.nonce, hello.attempt
-        if not self._connect(newcomer, route, preset, now):
+        if not self._connect(newcomer, route, frame, preset, now):
             return self._turn_away()
         self._preset = preset
-        self._received_bytes += self._envelope(len(wire.encode(hello)))
+        self._received_bytes += envelope(len(frame), self._security.secured)
         self._participants[party] = newcomer
         self._rejections = {**self._rejections, party: 0}
         if self._security.trust_new and key and not self._security.knows(key):
             self._trust(newcomer.name or "caller", key)
         self._joined(newcomer, agreed=True)
-        self._tell_all(_joined_message(newcomer), but=newcomer.session)
+        self._tell_all(_joined_message(newcomer), now, but=newcomer.session)
         if replaced is not None:
             self._remove(replaced, "called again")
         self._change(CallState.TALKING, f"{newcomer.name or 'a caller'} is connected")
@@ -340,22 +345,27 @@ class Listener(Endpoint):
 
     # --- participants -------------------------------------------------------------------------
 
-    def _connect(self, participant: Participant, route: bytes, preset: str, now: float) -> bool:
+    def _connect(
+        self, participant: Participant, route: bytes, frame: zmq.Frame, preset: str, now: float
+    ) -> bool:
         """Begin a session on a connection; the old one, if any, is forgotten.
 
         preset: ours. False, and nothing has changed, if the connection is closed already.
         """
         number = secrets.randbelow((1 << 32) - 1) + 1
-        session = Session(number, self._link_clock, lambda data: self._transmit(route, data), now)
+        session = self._new_session(number, lambda data: self._transmit(route, data), frame, now)
         p, offer = participant, self._offer
-        greeting: list[wire.Message] = [
-            wire.Welcome(p.party, self._instance, offer.model_id, p.preset, offer.name, self._room)
-        ]
+        welcome = wire.Welcome(
+            p.party, self._instance, offer.model_id, p.preset, offer.name, self._room
+        )
+        greeting: list[wire.Message] = []
         if preset != p.preset:
             greeting.append(wire.Preset(wire.HUB, preset))
         others = [other for other in self._participants.values() if other is not p]
         greeting += map(_joined_message, others)
-        if not all(session.say(message) for message in greeting):
+        if not self._transmit(route, wire.encode(welcome, number)):
+            return False
+        if not all(session.say(message, now) for message in greeting):
             return False
         self._disconnect(p)
         p.route, p.session = route, session
@@ -364,19 +374,27 @@ class Listener(Endpoint):
         return True
 
     def _return(
-        self, participant: Participant, route: bytes, hello: wire.Hello, now: float
+        self,
+        participant: Participant,
+        route: bytes,
+        frame: zmq.Frame,
+        hello: wire.Hello,
+        now: float,
     ) -> bool:
         """A caller is back on a new connection, unless it has given that up again."""
         participant.attempt = hello.attempt
         preset, participant.preset = participant.preset, wire.clipped(hello.preset)
-        if not self._connect(participant, route, self._preset, now):
+        if not self._connect(participant, route, frame, self._preset, now):
             participant.preset = preset
             return False
         self._reconnections += 1
         self._joined(participant, agreed=False)
+        for other in self._participants.values():
+            if other is not participant:  # whose voice it has missed
+                self._key_requests.want(other.party)
         if participant.preset != preset:  # changed while it was away
             self._tell_all(
-                wire.Preset(participant.party, participant.preset), but=participant.session
+                wire.Preset(participant.party, participant.preset), now, but=participant.session
             )
         self._change(CallState.TALKING, f"{participant.name or 'the caller'} is back")
         return True
@@ -392,9 +410,18 @@ class Listener(Endpoint):
             self._queue(item, but=session)
         return item
 
+    def _take_key_request(self, sender: int, party: int, now: float) -> bool:
+        if super()._take_key_request(sender, party, now):
+            return True
+        # A party that is gone may be asked for before its asker knows.
+        if party in self._participants and party != sender:
+            self._key_requests.want(party)
+        return party != sender
+
     def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         super()._take_preset(speaker, message)
-        self._tell_all(wire.Preset(speaker.party, speaker.preset), but=speaker.session)
+        message = wire.Preset(speaker.party, speaker.preset)
+        self._tell_all(message, self._clock(), but=speaker.session)
 
     def _hung_up(self, sender: int, why: str) -> None:
         self._remove(self._participants[sender], why)
@@ -420,8 +447,11 @@ class Listener(Endpoint):
         """A party is gone for good."""
         self._disconnect(participant)
         self._participants.pop(participant.party, None)
+        self._key_requests.forget(participant.party)
+        self._key_limits.pop(participant.party, None)
         self._events.put(Left(participant.party, why))
-        self._tell_all(wire.PartyLeft(participant.party, why), but=participant.session)
+        message = wire.PartyLeft(participant.party, why)
+        self._tell_all(message, self._clock(), but=participant.session)
         if not self._sessions():
             self._audible = False
             state = CallState.RECONNECTING if self._participants else CallState.WAITING
@@ -429,17 +459,17 @@ class Listener(Endpoint):
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _tell_delays(self) -> None:
+    def _tell_delays(self, now: float) -> None:
         for p in list(self._participants.values()):
             delay = None if p.session is None else p.session.remote.one_way
             if delay is not None:
-                self._tell_all(wire.Delay(p.party, microseconds(delay)), but=p.session)
+                self._tell_all(wire.Delay(p.party, microseconds(delay)), now, but=p.session)
 
     def _transmit(self, route: bytes, data: bytes) -> bool:
         """Send to a party; False if its connection is full or gone."""
         if not self._send(route, data):
             return False
-        self._sent_bytes += self._envelope(len(data))
+        self._sent_bytes += envelope(len(data), self._security.secured)
         return True
 
     def _send(self, route: bytes, data: bytes) -> bool:
@@ -453,6 +483,11 @@ class Listener(Endpoint):
                 self._lose(participant, self._clock(), "the connection was closed")
             return False
         return True
+
+    def _request_key(self, party: int) -> None:
+        session = self._participants[party].session
+        if session is not None:
+            session.say(wire.KeyWanted(party), self._clock())
 
     def _peer(self) -> str:
         return ", ".join(p.name or f"party {p.party}" for p in self._participants.values())

@@ -1,9 +1,11 @@
-"""One connection in talk: messages, heartbeats, the remote clock, and audio waiting to go out.
+"""One connection in talk: messages, signs of life, the remote clock, and audio waiting to go out.
 
-No sockets and no clock: every method is told the time. TCP delivers in order, so an echoed
-heartbeat also says that all audio sent before it has arrived. That is what keeps a stalled
-connection from filling the kernel's buffers with speech that would come out seconds late: without
-a fresh echo, audio waits here, and is dropped when it is `STALE` seconds old.
+No sockets and no clock: every method is told the time. Whatever is said carries the time it was
+sent at; about once a second it also echoes the latest such stamp of the other side. A heartbeat
+goes out only where nothing else was said. TCP delivers in order, so an echo also says that all that
+was sent before has arrived. That is what keeps a stalled connection from filling the kernel's
+buffers with speech that would come out seconds late: without an echo in time, audio waits here, and
+is dropped when it is `STALE` seconds old.
 """
 
 from __future__ import annotations
@@ -11,40 +13,53 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from codec.errors import BadStream
+from codec.packet import unwrap_sequence
 from stream.link import wire
-from stream.link.clock import LinkClock, RemoteClock, seconds
+from stream.link.clock import LinkClock, RemoteClock
 from stream.link.keys import fingerprint
+from stream.link.traffic import Traffic
 
-WINDOW = 64
-INTERVAL = 0.75  # seconds between heartbeats
+WINDOW = 256  # latent steps: 16 s
+INTERVAL = 1.15  # seconds without a word before a heartbeat; packets of 1.024 s do without
+ECHO = 1.0  # seconds between echoes, about
+_LONGEST_HOLD = 1.3  # seconds after which a stamp that nothing else echoes gets a heartbeat
 _FIRST_INTERVAL = 0.2
 _FIRST_BEATS = 5
 DEAD = 2.5  # seconds without a sign of life, on a link of short round trips
+_LIVELY = 1.5  # and without one where round trips are long, besides two of these
 _LONGEST_DEAD = 10.0
 STALE = 2.0
-MAX_WAITING = 24  # packets
-_RETRY = 0.1  # seconds between attempts to send what waits
+_VOICES = 7  # that a hub passes on over one connection
+MAX_WAITING = _VOICES * round(STALE / wire.STEP_SECONDS)  # packets
+_RETRY = 0.05  # seconds between attempts to send what waits
+_UNECHOED = 2048  # stamps
+RATE = 1.05 / wire.STEP_SECONDS  # latent steps per second that a voice may bring: clocks differ
+BURST = 96.0  # and at once: what a stall held back, 1.5 s before it shows, STALE after, and more
 
 
 class ReplayWindow:
     """The anti-replay window of RFC 4303, section 3.4.3: a bitmap of the latest WINDOW numbers.
 
-    Numbers may come in any order as long as they are less than WINDOW behind the highest one.
+    Numbers are of latent steps, modulo 2^16, taken for those nearest to the highest so far. They
+    may come in any order as long as they are less than WINDOW behind that one.
     """
 
     def __init__(self) -> None:
-        self._highest = -1
+        self._highest: int | None = None
         self._seen = 0  # bit k: number `_highest` - k has been seen
 
-    def check(self, sequence: int) -> bool:
-        """Remember `sequence` (not negative); False if it was seen before or is too old to tell."""
-        ahead = sequence - self._highest
+    def check(self, number: int) -> bool:
+        """Remember `number` (16 bits); False if it was seen before or is too old to tell."""
+        if self._highest is None:
+            self._highest, self._seen = number, 1
+            return True
+        ahead = unwrap_sequence(self._highest, number) - self._highest
         if ahead > 0:
             # A far jump empties the window; shifting by it would build a huge number first.
             self._seen = (self._seen << ahead if ahead < WINDOW else 0) & (1 << WINDOW) - 1 | 1
-            self._highest = sequence
+            self._highest += ahead
             return True
         if -ahead >= WINDOW or self._seen >> -ahead & 1:
             return False
@@ -52,12 +67,67 @@ class ReplayWindow:
         return True
 
 
+class VoiceAllowance:
+    """A token bucket: how much sound a party may send, in latent steps.
+
+    A voice brings one step each 64 ms, and at most BURST of them at once, as when a connection that
+    stood still goes on. A packet takes as many as it says it holds, so neither many packets nor
+    long ones give those who decode them more than one voice's work.
+    """
+
+    def __init__(self) -> None:
+        self._left = BURST
+        self._at: float | None = None
+
+    def take(self, steps: int, now: float) -> bool:
+        """Whether a packet of so many steps may pass now."""
+        if self._at is not None:
+            self._left = min(self._left + RATE * max(now - self._at, 0.0), BURST)
+        self._at = now
+        if steps > self._left:
+            return False
+        self._left -= steps
+        return True
+
+
+class KeyRequests:
+    """Requests for key packets, merged so that none goes to a party before `pause` has passed."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._wanted: set[int] = set()
+        self._asked: dict[int, float] = {}
+
+    def want(self, party: int) -> None:
+        self._wanted.add(party)
+
+    def forget(self, party: int) -> None:
+        """The party is gone, and so is who wanted something of it."""
+        self._wanted.discard(party)
+        self._asked.pop(party, None)
+
+    def due(self, now: float) -> list[int]:
+        """The parties to be asked now; they count as asked."""
+        found = [party for party in self._wanted if now >= self._ready(party)]
+        self._wanted.difference_update(found)
+        self._asked.update(dict.fromkeys(found, now))
+        return found
+
+    def next_at(self) -> float:
+        """When the next one is due."""
+        return min(map(self._ready, self._wanted), default=float("inf"))
+
+    def _ready(self, party: int) -> float:
+        return self._asked.get(party, -float("inf")) + self._pause
+
+
 @dataclass(frozen=True)
 class Outgoing:
-    """A packet on its way out. captured, since: our monotonic clock; capture: as in Audio."""
+    """A packet on its way out. number: of its first step, 16 bits; captured, since: our monotonic
+    clock; capture: as in Audio."""
 
     party: int
-    sequence: int
+    number: int
     captured: float | None
     packet: bytes
     since: float
@@ -68,63 +138,120 @@ class Session:
     """State of one connection from its handshake on. Times are our monotonic clock, seconds."""
 
     def __init__(
-        self, number: int, clock: LinkClock, transmit: Callable[[bytes], bool], now: float
+        self,
+        number: int | None,
+        clock: LinkClock,
+        transmit: Callable[[bytes], bool],
+        now: float,
+        traffic: Traffic | None = None,
     ) -> None:
-        """number: the session id; transmit: sends a message, or says that it cannot now."""
-        self.number = number
+        """number: the session id, None where CURVE vouches for the connection.
+
+        transmit: sends a message, or says that it cannot now; traffic: counts what passes.
+        """
+        self.traffic = Traffic(number is None, None) if traffic is None else traffic
         self.remote = RemoteClock()
         self.heard_at = now
         self.dropped = 0  # packets that grew stale, found no room, or were left at the end
+        self._talk = wire.Talk(number)
         self._clock = clock
         self._transmit = transmit
-        self._next_beat = now
         self._beats = 0
-        self._sent: deque[int] = deque(maxlen=16)
-        self._origin = self._receive = wire.NO_STAMP
-        self._acknowledged = now
+        self._next_first_beat = now
+        self._said_at = now  # the latest stamp we sent, or tried to
+        self._unechoed: dict[int, float] = {}  # stamps we sent, oldest first, and when
+        self._heard_stamp = False
+        self._origin: int | None = None  # the latest stamp received and not echoed yet
+        self._origin_at = now
+        self._owed_since: float | None = None  # arrival of the first stamp not echoed yet
+        self._echoed_at = now
         self._waiting: deque[Outgoing] = deque()
 
-    def say(self, message: wire.Message) -> bool:
+    def say(self, message: wire.Message, now: float) -> bool:
         """Send a message; False if the connection is full or gone."""
-        return self._transmit(wire.encode(message, self.number))
+        data = self._talk.encode(message)
+        sent = self._transmit(data)
+        if sent:
+            self.traffic.sent(len(data), now, self.remote.round_trip)
+        return sent
 
     def receive(self, data: bytes, now: float) -> wire.Message:
-        """The message in `data`. Raises SottoError if it is damaged or of another session."""
-        number, message = wire.decode(data)
-        if number != self.number:
-            raise BadStream("message is of another session")
+        """The message in `data`. Raises BadStream if it is damaged or of another session."""
+        message = self._talk.decode(data)
         self.heard_at = now
-        if isinstance(message, wire.Heartbeat):
-            self._take_beat(message, now)
+        self.traffic.received(len(data), now, self.remote.round_trip)
+        if isinstance(message, (wire.Audio, wire.Heartbeat)):
+            self._take_times(message.transmit, message.echo, now)
         return message
 
     def tick(self, now: float) -> float:
         """Send what is due; returns when something is next, if nothing comes before."""
-        if now >= self._next_beat:
-            self._beats += 1
-            self._next_beat = now + (_FIRST_INTERVAL if self._beats < _FIRST_BEATS else INTERVAL)
-            stamp = self._clock.stamp(now)
-            self._sent.append(stamp)
-            self.say(wire.Heartbeat(stamp, self._origin, self._receive))
         self._flush(now)
-        due = min(self._next_beat, self.heard_at + self.patience)
+        if now >= self._beat_due():
+            self._beats += 1
+            self._next_first_beat = now + _FIRST_INTERVAL
+            self._speak(wire.Heartbeat, now, beat=True)
+        due = min(self._beat_due(), self.heard_at + self.patience)
         return min(due, now + _RETRY) if self._waiting else due
 
-    def _take_beat(self, beat: wire.Heartbeat, now: float) -> None:
-        if self._origin == wire.NO_STAMP:
-            self._next_beat = now  # the first one is answered at once: the clocks are soon known
-        self._origin, self._receive = beat.transmit, self._clock.stamp(now)
-        if beat.origin in self._sent:
-            origin = self._clock.time(beat.origin)
-            self._acknowledged = max(self._acknowledged, origin)
-            self.remote.exchange(origin, seconds(beat.receive), seconds(beat.transmit), now)
-        self.remote.heard(seconds(beat.transmit), now)
+    def _beat_due(self) -> float:
+        if self._beats < _FIRST_BEATS:
+            return self._next_first_beat  # the clocks are soon known
+        due = self._said_at + INTERVAL
+        if self._owed_since is None:
+            return due
+        # Not sooner after another try than that: the connection may be full.
+        return min(due, max(self._owed_since + _LONGEST_HOLD, self._said_at + _FIRST_INTERVAL))
+
+    def _speak(
+        self,
+        message: Callable[[int, wire.Echo | None], wire.Message],
+        now: float,
+        *,
+        beat: bool = False,
+    ) -> bool:
+        """Send a message that carries the time, and an echo where one is due."""
+        gap = min(now - self._said_at, INTERVAL)
+        echo = None
+        # Audio comes again after about the same time: what can wait until then does.
+        if self._origin is not None and (beat or now + gap - self._echoed_at > ECHO):
+            echo = wire.Echo(self._origin, wire.stamp_steps(now - self._origin_at))
+        stamp = self._clock.stamp(now)
+        sent = self.say(message(stamp, echo), now)
+        if sent:
+            self._unechoed[stamp] = now
+            if len(self._unechoed) > _UNECHOED:
+                del self._unechoed[next(iter(self._unechoed))]
+            if echo is not None:
+                self._origin = self._owed_since = None
+                self._echoed_at = now
+        if sent or beat:
+            self._said_at = now
+        return sent
+
+    def _take_times(self, transmit: int, echo: wire.Echo | None, now: float) -> None:
+        transmitted = self.remote.heard(transmit, now)
+        if echo is not None and echo.origin in self._unechoed:
+            sent = self._unechoed[echo.origin]
+            for stamp in list(self._unechoed):
+                del self._unechoed[stamp]
+                if stamp == echo.origin:
+                    break
+            received = transmitted - echo.hold * wire.STAMP_STEP
+            self.remote.exchange(sent, received, transmitted, now)
+        self.remote.delayed(transmitted, now)
+        if not self._heard_stamp:
+            self._heard_stamp = True
+            self._next_first_beat = now  # the first one is answered at once
+        self._origin, self._origin_at = transmit, now
+        if self._owed_since is None:
+            self._owed_since = now
 
     @property
     def patience(self) -> float:
         """Seconds of silence after which a connection counts as dead."""
         longest = self.remote.longest_round_trip or 0.0
-        return min(max(DEAD, 2.0 * INTERVAL + 2.0 * longest), _LONGEST_DEAD)
+        return min(max(DEAD, _LIVELY + 2.0 * longest), _LONGEST_DEAD)
 
     def dead(self, now: float) -> str:
         """Why the connection counts as dead, "" while it does not."""
@@ -133,9 +260,12 @@ class Session:
 
     # --- audio --------------------------------------------------------------------------------
 
-    def captured(self, stamp: int) -> float | None:
-        """A capture time of the other side's clock in ours, None while that is not known."""
-        return None if stamp == wire.NO_STAMP else self.remote.to_local(seconds(stamp))
+    def captured(self, audio: wire.Audio, now: float) -> float | None:
+        """When a packet just received was captured, in our clock, None while that is not known."""
+        age = wire.age_seconds(audio.age)
+        if age is None:
+            return None
+        return self.remote.to_local(self.remote.remote_time(audio.transmit, now) - age)
 
     def queue(self, item: Outgoing, now: float) -> None:
         """Send a packet, now or soon; the oldest one that waits makes room if there is none."""
@@ -156,18 +286,21 @@ class Session:
             self._waiting.popleft()
             self.dropped += 1
         while self._waiting and not self._stalled(now):
-            item = self._waiting[0]
-            stamp = wire.NO_STAMP if item.captured is None else self._clock.stamp(item.captured)
-            if not self.say(
-                wire.Audio(item.party, item.sequence, stamp, item.packet, item.capture)
-            ):
+            if not self._speak(partial(_audio, self._waiting[0], now), now):
                 return
             self._waiting.popleft()
 
     def _stalled(self, now: float) -> bool:
-        """Whether what was sent last has not arrived when it should have."""
+        """Whether the oldest that was sent has not been echoed when it should have been."""
         longest = self.remote.longest_round_trip or 0.25
-        return now - self._acknowledged > 2.0 * INTERVAL + 2.0 * longest
+        oldest = next(iter(self._unechoed.values()), now)
+        return now - oldest > _LIVELY + 2.0 * longest
+
+
+def _audio(item: Outgoing, now: float, stamp: int, echo: wire.Echo | None) -> wire.Audio:
+    """The message of a packet that is sent now."""
+    age = wire.age_steps(None if item.captured is None else now - item.captured)
+    return wire.Audio(item.party, item.number, stamp, item.packet, age, item.capture, echo)
 
 
 @dataclass
@@ -185,6 +318,7 @@ class Participant:
     key: str
     preset: str
     window: ReplayWindow = field(default_factory=ReplayWindow)
+    allowance: VoiceAllowance = field(default_factory=VoiceAllowance)
     session: Session | None = None
     route: bytes = b""
     nonce: bytes = b""

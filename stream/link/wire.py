@@ -1,10 +1,12 @@
 """The messages of the voice link, byte by byte: see docs/wire.md.
 
-One message per ZeroMQ frame, all numbers big-endian: type and protocol version (a byte each), the
-session id (four bytes, 0 before there is one), the body, and the CRC-32 of everything before. The
-session id ties a message to one handshake, so that a recording of another session is rejected even
-where nothing is encrypted. REFUSE keeps its form in all versions, so that any caller can be told
-why it is not let in.
+One message per ZeroMQ frame, all numbers big-endian. Messages of the handshake describe themselves:
+type and protocol version (a byte each), the session id (four bytes, 0 before there is one), the
+body, and the CRC-32 of everything before. Once a connection is in talk, both ends know the version,
+and on a secured link CURVE vouches for every byte and for the connection it belongs to: there a
+message is its type and its body alone. On an unsecured link the session id still comes after the
+type, which keeps out recordings of other sessions, and the CRC-32 at the end. REFUSE keeps its form
+in all versions, so that any caller can be told why it is not let in.
 """
 
 from __future__ import annotations
@@ -17,45 +19,56 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from codec.errors import BadInput, BadStream, WrongVersion
-from codec.packet import MAX_PACKET
+from codec.packet import MAX_PAYLOAD
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 HEADER_BYTES = 6
+SESSION_BYTES = 4
 CRC_BYTES = 4
 MAX_NAME = 64  # bytes of UTF-8
 MAX_PRESET = 16
 MAX_REASON = 200
-AUDIO_BYTES = 12  # party, sequence, capture time and delay, before the packet
-MAX_MESSAGE = HEADER_BYTES + AUDIO_BYTES + MAX_PACKET + CRC_BYTES
+MAX_PACKET = 2 + MAX_PAYLOAD  # a session packet: two bytes of header, and its payload
+AUDIO_BYTES = 9  # type and party, number, transmit, age and capture delay, before the packet
+ECHO_BYTES = 6
+MAX_MESSAGE = AUDIO_BYTES + ECHO_BYTES + MAX_PACKET + SESSION_BYTES + CRC_BYTES
 MODEL_ID_BYTES = 8
 NONCE_BYTES = 8
 KEY_BYTES = 32
 NO_KEY = bytes(KEY_BYTES)
-STAMP_BITS = 48
-NO_STAMP = 0
+STAMP_BITS = 24
+STAMP_STEP = 16e-6  # seconds; stamps wrap after 268 s
+NUMBER_BITS = 16
+STEP_SECONDS = 0.064  # of sound in one latent step, which packets are numbered by
+MAX_STEPS = 16  # of a packet
+AGE_BITS = 16
+AGE_STEP = 0.00025
+NO_AGE = (1 << AGE_BITS) - 1
 CAPTURE_STEP = 0.002
 NO_CAPTURE = 255
 HUB = 0  # the listener's party number
+MAX_PARTY = 15  # that can speak
 
 _HEADER = struct.Struct(">BBI")
 _MODEL_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Type(IntEnum):
-    """The first byte of a message."""
+    """The first byte of a message; of AUDIO, its highest bit."""
 
     HELLO = 1
     WELCOME = 2
     REFUSE = 3
     JOINED = 4
     LEFT = 5
-    AUDIO = 6
     HEARTBEAT = 7
     PRESET = 8
     DELAY = 9
     BYE = 10
     WHO = 11
     KEY = 12
+    KEY_WANTED = 13
+    AUDIO = 0x80
 
 
 class Refusal(IntEnum):
@@ -128,34 +141,50 @@ class PartyLeft:
 
 
 @dataclass(frozen=True)
-class Audio:
-    """One codec packet.
+class Echo:
+    """The two times that answer a stamp, of NTP's on-wire protocol (RFC 5905, section 8).
 
-    sequence: counts a party's packets, 32 bits; captured: when the frame's last sample was in the
-    air, a stamp of the sender's clock (a hub converts), NO_STAMP when not known; capture: how long
-    samples take from the air to the party's encoder, in steps of CAPTURE_STEP seconds, NO_CAPTURE
-    when not known or longer.
+    origin: the latest stamp received from the other side, as it came; hold: how long ago that was
+    when this message was sent, in steps of STAMP_STEP seconds, 24 bits.
+    """
+
+    origin: int
+    hold: int
+
+
+@dataclass(frozen=True)
+class Audio:
+    """One session packet.
+
+    number: of its first latent step, modulo 2^16; transmit: when the message was sent, a stamp of
+    the sender's clock (of a hub, when it passed the packet on); age: how long before that the
+    packet's last sample was in the air, in steps of AGE_STEP seconds, NO_AGE when not known;
+    capture: how long samples take from the air to the party's encoder, in steps of CAPTURE_STEP
+    seconds, NO_CAPTURE when not known or longer.
     """
 
     party: int
-    sequence: int
-    captured: int
+    number: int
+    transmit: int
     packet: bytes
+    age: int = NO_AGE
     capture: int = NO_CAPTURE
+    echo: Echo | None = None
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A sign of life, and the four times of NTP's on-wire protocol (RFC 5905, section 8).
-
-    transmit: when this message was sent; origin: `transmit` of the latest heartbeat received from
-    the other side, NO_STAMP before the first; receive: when that one arrived. The first and third
-    are in the sender's clock, origin in the receiver's.
-    """
+    """A sign of life where nothing else was said lately. transmit: when it was sent, a stamp."""
 
     transmit: int
-    origin: int
-    receive: int
+    echo: Echo | None = None
+
+
+@dataclass(frozen=True)
+class KeyWanted:
+    """Somebody cannot decode a party's voice before it sends a key packet."""
+
+    party: int
 
 
 @dataclass(frozen=True)
@@ -193,45 +222,109 @@ class Key:
     key: bytes
 
 
-_Handshake = Hello | Welcome | Refuse | Who | Key
-_Talk = PartyJoined | PartyLeft | Audio | Heartbeat | Preset | Delay | Bye
-Message = _Handshake | _Talk
+Handshake = Hello | Welcome | Refuse | Who | Key
+Message = PartyJoined | PartyLeft | Audio | Heartbeat | Preset | Delay | Bye | KeyWanted
 
 
-def encode(message: Message, session: int = 0) -> bytes:
-    """The bytes of `message`. Raises BadInput if a value does not fit its field."""
-    kind, names = _LAYOUTS[type(message)]
+def encode(message: Handshake, session: int = 0) -> bytes:
+    """The bytes of a message of the handshake. Raises BadInput if a value does not fit."""
+    kind, names = _HANDSHAKE[type(message)]
     data = _HEADER.pack(kind, PROTOCOL_VERSION, _checked(session, 32, "session id"))
-    for name in names:
-        data += _FIELDS[name].write(getattr(message, name), name.replace("_", " "))
-    return data + zlib.crc32(data).to_bytes(CRC_BYTES, "big")
+    return _sealed(data + _written(message, names))
 
 
-def decode(data: bytes | bytearray | memoryview) -> tuple[int, Message]:
-    """The session id and the message in `data`, which must be exactly one message.
+def decode(data: bytes | bytearray | memoryview) -> tuple[int, Handshake]:
+    """The session id and the message of the handshake in `data`, exactly one message.
 
     Raises BadStream for a damaged or meaningless message, WrongVersion for an intact one of
     another protocol version (but REFUSE is read in every version).
     """
     if not HEADER_BYTES + CRC_BYTES <= len(data) <= MAX_MESSAGE:
         raise BadStream(f"a message cannot have {len(data)} bytes")
-    data = bytes(data)
-    end = len(data) - CRC_BYTES
-    if zlib.crc32(data[:end]) != int.from_bytes(data[end:], "big"):
-        raise BadStream("message is damaged: its checksum does not match")
+    data = _unsealed(bytes(data))
     kind, version, session = _HEADER.unpack_from(data)
     if version != PROTOCOL_VERSION and kind != Type.REFUSE:
         raise WrongVersion(
             f"the other side speaks version {version} of the protocol, "
             f"this program version {PROTOCOL_VERSION}"
         )
-    if kind not in _TYPES:
+    if kind not in _HANDSHAKE_TYPES:
         raise BadStream(f"message is of unknown type {kind}")
-    make = _TYPES[kind]
-    body = _Body(data[HEADER_BYTES:end])
-    message: Message = make(**{name: _FIELDS[name].read(body) for name in _LAYOUTS[make][1]})
+    make = _HANDSHAKE_TYPES[kind]
+    body = _Body(data[HEADER_BYTES:])
+    message: Handshake = make(**_read(body, _HANDSHAKE[make][1]))
     body.finish()
     return session, message
+
+
+@dataclass(frozen=True)
+class Talk:
+    """How the messages of one connection in talk are written.
+
+    session: the session id on an unsecured link, None where CURVE vouches for the connection.
+    """
+
+    session: int | None
+
+    def encode(self, message: Message) -> bytes:
+        """The bytes of `message`. Raises BadInput if a value does not fit its field."""
+        if isinstance(message, Audio):
+            first, body = _audio_written(message)
+        else:
+            first, names = _TALK[type(message)]
+            body = _written(message, names)
+        if self.session is None:
+            return bytes([first]) + body
+        return _sealed(bytes([first]) + self._mark(self.session) + body)
+
+    def decode(self, data: bytes | bytearray | memoryview) -> Message:
+        """The message in `data`, which must be exactly one. Raises BadStream."""
+        if not 1 <= len(data) <= MAX_MESSAGE:
+            raise BadStream(f"a message cannot have {len(data)} bytes")
+        data = bytes(data)
+        if self.session is not None:
+            data = _unsealed(data)
+            if data[1 : 1 + SESSION_BYTES] != self._mark(self.session):
+                raise BadStream("message is of another session")
+            data = data[:1] + data[1 + SESSION_BYTES :]
+        first, body = data[0], _Body(data[1:])
+        message: Message
+        if first & Type.AUDIO:
+            message = _audio_read(first, body)
+        elif first in _TALK_TYPES:
+            make = _TALK_TYPES[first]
+            message = make(**_read(body, _TALK[make][1]))
+        else:
+            raise BadStream(f"message is of unknown type {first}")
+        body.finish()
+        return message
+
+    @staticmethod
+    def _mark(session: int) -> bytes:
+        return _checked(session, 32, "session id").to_bytes(SESSION_BYTES, "big")
+
+
+def packet_steps(packet: bytes) -> int:
+    """How many latent steps a session packet says it holds, at most MAX_STEPS.
+
+    Three bits of its first byte are the logarithm; what else is in it is the codec's business.
+    """
+    return min(1 << (packet[0] >> 1 & 7), MAX_STEPS) if packet else 1
+
+
+def age_steps(seconds: float | None) -> int:
+    """The age of a packet as it goes over the wire; the longest one stands for longer ones."""
+    return NO_AGE if seconds is None else min(round(max(seconds, 0.0) / AGE_STEP), NO_AGE - 1)
+
+
+def age_seconds(steps: int) -> float | None:
+    """The age of a packet as it came over the wire, None when it is not known."""
+    return None if steps == NO_AGE else steps * AGE_STEP
+
+
+def stamp_steps(seconds: float) -> int:
+    """A span of time in steps of a stamp; the longest one stands for longer ones."""
+    return min(max(round(seconds / STAMP_STEP), 0), (1 << STAMP_BITS) - 1)
 
 
 def capture_steps(seconds: float | None) -> int:
@@ -259,6 +352,9 @@ class _Body:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
 
     def take(self, count: int) -> bytes:
         if count > len(self._data):
@@ -352,6 +448,16 @@ class _ModelId:
         return body.take(MODEL_ID_BYTES).hex()
 
 
+class _MaybeEcho:
+    """At the end of a body, where it is all that is left, or missing."""
+
+    def write(self, value: Echo | None, name: str) -> bytes:
+        return b"" if value is None else _written(value, _ECHO)
+
+    def read(self, body: _Body) -> Echo | None:
+        return Echo(**_read(body, _ECHO)) if body else None
+
+
 class _Packet:
     """All that is left of the body."""
 
@@ -361,7 +467,10 @@ class _Packet:
         return value
 
     def read(self, body: _Body) -> bytes:
-        return body.remainder()
+        packet = body.remainder()
+        if len(packet) > MAX_PACKET:
+            raise BadStream(f"a packet cannot have {len(packet)} bytes")
+        return packet
 
 
 def _checked(value: int, bits: int, name: str) -> int:
@@ -371,40 +480,86 @@ def _checked(value: int, bits: int, name: str) -> int:
 
 
 _FIELDS: dict[str, _Field] = {
+    "age": _Number(AGE_BITS),
     "attempt": _Number(32),
     "capture": _Number(8),
-    "captured": _Number(STAMP_BITS),
     "code": _Code(8),
+    "echo": _MaybeEcho(),
+    "hold": _Number(STAMP_BITS),
     "instance": _Bytes(NONCE_BYTES),
     "key": _Bytes(KEY_BYTES),
     "microseconds": _Number(32),
     "model_id": _ModelId(),
     "name": _Text(MAX_NAME),
     "nonce": _Bytes(NONCE_BYTES),
+    "number": _Number(NUMBER_BITS),
     "origin": _Number(STAMP_BITS),
     "packet": _Packet(),
     "party": _Number(8),
     "preset": _Text(MAX_PRESET),
     "reason": _Text(MAX_REASON),
-    "receive": _Number(STAMP_BITS),
     "room": _Flag(8),
-    "sequence": _Number(32),
     "transmit": _Number(STAMP_BITS),
 }
 
 # The type byte of each message, and its fields in the order in which they are sent.
-_LAYOUTS: dict[type, tuple[Type, tuple[str, ...]]] = {
+_HANDSHAKE: dict[type, tuple[Type, tuple[str, ...]]] = {
     Hello: (Type.HELLO, ("nonce", "attempt", "model_id", "room", "preset", "name")),
     Welcome: (Type.WELCOME, ("instance", "party", "model_id", "room", "preset", "name")),
     Refuse: (Type.REFUSE, ("code", "reason")),
-    PartyJoined: (Type.JOINED, ("party", "key", "preset", "name")),
-    PartyLeft: (Type.LEFT, ("party", "reason")),
-    Audio: (Type.AUDIO, ("party", "sequence", "captured", "capture", "packet")),
-    Heartbeat: (Type.HEARTBEAT, ("transmit", "origin", "receive")),
-    Preset: (Type.PRESET, ("party", "preset")),
-    Delay: (Type.DELAY, ("party", "microseconds")),
-    Bye: (Type.BYE, ("reason",)),
     Who: (Type.WHO, ()),
     Key: (Type.KEY, ("key",)),
 }
-_TYPES = {kind: message for message, (kind, _) in _LAYOUTS.items()}
+_HANDSHAKE_TYPES = {kind: message for message, (kind, _) in _HANDSHAKE.items()}
+_TALK: dict[type, tuple[Type, tuple[str, ...]]] = {
+    PartyJoined: (Type.JOINED, ("party", "key", "preset", "name")),
+    PartyLeft: (Type.LEFT, ("party", "reason")),
+    Heartbeat: (Type.HEARTBEAT, ("transmit", "echo")),
+    Preset: (Type.PRESET, ("party", "preset")),
+    Delay: (Type.DELAY, ("party", "microseconds")),
+    Bye: (Type.BYE, ("reason",)),
+    KeyWanted: (Type.KEY_WANTED, ("party",)),
+}
+_TALK_TYPES: dict[int, type] = {kind: message for message, (kind, _) in _TALK.items()}
+# AUDIO, which comes often, packs its type with a flag and the party: 1 e 0 0 p p p p.
+_ECHO_FLAG, _RESERVED, _PARTY = 0x40, 0x30, 0x0F
+_AUDIO = ("number", "transmit", "age", "capture")
+_ECHO = ("origin", "hold")
+
+
+def _written(message: object, names: tuple[str, ...]) -> bytes:
+    return b"".join(
+        _FIELDS[name].write(getattr(message, name), name.replace("_", " ")) for name in names
+    )
+
+
+def _read(body: _Body, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: _FIELDS[name].read(body) for name in names}
+
+
+def _audio_written(audio: Audio) -> tuple[int, bytes]:
+    first = Type.AUDIO | _checked(audio.party, 4, "party") | (_ECHO_FLAG if audio.echo else 0)
+    body = _written(audio, _AUDIO)
+    if audio.echo is not None:
+        body += _written(audio.echo, _ECHO)
+    return first, body + _written(audio, ("packet",))
+
+
+def _audio_read(first: int, body: _Body) -> Audio:
+    if first & _RESERVED:
+        raise BadStream("message sets a reserved bit")
+    fields = _read(body, _AUDIO)
+    echo = Echo(**_read(body, _ECHO)) if first & _ECHO_FLAG else None
+    return Audio(party=first & _PARTY, echo=echo, **fields, **_read(body, ("packet",)))
+
+
+def _sealed(data: bytes) -> bytes:
+    return data + zlib.crc32(data).to_bytes(CRC_BYTES, "big")
+
+
+def _unsealed(data: bytes) -> bytes:
+    """What the checksum at the end is of. Raises BadStream if it does not match."""
+    end = len(data) - CRC_BYTES
+    if end < 1 or zlib.crc32(data[:end]) != int.from_bytes(data[end:], "big"):
+        raise BadStream("message is damaged: its checksum does not match")
+    return data[:end]
