@@ -23,7 +23,7 @@ from stream.link.traffic import Traffic
 
 WINDOW = 256  # latent steps: 16 s
 INTERVAL = 1.15  # seconds without a word before a heartbeat; packets of 1.024 s do without
-ECHO = 1.0  # seconds between echoes, about
+ECHO = 1.06  # seconds between echoes at most: packets of all lengths fill 1.024 s
 _LONGEST_HOLD = 1.3  # seconds after which a stamp that nothing else echoes gets a heartbeat
 _FIRST_INTERVAL = 0.2
 _FIRST_BEATS = 5

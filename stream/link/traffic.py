@@ -119,8 +119,8 @@ def counted(descriptor: int) -> tuple[int, int] | None:
     if not hasattr(socket, "TCP_INFO"):
         return None
     try:
-        # Told all about itself, it asks nothing; it must let go of the descriptor in any case.
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
+        # Told its kind (an IPv4 address fits too) it asks nothing; it must let go in any case.
+        borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=descriptor)
     except OSError:
         return None
     try:
