@@ -169,6 +169,24 @@ def test_audio_is_not_held_back_when_the_other_side_falls_silent(link):
     assert link.here.dropped == 0
 
 
+def test_capture_delays_are_said_now_and_then_and_when_they_change(link):
+    def told(capture, seconds):
+        before = len(link.heard)
+        for number in range(round(seconds / STEP_SECONDS)):
+            item = Outgoing(1, number, None, b"x", link.now, capture)
+            link.here.queue(item, link.now)
+            link.run(STEP_SECONDS)
+        return [audio.capture for _, audio in link.heard[before:] if audio.capture is not None]
+
+    assert told(9, 7.0) == [9]
+    assert told(9, 8.0) == [9]
+    link.run(2.0)
+    assert told(10, 0.5) == [10]
+    assert told(11, 0.4) == []  # not at every change
+    assert told(11, 1.0) == [11]
+    assert told(255, 2.0) == [255]
+
+
 def test_capture_times_are_right_hours_later_though_stamps_have_wrapped(link):
     link.run(30.0)
     for number in range(70):

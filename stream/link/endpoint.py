@@ -449,9 +449,11 @@ class Endpoint(ABC):
             self._reject(speaker.party)
             return None
         number, packet = audio.number, audio.packet
-        delay = wire.capture_seconds(audio.capture)
+        if audio.capture is not None:
+            speaker.capture = audio.capture
+        delay = wire.capture_seconds(speaker.capture)
         self._events.put(AudioArrived(speaker.party, number, packet, captured, now, delay))
-        return Outgoing(speaker.party, number, captured, packet, now, audio.capture)
+        return Outgoing(speaker.party, number, captured, packet, now, speaker.capture)
 
     def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         speaker.preset = wire.clipped(message.preset)

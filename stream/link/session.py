@@ -33,6 +33,8 @@ _LONGEST_DEAD = 10.0
 STALE = 2.0
 _VOICES = 7  # that a hub passes on over one connection
 MAX_WAITING = _VOICES * round(STALE / wire.STEP_SECONDS)  # packets
+_CAPTURE_PAUSE = 1.0  # seconds between two capture delays said of a party, if it has changed
+_CAPTURE_INTERVAL = 8.0  # and if it has not
 _RETRY = 0.05  # seconds between attempts to send what waits
 _UNECHOED = 2048  # stamps
 RATE = 1.05 / wire.STEP_SECONDS  # latent steps per second that a voice may bring: clocks differ
@@ -166,6 +168,7 @@ class Session:
         self._owed_since: float | None = None  # arrival of the first stamp not echoed yet
         self._echoed_at = now
         self._waiting: deque[Outgoing] = deque()
+        self._captures: dict[int, tuple[int, float]] = {}  # by party: what was said, and when
 
     def say(self, message: wire.Message, now: float) -> bool:
         """Send a message; False if the connection is full or gone."""
@@ -286,9 +289,21 @@ class Session:
             self._waiting.popleft()
             self.dropped += 1
         while self._waiting and not self._stalled(now):
-            if not self._speak(partial(_audio, self._waiting[0], now), now):
+            item = self._waiting[0]
+            capture = item.capture if self._capture_due(item, now) else None
+            if not self._speak(partial(_audio, item, capture, now), now):
                 return
+            if capture is not None:
+                self._captures[item.party] = capture, now
             self._waiting.popleft()
+
+    def _capture_due(self, item: Outgoing, now: float) -> bool:
+        """Whether a packet says its capture delay: now and then, and soon when that changes."""
+        if item.party not in self._captures:
+            return True
+        capture, said_at = self._captures[item.party]
+        pause = _CAPTURE_INTERVAL if capture == item.capture else _CAPTURE_PAUSE
+        return now - said_at > pause
 
     def _stalled(self, now: float) -> bool:
         """Whether the oldest that was sent has not been echoed when it should have been."""
@@ -297,10 +312,12 @@ class Session:
         return now - oldest > _LIVELY + 2.0 * longest
 
 
-def _audio(item: Outgoing, now: float, stamp: int, echo: wire.Echo | None) -> wire.Audio:
+def _audio(
+    item: Outgoing, capture: int | None, now: float, stamp: int, echo: wire.Echo | None
+) -> wire.Audio:
     """The message of a packet that is sent now."""
     age = wire.age_steps(None if item.captured is None else now - item.captured)
-    return wire.Audio(item.party, item.number, stamp, item.packet, age, item.capture, echo)
+    return wire.Audio(item.party, item.number, stamp, item.packet, age, capture, echo)
 
 
 @dataclass
@@ -325,6 +342,7 @@ class Participant:
     attempt: int = 0
     lost_at: float = 0.0
     delay: float | None = None
+    capture: int = wire.NO_CAPTURE  # the latest it has told, as on the wire
     unconfirmed: bool = False
 
     @property

@@ -121,7 +121,7 @@ def counted(descriptor: int) -> tuple[int, int] | None:
     try:
         # Told its kind (an IPv4 address fits too) it asks nothing; it must let go in any case.
         borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=descriptor)
-    except OSError:
+    except (OSError, ValueError):
         return None
     try:
         info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)

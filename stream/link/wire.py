@@ -29,9 +29,11 @@ MAX_NAME = 64  # bytes of UTF-8
 MAX_PRESET = 16
 MAX_REASON = 200
 MAX_PACKET = 2 + MAX_PAYLOAD  # a session packet: two bytes of header, and its payload
-AUDIO_BYTES = 9  # type and party, number, transmit, age and capture delay, before the packet
+AUDIO_BYTES = 8  # type and party, number, transmit and age, before the packet
+CAPTURE_BYTES = 1  # in some of these messages
 ECHO_BYTES = 6
-MAX_MESSAGE = AUDIO_BYTES + ECHO_BYTES + MAX_PACKET + SESSION_BYTES + CRC_BYTES
+_TALK_BYTES = SESSION_BYTES + CRC_BYTES  # on an unsecured link
+MAX_MESSAGE = AUDIO_BYTES + CAPTURE_BYTES + ECHO_BYTES + MAX_PACKET + _TALK_BYTES
 MODEL_ID_BYTES = 8
 NONCE_BYTES = 8
 KEY_BYTES = 32
@@ -160,7 +162,7 @@ class Audio:
     the sender's clock (of a hub, when it passed the packet on); age: how long before that the
     packet's last sample was in the air, in steps of AGE_STEP seconds, NO_AGE when not known;
     capture: how long samples take from the air to the party's encoder, in steps of CAPTURE_STEP
-    seconds, NO_CAPTURE when not known or longer.
+    seconds, NO_CAPTURE when not known or longer, None when it is what it was.
     """
 
     party: int
@@ -168,7 +170,7 @@ class Audio:
     transmit: int
     packet: bytes
     age: int = NO_AGE
-    capture: int = NO_CAPTURE
+    capture: int | None = None
     echo: Echo | None = None
 
 
@@ -521,9 +523,9 @@ _TALK: dict[type, tuple[Type, tuple[str, ...]]] = {
     KeyWanted: (Type.KEY_WANTED, ("party",)),
 }
 _TALK_TYPES: dict[int, type] = {kind: message for message, (kind, _) in _TALK.items()}
-# AUDIO, which comes often, packs its type with a flag and the party: 1 e 0 0 p p p p.
-_ECHO_FLAG, _RESERVED, _PARTY = 0x40, 0x30, 0x0F
-_AUDIO = ("number", "transmit", "age", "capture")
+# AUDIO, which comes often, packs its type with two flags and the party: 1 e c 0 p p p p.
+_ECHO_FLAG, _CAPTURE_FLAG, _RESERVED, _PARTY = 0x40, 0x20, 0x10, 0x0F
+_AUDIO = ("number", "transmit", "age")
 _ECHO = ("origin", "hold")
 
 
@@ -538,9 +540,13 @@ def _read(body: _Body, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _audio_written(audio: Audio) -> tuple[int, bytes]:
-    first = Type.AUDIO | _checked(audio.party, 4, "party") | (_ECHO_FLAG if audio.echo else 0)
+    first = Type.AUDIO | _checked(audio.party, 4, "party")
     body = _written(audio, _AUDIO)
+    if audio.capture is not None:
+        first |= _CAPTURE_FLAG
+        body += _written(audio, ("capture",))
     if audio.echo is not None:
+        first |= _ECHO_FLAG
         body += _written(audio.echo, _ECHO)
     return first, body + _written(audio, ("packet",))
 
@@ -549,6 +555,8 @@ def _audio_read(first: int, body: _Body) -> Audio:
     if first & _RESERVED:
         raise BadStream("message sets a reserved bit")
     fields = _read(body, _AUDIO)
+    if first & _CAPTURE_FLAG:
+        fields |= _read(body, ("capture",))
     echo = Echo(**_read(body, _ECHO)) if first & _ECHO_FLAG else None
     return Audio(party=first & _PARTY, echo=echo, **fields, **_read(body, ("packet",)))
 
