@@ -32,6 +32,7 @@ from tests.link_peers import (
     OPEN,
     WAIT,
     FakeCaller,
+    audio_of,
     await_that,
     measured,
     raw_dealer,
@@ -141,6 +142,22 @@ def test_talking_again_soon_after_the_network_is_back(relayed):
     host.audio(b"here again")
     assert guest.endpoint.link().reconnections == 1
     assert not any(isinstance(event, Left) for event in host.heard + guest.heard)
+
+
+def test_what_a_short_stall_held_back_is_heard(relayed):
+    """All of it: no more than one voice, though it comes at once."""
+    host, guest, relay = relayed
+    count = 10
+    relay.stalled = True
+    for k in range(count):
+        guest.say(b"\0 packet %d" % k, time.monotonic())
+        time.sleep(0.064)
+    relay.stalled = False
+    guest.say(b"\0 the last", time.monotonic())
+    host.audio(b"\0 the last")
+    said = [b"\0 packet %d" % k for k in range(count)] + [b"\0 the last"]
+    assert [event.packet for event in audio_of(host)] == said
+    assert host.endpoint.rejected(1) == 0
 
 
 def test_presets_are_known_again_after_a_lost_connection(relayed):

@@ -17,7 +17,7 @@ from stream.link.clock import seconds
 from stream.link.endpoint import FAREWELL_MS, Endpoint, Socket, arrived, monitored, watch
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
-from stream.link.session import Participant, Session
+from stream.link.session import Participant, ReplayWindow, Session
 from stream.link.traffic import envelope
 
 GIVE_UP = 30.0
@@ -339,7 +339,7 @@ class Caller(Endpoint):
         gone: list[int] = []
         changed = welcome.instance != self._instance
         if changed:
-            # Another listener process: its sequence numbers and clock have begun anew.
+            # Another listener process: its voices and clock have begun anew.
             self._instance = welcome.instance
             self._preset = wire.clipped(welcome.preset)
             self._base += _PARTY_NUMBERS
@@ -349,6 +349,7 @@ class Caller(Endpoint):
             self._sweep_at = now + _REANNOUNCED
             for participant in self._participants.values():
                 participant.unconfirmed = True
+                participant.window = ReplayWindow()
         self._reconnections += again
         joined = wire.PartyJoined(wire.HUB, wire.NO_KEY, welcome.preset, welcome.name)
         self._join(joined, self._listener_key, agreed=changed)

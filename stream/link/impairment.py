@@ -16,7 +16,7 @@ from codec.errors import BadInput
 from codec.packet_loss import losses, transitions
 from stream.link.events import AudioArrived, Event, EventQueue
 
-_HELD = 512  # packets
+_HELD = 2048  # packets
 
 
 @dataclass(frozen=True)

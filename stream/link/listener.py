@@ -27,7 +27,7 @@ from stream.link.endpoint import Endpoint, Socket, arrived, monitored, watch
 from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
 from stream.link.proxy import Proxy, cannot_listen
-from stream.link.session import Outgoing, Participant, Session
+from stream.link.session import Outgoing, Participant, ReplayWindow, Session
 from stream.link.traffic import envelope
 
 PATIENCE = 120.0
@@ -38,7 +38,7 @@ _WASTED_PER_ROUND = 32
 _COOLDOWN = 0.01  # seconds without reading after that many messages of no use
 _INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
-_SILENT = 1.2  # seconds: a caller with the key of a party this silent is that party, restarted
+_SILENT = 1.5  # seconds: a caller with the key of a party this silent is that party, restarted
 _PORT_TRIES = 20
 
 
@@ -387,6 +387,7 @@ class Listener(Endpoint):
         if not self._connect(participant, route, frame, self._preset, now):
             participant.preset = preset
             return False
+        participant.window = ReplayWindow()
         self._reconnections += 1
         self._joined(participant, agreed=False)
         for other in self._participants.values():

@@ -22,7 +22,7 @@ from stream.link.keys import fingerprint
 from stream.link.traffic import Traffic
 
 WINDOW = 256  # latent steps: 16 s
-INTERVAL = 1.15  # seconds without a word before a heartbeat; packets of 1.024 s do without
+INTERVAL = 1.1  # seconds without a word before a heartbeat; packets of 1.024 s do without
 ECHO = 1.06  # seconds between echoes at most: packets of all lengths fill 1.024 s
 _LONGEST_HOLD = 1.3  # seconds after which a stamp that nothing else echoes gets a heartbeat
 _FIRST_INTERVAL = 0.2
@@ -45,7 +45,8 @@ class ReplayWindow:
     """The anti-replay window of RFC 4303, section 3.4.3: a bitmap of the latest WINDOW numbers.
 
     Numbers are of latent steps, modulo 2^16, taken for those nearest to the highest so far. They
-    may come in any order as long as they are less than WINDOW behind that one.
+    may come in any order as long as they are less than WINDOW behind that one. A window serves one
+    connection: after a long absence a voice may be anywhere.
     """
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 import socket
 import struct
+import sys
 
 IP_BYTES, IP6_BYTES, TCP_BYTES, TIMESTAMP_BYTES = 20, 40, 20, 12
 SEGMENT_HEADERS = IP_BYTES + TCP_BYTES + TIMESTAMP_BYTES
@@ -116,8 +117,8 @@ def counted(descriptor: int) -> tuple[int, int] | None:
     Handshake, retransmissions and bare acknowledgements included; TCP's options beyond timestamps
     are not. See `struct tcp_info` of linux/tcp.h.
     """
-    if not hasattr(socket, "TCP_INFO"):
-        return None
+    if sys.platform != "linux":
+        return None  # others have structures of their own
     try:
         # Told its kind (an IPv4 address fits too) it asks nothing; it must let go in any case.
         borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=descriptor)
@@ -131,7 +132,7 @@ def counted(descriptor: int) -> tuple[int, int] | None:
     finally:
         borrowed.detach()
     if len(info) < _INFO_BYTES:
-        return None  # Linux before 4.19, or another system's structure
+        return None  # before Linux 4.19
     (received,) = struct.unpack_from("=Q", info, _RECEIVED_AT)
     out, into = struct.unpack_from("=II", info, _SEGMENTS_AT)
     (sent,) = struct.unpack_from("=Q", info, _SENT_AT)

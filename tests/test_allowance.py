@@ -1,0 +1,115 @@
+"""A party that sends more than one voice: bounded, counted, and no harm to what others hear."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import zmq
+
+from stream.link import wire
+from stream.link.caller import Caller
+from stream.link.events import AudioArrived, CallState, Joined
+from stream.link.listener import Listener
+from stream.link.session import BURST, RATE, STALE
+from stream.link.wire import STEP_SECONDS
+from tests.link_peers import (
+    GUEST,
+    HOST,
+    MODEL,
+    OPEN,
+    WAIT,
+    FakeCaller,
+    audio_of,
+    measured,
+    raw_dealer,
+)
+
+SPEECH = 40  # packets of the shortest kind that somebody else says meanwhile
+
+
+def attack(fake, stop, rate, steps):
+    """Session packets of so many steps, `rate` a second, until stopped; returns how many."""
+    head = bytes([steps.bit_length() - 1 << 1, 0])
+    sent, begun = 0, time.monotonic()
+    while not stop.is_set():
+        with contextlib.suppress(zmq.Again):
+            packet = head + b"attack"
+            data = fake.talk.encode(wire.Audio(fake.welcome.party, sent * steps % 65536, 0, packet))
+            fake.dealer.send(data, zmq.NOBLOCK)
+        sent += 1
+        if sent % 10 == 0:
+            time.sleep(max(begun + sent / rate - time.monotonic(), 0.0))
+    return sent
+
+
+def steps_of(events, party):
+    return sum(
+        wire.packet_steps(event.packet)
+        for event in events
+        if isinstance(event, AudioArrived) and event.party == party
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps"), [(100, 1), (100, 16), (8000, 1)], ids=["often", "long", "as fast as it can"]
+)
+def test_a_member_that_sends_too_much_is_heard_as_one_voice_and_others_without_a_gap(
+    ends, rate, steps
+):
+    hub = ends(Listener("127.0.0.1:0", HOST, OPEN, room=True))
+    port = hub.endpoint.port
+    one, two = (
+        ends(Caller("127.0.0.1", port, replace(GUEST, name=name), OPEN)) for name in ("one", "two")
+    )
+    for ear in (one, two):
+        ear.state(CallState.TALKING)
+    measured(hub.endpoint, one.endpoint, two.endpoint)
+    speaker = one.until(lambda e: isinstance(e, Joined) and e.name == "two").party
+    stop = threading.Event()
+    with raw_dealer(port) as dealer:
+        fake = FakeCaller(dealer)
+        hostile = fake.welcome.party
+        began = time.monotonic()
+        thread = threading.Thread(target=attack, args=(fake, stop, rate, steps))
+        thread.start()
+        for k in range(SPEECH):
+            two.say(b"\0 speech %d" % k, time.monotonic())
+            time.sleep(STEP_SECONDS)
+        one.audio(b"\0 speech %d" % (SPEECH - 1))
+        stop.set()
+        thread.join()
+        hub.audio(b"\0 speech %d" % (SPEECH - 1))
+        most = BURST + RATE * (time.monotonic() - began)
+    said = [b"\0 speech %d" % k for k in range(SPEECH)]
+    for ear in (one, hub):
+        heard = [event for event in audio_of(ear) if event.packet.startswith(b"\0 speech")]
+        assert [event.packet for event in heard] == said
+        assert max(event.arrived - event.captured for event in heard) < STALE
+        assert 0 < steps_of(ear.heard, hostile) <= most
+    assert hub.endpoint.rejected(hostile) > 10
+    assert hub.endpoint.rejected(speaker) == 0
+
+
+def test_a_listener_that_sends_too_much_is_heard_as_one_voice(ends):
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
+        assert router.poll(int(1000 * WAIT))
+        route, _ = router.recv_multipart()
+        welcome = wire.Welcome(1, b"instance", MODEL, "2k", "Ann", False)
+        router.send_multipart([route, wire.encode(welcome, 5)])
+        began = time.monotonic()
+        count = 500
+        for number in range(count):
+            audio = wire.Audio(wire.HUB, number, 0, b"\0 packet")
+            router.send_multipart([route, wire.Talk(5).encode(audio)])
+        party = guest.joined().party
+        while len(audio_of(guest)) + guest.endpoint.rejected(party) < count:
+            guest.heard += guest.endpoint.events(0.05)
+            assert time.monotonic() - began < WAIT
+        assert BURST <= len(audio_of(guest)) <= BURST + RATE * (time.monotonic() - began)
