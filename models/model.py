@@ -72,7 +72,9 @@ class FrameModel(Model):
     """A model of the speech codec; latents are rounded unless a subclass differs.
 
     coders: entropy coders by name; qualities: number of rate points; penalty: the search's
-    coupling, where no bit price sets it; reach: the largest magnitude of a latent.
+    coupling, where no bit price sets it; reach: the largest magnitude of a latent; generator_past,
+    encoder_past: how many latent steps before its own each network sees, None where the networks
+    only take whole frames.
     """
 
     encoder: nn.Module
@@ -82,6 +84,8 @@ class FrameModel(Model):
     qualities: int
     penalty: float | None = None
     reach: float = MAX_INDEX
+    generator_past: int | None = None
+    encoder_past: int = 0
 
     @abstractmethod
     def rate_weight(self, rate: float) -> float:

@@ -114,7 +114,7 @@ class HalfGenerator:
 
     def draw(self, z: Tensor, rate: Tensor) -> tuple[Tensor, _Traces]:
         """The frames, and what `slope` needs."""
-        s, frames = self._shape, len(z)
+        s, (frames, steps, _) = self._shape, z.shape
         anchors = anchor_weights(rate)
         position = z.clamp(-MAX_INDEX, MAX_INDEX) + MAX_INDEX
         low = position.floor().clamp_max(2 * MAX_INDEX - 1)
@@ -124,7 +124,7 @@ class HalfGenerator:
         inverse = torch.exp(-anchors @ self._log_gain)[:, None]
         v = ((below + (position - low) * slope) * inverse).bfloat16()
         linear = self._basis(v)
-        stream = np.empty((frames, s.steps * self._fold, s.width), np.float32)
+        stream = np.empty((frames, steps * self._fold, s.width), np.float32)
         stream[:] = (anchors @ self._condition.t())[:, None].numpy()
         added = self._enter(v).view(stream.shape)
         traces = []
@@ -132,22 +132,23 @@ class HalfGenerator:
             added, trace = block(stream, added)
             traces.append(trace)
         h, last = self._norm(stream, added)
-        y = linear.view(frames, s.hops, s.mels) + self._mean
+        y = linear.view(frames, -1, s.mels) + self._mean
         y += self._leave(h).view(y.shape)
         return y, (slope * inverse, traces, last)
 
     def slope(self, gradient: Tensor, traces: _Traces) -> Tensor:
         """Gradient with respect to z of what has `gradient` with respect to the frames."""
-        s, frames = self._shape, len(gradient)
+        s, (frames, hops, _) = self._shape, gradient.shape
+        steps = hops // s.patch
         inner, blocks, last = traces
         half = gradient.to(torch.bfloat16, memory_format=torch.contiguous_format)
-        total = np.zeros((frames, s.steps * self._fold, s.width), np.float32)
+        total = np.zeros((frames, steps * self._fold, s.width), np.float32)
         slope = self._leave.back(half.view(*total.shape[:2], -1))
         slope = self._norm.back(slope, last, total)
         for block, trace in zip(reversed(self._blocks), reversed(blocks), strict=True):
             slope = block.back(slope, trace, total)
-        into = self._enter.back(slope.view(frames, s.steps, -1)).float()
-        return (into + self._basis.back(half.view(frames, s.steps, -1))) * inner
+        into = self._enter.back(slope.view(frames, steps, -1)).float()
+        return (into + self._basis.back(half.view(frames, steps, -1))) * inner
 
 
 _Traces = tuple[Tensor, list[tuple[_Trace, Tensor]], _Trace]

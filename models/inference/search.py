@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from codec.device import fast_in_half
 from codec.search.problem import Networks, RateModel, StepModel
 from models.inference.generator_bf16 import HalfGenerator
-from models.inference.packed import can_pack, packed
+from models.inference.packed import can_pack, can_quantise, packed, quantised
 from models.inference.prior_bf16 import HalfPrior
 from models.model import FrameModel
 from models.networks.speech import Generator, Prior
@@ -22,16 +22,17 @@ def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
     """What RDOQ needs of a model; None unless its latents are whole numbers."""
     if not (isinstance(generator, Generator) and isinstance(prior, Prior | HalfPrior)):
         return None
-    drawn, steps = generator.basis.detach().square().sum(1), generator.shape.steps
+    drawn, patch = generator.basis.detach().square().sum(1), generator.shape.patch
     return StepModel(
         prior.step_bits,
         lambda rate: drawn / generator.gains(rate).square(),
-        lambda frames: frames.reshape(len(frames), steps, -1).sum(2, keepdim=True),
+        lambda x: x.reshape(len(x), x.shape[1] // patch, -1).sum(2, keepdim=True),
     )
 
 
 def search_networks(model: FrameModel) -> Networks:
-    """A frozen model as encoder and decoder run it; gradients in bfloat16 where that is fast."""
+    """A frozen model as encoder and decoder run it; gradients in bfloat16 where that is fast, else
+    in 8-bit integers on the CPU."""
     device = next(model.generator.parameters()).device
     encoder, generator, prior = model.encoder, model.generator, model.prior
     quick = fast_in_half(device)
@@ -50,6 +51,8 @@ def search_networks(model: FrameModel) -> Networks:
         if pack and quick and isinstance(model.generator, Generator):
             return HalfGenerator(model.generator)
         drawn = copy.deepcopy(model.generator).requires_grad_(False)
+        if pack and not quick and isinstance(model.generator, Generator) and can_quantise():
+            return quantised(drawn)
         number = torch.bfloat16 if quick else next(drawn.parameters()).dtype
         drawn = drawn.to(number)
         if pack:

@@ -1,7 +1,8 @@
 """Networks of the speech presets: encoder, generator and entropy prior of log-mel frames.
 
 Notation: B frames in a batch, T = 128 hops, M = 128 mel bands, S = 16 latent steps (8 hops each),
-C latent channels. A latent frame is [B, S, C]; its quantised form holds integers.
+C latent channels. A latent frame is [B, S, C]; its quantised form holds integers. The networks take
+shorter pieces of a frame as well: they are convolutions over time.
 
 The generator starts from a *linear* synthesis (the principal components of 8-hop patches) and
 learns the residual. One set of weights serves all rates: a rate point r in [0, 2] scales the
@@ -113,14 +114,14 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, T, M] in [-1, 1], rate: [B] -> indices before rounding [B, S, C]."""
-        s = self.shape
+        frames, hops, _ = x.shape
         x = x - self.mean
-        linear = x.reshape(len(x), s.steps, -1) @ self.basis
-        h = self.enter(x.reshape(len(x), s.hops // 4, -1))
+        linear = x.reshape(frames, hops // self.shape.patch, -1) @ self.basis
+        h = self.enter(x.reshape(frames, hops // 4, -1))
         h = h + self.condition(anchor_weights(rate))[:, None]
         for block in self.blocks:
             h = block(h)
-        correction = self.leave(h.reshape(len(x), s.steps, -1))
+        correction = self.leave(h.reshape(frames, linear.shape[1], -1))
         return (linear + correction).float() * self.gains(rate)
 
 
@@ -150,14 +151,14 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, rate: Tensor) -> Tensor:
         """z: [B, S, C] latents in index units, rate: [B] -> [B, T, M] normalised log-mel frame."""
-        s = self.shape
+        s, (frames, steps, _) = self.shape, z.shape
         z = (dequantise(z, self.centres) / self.gains(rate)).to(self.basis.dtype)
-        linear = (z @ self.basis).reshape(len(z), s.hops, s.mels)
-        h = self.enter(z).reshape(len(z), s.steps * self.fold, s.width)
+        linear = (z @ self.basis).reshape(frames, steps * s.patch, s.mels)
+        h = self.enter(z).reshape(frames, steps * self.fold, s.width)
         h = h + self.condition(anchor_weights(rate))[:, None]
         for block in self.blocks:
             h = block(h)
-        residual = self.leave(self.norm(h)).reshape(len(z), s.hops, s.mels)
+        residual = self.leave(self.norm(h)).reshape(linear.shape)
         return (linear + residual).float() + self.mean
 
 
@@ -235,6 +236,10 @@ class SpeechModel(PriorModel, FrameModel):
         self.encoder = Encoder(shape)
         self.generator = Generator(shape)
         self.prior = Prior(shape)
+        # Every block of either network sees one row of four hops to each side.
+        rows = shape.patch // 4
+        self.generator_past = -(-shape.generator_blocks // rows)
+        self.encoder_past = -(-shape.encoder_blocks // rows)
         self.log_prices = [-7.5, -8.0, -9.0]
 
     @classmethod
