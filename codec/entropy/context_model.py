@@ -310,9 +310,12 @@ def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32)
 
 # A compiled generator unpacks its arrays once, not once per group.
 @kernel()
-def _groups_of(network: Network, cell: Cell, q: Int16) -> Iterator[tuple[int, int, int]]:
-    """Fill `cell` for one group after another of a column q [h, 1, C]; yield row, start and end."""
-    for row in range(len(q)):
+def _groups_of(
+    network: Network, cell: Cell, q: Int16, first: int
+) -> Iterator[tuple[int, int, int]]:
+    """Fill `cell` for one group after another of the rows of a column q [h, 1, C] from row `first`
+    on; yield row, start and end."""
+    for row in range(first, len(q)):
         start = 0
         for group in range(len(network.groups)):
             enter_group(network, cell, q, row, 0, group, start)
@@ -321,12 +324,21 @@ def _groups_of(network: Network, cell: Cell, q: Int16) -> Iterator[tuple[int, in
             start = end
 
 
-def deviations(model: ContextModel, q: NDArray[np.integer], quality: int) -> tuple[Int32, Int32]:
-    """Deviations of known indices, [h, w, C] or a frame [S, C], from their rounded locations, and
+def deviations(
+    model: ContextModel,
+    q: NDArray[np.integer],
+    quality: int,
+    past: NDArray[np.integer] | None = None,
+) -> tuple[Int32, Int32]:
+    """Deviations of known indices, [h, w, C] or steps [S, C], from their rounded locations, and
     their table numbers; both have the same shape.
 
-    Raises ValueError for the wrong number of channels and for indices out of range.
+    past: [P, C] indices of the steps before, if the context looks back to these. Raises ValueError
+    for the wrong number of channels and for indices out of range.
     """
+    if past is not None:
+        distances, tables = deviations(model, np.concatenate((past, q)), quality)
+        return distances[len(past) :], tables[len(past) :]
     if q.shape[-1] != model.channels:
         raise ValueError(f"the model has {model.channels} channels, not {q.shape[-1]}")
     if max(q.max(initial=0), -int(q.min(initial=0))) > model.max_index:
@@ -339,16 +351,31 @@ def deviations(model: ContextModel, q: NDArray[np.integer], quality: int) -> tup
 
 
 class ContextWalk:
-    """The contexts of a frame [S, C] that is being decoded, group by group.
+    """The contexts of steps [S, C] that are being decoded, group by group.
 
-    Iterating yields, for every group in coding order, the slots of its indices within `q` and their
-    rounded locations and table numbers, each [channels of the group]; the slots must be filled with
-    `put` before the next iteration.
+    past: [P, C] indices of the steps before them, if the context looks back to these. Iterating
+    yields, for every group in coding order, the slots of its indices within `q` and their rounded
+    locations and table numbers, each [channels of the group]; the slots must be filled with `put`
+    before the next step of the iteration.
     """
 
-    def __init__(self, model: ContextModel, steps: int, quality: int) -> None:
+    def __init__(
+        self,
+        model: ContextModel,
+        steps: int,
+        quality: int,
+        past: NDArray[np.integer] | None = None,
+    ) -> None:
         self._model, self._network = model, model.network(quality)
-        self.q = np.zeros((steps, model.channels), np.int16)
+        before = np.zeros((0, model.channels)) if past is None else past
+        self._first = len(before)
+        self._rows = np.zeros((self._first + steps, model.channels), np.int16)
+        self._rows[: self._first] = before
+
+    @property
+    def q(self) -> Int16:
+        """The indices [S, C]."""
+        return self._rows[self._first :]
 
     def put(self, slots: Int16, values: NDArray[np.integer]) -> None:
         """Fill in decoded indices. Raises BadStream if they are out of range."""
@@ -359,6 +386,7 @@ class ContextWalk:
     def __iter__(self) -> Iterator[tuple[Int16, Int32, Int32]]:
         cell = start_cell(self._network)
         _, centre, table = cell.out
-        for step, start, end in _groups_of(self._network, cell, self.q[:, None]):
+        rows = self._rows
+        for row, start, end in _groups_of(self._network, cell, rows[:, None], self._first):
             part = slice(start, end)
-            yield self.q[step, part], centre[part], table[part]
+            yield rows[row, part], centre[part], table[part]

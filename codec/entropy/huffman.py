@@ -59,9 +59,14 @@ def zone_of(table: NDArray[np.int32]) -> NDArray[np.int32]:
     return zones
 
 
-def tokens_of(model: SpeechContext, q: NDArray[np.integer], quality: int) -> list[Token]:
-    """The token sequence of one frame [S, C]."""
-    deviation, table = deviations(model, q, quality)
+def tokens_of(
+    model: SpeechContext,
+    q: NDArray[np.integer],
+    quality: int,
+    past: NDArray[np.integer] | None = None,
+) -> list[Token]:
+    """The token sequence of latents [S, C]; past: those of the steps before, [P, C]."""
+    deviation, table = deviations(model, q, quality, past)
     tokens: list[Token] = []
     for differences, zones in zip(deviation, zone_of(table).tolist(), strict=True):
         position = 0
@@ -91,7 +96,9 @@ def count_tokens(model: SpeechContext, frames: list[Frame]) -> RunModel:
 
 
 class HuffmanCoder(LatentCoder):
-    """Huffman coder of frames [S, C] over a `RunModel`."""
+    """Huffman coder of latents [S, C] over a `RunModel`."""
+
+    sees_past = True
 
     def __init__(self, model: SpeechContext, runs: RunModel, steps: int, overhead: float) -> None:
         """overhead: bits relative to the context model's ideal code length, on training frames."""
@@ -103,16 +110,24 @@ class HuffmanCoder(LatentCoder):
         self._encode = [[huffman.EncoderHuffmanTree(p) for p in rows] for rows in tables]
         self._decode = [[huffman.DecoderHuffmanTree(p) for p in rows] for rows in tables]
 
-    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
+    def encode(
+        self, q: NDArray[np.integer], quality: int, past: NDArray[np.integer] | None = None
+    ) -> bytes:
         self.check_shape(q)
         coder = constriction.symbol.QueueEncoder()
-        for is_value, zone, symbol in tokens_of(self.model, q, quality):
+        for is_value, zone, symbol in tokens_of(self.model, q, quality, past):
             coder.encode_symbol(symbol, self._encode[is_value][zone])
         return huffman_bytes(coder)
 
-    def decode(self, payload: bytes, quality: int) -> Int8:
+    def decode(
+        self,
+        payload: bytes,
+        quality: int,
+        steps: int | None = None,
+        past: NDArray[np.integer] | None = None,
+    ) -> Int8:
         decoder = huffman_decoder(payload)
-        walk = ContextWalk(self.model, self.shape[0], quality)
+        walk = ContextWalk(self.model, steps or self.steps, quality, past)
         channels, channel = self.model.channels, 0
         expected, differs = 0, False  # indices left in the run, and whether a difference follows
         with refusing():

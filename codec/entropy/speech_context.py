@@ -1,11 +1,12 @@
-"""The context model of speech and the range coder of its frames.
+"""The context model of speech and the range coder of its latents.
 
-A step of a frame sees the values and magnitudes of all channels in the two steps before it.
+A step sees the values and magnitudes of all channels in the two steps before it.
 `constriction`'s range coder (Bamler 2022) turns the symbols into bytes.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from codec.entropy.latent_coder import (
     range_bytes,
     range_decoder,
     refusing,
+    shortest,
 )
 
 MAX_INDEX = 15
@@ -92,7 +94,9 @@ class SpeechContext(ContextModel):
 
 
 class RangeCoder(LatentCoder):
-    """Range coder of frames [S, C] over the context model's tables."""
+    """Range coder of latents [S, C] over the context model's tables."""
+
+    sees_past = True
 
     def __init__(self, model: SpeechContext, steps: int) -> None:
         model.check()
@@ -102,22 +106,39 @@ class RangeCoder(LatentCoder):
         self._bits = TABLE_BITS - np.log2(model.tables)
         self._family = constriction.stream.model.Categorical(perfect=False)
 
-    def bits(self, q: NDArray[np.integer], quality: int) -> float:
+    def bits(
+        self, q: NDArray[np.integer], quality: int, past: NDArray[np.integer] | None = None
+    ) -> float:
         """Ideal code length of [S, C] indices under the stored tables."""
-        deviation, table = deviations(self.model, q, quality)
+        deviation, table = deviations(self.model, q, quality, past)
         return float(self._bits[table, self.model.symbols_of(deviation)].sum())
 
-    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
+    def encode(
+        self, q: NDArray[np.integer], quality: int, past: NDArray[np.integer] | None = None
+    ) -> bytes:
         self.check_shape(q)
-        deviation, table = (part.reshape(-1) for part in deviations(self.model, q, quality))
+        deviation, table = (part.reshape(-1) for part in deviations(self.model, q, quality, past))
         coder = constriction.stream.queue.RangeEncoder()
-        symbols = self.model.symbols_of(deviation)
-        coder.encode(symbols, self._family, self._probabilities[table])
-        return range_bytes(coder)
+        symbols, chances = self.model.symbols_of(deviation), self._probabilities[table]
+        coder.encode(symbols, self._family, chances)
 
-    def decode(self, payload: bytes, quality: int) -> Int8:
+        def sufficient(payload: bytes) -> bool:
+            with suppress(AssertionError):  # of constriction, for bytes that end too early
+                found = range_decoder(payload).decode(self._family, chances)
+                return np.array_equal(found, symbols)
+            return False
+
+        return shortest(range_bytes(coder), sufficient)
+
+    def decode(
+        self,
+        payload: bytes,
+        quality: int,
+        steps: int | None = None,
+        past: NDArray[np.integer] | None = None,
+    ) -> Int8:
         coder = range_decoder(payload)
-        walk = ContextWalk(self.model, self.shape[0], quality)
+        walk = ContextWalk(self.model, steps or self.steps, quality, past)
         with refusing():
             for slots, centre, table in walk:
                 symbols = coder.decode(self._family, self._probabilities[table])

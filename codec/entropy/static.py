@@ -85,18 +85,26 @@ class _StaticCoder(LatentCoder):
     def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
         """Decode `count` symbols."""
 
-    def encode(self, q: NDArray[np.integer], quality: int) -> bytes:
+    def encode(
+        self, q: NDArray[np.integer], quality: int, past: NDArray[np.integer] | None = None
+    ) -> bytes:
         self.check_shape(q)
         if q.min() < 0 or q.max() >= self.levels:
             raise ValueError(f"latent indices must lie in 0..{self.levels - 1}")
         return self._write(np.ascontiguousarray(q, np.int32).reshape(-1))
 
-    def decode(self, payload: bytes, quality: int) -> Int8:
+    def decode(
+        self,
+        payload: bytes,
+        quality: int,
+        steps: int | None = None,
+        past: NDArray[np.integer] | None = None,
+    ) -> Int8:
         with refusing():
-            symbols = self._read(payload, self.shape[0] * self.shape[1])
+            symbols = self._read(payload, (steps or self.steps) * self.channels)
         if self._write(symbols) != payload:
             raise BadStream("payload does not end with the frame")
-        return symbols.astype(np.int8).reshape(self.shape)
+        return symbols.astype(np.int8).reshape(-1, self.channels)
 
 
 class StaticHuffmanCoder(_StaticCoder):
