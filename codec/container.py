@@ -2,6 +2,8 @@
 
     stream header  b"sotto", version, JSON length (uint16), JSON, CRC-32 of all that
     records        sync byte, uint16 (bit 15: end record, bits 0-14: body length), CRC-8, body
+    body           version 1: a packet in its file form; version 2, for packets of less than a
+                   frame: number of the first step (uint16), the packet in its session form, CRC-16
     end record     body: total samples (uint64), frames (uint32), CRC-32 of all packet bytes,
                    CRC-32 of this record so far
 
@@ -9,8 +11,8 @@ All numbers are big-endian. Nothing is ever patched afterwards, so the writer ne
 record that does not check out is skipped byte by byte until the next one that does; the sequence
 numbers of the packets then tell how many frames are missing. `docs/format.md` has every detail.
 
-Bits are counted honestly: packets (with their 8-byte headers) and the container around them are
-separate numbers, and both are reported.
+Bits are counted honestly: packets (with their headers) and the container around them are separate
+numbers, and both are reported.
 """
 
 from __future__ import annotations
@@ -27,25 +29,33 @@ from typing import Any, BinaryIO
 
 from codec.errors import BadInput, BadStream, SottoError, WrongModel, WrongVersion
 from codec.packet import (
-    HEADER_BYTES,
+    FRAME_STEPS,
     MAX_PACKET,
     SEQUENCE_MODULUS,
+    SESSION_HEADER_BYTES,
+    STEPS,
     Kind,
     Packet,
+    checksum,
     pack,
+    pack_session,
     short_id,
     unpack,
+    unpack_session,
 )
+from codec.signal.samples import SAMPLE_RATE
 
 MAGIC = b"sotto"
-CONTAINER_VERSION = 1
+FRAMES_VERSION = 1  # of pictures, and of speech in whole frames
+STEPS_VERSION = 2  # of speech in shorter packets
 MAX_JSON = 1024
 # A start that differs from the magic by no more bits than this is a damaged magic.
 MAX_MAGIC_ERRORS = 4
 
 SYNC = 0xD5
 RECORD_HEAD_BYTES = 4
-MIN_RECORD = RECORD_HEAD_BYTES + HEADER_BYTES
+MIN_BODY = 2 + SESSION_HEADER_BYTES + 2  # of a packet without payload, the shorter of both forms
+MIN_RECORD = RECORD_HEAD_BYTES + MIN_BODY
 _END_FLAG = 0x8000
 
 # The most missing frames per file, 4.4 minutes of speech, that are accepted without skipped bytes
@@ -58,6 +68,8 @@ _CHUNK = 1 << 16
 _OPENING = Struct(">5sBH")
 _RECORD_HEAD = Struct(">BH")
 _END_BODY = Struct(">QIII")
+_STEP_SAMPLES = 1024
+_BODY_FRAMING = {FRAMES_VERSION: 0, STEPS_VERSION: 4}  # bytes of a body around its packet
 _KINDS = {"speech": (Kind.SPEECH, Kind.COMFORT_NOISE), "image": (Kind.IMAGE,)}
 _KEYS = ("preset", "model_id", "kind", "sample_rate", "frame_samples")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
@@ -76,9 +88,20 @@ class StreamHeader:
     preset: str
     model_id: str
     kind: str = "speech"
-    sample_rate: int = 16_000
-    frame_samples: int = 16_384
+    sample_rate: int = SAMPLE_RATE
+    frame_samples: int = FRAME_STEPS * _STEP_SAMPLES
     extra: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+
+    @property
+    def steps(self) -> int:
+        """Latent steps in a packet of speech."""
+        steps, rest = divmod(self.frame_samples, _STEP_SAMPLES)
+        return steps if steps in STEPS and not rest else FRAME_STEPS
+
+    @property
+    def version(self) -> int:
+        """Of the container that this header begins."""
+        return FRAMES_VERSION if self.steps == FRAME_STEPS else STEPS_VERSION
 
     def __post_init__(self) -> None:
         if not isinstance(self.preset, str) or not _NAME.fullmatch(self.preset):
@@ -164,7 +187,23 @@ def _parse_record_head(head: bytes) -> tuple[int, bool]:
     length = int.from_bytes(head[1:3], "big")
     if length == _END_FLAG | _END_BODY.size:
         return _END_BODY.size, True
-    return (length if HEADER_BYTES <= length <= MAX_PACKET else 0), False
+    return (length if MIN_BODY <= length <= MAX_PACKET else 0), False
+
+
+def _pack_body(packet: Packet, version: int) -> bytes:
+    if version == FRAMES_VERSION:
+        return pack(packet)
+    body = packet.sequence.to_bytes(2, "big") + pack_session(packet)
+    return body + checksum(body).to_bytes(2, "big")
+
+
+def _unpack_body(body: bytes, version: int, model_id: int) -> Packet:
+    """Inverse of `_pack_body`. Raises BadStream or WrongVersion."""
+    if version == FRAMES_VERSION:
+        return unpack(body)
+    if checksum(body[:-2]) != int.from_bytes(body[-2:], "big"):
+        raise BadStream("packet is damaged: its checksum does not match")
+    return unpack_session(body[2:-2], int.from_bytes(body[:2], "big"), model_id)
 
 
 def pack_header(header: StreamHeader) -> bytes:
@@ -173,7 +212,7 @@ def pack_header(header: StreamHeader) -> bytes:
     text = json.dumps(values, separators=(",", ":"), ensure_ascii=True).encode("ascii")
     if len(text) > MAX_JSON:
         raise BadInput(f"stream header of {len(text)} bytes exceeds the limit of {MAX_JSON}")
-    opening = _OPENING.pack(MAGIC, CONTAINER_VERSION, len(text)) + text
+    opening = _OPENING.pack(MAGIC, header.version, len(text)) + text
     return opening + zlib.crc32(opening).to_bytes(4, "big")
 
 
@@ -202,8 +241,9 @@ def _parse_header_json(text: bytes) -> StreamHeader:
 class ContainerWriter:
     """Writes one container, front to back.
 
-    The packets of a container are consecutive frames, numbered from 0. Raises `BadInput` for a
-    packet that does not belong in this stream; lets `OSError` through from `fileobj`.
+    The packets of a container are consecutive, numbered from 0 in packets (version 1) or latent
+    steps (version 2). Raises `BadInput` for a packet that does not belong in this stream; lets
+    `OSError` through from `fileobj`.
     """
 
     def __init__(self, fileobj: BinaryIO, header: StreamHeader) -> None:
@@ -229,12 +269,18 @@ class ContainerWriter:
                 f"frame {self.frames} is of kind {packet.kind.name.lower()}, "
                 f"the stream is of kind {self.header.kind}"
             )
-        if packet.sequence != self.frames % SEQUENCE_MODULUS:
+        if packet.steps != self.header.steps:
+            raise BadInput(
+                f"frame {self.frames} holds {packet.steps} latent steps, "
+                f"the packets of this stream {self.header.steps}"
+            )
+        expected = self.frames * _stride(self.header) % SEQUENCE_MODULUS
+        if packet.sequence != expected:
             raise BadInput(
                 f"frame {self.frames} carries sequence number {packet.sequence}, "
-                f"expected {self.frames % SEQUENCE_MODULUS}"
+                f"expected {expected}"
             )
-        body = pack(packet)
+        body = _pack_body(packet, self.header.version)
         self._put(record_head(len(body)) + body)
         self._content_crc = zlib.crc32(body, self._content_crc)
         self.frames += 1
@@ -321,12 +367,14 @@ def _read_header(window: _Window) -> StreamHeader:
     if wrong or zlib.crc32(block[:-4]) != int.from_bytes(block[-4:], "big"):
         raise damaged
     # After the checksum: before it, another version may be a flipped bit.
-    if version != CONTAINER_VERSION:
+    if version not in (FRAMES_VERSION, STEPS_VERSION):
         raise WrongVersion(
             f"the stream is of container version {version}, "
-            f"this program reads version {CONTAINER_VERSION}"
+            f"this program reads versions {FRAMES_VERSION} and {STEPS_VERSION}"
         )
     header = _parse_header_json(block[_OPENING.size : -4])
+    if version != header.version:
+        raise BadStream(f"packets of that length are not for container version {version}")
     window.take(size)
     return header
 
@@ -373,6 +421,7 @@ class ContainerReader:
         self.skipped_bytes = 0
         self._since = 0  # bytes skipped since the last used record
         self._model_id = short_id(self.header.model_id)
+        self._stride = _stride(self.header)
         self._expected = 0  # sequence number of the next frame
         self._unseen = MAX_UNSEEN_FRAMES
         self._content_crc = 0
@@ -427,17 +476,20 @@ class ContainerReader:
                 self._drop(aside)
                 yield from self._finish(record)
                 return
-            if aside and record.sequence == _after(aside[1].sequence):
+            if aside and record.sequence == self._after(aside[1]):
                 yield from self._lose(self._accepted_gap())
                 yield self._accept(*aside)
             else:
                 self._drop(aside)
             aside = None
-            gap = (record.sequence - self._expected) % SEQUENCE_MODULUS
-            if gap <= self._accepted_gap():
+            ahead = (record.sequence - self._expected) % SEQUENCE_MODULUS
+            gap, between = divmod(ahead, self._stride)
+            if between:  # none of this stream's numbers
+                self._drop((body, record))
+            elif gap <= self._accepted_gap():
                 yield from self._lose(gap)
                 yield self._accept(body, record)
-            elif gap < SEQUENCE_MODULUS // 2:
+            elif ahead < SEQUENCE_MODULUS // 2:
                 aside = body, record
             else:
                 self._drop((body, record))
@@ -469,12 +521,12 @@ class ContainerReader:
             intact = crc == zlib.crc32(block[:-4])
             return _EndRecord(total_samples, frames, content_crc) if intact else None
         try:
-            packet = unpack(body)
+            packet = _unpack_body(body, self.header.version, self._model_id)
         except SottoError:
             return None
-        # A packet of another model or kind is the result of damage.
+        # A packet of another model, kind or length is the result of damage.
         ours = packet.model_id == self._model_id and packet.kind in _KINDS[self.header.kind]
-        return packet if ours else None
+        return packet if ours and packet.steps == self.header.steps else None
 
     def _skip(self, size: int) -> None:
         self.skipped_bytes += size
@@ -498,11 +550,15 @@ class ContainerReader:
 
     def _accept(self, body: bytes, packet: Packet) -> Packet:
         self.frames += 1
-        self.packet_bytes += len(body)
+        self.packet_bytes += len(body) - _BODY_FRAMING[self.header.version]
         self.payload_bytes += len(packet.payload)
         self._content_crc = zlib.crc32(body, self._content_crc)
-        self._expected = _after(packet.sequence)
+        self._expected = self._after(packet)
         return packet
+
+    def _after(self, packet: Packet) -> int:
+        """The sequence number that follows a packet's."""
+        return (packet.sequence + self._stride) % SEQUENCE_MODULUS
 
     def _finish(self, end: _EndRecord) -> Iterator[Lost]:
         """Frames missing before the end record, and whether it agrees with what was read."""
@@ -514,8 +570,9 @@ class ContainerReader:
             self.total_samples = end.total_samples
 
 
-def _after(sequence: int) -> int:
-    return (sequence + 1) % SEQUENCE_MODULUS
+def _stride(header: StreamHeader) -> int:
+    """By how much the sequence numbers of its packets grow."""
+    return 1 if header.version == FRAMES_VERSION else header.steps
 
 
 def scan(fileobj: BinaryIO) -> StreamInfo:

@@ -1,4 +1,7 @@
-"""A packet: one frame as an 8-byte header with a checksum and the entropy-coded payload.
+"""A packet: a piece of speech or a tile of a picture, coded, and its two forms as bytes.
+
+Speech is counted in latent steps of 64 ms; a packet holds 1, 2, 4, 8 or 16 of them, which make a
+frame. The *file form* stands for itself:
 
     byte 0     version (3 bits) | kind (2) | entropy coder (1) | chained (1) | reserved, 0 (1)
     byte 1     quality index: the rate point the latents are scaled for
@@ -7,14 +10,21 @@
     bytes 6-7  CRC-16 of bytes 0-5 followed by the payload
     bytes 8-   payload, at most `MAX_PAYLOAD` bytes, of images `MAX_IMAGE_PAYLOAD`
 
+The *session form* leaves to its carrier what that knows: the length of the packet, the model, the
+number of its first step, and that it is intact.
+
+    byte 0     kind (2 bits) | entropy coder (1) | chained (1) | log2 of its steps (3) | 0 (1)
+    byte 1     quality index
+    bytes 2-   payload, at most `MAX_PAYLOAD` bytes
+
 All numbers are big-endian. The carrier of a packet gives its length.
 
-The checksum is CRC-16/IBM-3740 ("CCITT-FALSE": polynomial 0x1021, initial value 0xFFFF), which is
-in the standard library. The polynomial has the factor x + 1 and x has order 32 767 modulo it, so
-in packets of up to 32 767 bits (ours have at most 32 760) every 1-, 2- and 3-bit error and every
-error of an odd number of bits is detected: Hamming distance 4. No 16 check bits do better at this
-length: distance 5 needs 1 + n + n(n-1)/2 <= 2^16 (Hamming bound), n <= 361 bits. Other damage
-passes with probability 2^-16.
+The checksum of the file form is CRC-16/IBM-3740 ("CCITT-FALSE": polynomial 0x1021, initial value
+0xFFFF), which is in the standard library. The polynomial has the factor x + 1 and x has order
+32 767 modulo it, so in packets of up to 32 767 bits (ours have at most 32 760) every 1-, 2- and
+3-bit error and every error of an odd number of bits is detected: Hamming distance 4. No 16 check
+bits do better at this length: distance 5 needs 1 + n + n(n-1)/2 <= 2^16 (Hamming bound), n <= 361
+bits. Other damage passes with probability 2^-16.
 """
 
 from __future__ import annotations
@@ -35,6 +45,12 @@ MAX_PACKET = HEADER_BYTES + MAX_PAYLOAD
 MAX_IMAGE_PAYLOAD = 4087
 MAX_IMAGE_PACKET = HEADER_BYTES + MAX_IMAGE_PAYLOAD
 SEQUENCE_MODULUS = 1 << 16
+SESSION_HEADER_BYTES = 2
+MAX_SESSION_PACKET = SESSION_HEADER_BYTES + MAX_PAYLOAD
+STEPS = (1, 2, 4, 8, 16)  # latent steps that a packet of speech may hold
+FRAME_STEPS = STEPS[-1]
+STEP_MS = 64
+DELAYS = tuple(steps * STEP_MS for steps in STEPS)  # milliseconds of speech in a packet
 
 _FIELDS = struct.Struct(">BBHH")
 _CRC_START = 0xFFFF
@@ -59,11 +75,12 @@ class Entropy(IntEnum):
 
 @dataclass(frozen=True)
 class Packet:
-    """One frame, coded.
+    """A piece of speech or of a picture, coded.
 
-    sequence, model_id: 16-bit unsigned; quality: 8-bit unsigned; payload: at most
-    `max_payload(kind)` bytes; chained: decoding needs the frame before this one as context, in
-    images that the payload continues that of the packet before. Raises `BadInput` if a value does
+    sequence: 16-bit number, in the file form counted in packets, in the session form in steps;
+    model_id: 16-bit unsigned; quality: 8-bit unsigned; payload: at most `max_payload(kind)` bytes;
+    chained: the payload can only be decoded after the packet before this one, in images that it
+    continues that of the packet before; steps: one of `STEPS`. Raises `BadInput` if a value does
     not fit its field.
     """
 
@@ -74,6 +91,7 @@ class Packet:
     kind: Kind = Kind.SPEECH
     entropy: Entropy = Entropy.RANGE
     chained: bool = False
+    steps: int = FRAME_STEPS
 
     def __post_init__(self) -> None:
         for name, bits in (("sequence", 16), ("quality", 8), ("model_id", 16)):
@@ -86,16 +104,37 @@ class Packet:
             object.__setattr__(self, "entropy", Entropy(self.entropy))
         except ValueError as reason:
             raise BadInput(f"packet cannot be written: {reason}") from None
+        if self.steps not in STEPS:
+            raise BadInput(f"a packet cannot hold {self.steps} steps")
         if len(self.payload) > max_payload(self.kind):
             raise BadInput(
                 f"packet payload of {len(self.payload)} bytes exceeds the limit of "
                 f"{max_payload(self.kind)}"
             )
 
+    @property
+    def pause(self) -> bool:
+        """Whether it holds no speech: comfort noise or silence, which go on until the next packet
+        says otherwise."""
+        return self.kind is Kind.COMFORT_NOISE or not self.payload
+
 
 def max_payload(kind: Kind) -> int:
     """The most payload bytes of a packet of this kind."""
     return MAX_IMAGE_PAYLOAD if kind is Kind.IMAGE else MAX_PAYLOAD
+
+
+def fits(most: int | None, steps: int) -> bool:
+    """Whether packets of so many latent steps can carry speech within a limit in bytes: within
+    less, loud or noisy ones become noise."""
+    return most is None or most >= SESSION_HEADER_BYTES + 8 * steps
+
+
+def check_fits(most: int | None, steps: int) -> None:
+    """Raises BadInput unless `fits`."""
+    if not fits(most, steps):
+        delay, least = steps * STEP_MS, SESSION_HEADER_BYTES + 8 * steps
+        raise BadInput(f"packets of {delay} ms need {least} bytes, {most} are allowed")
 
 
 def checksum(data: bytes, start: int = _CRC_START) -> int:
@@ -104,7 +143,10 @@ def checksum(data: bytes, start: int = _CRC_START) -> int:
 
 
 def pack(packet: Packet) -> bytes:
-    """The bytes of `packet`: HEADER_BYTES, then its payload."""
+    """The file form of `packet`: HEADER_BYTES, then its payload. Raises BadInput for speech of
+    fewer steps than a frame, which this form cannot tell from one."""
+    if packet.steps != FRAME_STEPS:
+        raise BadInput(f"a packet of {packet.steps} steps has no file form")
     flags = (
         PACKET_VERSION << 5
         | packet.kind << 3
@@ -154,6 +196,43 @@ def unpack(data: bytes | bytearray | memoryview) -> Packet:
         kind=Kind(kind),
         entropy=Entropy(flags >> 2 & 1),
         chained=bool(flags & 0b10),
+    )
+
+
+def pack_session(packet: Packet) -> bytes:
+    """The session form of a packet of speech: SESSION_HEADER_BYTES, then its payload.
+
+    Raises BadInput for a packet of an image.
+    """
+    if packet.kind is Kind.IMAGE:
+        raise BadInput("a packet of an image has no session form")
+    flags = packet.kind << 6 | packet.entropy << 5 | packet.chained << 4
+    header = bytes([flags | packet.steps.bit_length() - 1 << 1, packet.quality])
+    return header + packet.payload
+
+
+def unpack_session(data: bytes | bytearray | memoryview, sequence: int, model_id: int) -> Packet:
+    """The packet in the session form `data`.
+
+    sequence: the number of its first step, modulo `SEQUENCE_MODULUS`; model_id: its 16 bits, as the
+    carrier knows them. Raises `BadStream` for what is no such packet.
+    """
+    data = bytes(data)
+    if not SESSION_HEADER_BYTES <= len(data) <= MAX_SESSION_PACKET:
+        raise BadStream(f"a packet of speech cannot have {len(data)} bytes")
+    flags, quality = data[:SESSION_HEADER_BYTES]
+    kind, exponent = flags >> 6, flags >> 1 & 0b111
+    if kind not in (Kind.SPEECH, Kind.COMFORT_NOISE) or flags & 1 or exponent >= len(STEPS):
+        raise BadStream("packet is of a reserved kind or length, or sets a reserved bit")
+    return Packet(
+        sequence=sequence,
+        quality=quality,
+        payload=data[SESSION_HEADER_BYTES:],
+        model_id=model_id,
+        kind=Kind(kind),
+        entropy=Entropy(flags >> 5 & 1),
+        chained=bool(flags >> 4 & 1),
+        steps=1 << exponent,
     )
 
 

@@ -25,6 +25,8 @@ N_BINS = N_FFT // 2 + 1
 N_MELS = 128
 FRAME_HOPS = 128
 FRAME_SAMPLES = FRAME_HOPS * HOP
+STEP_HOPS = 8  # columns of a latent step, the unit in which packets are counted
+STEP_SAMPLES = STEP_HOPS * HOP
 LEAD = (WINDOW - HOP) // 2  # samples that a column sees before, and after, its own hop
 
 LOUDEST = 4.0  # samples beyond are clipped

@@ -9,11 +9,13 @@ import numpy as np
 from codec.container import ContainerReader, StreamHeader
 from codec.device import choose_device
 from codec.errors import BadInput
+from codec.packet import FRAME_STEPS, check_fits
 from codec.search.problem import Method
 from codec.signal import analysis
+from codec.signal.analysis import STEP_SAMPLES
 from codec.signal.samples import FloatArray
 from codec.speech.decoder import SpeechDecoder
-from codec.speech.encoder import SpeechEncoder
+from codec.speech.encoder import BLOCK, SpeechEncoder, check_steps
 from codec.speech.engine import SpeechEngine
 from codec.speech.presets import DEFAULT_PRESET, PRESETS, EntropyName, find_preset
 from codec.speech.streams import GROUP, decode_stream, encode_stream
@@ -29,9 +31,9 @@ class SpeechCodec(SpeechEngine):
         """The codec of a preset. Raises BadInput for an unknown preset, device or broken model."""
         return cls(find_preset(preset), choose_device(device))
 
-    def header(self) -> StreamHeader:
-        """The header of a container with this codec's packets."""
-        return StreamHeader(preset=self.preset, model_id=self.model_id)
+    def header(self, steps: int = FRAME_STEPS) -> StreamHeader:
+        """The header of a container with this codec's packets of so many latent steps."""
+        return StreamHeader(self.preset, self.model_id, frame_samples=steps * STEP_SAMPLES)
 
     def encoder(
         self,
@@ -41,13 +43,22 @@ class SpeechCodec(SpeechEngine):
         entropy: EntropyName | None = None,
         group: int = 1,
         method: Method = "rdoq",
+        steps: int = FRAME_STEPS,
+        most_bytes: int | None = None,
     ) -> SpeechEncoder:
-        """A streaming encoder. `budget`: seconds per frame; `group`: frames searched at once."""
-        return SpeechEncoder(self, iterations, budget, method if search else "none", entropy, group)
+        """A streaming encoder, as `SpeechEncoder`; budget: seconds of search per frame's time."""
+        check_fits(most_bytes, steps)
+        method = method if search else "none"
+        block = min(steps, BLOCK) if steps < FRAME_STEPS else steps
+        share = None if budget is None else budget * block / FRAME_STEPS
+        return SpeechEncoder(
+            self, iterations, share, method, entropy, group,
+            steps=steps, block=block, most_bytes=most_bytes,
+        )  # fmt: skip
 
-    def decoder(self) -> SpeechDecoder:
-        """A streaming decoder."""
-        return SpeechDecoder(self)
+    def decoder(self, steps: int = FRAME_STEPS) -> SpeechDecoder:
+        """A streaming decoder of packets of so many latent steps."""
+        return SpeechDecoder(self, check_steps(self, steps))
 
     def encode(
         self,
@@ -60,14 +71,18 @@ class SpeechCodec(SpeechEngine):
         entropy: EntropyName | None = None,
         method: Method = "rdoq",
         group: int = GROUP,
+        steps: int = FRAME_STEPS,
+        most_bytes: int | None = None,
     ) -> bytes:
         """Samples [n] or [n, channels], full scale 1, any rate -> a whole `.sotto` container.
 
-        `group` frames are searched side by side.
+        Of whole frames, `group` are searched side by side.
         """
-        encoder = self.encoder(iterations, budget, search, entropy, group, method)
+        encoder = self.encoder(
+            iterations, budget, search, entropy, group, method, steps, most_bytes
+        )
         sink = io.BytesIO()
-        encode_stream(encoder, self.header(), [to_speech(samples, sample_rate)], sink)
+        encode_stream(encoder, self.header(steps), [to_speech(samples, sample_rate)], sink)
         return sink.getvalue()
 
     def decode(self, data: bytes) -> FloatArray:
@@ -77,7 +92,8 @@ class SpeechCodec(SpeechEngine):
         """
         reader = ContainerReader(io.BytesIO(data))
         reader.require_model(self.model_id, self.preset)
-        samples = np.concatenate(list(decode_stream(self.decoder(), reader)))
+        decoder = self.decoder(reader.header.steps)
+        samples = np.concatenate(list(decode_stream(decoder, reader)))
         return samples[: reader.total_samples]
 
 

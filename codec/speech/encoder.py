@@ -1,8 +1,16 @@
-"""Speech to packets: the steps that every encoder shares, and the encoder of files."""
+"""Speech to packets, for files and calls alike.
+
+The search sees a frame of up to 1.024 s that slides over the speech: its newest block of latent
+steps is searched, those before are fixed. A packet holds one block or several. Columns are analysed
+step by step, so that packets do not depend on how the samples were divided into pushes.
+"""
 
 from __future__ import annotations
 
 import copy
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,139 +19,257 @@ import torch
 from numpy.typing import NDArray
 
 from codec.errors import BadInput
-from codec.packet import SEQUENCE_MODULUS, Entropy, Kind, Packet, short_id
+from codec.packet import (
+    FRAME_STEPS,
+    HEADER_BYTES,
+    MAX_PAYLOAD,
+    SEQUENCE_MODULUS,
+    SESSION_HEADER_BYTES,
+    STEPS,
+    Entropy,
+    Kind,
+    Packet,
+    short_id,
+)
 from codec.search.admm import cheapen, search, threads_for
-from codec.search.problem import Method, SearchSettings
+from codec.search.problem import Distance, Method, Networks, SearchSettings
+from codec.search.sliding import NewestDistance, following
 from codec.signal import analysis
-from codec.signal.analysis import FRAME_SAMPLES, LEAD
+from codec.signal.activity import ActivityDetector
+from codec.signal.analysis import FRAME_HOPS, LEAD, N_MELS, STEP_HOPS, STEP_SAMPLES
+from codec.signal.comfort_noise import encode_noise
 from codec.signal.samples import FloatArray
-from codec.speech.presets import EntropyName, Preset
-from codec.speech.ratecontrol import Bits, Plan, RateControl
+from codec.speech.history import History
+from codec.speech.presets import EntropyName, Preset, find_preset
+from codec.speech.ratecontrol import STEP_SECONDS, Bits, Plan, RateControl, longest_packet
 
 if TYPE_CHECKING:
     from codec.speech.engine import SpeechEngine
 
-SILENT = -0.98  # frames with nothing above this (1 dB over the floor) are coded as empty packets
-_NEEDED = FRAME_SAMPLES + 2 * LEAD  # samples that the columns of one frame see
-_TAIL_BITS = 34.0  # what whole 32-bit words cost at most beyond the ideal
+BLOCK = 4  # the most latent steps that a call searches at once
+LONGEST_TAIL, TAIL_SHARE = 0.05, 0.35  # of the search in a call: seconds, and share of its block
+CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
+KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
+UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost
+SILENT = -0.98  # what never exceeds this (1 dB over the floor) is silence
+_NOISE_STEPS = 16  # between two packets of a pause
+_NOISE_CHANGE = 8.0  # mean change of the levels, in steps of its payload, that is told at once
+_TAIL_BITS = 8.0  # what whole bytes cost at most beyond the ideal
 _CERTAINTY = 1.01  # margin for the prior's estimate against the coder's integer tables
-_RETRIES = 16  # cheaper warm starts tried for a frame that exceeds its allowance
+_RETRIES = 16  # cheaper warm starts tried for a packet that exceeds its allowance
+_COLUMNS_KEPT = 256  # for display
+_LEARNING = 0.3  # share of what the last search took too long by which the next ones are shorter
+LEAST_PACKET = 16  # bytes that a limit of packets must leave
 
 
 @dataclass(frozen=True)
 class Target:
-    """Constraints of a search over B frames: rate points, bit prices and bit limits, each [B]."""
+    """Constraints of a search over B blocks: rate points, bit prices and bit limits, each [B]."""
 
     rate: torch.Tensor
     weight: torch.Tensor
     limit: torch.Tensor
 
 
-class FrameCoder:
-    """Rate plans, warm starts and payloads of one stream; keeps its rate and packet numbers.
+@dataclass(frozen=True)
+class EncodedPacket:
+    """A packet and how it came about.
 
-    Raises BadInput for an unknown entropy coder; None is that of the preset.
+    packet: None where a pause goes on and nothing need be sent; step: number of its first step;
+    steps: how many it holds; active: whether it is speech; iterations: search steps, of its last
+    block; cost, start_cost: true cost of what was found there and of the encoder network's own
+    output, 0 without speech; seconds: spent on all of it; payload_bits: without the header.
     """
 
-    def __init__(self, codec: SpeechEngine, entropy: EntropyName | None = None) -> None:
+    packet: Packet | None
+    step: int
+    steps: int
+    active: bool
+    iterations: int = 0
+    cost: float = 0.0
+    start_cost: float = 0.0
+    seconds: float = 0.0
+    payload_bits: int = 0
+
+
+class BlockCoder:
+    """Rate plans, warm starts and payloads of one stream."""
+
+    def __init__(
+        self, codec: SpeechEngine, entropy: EntropyName | None, most_bytes: int | None
+    ) -> None:
+        """most_bytes: of a packet with its header. Raises BadInput for an unknown entropy coder;
+        None is that of the preset."""
         self.preset = codec.settings
         entropy = self.preset.entropy if entropy is None else entropy
         if entropy not in codec.coders:
             raise BadInput(f"unknown entropy coder {entropy!r} (range or huffman)")
         self._codec = codec
         self._coder = codec.coders[entropy]
-        self._entropy = Entropy.HUFFMAN if entropy == "huffman" else Entropy.RANGE
-        self._model_id = short_id(codec.model_id)
-        self._sequence = 0
-        self.rate_control = RateControl(
-            self.preset.frame_bits, self.preset.quality, codec.qualities
-        )
+        self.entropy = Entropy.HUFFMAN if entropy == "huffman" else Entropy.RANGE
+        self._most_bytes = most_bytes
+        self._layout(FRAME_STEPS, HEADER_BYTES)
+        self.control = RateControl(self._payload_rate(), self.preset.quality, codec.qualities)
+
+    @property
+    def overhead(self) -> float:
+        """What the entropy coder takes for a bit by the prior."""
+        return self._coder.overhead
+
+    def layout(self, steps: int, header_bytes: int) -> None:
+        """Packets of `steps` follow, under headers of that size."""
+        self._layout(steps, header_bytes)
+        self.control.retarget(self._payload_rate(), self.preset.quality)
 
     def set_preset(self, preset: Preset) -> None:
-        """Code the following frames at another rate, with the same model."""
+        """Code what follows at another rate, with the same model."""
         self.preset = preset
-        self.rate_control.retarget(preset.frame_bits, preset.quality)
+        self.control.retarget(self._payload_rate(), preset.quality)
+
+    @property
+    def most(self) -> float:
+        """The most payload bits of a packet."""
+        bound = longest_packet(self._steps * STEP_SECONDS) * self.control.rate
+        limit = MAX_PAYLOAD
+        if self._most_bytes is not None:
+            limit = min(limit, self._most_bytes - self._header_bytes)
+        return min(bound, 8.0 * limit)
+
+    def _layout(self, steps: int, header_bytes: int) -> None:
+        self._steps, self._header_bytes = steps, header_bytes
+
+    def _payload_rate(self) -> float:
+        return self.preset.rate - 8 * self._header_bytes / (self._steps * STEP_SECONDS)
 
     @torch.no_grad()
-    def bits(self, x: torch.Tensor) -> Bits:
-        """Payload bits of the warm start of each frame at each quality, [B, qualities], rising."""
-        networks = self._codec.networks
+    def bits(self, x: torch.Tensor, networks: Networks, steps: int) -> Bits:
+        """Payload bits of the warm start at each quality, rising: [B, qualities].
+
+        x: [B, T, M] columns, of which the newest `steps` are meant.
+        """
         every = np.arange(self._codec.qualities)
         probes = every[::4]
         rates = torch.tensor(probes / 8.0, dtype=torch.float32, device=x.device).repeat(len(x))
-        q = networks.quantise(
-            self._codec.searchable.encoder(x.repeat_interleave(len(probes), 0), rates)
-        )
+        z = networks.encoder(x.repeat_interleave(len(probes), 0), rates)[:, -steps:]
+        q = networks.quantise(z, 0.0)
         bits = networks.prior.bits(q, rates).sum((1, 2)).reshape(len(x), -1).cpu().numpy()
         bits = np.maximum.accumulate(bits * self._coder.overhead, axis=1)
         return np.stack([np.interp(every, probes, row) for row in bits])
 
-    def plan(self, bits: Bits, *, preview: bool = False) -> Plan:
-        """Plan the next frame, which is expected to take `bits` [qualities].
+    @torch.no_grad()
+    def guess(
+        self, x: torch.Tensor, networks: Networks, steps: int, quality: int
+    ) -> tuple[torch.Tensor, float]:
+        """The encoder network's latents [1, S, C] of the newest steps of x [1, T, M] at a quality,
+        and the payload bits that they take, as `bits`."""
+        rate = self._rate(quality)
+        z = networks.encoder(x, rate)[:, -steps:]
+        bits = networks.prior.bits(networks.quantise(z, 0.0), rate).sum()
+        return z, float(bits) * self._coder.overhead
 
-        A preview leaves the rate control as it is.
-        """
-        control = copy.copy(self.rate_control) if preview else self.rate_control
-        return control.plan(bits + _TAIL_BITS, (bits + 2 * _TAIL_BITS) * _CERTAINTY)
+    def plan(self, bits: Bits, steps: int) -> Plan:
+        """Plan the first block of a packet, which is expected to take `bits` [qualities]."""
+        certain = (bits + 2 * _TAIL_BITS) * _CERTAINTY
+        return self.control.plan(bits + _TAIL_BITS, certain, steps, self.most)
 
-    def target(self, plans: list[Plan]) -> Target:
-        """Constraints of the search over the frames with these plans."""
+    def target(self, plans: list[Plan], steps: int) -> Target:
+        """Constraints of the search over blocks of `steps` with these plans."""
         codec = self._codec
         rates = [plan.quality / 8.0 for plan in plans]
-        weights = [codec.networks.rate_weight(r) * self.preset.price for r in rates]
-        limits = [max((plan.allowed - _TAIL_BITS) / self._coder.overhead, 1.0) for plan in plans]
+        # The price is that of a frame, over whose columns the distance is a mean.
+        scale = self.preset.price * FRAME_STEPS / steps
+        weights = [codec.networks.rate_weight(r) * scale for r in rates]
+        limits = [self._limit(plan.allowed) for plan in plans]
         tensors = (torch.tensor(v, device=codec.device) for v in (rates, weights, limits))
         return Target(*tensors)
 
-    def ideal_bits(self, latents: torch.Tensor, rate: torch.Tensor) -> float:
-        """Expected payload bits of quantised latents [1, S, C], comparable with `bits`."""
+    def start(
+        self,
+        x: torch.Tensor,
+        networks: Networks,
+        steps: int,
+        rate: torch.Tensor,
+        limit: torch.Tensor,
+    ) -> torch.Tensor:
+        """Warm starts [B, S, C] of the newest steps, cheaper where they exceed their `limit`."""
         with torch.no_grad():
-            bits = self._codec.searchable.prior.bits(latents, rate)
-        return float(bits.sum()) * self._coder.overhead
+            start = networks.encoder(x, rate)[:, -steps:]
+        return cheapen(networks, start, rate, limit)
 
-    def start(self, x: torch.Tensor, rate: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
-        """Warm starts [B, S, C] of the frames, made cheaper where they exceed their bit `limit`."""
-        with torch.no_grad():
-            start = self._codec.searchable.encoder(x, rate)
-        return cheapen(self._codec.searchable, start, rate, limit)
+    def payload(
+        self, indices: NDArray[np.int8], quality: int, context: NDArray[np.int8] | None
+    ) -> bytes:
+        """The payload of indices [S, C]."""
+        return self._coder.encode(indices, quality, context)
 
-    def code(self, x: torch.Tensor, indices: NDArray[np.int8], plan: Plan) -> tuple[bytes, int]:
-        """Payload and quality of a frame x [1, T, M] whose search found `indices` [S, C].
+    def code(
+        self,
+        x: torch.Tensor,
+        networks: Networks,
+        context: NDArray[np.int8] | None,
+        indices: NDArray[np.int8],
+        plan: Plan,
+    ) -> tuple[bytes, int, NDArray[np.int8]]:
+        """Payload, quality and indices of a packet whose search found `indices` [S, C].
 
-        If the found latents exceed the allowance after all, ever cheaper warm starts at lower
-        qualities replace them.
+        x: [1, T, M], of which the packet is the newest part; plan.allowed: of the whole packet. If
+        the found latents exceed it after all, ever cheaper warm starts at lower qualities replace
+        them.
         """
-        networks = self._codec.networks
-        payload, quality = self._coder.encode(indices, plan.quality), plan.quality
-        limit = (plan.allowed - _TAIL_BITS) / self._coder.overhead
+        frozen, steps = self._codec.networks, len(indices)
+        payload, quality = self.payload(indices, plan.quality, context), plan.quality
+        limit, hopeless = self._limit(plan.allowed), False
         for _ in range(_RETRIES):
             if 8 * len(payload) <= plan.allowed:
-                return payload, quality
-            quality, limit = max(quality - 1, 0), 0.96 * limit
-            rate = torch.tensor([quality / 8.0], device=x.device)
-            start = self.start(x, rate, torch.tensor([limit], device=x.device))
-            indices = networks.indices_of(networks.quantise(start)[0])
-            payload = self._coder.encode(indices, quality)
+                return payload, quality, indices
+            if hopeless and quality == 0:
+                break
+            # What cannot be made cheap enough here cannot at the next quality: each try takes long.
+            quality, limit = 0 if hopeless else max(quality - 1, 0), 0.96 * limit
+            rate = self._rate(quality)
+            start = self.start(x, networks, steps, rate, torch.tensor([limit], device=x.device))
+            quantised = networks.quantise(start, 0.0)
+            with torch.no_grad():
+                hopeless = float(networks.prior.bits(quantised, rate).sum()) > limit
+            indices = frozen.indices_of(quantised[0])
+            payload = self.payload(indices, quality, context)
         while 8 * len(payload) > plan.allowed:
-            thinner = networks.thin_out(indices)
+            thinner = frozen.thin_out(indices)
             if np.array_equal(thinner, indices):
                 break
             indices = thinner
-            payload = self._coder.encode(indices, quality)
-        # A frame that nothing makes small enough is sent as silence; none was ever seen.
-        return (payload if 8 * len(payload) <= plan.allowed else b""), quality
+            payload = self.payload(indices, quality, context)
+        # What nothing makes small enough becomes noise like it: clicks, under the shortest limits.
+        return (payload if 8 * len(payload) <= plan.allowed else b""), quality, indices
 
-    def packet(self, payload: bytes, quality: int, kind: Kind = Kind.SPEECH) -> Packet:
-        """The next packet of the stream."""
-        sequence, self._sequence = self._sequence, (self._sequence + 1) % SEQUENCE_MODULUS
-        return Packet(sequence, quality, payload, self._model_id, kind, self._entropy)
+    def rate_of(self, quality: int) -> torch.Tensor:
+        """Rate point [1]."""
+        return self._rate(quality)
+
+    def _rate(self, quality: int) -> torch.Tensor:
+        return torch.tensor([quality / 8.0], device=self._codec.device)
+
+    def _limit(self, allowed: float) -> float:
+        return max((allowed - _TAIL_BITS) / self._coder.overhead, 1.0)
+
+
+@dataclass
+class _Block:
+    """A searched block of a packet: symbols [S, C], bits promised and expected, the search."""
+
+    indices: NDArray[np.int8]
+    plan: Plan
+    bits: float
+    iterations: int = 0
+    cost: float = 0.0
+    start_cost: float = 0.0
 
 
 class SpeechEncoder:
-    """Samples in, packets out: one packet per frame of 16 384 samples.
+    """Samples in, packets out. For one thread.
 
-    iterations: search steps (None: the preset's, or as many as a `budget` of seconds per frame
-    allows); entropy: the entropy coder (None: the preset's); group: frames searched side by side.
+    A packet holds `steps` latent steps, searched in blocks of `block` (None: all at once). Whole
+    frames do not look back, so that `group` of them can be searched side by side.
     """
 
     def __init__(
@@ -154,75 +280,526 @@ class SpeechEncoder:
         method: Method = "rdoq",
         entropy: EntropyName | None = None,
         group: int = 1,
+        *,
+        steps: int = FRAME_STEPS,
+        block: int | None = None,
+        session: bool | None = None,
+        chained: bool | None = None,
+        activity: ActivityDetector | None = None,
+        most_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if iterations is None:
-            iterations = codec.settings.iterations if budget is None else 10_000
-        self._codec = codec
-        self._settings = SearchSettings(
-            method=method, iterations=iterations, penalty=codec.networks.penalty
-        )
-        self._budget = budget
-        self._coder = FrameCoder(codec, entropy)
-        self._group = max(group, 1)
-        self._samples = np.zeros(LEAD, np.float32)
-        self._frames: list[FloatArray] = []
+        """iterations: search steps of a block (None: the preset's, or as many as the budget
+        allows); budget: seconds of search of a block, from when it is whole; entropy: the entropy
+        coder (None: the preset's); session: whether packets take their session form (None: all but
+        whole frames do); chained: whether they look back (None: the short ones do); activity: finds
+        the pauses, which become comfort noise and then nothing (None: all is speech); most_bytes:
+        of a packet with its header.
 
-    def push(self, samples: FloatArray) -> list[Packet]:
+        Raises BadInput for values out of range, and for shorter packets than a model can code.
+        """
+        if iterations is not None and iterations < 0:
+            raise BadInput("search steps cannot be negative")
+        if iterations is None and budget is not None:
+            iterations = 10_000
+        self._codec, self._activity, self._clock = codec, activity, clock
+        self._iterations, self._budget = iterations, budget
+        self._settings = SearchSettings(method=method, penalty=codec.networks.penalty)
+        self._most_bytes = check_most_bytes(most_bytes)
+        self._coder = BlockCoder(codec, entropy, most_bytes)
+        if block is not None and block not in STEPS:
+            raise BadInput(f"a block cannot be of {block} latent steps (one of {STEPS})")
+        self._group, self._most_block = max(group, 1), block
+        self._session, self._chain = session, chained
+        self._next_preset, self._next_steps = codec.settings, check_steps(codec, steps)
+        self._held = np.zeros(LEAD, np.float32)  # samples that later columns still see
+        self._columns = np.zeros((0, N_MELS), np.float32)  # a frame's, and those of this packet
+        self._recent: deque[FloatArray] = deque(maxlen=_COLUMNS_KEPT)
+        self._waiting: list[FloatArray] = []  # whole frames that are searched together
+        self._history = History(codec)
+        self._sequence = self._step = 0
+        self._reserve = 0.0  # seconds of the budget that a search does not get
+        self._quality = codec.settings.quality  # of the latest packet
+        self._growth: Bits | None = None  # of bits with quality, relative to a quality used
+        self._growth_until = 0  # step
+        self._since_key = self._unchained = 0  # steps
+        self._pause: bytes | None = None  # what a pause was last said to sound like
+        self._since_pause = 0
+        self._quiet = 0  # columns since speech ended
+        self._detected = 0  # samples of this packet that the activity detector has taken
+        self._verdict = True
+        self._begin()
+
+    # --- steering ------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Latent steps of the packet that is filling."""
+        return self._steps
+
+    def set_preset(self, name: str) -> None:
+        """Code from the next packet on at another preset.
+
+        Raises BadInput for an unknown preset, or one of another model.
+        """
+        preset, ours = find_preset(name), self._codec.settings
+        if preset.model != ours.model:
+            raise BadInput(
+                f"preset {name!r} has another model than {ours.name!r}; it needs a new stream"
+            )
+        self._next_preset = preset
+
+    def set_steps(self, steps: int) -> None:
+        """Put another number of latent steps into packets from the next one on. Raises BadInput."""
+        self._next_steps = check_steps(self._codec, steps)
+
+    def set_budget(self, seconds: float | None) -> None:
+        """Search blocks for so many seconds, from when they are whole; None: without a limit."""
+        self._budget = seconds
+
+    def want_key(self, lost: bool = False) -> None:
+        """Let the next packet be one that needs none before it; after a loss, several seconds of
+        them."""
+        self._since_key = 1 << 16
+        if lost:
+            self._unchained = int(UNCHAINED_SECONDS / STEP_SECONDS)
+
+    def reset(self) -> None:
+        """Discard the packet that is filling: the next sample begins another one.
+
+        The noise floor, the rate control's credit and the step numbers go on.
+        """
+        self._coder.control.correct(sum(block.bits for block in self._blocks), 0.0)
+        self._recent.clear()
+        self._start_afresh()
+
+    def columns(self) -> FloatArray:
+        """Log-mel columns [n, N_MELS] analysed since the last call, of the latest two seconds."""
+        columns = np.array(self._recent, np.float32).reshape(-1, N_MELS)
+        self._recent.clear()
+        return columns
+
+    # --- samples -------------------------------------------------------------------------------
+
+    def push(self, samples: FloatArray) -> list[EncodedPacket]:
         """Take 16 kHz mono samples [n], full scale 1; return the packets that became ready.
 
         NaN and infinities become silence.
         """
-        held = np.concatenate((self._samples, analysis.cleaned(samples)))
-        packets: list[Packet] = []
-        at = 0
-        while at + _NEEDED <= len(held):
-            self._frames.append(analysis.log_mel(held[at : at + _NEEDED]))
-            at += FRAME_SAMPLES
-            if len(self._frames) >= self._group:
-                packets += self._encode_group()
-        self._samples = held[at:].copy()
+        samples = analysis.cleaned(samples).reshape(-1)
+        packets: list[EncodedPacket] = []
+        needed = STEP_SAMPLES + 2 * LEAD
+        while len(self._held) + len(samples) >= needed:
+            part, samples = np.split(samples, [needed - len(self._held)])
+            self._detect(part)
+            columns = analysis.log_mel(np.concatenate((self._held, part)))
+            self._held = np.concatenate((self._held, part))[STEP_SAMPLES:]
+            self._recent.extend(columns)
+            self._columns = np.concatenate((self._columns, columns))[-FRAME_HOPS:]
+            self._filled += 1
+            packets += self._advance()
+        self._detect(samples)
+        self._held = np.concatenate((self._held, samples))
         return packets
 
-    def finish(self) -> list[Packet]:
-        """The packets of the remaining samples, the last frame padded with silence."""
-        frames = -(-(len(self._samples) - LEAD) // FRAME_SAMPLES)
-        missing = frames * FRAME_SAMPLES + 2 * LEAD - len(self._samples)
+    def finish(self) -> list[EncodedPacket]:
+        """The packets of the remaining samples, the last one padded with silence."""
+        missing = 0
+        left = len(self._held) - LEAD
+        if left or self._filled:
+            filled = self._filled * STEP_SAMPLES + left
+            whole = -(-filled // (self._steps * STEP_SAMPLES)) * self._steps * STEP_SAMPLES
+            missing = whole - filled + LEAD
         packets = self.push(np.zeros(missing, np.float32))
-        if self._frames:
-            packets += self._encode_group()
-        self._samples = np.zeros(LEAD, np.float32)
+        packets += self._encode_frames()
+        self._start_afresh()
         return packets
 
-    def _encode_group(self) -> list[Packet]:
-        frames, self._frames = self._frames, []
-        x = torch.from_numpy(np.stack(frames)).to(self._codec.device)
+    def _start_afresh(self) -> None:
+        """Let the next sample be the first of a packet, with nothing before it."""
+        self._held = np.zeros(LEAD, np.float32)
+        self._columns = self._columns[:0]
+        self._detected = self._quiet = 0
+        self._pause = None
+        self._history.clear()
+        self._begin()
+
+    def _detect(self, samples: FloatArray) -> None:
+        """Give samples to the activity detector, packet by packet."""
+        if self._activity is None:
+            return
+        whole = self._steps * STEP_SAMPLES
+        while len(samples):
+            part = samples[: whole - self._detected]
+            samples = samples[len(part) :]
+            self._activity.push(part)
+            self._detected += len(part)
+            if self._detected == whole:
+                self._verdict, self._detected = self._activity.frame_active(), 0
+
+    def _begin(self) -> None:
+        """Begin a packet."""
+        self._steps, self._filled = self._next_steps, 0
+        self._block = self._steps if self._most_block is None else self._most_block
+        self._block = min(self._block, self._steps) if self._codec.sliding else self._steps
+        session = self._steps < FRAME_STEPS if self._session is None else self._session
+        self._header_bytes = SESSION_HEADER_BYTES if session else HEADER_BYTES
+        if self._next_preset is not self._coder.preset:
+            self._coder.set_preset(self._next_preset)
+            self._quality, self._growth = self._next_preset.quality, None
+        self._coder.layout(self._steps, self._header_bytes)
+        self._blocks: list[_Block] = []
+        self._seconds = 0.0
+        self._before = copy.copy(self._history)
+        self._chained = False
+
+    def _looks_back(self) -> bool:
+        """Whether the packet at hand is chained to the one before."""
+        chained = self._steps < CHAINED_BELOW if self._chain is None else self._chain
+        # The next key packet could only begin where this one ends.
+        due = (self._since_key + self._steps) * STEP_SECONDS > KEY_SECONDS
+        return chained and not due and not self._unchained and self._history.context is not None
+
+    def _advance(self) -> list[EncodedPacket]:
+        """A step was analysed: search the block and send the packet that it completes."""
+        if self._filled % self._block:
+            return []
+        if self._block == FRAME_STEPS and self._activity is None:
+            self._waiting.append(self._columns)
+            self._filled = 0
+            changed = self._next_preset is not self._coder.preset or self._next_steps != self._steps
+            if not changed and len(self._waiting) < self._group:
+                return []
+            packets = self._encode_frames()
+            self._begin()
+            return packets
+        begun = self._clock()
+        last = self._filled == self._steps
+        if not last or self._speech(self._columns[-self._filled * STEP_HOPS :]):
+            self._search_block(begun, last=last)
+        self._seconds += self._clock() - begun
+        return [self._complete()] if last else []
+
+    def _speech(self, columns: FloatArray) -> bool:
+        """Whether a whole packet's columns are to be coded as speech."""
+        verdict = self._activity is None or self._verdict
+        return verdict and float(columns.max()) > SILENT
+
+    # --- blocks --------------------------------------------------------------------------------
+
+    def _search_block(self, begun: float, *, last: bool) -> None:
+        """Find the latents of the newest block of columns."""
+        coder, steps = self._coder, self._block
+        if not self._blocks:
+            self._chained = self._looks_back()
+        chained = self._chained or bool(self._blocks)
+        window, x, networks = self._window(steps, chained)
         with threads_for(x):
-            indices, plans = self._search(x)
+            if not self._blocks:
+                bits, quality, guess = self._expected(window, networks, steps)
+                plan = coder.plan(bits, steps)
+            else:
+                quality = self._blocks[0].plan.quality
+                guess, bits_now = coder.guess(window, networks(quality), steps, quality)
+                left = coder.most - sum(block.bits for block in self._blocks)
+                plan = coder.control.go_on(quality, bits_now + 2 * _TAIL_BITS, steps, left)
+            own = networks(plan.quality)
+            if guess is None or plan.quality != quality:
+                guess, _ = coder.guess(window, own, steps, plan.quality)
+            target = coder.target([plan], steps)
+            start = cheapen(own, guess, target.rate, target.limit)
+            self._quality = plan.quality
+            block = self._found(own, x, target, start, plan, begun, last=last)
+        self._blocks.append(block)
+        coder.control.settle([block.bits], steps)
+        self._history.add(block.indices, target.rate, chained=chained)
+
+    def _found(
+        self,
+        networks: Networks,
+        x: torch.Tensor,
+        target: Target,
+        start: torch.Tensor,
+        plan: Plan,
+        begun: float,
+        *,
+        last: bool,
+    ) -> _Block:
+        """The latents of the columns x [1, T, M], searched for if there is time."""
+        codec, settings = self._codec, self._search_settings(begun, last=last)
+        overhead = self._coder.overhead
+        if self._budget is not None and settings.method == "none":
+            latents = networks.quantise(start, 0.0)
+            with torch.no_grad():
+                bits = networks.prior.bits(latents, target.rate).sum()
+            block = _Block(codec.networks.indices_of(latents)[0], plan, float(bits) * overhead)
+        else:
+            found = search(
+                networks, self._distance(), x, target.rate, target.weight, settings,
+                start=start, allowed_bits=target.limit, clock=self._clock,
+            )  # fmt: skip
+            block = _Block(
+                codec.networks.indices_of(found.indices)[0], plan,
+                float(found.bits[0]) * overhead, found.iterations,
+                float(found.cost[0]), float(found.start_cost[0]),
+            )  # fmt: skip
+        if self._budget is not None and last:
+            # What the ends of a search take is not part of its budget: learn to leave time for it.
+            over = self._clock() - begun - self._budget
+            self._reserve = min(max(self._reserve + _LEARNING * over, 0.0), self._budget)
+        return block
+
+    def _expected(
+        self, window: torch.Tensor, networks: Callable[[int], Networks], steps: int
+    ) -> tuple[Bits, int, torch.Tensor | None]:
+        """Bits of the first block of a packet at each quality, and the first guess at one of them.
+
+        How bits grow with quality is looked at once in a frame's time, between that only how many
+        they are at the quality used last.
+        """
+        coder, quality = self._coder, self._quality
+        if self._growth is None or self._step >= self._growth_until:
+            bits = coder.bits(window, networks(0), steps)[0]
+            self._growth = bits / max(float(bits[quality]), 1.0)
+            self._growth_until = self._step + FRAME_STEPS
+            return bits, quality, None
+        guess, level = coder.guess(window, networks(quality), steps, quality)
+        return self._growth * level, quality, guess
+
+    def _window(
+        self, steps: int, chained: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, Callable[[int], Networks]]:
+        """Columns that the encoder network sees [1, T, M], the newest ones [1, T', M], and the
+        networks at a quality."""
+        codec = self._codec
+        newest = torch.from_numpy(self._columns[-steps * STEP_HOPS :])[None].to(codec.device)
+        seen = min(codec.networks.encoder_past, FRAME_STEPS - steps) + steps
+        window = torch.from_numpy(self._columns[-seen * STEP_HOPS :])[None].to(codec.device)
+        history, begun = self._history, len(self._blocks) * self._block
+
+        def networks(quality: int) -> Networks:
+            rate = self._coder.rate_of(quality)
+            past = history.past(rate, self._steps, begun, chained=chained)
+            return following(codec.searchable, past)
+
+        return window, newest, networks
+
+    def _distance(self) -> Distance:
+        whole = torch.from_numpy(self._columns[-FRAME_STEPS * STEP_HOPS :])[None]
+        return NewestDistance(self._codec.distance, whole.to(self._codec.device))
+
+    def _search_settings(self, begun: float, *, last: bool = True) -> SearchSettings:
+        iterations = self._iterations
+        if iterations is None:
+            iterations = self._coder.preset.iterations
+        settings = replace(self._settings, iterations=iterations)
+        if not last and self._activity is not None and not self._activity.frame_active():
+            return replace(settings, method="none")  # most likely part of a pause
+        if self._budget is not None:
+            left = self._budget - self._reserve - (self._clock() - begun)
+            if left <= 0.0:
+                return replace(settings, method="none")
+            settings = replace(settings, budget=left)
+        return settings
+
+    # --- packets -------------------------------------------------------------------------------
+
+    def _complete(self) -> EncodedPacket:
+        """Make the packet of the columns that are whole, and begin another one."""
+        begun = self._clock()
+        columns = self._columns[-self._steps * STEP_HOPS :]
+        packet = self._speech_packet() if self._speech(columns) else self._pause_packet(columns)
+        active = bool(self._blocks) and packet is not None and not packet.pause
+        latest = self._blocks[-1] if active else None
+        encoded = EncodedPacket(
+            packet=packet,
+            step=self._step,
+            steps=self._steps,
+            active=active,
+            iterations=latest.iterations if latest else 0,
+            cost=latest.cost if latest else 0.0,
+            start_cost=latest.start_cost if latest else 0.0,
+            seconds=self._seconds + self._clock() - begun,
+            payload_bits=8 * len(packet.payload) if packet else 0,
+        )
+        self._count(packet)
+        self._begin()
+        return encoded
+
+    def _speech_packet(self) -> Packet:
+        coder, codec, blocks = self._coder, self._codec, self._blocks
+        plan = blocks[0].plan
+        if len(blocks) > 1:
+            plan = Plan(plan.quality, coder.most)
+        found = np.concatenate([block.indices for block in blocks])
+        rate = coder.rate_of(plan.quality)
+        past = self._before.past(rate, self._steps, chained=self._chained)
+        seen = min(codec.networks.encoder_past, FRAME_STEPS - self._steps) + self._steps
+        x = torch.from_numpy(self._columns[-seen * STEP_HOPS :])[None].to(codec.device)
+        context = self._before.context if self._chained else None
+        payload, quality, indices = coder.code(
+            x, following(codec.searchable, past), context, found, plan
+        )
+        kind = Kind.SPEECH
+        if not payload:
+            payload, kind = self._noise(self._columns[-self._steps * STEP_HOPS :])
+            self._history.clear()
+        elif indices is not found:
+            self._history = copy.copy(self._before)
+            self._history.add(indices, coder.rate_of(quality), chained=self._chained)
+        coder.control.correct(sum(block.bits for block in blocks), 8.0 * len(payload))
+        self._pause = None
+        self._quiet = 0
+        chained = self._chained and kind is Kind.SPEECH and bool(payload)
+        return self._packet(payload, quality, kind, chained=chained)
+
+    def _pause_packet(self, columns: FloatArray) -> Packet | None:
+        """What a pause sounds like; None where that has been said and still holds."""
+        steps, quality = self._steps, self._coder.preset.quality
+        silent = float(columns.max()) <= SILENT
+        self._quiet = 0 if silent else min(self._quiet + len(columns), len(self._columns))
+        payload, kind = b"", Kind.SPEECH
+        if not silent:
+            payload, kind = self._noise(self._columns[-self._quiet :])
+        self._history.clear()
+        before, self._since_pause = self._pause, self._since_pause + steps
+        going_on = (
+            self._activity is not None
+            and before is not None
+            and self._since_pause < _NOISE_STEPS
+            and not _differ(before, payload)
+        )
+        taken = 0.0 if going_on else 8.0 * len(payload)
+        # Its earlier blocks were searched before it was known for a pause, and settled.
+        self._coder.control.correct(sum(block.bits for block in self._blocks), 0.0)
+        self._coder.control.settle([taken], steps - len(self._blocks) * self._block)
+        if going_on:
+            return None
+        self._pause, self._since_pause = payload, 0
+        return self._packet(payload, quality, kind)
+
+    def _noise(self, columns: FloatArray) -> tuple[bytes, Kind]:
+        """Payload and kind of comfort noise like these columns, of silence where it is too long."""
+        payload = encode_noise(columns)
+        if 8 * len(payload) > self._coder.most:
+            return b"", Kind.SPEECH
+        return payload, Kind.COMFORT_NOISE
+
+    def _packet(
+        self, payload: bytes, quality: int, kind: Kind = Kind.SPEECH, *, chained: bool = False
+    ) -> Packet:
+        number = self._step if self._header_bytes == SESSION_HEADER_BYTES else self._sequence
+        return Packet(
+            number % SEQUENCE_MODULUS, quality, payload, short_id(self._codec.model_id), kind,
+            self._coder.entropy, chained, self._steps,
+        )  # fmt: skip
+
+    def _count(self, packet: Packet | None) -> None:
+        steps = self._steps
+        self._sequence += 1
+        self._step += steps
+        self._unchained = max(self._unchained - steps, 0)
+        key = packet is not None and not packet.pause and not packet.chained
+        self._since_key = steps if key else self._since_key + steps
+
+    # --- whole frames --------------------------------------------------------------------------
+
+    def _encode_frames(self) -> list[EncodedPacket]:
+        """Search the frames that wait side by side; they do not depend on each other."""
+        frames, self._waiting = self._waiting, []
+        if not frames:
+            return []
+        begun = self._clock()
+        codec, coder = self._codec, self._coder
+        x = torch.from_numpy(np.stack(frames)).to(codec.device)
+        with threads_for(x):
+            plans = [
+                coder.plan(row, FRAME_STEPS) for row in coder.bits(x, codec.searchable, FRAME_STEPS)
+            ]
+            target = coder.target(plans, FRAME_STEPS)
+            settings = self._search_settings(begun)
+            if settings.budget is not None:
+                settings = replace(settings, budget=settings.budget * len(frames))
+            start = coder.start(x, codec.searchable, FRAME_STEPS, target.rate, target.limit)
+            result = search(
+                codec.searchable, codec.distance, x, target.rate, target.weight, settings,
+                start=start, allowed_bits=target.limit, clock=self._clock,
+            )  # fmt: skip
+            indices = codec.networks.indices_of(result.indices)
         packets = []
+        seconds = (self._clock() - begun) / len(frames)
         for row, plan in enumerate(plans):
-            payload, quality = b"", plan.quality
-            if float(frames[row].max()) > SILENT:
-                payload, quality = self._coder.code(x[row : row + 1], indices[row], plan)
-            packets.append(self._coder.packet(payload, quality))
-        self._coder.rate_control.settle([8.0 * len(packet.payload) for packet in packets])
+            payload, quality, kind = b"", plan.quality, Kind.SPEECH
+            active = float(frames[row].max()) > SILENT
+            self._history.clear()
+            if active:
+                own = x[row : row + 1]
+                payload, quality, found = coder.code(
+                    own, codec.searchable, None, indices[row], plan
+                )
+                if payload:
+                    self._history.add(found, coder.rate_of(quality), chained=False)
+                else:
+                    payload, kind = self._noise(frames[row])
+            packet = self._packet(payload, quality, kind)
+            packets.append(
+                EncodedPacket(
+                    packet, self._step, FRAME_STEPS, active, result.iterations,
+                    float(result.cost[row]), float(result.start_cost[row]), seconds,
+                    8 * len(payload),
+                )
+            )  # fmt: skip
+            self._count(packet)
+        coder.control.settle(
+            [8.0 * len(p.packet.payload) for p in packets if p.packet], FRAME_STEPS
+        )
         return packets
 
-    def _search(self, x: torch.Tensor) -> tuple[NDArray[np.int8], list[Plan]]:
-        """Indices [B, S, C] of the frames x [B, T, M], and the plans they were searched for."""
-        codec, coder = self._codec, self._coder
-        plans = [coder.plan(row) for row in coder.bits(x)]
-        target = coder.target(plans)
-        settings = self._settings
-        if self._budget is not None:
-            settings = replace(settings, budget=self._budget * len(x))
-        result = search(
-            codec.searchable,
-            codec.distance,
-            x,
-            target.rate,
-            target.weight,
-            settings,
-            start=coder.start(x, target.rate, target.limit),
-            allowed_bits=target.limit,
-        )
-        return codec.networks.indices_of(result.indices), plans
+
+def _differ(before: bytes, after: bytes) -> bool:
+    """Whether two pauses sound so different that it is worth a packet."""
+    if len(before) != len(after):
+        return True
+    if not before:
+        return False
+    levels = [np.frombuffer(payload, np.uint8).astype(np.float32) for payload in (before, after)]
+    return bool(np.abs(levels[0] - levels[1]).mean() > _NOISE_CHANGE)
+
+
+def tail_of(steps: int) -> float:
+    """Seconds that a call may search a block of packets of so many latent steps."""
+    return min(LONGEST_TAIL, TAIL_SHARE * min(steps, BLOCK) * STEP_SECONDS)
+
+
+def live_encoder(
+    codec: SpeechEngine,
+    steps: int,
+    *,
+    iterations: int | None = None,
+    tail: float | None = None,
+    most_bytes: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> SpeechEncoder:
+    """The encoder of a call: short blocks, each searched for `tail` seconds at most (None: what
+    suits packets of so many steps), and pauses found."""
+    return SpeechEncoder(
+        codec, iterations, tail_of(steps) if tail is None else tail,
+        steps=steps, block=BLOCK, session=True, activity=ActivityDetector(),
+        most_bytes=most_bytes, clock=clock,
+    )  # fmt: skip
+
+
+def check_steps(codec: SpeechEngine, steps: int) -> int:
+    """`steps`, if packets of the codec may hold so many. Raises BadInput."""
+    if steps not in STEPS:
+        raise BadInput(f"a packet cannot hold {steps} latent steps (one of {STEPS})")
+    if steps != FRAME_STEPS and not codec.sliding:
+        raise BadInput(f"preset {codec.preset} codes whole frames of 1024 ms only")
+    return steps
+
+
+def check_most_bytes(most: int | None) -> int | None:
+    """A limit of packets, if it leaves room for a header and noise. Raises BadInput."""
+    if most is not None and most < LEAST_PACKET:
+        raise BadInput(f"packets of {most} bytes are too short: at least {LEAST_PACKET}")
+    return most

@@ -14,7 +14,7 @@ class SpeechEngine:
     """One preset with its networks loaded on a device. Raises BadInput for a broken model.
 
     networks: as trained; searchable: as the search runs them; coders: entropy coders by name;
-    qualities: number of rate points; model_id: 16 hex digits.
+    qualities: number of rate points; channels: latents of a step; model_id: 16 hex digits.
     """
 
     def __init__(self, preset: Preset, device: torch.device) -> None:
@@ -28,6 +28,12 @@ class SpeechEngine:
         self.model_id = model.model_id
         self.coders = model.coders
         self.qualities = model.qualities
+        self.channels = next(iter(model.coders.values())).channels
+
+    @property
+    def sliding(self) -> bool:
+        """Whether packets may hold less than a frame."""
+        return self.networks.generator_past is not None
 
     @cached_property
     def distance(self) -> Distance:

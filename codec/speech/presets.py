@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from codec.errors import BadInput
-from codec.signal import analysis
 
 EntropyName = Literal["range", "huffman"]
 
@@ -15,10 +14,9 @@ EntropyName = Literal["range", "huffman"]
 class Preset:
     """A bit rate and how to reach it.
 
-    model: folder of its weights; rate: payload bits per second of coded frames; quality: usual rate
-    point (in eighths);
-    iterations: default search steps; price: scale of the trained bit price in the search;
-    entropy: default coder.
+    model: folder of its weights; rate: bits per second of its packets, headers included; quality:
+    usual rate point (in eighths); iterations: default search steps of a frame; price: scale of the
+    trained bit price in the search; entropy: default coder.
     """
 
     name: str
@@ -29,19 +27,14 @@ class Preset:
     price: float = 0.48
     entropy: EntropyName = "range"
 
-    @property
-    def frame_bits(self) -> float:
-        """Average payload bits of a frame."""
-        return self.rate * analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
-
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("1k2", "speech", 1200.0, 0),
-        Preset("2k", "speech", 1936.0, 8),
-        Preset("3k6", "speech", 3530.0, 16),
-        Preset("paper", "paper", 2000.0, 0, entropy="huffman"),
+        Preset("1k2", "speech", 1262.5, 0),
+        Preset("2k", "speech", 1998.5, 8),
+        Preset("3k6", "speech", 3592.5, 16),
+        Preset("paper", "paper", 2062.5, 0, entropy="huffman"),
     )
 }
 DEFAULT_PRESET = "2k"

@@ -14,10 +14,10 @@ from codec.signal.samples import FloatArray
 
 if TYPE_CHECKING:
     from codec.speech.decoder import SpeechDecoder
-    from codec.speech.encoder import SpeechEncoder
+    from codec.speech.encoder import EncodedPacket, SpeechEncoder
 
 GROUP = 8  # frames searched side by side in files
-_HELD_BACK = 2 * FRAME_SAMPLES
+_HELD_BACK = 2 * FRAME_SAMPLES  # of a stream whose end is not known yet
 
 
 def encode_stream(
@@ -28,11 +28,15 @@ def encode_stream(
     samples = 0
     for block in blocks:
         samples += len(block)
-        for packet in encoder.push(block):
-            writer.write(packet)
-    for packet in encoder.finish():
-        writer.write(packet)
+        _write(writer, encoder.push(block))
+    _write(writer, encoder.finish())
     writer.finish(samples)
+
+
+def _write(writer: ContainerWriter, packets: list[EncodedPacket]) -> None:
+    for each in packets:
+        if each.packet is not None:  # in calls alone: the pause goes on
+            writer.write(each.packet)
 
 
 def decode_stream(
