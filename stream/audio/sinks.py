@@ -26,10 +26,10 @@ from stream.audio.devices import DEVICE_BUFFER, AudioDeviceError, CardStream, De
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
-# Seconds between writing and air: the sound system's share, and with it ours. With both of two
-# cores kept busy by two more threads the mixer wakes within 20 ms 99 times of 100: 30 ms of ours
-# bridge that, and the cushion grows where they do not.
-BUFFER = 0.05
+# Seconds between writing and air, of a machine that is not overloaded. A sound card's share is 20
+# ms, and as much is ours: with both of two cores kept busy by two more threads the mixer wakes
+# within 20 ms 99 times of 100, and where it does not the cushion grows.
+BUFFER = 0.03
 _HELD = int(BUFFER * SAMPLE_RATE)
 # Where the sound system itself underflows this often in a second, it is asked for twice the
 # latency, up to the most: PulseAudio may lose its buffer with every block where it resamples.
@@ -189,9 +189,9 @@ class Cushion:
 class Loudspeaker(Sink):
     """A sound card's output, at 16 kHz or, if it refuses, at its own rate and resampled.
 
-    wanted: index, name, part of a name, None for the default. BUFFER seconds are aimed at between
-    `write` and the air, 20 ms of them in the sound system, the rest here; a machine so busy that it
-    runs dry gets up to 0.1 s more until it is calm again (see `Cushion`). A sound system that keeps
+    wanted: index, name, part of a name, None for the default. 40 ms are aimed at between `write`
+    and the air, 20 ms of them in the sound system, the rest here; a machine so busy that it runs
+    dry gets up to 0.1 s more until it is calm again (see `Cushion`). A sound system that keeps
     underflowing is opened again with twice its share, as often as is needed.
 
     The callback only moves samples out of a ring. Where they run out it fades from the last one

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codec.errors import BadInput, SottoError
-from codec.signal.analysis import FRAME_SAMPLES
+from codec.packet import DELAYS, Packet, fits, pack_session
+from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS, find_preset
 from stream.audio.devices import DeviceNames
 from stream.audio.sinks import Sink
 from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import Source
+from stream.call.delays import (
+    DEFAULT_DELAY,
+    WHOLE_FRAMES,
+    FallBack,
+    fitting,
+    iterations_of,
+    steps_of,
+)
 from stream.call.receiver import Receiver
 from stream.call.recorder import Recorder
 from stream.call.remote_stream import RemoteStream
@@ -28,6 +39,7 @@ from stream.link.events import (
     CallState,
     Event,
     Joined,
+    KeyWanted,
     Left,
     Notice,
     PresetChanged,
@@ -42,7 +54,8 @@ if TYPE_CHECKING:
 
 _EVENT_WAIT = 0.05
 _SWITCH_SECONDS = 0.001
-_GOODBYE_SECONDS = 1.5  # from the end of the source to hanging up, in which its last frame fills
+_GOODBYE_SECONDS = 0.5  # from the end of the source to hanging up, beyond the length of a packet
+_NEW_SECONDS = 1.0  # in which a party that has come lacks a key packet for no other reason
 _DRAIN_SECONDS = 4.0  # in which what a party said last has to be played
 _LOG_SECONDS = 1.0  # for the reader of the log to take its last lines
 _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
@@ -52,13 +65,18 @@ _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
 class CallSettings:
     """How a call is to run.
 
-    iterations, tail: search steps per frame and seconds of search after its last sample (None:
-    defaults); patience: seconds a lost connection is given to come back; lasting: wait for the
-    next caller when a call ends; hang_up: end the call when the source ends.
+    delay: length of our packets in milliseconds; measured: what `warm_up` found this machine to
+    take, by delays; most_bytes: limit of our packets; iterations, tail: search steps of a block and
+    seconds of search after its last sample (None: defaults); patience: seconds a lost connection is
+    given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
+    when the source ends.
     """
 
     preset: str
     room: bool = False
+    delay: int = DEFAULT_DELAY
+    measured: Mapping[int, float] = field(default_factory=dict)
+    most_bytes: int | None = None
     iterations: int | None = None
     tail: float | None = None
     push_to_talk: bool = False
@@ -89,6 +107,7 @@ class Call:
         self._recorder: Recorder | None = None
         self._recording = ""
         self._cards = Hotplug(source, sink, sound, journal)
+        self._fall_back = FallBack()
         self._sender = Sender(
             codec,
             self._cards.input,
@@ -97,14 +116,19 @@ class Call:
             push_to_talk=settings.push_to_talk,
             iterations=settings.iterations,
             tail=settings.tail,
+            delay=self._first_delay(),
+            most_bytes=settings.most_bytes,
             encoded=self._record_sent,
         )
-        self._receiver = Receiver(codec, self._cards.output, journal, self._record_received)
+        self._receiver = Receiver(
+            codec, self._cards.output, journal, self._record_received, endpoint.ask_for_key
+        )
         self._state = CallState.WAITING
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
         self._present: dict[int, str] = {}  # names
         self._leaving: dict[int, tuple[float, str]] = {}  # by when, and why
+        self._came = -math.inf  # when somebody last came or came back
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sotto-call", daemon=True)
         self._closing = threading.Lock()
@@ -145,8 +169,9 @@ class Call:
     def snapshot(self) -> Snapshot:
         now = time.monotonic()
         sent, received = self._endpoint.wire_bytes()
-        talker = self._sender.snapshot(now, sent)
-        listeners = self._receiver.snapshot(now, received, self._endpoint)
+        ip_sent, ip_received = self._endpoint.ip_bytes()
+        talker = self._sender.snapshot(now, sent, ip_sent)
+        listeners = self._receiver.snapshot(now, received, ip_received, self._endpoint)
         return Snapshot(
             state=self._state,
             seconds=now - self._begun,
@@ -162,6 +187,7 @@ class Call:
             push_to_talk=self._sender.push_to_talk,
             talking=self._sender.open and self._state is CallState.TALKING,
             recording=self._recording,
+            delays=self.delays(),
             room=self._settings.room,
             overloaded=self._receiver.overloaded or self._sender.behind,
             reason=self._reason,
@@ -175,6 +201,12 @@ class Call:
         """The presets that may be changed to during the call: those of the same model."""
         model = find_preset(self._preset).model
         return tuple(name for name, preset in PRESETS.items() if preset.model == model)
+
+    def delays(self) -> tuple[int, ...]:
+        """The lengths that our packets may have, in milliseconds."""
+        most = self._settings.most_bytes
+        known = DELAYS if self._codec.sliding else (WHOLE_FRAMES,)
+        return tuple(delay for delay in known if fits(most, steps_of(delay)))
 
     def devices(self) -> DeviceNames:
         """The sound cards as seen last; asking makes the call look for new ones."""
@@ -207,6 +239,14 @@ class Call:
         self._sender.set_preset(name)
         self._endpoint.announce_preset(name)
         self._journal.info(f"preset is now {name}")
+
+    def set_delay(self, delay: int) -> None:
+        """Let our packets last so many milliseconds from the next one on. Raises BadInput."""
+        if delay not in self.delays():
+            known = ", ".join(map(str, self.delays()))
+            raise BadInput(f"the delay cannot be {delay} ms (one of {known})")
+        self._sender.set_delay(delay)
+        self._journal.info(f"delay is now {delay} ms")
 
     def set_input(self, name: str) -> None:
         """Change to a microphone, also one plugged in meanwhile."""
@@ -248,12 +288,37 @@ class Call:
                 # What was said before the goodbye is played to its end.
                 if now > deadline or self._receiver.drained(party):
                     self._leave(party, reason)
+            if self._fall_back.update(now, self._sender.behind):
+                self._take_longer()
             if self._gone(now):
                 self._end(CallState.ENDED, "the other side is gone")
             if self._settings.hang_up and self._sender.source_ended.is_set():
-                hang_up_at = now + _GOODBYE_SECONDS if hang_up_at is None else hang_up_at
+                if hang_up_at is None:
+                    hang_up_at = now + _GOODBYE_SECONDS + self._sender.delay / 1000
                 if now > hang_up_at:
                     self._end(CallState.ENDED, "all input has been sent")
+
+    def _first_delay(self) -> int:
+        """The delay that is wished, or the next longer one that this machine is fast enough for."""
+        wished, measured = self._settings.delay, self._settings.measured
+        steps_of(wished)
+        delay = fitting(wished, self.delays(), lambda delay: measured.get(delay, 0.0))
+        if delay != wished and wished in self.delays():
+            self._too_slow(wished, delay)
+        elif delay != wished:
+            self._journal.info(f"packets of {wished} ms are not possible here: taking {delay} ms")
+        return delay
+
+    def _take_longer(self) -> None:
+        """The encoder does not keep up."""
+        now = self._sender.delay
+        longer = [delay for delay in self.delays() if delay > now]
+        if longer:
+            self._sender.set_delay(longer[0])
+            self._too_slow(now, longer[0])
+
+    def _too_slow(self, wished: int, delay: int) -> None:
+        self._journal.warning(f"falling back to {delay} ms: this machine is too slow for {wished}")
 
     def _gone(self, now: float) -> bool:
         """Whether a lost connection has had its time to come back."""
@@ -269,8 +334,9 @@ class Call:
         elif isinstance(event, Joined):
             self._receiver.join(event)
             here = self._present.keys() - self._leaving.keys()
-            if event.party not in here and not (self._settings.room and here):
+            if not here:
                 self._sender.call(False)  # those who are leaving get nothing of the new call
+            self._came = time.monotonic()
             self._present[event.party] = name = event.name or "somebody"
             self._leaving.pop(event.party, None)
             self._sender.call(True)
@@ -278,6 +344,9 @@ class Call:
             self._journal.info(f"{name} is here{key}")
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
+        elif isinstance(event, KeyWanted):
+            # The hub of a room asks for all of its parties.
+            self._sender.want_key(lost=time.monotonic() - self._came > _NEW_SECONDS)
         elif isinstance(event, PresetChanged):
             self._receiver.set_preset(event.party, event.preset)
         elif isinstance(event, Left):
@@ -335,17 +404,41 @@ class Call:
             recorder.received(samples, time_of_first)
 
 
-def warm_up(codec: SpeechCodec) -> None:
-    """Encode and decode a second of noise, so that compiled code and buffers are in place."""
-    from codec.speech.live import LiveEncoder
+def warm_up(codec: SpeechCodec, delay: int = DEFAULT_DELAY) -> dict[int, float]:
+    """Encode and decode noise, so that compiled code and buffers are in place.
 
-    noise = np.random.default_rng(0).normal(0.0, 0.05, FRAME_SAMPLES + SAMPLE_RATE // 8)
-    encoder = LiveEncoder(codec, iterations=2)
+    Returns for the wished delay, and for longer ones while it is too slow, the seconds that a block
+    takes on this machine (see `fitting`).
+    """
+    possible = DELAYS if codec.sliding else (WHOLE_FRAMES,)
+    measured: dict[int, float] = {}
+    packets: list[Packet] = []
+
+    def seconds(delay: int) -> float:
+        found, measured[delay] = _encoded_noise(codec, delay, iterations_of(delay))
+        packets[:] = found
+        return measured[delay]
+
+    fitting(delay, possible, seconds)
+    if not packets:
+        packets += _encoded_noise(codec, max(possible), 1)[0]
     stream = RemoteStream(codec)
-    for block in np.array_split(noise.astype(np.float32), 16):
-        for frame in encoder.push(block):
-            stream.arrive(frame.packet, None, 0.0)
-        encoder.refine()
-    for _ in range(3):  # a frame, and the concealment of the next
+    for packet in packets:
+        stream.arrive(pack_session(packet), packet.sequence, None, 0.0)
+    for _ in range(8):  # packets, and the concealment of the next
         stream.work()
-        stream.pull(SAMPLE_RATE // 100, 0.0)
+        stream.pull(SAMPLE_RATE // 8, 0.0)
+    return measured
+
+
+def _encoded_noise(codec: SpeechCodec, delay: int, iterations: int) -> tuple[list[Packet], float]:
+    """Packets of noise, and the least seconds that a block of them took."""
+    from codec.speech.encoder import BLOCK, SpeechEncoder
+
+    steps = steps_of(delay)
+    count = 4 if steps <= BLOCK else 1
+    noise = np.random.default_rng(0).normal(0.0, 0.05, count * steps * STEP_SAMPLES + LEAD)
+    encoder = SpeechEncoder(codec, iterations, steps=steps, block=BLOCK, session=True)
+    encoded = encoder.push(noise.astype(np.float32))
+    packets = [each.packet for each in encoded if each.packet is not None]
+    return packets, min(each.seconds for each in encoded) / max(steps // BLOCK, 1)

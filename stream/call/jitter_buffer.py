@@ -1,100 +1,138 @@
 """The jitter buffer: when to play what, decided without sound, threads or clocks.
 
 Time is counted in samples handed to the loudspeaker. `JitterBuffer` is told what arrives, what has
-been pulled and what a finished task took, and names the next task: decode a frame, conceal a few
+been pulled and what a finished task took, and names the next task: decode a packet, conceal a few
 columns, or fall silent. `stream.call.remote_stream` carries the tasks out.
 
-A frame is 128 columns of 8 ms, and everything happens in columns. When the queue of samples runs
-low and the next frame is not here, columns are concealed in small blocks. A frame that arrives
-after c of them is played whole if that keeps the delay within bounds (the delay then grows by c
-columns), otherwise without its first c columns. So only what missed its time is lost.
+A packet holds a few latent steps of 8 columns of 8 ms each and is numbered by its first step, so it
+is always known how much time is missing. When the queue of samples runs low and the next packet is
+not here, columns are concealed in small blocks. A packet that arrives after c of them is played
+whole if that keeps the delay within bounds (the delay then grows by c columns), otherwise without
+its first c columns. So only what missed its time is lost. A packet whose time has passed altogether
+still tells the decoder what chained packets after it need.
 
-The delay is measured, then chosen, as Jamulus chooses its buffer sizes: for every recent frame it
+The delay is measured, then chosen, as Jamulus chooses its buffer sizes: for every recent packet it
 is known what delay would have been enough, so every delay can be tried on the arrivals as they
-were. The cheapest one is wanted, where a frame too late costs as much as a certain delay.
-Differences between the wanted delay and the present one become columns to insert or remove, which
-also follows the drift between two clocks.
+were. The cheapest one is wanted, where a packet too late costs as much as a certain delay. What was
+needed is counted from the packets' ends, so that it still holds when the talker changes their
+length. Differences between the wanted delay and the present one become columns to insert or remove,
+which also follows the drift between two clocks. In a pause, of which nothing is sent, the delay is
+set at once.
+
+Where several packets in a row are late by much the same, the talker's clock has jumped, or the way
+to us is another: from then on that is when its packets are due.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from codec.packet import Packet, unwrap_sequence
-from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP
+from codec.packet import FRAME_STEPS, Packet, unwrap_sequence
+from codec.signal.analysis import HOP, STEP_HOPS, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE
 from stream.call.snapshot import Arrivals
 
 MILLISECOND = SAMPLE_RATE // 1000
 
-CONCEAL_BLOCK = 8  # columns concealed at a time
-CONCEAL_LIMIT = 3 * FRAME_HOPS  # columns of concealment after which there is silence
-STORE = 8  # frames kept that cannot be played yet
-LATE_WINDOW = (
-    8  # packets this many frames old are late; older ones come from a sender that has restarted
-)
-WINDOW = 48  # frames whose arrivals decide the delay
-TRUSTED = 6  # frames to be seen before the delay may shrink
-MARGIN = 12 * MILLISECOND  # wanted on top of what the arrivals ask for
-STRETCH_LIMIT = 320 * MILLISECOND  # the delay never exceeds the fastest frame's needs by more
-LATE_PRICE = 40 * MILLISECOND  # delay worth spending to have one late frame fewer in the window
-# A frame that would wait longer than this comes from a backlog: what is older is given up.
-BACKLOG = 768 * MILLISECOND
-QUEUE_LIMIT = 2 * SAMPLE_RATE  # no frame is decoded while so much waits to be played
+CONCEAL_BLOCK = 4  # columns concealed at a time ...
+PAUSE_BLOCK = 8  # ... and in a pause
+CONCEAL_LIMIT = 48 * STEP_HOPS  # columns of concealment after which there is silence
+PAUSE_LIMIT = 24 * STEP_HOPS  # columns that a pause goes on without a word from the talker
+STORE = 64  # packets kept that cannot be played yet
+# Packets this many steps ahead or behind come from a sender that has restarted.
+AHEAD = BEHIND = 128
+WINDOW = 320  # steps whose arrivals decide the delay: 20 s
+LATEST_STEPS = 16  # what all packets of so many steps needed, two or more, is needed at least
+TRUSTED_STEPS = 32  # to be seen before the delay may shrink: 2 s ...
+TRUSTED = 4  # ... and so many packets
+MARGIN = 5 * MILLISECOND  # wanted on top of what the arrivals ask for
+STRETCH_LIMIT = 320 * MILLISECOND  # the delay never exceeds the fastest packet's needs by more
+# Delay worth spending to have one late packet fewer in the window, as a share of its length.
+LATE_PRICE = 0.06
+# A packet that would wait longer than this, or than most of its own length, comes from a backlog:
+# what is older is given up.
+BACKLOG = 480 * MILLISECOND
+_BACKLOG_SHARE = 0.75
+# However much is sent, no more is decoded than this many times what is played, and a little ahead.
+WORK_RATE, WORK_AHEAD = 1.5, 3 * SAMPLE_RATE
+QUEUE_LIMIT = 400 * MILLISECOND  # nothing is decoded while so much waits to be played
+SHIFT_SECONDS = 0.5  # speech that is late in a row, in SHIFT_PACKETS or more, before that is usual
+SHIFT_PACKETS = 2
+KEY_PAUSE = SAMPLE_RATE // 2  # samples between requests for a key packet
 
 # Sound that must be queued, beyond one pull, for scheduling: grows after underruns, then recovers.
-_RESERVE_LEAST = 10 * MILLISECOND
+_RESERVE_LEAST = 5 * MILLISECOND
 _RESERVE_STEP = 8 * MILLISECOND
 _RESERVE_MOST = 80 * MILLISECOND
-_RESERVE_RECOVERY = MILLISECOND // 8  # per frame
-# What the first frame waits on top of pull and reserve: a little more than is wanted later.
+_RESERVE_RECOVERY = 8.0  # samples per second
+# What the first packet waits on top of pull and reserve: a little more than is wanted later.
 _START_EXTRA = MARGIN + 4 * MILLISECOND
 _PULL_LIMIT = 300 * MILLISECOND
-_COST_LIMIT = CONCEAL_BLOCK * HOP  # a longer decoding time cannot be waited for by concealing
+_COST_LIMIT = STEP_SAMPLES  # a longer decoding time cannot be waited for by concealing
 _FIRST_DECODE = 40 * MILLISECOND
 _FIRST_CONCEAL = 20 * MILLISECOND
-_RECENT = 64  # packets remembered to recognise duplicates
+_RECENT = 256  # packets remembered to recognise duplicates
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """A frame waiting to be decoded.
+    """A packet waiting to be decoded.
 
-    sequence: unwrapped; captured, arrived: monotonic seconds of its last sample in the air and of
-    its packet's arrival; position: samples pulled when it came; prompt: nothing else was missing.
+    step: unwrapped number of its first; captured, arrived: monotonic seconds of its last sample in
+    the air and of its arrival; position: samples pulled when it came; prompt: it need not wait.
     """
 
-    sequence: int
+    step: int
     packet: Packet
     captured: float | None
     arrived: float
     position: int
     prompt: bool
 
+    @property
+    def steps(self) -> int:
+        return self.packet.steps
+
+    @property
+    def end(self) -> int:
+        """The step after its last."""
+        return self.step + self.packet.steps
+
 
 @dataclass(frozen=True)
 class Decode:
-    """Decode a frame and queue its columns.
+    """Decode a packet and queue its columns.
 
     skip: columns at its beginning whose time has passed; correction: columns wanted more (> 0) or
     fewer (< 0); fresh: nothing is being played, or it has been cut to the `JitterBuffer.queued`
-    samples that remain, so begin as from silence.
+    samples that remain, so begin as from silence; feed: packets to take note of before, in order.
     """
 
     frame: Arrived
     skip: int = 0
     correction: int = 0
     fresh: bool = False
+    feed: tuple[Arrived, ...] = ()
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Take note of a packet whose time has passed."""
+
+    frame: Arrived
 
 
 @dataclass(frozen=True)
 class Conceal:
-    """Queue `count` columns of the concealment of a missing frame, from column `begin` on."""
+    """Queue `count` columns in place of what is missing.
 
-    begin: int
+    extra: nothing is missing, a pause is made longer.
+    """
+
     count: int
+    extra: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,23 +140,23 @@ class FadeOut:
     """Let the sound end: nothing has come for too long."""
 
 
-Task = Decode | Conceal | FadeOut
+Task = Decode | Feed | Conceal | FadeOut
 
 
-def cheapest_delay(needs: Iterable[int]) -> int:
-    """The delay that costs least on frames with these needs, in samples.
+def cheapest_delay(needs: Iterable[int], price: float) -> int:
+    """The delay that costs least on packets with these needs, in samples.
 
-    needs: the delay that would have been enough for each frame. One delay is considered per frame;
-    each frame that needs more costs LATE_PRICE, and none beyond STRETCH_LIMIT over the least one
-    is considered. Raises ValueError without frames.
+    needs: the delay that would have been enough for each packet. One delay is considered per
+    packet; each packet that needs more costs `price`, and none beyond STRETCH_LIMIT over the least
+    one is considered. Raises ValueError without packets.
     """
     ordered = sorted(needs)
     if not ordered:
-        raise ValueError("no frames to choose a delay for")
+        raise ValueError("no packets to choose a delay for")
     most = ordered[0] + STRETCH_LIMIT
-    best, best_cost = most, LATE_PRICE * sum(need > most for need in ordered) + most
+    best, best_cost = most, price * sum(need > most for need in ordered) + most
     for index, need in enumerate(ordered):
-        cost = need + LATE_PRICE * (len(ordered) - 1 - index)
+        cost = need + price * (len(ordered) - 1 - index)
         if need <= most and cost <= best_cost:
             best, best_cost = need, cost
     return best
@@ -136,82 +174,112 @@ class _Average:
         self.value = sorted(self.seen)[len(self.seen) // 2]
 
 
+@dataclass(frozen=True)
+class _Need:
+    """The delay that would have been enough for a packet which ends before step `end`, from the
+    grid on which its last sample was said to the one on which its first would be heard."""
+
+    end: int
+    samples: int
+
+
 class JitterBuffer:
     """Decides, in samples and columns. Not thread safe: `RemoteStream` holds a lock around it.
 
-    synthesis_delay: samples that the synthesiser keeps until more columns come.
+    synthesis_delay: samples that the synthesiser keeps until more columns come. Attributes:
+    counters; restarts; idle (nothing is played); queued (samples ready to be pulled); played
+    (samples pulled, silence included); key_wanted (a packet needs one that is missing; whoever
+    sees to that clears it).
     """
 
     def __init__(self, synthesis_delay: int) -> None:
         self.counters = Arrivals()
         self.restarts = 0
         self.idle = True
-        self.queued = 0  # samples ready to be pulled
-        self.played = 0  # samples pulled, silence included
+        self.queued = 0
+        self.played = 0
+        self.key_wanted = False
         self._delay = synthesis_delay
-        self._next = 0  # sequence number of the frame to be played next
-        self._base = 0  # sequence number of the frame the play grid begins with
-        self._concealed = 0  # columns concealed in place of the next frame
-        self._run = 0  # columns concealed since a frame was played
+        self._next = 0  # the first step that was neither played nor given up
+        self._at = 0  # the column to be queued next
+        self._base = 0  # the step that the play grid begins with
+        self._steps = FRAME_STEPS  # of the latest packet
+        self._run = 0  # columns concealed since a packet was played, but for pauses
+        self._pause_left = 0  # columns for which the pause that is played may still go on
+        self._pause_began = False  # the latest packet was one of a pause
         self._store: dict[int, Arrived] = {}
-        self._outlier: Arrived | None = (
-            None  # may be the first frame of a sender that has restarted
-        )
-        self._jump: Arrived | None = None  # is that first frame
+        self._outlier: Arrived | None = None  # may be the first of a sender that has restarted
+        self._jump: Arrived | None = None  # is that first one
+        self._back = False  # the party has just come back, perhaps with other numbers
+        self._grace = 0.0  # samples by which packets wait longer since they became shorter
+        self._key_asked = -KEY_PAUSE
+        self._work = float(WORK_AHEAD)  # samples that may be decoded
+        self._late: list[Arrived] = []  # packets in a row that came too late to be played whole
         self._started = False
         self._highest: int | None = None
-        self._recent: deque[bytes] = deque(maxlen=_RECENT)
-        self._needs: deque[int] = deque(maxlen=WINDOW)
+        self._recent: dict[int, bytes] = {}  # payloads by their numbers, oldest first
+        self._needs: deque[_Need] = deque()
         self._reserve = float(_RESERVE_LEAST)
-        self._pulls = [0, 0]  # largest pull of this frame's time and of the one before
+        self._pulls = [0, 0]  # largest pull of this second and of the one before
         self._pulls_since = 0
         self._starved = False
-        self._starting = False  # a fresh frame is being decoded: silence is no underrun
+        self._starting = False  # a fresh packet is being decoded: silence is no underrun
         self._idle_since = 0
         self._decode_cost = _Average(_FIRST_DECODE)
         self._conceal_cost = _Average(_FIRST_CONCEAL)
 
     # --- what happens --------------------------------------------------------------------------
 
-    def arrive(self, data: bytes, packet: Packet, captured: float | None, arrived: float) -> bool:
-        """A valid packet came; `data` are its bytes. Returns whether it is the first such one."""
-        if data in self._recent:
+    def arrive(self, packet: Packet, captured: float | None, arrived: float) -> bool:
+        """A packet came. Returns whether it is the first such one."""
+        if self._recent.get(packet.sequence) == packet.payload:
             self.counters.duplicates += 1
             return False
-        self._recent.append(data)
+        self._recent.pop(packet.sequence, None)
+        self._recent[packet.sequence] = packet.payload
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
         self.counters.received += 1
-        sequence = unwrap_sequence(self._next, packet.sequence)
-        ahead = sequence - self._next
-        prompt = ahead == 0 and not self._store
-        frame = Arrived(sequence, packet, captured, arrived, self.played, prompt)
-        if not self.idle and not -LATE_WINDOW <= ahead < STORE:
+        step = unwrap_sequence(self._next, packet.sequence)
+        prompt = STEP_HOPS * step <= self._at and not self._store
+        frame = Arrived(step, packet, captured, arrived, self.played, prompt)
+        back, self._back = self._back, False
+        ahead = step - self._next
+        if not self.idle and not -BEHIND <= ahead < AHEAD:
             self._arrive_outlier(frame)
             return True
         self._outlier = None
-        if self.idle and len(self._store) >= STORE:
-            del self._store[min(self._store)]
-            self.counters.late += 1
         if not self.idle and ahead < 0:
-            self.counters.late += 1
-        elif sequence in self._store:
+            if back:
+                self._jump = frame  # a program that was started again counts from 0
+            else:
+                self.counters.late += 1
+        elif step in self._store:
             self.counters.duplicates += 1
         else:
-            if not self.idle and self._highest is not None and sequence < self._highest:
+            if not self.idle and self._highest is not None and step < self._highest:
                 self.counters.reordered += 1
-            self._highest = sequence if self._highest is None else max(self._highest, sequence)
-            self._store[sequence] = frame
+            self._highest = step if self._highest is None else max(self._highest, step)
+            self._store[step] = frame
+            if len(self._store) > STORE:
+                del self._store[min(self._store)]
+                self.counters.late += 1
         return True
 
     def _arrive_outlier(self, frame: Arrived) -> None:
-        """A packet far from the sequence: believed when a second one follows, or nothing else is.
+        """A packet far from the others: believed when a second one follows, or nothing else is.
 
-        A single one may be damaged in a way that the checksum did not show.
+        A single one may be damaged in a way that nobody noticed, or meant to disturb.
         """
         before, self._outlier = self._jump or self._outlier, frame
-        follows = before is not None and 0 < frame.sequence - before.sequence < STORE
+        follows = before is not None and 0 < frame.step - before.step < AHEAD
         if follows or self._run:
             self._jump = frame
             self._outlier = None
+
+    def returned(self) -> None:
+        """The party was away, and may be a program that has been started again."""
+        self._back = True
 
     def pause(self) -> None:
         """Play what is queued and no more; what is missed until the next arrival is no loss."""
@@ -219,6 +287,7 @@ class JitterBuffer:
         self._outlier = self._jump = None
         self._started = False
         if not self.idle:
+            self._pause_left = 0
             self._run = CONCEAL_LIMIT  # as if that much had been concealed
 
     def pull(self, count: int) -> int:
@@ -226,6 +295,7 @@ class JitterBuffer:
         ready = min(count, self.queued)
         self.queued -= ready
         self.played += count
+        self._work = min(self._work + WORK_RATE * count, WORK_AHEAD)
         starved = ready < count and not self.idle and not self._starting
         if starved and not self._starved:
             self.counters.underruns += 1
@@ -233,7 +303,7 @@ class JitterBuffer:
         self._starved = starved
         self._pulls[0] = max(self._pulls[0], min(count, _PULL_LIMIT))
         self._pulls_since += count
-        if self._pulls_since >= FRAME_SAMPLES:
+        if self._pulls_since >= SAMPLE_RATE:
             self._pulls = [0, self._pulls[0]]
             self._pulls_since = 0
         return ready
@@ -249,108 +319,210 @@ class JitterBuffer:
             jump, self._jump = self._jump, None
             self._store.clear()
             return self._restart(jump)
+        if not self._store:
+            return None if self.idle else self._bridge(None)
+        newest = self._store[max(self._store)]
         if self.idle:
-            return self._restart(self._store[self._newest()]) if self._store else None
-        if self._store and self._wait(newest := self._newest()) > BACKLOG:
-            return self._restart(self._store[newest])
-        frame = self._store.get(self._next)
-        if frame is None:
-            return self._bridge()
-        if self.queued < self._pull + min(self._decode_cost.value, _COST_LIMIT):
+            return self._restart(newest) if self._work > 0 else None
+        frame = self._store[min(self._store)]
+        gap = STEP_HOPS * frame.step - self._at
+        if self._pause_left and gap >= 0 and (extra := self._set_delay(frame, gap)) is not None:
+            return extra
+        if self._work > 0 and self._wait(newest) > self._backlog(newest):
+            return self._restart(newest)
+        late = self._at - STEP_HOPS * frame.step
+        if late < 0:
+            return self._bridge(frame)
+        skip = 0
+        if late and not self._may_grow(frame):
+            skip = min(late, STEP_HOPS * frame.steps)
+        left = (STEP_HOPS * frame.steps - skip) * HOP
+        cost = min(self._decode_cost.value, _COST_LIMIT) + max(self._cover - left, 0.0)
+        if self.queued < self._pull + cost:
             # It would come too late for its first columns.
             return self._conceal()
-        if self.queued > QUEUE_LIMIT:
+        if not left and not frame.packet.pause:
+            del self._store[frame.step]
+            return Feed(frame)
+        if self.queued > QUEUE_LIMIT or self._work <= 0:
+            self._store[frame.step] = replace(frame, prompt=False)
             return None
-        del self._store[self._next]
-        if not self._concealed:
-            return Decode(frame, correction=self._correction())
-        if self._growth() <= STRETCH_LIMIT:
-            return Decode(frame)
-        self.counters.partly_late += 1
-        return Decode(frame, skip=self._concealed)
+        del self._store[frame.step]
+        if skip:
+            self.counters.partly_late += not frame.packet.pause
+            return Decode(frame, skip=skip)
+        return Decode(frame, correction=0 if late else self._correction(frame))
 
-    def _bridge(self) -> Task | None:
-        """What to do while the next frame is not here."""
-        needed = self._pull + self._reserve + min(self._conceal_cost.value, _COST_LIMIT)
-        if self.queued >= needed:
+    def _set_delay(self, frame: Arrived, gap: int) -> Task | None:
+        """In a pause, `gap` columns before a packet: have the delay that is wanted.
+
+        A pause that is too long is cut here and now; one too short gets more columns.
+        """
+        columns = int(self._excess(frame) / HOP)
+        if columns > 0 and self._trusted():
+            cut = min(columns, gap)
+            self._at += cut
+            self.counters.shortened += cut
+        elif columns < 0 and self.queued <= QUEUE_LIMIT:
+            count = min(-columns, CONCEAL_BLOCK)
+            self.counters.stretched += count
+            return Conceal(count, extra=True)
+        return None
+
+    def _may_grow(self, frame: Arrived) -> bool:
+        """Whether a packet that is late may be played whole, and the delay grow for it."""
+        if frame.packet.pause:
+            return False  # that would be for nothing
+        if self._growth(frame) <= STRETCH_LIMIT:
+            return True
+        if self._late and self._late[-1].step >= frame.step:
+            return False
+        self._late.append(frame)
+        first = self._late[0]
+        said = sum(each.steps for each in self._late) * STEP_SAMPLES
+        between = (frame.step - first.step) * STEP_SAMPLES
+        if (
+            len(self._late) < SHIFT_PACKETS
+            or said < SHIFT_SECONDS * SAMPLE_RATE
+            # What comes all at once was held up; that is no new grid.
+            or frame.position - first.position < between // 2
+            or max(self._store) != frame.step
+        ):
+            return False
+        self._needs.clear()
+        for each in self._late:
+            self._note_need(each, each.position + int(self._decode_cost.value))
+        self._late.clear()
+        return True
+
+    def _bridge(self, frame: Arrived | None) -> Task | None:
+        """What to do while the next packet is not here; frame: the first one after it."""
+        if self.queued >= self._pull + self._cover:
             return None
-        return FadeOut() if self._run >= CONCEAL_LIMIT else self._conceal()
+        if self._run >= CONCEAL_LIMIT:
+            return FadeOut()
+        if frame is not None and frame.packet.chained and not self._pause_left:
+            self._want_key()
+        return self._conceal(frame)
 
-    def _conceal(self) -> Conceal:
-        return Conceal(self._concealed, min(CONCEAL_BLOCK, FRAME_HOPS - self._concealed))
+    def _conceal(self, frame: Arrived | None = None) -> Conceal:
+        """Conceal a block, up to `frame`."""
+        count = PAUSE_BLOCK if self._pause_left else CONCEAL_BLOCK
+        return Conceal(count if frame is None else min(count, STEP_HOPS * frame.step - self._at))
+
+    @property
+    def _cover(self) -> float:
+        """Samples that must be queued beyond a pull where nothing is about to be decoded."""
+        cost = self._conceal_cost.value
+        if not self._conceal_cost.seen:
+            cost = min(cost, self._decode_cost.value)
+        return self._reserve + min(cost, _COST_LIMIT)
+
+    def _want_key(self) -> None:
+        if self.played - self._key_asked >= KEY_PAUSE:
+            self._key_asked = self.played
+            self.key_wanted = True
 
     def _restart(self, frame: Arrived) -> Decode:
-        """Begin anew with a frame, and give up the ones before it."""
-        missed = frame.sequence - self._next
-        for sequence in [s for s in self._store if s <= frame.sequence]:
-            del self._store[sequence]
-            if sequence != frame.sequence:
+        """Begin anew with a packet, and give up the ones before it."""
+        missed = frame.step - self._next
+        feed: list[Arrived] = []  # what it needs to be understood
+        while (first := feed[0] if feed else frame).packet.chained:
+            before = [s for s in self._store.values() if s.end == first.step]
+            if not before:
+                break
+            feed.insert(0, before[0])
+        for step in [s for s in self._store if s <= frame.step]:
+            del self._store[step]
+            if step != frame.step:
                 self.counters.late += 1
         if self._started:
             self.restarts += 1
-            silence = self.played - self._idle_since if self.idle else FRAME_SAMPLES * STORE
-            if 0 < missed <= silence // FRAME_SAMPLES + LATE_WINDOW:
-                self.counters.lost += missed
+            silence = self.played - self._idle_since if self.idle else AHEAD * STEP_SAMPLES
+            if 0 < missed <= silence // STEP_SAMPLES + BEHIND:
+                self._count_lost(missed, frame)
         self._started = True
-        self._highest = max([frame.sequence, *self._store])
-        self._base = self._next = frame.sequence
-        self._concealed = 0
+        self._highest = max([frame.step, *self._store])
+        self._base = self._next = frame.step
+        self._at = STEP_HOPS * frame.step
         self._needs.clear()
+        self._late.clear()
         keep = self._pull + self._reserve + min(self._decode_cost.value, _COST_LIMIT)
         if self.queued > keep and not self.idle:
             self.queued = int(keep)
             self.counters.partly_late += 1
         self.idle = False
         self._starting = True
-        return Decode(frame, fresh=True)
+        return Decode(frame, fresh=True, feed=tuple(feed))
 
     # --- what was done -------------------------------------------------------------------------
 
     def decoded(self, task: Decode, columns: int, samples: int, seconds: float) -> int:
-        """`columns` of a frame gave their first `samples`; returns the silence to queue before.
+        """`columns` of a packet gave their first `samples`; returns the silence to queue before.
 
         seconds: what it took to have them. The rest of the samples is for `extended`.
         """
-        if columns + task.skip > FRAME_HOPS:
-            self.counters.stretched += columns + task.skip - FRAME_HOPS
-        else:
-            self.counters.shortened += FRAME_HOPS - task.skip - columns
+        frame = task.frame
+        change = columns + task.skip - STEP_HOPS * frame.steps
+        self.counters.stretched += max(change, 0)
+        self.counters.shortened += max(-change, 0)
         cost = int(seconds * SAMPLE_RATE)
+        self._work -= frame.steps * STEP_SAMPLES
         self._decode_cost.push(cost)
-        sequence = task.frame.sequence
-        ready = self.played if task.frame.prompt else task.frame.position + cost
-        self._needs.append(ready + self._pull - (sequence - self._base) * FRAME_SAMPLES)
+        self._note_need(frame, self.played if frame.prompt else frame.position + cost)
         silence = 0
         if task.fresh:
             wanted = int(self._pull + self._reserve + _START_EXTRA) + self._delay
             silence = max(wanted - self.queued, 0)
         self.queued += silence + samples
-        self._reserve = max(self._reserve - _RESERVE_RECOVERY, _RESERVE_LEAST)
-        self._advance(sequence)
+        recovered = _RESERVE_RECOVERY * frame.steps * STEP_SAMPLES / SAMPLE_RATE
+        self._reserve = max(self._reserve - recovered, _RESERVE_LEAST)
+        if not task.fresh:
+            self._count_missing(frame)
+        if not task.skip:
+            self._late.clear()
+        self._grace += max(self._steps - frame.steps, 0) * STEP_SAMPLES
+        self._go_on(frame, self._at if task.skip else 0)
+        self._pause_left = PAUSE_LIMIT if frame.packet.pause else 0
+        self._pause_began = frame.packet.pause
         self._run = 0
         self._starting = False
         return silence
 
     def extended(self, samples: int) -> None:
-        """The rest of a frame's `samples` are there."""
+        """The rest of a packet's `samples` are there."""
         self.queued += samples
 
+    def fed(self, task: Feed) -> None:
+        """A packet that was too late altogether has been taken note of."""
+        frame = task.frame
+        self.counters.late += 1
+        self._note_need(frame, frame.position + int(self._decode_cost.value))
+        self._count_missing(frame)
+        self._count_lost(frame.steps, frame)
+        self._next, self._steps = frame.end, frame.steps
+        self._pause_began = frame.packet.pause
+
     def failed(self, task: Decode) -> None:
-        """A frame cannot be decoded; it will be missed like one that never came."""
+        """A packet cannot be decoded; it will be missed like one that never came."""
+        if task.frame.packet.chained:
+            self._want_key()
         if task.fresh:
             self.faded_out(0)
-            self._advance(task.frame.sequence)
+            self._go_on(task.frame, 0)
 
     def concealed(self, task: Conceal, samples: int, seconds: float) -> None:
         """A block of concealment became `samples`."""
         self._conceal_cost.push(int(seconds * SAMPLE_RATE))
         self.queued += samples
-        self.counters.concealed += task.count * HOP / SAMPLE_RATE
-        self._run += task.count
-        self._concealed += task.count
-        if self._concealed >= FRAME_HOPS:
-            self.counters.lost += 1
-            self._advance(self._next)
+        if task.extra:
+            return
+        self._at += task.count
+        if self._pause_left:
+            self._pause_left = max(self._pause_left - task.count, 0)
+        else:
+            self._run += task.count
+            self.counters.concealed += task.count * HOP / SAMPLE_RATE
 
     def faded_out(self, samples: int) -> None:
         """The sound ended with the `samples` that were left."""
@@ -358,14 +530,25 @@ class JitterBuffer:
         self.idle = True
         self._starting = False
         self._idle_since = self.played
-        self._run = 0
-        self._concealed = 0
+        self._run = self._pause_left = 0
+        self._late.clear()
 
-    def _advance(self, sequence: int) -> None:
-        self._next = sequence + 1
-        self._concealed = 0
-        if self._store.pop(sequence, None) is not None:
+    def _go_on(self, frame: Arrived, at: int) -> None:
+        """What follows a packet is next; at: the column that has been reached already."""
+        self._next, self._steps = frame.end, frame.steps
+        self._at = max(STEP_HOPS * frame.end, at)
+        for step in [s for s in self._store if s < frame.end]:  # of the same time: no honest ones
+            del self._store[step]
             self.counters.late += 1
+
+    def _count_missing(self, frame: Arrived) -> None:
+        """Count what never came of the time before a packet, unless that was a pause."""
+        missing = frame.step - self._next
+        if missing > 0 and not (self._pause_began and STEP_HOPS * missing <= PAUSE_LIMIT):
+            self._count_lost(missing, frame)
+
+    def _count_lost(self, steps: int, frame: Arrived) -> None:
+        self.counters.lost += -(-steps // frame.steps)
 
     # --- measures ------------------------------------------------------------------------------
 
@@ -374,36 +557,76 @@ class JitterBuffer:
         """The largest pull lately, in samples."""
         return max(self._pulls)
 
-    def _newest(self) -> int:
-        return max(self._store)
+    def _note_need(self, frame: Arrived, ready: int) -> None:
+        """Note what would have been enough for a packet that was, or would have been, `ready`."""
+        grid = (frame.end - self._base) * STEP_SAMPLES
+        self._needs.append(_Need(frame.end, ready + self._pull - grid))
+        while self._needs and frame.end - self._needs[0].end >= WINDOW:
+            self._needs.popleft()
 
-    def _begin(self) -> int:
-        """Where the next column would be played on the grid of the frames: the present delay."""
-        return self.played + self.queued - (self._next - self._base) * FRAME_SAMPLES
+    def _wanted(self, frame: Arrived) -> int:
+        """The delay to aim at with a packet, but for its own length."""
+        price = LATE_PRICE * self._steps * STEP_SAMPLES
+        needs = [need.samples for need in self._needs] or [self._own_need(frame)]
+        return max(cheapest_delay(needs, price), self._needed_lately(frame))
 
-    def _wait(self, sequence: int) -> int:
-        """Samples from now until a stored frame's turn."""
-        frames = (sequence - self._next) * FRAME_SAMPLES
-        return self.queued + self._delay + frames - self._concealed * HOP
+    def _needed_lately(self, frame: Arrived) -> int:
+        """What a packet needs, and all of the latest did."""
+        own = self._own_need(frame)
+        if not self._needs:
+            return own
+        since = self._needs[-1].end - LATEST_STEPS
+        return min(own, *(need.samples for need in self._needs if need.end > since))
 
-    def _excess(self) -> float:
-        """How much longer frames wait than is wanted, in samples."""
-        return self._begin() - cheapest_delay(self._needs) - self._reserve - MARGIN
+    def _begin(self, column: int | None = None) -> int:
+        """Where the next column would be played on the grid, if it is this one: the delay."""
+        at = self._at if column is None else column
+        return self.played + self.queued - at * HOP + self._base * STEP_SAMPLES
 
-    def _growth(self) -> float:
-        """How much longer than the fastest one frames would wait if the next is played whole."""
-        fastest = min(self._needs, default=self._begin())
-        return self._begin() - fastest - self._reserve - MARGIN
+    def _wait(self, frame: Arrived) -> int:
+        """Samples from now until a stored packet's turn."""
+        return self.queued + self._delay + (STEP_HOPS * frame.step - self._at) * HOP
 
-    def _correction(self) -> int:
+    def _backlog(self, newest: Arrived) -> float:
+        """The longest that a packet may have to wait, in samples."""
+        if self._grace:
+            self._grace = min(self._grace, max(self._excess(newest), 0.0))
+        shorter = max(self._steps - newest.steps, 0) * STEP_SAMPLES
+        own = max(BACKLOG, _BACKLOG_SHARE * newest.steps * STEP_SAMPLES)
+        return own + self._grace + shorter
+
+    def _excess(self, frame: Arrived) -> float:
+        """How much longer than wanted packets like this one wait, in samples."""
+        wanted = self._wanted(frame)
+        return self._begin() - wanted - frame.steps * STEP_SAMPLES - self._reserve - MARGIN
+
+    def _growth(self, frame: Arrived) -> float:
+        """How much longer than the fastest one packets would wait if this is played whole."""
+        fastest = self._needed_lately(frame)
+        if self._needs:
+            fastest = max(fastest, min(need.samples for need in self._needs))
+        begin = self._begin(STEP_HOPS * frame.step)
+        return begin - fastest - frame.steps * STEP_SAMPLES - self._reserve - MARGIN
+
+    def _own_need(self, frame: Arrived) -> int:
+        grid = (frame.end - self._base) * STEP_SAMPLES
+        return frame.position + int(self._decode_cost.value) + self._pull - grid
+
+    def _trusted(self) -> bool:
+        """Whether enough is known of the arrivals for the delay to shrink."""
+        if len(self._needs) < TRUSTED:
+            return False
+        return self._needs[-1].end - self._needs[0].end >= TRUSTED_STEPS - self._steps
+
+    def _correction(self, frame: Arrived) -> int:
         """Columns to insert (> 0) or remove (< 0). Small differences are left alone."""
-        columns = self._excess() / HOP
+        columns = self._excess(frame) / HOP
         if columns < -0.5:
             return int(0.5 - columns)
-        if columns > 1.0 and len(self._needs) >= TRUSTED:
+        if columns > 1.0 and self._trusted():
             return -int(columns)
         return 0
 
     def ahead(self) -> bool:
-        """Whether frames that have arrived are still to be decoded."""
+        """Whether packets that have arrived are still to be decoded."""
         return bool(self._store) or self._jump is not None

@@ -12,8 +12,9 @@ import numpy as np
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.call.snapshot import NO_SPECTROGRAM, QUIETEST_DB, Rate, Spectrogram
 
-FRAME_SECONDS = 1.024
-HISTORY_FRAMES = 120
+STEP_SECONDS = 0.064
+RATE_STEPS = 16  # over which rates are averaged
+HISTORY = 120  # such averages kept
 RECENT_COLUMNS = 512  # 4 s of spectrogram
 _LEVEL_SECONDS = 0.1
 _LOAD_SECONDS = 5.0
@@ -60,24 +61,33 @@ class ColumnHistory:
 
 
 class RateMeter:
-    """Bits of packets, per second of the speech they stand for."""
+    """Bits of packets, per second of the speech they stand for. For one writer and any readers."""
 
     def __init__(self) -> None:
-        self._history: deque[float] = deque(maxlen=HISTORY_FRAMES)
+        self._recent: deque[tuple[int, float]] = deque()  # (steps, bits) of the last second
+        self._history: deque[float] = deque(maxlen=HISTORY)
         self._bits = 0.0
-        self._frames = 0
+        self._steps = self._shown = 0
+        self._now = 0.0
 
-    def push(self, packet_bytes: int) -> None:
-        """Note one frame's packet, header included."""
+    def push(self, packet_bytes: int, steps: int) -> None:
+        """Note a packet for so many latent steps, header included; of 0 bytes if none was sent."""
         self._bits += 8.0 * packet_bytes
-        self._frames += 1
-        self._history.append(8.0 * packet_bytes / FRAME_SECONDS)
+        self._steps += steps
+        self._recent.append((steps, 8.0 * packet_bytes))
+        span = sum(each for each, _ in self._recent)
+        while span - self._recent[0][0] >= RATE_STEPS:
+            span -= self._recent.popleft()[0]
+        bits = sum(each for _, each in self._recent)
+        self._now = bits / (span * STEP_SECONDS)
+        while self._steps - self._shown >= RATE_STEPS:
+            self._shown += RATE_STEPS
+            self._history.append(self._now)
 
-    def snapshot(self, wire: float = 0.0) -> Rate:
-        """wire: bit/s on the transport, measured elsewhere."""
-        history = tuple(self._history)
-        average = self._bits / (self._frames * FRAME_SECONDS) if self._frames else 0.0
-        return Rate(history[-1] if history else 0.0, average, history, wire)
+    def snapshot(self, wire: float = 0.0, ip: float = 0.0) -> Rate:
+        """wire, ip: bit/s of the transport and of IP packets, measured elsewhere."""
+        average = self._bits / (self._steps * STEP_SECONDS) if self._steps else 0.0
+        return Rate(self._now, average, tuple(self._history), wire, ip)
 
 
 class Throughput:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,8 @@ class Receiver:
 
     The decoder thread does the heavy work; the mixer thread only moves samples, so that a frame
     which takes long to decode never starves the loudspeaker. played(samples, time_of_first): all
-    that is played; stream(codec, party): makes a party's stream.
+    that is played; key_missed(party): a party has to be asked for a key packet; stream(codec,
+    party): makes a party's stream.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Receiver:
         slot: DeviceSlot[Sink],
         journal: Journal,
         played: Callable[[FloatArray, float], None] | None = None,
+        key_missed: Callable[[int], None] = lambda party: None,
         stream: Callable[[SpeechCodec, int], RemoteStream] = RemoteStream,
     ) -> None:
         self._codec = codec
         self._slot = slot
         self._journal = journal
         self._played = played
+        self._key_missed = key_missed
         self._make_stream = stream
         self._streams: dict[int, RemoteStream] = {}
         self._lock = threading.Lock()
@@ -61,7 +65,7 @@ class Receiver:
         self._load = LoadMeter()
         self._capacity = Capacity()
         self._next_look = 0.0
-        self._wire = Throughput()
+        self._wire, self._ip = Throughput(), Throughput()
         self._threads = [
             threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True)
             for name, work in (("sotto-decoder", self._decode), ("sotto-mixer", self._mix))
@@ -88,7 +92,10 @@ class Receiver:
             stream = self._streams.get(party.party)
             if stream is None:
                 stream = self._make_stream(self._codec, party.party)
+                stream.key_missed = partial(self._key_missed, party.party)
                 self._streams[party.party] = stream
+            else:
+                stream.returned()
             stream.name, stream.fingerprint = party.name, party.fingerprint
             stream.preset = party.preset
 
@@ -109,7 +116,7 @@ class Receiver:
         stream = self._streams.get(audio.party)
         if stream is not None and not stream.skipped:
             stream.capture = audio.capture
-            stream.arrive(audio.packet, audio.captured, audio.arrived)
+            stream.arrive(audio.packet, audio.step, audio.captured, audio.arrived)
             self._something.set()
 
     @property
@@ -122,20 +129,23 @@ class Receiver:
         stream = self._streams.get(party)
         return stream is None or not stream.pending()
 
-    def snapshot(self, now: float, wire_bytes: int, endpoint: Endpoint) -> tuple[Party, ...]:
+    def snapshot(
+        self, now: float, wire_bytes: int, ip_bytes: int, endpoint: Endpoint
+    ) -> tuple[Party, ...]:
         """What is heard of each party, in the order they came.
 
-        wire_bytes: all that came over the connection so far; with several parties each is shown
-        the whole.
+        wire_bytes, ip_bytes: all that came over the connection, and in IP packets, so far; with
+        several parties each is shown the whole.
         """
-        wire = self._wire.update(now, wire_bytes)
+        wire, ip = self._wire.update(now, wire_bytes), self._ip.update(now, ip_bytes)
         parties = []
         for stream in sorted(self._present(), key=lambda stream: stream.joined):
             party = stream.snapshot()
             party.arrivals.underruns += self._slot.gaps
             party.arrivals.rejected += endpoint.rejected(stream.party)
             latency = split(party.latency, endpoint.one_way(stream.party), stream.capture)
-            parties.append(replace(party, rate=replace(party.rate, wire=wire), latency=latency))
+            rate = replace(party.rate, wire=wire, ip=ip)
+            parties.append(replace(party, rate=rate, latency=latency))
         return tuple(parties)
 
     def _present(self) -> list[RemoteStream]:
@@ -164,6 +174,9 @@ class Receiver:
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
             self._balance(now)
+            for stream in self._present():
+                if (text := stream.look(now)) is not None:
+                    self._journal.info(f"{stream.name or stream.party}: {text}")
 
     def _balance(self, now: float) -> None:
         """Listen to as many parties as there is time to decode."""
@@ -206,8 +219,9 @@ def split(latency: Latency, one_way: float | None, capture: float | None) -> Lat
     """
     if latency.network is None or one_way is None:
         return latency
-    network = min(max(one_way, 0.0), latency.network)
-    before = latency.network - network
+    both = max(latency.network, 0.0)  # clocks are compared to some milliseconds only
+    network = min(max(one_way, 0.0), both)
+    before = both - network
     if capture is not None:
         capture = min(capture, before)
         before -= capture

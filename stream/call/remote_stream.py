@@ -12,42 +12,50 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from codec.errors import BadStream, SottoError
-from codec.packet import unpack
+from codec.packet import FRAME_STEPS, SEQUENCE_MODULUS, STEP_MS, Packet, short_id, unpack_session
 from codec.signal import analysis
-from codec.signal.analysis import HOP, LEAD
+from codec.signal.analysis import HOP, LEAD, STEP_HOPS
 from codec.signal.phase import LOOK_AHEAD
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.signal.synthesis import SpeechSynthesiser
-from stream.call import timescale
-from stream.call.jitter_buffer import Conceal, Decode, JitterBuffer
+from stream.call.delays import Growth
+from stream.call.jitter_buffer import PAUSE_LIMIT, Conceal, Decode, Feed, JitterBuffer
 from stream.call.meters import ColumnHistory, LevelMeter, RateMeter
 from stream.call.snapshot import Latency, Party
+from stream.call.timescale import Timescale
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
-    from codec.speech.decoder import FrameDecoder
+    from codec.speech.decoder import PacketDecoder
 
 
 SYNTHESIS_DELAY = LOOK_AHEAD * HOP + LEAD  # samples the synthesiser keeps until more columns come
 
 _FADE = 160  # samples, 10 ms: where the sound begins, ends or is cut
-# Columns of a frame that are synthesised and queued before the others, so that they may be played
+# Columns of a packet that are synthesised and queued before the others, so that they may be played
 # at once. Over five clips this changed PESQ by 0.01.
 _HEAD = 16
-_MEASURED = 8  # frames whose latencies are averaged
-_LOAD_FRAMES = 20
+_MEASURED_SECONDS = 4.0  # of speech whose latencies are averaged, and at least ...
+_MEASURED = 5  # ... so many packets
+_LOAD_SECONDS = 16.0
+_MOST = 256  # marks, latencies and works kept
+_NO_COLUMNS: FloatArray = np.zeros((0, analysis.N_MELS), np.float32)
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """Where a frame ends in the queue, counted from the beginning, and what it went through."""
+    """Where a packet ends in the queue, counted from the beginning, and what it went through.
+
+    seconds: how much of it is played.
+    """
 
     end: int
+    seconds: float
     captured: float | None
     arrived: float
     decode: float
@@ -72,7 +80,8 @@ class RemoteStream:
     codec: whose model the packets must have been made with; decoder: takes the place of the
     codec's own. Attributes: party (its number), name, fingerprint, preset (as it says), joined
     (when it came), capture (seconds from the air to its encoder, as it says), skipped (whether it
-    is not listened to because the machine has no time to decode it).
+    is not listened to because the machine has no time to decode it), key_missed (called when it has
+    to be asked for a key packet, by the decoder's thread).
     """
 
     def __init__(
@@ -81,17 +90,20 @@ class RemoteStream:
         party: int = 0,
         *,
         clock: Callable[[], float] = time.monotonic,
-        decoder: FrameDecoder | None = None,
+        decoder: PacketDecoder | None = None,
     ) -> None:
+        self._model = 0
         if decoder is None:
-            from codec.speech.decoder import FrameDecoder
+            from codec.speech.decoder import PacketDecoder
 
-            decoder = FrameDecoder(codec)
+            decoder = PacketDecoder(codec)
+            self._model = short_id(codec.model_id)
         self.party = party
         self.name = self.fingerprint = self.preset = ""
         self.joined = clock()
         self.capture: float | None = None
         self.skipped = False
+        self.key_missed: Callable[[], None] = lambda: None
         self._decoder = decoder
         self._clock = clock
         self._lock = threading.Lock()
@@ -100,36 +112,54 @@ class RemoteStream:
         # Samples ever put into the queue and taken from it: where a frame is on its way.
         self._put = 0
         self._taken = 0
-        self._marks: deque[_Mark] = deque(maxlen=64)
+        self._marks: deque[_Mark] = deque(maxlen=_MOST)
         self._columns: deque[tuple[int, FloatArray]] = deque(maxlen=1024)  # (end, column) unplayed
-        self._latencies: deque[Latency] = deque(maxlen=_MEASURED)
-        self._work: deque[tuple[float, float]] = deque(maxlen=_LOAD_FRAMES)
+        self._latencies: deque[Latency] = deque(maxlen=_MOST)
+        self._work: deque[tuple[float, float]] = deque(maxlen=_MOST)
+        self._latest: Packet | None = None  # of those that have come
         self._broken = False  # the last pull ended in silence
         self._active = False
         self._history = ColumnHistory()
         self._level = LevelMeter()
         self._rate = RateMeter()
+        self._growth = Growth()
         # Only the decoder thread touches these.
         self._synthesiser = SpeechSynthesiser(variable=True)
-        self._stand_in: FloatArray = np.zeros((0, analysis.N_MELS), np.float32)
+        self._timescale = Timescale()
+        self._stand_in = _NO_COLUMNS  # what is left of the concealment of a step
 
     # --- the network's thread ------------------------------------------------------------------
 
-    def arrive(self, packet: bytes, captured: float | None, arrived: float) -> None:
-        """Take a packet as it came.
+    def arrive(self, packet: bytes, step: int, captured: float | None, arrived: float) -> None:
+        """Take a session packet as it came.
 
-        captured: monotonic seconds at which the last sample of its frame was in the air, on our
-        clock, if that is known; arrived: when it came. Damaged packets are counted and dropped.
+        step: number of its first step, modulo 2^16; captured: monotonic seconds at which its last
+        sample was in the air, on our clock, if that is known; arrived: when it came. What is no
+        packet is counted and dropped.
         """
         try:
-            unpacked = unpack(packet)
+            unpacked = unpack_session(packet, step % SEQUENCE_MODULUS, self._model)
         except SottoError:
             with self._lock:
                 self._jitter_buffer.counters.rejected += 1
             return
         with self._lock:
-            if self._jitter_buffer.arrive(bytes(packet), unpacked, captured, arrived):
-                self._rate.push(len(packet))
+            if self._jitter_buffer.arrive(unpacked, captured, arrived):
+                self._measure(len(packet), unpacked)
+
+    def returned(self) -> None:
+        """The party was away, and may be a program that has been started again."""
+        with self._lock:
+            self._jitter_buffer.returned()
+
+    def _measure(self, size: int, packet: Packet) -> None:
+        before, self._latest = self._latest, packet
+        if before is not None and before.pause:
+            # A pause that went on took no bits.
+            gap = (packet.sequence - before.sequence - before.steps) % SEQUENCE_MODULUS
+            if 0 < gap <= PAUSE_LIMIT // STEP_HOPS:
+                self._rate.push(0, gap)
+        self._rate.push(size, packet.steps)
 
     def pause(self) -> None:
         """Nobody listens from now on: let the sound end, and count nothing that is missed as lost.
@@ -142,39 +172,50 @@ class RemoteStream:
     # --- the decoder's thread ------------------------------------------------------------------
 
     def work(self) -> bool:
-        """Decode one frame or conceal a few columns, if that is due; returns whether it was."""
+        """Decode a packet or conceal a few columns, if that is due; returns whether it was."""
         with self._lock:
-            task = self._jitter_buffer.next()
-            if task is None:
-                return False
+            buffer = self._jitter_buffer
+            task = buffer.next()
             if isinstance(task, Decode) and task.fresh:
-                self._cut(self._jitter_buffer.queued)
+                self._cut(buffer.queued)
         if isinstance(task, Decode):
             self._decode(task)
         elif isinstance(task, Conceal):
             self._conceal(task)
-        else:
+        elif isinstance(task, Feed):
+            self._feed(task.frame.packet)
+            with self._lock:
+                buffer.fed(task)
+        elif task is not None:
             self._fade_out()
-        return True
+        with self._lock:
+            wanted, buffer.key_wanted = buffer.key_wanted, False
+        if wanted:
+            self.key_missed()
+        return task is not None
 
     def _decode(self, task: Decode) -> None:
         begun = self._clock()
+        packet = task.frame.packet
+        for each in task.feed:
+            self._feed(each.packet)
         try:
-            frame = self._decoder.decode(task.frame.packet)
-            if frame.columns.shape != (analysis.FRAME_HOPS, analysis.N_MELS):
-                raise BadStream("frame of another size")
+            frame = self._decoder.decode(packet)
+            if frame.columns.shape != (STEP_HOPS * packet.steps, analysis.N_MELS):
+                raise BadStream("packet of another size")
         except SottoError:
             with self._lock:
                 self._jitter_buffer.counters.rejected += 1
                 self._jitter_buffer.failed(task)
             return
+        self._stand_in = _NO_COLUMNS
         columns = frame.columns[task.skip :]
         if task.correction:
-            columns = timescale.scale(columns, task.correction, frame.active)
+            columns = self._timescale.scale(columns, task.correction, frame.active)
         if task.fresh:
             self._synthesiser = SpeechSynthesiser(variable=True)
         head = columns[: _HEAD if len(columns) >= 2 * _HEAD else None]
-        samples = self._synthesiser.push(head)
+        samples = self._synthesise(head)
         if task.fresh:
             samples = fade_in(samples)
         wait = self._clock() - begun
@@ -184,28 +225,43 @@ class RemoteStream:
             self._enqueue(head, samples, 0 if task.fresh else SYNTHESIS_DELAY)
             self._active = frame.active
         tail = columns[len(head) :]
-        samples = self._synthesiser.push(tail)
+        samples = self._synthesise(tail)
         seconds = self._clock() - begun
+        length = len(columns) * HOP / SAMPLE_RATE
         with self._lock:
             self._jitter_buffer.extended(len(samples))
             self._enqueue(tail, samples, SYNTHESIS_DELAY)
             end = self._put + SYNTHESIS_DELAY
-            self._marks.append(_Mark(end, task.frame.captured, task.frame.arrived, wait))
-            self._work.append((seconds, len(columns) * HOP / SAMPLE_RATE))
+            frame_ = task.frame
+            self._marks.append(_Mark(end, length, frame_.captured, frame_.arrived, wait))
+            _keep(self._work, (seconds, length), _LOAD_SECONDS, lambda work: work[1])
+
+    def _feed(self, packet: Packet) -> None:
+        """Let the decoder take note of a packet that is not played."""
+        try:
+            self._decoder.feed(packet)
+        except SottoError:
+            with self._lock:
+                self._jitter_buffer.counters.rejected += 1
 
     def _conceal(self, task: Conceal) -> None:
         begun = self._clock()
-        if task.begin == 0:
-            self._stand_in = self._decoder.conceal()
-        columns = self._stand_in[task.begin : task.begin + task.count]
-        samples = self._synthesiser.push(columns)
+        while len(self._stand_in) < task.count:
+            more = self._decoder.conceal(1)
+            self._stand_in = np.concatenate((self._stand_in, more))
+        columns, self._stand_in = np.split(self._stand_in, [task.count])
+        samples = self._synthesise(columns)
         seconds = self._clock() - begun
         with self._lock:
             self._jitter_buffer.concealed(task, len(samples), seconds)
             self._enqueue(columns, samples, SYNTHESIS_DELAY)
 
+    def _synthesise(self, columns: FloatArray) -> FloatArray:
+        return self._synthesiser.push(columns) if len(columns) else np.zeros(0, np.float32)
+
     def _fade_out(self) -> None:
         samples = self._synthesiser.finish()
+        self._stand_in = _NO_COLUMNS
         samples[-_FADE:] = fade_out(samples[-_FADE:])
         with self._lock:
             self._jitter_buffer.faded_out(len(samples))
@@ -247,7 +303,8 @@ class RemoteStream:
             while self._marks and self._marks[0].end <= self._taken:
                 mark = self._marks.popleft()
                 played = play_time + (mark.end - before) / SAMPLE_RATE
-                self._latencies.append(_latency(mark, played, device))
+                latency = _latency(mark, played, device)
+                _keep(self._latencies, latency, _MEASURED_SECONDS, _length, _MEASURED)
             shown = []
             while self._columns and self._columns[0][0] <= self._taken:
                 shown.append(self._columns.popleft()[1])
@@ -266,7 +323,7 @@ class RemoteStream:
     # --- for everyone --------------------------------------------------------------------------
 
     def snapshot(self) -> Party:
-        """What is known and heard of the party; latencies are medians over the last frames.
+        """What is known and heard of the party; latencies are medians over the last seconds.
 
         Their parts add up to the total for each frame. network is all the time from a frame's last
         sample in the air to its packet's arrival; total is how much later a sample is in the air
@@ -278,6 +335,7 @@ class RemoteStream:
                 name=self.name,
                 fingerprint=self.fingerprint,
                 preset=self.preset,
+                delay=self._delay(),
                 heard=not self.skipped,
                 level_db=self._level.decibel(),
                 active=self._active,
@@ -286,12 +344,22 @@ class RemoteStream:
                 arrivals=replace(self._jitter_buffer.counters),
                 latency=_median(self._latencies),
                 real_time=self._real_time(),
+                grown=self._growth.seconds,
             )
 
     def real_time(self) -> float:
-        """Seconds of decoding per second of speech, over the last frames."""
+        """Seconds of decoding per second of speech, lately."""
         with self._lock:
             return self._real_time()
+
+    def look(self, now: float) -> str | None:
+        """What to tell people of its delay, if anything; to be asked a few times a second."""
+        with self._lock:
+            total = _median(self._latencies).total
+            return self._growth.update(now, total, self._delay())
+
+    def _delay(self) -> int:
+        return STEP_MS * (self._latest.steps if self._latest else FRAME_STEPS)
 
     def _real_time(self) -> float:
         speech = sum(length for _, length in self._work)
@@ -304,19 +372,46 @@ class RemoteStream:
 
 
 def _latency(mark: _Mark, played: float, device: float) -> Latency:
-    """The parts of the time that a frame took, whose last sample was in the air at `played`."""
+    """The parts of the time that a packet took, whose last sample was in the air at `played`.
+
+    Of a packet that was too late for its beginning only the rest has been waited for.
+    """
+    playout = played - mark.seconds - mark.arrived - mark.decode - device
     return Latency(
+        frame=mark.seconds + min(playout, 0.0),
         network=None if mark.captured is None else mark.arrived - mark.captured,
-        playout=played - Latency.frame - mark.arrived - mark.decode - device,
+        playout=max(playout, 0.0),
         decode=mark.decode,
         device=device,
         total=None if mark.captured is None else played - mark.captured,
     )
 
 
+Item = TypeVar("Item")
+
+
+def _keep(
+    items: deque[Item],
+    item: Item,
+    seconds: float,
+    length: Callable[[Item], float],
+    least: int = 1,
+) -> None:
+    """Add an item, and drop old ones beyond so many seconds of speech."""
+    items.append(item)
+    total = sum(map(length, items))
+    while len(items) > least and total - length(items[0]) > seconds:
+        total -= length(items.popleft())
+
+
+def _length(latency: Latency) -> float:
+    return latency.frame
+
+
 def _median(latencies: Iterable[Latency]) -> Latency:
     parts: dict[str, Any] = {}
-    for name in ("network", "playout", "decode", "device", "total"):
+    for name in ("frame", "network", "playout", "decode", "device", "total"):
         known = [value for each in latencies if (value := getattr(each, name)) is not None]
-        parts[name] = median(known) if known else None
+        if known:
+            parts[name] = median(known)
     return Latency(**parts)

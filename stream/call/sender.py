@@ -13,35 +13,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codec.errors import SottoError
-from codec.signal.analysis import FRAME_SAMPLES, HOP, WINDOW
+from codec.packet import pack_session
+from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.slots import DeviceSlot
 from stream.audio.sources import Silence, Source
+from stream.call.delays import DEFAULT_DELAY, steps_of
 from stream.call.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
 from stream.call.snapshot import Talker
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
-    from codec.speech.live import EncodedFrame
+    from codec.speech.encoder import EncodedPacket
     from stream.log import Journal
 
 
-_CHUNK = SAMPLE_RATE // 25  # at most this much is analysed between two slices of search
-_PATIENCE = 0.02  # seconds to wait for samples when there is nothing to search
-_GATHER = 0.04  # seconds of samples to gather when nothing is searched: small bites cost more
-_LOOK_AHEAD = (WINDOW - HOP) // 2  # samples beyond a frame's end that its last column sees
-DEFAULT_TAIL = 0.06  # seconds of search after a frame's last sample
-_FRAME_STEPS = 16  # latent steps in a frame
-_BACKLOG = 0.5  # seconds of samples waiting, beyond the source's own latency, that mean overload
+_CHUNK = SAMPLE_RATE // 8  # at most this much is read at once
+_PATIENCE = 0.02  # seconds to wait for samples
+_GATHER = 0.04  # seconds of samples to gather while a packet is far from whole: bites cost more
+_BACKLOG = 0.4  # seconds of samples waiting, beyond the source's own latency, that mean overload
+_HURRY = 0.15  # seconds of them with which blocks are searched for less time
+_HURRIED = 0.25  # of it
 _NICENESS = 5  # the search yields to sound, network and screen
+
+Send = Callable[[bytes, int, float, float | None], bool]
 
 
 class Sender:
-    """Encodes what the source gives, frame by frame, and hands packets to `send`.
+    """Encodes what the source gives, packet by packet, and hands them to `send`.
 
-    send(packet, captured, capture): captured is the monotonic time at which the frame's last sample
-    was in the air, capture how long samples take from there to us; it returns False when the packet
-    was dropped. encoded(samples, time_of_last): every sample that was encoded, for a recorder.
+    send(packet, step, captured, capture): a session packet, the number of its first step, the
+    monotonic time at which its last sample was in the air, and how long samples take from there to
+    us; it returns False when the packet was dropped. encoded(samples, time_of_last): every sample
+    that was encoded, for a recorder. delay: length of packets, milliseconds; tail: seconds of
+    search after the last sample of a block (None: what suits the delay); most_bytes: of a packet.
+    Raises BadInput for a delay that the codec's packets cannot have.
 
     Attributes: muted, push_to_talk, talking (with push-to-talk, whether the key is down).
     """
@@ -50,25 +56,26 @@ class Sender:
         self,
         codec: SpeechCodec,
         slot: DeviceSlot[Source],
-        send: Callable[[bytes, int, float, float | None], bool],
+        send: Send,
         journal: Journal,
         *,
         push_to_talk: bool = False,
         iterations: int | None = None,
         tail: float | None = None,
+        delay: int = DEFAULT_DELAY,
+        most_bytes: int | None = None,
         encoded: Callable[[FloatArray, float], None] | None = None,
     ) -> None:
-        from codec.signal.activity import ActivityDetector
-        from codec.speech.live import LiveEncoder
+        from codec.speech.encoder import live_encoder, tail_of
 
         self.muted = self.talking = False
         self.push_to_talk = push_to_talk
-        self._encoder = LiveEncoder(
-            codec,
-            iterations=iterations,
-            tail=DEFAULT_TAIL if tail is None else tail,
-            activity=ActivityDetector(),
+        self._tail = tail_of if tail is None else lambda steps: tail
+        self._encoder = live_encoder(
+            codec, steps_of(delay), iterations=iterations, tail=tail, most_bytes=most_bytes
         )
+        self._delay = delay
+        self._requests: deque[Callable[[], None]] = deque(maxlen=64)
         self._slot = slot
         self._send = send
         self._journal = journal
@@ -80,10 +87,12 @@ class Sender:
         self._level = LevelMeter()
         self._columns = ColumnHistory()
         self._rate = RateMeter()
-        self._wire = Throughput()
+        self._wire, self._ip = Throughput(), Throughput()
         self._load = LoadMeter()
-        self._latest: EncodedFrame | None = None
-        self._frames = self._silent_frames = self._unsent = self._pushed = 0
+        self._latest: EncodedPacket | None = None
+        self._frames = self._silent_frames = self._unsent = 0
+        self._pushed = 0  # samples, on the scale of the steps' numbers
+        self._end = 0  # the step after the latest packet
         self._search_seconds: deque[float] = deque(maxlen=8)
         self._capture_seconds: deque[float] = deque(maxlen=32)
         self._backlog = 0.0
@@ -115,8 +124,26 @@ class Sender:
             self._calling.clear()
 
     def set_preset(self, name: str) -> None:
-        """Code by another preset of the same model, from the next frame on. Raises BadInput."""
+        """Code by another preset of the same model, from the next packet on. Raises BadInput."""
         self._encoder.set_preset(name)
+
+    @property
+    def delay(self) -> int:
+        """Length of packets, milliseconds."""
+        return self._delay
+
+    def set_delay(self, delay: int) -> None:
+        """Let packets last so many milliseconds from the next one on; nothing is left out.
+
+        Raises BadInput for a delay that the codec's packets cannot have.
+        """
+        self._encoder.set_steps(steps_of(delay))
+        self._delay = delay
+
+    def want_key(self, *, lost: bool) -> None:
+        """Somebody cannot decode our voice before the next key packet; lost: a packet was."""
+        # Carried out between two packets: the encoder is not to be touched meanwhile.
+        self._requests.append(lambda: self._encoder.want_key(lost))
 
     @property
     def open(self) -> bool:
@@ -128,17 +155,20 @@ class Sender:
         """Whether the encoder does not keep up with the source."""
         return self._backlog > _BACKLOG
 
-    def snapshot(self, now: float, wire_bytes: int) -> Talker:
-        """`wire_bytes`: all bytes handed to the transport so far."""
+    def snapshot(self, now: float, wire_bytes: int, ip_bytes: int) -> Talker:
+        """wire_bytes, ip_bytes: handed to the transport, and sent in IP packets, so far."""
         latest = self._latest
         return Talker(
             level_db=self._level.decibel(),
             active=latest is not None and latest.active,
             spectrogram=self._columns.snapshot(),
-            rate=self._rate.snapshot(self._wire.update(now, wire_bytes)),
+            rate=self._rate.snapshot(
+                self._wire.update(now, wire_bytes), self._ip.update(now, ip_bytes)
+            ),
+            delay=self._delay,
             frames=self._frames,
             silent_frames=self._silent_frames,
-            steps=latest.steps if latest else 0,
+            steps=latest.iterations if latest else 0,
             cost=latest.cost if latest else 0.0,
             start_cost=latest.start_cost if latest else 0.0,
             real_time=self._load.share(now),
@@ -156,18 +186,15 @@ class Sender:
                 if self._stop.is_set():
                     return
             self._slot.start()
-            busy = False
             while not self._stop.is_set():
                 self._slot.serve()
-                if not busy:
-                    self._stop.wait(self._spare_time())
-                samples, when = self._slot.device.read(_CHUNK, 0.0 if busy else _PATIENCE)
+                self._stop.wait(self._spare_time())
+                samples, when = self._slot.device.read(self._wanted(), _PATIENCE)
                 begun = time.monotonic()
                 if len(samples):
                     self._take(samples, when)
                 elif self._slot.device.ended:
                     self._go_silent()
-                busy = len(samples) == _CHUNK or self._encoder.refine()
                 self._load.push(begun, time.monotonic())
         except SottoError as error:
             self.failure = str(error)
@@ -176,10 +203,21 @@ class Sender:
         finally:
             self.source_ended.set()
 
+    @property
+    def _missing(self) -> int:
+        """Samples that are missing for the next packet: its own, and what its last column sees."""
+        return max((self._end + self._encoder.steps) * STEP_SAMPLES + LEAD - self._pushed, 1)
+
+    def _wanted(self) -> int:
+        """How many samples to read: no more than complete a packet, so that none waits for more."""
+        behind = self._backlog > _HURRY
+        return _CHUNK if behind or not self._calling.is_set() else min(_CHUNK, self._missing)
+
     def _spare_time(self) -> float:
-        """How long samples may gather without making the frame late."""
-        missing = (self._frames + 1) * FRAME_SAMPLES + _LOOK_AHEAD - self._pushed
-        left = missing / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
+        """How long samples may gather without making the packet late."""
+        if self._backlog > _HURRY:
+            return 0.0
+        left = self._missing / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
         return min(max(left - _PATIENCE, 0.0), _GATHER)
 
     def _take(self, samples: FloatArray, when: float) -> None:
@@ -193,32 +231,40 @@ class Sender:
         if self._another.is_set():
             self._another.clear()
             self._encoder.reset()
-            self._pushed = self._frames * FRAME_SAMPLES
+            self._pushed = self._end * STEP_SAMPLES
         if not self.open:
             samples = np.zeros_like(samples)
         if self._encoded is not None:
             self._encoded(samples, when)
+        while self._requests:
+            self._requests.popleft()()
+        self._encoder.set_budget(self._budget())
         self._pushed += len(samples)
         self._latest_sample = when
-        frames = self._encoder.push(samples)
+        packets = self._encoder.push(samples)
         self._columns.push(self._encoder.columns())
-        for frame in frames:
-            end = (self._frames + 1) * FRAME_SAMPLES
-            self._ship(frame, when - (self._pushed - end) / SAMPLE_RATE)
+        for packet in packets:
+            self._end = packet.step + packet.steps
+            self._ship(packet, when - (self._pushed - self._end * STEP_SAMPLES) / SAMPLE_RATE)
 
-    def _ship(self, frame: EncodedFrame, captured: float) -> None:
+    def _budget(self) -> float:
+        """Seconds of search of a block: fewer while samples are waiting."""
+        usual = self._tail(self._encoder.steps)
+        return _HURRIED * usual if self._backlog > _HURRY else usual
+
+    def _ship(self, encoded: EncodedPacket, captured: float) -> None:
         self._frames += 1
-        self._silent_frames += not frame.active
-        self._latest = frame
-        self._rate.push(len(frame.packet))
-        if frame.active:
+        self._silent_frames += not encoded.active
+        self._latest = encoded
+        packet = b"" if encoded.packet is None else pack_session(encoded.packet)
+        self._rate.push(len(packet), encoded.steps)
+        if encoded.active:
             self._search_seconds.append(time.monotonic() - captured)
-        step = (self._frames - 1) * _FRAME_STEPS
-        if not self._send(frame.packet, step, captured, median(self._capture_seconds)):
+        if packet and not self._send(packet, encoded.step, captured, median(self._capture_seconds)):
             self._unsent += 1
 
     def _go_silent(self) -> None:
-        """The source has ended: stay on the line in silence, which also fills the last frame."""
+        """The source has ended: stay on the line in silence, which also fills the last packet."""
         self.source_ended.set()
         self._journal.info(f"{self._slot.name} has ended")
         self._slot.replace(Silence())

@@ -41,33 +41,36 @@ NO_SPECTROGRAM = Spectrogram(np.zeros((0, N_MELS), np.float32), 0)
 class Rate:
     """Bits of codec packets (header and payload) per second of speech.
 
-    now: the latest frame; average: over the call; history: per frame, oldest first, at most 120.
-    wire: all bytes handed to the transport, its own messages and envelopes included, per second
-    over the last few seconds.
+    now: the latest second; average: over the call; history: per second, oldest first, at most 120.
+    wire: all bytes handed to the transport, its own messages and envelopes included, and ip: all of
+    the IP packets that carry them; both as bits per second over the last few seconds.
     """
 
     now: float = 0.0
     average: float = 0.0
     history: tuple[float, ...] = ()
     wire: float = 0.0
+    ip: float = 0.0
 
 
 @dataclass(frozen=True)
 class Talker:
     """Our own speech on its way out.
 
-    level_db: peak of the last tenth of a second, dB of full scale; active: the latest frame held
-    speech; steps, cost, start_cost: of the latest searched frame (cost is F + λR after the search,
-    start_cost the warm start's); real_time: encoder seconds per second of speech, averaged;
-    overflows: capture gaps counted by the sound system or our ring; unsent: packets dropped because
-    nobody was connected or the connection was full; capture, search: seconds from the air to the
-    encoder, and from a frame's last sample to its packet.
+    level_db: peak of the last tenth of a second, dB of full scale; active: the latest packet held
+    speech; delay: length of packets in milliseconds; frames, silent_frames: packets so far, those
+    of pauses included, which mostly need not be sent; steps, cost, start_cost: of the latest search
+    (cost is F + λR after it, start_cost the warm start's); real_time: encoder seconds per second of
+    speech, averaged; overflows: capture gaps counted by the sound system or our ring; unsent:
+    packets dropped because nobody was connected or the connection was full; capture, search:
+    seconds from the air to the encoder, and from a packet's last sample to its being sent.
     """
 
     level_db: float = QUIETEST_DB
     active: bool = False
     spectrogram: Spectrogram = NO_SPECTROGRAM
     rate: Rate = Rate()
+    delay: int = 1024
     frames: int = 0
     silent_frames: int = 0
     steps: int = 0
@@ -84,7 +87,7 @@ class Talker:
 class Arrivals:
     """What became of the packets of one remote party; its jitter buffer counts them.
 
-    received: valid packets; lost: frames that never came in time; late: packets whose time had
+    received: valid packets; lost: packets that never came in time; late: packets whose time had
     passed altogether; partly_late: packets of which only the rest could be played; reordered,
     duplicates, rejected (damaged, replayed or foreign); concealed: seconds of concealment;
     stretched, shortened: columns inserted and removed to follow clocks and jitter; underruns:
@@ -108,8 +111,8 @@ class Arrivals:
 class Latency:
     """Where the time from mouth to ear goes, in seconds; None where not measured yet.
 
-    frame: the length of a frame, paid while it fills; capture: sound card and ring; search: from
-    the frame's last sample to its packet (with the capture where that is not known); network: one
+    frame: the length of a packet, paid while it fills; capture: sound card and ring; search: from
+    the packet's last sample to its packet (with the capture where that is not known); network: one
     way, from both clocks; playout: waiting in the jitter buffer; decode: packet to samples;
     device: samples to air; total: mouth to ear.
     """
@@ -129,13 +132,16 @@ class Party:
     """A remote party and its speech on the way in.
 
     party: its number in the call; preset: what its speech is coded with, "" before that is known;
-    heard: False while the machine has no time to decode it.
+    delay: length of its packets in milliseconds; heard: False while the machine has no time to
+    decode it; grown: seconds by which it is heard later than it was not long ago, 0 if that is not
+    worth a word.
     """
 
     party: int = 0
     name: str = ""
     fingerprint: str = ""
     preset: str = ""
+    delay: int = 1024
     heard: bool = True
     level_db: float = QUIETEST_DB
     active: bool = False
@@ -144,11 +150,15 @@ class Party:
     arrivals: Arrivals = field(default_factory=Arrivals)
     latency: Latency = Latency()
     real_time: float = 0.0
+    grown: float = 0.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything there is to see of a call."""
+    """Everything there is to see of a call.
+
+    presets, delays: those that may be changed to, the latter in milliseconds.
+    """
 
     state: CallState
     seconds: float
@@ -164,6 +174,7 @@ class Snapshot:
     push_to_talk: bool = False
     talking: bool = False
     recording: str = ""
+    delays: tuple[int, ...] = ()
     room: bool = False
     overloaded: bool = False
     reason: str = ""

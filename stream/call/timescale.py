@@ -14,9 +14,12 @@ from codec.signal.analysis import CEILING_DB, FLOOR_DB
 from codec.signal.samples import FloatArray
 
 SPACING = 3  # least distance of two columns that are removed or doubled
-ACTIVE_COLUMNS = 2  # columns to change in a frame of running speech: 1.6 % of it
+ACTIVE_SHARE = 64  # of so many columns of running speech, one may go or be doubled ...
+HURRIED_SHARE = 24  # ... and where much is to be changed: 4 % of it
+MUCH = 20  # columns: 160 ms
 QUIET_DB = -60.0  # columns below this are pauses ...
-QUIET_SHARE = 4  # ... and of so many of them, one may go or be doubled
+QUIET_SHARE = 4  # ... and of so many of them
+SAVED = 2.0  # columns that may be saved up: short pieces allow less than one
 ONSET_DB = 9.0  # a rise by more than this within two columns is an onset
 
 _HALF_RANGE_DB = (CEILING_DB - FLOOR_DB) / 2.0
@@ -31,15 +34,16 @@ def levels(columns: FloatArray) -> NDArray[np.float64]:
     return level
 
 
-def allowance(columns: FloatArray, active: bool) -> int:
-    """How many columns of a frame may be inserted or removed without being noticed.
+def allowance(columns: FloatArray, active: bool, wanted: int = 0) -> float:
+    """How many columns of a piece may be inserted or removed without being noticed.
 
-    columns: [n, N_MELS] log-mel; active: whether the frame holds speech.
+    columns: [n, N_MELS] log-mel; active: whether it is speech; wanted: how many are to be.
     """
     if not active:
-        return len(columns) // QUIET_SHARE
+        return len(columns) / QUIET_SHARE
+    share = HURRIED_SHARE if abs(wanted) > MUCH else ACTIVE_SHARE
     quiet = int(np.count_nonzero(levels(columns) < QUIET_DB))
-    return ACTIVE_COLUMNS + quiet // QUIET_SHARE
+    return len(columns) / share + quiet / QUIET_SHARE
 
 
 def costs(columns: FloatArray) -> NDArray[np.float64]:
@@ -98,12 +102,22 @@ def insert(columns: FloatArray, count: int) -> FloatArray:
     return np.insert(columns, positions + 1, between, axis=0)
 
 
-def scale(columns: FloatArray, change: int, active: bool) -> FloatArray:
-    """Make [n, N_MELS] longer (change > 0) or shorter (change < 0) by up to |change| columns.
+class Timescale:
+    """Changes the length of pieces of one voice, by no more than is allowed over time."""
 
-    The result's length says how much of it was possible without being noticed.
-    """
-    count = min(abs(change), allowance(columns, active))
-    if count == 0:
-        return columns
-    return insert(columns, count) if change > 0 else remove(columns, count)
+    def __init__(self) -> None:
+        self._credit = 0.0
+
+    def scale(self, columns: FloatArray, change: int, active: bool) -> FloatArray:
+        """Make [n, N_MELS] longer (change > 0) or shorter (change < 0) by up to |change| columns.
+
+        The result's length says how much of it was possible without being noticed.
+        """
+        allowed = allowance(columns, active, change)
+        self._credit = min(self._credit + allowed, max(allowed, SAVED))
+        count = min(abs(change), int(self._credit))
+        if count == 0:
+            return columns
+        scaled = insert(columns, count) if change > 0 else remove(columns, count)
+        self._credit -= abs(len(scaled) - len(columns))
+        return scaled
