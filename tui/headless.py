@@ -78,7 +78,8 @@ def to_line(snapshot: Snapshot) -> str:
     parts = [f"{minutes:02d}:{seconds:02d} {snapshot.state.value}"]
     if talker.frames:
         dropped = f" dropped {snapshot.link.dropped}" if snapshot.link.dropped else ""
-        parts.append(f"out {talker.rate.now:.0f} bit/s {talker.steps} steps{dropped}")
+        rates = f"{talker.rate.now:.0f} bit/s (IP {talker.rate.ip:.0f})"
+        parts.append(f"out {talker.delay} ms {rates} {talker.steps} steps{dropped}")
     for party in snapshot.listeners:
         if not party.heard:
             parts.append("in not heard")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from codec.errors import BadInput, SottoError
 from codec.files.paths import PIPE, os_errors
+from codec.packet import STEP_MS, check_fits
 from tui.terminal import options
 from tui.terminal.errors import UsageError
 from tui.terminal.signals import undisturbed
@@ -38,14 +39,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     speech.add_argument(
         "--preset", default="2k", metavar="NAME", help="what we code our voice with (default: 2k)"
     )
+    options.add_delay(speech, options.CALL_DELAY)
     speech.add_argument(
-        "--iterations", type=options.count, metavar="N", help="most steps of the search per frame"
+        "--packet-limit", type=options.count, metavar="BYTES", help="the most bytes of a packet"
+    )
+    speech.add_argument(
+        "--iterations", type=options.count, metavar="N", help="most steps of the search per packet"
     )
     speech.add_argument(
         "--tail",
         type=options.positive,
         metavar="SECONDS",
-        help="time for the search after a frame's last sample",
+        help="time for the search after a packet's last sample",
     )
     options.add_device(speech)
     speech.add_argument(
@@ -195,13 +200,16 @@ def run(
         _status_line(args) as status,
         _log_file(args, status) as log,
     ):
-        codec = _load(args)
+        codec, measured = _load(args)
         endpoint = connect(Offer(codec.model_id, codec.preset, name, room), keys)
         if impairment is not None:
             endpoint.impair(impairment)
         journal = Journal(log)
         settings = CallSettings(
             args.preset,
+            delay=args.delay,
+            measured=measured,
+            most_bytes=args.packet_limit,
             room=room,
             iterations=args.iterations,
             tail=args.tail,
@@ -263,12 +271,13 @@ def following(call: Call, watch: Callable[[], None]) -> Iterator[None]:
         thread.join(2.0)
 
 
-def _load(args: argparse.Namespace) -> SpeechCodec:
-    """The codec, ready to go: what is slow the first time is done once before the call."""
+def _load(args: argparse.Namespace) -> tuple[SpeechCodec, dict[int, float]]:
+    """The codec, ready to go, and how fast this machine is: see `warm_up`."""
     import torch
     from threadpoolctl import threadpool_limits
 
     from codec.speech.codec import SpeechCodec
+    from codec.speech.encoder import check_steps
     from stream.call.call import warm_up
     from tui.terminal.progress import Progress
 
@@ -279,8 +288,10 @@ def _load(args: argparse.Namespace) -> SpeechCodec:
     threadpool_limits(1, user_api="blas")
     with Progress("loading the networks", None):
         codec = SpeechCodec.load(args.preset, args.device)
-        warm_up(codec)
-    return codec
+        check_steps(codec, args.delay // STEP_MS)
+        check_fits(args.packet_limit, args.delay // STEP_MS)
+        measured = warm_up(codec, args.delay)
+    return codec, measured
 
 
 @contextlib.contextmanager

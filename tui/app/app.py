@@ -180,6 +180,13 @@ class CallApp(App[None]):
         if talking != before:
             self._change(lambda: self._call.talk(talking))
 
+    def action_delay(self) -> None:
+        if self._snapshot is None:
+            return
+        shown = {f"{delay} ms": delay for delay in self._snapshot.delays}
+        dialog = Choose("delay", tuple(shown), f"{self._snapshot.talker.delay} ms")
+        self._open(dialog, lambda name: self._change(lambda: self._call.set_delay(shown[name])))
+
     def action_preset(self) -> None:
         if self._snapshot is None:
             return

@@ -53,7 +53,13 @@ def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
         *_GAP,
         (clock(snapshot.seconds), "text"),
     ]
-    right: Line = [*secured(snapshot), *_GAP, ("preset ", "label"), (snapshot.preset, "strong")]
+    right: Line = [
+        *secured(snapshot),
+        *_GAP,
+        ("preset ", "label"),
+        (snapshot.preset, "strong"),
+        (f" {snapshot.talker.delay} ms", "text"),
+    ]
     room = width - width_of(left) - width_of(right) - 4
     name = clean(listener.name) if listener is not None and not snapshot.room else ""
     if snapshot.room:

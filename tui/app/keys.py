@@ -23,6 +23,7 @@ BINDINGS = (
     _key("m", "mute", "m", "mute", "mute the microphone, or open it again"),
     _key("t", "push_to_talk", "t", "push-to-talk", "push-to-talk: be heard only when you ask to"),
     _key("p", "preset", "p", "preset", "another preset: more bits, or fewer"),
+    _key("f", "delay", "f", "delay", "another delay: shorter, or steadier with fewer bits"),
     _key("d", "devices", "d", "devices", "choose microphone and loudspeaker"),
     _key("r", "record", "r", "rec", "record both sides, or stop recording"),
     _key("h", "quit", "h", "hang up", "hang up, as do ctrl+q and ctrl+c"),

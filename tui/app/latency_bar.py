@@ -9,8 +9,8 @@ from tui.app.painting import Line, Painted, heading, spread
 PARTS = ("frame", "capture", "search", "network", "playout", "decode", "device")
 # Neighbours differ without colour too.
 _INKS = dict(zip(PARTS, "█▒▓░▓▒█", strict=True))
-_SCALE_STEP = 0.5
-_SHORTEST_SCALE = 1.5
+_SCALE_STEP = 0.25
+_SHORTEST_SCALE = 0.5
 
 
 class LatencyBar(Painted):

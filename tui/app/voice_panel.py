@@ -99,7 +99,7 @@ class OwnVoice(VoicePanel):
             ],
             [
                 field("real time", factor(talker.real_time)),
-                field("wire", bits(talker.rate.wire), " bit/s"),
+                field("IP", bits(talker.rate.ip), " bit/s"),
                 field("frames", f"{talker.frames:5d}"),
             ],
             [
@@ -129,7 +129,8 @@ class HeardVoice(VoicePanel):
         self._centred = []
         self._title = clean(listener.name) or "caller"
         preset = clean(listener.preset)
-        self._notes = [(preset + "  " if preset else "", "label"), heard_state(listener)]
+        coded = f"{preset} {listener.delay} ms  " if preset else ""
+        self._notes = [(coded, "label"), heard_state(listener)]
         self._feed(listener.spectrogram, listener.rate, listener.level_db, now)
         if snapshot.room:
             self._level = None  # the list of listeners has it

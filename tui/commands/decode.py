@@ -110,7 +110,8 @@ class _Job:
             codec = self._codec(reader.header.preset)
             reader.require_model(codec.model_id, codec.preset)
             with audio_output(target) as writer:
-                blocks = decode_stream(codec.decoder(), reader, lost, total)
+                decoder = codec.decoder(reader.header.steps)
+                blocks = decode_stream(decoder, reader, lost, total)
                 for block in progress.follow(blocks):
                     writer.write(block)
                 if not reader.frames:
@@ -142,12 +143,13 @@ def _scanned(source: str) -> StreamInfo | None:
 def _check_speech(header: StreamHeader, name: str) -> None:
     """Raise BadInput unless the container `name` holds speech that can be decoded."""
     from codec.errors import BadInput
-    from codec.signal.analysis import FRAME_SAMPLES, SAMPLE_RATE
+    from codec.signal.analysis import SAMPLE_RATE, STEP_SAMPLES
 
     if header.kind != "speech":
         raise BadInput(f"{name} holds an image, not speech")
-    if (header.sample_rate, header.frame_samples) != (SAMPLE_RATE, FRAME_SAMPLES):
+    coded = header.sample_rate, header.frame_samples
+    if coded != (SAMPLE_RATE, header.steps * STEP_SAMPLES):
         raise BadInput(
-            f"{name} holds frames of {header.frame_samples} samples at {header.sample_rate} Hz; "
-            f"only {FRAME_SAMPLES} at {SAMPLE_RATE} Hz can be decoded"
+            f"{name} holds packets of {header.frame_samples} samples at {header.sample_rate} Hz, "
+            "which cannot be decoded"
         )

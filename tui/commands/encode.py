@@ -56,4 +56,4 @@ def _encode(
 
     with AudioReader(source, warn=progress.note) as reader, atomic_output(target) as sink:
         encoder = codec.encoder(**encoding, group=GROUP)
-        encode_stream(encoder, codec.header(), progress.follow(reader), sink)
+        encode_stream(encoder, codec.header(encoding["steps"]), progress.follow(reader), sink)

@@ -78,14 +78,15 @@ def run(args: argparse.Namespace) -> int:
             reading = _Timed(_kept(progress.follow(reader), original))
             started = time.perf_counter()
             encoder = codec.encoder(**encoding, group=GROUP)
-            encode_stream(encoder, codec.header(), reading, coded)
+            encode_stream(encoder, codec.header(encoding["steps"]), reading, coded)
             encode_seconds = time.perf_counter() - started - reading.seconds
         coded.seek(0)
         found = scan(coded)
         coded.seek(0)
         with Progress("decode", found.duration_s) as progress, audio_output(args.output) as writer:
             container, length = ContainerReader(coded), found.total_samples
-            decoding = _Timed(decode_stream(codec.decoder(), container, total_samples=length))
+            decoder = codec.decoder(encoding["steps"])
+            decoding = _Timed(decode_stream(decoder, container, total_samples=length))
             for block in _kept(progress.follow(decoding), decoded):
                 writer.write(block)
         before, after = np.concatenate(original), np.concatenate(decoded)
@@ -119,8 +120,8 @@ def _warm_up(codec: SpeechCodec) -> None:
 
     encoder, decoder = codec.encoder(iterations=1), codec.decoder()
     silence = np.zeros(FRAME_SAMPLES, np.float32)
-    for packet in [*encoder.push(silence), *encoder.finish()]:
-        decoder.push(packet)
+    for encoded in [*encoder.push(silence), *encoder.finish()]:
+        decoder.push(encoded.packet)
     decoder.finish()
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from codec.packet import DELAYS, STEP_MS
 from tui.terminal.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
-__all__ = ["add_device", "add_encoding", "count", "encoding", "positive"]
+__all__ = ["add_delay", "add_device", "add_encoding", "count", "encoding", "positive"]
+
+FILE_DELAY, CALL_DELAY = 1024, 256  # defaults
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +26,29 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-search", action="store_true", help="take the encoder's output as it is"
     )
+    add_delay(parser, FILE_DELAY)
+    parser.add_argument(
+        "--packet-limit",
+        type=count,
+        metavar="BYTES",
+        help="the most bytes of a packet, its header included",
+    )
     parser.add_argument(
         "--entropy", choices=("range", "huffman"), help="the entropy coder (default: the preset's)"
     )
     add_device(parser)
+
+
+def add_delay(parser: argparse._ActionsContainer, default: int) -> None:
+    """--delay, which becomes `delay` in milliseconds."""
+    parser.add_argument(
+        "--delay",
+        type=int,
+        choices=DELAYS,
+        default=default,
+        metavar="MS",
+        help=f"speech in a packet: {', '.join(map(str, DELAYS))} ms (default: {default})",
+    )
 
 
 def encoding(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,4 +63,6 @@ def encoding(args: argparse.Namespace) -> dict[str, Any]:
         "budget": args.budget,
         "search": not args.no_search,
         "entropy": args.entropy,
+        "steps": args.delay // STEP_MS,
+        "most_bytes": args.packet_limit,
     }
