@@ -22,15 +22,14 @@ import numpy as np
 
 from codec.container import ContainerReader
 from codec.errors import SottoError
-from codec.packet import unpack
-from codec.signal.analysis import FRAME_SAMPLES, LEAD
+from codec.packet import FRAME_STEPS, SESSION_HEADER_BYTES, STEP_MS
+from codec.signal.analysis import FRAME_SAMPLES, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS
 from models.evaluation.clips import Clip
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
-    from codec.speech.live import EncodedFrame, LiveEncoder
 
 CLIP_TIMEOUT_S = 900.0
 START_TIMEOUT_S = 300.0
@@ -115,48 +114,41 @@ class Sotto(Codec):
 
 @dataclass(frozen=True)
 class LiveSotto(Sotto):
-    """The encoder of a call, which searches each frame while its samples arrive."""
+    """The encoder of a call, which has little time for each block. steps: of a packet."""
+
+    steps: int = 4
 
     def run(self, samples: FloatArray) -> Coded:
-        from codec.signal.activity import ActivityDetector
-        from codec.speech.live import LiveEncoder
+        from codec.signal.synthesis import SpeechSynthesiser
+        from codec.speech.decoder import PacketDecoder
+        from codec.speech.encoder import live_encoder
 
         codec = _load(self.preset, self.device)
-        encoder = LiveEncoder(codec, activity=ActivityDetector())
-        frames, encode_s = encode_live(encoder, samples)
+        encoder = live_encoder(codec, self.steps)
+        padded = np.concatenate((samples, np.zeros(2 * FRAME_SAMPLES, np.float32)))
+        encoded = [
+            packet
+            for chunk in np.array_split(padded, len(padded) // _LIVE_CHUNK)
+            for packet in encoder.push(chunk)
+            if packet.step * STEP_SAMPLES < len(samples)
+        ]
+        encode_s = sum(packet.seconds for packet in encoded)
         begun = time.perf_counter()
-        decoder = codec.decoder()
-        parts = [*(decoder.push(unpack(frame.packet)) for frame in frames), decoder.finish()]
+        decoder, synthesiser = PacketDecoder(codec), SpeechSynthesiser()
+        parts = []
+        for each in encoded:
+            if each.packet is None:
+                columns = decoder.conceal(each.steps)
+            else:
+                columns = decoder.decode(each.packet).columns
+            parts.append(synthesiser.push(columns))
+        parts.append(synthesiser.finish())
         decode_s = time.perf_counter() - begun
         decoded = np.concatenate(parts)[: len(samples)]
-        payload = sum(frame.payload_bits for frame in frames)
-        total = sum(8 * len(frame.packet) for frame in frames)
+        sent = [each for each in encoded if each.packet is not None]
+        payload = sum(each.payload_bits for each in sent)
+        total = payload + 8 * SESSION_HEADER_BYTES * len(sent)
         return Coded(decoded, payload, total, encode_s, decode_s)
-
-
-def encode_live(encoder: LiveEncoder, samples: FloatArray) -> tuple[list[EncodedFrame], float]:
-    """Drive a live encoder as a call does, faster than real time: (frames, seconds it was busy).
-
-    The simulated clock counts the seconds that the encoder is busy and those that it waits for
-    samples, so the search gets as much time as in a call.
-    """
-    count = -(-len(samples) // FRAME_SAMPLES)
-    # The last column of a frame sees samples beyond the frame's end.
-    padded = np.zeros(count * FRAME_SAMPLES + LEAD, np.float32)
-    padded[: len(samples)] = samples
-    frames: list[EncodedFrame] = []
-    now = busy = 0.0
-    pushed = 0
-    while pushed < len(padded):
-        end = max(min(int(now * SAMPLE_RATE), pushed + _LIVE_CHUNK), pushed)
-        begun = time.perf_counter()
-        frames += encoder.push(padded[pushed:end])
-        searching = encoder.refine()
-        spent = time.perf_counter() - begun
-        pushed, now, busy = end, now + spent, busy + spent
-        if not searching:
-            now = max(now, (pushed + _LIVE_CHUNK) / SAMPLE_RATE)
-    return frames, busy
 
 
 def container_bits(data: bytes) -> tuple[int, int]:
@@ -179,12 +171,14 @@ def sotto_codecs(
     presets: Iterable[str],
     iterations: Sequence[int] = (),
     *,
+    delays: Sequence[int] = (),
     live: bool = False,
     device: str = "auto",
 ) -> list[Codec]:
     """Each preset with its own search, then with given iteration counts, then without search.
 
-    live: also with the encoder of a call.
+    delays: packets of so many milliseconds (none: whole frames), those but the first with the
+    preset's own search alone; live: also as encoded in a call.
     """
     codecs: list[Codec] = []
     for preset in presets:
@@ -201,8 +195,14 @@ def sotto_codecs(
             Sotto(name + suffix, line + suffix, preset, options, device)
             for suffix, options in variants.items()
         ]
-        if live:
-            made.insert(1, LiveSotto(f"{name}, live", f"{line}, live", preset, {}, device))
+        for delay in delays:
+            short, steps = f", {delay} ms", delay // STEP_MS
+            if steps != FRAME_STEPS:
+                options = {"steps": steps}
+                made.append(Sotto(name + short, f"{line}, by delay", preset, options, device))
+            if live:
+                suffix = f"{short}, live"
+                made.append(LiveSotto(name + suffix, f"{line}, live", preset, {}, device, steps))
         codecs += made
     return codecs
 

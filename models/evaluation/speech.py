@@ -33,6 +33,7 @@ from models.evaluation.scores import SCORE_KEYS, CodecResult, score_codings
 CODECS = "Speech codecs"
 SEARCH = "What the search gains"
 SEARCH_STEPS = (10, 30, 100)
+CALL_DELAY = 256  # milliseconds
 
 _HOW = {
     "intervals": "95 % percentile bootstrap over clips, 2000 resamples; ratios are pooled",
@@ -45,9 +46,9 @@ _HOW = {
     "phone_error_rate": "PocketSphinx phone loop; against its own decoding of the original, and "
     "against transcripts of uncropped clips whose words are all in its dictionary",
     "real_time_factor": "seconds of computing per second of speech, one clip at a time, wall "
-    "clock; for peers including the start of their program, for sotto after warm-up; live: the "
-    "seconds that the encoder of a call is busy while it is given samples in real time",
-    "peak_memory": "sotto: peak resident memory of its own process (Python and libraries "
+    "clock; for peers with the start of their program, for sotto after warm-up; live: the encoder "
+    "of a call, which may search each block for milliseconds only",
+    "peak_memory": "sotto: peak resident memory of a process of its own (Python and libraries "
     "included); peers: of their program alone, sampled every millisecond below 10 MB",
 }
 _PANELS = {
@@ -65,9 +66,10 @@ _TICKS = (600, 1000, 2000, 3000, 4000, 6000, 10_000, 16_000)  # bit/s
 class Settings:
     """What is measured.
 
-    presets: all if empty; iterations: more search lengths to measure; peers: lower-case names, None
-    for all installed; clips: how many at most, each cropped to max_seconds; live: also the encoder
-    of a call; ablation: parts of sotto instead; workers: scoring processes; timeout_s: per clip.
+    presets: all if empty; iterations: further search steps; peers: lower-case names of codecs, None
+    for all installed ones; delays: of packets, in milliseconds; clips: the most, each cropped to
+    max_seconds; live: also the encoder of a call; ablation: parts of sotto instead; workers:
+    scoring processes; timeout_s: for one clip.
     """
 
     presets: Sequence[str] = ()
@@ -75,6 +77,7 @@ class Settings:
     peers: Sequence[str] | None = None
     clips: int = 24
     max_seconds: float = 15.0
+    delays: Sequence[int] = ()
     live: bool = False
     ablation: bool = False
     with_phones: bool = True
@@ -244,7 +247,13 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
         found = {SEARCH: [codec for group in groups for codec in group]}
         return Benchmark(settings, clips, skipped, found, {}, tradeoff.Grid())
     peers, absent = installed_peers(settings.peers)
-    ours = sotto_codecs(presets, settings.iterations, live=settings.live, device=settings.device)
+    ours = sotto_codecs(
+        presets,
+        settings.iterations,
+        delays=settings.delays or ([CALL_DELAY] if settings.live else []),
+        live=settings.live,
+        device=settings.device,
+    )
     return Benchmark(settings, clips, skipped, {CODECS: [Original(), *ours, *peers]}, absent)
 
 

@@ -51,6 +51,7 @@ class Setup:
     """How both ends are run."""
 
     preset: str = "2k"
+    delay: int = 256
     iterations: int | None = None
     tail: float | None = None
     threads: int | None = 1

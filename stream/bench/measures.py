@@ -13,6 +13,7 @@ import numpy as np
 
 from codec.errors import BadInput, SottoError
 from codec.files.paths import display_name, os_errors
+from codec.packet import FRAME_STEPS, STEP_MS
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from models.evaluation import estimates
 from models.evaluation.clips import Clip
@@ -63,19 +64,22 @@ class Offline:
     def __init__(self, load: Callable[[], SpeechCodec]) -> None:
         self._load = load
         self._codec: SpeechCodec | None = None
-        self._known: list[tuple[FloatArray, list[FloatArray]]] = []
+        self._known: list[tuple[int, FloatArray, list[FloatArray]]] = []
 
-    def __call__(self, samples: FloatArray) -> list[FloatArray]:
-        """The talk [n] coded and decoded, [n] for each of ALIGNMENTS; taken from one known."""
-        for before, decoded in self._known:
-            if len(samples) <= len(before) and np.array_equal(before[: len(samples)], samples):
+    def __call__(self, samples: FloatArray, steps: int = FRAME_STEPS) -> list[FloatArray]:
+        """The talk [n] coded in packets of `steps` latent steps and decoded: whole frames at each
+        of ALIGNMENTS, shorter packets once; taken from one known."""
+        for known, before, decoded in self._known:
+            same = known == steps and len(samples) <= len(before)
+            if same and np.array_equal(before[: len(samples)], samples):
                 return [each[: len(samples)] for each in decoded]
         self._codec = codec = self._codec or self._load()
-        decoded = [
-            codec.decode(codec.encode(np.pad(samples, (lead, 0)), SAMPLE_RATE))[lead:]
-            for lead in ALIGNMENTS
-        ]
-        self._known.append((samples, decoded))
+        leads = ALIGNMENTS if steps == FRAME_STEPS else ALIGNMENTS[:1]
+        decoded = []
+        for lead in leads:
+            data = codec.encode(np.pad(samples, (lead, 0)), SAMPLE_RATE, steps=steps)
+            decoded.append(codec.decode(data)[lead:])
+        self._known.append((steps, samples, decoded))
         return decoded
 
 
@@ -99,11 +103,11 @@ def run_scenario(
         step("measuring")
         return measure(run, offline)
     except SottoError as error:
-        return Result(scenario, failure=str(error))
+        return Result(scenario, setup.delay, failure=str(error))
     finally:
         try:
             if keep is not None:
-                _keep(folder, Path(keep) / scenario.name)
+                _keep(folder, Path(keep) / f"{scenario.name}-{setup.delay}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -118,7 +122,7 @@ def _keep(folder: Path, to: Path) -> None:
 
 def measure(run: Run, offline: Offline | None = None) -> Result:
     """All figures of a run; those that compare with offline coding only if `offline` is given."""
-    result = Result(run.scenario)
+    result = Result(run.scenario, run.delay)
     result.add("connected after", "s", lambda _: run.connected_after, digits=1)
     if not run.scenario.silent:
         _latency(run, result)
@@ -160,7 +164,7 @@ def _latency(run: Run, result: Result) -> None:
     none = (None, None)
     for name, share, bars in (
         ("median", 50, none),
-        ("95th percentile", 95, scenarios.LATENCY if calm else none),
+        ("95th percentile", 95, scenarios.LATENCY[run.delay] if calm else none),
         ("largest", 100, none),
     ):
         values = {end: delays[end].percentile(share) for end in ENDS}
@@ -206,7 +210,7 @@ def _breaks(run: Run, result: Result, offline: Offline | None) -> None:
         found, where = sharpest_break(track.heard[first:last])
         level[end], at[end] = found, (first + where) / SAMPLE_RATE
         if offline is not None:
-            coded = offline(run.talks[end].samples)
+            coded = offline(run.talks[end].samples, run.delay // STEP_MS)
             excess[end] = found - max(sharpest_break(each)[0] for each in coded)
     result.add("sharpest break", "dB", level, digits=1)
     if offline is not None:
@@ -216,8 +220,9 @@ def _breaks(run: Run, result: Result, offline: Offline | None) -> None:
 
 def _quality(run: Run, result: Result, offline: Offline) -> None:
     with_phones = run.scenario.phones
+    steps = run.delay // STEP_MS
     live = {end: score_run(run, end, with_phones) for end in ENDS}
-    plain = {end: score_offline(run, end, offline, with_phones) for end in ENDS}
+    plain = {end: score_offline(run, end, offline, with_phones, steps) for end in ENDS}
     calm = run.scenario.impair == ""
     result.add("utterances", "", lambda end: len(live[end]), digits=0)
     for key in SCORES:
@@ -235,6 +240,14 @@ def _quality(run: Run, result: Result, offline: Offline) -> None:
             f"{name} lost on the way, both voices: {mean.value:.3f}, 95 % interval {mean.low:.3f} "
             f"to {mean.high:.3f} ({len(pooled)} utterances)"
         )
+    if calm and steps < FRAME_STEPS:
+        frames = {end: score_offline(run, end, offline, False) for end in ENDS}
+        losses = {end: _losses(frames[end], live[end], "pesq_wb") for end in ENDS}
+        pooled = [*losses["a"], *losses["b"]]
+        # One figure for both voices: an end has a dozen utterances.
+        lost: dict[Name, float | None] = {"a": estimates.mean(pooled).value} if pooled else {}
+        bars = scenarios.SHORTNESS_LOSS.get(run.delay, (None, None))
+        result.add("PESQ-WB, lost against 1024 ms offline, both voices", "", lost, bars)
     if with_phones:
         for where, scored in (("link", live), ("offline", plain)):
             rates = {end: phone_error_rate(scored[end]) for end in ENDS}
@@ -264,12 +277,14 @@ def score_run(run: Run, end: Name, with_phones: bool) -> list[UtteranceScore]:
     return score_talk(run.talks[end], starts, said.said, heard, with_phones=with_phones)
 
 
-def score_offline(run: Run, end: Name, offline: Offline, with_phones: bool) -> list[UtteranceScore]:
+def score_offline(
+    run: Run, end: Name, offline: Offline, with_phones: bool, steps: int = FRAME_STEPS
+) -> list[UtteranceScore]:
     """The same utterances coded offline, once for each alignment of the frames."""
     talk = run.talks[end]
     starts = [utterance.first for utterance in talk.utterances]
     scored: list[UtteranceScore] = []
-    for decoded in offline(talk.samples):
+    for decoded in offline(talk.samples, steps):
         heard = np.pad(decoded, (0, round((_OFFLINE_DELAY + 1.0) * SAMPLE_RATE)))
         scored += score_talk(
             talk, starts, talk.samples, heard, longest=_OFFLINE_DELAY, with_phones=with_phones
@@ -343,8 +358,17 @@ def _load(run: Run, result: Result) -> None:
         return run.usage[end][-1].proportional / 1e6 if run.usage[end] else None
 
     none = (None, None)
-    result.add("CPU, share of a core", "", cpu, scenarios.SILENT_CPU if silent else none)
+    seconds = run.talk_to - run.talk_from
+    talking = run.scenario.trouble == "none" and not silent
+    result.add("CPU, share of a core", "", cpu, scenarios.SILENT_CPU if silent else scenarios.CPU)
     result.add("codec bits", "bit/s", bits, scenarios.SILENT_BITS if silent else none, 0)
+    if run.traffic:
+        ip = {end: 8.0 * count / seconds for end, count in run.traffic.items()}
+        bars = scenarios.IP_BITS.get(run.delay, none) if talking else none
+        result.add("IP bits sent, on the cable", "bit/s", ip, bars, 0)
+    if not silent:
+        name = "search steps of a block, median"
+        result.add(name, "", lambda end: telemetry.search_steps(run.snapshots[end]), digits=0)
     result.add("memory of its own", "MB", memory, digits=0)
     result.add("stopped after", "s", run.stop_seconds.get, digits=1)
 

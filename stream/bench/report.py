@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+import numpy as np
+
 from models.evaluation import tables
+from models.evaluation.plots import Line, Panel
 from stream.bench.laboratory import ENDS, Name
 from stream.bench.scenarios import Bars, Scenario
 from stream.bench.telemetry import Gap
@@ -60,9 +63,11 @@ class Figure:
 
 @dataclass
 class Result:
-    """Outcome of a scenario: figures, under- and overflows, remarks, or why it could not run."""
+    """Outcome of a scenario at a delay (milliseconds of speech in a packet): figures, under- and
+    overflows, remarks, or why it could not run."""
 
     scenario: Scenario
+    delay: int = 256
     figures: list[Figure] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -92,6 +97,7 @@ def as_dict(results: Sequence[Result], about: Mapping[str, Any]) -> dict[str, An
         "scenarios": [
             {
                 "name": result.scenario.name,
+                "delay": result.delay,
                 "title": result.scenario.title,
                 "failure": result.failure,
                 "figures": [
@@ -106,14 +112,41 @@ def as_dict(results: Sequence[Result], about: Mapping[str, Any]) -> dict[str, An
     }
 
 
+_BY_DELAY = {
+    "mouth to ear, 95th percentile": "Mouth to ear, 95th percentile / s",
+    "PESQ-WB, through the link": "PESQ-WB through the link",
+    "IP bits sent, on the cable": "IP bit/s each way",
+}
+
+
+def panels(results: Sequence[Result]) -> list[Panel]:
+    """Delay, quality and wire rate against the speech in a packet; the mean of both ends."""
+    found = []
+    for name, label in _BY_DELAY.items():
+        points = sorted(
+            (result.delay, float(np.mean(known)))
+            for result in results
+            for figure in result.figures
+            if figure.name == name
+            and (known := [value for value in figure.values.values() if value is not None])
+        )
+        if points:
+            x, y = zip(*points, strict=True)
+            ticks = {float(delay): str(delay) for delay in x}
+            found.append(Panel([Line("", x, y)], "speech in a packet / ms", label, ticks=ticks))
+    return found
+
+
 def print_result(result: Result, stream: TextIO) -> None:
     """One table for a scenario, then its under- and overflows and remarks."""
     console = tables.console(stream, width=120)
     scenario = result.scenario
     if result.failure is not None:
-        console.print(f"{scenario.name}: could not run: {result.failure}", markup=False)
+        name = f"{scenario.name}, {result.delay} ms"
+        console.print(f"{name}: could not run: {result.failure}", markup=False)
         return
-    table = tables.table(f"{scenario.name}: {scenario.title}", ["figure"], [*ENDS, "bar", "beyond"])
+    title = f"{scenario.name}, {result.delay} ms: {scenario.title}"
+    table = tables.table(title, ["figure"], [*ENDS, "bar", "beyond"])
     table.add_column("")
     for figure in result.figures:
         bars = (

@@ -48,12 +48,14 @@ class Track:
 class Run:
     """Everything a scenario left behind; times are monotonic.
 
-    status, stop_seconds: how each end ended, and how long it took; outage: when the link went down
-    and came back; unknown_peer: its account; missed: samples a sound card itself got late.
+    delay: milliseconds of speech in a packet; status, stop_seconds: how each end ended, and how
+    long it took; outage: when the link went down and came back; unknown_peer: its account; missed:
+    samples a sound card itself got late; traffic: bytes of IP that each end sent during the talk.
     """
 
     scenario: Scenario
     talks: dict[Name, Talk]
+    delay: int = 256
     tracks: dict[Name, Track] = field(default_factory=dict)
     snapshots: dict[Name, list[Snapshot]] = field(default_factory=dict)
     usage: dict[str, list[Usage]] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Run:
     outage: tuple[float, float] | None = None
     unknown_peer: dict[str, Any] | None = None
     missed: dict[Name, int] = field(default_factory=dict)
+    traffic: dict[Name, int] = field(default_factory=dict)
     isolated: bool = False
 
 
@@ -77,7 +80,7 @@ def run(
 ) -> Run:
     """Run a scenario. Raises RigError or LaboratoryError where this machine or the link cannot."""
     setup = replace(setup, impair=scenario.impair)
-    result = Run(scenario, _talks(scenario, clips))
+    result = Run(scenario, _talks(scenario, clips), setup.delay)
     skewed = {"a": scenario.skew / 2, "b": -scenario.skew / 2} if scenario.soak else None
     with Laboratory(folder, skewed=skewed) as lab:
         files = {name: result.talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
@@ -159,9 +162,11 @@ def _call(
     time.sleep(_SETTLE)
     with UsageMonitor({end.name: end.process.pid for end in (a, b)}) as monitor:
         step("talking")
+        before = _sent(lab)
         result.talk_from = time.monotonic()
         speak(a, b)
         result.talk_to = time.monotonic()
+        result.traffic = {name: count - before[name] for name, count in _sent(lab).items()}
         time.sleep(_TAIL)
         for end in (a, b):
             end.check_running()
@@ -175,6 +180,11 @@ def _call(
     result.snapshots = {end.name: end.snapshots() for end in (a, b)}
     result.usage = monitor.samples
     result.isolated = lab.hosts is not None
+
+
+def _sent(lab: Laboratory) -> dict[Name, int]:
+    """Bytes of IP that each end has sent so far; none where both share a host."""
+    return {name: lab.hosts.sent(name).bytes for name in ENDS} if lab.hosts is not None else {}
 
 
 def _make_trouble(result: Run, lab: Laboratory) -> None:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FRAME_SECONDS = 1.024
-
 # (required, better still): upper limits.
 Bars = tuple[float | None, float | None]
-LATENCY: Bars = (FRAME_SECONDS + 0.45, FRAME_SECONDS + 0.15)
-QUALITY_LOSS: Bars = (0.1, 0.03)
+# By the milliseconds of speech in a packet.
+LATENCY: dict[int, Bars] = {
+    1024: (1.20, 1.15),
+    512: (0.68, 0.63),
+    256: (0.42, 0.38),
+    128: (0.30, 0.25),
+    64: (0.24, 0.18),
+}
+# PESQ-WB against whole frames coded offline, and IP bit/s each way while both talk.
+SHORTNESS_LOSS: dict[int, Bars] = {256: (0.08, None), 128: (0.12, None), 64: (0.20, None)}
+IP_BITS: dict[int, Bars] = {1024: (3300.0, None), 256: (6800.0, None), 128: (11500.0, None)}
+QUALITY_LOSS: Bars = (0.1, 0.03)  # PESQ-NB against the same packets coded offline
+CPU: Bars = (0.7, None)
+STEPS_LEAST = 10
 # Frames begin elsewhere live than offline, which moves the figure by 1 to 2 dB.
 BREAKS_DB: Bars = (3.0, None)
 BACK_AFTER: Bars = (3.0, 1.0)

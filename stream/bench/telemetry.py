@@ -88,6 +88,12 @@ def sent(snapshots: Sequence[Snapshot]) -> tuple[float | None, float | None]:
     return float(talker["frames"]), float(talker["rate"]["average"])
 
 
+def search_steps(snapshots: Sequence[Snapshot]) -> float | None:
+    """The median number of search steps of the blocks of speech seen."""
+    found = [s["talker"]["steps"] for s in snapshots if s["talker"]["active"]]
+    return float(np.median(found)) if found else None
+
+
 def latencies(snapshots: Sequence[Snapshot]) -> list[float]:
     """The total latencies in seconds that the call itself reports."""
     found = [party["latency"]["total"] for s in snapshots if (party := listener(s)) is not None]

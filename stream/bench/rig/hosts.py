@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from stream.bench.rig import RigError, command, end
 
 Host = Literal["a", "b"]
+_ETHERNET = 14  # bytes that the counters of an interface have beyond an IP packet
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What went over the cable: bytes of IP packets, their headers included, and packets."""
+
+    bytes: int
+    packets: int
 
 
 class TwoHosts:
@@ -84,6 +95,14 @@ class TwoHosts:
     def link_up(self, host: Host = "a") -> None:
         """Plug the cable in again."""
         self._ip(host, "link", "set", self._cables[host], "up")
+
+    def sent(self, host: Host) -> Traffic:
+        """All that a host has put on the cable so far."""
+        arguments = ["-j", "-s", "link", "show", "dev", self._cables[host]]
+        shown = json.loads(command(["ip", "-n", self.namespaces[host], *arguments]))
+        counters = shown[0]["stats64"]["tx"]
+        packets = int(counters["packets"])
+        return Traffic(int(counters["bytes"]) - _ETHERNET * packets, packets)
 
     def _ip(self, host: Host, *arguments: str) -> None:
         command(["ip", "-n", self.namespaces[host], *arguments])

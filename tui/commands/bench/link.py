@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING
 from codec.files.paths import os_errors
 from stream.bench.scenarios import SCENARIOS, SHORT, Scenario, find_scenario
 from tui.commands.bench import output
+from tui.commands.bench.options import delays
 from tui.terminal.arguments import amount
+from tui.terminal.options import CALL_DELAY
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -39,6 +42,9 @@ def add_parser(subjects: Subparsers) -> None:
     add("--minutes", type=amount("minutes", 0.5, 1440), metavar="N",
         help="how long the soak takes (60)")  # fmt: skip
     add("--clips", default=str(_CLIPS), metavar="DIR", help="speech to be said")
+    add("--delay", type=delays, default=[CALL_DELAY], metavar="MS,...",
+        help=f"speech in a packet in milliseconds, a run for each ({CALL_DELAY})")  # fmt: skip
+    add("--plot", metavar="FILE", help="draw delay, quality and wire rate as PNG")
     add("--preset", default="2k", help="what both ends code with (2k)")
     add("--iterations", type=int, metavar="N", help="search steps per frame")
     add("--tail", type=float, metavar="SECONDS", help="search after a frame's last sample")
@@ -59,19 +65,22 @@ def measure(args: argparse.Namespace) -> int:
     from stream.bench.laboratory import Setup
     from stream.bench.talks import read_clips
 
-    output.check(args.json)
+    output.check(args.json, args.plot, plots=args.plot is not None)
     if args.keep is not None:
         with os_errors("write", args.keep):
             os.makedirs(args.keep, exist_ok=True)
             tempfile.TemporaryFile(dir=args.keep).close()
     clips = read_clips(Path(args.clips))
-    setup = Setup(args.preset, args.iterations, args.tail, args.threads)
+    setup = Setup(args.preset, CALL_DELAY, args.iterations, args.tail, args.threads)
     offline = measures.Offline(lambda: SpeechCodec.load(setup.preset, "cpu"))
     results = []
-    for scenario in _chosen(args):
+    for scenario, delay in itertools.product(_chosen(args), args.delay):
         begun = time.monotonic()
+        setup = replace(setup, delay=delay)
 
-        def step(text: str, name: str = scenario.name, begun: float = begun) -> None:
+        name = f"{scenario.name}, {delay} ms"
+
+        def step(text: str, name: str = name, begun: float = begun) -> None:
             if sys.stderr is not None and sys.stderr.isatty():
                 print(f"{name}: {text} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
 
@@ -80,9 +89,12 @@ def measure(args: argparse.Namespace) -> int:
         results.append(result)
     about = {
         **{key: asdict(setup)[key] for key in ("preset", "iterations", "tail", "threads")},
+        "delays": args.delay,
         "clips": [clip.name for clip in clips],
     }
     output.write_json(report.as_dict(results, about), args.json)
+    if args.plot is not None:
+        output.draw(report.panels(results), args.plot, size=(15, 4.5), columns=3)
     return 1 if any(result.failure for result in results) else 0
 
 

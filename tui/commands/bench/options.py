@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+from codec.packet import DELAYS
 from tui.terminal.arguments import number
 
 T = TypeVar("T")
@@ -26,6 +27,11 @@ def names(text: str, known: Collection[str] | None = None) -> list[str]:
     if known is not None and not set(found) <= set(known):
         raise argparse.ArgumentTypeError(f"{text}: known are {', '.join(known)}")
     return list(dict.fromkeys(found))
+
+
+def delays(text: str) -> list[int]:
+    """Lengths of packets in milliseconds between commas."""
+    return [int(name) for name in names(text, [str(delay) for delay in DELAYS])]
 
 
 def numbers(low: float, high: float, least: int = 0) -> Callable[[str], tuple[float, ...]]:

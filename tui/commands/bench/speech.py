@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui.commands.bench import output
-from tui.commands.bench.options import names, settings
+from tui.commands.bench.options import delays, names, settings
 from tui.terminal.arguments import add_device, amount, positive_count
 from tui.terminal.console import Bar, note
 
@@ -39,7 +39,10 @@ def add_parser(subjects: Subparsers) -> None:
     add("--ablation", action="store_true",
         help="measure parts of sotto instead: latent size against levels, and what the search "
         "gains; --plot then also writes FILE with -tradeoff in its name")  # fmt: skip
-    add("--live", action="store_true", help="also measure the encoder of a call, driven as in one")
+    add("--delay", type=delays, default=[], dest="delays", metavar="MS,...",
+        help="packets of so many milliseconds, e.g. 1024,256,64")  # fmt: skip
+    add("--live", action="store_true",
+        help="also measure the encoder of a call (at --delay, else 256 ms)")  # fmt: skip
     add("--no-phones", action="store_false", dest="with_phones", help="leave out phone error rates")
     add("--json", metavar="FILE", help="write all figures; - is stdout")
     add("--plot", metavar="FILE", help="draw quality against rate as PNG")
