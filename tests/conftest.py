@@ -31,7 +31,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # left alone with one at the end.
 LONGEST = (
     "test_readme.py", "test_link_live.py", "test_evaluation.py", "test_training.py",
-    "test_other_device.py", "test_live_encoder.py", "test_app.py", "test_call.py",
+    "test_other_device.py", "test_sliding_encoder.py", "test_app.py", "test_call.py",
 )  # fmt: skip
 
 

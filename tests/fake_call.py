@@ -96,7 +96,7 @@ class FakeCall(Call):
         """Forget all commands."""
         self.calls: list[tuple[object, ...]] = []
         self.muted = self.push_to_talk = self.talking = False
-        self.preset = "2k"
+        self.preset, self.delay = "2k", 256
         self.cards = DeviceNames(
             ("Built-in Audio Analog Stereo", "USB Headset", "pulse"),
             ("USB Headset", "HDMI / DisplayPort", "pulse"),
@@ -134,6 +134,7 @@ class FakeCall(Call):
             push_to_talk=self.push_to_talk,
             talking=self.talking,
             recording=self.recording,
+            delays=(64, 128, 256, 512, 1024),
             room=scene.room,
             overloaded=scene.overloaded,
             reason=scene.reason,
@@ -165,6 +166,10 @@ class FakeCall(Call):
         self.note("set_preset", name)
         self.preset = name
 
+    def set_delay(self, delay: int) -> None:
+        self.note("set_delay", delay)
+        self.delay = delay
+
     def set_input(self, name: str) -> None:
         self.note("set_input", name)
         self.input = name
@@ -188,7 +193,7 @@ class FakeCall(Call):
     def _talker(self, now: float) -> Talker:
         heard = not (self.scene.silent or self.muted) and self.scene.parties > 0
         heard = heard and (self.talking or not self.push_to_talk)
-        frame = int(now / 1.024)
+        frame = int(now / 0.256)
         cost = 0.62 + 0.2 * _wander(frame)
         spectrogram = self._spectrogram(now, 0, heard)
         level = _level(spectrogram)
@@ -197,9 +202,10 @@ class FakeCall(Call):
             active=level > SPEAKING_DB,
             spectrogram=spectrogram,
             rate=_rate(now, 0, heard),
+            delay=self.delay,
             frames=frame,
             silent_frames=frame // 3,
-            steps=58 + frame % 7,
+            steps=12 + frame % 7,
             cost=cost,
             start_cost=cost * 1.31,
             real_time=0.56,
@@ -210,10 +216,10 @@ class FakeCall(Call):
         voice = party + 1
         heard = not scene.silent and (not scene.room or party in (0, 2))
         lossy = 1 if scene.lossy else 0
-        latency = Latency(1.024, 0.012, 0.041, 0.0115, 0.04 + 0.14 * lossy, 0.009, 0.022)
+        latency = Latency(0.256, 0.012, 0.041, 0.0115, 0.04 + 0.14 * lossy, 0.009, 0.022)
         parts = (latency.capture, latency.search, latency.network, latency.playout)
-        total = 1.024 + sum(part or 0.0 for part in parts) + 0.009 + 0.022
-        frame = int(now / 1.024)
+        total = 0.256 + sum(part or 0.0 for part in parts) + 0.009 + 0.022
+        frame = int(now / 0.256)
         spectrogram = self._spectrogram(now, voice, heard, gaps=scene.lossy)
         level = _level(spectrogram)
         return Party(
@@ -221,6 +227,7 @@ class FakeCall(Call):
             name=NAMES[party],
             fingerprint=PEER_KEY,
             preset="1k2" if party % 3 == 1 else "2k",
+            delay=512 if party % 3 == 1 else 256,
             heard=not (scene.overloaded and party == scene.parties - 1),
             level_db=level,
             active=level > SPEAKING_DB,
@@ -290,12 +297,13 @@ def _level(spectrogram: Spectrogram) -> float:
 
 
 def _rate(now: float, voice: int, heard: bool) -> Rate:
-    frame = int(now / 1.024)
+    frame = int(now / 0.256)
     history = tuple(
         1600 + 700 * _wander(i + 31 * voice) if heard else 70.0
         for i in range(max(0, frame - 119), frame + 1)
     )
-    return Rate(history[-1], sum(history) / len(history), history, history[-1] + 940)
+    latest = history[-1]
+    return Rate(latest, sum(history) / len(history), history, latest + 500, 2 * latest + 2700)
 
 
 @lru_cache(maxsize=1)

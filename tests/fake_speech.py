@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,13 @@ STARTED = "FAKE_SPEECH_STARTED"
 _POSITIONS = np.linspace(0, FRAME - 1, KEPT)
 
 
+@dataclass(frozen=True)
+class EncodedPacket:
+    """What of `codec.speech.encoder.EncodedPacket` files need."""
+
+    packet: Packet
+
+
 class SpeechCodec:
     """Loads presets '2k' and 'slow' (which sleeps for every frame)."""
 
@@ -40,7 +48,7 @@ class SpeechCodec:
             raise SottoError(f"there is no preset {preset!r}")
         return cls(preset)
 
-    def header(self) -> StreamHeader:
+    def header(self, steps: int = 16) -> StreamHeader:
         return StreamHeader(preset=self.preset, model_id=self.model_id)
 
     def encoder(
@@ -50,10 +58,12 @@ class SpeechCodec:
         search: bool = True,
         entropy: str = "range",
         group: int = 1,
+        steps: int = 16,
+        most_bytes: int | None = None,
     ) -> _Encoder:
         return _Encoder(self.pause)
 
-    def decoder(self) -> _Decoder:
+    def decoder(self, steps: int = 16) -> _Decoder:
         return _Decoder(self.pause)
 
 
@@ -69,7 +79,7 @@ class _Encoder:
         self._held = np.zeros(0, np.float32)
         self._sequence = 0
 
-    def push(self, samples: FloatArray) -> list[Packet]:
+    def push(self, samples: FloatArray) -> list[EncodedPacket]:
         self._held = np.concatenate([self._held, samples])
         packets = []
         while len(self._held) >= FRAME:
@@ -77,17 +87,17 @@ class _Encoder:
             self._held = self._held[FRAME:]
         return packets
 
-    def finish(self) -> list[Packet]:
+    def finish(self) -> list[EncodedPacket]:
         if not len(self._held):
             return []
         return [self._frame(np.pad(self._held, (0, FRAME - len(self._held))))]
 
-    def _frame(self, samples: FloatArray) -> Packet:
+    def _frame(self, samples: FloatArray) -> EncodedPacket:
         _work(self._pause)
         kept = np.interp(_POSITIONS, np.arange(FRAME), samples)
         payload = np.rint(kept * 127 + 128).astype(np.uint8).tobytes()
         sequence, self._sequence = self._sequence, (self._sequence + 1) % 65_536
-        return Packet(sequence, 0, payload, short_id(MODEL_ID))
+        return EncodedPacket(Packet(sequence, 0, payload, short_id(MODEL_ID)))
 
 
 class _Decoder:

@@ -34,8 +34,17 @@ from codec.container import (
     StreamHeader,
     scan,
 )
-from codec.errors import SottoError
-from codec.packet import Kind, Packet, checksum, pack, unpack
+from codec.errors import BadStream, SottoError
+from codec.packet import (
+    STEPS,
+    Kind,
+    Packet,
+    checksum,
+    pack,
+    pack_session,
+    unpack,
+    unpack_session,
+)
 
 MODEL_ID = "9f3c5a7e01b2c4d6"
 SHORT_ID = 0x9F3C
@@ -84,14 +93,18 @@ def random_bytes(rng: random.Random, most: int) -> bytes:
 def valid_container(rng: random.Random) -> tuple[bytes, list[Packet]]:
     """A container of a few short frames, and its packets."""
     sink = io.BytesIO()
-    writer = ContainerWriter(sink, StreamHeader("2k", MODEL_ID))
+    steps = rng.choice((16, 16, *STEPS))
+    writer = ContainerWriter(sink, StreamHeader("2k", MODEL_ID, frame_samples=1024 * steps))
+    stride = 1 if steps == 16 else steps
     packets = [
-        Packet(i, 3, random_bytes(rng, 30), SHORT_ID, chained=rng.random() < 0.3)
+        Packet(
+            i * stride, 3, random_bytes(rng, 30), SHORT_ID, chained=rng.random() < 0.3, steps=steps
+        )
         for i in range(rng.randrange(8))
     ]
     for packet in packets:
         writer.write(packet)
-    writer.finish(16384 * len(packets))
+    writer.finish(1024 * steps * len(packets))
     return sink.getvalue(), packets
 
 
@@ -130,14 +143,28 @@ def hostile_packet(rng: random.Random, expected: int) -> bytes:
     return data
 
 
-def hostile_header(rng: random.Random) -> bytes:
+def hostile_steps(rng: random.Random, expected: int, usual: int) -> tuple[bytes, int]:
+    """A body of version 2 with a right checksum and unlikely contents, and the number after it."""
+    steps = usual if rng.random() < 0.9 else rng.choice(STEPS)
+    sequence = rng.choice((expected, expected + steps, expected + 1, rng.randrange(65536))) % 65536
+    kind = rng.choice((Kind.SPEECH, Kind.COMFORT_NOISE))
+    packet = Packet(
+        sequence, rng.randrange(256), random_bytes(rng, 20), SHORT_ID, kind, steps=steps
+    )
+    body = sequence.to_bytes(2, "big") + pack_session(packet)
+    if rng.random() < 0.05:
+        body = rng.randbytes(len(body))
+    return body + checksum(body).to_bytes(2, "big"), sequence + steps
+
+
+def hostile_header(rng: random.Random, steps: int) -> bytes:
     """A stream header with a right checksum; most of the time a usable one."""
     values: dict[str, object] = {
         "preset": "2k",
         "model_id": MODEL_ID,
         "kind": "speech",
         "sample_rate": 16000,
-        "frame_samples": 16384,
+        "frame_samples": 1024 * steps,
     }
     draw = rng.random()
     if draw < 0.15:
@@ -146,25 +173,29 @@ def hostile_header(rng: random.Random) -> bytes:
     if draw > 0.9:
         depth = rng.randrange(1024)
         text = rng.choice((b"[" * depth, b"{" + text[1:-1] * 2 + b"}", damage(rng, text)))
-    version = 1 if rng.random() < 0.95 else rng.randrange(256)
+    version = (1 if steps == 16 else 2) if rng.random() < 0.95 else rng.randrange(256)
     opening = b"sotto" + bytes([version]) + len(text).to_bytes(2, "big") + text
     return opening + zlib.crc32(opening).to_bytes(4, "big")
 
 
 def hostile_container(rng: random.Random) -> bytes:
     """Right checksums throughout, wrong contents here and there, garbage between."""
-    parts = [hostile_header(rng)]
+    steps = rng.choice((16, 16, *STEPS))
+    parts = [hostile_header(rng, steps)]
     expected = 0
     for _ in range(rng.randrange(12)):
         draw = rng.random()
         if draw < 0.1:
             parts.append(random_bytes(rng, 100))
         elif draw < 0.2:
-            total = rng.choice((0, 16384 * expected, (1 << 64) - 1))
+            total = rng.choice((0, 1024 * steps * expected, (1 << 64) - 1))
             frames = rng.choice((0, expected, expected + 1, (1 << 32) - 1))
             record = container.record_head(20, end=True)
             record += total.to_bytes(8, "big") + frames.to_bytes(4, "big") + rng.randbytes(4)
             parts.append(record + zlib.crc32(record).to_bytes(4, "big"))
+        elif steps < 16:
+            body, expected = hostile_steps(rng, expected, steps)
+            parts.append(container.record_head(len(body)) + body)
         else:
             packet = hostile_packet(rng, expected)
             expected = int.from_bytes(packet[4:6], "big") + 1
@@ -232,6 +263,7 @@ def _fuzz_one(rng: random.Random, counts: Counter[str]) -> None:
         counts["hostile containers"] += 1
 
     unpack_or_refuse(damage(rng, hostile_packet(rng, 0)))
+    unpack_session_or_refuse(random_bytes(rng, 1100 if rng.random() < 0.1 else 20))
     at_once = read_all(io.BytesIO(data), len(data))
     assert read_all(Trickle(data, rng), len(data)) == at_once
     if isinstance(at_once, str):
@@ -256,6 +288,15 @@ def unpack_or_refuse(data: bytes) -> None:
         assert str(reason).isprintable()
     else:
         assert pack(packet) == data
+
+
+def unpack_session_or_refuse(data: bytes) -> None:
+    try:
+        packet = unpack_session(data, 5, SHORT_ID)
+    except BadStream as reason:
+        assert str(reason).isprintable()
+    else:
+        assert pack_session(packet) == data
 
 
 def main() -> int:

@@ -129,6 +129,7 @@ OVERLAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "on-air": ("talking", ("t", "space")),
     "recording": ("talking", ("r", "enter")),
     "record-prompt": ("talking", ("r",)),
+    "delays": ("talking", ("f",)),
     "presets": ("talking", ("p",)),
     "devices": ("talking", ("d",)),
     "hang-up": ("talking", ("h",)),
@@ -179,9 +180,9 @@ def test_looks(name: str) -> None:
         (
             "talking",
             [
-                *("connected", "Ada", "bk7d-9w3m-x2fe-p80q", "✓ secured", "preset 2k"),
-                *("Built-in Audio Analog Stereo", "USB Headset", "mouth to ear 1160 ms"),
-                *("search   64 steps", "loss 1.035 → 0.790", "real time 0.56×", "bit/s"),
+                *("connected", "Ada", "bk7d-9w3m-x2fe-p80q", "✓ secured", "2k 256 ms"),
+                *("Built-in Audio Analog Stereo", "USB Headset", "mouth to ear  392 ms"),
+                *("search   15 steps", "loss 0.919 → 0.701", "real time 0.56×", "IP 6468 bit/s"),
             ],
         ),
         ("loss", ["lost    9", "late    2", "partly late    3", "concealed  11.6 s"]),
@@ -316,6 +317,7 @@ CASES: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
     ("talk", ("t", "space"), [("set_push_to_talk", True), ("talk", True)]),
     ("preset", ("p", "down", "enter"), [("set_preset", "3k6")]),
     ("preset above", ("p", "up", "enter"), [("set_preset", "1k2")]),
+    ("delay", ("f", "up", "enter"), [("set_delay", 128)]),
     ("no preset", ("p", "down", "escape"), []),
     ("input", ("d", "down", "down", "enter"), [("set_input", "pulse")]),
     ("output", ("d", "tab", "down", "enter"), [("set_output", "HDMI / DisplayPort")]),
@@ -429,11 +431,11 @@ def test_help_names_every_key_and_closes() -> None:
 def test_details_follow_the_call() -> None:
     async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
         assert isinstance(app.screen, Details)
-        assert "81 frames" not in grid(app)
+        assert "324 frames" not in grid(app)
         call.time += 5
         app.poll()
         await pilot.pause()
-        assert "81 frames" in grid(app)
+        assert "324 frames" in grid(app)
 
     play("talking", look, keys=("i",))
 
@@ -874,14 +876,14 @@ def test_colours_get_lighter_evenly() -> None:
 
 
 def test_latency_shares_are_to_scale_and_nothing_vanishes() -> None:
-    latency = Latency(1.024, 0.012, 0.041, 0.0004, 0.04, 0.009, 0.022)
+    latency = Latency(0.256, 0.012, 0.041, 0.0004, 0.04, 0.009, 0.022)
     for width in (10, 78, 138, 400):
         cells = shares(latency, width)
         assert sum(cells.values()) <= width
         assert min(cells.values()) >= 1
-    assert shares(latency, 1500)["frame"] == 1024
+    assert shares(latency, 500)["frame"] == 256
     assert sum(shares(replace(latency, playout=9.0), 78).values()) <= 78
-    assert shares(Latency(), 75) == {**dict.fromkeys(PARTS, 0), "frame": 51}
+    assert shares(Latency(0.256), 75) == {**dict.fromkeys(PARTS, 0), "frame": 38}
 
 
 @pytest.mark.parametrize(

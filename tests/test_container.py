@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,16 +27,18 @@ from codec.container import (
     scan,
 )
 from codec.errors import BadInput, BadStream, SottoError, WrongModel, WrongVersion
-from codec.packet import Kind, Packet, pack, unpack
+from codec.packet import STEPS, Kind, Packet, checksum, pack, pack_session, unpack
 from tests.fuzz_stream import fuzz
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests/golden/container.json").read_text())
 GOLDEN_BYTES = bytes.fromhex(GOLDEN["bytes"])
+GOLDEN_STEPS = json.loads((ROOT / "tests/golden/container_steps.json").read_text())
 
 MODEL_ID = "9f3c5a7e01b2c4d6"
 SHORT_ID = 0x9F3C
 HEADER = StreamHeader("2k", MODEL_ID)
+STEPS_HEADER = StreamHeader("2k", MODEL_ID, frame_samples=2 * 1024)
 END_RECORD_BYTES = 24
 
 
@@ -56,7 +58,11 @@ def written(packets: list[Packet], total: int | None = None, header=HEADER) -> b
 
 
 def record(packet: Packet) -> bytes:
-    data = pack(packet)
+    if packet.steps == 16:
+        data = pack(packet)
+    else:
+        data = packet.sequence.to_bytes(2, "big") + pack_session(packet)
+        data += checksum(data).to_bytes(2, "big")
     return container.record_head(len(data)) + data
 
 
@@ -74,18 +80,45 @@ def read(data: bytes) -> tuple[ContainerReader, list[Packet | None]]:
     return reader, slots(reader)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A container of six packets."""
+
+    header: StreamHeader
+    frames: list[Packet]
+    total: int
+
+    @property
+    def data(self) -> bytes:
+        return written(self.frames, self.total, self.header)
+
+    @property
+    def header_bytes(self) -> int:
+        return len(container.pack_header(self.header))
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(first byte, byte after the last) of the record of each frame."""
+        spans, at = [], self.header_bytes
+        for packet in self.frames:
+            spans.append((at, at + len(record(packet))))
+            at = spans[-1][1]
+        return spans
+
+
 FRAMES = [packet_of(i, bytes([i]) * (5 * i % 13)) for i in range(6)]
-SHORT = written(FRAMES, 90_000)
-SHORT_HEADER = len(container.pack_header(HEADER))
+WHOLE = Written(HEADER, FRAMES, 90_000)
+IN_STEPS = Written(
+    STEPS_HEADER,
+    [packet_of(2 * i, bytes([i]) * (5 * i % 13), steps=2, chained=i % 3 > 0) for i in range(6)],
+    11_000,
+)
+SHORT = WHOLE.data
+SHORT_HEADER = WHOLE.header_bytes
+both_versions = pytest.mark.parametrize("whole", [WHOLE, IN_STEPS], ids=["frames", "steps"])
 
 
 def record_spans() -> list[tuple[int, int]]:
-    """(first byte, byte after the last) of the record of each frame in SHORT."""
-    spans, at = [], SHORT_HEADER
-    for packet in FRAMES:
-        spans.append((at, at + len(record(packet))))
-        at = spans[-1][1]
-    return spans
+    return WHOLE.spans()
 
 
 def test_golden_bytes():
@@ -143,74 +176,79 @@ def test_round_trip_and_honest_counts(frames, unused):
     assert reader.intact
 
 
-def test_truncation_at_every_byte():
-    ends = [end for _, end in record_spans()]
-    for size in range(len(SHORT)):
-        if size < SHORT_HEADER:
+@both_versions
+def test_truncation_at_every_byte(whole: Written):
+    data, ends = whole.data, [end for _, end in whole.spans()]
+    for size in range(len(data)):
+        if size < whole.header_bytes:
             with pytest.raises(BadStream):
-                ContainerReader(io.BytesIO(SHORT[:size]))
+                ContainerReader(io.BytesIO(data[:size]))
             continue
-        reader, items = read(SHORT[:size])
-        assert items == FRAMES[: sum(end <= size for end in ends)]
+        reader, items = read(data[:size])
+        assert items == whole.frames[: sum(end <= size for end in ends)]
         assert reader.truncated
         assert reader.total_samples is None
         assert not reader.intact
 
 
-def test_every_flipped_bit_costs_at_most_its_own_frame():
-    spans = record_spans()
-    for bit in range(8 * len(SHORT)):
+@both_versions
+def test_every_flipped_bit_costs_at_most_its_own_frame(whole: Written):
+    data, spans = whole.data, whole.spans()
+    for bit in range(8 * len(data)):
         at = bit // 8
-        changed = bytearray(SHORT)
+        changed = bytearray(data)
         changed[at] ^= 1 << bit % 8
-        if at < SHORT_HEADER:
+        if at < whole.header_bytes:
             with pytest.raises(BadStream, match="damaged"):
                 ContainerReader(io.BytesIO(changed))
             continue
         reader, items = read(bytes(changed))
         hit = [i for i, (start, end) in enumerate(spans) if start <= at < end]
         if hit:
-            assert items == [None if i in hit else frame for i, frame in enumerate(FRAMES)]
+            assert items == [None if i in hit else frame for i, frame in enumerate(whole.frames)]
             assert reader.damaged_frames == 1
-            assert reader.total_samples == 90_000
+            assert reader.total_samples == whole.total
         else:
-            assert items == FRAMES
+            assert items == whole.frames
             assert reader.truncated
             assert reader.total_samples is None
         assert not reader.intact
 
 
-def test_every_overwritten_byte_run_costs_only_the_records_it_touches():
-    spans = record_spans()
-    for start in range(SHORT_HEADER, spans[-1][1] - 20):
-        changed = SHORT[:start] + b"\xd5" * 20 + SHORT[start + 20 :]
+@both_versions
+def test_every_overwritten_byte_run_costs_only_the_records_it_touches(whole: Written):
+    data, spans = whole.data, whole.spans()
+    for start in range(whole.header_bytes, spans[-1][1] - 20):
+        changed = data[:start] + b"\xd5" * 20 + data[start + 20 :]
         _, items = read(changed)
         for i, (first, end) in enumerate(spans):
             if end <= start or first >= start + 20:
-                assert items[i] == FRAMES[i]
-        assert len(items) == len(FRAMES)
+                assert items[i] == whole.frames[i]
+        assert len(items) == len(whole.frames)
 
 
-def test_bytes_removed_or_inserted_at_every_place():
+@both_versions
+def test_bytes_removed_or_inserted_at_every_place(whole: Written):
+    data, spans = whole.data, whole.spans()
     # A byte that does not occur: inserting a copy of its neighbour would leave a record whole.
-    other = bytes([next(value for value in range(256) if value not in SHORT)])
-    spans = record_spans()
-    for at in range(SHORT_HEADER, spans[-1][1]):
+    other = bytes([next(value for value in range(256) if value not in data)])
+    for at in range(whole.header_bytes, spans[-1][1]):
         hit = next(i for i, (_, end) in enumerate(spans) if at < end)
-        for changed in (SHORT[:at] + SHORT[at + 1 :], SHORT[:at] + other + SHORT[at:]):
+        for changed in (data[:at] + data[at + 1 :], data[:at] + other + data[at:]):
             reader, items = read(changed)
-            between = len(changed) > len(SHORT) and at == spans[hit][0]
-            assert items == [None if i == hit and not between else f for i, f in enumerate(FRAMES)]
+            between = len(changed) > len(data) and at == spans[hit][0]
+            kept = [None if i == hit and not between else f for i, f in enumerate(whole.frames)]
+            assert items == kept
             assert reader.skipped_bytes > 0
 
 
 def test_single_flipped_bit_in_the_version_is_damage_and_a_real_version_is_named():
     future = bytearray(container.pack_header(HEADER)[:-4])
-    future[5] = 2
+    future[5] = 3
     with pytest.raises(BadStream, match="damaged"):
         ContainerReader(io.BytesIO(bytes(future) + container.pack_header(HEADER)[-4:]))
     data = bytes(future) + zlib.crc32(future).to_bytes(4, "big")
-    with pytest.raises(WrongVersion, match="container version 2"):
+    with pytest.raises(WrongVersion, match="container version 3"):
         ContainerReader(io.BytesIO(data))
 
 
@@ -230,8 +268,8 @@ def test_what_is_no_container_is_refused_clearly(data, reason):
         ContainerReader(io.BytesIO(data))
 
 
-def header_with(text: bytes) -> bytes:
-    opening = b"sotto\x01" + len(text).to_bytes(2, "big") + text
+def header_with(text: bytes, version: int = 1) -> bytes:
+    opening = b"sotto" + bytes([version]) + len(text).to_bytes(2, "big") + text
     return opening + zlib.crc32(opening).to_bytes(4, "big")
 
 
@@ -268,6 +306,102 @@ def test_headers_with_a_right_checksum_and_wrong_contents(text):
 def test_header_that_needs_nothing_more_is_accepted():
     reader = ContainerReader(io.BytesIO(header_with(f'{{{GOOD},"frame_samples":16384}}'.encode())))
     assert reader.header == HEADER
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_the_version_says_how_long_packets_are(steps):
+    text = f'{{{GOOD},"frame_samples":{1024 * steps}}}'.encode()
+    right, wrong = (1, 2) if steps == 16 else (2, 1)
+    header = ContainerReader(io.BytesIO(header_with(text, right))).header
+    assert (header.steps, header.version) == (steps, right)
+    with pytest.raises(BadStream, match=f"version {wrong}"):
+        ContainerReader(io.BytesIO(header_with(text, wrong)))
+
+
+@pytest.mark.parametrize("samples", [1, 1023, 1025, 3 * 1024, 2049, 16385])
+def test_other_lengths_are_not_for_version_two(samples):
+    text = f'{{{GOOD},"frame_samples":{samples}}}'.encode()
+    with pytest.raises(BadStream, match="version 2"):
+        ContainerReader(io.BytesIO(header_with(text, 2)))
+    assert ContainerReader(io.BytesIO(header_with(text, 1))).header.steps == 16
+
+
+def test_golden_bytes_of_short_packets():
+    header, case = StreamHeader(**GOLDEN_STEPS["header"]), GOLDEN_STEPS
+    packets = [
+        Packet(
+            **{**fields, "payload": bytes.fromhex(fields["payload"])}, model_id=SHORT_ID, steps=2
+        )
+        for fields in case["packets"]
+    ]
+    assert written(packets, case["total_samples"], header).hex() == case["bytes"]
+    reader, items = read(bytes.fromhex(case["bytes"]))
+    assert (reader.header, items, reader.intact) == (header, packets, True)
+    assert reader.total_samples == case["total_samples"]
+
+
+def test_the_example_of_short_packets_on_the_format_page_is_golden():
+    page = (ROOT / "docs/format.md").read_text()
+    example = re.search(r"```steps\n(.*?)```", page, re.DOTALL)
+    assert example
+    hex_columns = [line.split("|")[0] for line in example[1].splitlines()]
+    assert bytes.fromhex("".join(hex_columns)).hex() == GOLDEN_STEPS["bytes"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.binary(max_size=1024), st.booleans(), st.booleans()), max_size=8),
+    st.sampled_from(STEPS[:-1]),
+    st.integers(0, 1023),
+)
+def test_round_trip_of_short_packets_and_honest_counts(contents, steps, unused):
+    kinds = (Kind.SPEECH, Kind.COMFORT_NOISE)
+    packets = [
+        packet_of(steps * i, data, chained=chained, kind=kinds[noise], steps=steps)
+        for i, (data, chained, noise) in enumerate(contents)
+    ]
+    header = StreamHeader("2k", MODEL_ID, frame_samples=1024 * steps)
+    total = max(0, 1024 * steps * len(packets) - unused)
+    data = written(packets, total, header)
+    reader, items = read(data)
+    assert items == packets
+    assert reader.intact and reader.total_samples == total
+    assert reader.payload_bytes == sum(len(packet.payload) for packet in packets)
+    assert reader.packet_bytes == reader.payload_bytes + 2 * len(packets)
+    framing = reader.header_bytes + 8 * len(packets) + END_RECORD_BYTES
+    assert len(data) == reader.container_bytes == reader.packet_bytes + framing
+
+
+def test_steps_wrap_in_a_file():
+    writer = ContainerWriter(io.BytesIO(), replace(STEPS_HEADER, frame_samples=8 * 1024))
+    empty = packet_of(0, b"", steps=8)
+    for frame in range(8193):
+        writer.write(replace(empty, sequence=8 * frame % 65_536))
+    assert writer.frames == 8193
+
+
+def test_short_packets_that_do_not_belong():
+    for packet, reason in (
+        (packet_of(0), "16 latent steps"),
+        (packet_of(0, steps=4), "4 latent steps"),
+        (packet_of(1, steps=2), "expected 0"),
+    ):
+        with pytest.raises(BadInput, match=reason):
+            ContainerWriter(io.BytesIO(), STEPS_HEADER).write(packet)
+    with pytest.raises(BadInput, match="2 latent steps"):
+        ContainerWriter(io.BytesIO(), HEADER).write(packet_of(0, steps=2))
+    good = [packet_of(i, steps=2) for i in (0, 2, 4)]
+    for wrong in (packet_of(2, steps=1), packet_of(2, steps=4), packet_of(3, steps=2)):
+        head = container.pack_header(STEPS_HEADER)
+        reader, items = read(head + b"".join(map(record, (good[0], wrong, good[2]))))
+        assert items == [good[0], None, good[2]]
+        assert reader.skipped_bytes == len(record(wrong))
+
+
+def test_a_gap_in_the_steps_is_counted_in_packets():
+    packets = [packet_of(2 * i, steps=2) for i in (0, 1, 50, 51)]
+    items = list(read(container.pack_header(STEPS_HEADER) + b"".join(map(record, packets)))[1])
+    assert [i for i, item in enumerate(items) if item] == [0, 1, 50, 51]
 
 
 def test_image_stream():
@@ -520,8 +654,9 @@ def test_scan_of_damage():
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=3000))
 def test_arbitrary_bytes_after_a_valid_header(data):
-    _, items = read(container.pack_header(HEADER) + data)
-    assert len(items) <= len(data) // 12 + MAX_UNSEEN_FRAMES
+    for header in (HEADER, STEPS_HEADER):
+        _, items = read(container.pack_header(header) + data)
+        assert len(items) <= len(data) // MIN_RECORD + MAX_UNSEEN_FRAMES
 
 
 @settings(max_examples=300, deadline=None)

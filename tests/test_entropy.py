@@ -104,7 +104,57 @@ def test_any_bytes_decode_or_are_refused(
 def test_spent_bits_are_close_to_the_ideal(coder: RangeCoder) -> None:
     for q in frames(40, 3):
         spent = 8 * len(coder.encode(q, 8))
-        assert spent <= coder.bits(q, 8) + 40  # a range coder's tail: one word and some
+        assert spent <= coder.bits(q, 8) + 10  # less than two bytes: the interval, and whole ones
+        for steps in (1, 2, 4):
+            spent = 8 * len(coder.encode(q[-steps:], 8, q[:-steps][-2:]))
+            assert spent <= coder.bits(q[-steps:], 8, q[:-steps][-2:]) + 10
+
+
+@given(latents, st.integers(0, 16), st.sampled_from([1, 2, 4, 8]), st.integers(0, 2))
+def test_steps_that_follow_others_round_trip(
+    coder: RangeCoder,
+    huffman: HuffmanCoder,
+    q: NDArray[np.int8],
+    quality: int,
+    steps: int,
+    known: int,
+) -> None:
+    """After none, one or two steps that both sides know."""
+    past = q[:known] if known else None
+    newest = q[known : known + steps]
+    for one in (coder, huffman):
+        payload = one.encode(newest, quality, past)
+        assert np.array_equal(one.decode(payload, quality, steps, past), newest)
+        assert payload or one is huffman
+
+
+def test_a_known_past_is_the_context_of_a_whole_frame(coder: RangeCoder) -> None:
+    """Bits of steps after others are what these steps take in the middle of a frame."""
+    for q in frames(10, 5):
+        whole = coder.bits(q, 8)
+        assert whole == pytest.approx(coder.bits(q[:9], 8) + coder.bits(q[9:], 8, q[7:9]))
+        assert whole != pytest.approx(coder.bits(q[:9], 8) + coder.bits(q[9:], 8))
+
+
+@given(latents, st.integers(0, 16))
+def test_no_shorter_payload_decodes_to_the_same(
+    coder: RangeCoder, q: NDArray[np.int8], quality: int
+) -> None:
+    payload = coder.encode(q, quality)
+    assert payload
+    for candidate in (payload[:-1], payload[:-1] + b"\0"):
+        try:
+            found = coder.decode(candidate, quality)
+        except BadStream:
+            continue
+        assert not np.array_equal(found, q)
+
+
+def test_other_numbers_of_steps_are_refused(coder: RangeCoder, huffman: HuffmanCoder) -> None:
+    for one in (coder, huffman):
+        for q in (np.zeros((0, SHAPE.channels)), np.zeros((STEPS + 1, SHAPE.channels))):
+            with pytest.raises(ValueError, match="latents are"):
+                one.encode(q.astype(np.int8), 0)
 
 
 def test_huffman_costs_little_more(coder: RangeCoder, huffman: HuffmanCoder) -> None:
@@ -175,19 +225,31 @@ def test_golden_bytes() -> None:
     table[REACH] += (1 << TABLE_BITS) - table.sum()
     model = speech_context(prior, [])
     model = replace(model, tables=np.tile(table, (len(model.tables), 1)).astype(np.uint32))
-    ranged = RangeCoder(model, STEPS).encode(q, 5)
+    range_coder = RangeCoder(model, STEPS)
+    ranged = range_coder.encode(q, 5)
     runs = count_tokens(model, [(frame, 8) for frame in frames(3, 8)])
-    huffman = HuffmanCoder(model, runs, STEPS, 1.0).encode(q, 5)
+    huffman_coder = HuffmanCoder(model, runs, STEPS, 1.0)
+    huffman = huffman_coder.encode(q, 5)
     assert ranged.hex() == GOLDEN_RANGE
     assert huffman.hex() == GOLDEN_HUFFMAN
+    # As earlier encoders ended it: what they wrote still decodes.
+    assert np.array_equal(range_coder.decode(bytes.fromhex(GOLDEN_RANGE_WHOLE), 5), q)
+    # Of chained packets: the last four steps, after those before them.
+    assert range_coder.encode(q[12:], 5, q[10:12]).hex() == GOLDEN_RANGE_CHAINED
+    assert huffman_coder.encode(q[12:], 5, q[10:12]).hex() == GOLDEN_HUFFMAN_CHAINED
 
 
-GOLDEN_RANGE = (
+GOLDEN_RANGE_WHOLE = (
     "7fffff613fd9967d871cc7b44b495fda5d4b91d7559c4d269619d17e5ea0cc6b6c489ba168254baf"
     "a596db47d4139b6a9fb4a8ca3f81eb263868a5d4ab703ae1336daa5a77c447fef077e1c843b11e18"
     "ac4c742a10106f6aa02f2e8404c205210d24d2751ce66c432741bd3e078567bf4bc6b5a03bc0fc87"
     "e8e1af09"
 )
+GOLDEN_RANGE = GOLDEN_RANGE_WHOLE[:-4] + "b0"
+GOLDEN_RANGE_CHAINED = (
+    "b3fefd9f5e000b7cc036170b2a19f3fb1ba70b01c250efdd47087c7a3605e73d24679b99cd40"
+)
+GOLDEN_HUFFMAN_CHAINED = "4062d39271ead52f4434491b5c9bab8804c7de6508b68133eb02"
 GOLDEN_HUFFMAN = "6ddbb66d0b24362d19a75efd424493b4c1b5b98a4870ec5d86601b38b32e"
 
 

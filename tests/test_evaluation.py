@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from codec.container import ContainerWriter, StreamHeader
 from codec.errors import BadInput, BadStream
 from codec.packet import Packet, short_id
-from codec.signal.analysis import FRAME_SAMPLES
 from models.evaluation import clips, coding, estimates, peers, phones, scores, speech, tables
 from tui import cli
 
@@ -449,42 +448,17 @@ def test_sotto_is_counted_in_packets_without_the_container(monkeypatch, clip):
     assert StoredCodec.seen == [False, False, True]
 
 
-class BusyEncoder:
-    """A live encoder that wants to search as long as it may, and keeps what it was given."""
-
-    def __init__(self, searches):
-        self.searches, self.blocks = searches, []
-
-    def push(self, samples):
-        self.blocks.append(samples)
-        return []
-
-    def refine(self):
-        self.searches -= 1
-        return self.searches >= 0
-
-
-@pytest.mark.parametrize("searches", [0, 100])
-def test_a_live_encoder_is_given_every_sample_in_small_blocks(clip, searches):
-    encoder = BusyEncoder(searches)
-    frames, busy = coding.encode_live(encoder, clip[:20000])  # type: ignore[arg-type]
-    heard = np.concatenate(encoder.blocks)
-    np.testing.assert_array_equal(heard[:20000], clip[:20000])
-    # Silence up to the end of the frame, and what its last column sees beyond it.
-    assert len(heard) == 2 * FRAME_SAMPLES + 192
-    assert not heard[20000:].any()
-    assert max(map(len, encoder.blocks)) == 640
-    # While the search goes on, samples come at the speed of speech: at first there are none.
-    assert (len(encoder.blocks[0]) == 0) and (len(encoder.blocks) > searches)
-    assert frames == [] and busy > 0
-
-
-def test_the_encoder_of_a_call_is_measured(clip):
-    (_, live, _) = coding.sotto_codecs(["2k"], live=True, device="cpu")
-    assert (live.name, live.line) == ("sotto 2k, live", "sotto, live")
+@pytest.mark.parametrize("delay", [64, 256, 1024])
+def test_the_encoder_of_a_call_is_measured(clip, delay):
+    codecs = coding.sotto_codecs(["2k"], delays=[delay], live=True, device="cpu")
+    names = {codec.name: codec for codec in codecs}
+    live = names[f"sotto 2k, {delay} ms, live"]
+    assert (f"sotto 2k, {delay} ms" in names) == (delay < 1024)
+    assert live.line == "sotto, live"
     coded = live.run(clip[:32000])
     assert len(coded.decoded) == 32000
-    assert coded.total_bits == coded.payload_bits + 2 * 64
+    packets = -(-32000 // (16 * delay))
+    assert coded.total_bits == coded.payload_bits + packets * 16
     assert 500 < coded.payload_bits < 8000
     assert coded.encode_s > 0 and coded.decode_s > 0
     assert scores.score(clip[:32000], coded.decoded, 0.0)["stoi"] > 0.8

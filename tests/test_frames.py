@@ -19,7 +19,7 @@ from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, N_MELS
 from codec.signal.comfort_noise import DB_PER_UNIT, encode_noise
 from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec
-from codec.speech.decoder import FrameDecoder
+from codec.speech.decoder import PacketDecoder
 from tests.waveforms import synthesise
 
 SILENCE = np.full((FRAME_HOPS, N_MELS), -1.0, np.float32)
@@ -62,7 +62,7 @@ def periodicity(samples: FloatArray, lag: int) -> float:
 
 
 def test_speech_is_what_the_generator_makes(codec: SpeechCodec, packets: list[Packet]) -> None:
-    decoder = FrameDecoder(codec)
+    decoder = PacketDecoder(codec)
     for packet in packets:
         coder = codec.coders["huffman" if packet.entropy else "range"]
         z = codec.networks.latents_of(coder.decode(packet.payload, packet.quality))[None]
@@ -76,7 +76,7 @@ def test_speech_is_what_the_generator_makes(codec: SpeechCodec, packets: list[Pa
 def test_concealment_does_not_change_what_is_received(
     codec: SpeechCodec, packets: list[Packet]
 ) -> None:
-    plain, lossy = FrameDecoder(codec), FrameDecoder(codec)
+    plain, lossy = PacketDecoder(codec), PacketDecoder(codec)
     for packet in packets:
         lossy.conceal()
         assert np.array_equal(plain.decode(packet).columns, lossy.decode(packet).columns)
@@ -84,9 +84,9 @@ def test_concealment_does_not_change_what_is_received(
 
 def test_seams_are_no_louder_than_speech(codec: SpeechCodec, packets: list[Packet]) -> None:
     """First and second differences of the waveform where frames were lost, wherever that is."""
-    every = samples_of([FrameDecoder(codec).decode(packet).columns for packet in packets])
+    every = samples_of([PacketDecoder(codec).decode(packet).columns for packet in packets])
     for lost in (1, 2, 3):
-        decoder = FrameDecoder(codec)
+        decoder = PacketDecoder(codec)
         columns = [
             decoder.conceal() if number == lost else decoder.decode(packet).columns
             for number, packet in enumerate(packets)
@@ -103,7 +103,7 @@ def test_seams_are_no_louder_than_speech(codec: SpeechCodec, packets: list[Packe
 def test_the_last_sound_goes_on(codec: SpeechCodec, packets: list[Packet]) -> None:
     """Columns beside the seam differ hardly more than neighbours do in what was heard."""
     for count in (1, 2, 3):
-        decoder = FrameDecoder(codec)
+        decoder = PacketDecoder(codec)
         for packet in packets[:count]:
             last = decoder.decode(packet).columns
         usual = np.abs(np.diff(last, axis=0)).mean(axis=1)
@@ -112,7 +112,7 @@ def test_the_last_sound_goes_on(codec: SpeechCodec, packets: list[Packet]) -> No
 
 
 def test_a_long_loss_fades_and_never_repeats(codec: SpeechCodec, packets: list[Packet]) -> None:
-    decoder = FrameDecoder(codec)
+    decoder = PacketDecoder(codec)
     last = decoder.decode(packets[0]).columns
     columns = [decoder.conceal() for _ in range(59)]
     levels = np.concatenate(columns).reshape(59, 8, 16, N_MELS).mean(axis=(2, 3)) * DB_PER_UNIT
@@ -129,7 +129,7 @@ def test_a_long_loss_fades_and_never_repeats(codec: SpeechCodec, packets: list[P
 
 def test_the_room_is_heard_in_a_gap(codec: SpeechCodec, packets: list[Packet]) -> None:
     """Not silence, not speech: the level of the quieter parts of what was heard, within 6 dB."""
-    decoder = FrameDecoder(codec)
+    decoder = PacketDecoder(codec)
     for packet in packets[:3]:
         heard = decoder.decode(packet).columns
     pauses = np.sort(heard.mean(axis=1))[:40].mean()
@@ -138,7 +138,7 @@ def test_the_room_is_heard_in_a_gap(codec: SpeechCodec, packets: list[Packet]) -
 
 
 def test_nothing_heard_is_silence(codec: SpeechCodec) -> None:
-    decoder = FrameDecoder(codec)
+    decoder = PacketDecoder(codec)
     assert np.array_equal(decoder.conceal(), SILENCE)
     empty = Packet(0, 0, b"", short_id(codec.model_id))
     frame = decoder.decode(empty)
@@ -148,7 +148,7 @@ def test_nothing_heard_is_silence(codec: SpeechCodec) -> None:
 
 
 def test_comfort_noise_begins_where_speech_ended(codec: SpeechCodec, packets: list[Packet]) -> None:
-    decoder = FrameDecoder(codec)
+    decoder = PacketDecoder(codec)
     last = decoder.decode(packets[1]).columns
     first, second = (decoder.decode(noise_packet(codec)) for _ in range(2))
     assert not first.active
@@ -162,7 +162,7 @@ def test_comfort_noise_begins_where_speech_ended(codec: SpeechCodec, packets: li
 
 
 def test_lost_comfort_noise_goes_on(codec: SpeechCodec) -> None:
-    decoder = FrameDecoder(codec)
+    decoder = PacketDecoder(codec)
     heard = decoder.decode(noise_packet(codec)).columns[20:].mean()
     assert abs(decoder.conceal().mean() - heard) * DB_PER_UNIT < 1.0
     for _ in range(6):
@@ -172,7 +172,7 @@ def test_lost_comfort_noise_goes_on(codec: SpeechCodec) -> None:
 
 def test_same_packets_same_frames(codec: SpeechCodec, packets: list[Packet]) -> None:
     def run(seed: int) -> FloatArray:
-        decoder = FrameDecoder(codec, seed)
+        decoder = PacketDecoder(codec, seed)
         parts = [decoder.decode(packets[0]).columns, decoder.conceal()]
         return np.concatenate([*parts, decoder.decode(noise_packet(codec)).columns])
 
@@ -183,15 +183,16 @@ def test_same_packets_same_frames(codec: SpeechCodec, packets: list[Packet]) -> 
 def test_unusable_packets_are_refused_and_change_nothing(
     codec: SpeechCodec, packets: list[Packet]
 ) -> None:
-    decoder = FrameDecoder(codec)
+    decoder = PacketDecoder(codec)
     decoder.decode(packets[0])
-    expected = FrameDecoder(codec)
+    expected = PacketDecoder(codec)
     expected.decode(packets[0])
     with pytest.raises(WrongModel):
         decoder.decode(replace(packets[1], model_id=packets[1].model_id ^ 1))
     for changes in (
         {"kind": Kind.IMAGE},
         {"chained": True},
+        {"chained": True, "payload": b""},
         {"quality": 200},
         {"kind": Kind.COMFORT_NOISE, "payload": b"too short"},
     ):

@@ -156,8 +156,8 @@ def judge(talk: Talk, channels: Any, name: Name) -> Hearing:
 def test_what_one_says_the_other_hears(call, name):
     hearing = call.heard[name]
     assert hearing.understood, hearing
-    # The frame itself, and whatever this machine takes; never before it was said.
-    assert all(1.0 < item.delay < 4.0 for item in hearing.found)
+    # The packet itself, and whatever this machine takes; never before it was said.
+    assert all(0.25 < item.delay < 4.0 for item in hearing.found)
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -188,7 +188,7 @@ def test_statistics_are_one_valid_object_a_second(call, name):
     assert party["name"] == OTHER[name]
     assert party["arrivals"]["received"] >= 5
     assert party["arrivals"]["rejected"] == 0
-    assert 1.0 < party["latency"]["total"] < 4.0
+    assert 0.25 < party["latency"]["total"] < 4.0
     # Speech at 2 kbit/s and near-silence after it.
     assert 200.0 < last["talker"]["rate"]["average"] < 2300.0
 

@@ -55,8 +55,8 @@ class Running(FakeCall):
         self.closing.append("closed")
 
 
-def load(args: argparse.Namespace) -> SimpleNamespace:
-    return SimpleNamespace(model_id="6f3a91bc6f3a91bc", preset=args.preset)
+def load(args: argparse.Namespace) -> tuple[SimpleNamespace, dict[int, float]]:
+    return SimpleNamespace(model_id="6f3a91bc6f3a91bc", preset=args.preset), {}
 
 
 @pytest.fixture

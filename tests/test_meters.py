@@ -58,12 +58,26 @@ def test_rates_are_per_second_of_speech():
     meter = RateMeter()
     assert meter.snapshot() == Rate()
     for size in [256, 128]:
-        meter.push(size)
-    rate = meter.snapshot(wire=5.0)
+        meter.push(size, 16)
+    rate = meter.snapshot(wire=5.0, ip=7.0)
     assert rate.now == pytest.approx(1000.0)
     assert rate.average == pytest.approx(1500.0)
     assert rate.history == pytest.approx((2000.0, 1000.0))
-    assert rate.wire == 5.0
+    assert (rate.wire, rate.ip) == (5.0, 7.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16])
+def test_the_length_of_packets_makes_no_difference_to_rates(steps):
+    meter = RateMeter()
+    for _ in range(48 // steps):
+        meter.push(16 * steps, steps)
+    rate = meter.snapshot()
+    assert rate.now == rate.average == pytest.approx(2000.0)
+    assert rate.history == pytest.approx((2000.0,) * 3)
+    for _ in range(16 // steps):
+        meter.push(0, steps)  # a pause, of which nothing was sent
+    assert meter.snapshot().now == 0.0
+    assert meter.snapshot().average == pytest.approx(1500.0)
 
 
 def test_throughput_forgets_what_is_long_ago():

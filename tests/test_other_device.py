@@ -16,9 +16,9 @@ import torch
 from codec.image.base import ImageCodec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
-from codec.packet import unpack
 from codec.speech.codec import SpeechCodec
-from codec.speech.live import LiveEncoder
+from codec.speech.decoder import PacketDecoder
+from codec.speech.encoder import SpeechEncoder
 from codec.speech.presets import find_preset
 from models.folder import load_ganz_model, load_photo_paper_model, load_speech_model
 from models.networks.features import PhoneRecogniser
@@ -109,16 +109,20 @@ def test_speech(device: torch.device, preset: str, options: dict[str, Any]) -> N
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_live_speech(device: torch.device) -> None:
+@pytest.mark.parametrize("steps", [1, 8])
+def test_live_speech(device: torch.device, steps: int) -> None:
+    """Blocks, chained packets, losses and another preset on the way."""
     codec = SpeechCodec.load("2k")
-    encoder, decoder = LiveEncoder(codec, iterations=6), codec.decoder()
-    frames = []
-    for part in np.array_split(speech(), 20):
-        frames += encoder.push(part)
-        encoder.refine()
-    assert frames
-    assert all(np.isfinite(decoder.push(unpack(frame.packet))).all() for frame in frames)
-    decoder.push(None)
+    encoder = SpeechEncoder(codec, 2, steps=steps, block=4, session=True)
+    encoded = encoder.push(speech()[:16_000])
+    encoder.set_preset("3k6")
+    encoded += encoder.push(speech()[16_000:])
+    decoder = PacketDecoder(codec)
+    for number, each in enumerate(encoded):
+        assert each.packet is not None
+        assert np.isfinite(decoder.decode(each.packet).columns).all()
+        if number == 2 and steps == 8:
+            assert np.isfinite(decoder.conceal(8)).all()
 
 
 @pytest.mark.parametrize(

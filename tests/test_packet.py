@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,30 @@ from hypothesis import strategies as st
 
 from codec.errors import BadInput, BadStream, SottoError, WrongVersion
 from codec.packet import (
+    DELAYS,
+    FRAME_STEPS,
     HEADER_BYTES,
+    MAX_IMAGE_PAYLOAD,
     MAX_PACKET,
     MAX_PAYLOAD,
+    MAX_SESSION_PACKET,
+    SESSION_HEADER_BYTES,
+    STEPS,
     Entropy,
     Kind,
     Packet,
     checksum,
     pack,
+    pack_session,
     short_id,
     unpack,
+    unpack_session,
     unwrap_sequence,
 )
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests/golden/packets.json").read_text())
+GOLDEN_SESSION = json.loads((ROOT / "tests/golden/session_packets.json").read_text())
 
 packets = st.builds(
     Packet,
@@ -37,6 +47,17 @@ packets = st.builds(
     kind=st.sampled_from(Kind),
     entropy=st.sampled_from(Entropy),
     chained=st.booleans(),
+)
+session_packets = st.builds(
+    Packet,
+    sequence=st.integers(0, 65535),
+    quality=st.integers(0, 255),
+    payload=st.binary(max_size=64),
+    model_id=st.integers(0, 65535),
+    kind=st.sampled_from([Kind.SPEECH, Kind.COMFORT_NOISE]),
+    entropy=st.sampled_from(Entropy),
+    chained=st.booleans(),
+    steps=st.sampled_from(STEPS),
 )
 
 
@@ -183,11 +204,92 @@ def test_reserved_kind_and_bit_are_refused():
         {"payload": bytes(MAX_PAYLOAD + 1)},
         {"kind": 3},
         {"entropy": 2},
+        {"steps": 0},
+        {"steps": 3},
+        {"steps": 32},
     ],
 )
 def test_values_that_do_not_fit(fields):
     with pytest.raises(BadInput):
         Packet(**{"sequence": 0, "quality": 0, "payload": b"", "model_id": 0, **fields})
+
+
+@pytest.mark.parametrize("case", GOLDEN_SESSION, ids=lambda case: case["name"])
+def test_golden_bytes_of_the_session_form(case):
+    fields = case["fields"]
+    packet = Packet(**{**fields, "payload": bytes.fromhex(fields["payload"])})
+    assert pack_session(packet).hex() == case["bytes"]
+    data = bytes.fromhex(case["bytes"])
+    assert unpack_session(data, packet.sequence, packet.model_id) == packet
+
+
+def test_the_example_of_the_session_form_is_the_golden_packet():
+    page = (ROOT / "docs/format.md").read_text()
+    example = re.search(r"```session\n(.*?)```", page, re.DOTALL)
+    assert example
+    assert bytes.fromhex(example[1]).hex() == GOLDEN_SESSION[0]["bytes"]
+
+
+@given(session_packets)
+def test_session_form_round_trip_and_second_implementation(packet):
+    data = pack_session(packet)
+    for read in (data, bytearray(data), memoryview(data)):
+        assert unpack_session(read, packet.sequence, packet.model_id) == packet
+    exponent = {1: 0, 2: 1, 4: 2, 8: 3, 16: 4}[packet.steps]
+    flags = packet.kind * 64 + packet.entropy * 32 + packet.chained * 16 + exponent * 2
+    assert data == bytes([flags, packet.quality]) + packet.payload
+
+
+@settings(max_examples=1000)
+@given(st.binary(max_size=40), st.integers(0, 65535))
+def test_arbitrary_bytes_are_a_session_packet_or_an_error(data, sequence):
+    try:
+        packet = unpack_session(data, sequence, 7)
+    except BadStream as reason:
+        assert str(reason).isprintable()
+    else:
+        assert pack_session(packet) == data
+        assert (packet.sequence, packet.model_id) == (sequence, 7)
+
+
+def test_every_header_of_the_session_form():
+    """Of the 256 first bytes, those of two kinds, five lengths and no reserved bit are taken."""
+    taken = []
+    for flags in range(256):
+        with suppress(BadStream):
+            taken.append(unpack_session(bytes([flags, 9]), 0, 0))
+    assert len(taken) == 2 * 2 * 2 * 5
+    assert {packet.steps for packet in taken} == set(STEPS)
+    assert {packet.kind for packet in taken} == {Kind.SPEECH, Kind.COMFORT_NOISE}
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_SESSION_PACKET + 1, 1 << 20])
+def test_impossible_sizes_of_the_session_form(size):
+    with pytest.raises(BadStream, match=f"{size} bytes"):
+        unpack_session(bytes(size), 0, 0)
+
+
+def test_what_has_no_such_form():
+    with pytest.raises(BadInput, match="image"):
+        pack_session(Packet(0, 0, b"", 0, Kind.IMAGE))
+    for steps in STEPS[:-1]:
+        with pytest.raises(BadInput, match=f"{steps} steps"):
+            pack(Packet(0, 0, b"", 0, steps=steps))
+    longest = Packet(0, 0, bytes(MAX_PAYLOAD), 0, steps=1)
+    assert len(pack_session(longest)) == SESSION_HEADER_BYTES + MAX_PAYLOAD == MAX_SESSION_PACKET
+    with pytest.raises(BadInput, match="payload"):
+        Packet(0, 0, bytes(MAX_IMAGE_PAYLOAD), 0, Kind.COMFORT_NOISE)
+
+
+def test_pauses_are_told_from_speech():
+    assert Packet(0, 0, b"", 0).pause
+    assert Packet(0, 0, bytes(10), 0, Kind.COMFORT_NOISE).pause
+    assert not Packet(0, 0, b"x", 0, steps=2).pause
+
+
+def test_delays_are_those_of_the_steps():
+    assert DELAYS == (64, 128, 256, 512, 1024)
+    assert FRAME_STEPS == 16
 
 
 def test_short_id():

@@ -16,8 +16,12 @@ from typing import cast
 import numpy as np
 import pytest
 
+from codec.errors import BadStream
+from codec.packet import Packet
+from codec.signal.analysis import N_MELS, STEP_HOPS
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.codec import SpeechCodec
+from codec.speech.decoder import Frame, PacketDecoder
 from stream.audio.sinks import NullSink
 from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import Silence
@@ -62,9 +66,15 @@ class Tone:
         self._hertz = self._left = self._at = 0
         self._received = 0
 
-    def arrive(self, packet: bytes, captured: float | None, arrived: float) -> None:
+    def arrive(self, packet: bytes, step: int, captured: float | None, arrived: float) -> None:
         self._packets.append(packet)
         self._received += 1
+
+    def returned(self) -> None:
+        """Nothing changes."""
+
+    def look(self, now: float) -> str | None:
+        return None
 
     def pause(self) -> None:
         self._packets.clear()
@@ -156,7 +166,7 @@ class Side:
         self.receiver.stop()
 
     def listeners(self) -> dict[str, Party]:
-        found = self.receiver.snapshot(time.monotonic(), 0, self.endpoint)
+        found = self.receiver.snapshot(time.monotonic(), 0, 0, self.endpoint)
         return {party.name: party for party in found}
 
     def log(self) -> str:
@@ -273,3 +283,60 @@ def test_who_cannot_be_decoded_is_not_heard_and_is_heard_again_when_there_is_tim
     eventually(lambda: first.ear.tones() == {one.tone, two.tone}, "and heard")
     assert "there is time again to decode guest 2" in first.log()
     assert first.listeners()["guest 2"].preset == "2k"
+
+
+class Cheap:
+    """A decoder of noise; chained packets need the one before them."""
+
+    def __init__(self) -> None:
+        self._known = -1
+        self.decoded = 0
+
+    def decode(self, packet: Packet) -> Frame:
+        self.feed(packet)
+        self.decoded += packet.steps
+        return Frame(np.full((STEP_HOPS * packet.steps, N_MELS), -0.9, np.float32), True)
+
+    def feed(self, packet: Packet) -> None:
+        if packet.chained and packet.sequence != self._known:
+            raise BadStream("its past is missing")
+        self._known = packet.sequence + packet.steps
+
+    def conceal(self, steps: int) -> FloatArray:
+        return np.full((STEP_HOPS * steps, N_MELS), -0.95, np.float32)
+
+
+def test_a_hostile_voice_takes_bounded_work_and_nobody_else_s_time(stack):
+    """64 ms packets at 100 a second, without their past, of wrong kinds and lengths."""
+    decoder = Cheap()
+    first = hub(stack)
+    make = first.receiver._make_stream
+
+    def stream(codec: SpeechCodec, party: int) -> RemoteStream:
+        if party == 1:
+            return make(codec, party)
+        return RemoteStream(NO_CODEC, party, decoder=cast(PacketDecoder, decoder))
+
+    first.receiver._make_stream = stream
+    port = first.endpoint.port  # type: ignore[attr-defined]
+    one = guest(stack, port, 1)
+    eventually(lambda: first.ear.tones() == {one.tone}, "the first guest is heard")
+    offer = replace(OFFER, name="hostile", room=True)
+    hostile = Caller("127.0.0.1", port, offer, Security())
+    hostile.start()
+    stack.callback(hostile.close)
+    eventually(lambda: "hostile" in first.listeners(), "it is let in")
+    begun = time.monotonic()
+    silent = sent = 0
+    while time.monotonic() - begun < 4.0:
+        flags = (0x00, 0x10, 0x00, 0x08, 0xC0, 0x4F, 0x10)[sent % 7]
+        hostile.send(bytes([flags, sent % 256]) + b"nonsense", sent, time.monotonic())
+        sent += 1
+        time.sleep(0.01)
+        if sent % 50 == 0 and sent > 100:
+            silent += one.tone not in first.ear.tones()
+    assert silent == 0
+    seconds = time.monotonic() - begun
+    assert 0 < decoder.decoded * 0.064 < 2.0 * seconds + 6.0
+    eventually(lambda: one.tone in first.ear.tones(), "the first is still heard")
+    assert first.receiver.failure is None

@@ -47,7 +47,7 @@ def test_a_snapshot_is_one_line_of_valid_json_without_pictures():
 def test_a_snapshot_as_text_holds_rate_and_delay():
     line = to_line(snapshot())
     assert "01:23 connected" in line
-    assert "1950 bit/s 61 steps dropped 7" in line
+    assert "1950 bit/s (IP 0) 61 steps dropped 7" in line
     assert "dropped" not in to_line(replace(snapshot(), link=Link("ann", True)))
     assert "in 1k2 0 bit/s" in line
     assert "1234 ms" in line

@@ -49,8 +49,8 @@ def test_choice_is_the_cheapest(cost, count, spacing):
 @given(st.integers(0, 1000), st.integers(-60, 60), st.booleans())
 def test_length_and_order(seed, change, active):
     columns = frame(seed)
-    scaled = timescale.scale(columns, change, active)
-    allowed = min(abs(change), timescale.allowance(columns, active))
+    scaled = timescale.Timescale().scale(columns, change, active)
+    allowed = min(abs(change), int(timescale.allowance(columns, active, change)))
     assert len(scaled) == len(columns) + np.sign(change) * allowed
     longer, shorter = (scaled, columns) if len(scaled) > len(columns) else (columns, scaled)
     # What is common to both is there in the same order.
@@ -83,11 +83,21 @@ def test_quiet_places_are_taken_first_and_onsets_never():
 
 def test_a_quiet_frame_may_change_more_than_speech(clip):
     speech = log_mel(clip[16_000 : 16_000 + 127 * 128 + WINDOW])
-    assert timescale.ACTIVE_COLUMNS <= timescale.allowance(speech, True) < 20
+    assert 2 <= timescale.allowance(speech, True) < timescale.allowance(speech, True, 30) < 20
     assert timescale.allowance(speech, False) == 32
     silence = np.full((128, N_MELS), -1.0, np.float32)
-    assert len(timescale.scale(silence, -32, False)) == 96
-    assert len(timescale.scale(silence, 32, False)) == 160
+    assert len(timescale.Timescale().scale(silence, -32, False)) == 96
+    assert len(timescale.Timescale().scale(silence, 32, False)) == 160
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_short_pieces_change_as_much_as_long_ones_over_time(size, sign):
+    voice = timescale.Timescale()
+    pieces = [frame(n, size, 0.5) for n in range(2048 // size)]
+    changed = sum(len(voice.scale(piece, sign * 5, True)) - size for piece in pieces)
+    expected = 2048 // timescale.ACTIVE_SHARE
+    assert expected - 2 <= sign * changed <= expected + timescale.SAVED
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
