@@ -87,15 +87,15 @@ def run_scenario(
     scenario: Scenario,
     setup: Setup,
     clips: Sequence[Clip],
-    offline: Offline,
+    offline: Offline | None,
     *,
     keep: str | None = None,
     step: Step = lambda text: None,
 ) -> Result:
     """Run and measure one scenario in a folder of its own; a failure is part of the result.
 
-    keep: a folder for a copy of everything it leaves behind. Raises BadInput if that cannot be
-    written.
+    offline: None leaves out what is compared with offline coding; keep: a folder for a copy of
+    everything it leaves behind. Raises BadInput if that cannot be written.
     """
     folder = Path(tempfile.mkdtemp(prefix="sotto-bench-"))
     try:

@@ -49,6 +49,8 @@ def add_parser(subjects: Subparsers) -> None:
     add("--iterations", type=int, metavar="N", help="search steps per frame")
     add("--tail", type=float, metavar="SECONDS", help="search after a frame's last sample")
     add("--threads", type=int, default=1, metavar="N", help="threads of each end's networks (1)")
+    add("--no-quality", action="store_false", dest="quality",
+        help="leave out what is compared with offline coding, which takes minutes")  # fmt: skip
     add("--json", metavar="FILE", help="write all figures; - is stdout")
     add("--keep", metavar="DIR", help="keep recordings, logs and statistics there")
     parser.set_defaults(measure=measure)
@@ -84,7 +86,9 @@ def measure(args: argparse.Namespace) -> int:
             if sys.stderr is not None and sys.stderr.isatty():
                 print(f"{name}: {text} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
 
-        result = measures.run_scenario(scenario, setup, clips, offline, keep=args.keep, step=step)
+        result = measures.run_scenario(
+            scenario, setup, clips, offline if args.quality else None, keep=args.keep, step=step
+        )
         report.print_result(result, output.screen(args.json))
         results.append(result)
     about = {
