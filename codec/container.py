@@ -33,6 +33,7 @@ from codec.packet import (
     MAX_PACKET,
     SEQUENCE_MODULUS,
     SESSION_HEADER_BYTES,
+    STEP_MS,
     STEPS,
     Kind,
     Packet,
@@ -68,7 +69,7 @@ _CHUNK = 1 << 16
 _OPENING = Struct(">5sBH")
 _RECORD_HEAD = Struct(">BH")
 _END_BODY = Struct(">QIII")
-_STEP_SAMPLES = 1024
+_STEP_SAMPLES = STEP_MS * SAMPLE_RATE // 1000
 _BODY_FRAMING = {FRAMES_VERSION: 0, STEPS_VERSION: 4}  # bytes of a body around its packet
 _KINDS = {"speech": (Kind.SPEECH, Kind.COMFORT_NOISE), "image": (Kind.IMAGE,)}
 _KEYS = ("preset", "model_id", "kind", "sample_rate", "frame_samples")

@@ -51,6 +51,7 @@ STEPS = (1, 2, 4, 8, 16)  # latent steps that a packet of speech may hold
 FRAME_STEPS = STEPS[-1]
 STEP_MS = 64
 DELAYS = tuple(steps * STEP_MS for steps in STEPS)  # milliseconds of speech in a packet
+CALL_DELAY = 256  # of a call that asks for no other
 
 _FIELDS = struct.Struct(">BBHH")
 _CRC_START = 0xFFFF

@@ -6,6 +6,7 @@ are convolutions over time, so that they need no more of the past than they see 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,7 +73,10 @@ def following(networks: Networks, past: Past) -> Networks:
     )
 
 
-def _step_bits(steps: StepModel, context: Tensor):  # type: ignore[no-untyped-def]
+def _step_bits(
+    steps: StepModel, context: Tensor
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """`StepModel.bits` of latents that follow a context [1, K, C]."""
     known = context.shape[1]
 
     def bits(u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:

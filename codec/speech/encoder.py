@@ -108,7 +108,7 @@ class BlockCoder:
         self._coder = codec.coders[entropy]
         self.entropy = Entropy.HUFFMAN if entropy == "huffman" else Entropy.RANGE
         self._most_bytes = most_bytes
-        self._layout(FRAME_STEPS, HEADER_BYTES)
+        self._steps, self._header_bytes = FRAME_STEPS, HEADER_BYTES
         self.control = RateControl(self._payload_rate(), self.preset.quality, codec.qualities)
 
     @property
@@ -118,7 +118,7 @@ class BlockCoder:
 
     def layout(self, steps: int, header_bytes: int) -> None:
         """Packets of `steps` follow, under headers of that size."""
-        self._layout(steps, header_bytes)
+        self._steps, self._header_bytes = steps, header_bytes
         self.control.retarget(self._payload_rate(), self.preset.quality)
 
     def set_preset(self, preset: Preset) -> None:
@@ -134,9 +134,6 @@ class BlockCoder:
         if self._most_bytes is not None:
             limit = min(limit, self._most_bytes - self._header_bytes)
         return min(bound, 8.0 * limit)
-
-    def _layout(self, steps: int, header_bytes: int) -> None:
-        self._steps, self._header_bytes = steps, header_bytes
 
     def _payload_rate(self) -> float:
         return self.preset.rate - 8 * self._header_bytes / (self._steps * STEP_SECONDS)
@@ -162,7 +159,7 @@ class BlockCoder:
     ) -> tuple[torch.Tensor, float]:
         """The encoder network's latents [1, S, C] of the newest steps of x [1, T, M] at a quality,
         and the payload bits that they take, as `bits`."""
-        rate = self._rate(quality)
+        rate = self.rate_of(quality)
         z = networks.encoder(x, rate)[:, -steps:]
         bits = networks.prior.bits(networks.quantise(z, 0.0), rate).sum()
         return z, float(bits) * self._coder.overhead
@@ -226,7 +223,7 @@ class BlockCoder:
                 break
             # What cannot be made cheap enough here cannot at the next quality: each try takes long.
             quality, limit = 0 if hopeless else max(quality - 1, 0), 0.96 * limit
-            rate = self._rate(quality)
+            rate = self.rate_of(quality)
             start = self.start(x, networks, steps, rate, torch.tensor([limit], device=x.device))
             quantised = networks.quantise(start, 0.0)
             with torch.no_grad():
@@ -244,9 +241,6 @@ class BlockCoder:
 
     def rate_of(self, quality: int) -> torch.Tensor:
         """Rate point [1]."""
-        return self._rate(quality)
-
-    def _rate(self, quality: int) -> torch.Tensor:
         return torch.tensor([quality / 8.0], device=self._codec.device)
 
     def _limit(self, allowed: float) -> float:
@@ -305,8 +299,7 @@ class SpeechEncoder:
         self._codec, self._activity, self._clock = codec, activity, clock
         self._iterations, self._budget = iterations, budget
         self._settings = SearchSettings(method=method, penalty=codec.networks.penalty)
-        self._most_bytes = check_most_bytes(most_bytes)
-        self._coder = BlockCoder(codec, entropy, most_bytes)
+        self._coder = BlockCoder(codec, entropy, check_most_bytes(most_bytes))
         if block is not None and block not in STEPS:
             raise BadInput(f"a block cannot be of {block} latent steps (one of {STEPS})")
         self._group, self._most_block = max(group, 1), block
@@ -392,8 +385,8 @@ class SpeechEncoder:
         while len(self._held) + len(samples) >= needed:
             part, samples = np.split(samples, [needed - len(self._held)])
             self._detect(part)
-            columns = analysis.log_mel(np.concatenate((self._held, part)))
-            self._held = np.concatenate((self._held, part))[STEP_SAMPLES:]
+            seen = np.concatenate((self._held, part))
+            columns, self._held = analysis.log_mel(seen), seen[STEP_SAMPLES:]
             self._recent.extend(columns)
             self._columns = np.concatenate((self._columns, columns))[-FRAME_HOPS:]
             self._filled += 1
@@ -573,8 +566,6 @@ class SpeechEncoder:
         networks at a quality."""
         codec = self._codec
         newest = torch.from_numpy(self._columns[-steps * STEP_HOPS :])[None].to(codec.device)
-        seen = min(codec.networks.encoder_past, FRAME_STEPS - steps) + steps
-        window = torch.from_numpy(self._columns[-seen * STEP_HOPS :])[None].to(codec.device)
         history, begun = self._history, len(self._blocks) * self._block
 
         def networks(quality: int) -> Networks:
@@ -582,7 +573,13 @@ class SpeechEncoder:
             past = history.past(rate, self._steps, begun, chained=chained)
             return following(codec.searchable, past)
 
-        return window, newest, networks
+        return self._seen(steps), newest, networks
+
+    def _seen(self, steps: int) -> torch.Tensor:
+        """The columns [1, T, M] that the encoder network sees of the newest steps."""
+        codec = self._codec
+        seen = min(codec.networks.encoder_past, FRAME_STEPS - steps) + steps
+        return torch.from_numpy(self._columns[-seen * STEP_HOPS :])[None].to(codec.device)
 
     def _distance(self) -> Distance:
         whole = torch.from_numpy(self._columns[-FRAME_STEPS * STEP_HOPS :])[None]
@@ -634,11 +631,9 @@ class SpeechEncoder:
         found = np.concatenate([block.indices for block in blocks])
         rate = coder.rate_of(plan.quality)
         past = self._before.past(rate, self._steps, chained=self._chained)
-        seen = min(codec.networks.encoder_past, FRAME_STEPS - self._steps) + self._steps
-        x = torch.from_numpy(self._columns[-seen * STEP_HOPS :])[None].to(codec.device)
         context = self._before.context if self._chained else None
         payload, quality, indices = coder.code(
-            x, following(codec.searchable, past), context, found, plan
+            self._seen(self._steps), following(codec.searchable, past), context, found, plan
         )
         kind = Kind.SPEECH
         if not payload:
@@ -730,9 +725,8 @@ class SpeechEncoder:
         seconds = (self._clock() - begun) / len(frames)
         for row, plan in enumerate(plans):
             payload, quality, kind = b"", plan.quality, Kind.SPEECH
-            active = float(frames[row].max()) > SILENT
             self._history.clear()
-            if active:
+            if float(frames[row].max()) > SILENT:
                 own = x[row : row + 1]
                 payload, quality, found = coder.code(
                     own, codec.searchable, None, indices[row], plan
@@ -744,15 +738,13 @@ class SpeechEncoder:
             packet = self._packet(payload, quality, kind)
             packets.append(
                 EncodedPacket(
-                    packet, self._step, FRAME_STEPS, active, result.iterations,
+                    packet, self._step, FRAME_STEPS, not packet.pause, result.iterations,
                     float(result.cost[row]), float(result.start_cost[row]), seconds,
                     8 * len(payload),
                 )
             )  # fmt: skip
             self._count(packet)
-        coder.control.settle(
-            [8.0 * len(p.packet.payload) for p in packets if p.packet], FRAME_STEPS
-        )
+        coder.control.settle([float(each.payload_bits) for each in packets], FRAME_STEPS)
         return packets
 
 

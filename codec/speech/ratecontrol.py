@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-STEP_SECONDS = 0.064
+from codec.packet import STEP_MS
+
+STEP_SECONDS = STEP_MS / 1000.0
 # The most that quiet speech may save up: any 2 s take at most 1.25 times the rate, on clips 1.18.
 # Two seconds gain nothing in PESQ-WB, 0.3 s lose .01.
 RESERVOIR_SECONDS = 0.5

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from codec.errors import SottoError
+from codec.packet import CALL_DELAY
 from codec.speech.presets import PRESETS
 from models.evaluation import context, estimates, tables, tradeoff
 from models.evaluation.clips import Clip, load_clips
@@ -33,7 +34,6 @@ from models.evaluation.scores import SCORE_KEYS, CodecResult, score_codings
 CODECS = "Speech codecs"
 SEARCH = "What the search gains"
 SEARCH_STEPS = (10, 30, 100)
-CALL_DELAY = 256  # milliseconds
 
 _HOW = {
     "intervals": "95 % percentile bootstrap over clips, 2000 resamples; ratios are pooled",

@@ -23,6 +23,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from codec.errors import SottoError
+from codec.packet import CALL_DELAY
 from codec.signal.samples import SAMPLE_RATE
 from stream.bench.rig import end as end_process
 from stream.bench.rig import hosts as rig_hosts
@@ -51,7 +52,7 @@ class Setup:
     """How both ends are run."""
 
     preset: str = "2k"
-    delay: int = 256
+    delay: int = CALL_DELAY
     iterations: int | None = None
     tail: float | None = None
     threads: int | None = 1

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from codec.packet import CALL_DELAY
 from models.evaluation import tables
 from models.evaluation.plots import Line, Panel
 from stream.bench.laboratory import ENDS, Name
@@ -67,7 +68,7 @@ class Result:
     overflows, remarks, or why it could not run."""
 
     scenario: Scenario
-    delay: int = 256
+    delay: int = CALL_DELAY
     figures: list[Figure] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)

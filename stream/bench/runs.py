@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from codec.packet import CALL_DELAY
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from models.evaluation.clips import Clip
 from stream.bench import scenarios, unknown_peer
@@ -55,7 +56,7 @@ class Run:
 
     scenario: Scenario
     talks: dict[Name, Talk]
-    delay: int = 256
+    delay: int = CALL_DELAY
     tracks: dict[Name, Track] = field(default_factory=dict)
     snapshots: dict[Name, list[Snapshot]] = field(default_factory=dict)
     usage: dict[str, list[Usage]] = field(default_factory=dict)

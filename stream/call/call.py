@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codec.errors import BadInput, SottoError
-from codec.packet import DELAYS, Packet, fits, pack_session
+from codec.packet import CALL_DELAY, DELAYS, Packet, fits, pack_session
 from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS, find_preset
@@ -22,7 +22,6 @@ from stream.audio.sinks import Sink
 from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import Source
 from stream.call.delays import (
-    DEFAULT_DELAY,
     WHOLE_FRAMES,
     FallBack,
     fitting,
@@ -74,7 +73,7 @@ class CallSettings:
 
     preset: str
     room: bool = False
-    delay: int = DEFAULT_DELAY
+    delay: int = CALL_DELAY
     measured: Mapping[int, float] = field(default_factory=dict)
     most_bytes: int | None = None
     iterations: int | None = None
@@ -404,7 +403,7 @@ class Call:
             recorder.received(samples, time_of_first)
 
 
-def warm_up(codec: SpeechCodec, delay: int = DEFAULT_DELAY) -> dict[int, float]:
+def warm_up(codec: SpeechCodec, delay: int = CALL_DELAY) -> dict[int, float]:
     """Encode and decode noise, so that compiled code and buffers are in place.
 
     Returns for the wished delay, and for longer ones while it is too slow, the seconds that a block

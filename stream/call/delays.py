@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from codec.errors import BadInput
 from codec.packet import DELAYS, FRAME_STEPS, STEP_MS
 
-DEFAULT_DELAY = 256
 WHOLE_FRAMES = STEP_MS * FRAME_STEPS
 
 _BLOCK_STEPS = 4  # the most that is searched at once; short packets are less efficient

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codec.errors import SottoError
-from codec.packet import pack_session
+from codec.packet import CALL_DELAY, pack_session
 from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.slots import DeviceSlot
 from stream.audio.sources import Silence, Source
-from stream.call.delays import DEFAULT_DELAY, steps_of
+from stream.call.delays import steps_of
 from stream.call.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
 from stream.call.snapshot import Talker
 
@@ -62,7 +62,7 @@ class Sender:
         push_to_talk: bool = False,
         iterations: int | None = None,
         tail: float | None = None,
-        delay: int = DEFAULT_DELAY,
+        delay: int = CALL_DELAY,
         most_bytes: int | None = None,
         encoded: Callable[[FloatArray, float], None] | None = None,
     ) -> None:

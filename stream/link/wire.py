@@ -19,7 +19,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from codec.errors import BadInput, BadStream, WrongVersion
-from codec.packet import MAX_PAYLOAD
+from codec.packet import FRAME_STEPS, MAX_SESSION_PACKET
 
 PROTOCOL_VERSION = 2
 HEADER_BYTES = 6
@@ -28,7 +28,7 @@ CRC_BYTES = 4
 MAX_NAME = 64  # bytes of UTF-8
 MAX_PRESET = 16
 MAX_REASON = 200
-MAX_PACKET = 2 + MAX_PAYLOAD  # a session packet: two bytes of header, and its payload
+MAX_PACKET = MAX_SESSION_PACKET
 AUDIO_BYTES = 8  # type and party, number, transmit and age, before the packet
 CAPTURE_BYTES = 1  # in some of these messages
 ECHO_BYTES = 6
@@ -42,7 +42,7 @@ STAMP_BITS = 24
 STAMP_STEP = 16e-6  # seconds; stamps wrap after 268 s
 NUMBER_BITS = 16
 STEP_SECONDS = 0.064  # of sound in one latent step, which packets are numbered by
-MAX_STEPS = 16  # of a packet
+MAX_STEPS = FRAME_STEPS  # of a packet
 AGE_BITS = 16
 AGE_STEP = 0.00025
 NO_AGE = (1 << AGE_BITS) - 1

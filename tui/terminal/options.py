@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from codec.packet import DELAYS, STEP_MS
+from codec.packet import CALL_DELAY, DELAYS, FRAME_STEPS, STEP_MS
 from tui.terminal.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
-__all__ = ["add_delay", "add_device", "add_encoding", "count", "encoding", "positive"]
+__all__ = ["CALL_DELAY", "add_delay", "add_device", "add_encoding", "count", "encoding", "positive"]
 
-FILE_DELAY, CALL_DELAY = 1024, 256  # defaults
+FILE_DELAY = STEP_MS * FRAME_STEPS
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
