@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -112,6 +114,41 @@ def test_messages_pass_both_ways_and_a_message_of_several_parts_ends_the_connect
             assert closed(peer)
         assert front.turned_away == 1
         assert not router.poll(100)
+
+
+def test_what_a_peer_said_last_arrives_though_it_reset_the_connection(monkeypatch):
+    monkeypatch.setattr(proxy, "_PIECE", 64)
+    reading, go_on = threading.Event(), threading.Event()
+    go_on.set()
+
+    def clock() -> float:
+        """Stands still, and the proxy with it, where `go_on` is not set."""
+        reading.set()
+        assert go_on.wait(WAIT)
+        return 0.0
+
+    with proxied(clock) as (front, router):
+        with socket.create_connection(("127.0.0.1", front.port)) as peer:
+            peer.settimeout(WAIT)
+            peer.sendall(HANDSHAKE)
+            answer = b""
+            while b"Socket-Type" not in answer:
+                answer += peer.recv(4096)
+            peer.sendall(frame(b"hello"))
+            assert router.poll(int(1000 * WAIT))
+            route, _ = router.recv_multipart()
+            go_on.clear()
+            reading.clear()
+            peer.sendall(frame(b"wait"))
+            assert reading.wait(WAIT)
+            peer.sendall(12 * frame(b"x" * 1000) + frame(b"goodbye"))
+            for _ in range(20):  # what nobody reads any more
+                router.send_multipart([route, b"y" * 1000])
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        go_on.set()
+        for expected in (b"wait", *12 * (b"x" * 1000,), b"goodbye"):
+            assert router.poll(int(1000 * WAIT))
+            assert router.recv_multipart()[1] == expected
 
 
 def test_the_silent_make_room_for_others(monkeypatch):

@@ -226,13 +226,15 @@ class Proxy:
 
     async def _hand_on(self, connection: _Connection) -> None:
         """Serve one connection until one of its ends closes it."""
-        ways = {
-            asyncio.create_task(self._inward(connection)),
-            asyncio.create_task(self._outward(connection)),
-        }
+        inward = asyncio.create_task(self._inward(connection))
+        outward = asyncio.create_task(self._outward(connection))
+        ways = {inward, outward}
         try:
-            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            self.turned_away += any(isinstance(way.exception(), BadStream) for way in done)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if outward.done() and outward.exception() is not None:
+                # The peer has gone; what it said last, a goodbye perhaps, may not be read yet.
+                await asyncio.wait({inward}, timeout=_FAREWELL)
+            self.turned_away += inward.done() and isinstance(inward.exception(), BadStream)
         finally:
             connection.taken.set()
             for way in ways:
