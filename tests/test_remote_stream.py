@@ -78,8 +78,8 @@ class ClipDecoder:
         if packet.pause:
             self._last = np.full(N_MELS, -0.95, np.float32)
             return Frame(np.tile(self._last, (STEP_HOPS * packet.steps, 1)), False)
-        first = int.from_bytes(packet.payload, "big")
-        where = np.arange(STEP_HOPS * first, STEP_HOPS * (first + packet.steps))
+        first = STEP_HOPS * int.from_bytes(packet.payload, "big") % len(self.columns)
+        where = np.arange(first, first + STEP_HOPS * packet.steps)
         columns = self.columns[where % len(self.columns)]
         self._last = columns[-1]
         return Frame(columns)
