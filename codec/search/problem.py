@@ -58,7 +58,8 @@ class Networks:
     `fast_generator` is the generator in a cheaper number format, for gradients alone; `generator`,
     as the decoder runs it, scores the candidates. `quantise` is Q: latents and a dead zone to the
     nearest allowed latents; `reach` bounds the magnitude of latents; `steps` is None unless
-    latents are whole numbers.
+    latents are whole numbers. `following` maps known latents [1, P, C] to the fast generator's
+    columns of those that follow, None where it is as well to draw them all.
     """
 
     encoder: Callable[[Tensor, Tensor], Tensor]
@@ -68,6 +69,7 @@ class Networks:
     quantise: Callable[[Tensor, float], Tensor] = quantise
     reach: float = MAX_INDEX
     steps: StepModel | None = None
+    following: Callable[[Tensor], Callable[[Tensor, Tensor], Tensor] | None] = lambda known: None
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,14 @@ def following(networks: Networks, past: Past) -> Networks:
     steps = networks.steps
     if steps is not None and context.shape[1]:
         steps = replace(steps, bits=_step_bits(steps, context))
+
+    def fast(z: Tensor, rate: Tensor) -> Tensor:
+        return newest(networks.fast_generator(before(latents, z), rate), z.shape[1])
+
     return replace(
         networks,
         generator=lambda z, rate: newest(networks.generator(before(latents, z), rate), z.shape[1]),
-        fast_generator=lambda z, rate: newest(
-            networks.fast_generator(before(latents, z), rate), z.shape[1]
-        ),
+        fast_generator=networks.following(latents) or fast,
         prior=FollowingPrior(networks.prior, context) if context.shape[1] else networks.prior,
         steps=steps,
     )

@@ -1,8 +1,9 @@
-"""Linear layers of frozen networks, with weights packed once for the CPU.
+"""Products with frozen weights, laid out once for the CPU.
 
 For one frame, laying out the weights in every call costs as much as the products. oneDNN's packed
 form, where this PyTorch has it, is two to three times as fast; elsewhere the plain layers stay. For
-short pieces of a frame the time goes into fetching the weights: 8-bit integers halve it again.
+short pieces of a frame the time goes into fetching the weights: 8-bit integers, for gradients only,
+take a quarter of it again.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ROWS = 32  # latent steps times fold: the batch the layout is chosen for
 
 Net = TypeVar("Net", bound=nn.Module)
+Map = Callable[[Tensor], Tensor]
 
 
+@cache
 def can_pack() -> bool:
     """Whether oneDNN's packed linear layers are there and work."""
     try:
@@ -74,92 +79,67 @@ class PackedLinear(nn.Module):
         return _apply(x, self._forward_weight, self._bias)
 
 
-def can_quantise() -> bool:
-    """Whether PyTorch's linear layers in 8-bit integers are there and work.
+def packed(network: Net, *, differentiable: bool = False) -> Net:
+    """A copy of a frozen network with its linear layers packed; its weights must not change."""
+    out = copy.deepcopy(network)
+    for module in list(out.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, PackedLinear(child, differentiable=differentiable))
+    return out
 
-    A later PyTorch will do without them; the search then runs in single precision, more slowly.
+
+@cache
+def can_quantise() -> bool:
+    """Whether PyTorch's products with weights in 8-bit integers are there and work.
+
+    A later PyTorch will do without them; searches then run in single precision, more slowly.
     """
     try:
-        weight = _quantise(torch.eye(8), None)
-        y = torch.ops.quantized.linear_dynamic(torch.eye(8), weight)
+        y = _byte_map(torch.eye(8), None)(torch.eye(8))
         return bool(torch.allclose(y, torch.eye(8), atol=0.02))
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 
 
-def _quantise(weight: Tensor, bias: Tensor | None) -> Any:
-    """A weight [out, in] in 8-bit integers, with a scale for each row."""
+def _byte_map(weight: Tensor, bias: Tensor | None) -> Map:
+    """x -> x Wᵀ + b in 8-bit integers: W [out, in] with a scale for each row, x with one."""
     scales = (weight.abs().amax(dim=1) / 127.0).clamp_min(1e-9)
     zeros = torch.zeros(len(weight), dtype=torch.long)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they will go
         whole = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
-        return torch.ops.quantized.linear_prepack(whole, bias)
+        laid_out = torch.ops.quantized.linear_prepack(whole, bias)
+    multiply = torch.ops.quantized.linear_dynamic
+    return lambda x: multiply(x, laid_out)
 
 
-class _ByteProduct(torch.autograd.Function):
-    """y = x Wᵀ + b in 8-bit integers, scaled row by row, with a gradient of the same kind for x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: Any, backward: Any) -> Tensor:
-        ctx.backward_weight = backward
-        y: Tensor = torch.ops.quantized.linear_dynamic(x.contiguous(), forward)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        slope = gradients[0].contiguous()
-        return torch.ops.quantized.linear_dynamic(slope, ctx.backward_weight), None, None
+def _single_map(weight: Tensor, bias: Tensor | None) -> Map:
+    """x -> x Wᵀ + b in single precision."""
+    if can_pack():
+        laid_out = _pack(weight)
+        return lambda x: _apply(x, laid_out, bias)
+    weight = weight.contiguous()
+    return lambda x: F.linear(x, weight, bias)
 
 
-class ByteLinear(nn.Module):
-    """A frozen `nn.Linear` for searches: about 1.5 % off, in half the time; gradients reach its
-    input only. On clips, searches of 6 to 60 steps lower the cost by as much as in single
-    precision, within a tenth."""
+class Product:
+    """x -> x Wᵀ + b of a frozen weight, and the gradient with respect to x."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        weight = linear.weight.detach()
-        bias = None if linear.bias is None else linear.bias.detach()
-        self._weights = _quantise(weight, bias), _quantise(weight.t(), None)
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, bytes_: bool = False) -> None:
+        """bytes_: in 8-bit integers, about 1.5 % off, where there are products of them."""
+        self._make = _byte_map if bytes_ and can_quantise() else _single_map
+        self._weight = weight.detach().float()
+        self._forward = self._make(self._weight, None if bias is None else bias.detach().float())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        y: Tensor = _ByteProduct.apply(x, *self._weights)
-        return y
-
-
-class HalfProduct:
-    """x -> x Wᵀ + b in bfloat16, of a frozen weight, and the gradient with respect to x."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        weight = weight.detach().bfloat16()
-        self._bias = None if bias is None else bias.detach().bfloat16()
-        self._forward_weight, self._backward_weight = _pack(weight), _pack(weight.t())
+    @cached_property
+    def _backward(self) -> Map:
+        return self._make(self._weight.t(), None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out], contiguous."""
-        return _apply(x, self._forward_weight, self._bias)
+        """[..., in], contiguous -> [..., out]."""
+        return self._forward(x)
 
     def back(self, slope: Tensor) -> Tensor:
-        """[..., out] -> [..., in], contiguous."""
-        return _apply(slope, self._backward_weight, None)
-
-
-def packed(network: Net, *, differentiable: bool = False) -> Net:
-    """A copy of a frozen network with its linear layers packed; its weights must not change."""
-    return _replaced(network, lambda layer: PackedLinear(layer, differentiable=differentiable))
-
-
-def quantised(network: Net) -> Net:
-    """A copy of a frozen network with its linear layers in 8-bit integers, for gradients."""
-    return _replaced(network, ByteLinear)
-
-
-def _replaced(network: Net, layer: Callable[[nn.Linear], nn.Module]) -> Net:
-    out = copy.deepcopy(network)
-    for module in list(out.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(module, name, layer(child))
-    return out
+        """[..., out], contiguous -> [..., in]."""
+        return self._backward(slope)

@@ -1,4 +1,4 @@
-"""A frozen model prepared for encoder and decoder: packed weights, gradients in bfloat16."""
+"""A frozen model prepared for encoder and decoder: weights laid out, gradients in less time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from codec.device import fast_in_half
 from codec.search.problem import Networks, RateModel, StepModel
-from models.inference.generator_bf16 import HalfGenerator
-from models.inference.packed import can_pack, can_quantise, packed, quantised
-from models.inference.prior_bf16 import HalfPrior
+from models.inference.fast_networks import FastEncoder, FastGenerator
+from models.inference.fast_prior import FastPrior
+from models.inference.packed import can_pack, packed
 from models.model import FrameModel
-from models.networks.speech import Generator, Prior
+from models.networks.speech import Encoder, Generator, Prior
 
 
 def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
     """What RDOQ needs of a model; None unless its latents are whole numbers."""
-    if not (isinstance(generator, Generator) and isinstance(prior, Prior | HalfPrior)):
+    if not (isinstance(generator, Generator) and isinstance(prior, Prior | FastPrior)):
         return None
     drawn, patch = generator.basis.detach().square().sum(1), generator.shape.patch
     return StepModel(
@@ -31,33 +31,43 @@ def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
 
 
 def search_networks(model: FrameModel) -> Networks:
-    """A frozen model as encoder and decoder run it; gradients in bfloat16 where that is fast, else
-    in 8-bit integers on the CPU."""
+    """A frozen model as encoder and decoder run it, and for gradients in less time: the speech
+    networks written out on the CPU, all others in bfloat16 where that is fast."""
     device = next(model.generator.parameters()).device
-    encoder, generator, prior = model.encoder, model.generator, model.prior
-    quick = fast_in_half(device)
-    pack = device.type == "cpu" and can_pack()
-    if pack:
-        encoder, generator = packed(encoder), packed(generator)
-        if isinstance(prior, Prior):
-            prior = copy.deepcopy(prior)
-            prior.fold_masks()
-            exact = packed(prior, differentiable=not quick)
-            prior = HalfPrior(prior, exact) if quick else exact
+    on_cpu = device.type == "cpu"
+    pack = on_cpu and can_pack()
+    generator, prior = packed(model.generator) if pack else model.generator, model.prior
+    encoder: Callable[[Tensor, Tensor], Tensor]
+    if on_cpu and isinstance(model.encoder, Encoder):
+        encoder = FastEncoder(model.encoder)
+    else:
+        encoder = packed(model.encoder) if pack else model.encoder
+    if on_cpu and isinstance(prior, Prior):
+        folded = copy.deepcopy(prior)
+        folded.fold_masks()
+        prior = FastPrior(folded, packed(folded) if pack else folded)
+
+    @cache
+    def written_out() -> FastGenerator | None:
+        # Only once it is wanted: decoders never search.
+        if on_cpu and isinstance(model.generator, Generator):
+            return FastGenerator(model.generator)
+        return None
 
     @cache
     def differentiable() -> Callable[[Tensor, Tensor], Tensor]:
-        # Only once it is wanted: decoders never search.
-        if pack and quick and isinstance(model.generator, Generator):
-            return HalfGenerator(model.generator)
+        if (fast := written_out()) is not None:
+            return fast
         drawn = copy.deepcopy(model.generator).requires_grad_(False)
-        if pack and not quick and isinstance(model.generator, Generator) and can_quantise():
-            return quantised(drawn)
-        number = torch.bfloat16 if quick else next(drawn.parameters()).dtype
+        number = torch.bfloat16 if fast_in_half(device) else next(drawn.parameters()).dtype
         drawn = drawn.to(number)
         if pack:
             drawn = packed(drawn, differentiable=True)
         return lambda z, rate: drawn(z, rate.to(number)).float()
+
+    def following(latents: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+        fast = written_out()
+        return None if fast is None else fast.following(latents)
 
     return Networks(
         encoder,
@@ -67,4 +77,5 @@ def search_networks(model: FrameModel) -> Networks:
         model.quantise,
         model.reach,
         step_model(model.generator, prior),
+        following,
     )

@@ -1,4 +1,4 @@
-"""The entropy prior for searches on the CPU: its exact bits, and their gradient in bfloat16."""
+"""The entropy prior for searches on the CPU: its exact bits, and their gradient in less time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.inference.kernels_bf16 import bits_of, features, features_back
-from models.inference.packed import HalfProduct
+from models.inference.kernels import features, features_back
+from models.inference.packed import Product
 from models.networks.speech import ANCHORS, Prior, anchor_weights
 
 _TOP = 8.0  # of hidden units
@@ -20,20 +20,19 @@ _PER_NAT = 1.0 / math.log(2.0)
 _clamp_back = torch.ops.aten.hardtanh_backward
 
 
-class HalfPrior:
+class FastPrior:
     """A frozen `models.networks.speech.Prior` with its masks folded.
 
-    Where a gradient is wanted, bits and gradient are in bfloat16, and gradients reach latents and
-    context only; elsewhere they are those of `exact`, the same network in single precision. Needs
-    oneDNN's packed layers (`models.inference.packed.can_pack`).
+    Where a gradient is wanted, bits and gradient are written out, and gradients reach latents
+    and context only; elsewhere the bits are those of `exact`, the same network in single precision.
     """
 
     def __init__(self, prior: Prior, exact: Prior) -> None:
         self._exact = exact
         weight = torch.cat((prior.within.weight, prior.past.weight), 1)
-        self._first = HalfProduct(weight, prior.past.bias)
-        self._middle = HalfProduct(prior.middle.weight, prior.middle.bias)
-        self._leave = HalfProduct(prior.leave.weight, prior.leave.bias)
+        self._first = Product(weight, prior.past.bias)
+        self._middle = Product(prior.middle.weight, prior.middle.bias)
+        self._leave = Product(prior.leave.weight, prior.leave.bias)
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
         """Cost of the (relaxed) indices z given the rounded ones, in bits: [B, S, C]."""
@@ -47,11 +46,11 @@ class HalfPrior:
         """The bits, and what `slopes` needs."""
         frames, steps, channels = z.shape
         context = context.contiguous()
-        seen = torch.empty(frames, steps, 6 * channels + ANCHORS + 1, dtype=torch.bfloat16)
-        features(context.numpy(), anchor_weights(rate).numpy(), bits_of(seen))
+        seen = torch.empty(frames, steps, 6 * channels + ANCHORS + 1)
+        features(context.detach().numpy(), anchor_weights(rate).numpy(), seen.numpy())
         first = self._first(seen)
         middle = self._middle(first.clamp(0.0, _TOP))
-        out = self._leave(middle.clamp(0.0, _TOP)).float()
+        out = self._leave(middle.clamp(0.0, _TOP))
         location, log_scale = out.chunk(2, dim=-1)
         inverse = (1.0 - log_scale).clamp_(-_COARSEST, -_FINEST).exp_()
         offset = z - location.clamp(-_FARTHEST, _FARTHEST)
@@ -59,7 +58,7 @@ class HalfPrior:
 
     @torch.no_grad()
     def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`models.networks.speech.Prior.step_bits` in bfloat16."""
+        """`models.networks.speech.Prior.step_bits`, written out."""
         own, traces = self.draw(u, u, rate)
         offset, inverse = traces[-2:]
         _, others = self.slopes(torch.ones_like(own), traces)
@@ -77,16 +76,16 @@ class HalfPrior:
         sharper = (0.5 - distance) * near + (0.5 + distance) * far + 1.0 / torch.expm1(inverse)
         slope = torch.cat((-for_z, gradient * inverse * sharper), -1)
         channels = offset.shape[-1]
-        half = torch.empty_like(slope, dtype=torch.bfloat16)
         location, log_scale = out.chunk(2, dim=-1)
-        half[..., :channels] = _clamp_back(slope[..., :channels], location, -_FARTHEST, _FARTHEST)
-        half[..., channels:] = _clamp_back(
+        inner = torch.empty_like(slope)
+        inner[..., :channels] = _clamp_back(slope[..., :channels], location, -_FARTHEST, _FARTHEST)
+        inner[..., channels:] = _clamp_back(
             slope[..., channels:], log_scale, 1.0 + _FINEST, 1.0 + _COARSEST
         )
-        slope = _clamp_back(self._leave.back(half), middle, 0.0, _TOP)
+        slope = _clamp_back(self._leave.back(inner), middle, 0.0, _TOP)
         slope = _clamp_back(self._middle.back(slope), first, 0.0, _TOP)
         for_context = torch.empty_like(context)
-        features_back(bits_of(self._first.back(slope)), context.numpy(), for_context.numpy())
+        features_back(self._first.back(slope).numpy(), context.numpy(), for_context.numpy())
         return for_z, for_context
 
 
@@ -103,7 +102,7 @@ class _Bits(torch.autograd.Function):
     """Bits [B, S, C] with gradients for latents and context."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, context: Tensor, rate: Tensor, prior: HalfPrior) -> Tensor:
+    def forward(ctx: Any, z: Tensor, context: Tensor, rate: Tensor, prior: FastPrior) -> Tensor:
         bits, ctx.traces = prior.draw(z, context, rate)
         ctx.prior = prior
         return bits

@@ -1,0 +1,209 @@
+"""The search's networks, with their gradients written out, are close to the exact ones."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from codec.speech.codec import SpeechCodec
+from models.inference import packed as packing
+from models.inference.fast_networks import FastGenerator
+from models.inference.fast_prior import FastPrior
+from models.inference.packed import can_pack, can_quantise, packed
+from models.networks.speech import Generator, Prior, SpeechShape
+
+SHAPE = SpeechShape(
+    channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=3,
+    prior_unit=8, prior_groups=(2, 6, 16),
+)  # fmt: skip
+FRAMES = 3
+PRODUCTS = ["bytes", "packed", "plain"]
+
+
+@pytest.fixture(params=PRODUCTS)
+def tolerance(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How far networks may be off with each kind of products."""
+    if request.param == "bytes":
+        if not can_quantise():
+            pytest.skip("this PyTorch has no products in 8-bit integers")
+        return 0.2  # random networks of a few channels average little out: see the shipped one
+    monkeypatch.setattr(packing, "can_quantise", lambda: False)
+    if request.param == "plain":
+        monkeypatch.setattr(packing, "can_pack", lambda: False)
+    elif not can_pack():
+        pytest.skip("this PyTorch lays out no weights")
+    return 2e-4
+
+
+def frozen(network: torch.nn.Module, deviation: float) -> None:
+    """Random weights everywhere: fresh networks have layers of zeros."""
+    random = torch.Generator().manual_seed(7)
+    for name, parameter in network.named_parameters():
+        noise = deviation * torch.randn(parameter.shape, generator=random)
+        parameter.data = noise + (1.0 if name.endswith("norm.weight") else 0.0)
+    network.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    network = Generator(SHAPE)
+    frozen(network, 0.15)
+    network.centres += 0.2 * torch.sin(3.0 * network.centres)  # uneven, as trained ones are
+    return network
+
+
+@pytest.fixture(scope="module")
+def prior() -> Prior:
+    network = Prior(SHAPE)
+    frozen(network, 0.2)
+    network.fold_masks()
+    return network
+
+
+def latents(spread: float) -> Tensor:
+    """Some latents [B, S, C]."""
+    random = torch.Generator().manual_seed(11)
+    return spread * torch.randn(FRAMES, SHAPE.steps, SHAPE.channels, generator=random)
+
+
+RATE = torch.tensor([0.0, 0.75, 2.0])
+
+
+def off(a: Tensor, b: Tensor) -> float:
+    """How far a is from b, relative to b."""
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+def test_fast_generator_draws_what_the_generator_draws(
+    generator: Generator, spread: float, tolerance: float
+) -> None:
+    z = latents(spread)
+    assert off(FastGenerator(generator)(z, RATE), generator(z, RATE)) < tolerance
+
+
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+def test_gradient_of_the_fast_generator_is_that_of_the_generator(
+    generator: Generator, spread: float, tolerance: float
+) -> None:
+    wanted = torch.sin(torch.arange(FRAMES * 128 * 128.0)).reshape(FRAMES, 128, 128)
+    gradients = []
+    for network in (FastGenerator(generator), generator):
+        z = latents(spread).requires_grad_(True)
+        gradients.append(torch.autograd.grad(network(z, RATE), z, wanted)[0])
+    assert off(*gradients) < tolerance
+
+
+def test_gradient_of_a_frame_ignores_the_others(generator: Generator, tolerance: float) -> None:
+    fast = FastGenerator(generator)
+    z = latents(1.0).requires_grad_(True)
+    (together,) = torch.autograd.grad(fast(z, RATE).square().sum(), z)
+    for at in range(FRAMES):
+        one = z[at : at + 1].detach().requires_grad_(True)
+        (alone,) = torch.autograd.grad(fast(one, RATE[at : at + 1]).square().sum(), one)
+        assert off(together[at : at + 1], alone) < tolerance
+
+
+@pytest.mark.parametrize("known", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("blocks", [1, 2, 3, 8])
+def test_latents_that_follow_known_ones_are_drawn_as_in_the_whole(
+    monkeypatch: pytest.MonkeyPatch, known: int, steps: int, blocks: int
+) -> None:
+    monkeypatch.setattr(packing, "can_quantise", lambda: False)
+    network = Generator(
+        SpeechShape(channels=24, width=32, hidden=48, generator_blocks=blocks, prior_groups=(24,))
+    )
+    frozen(network, 0.15)
+    fast = FastGenerator(network)
+    z, rate = latents(1.0)[:, : known + steps], torch.full((FRAMES,), 0.75)
+    z[:, :known] = z[0, :known]
+    drawn = fast.following(z[:1, :known])
+    wanted = torch.sin(torch.arange(FRAMES * steps * 8 * 128.0)).reshape(FRAMES, -1, 128)
+    new = z[:, known:].clone().requires_grad_(True)
+    for _ in range(2):  # what was computed for the first is used again
+        y = drawn(new, rate)
+        (slope,) = torch.autograd.grad(y, new, wanted)
+        whole = z.clone().requires_grad_(True)
+        expected = network(whole, rate)[:, known * 8 :]
+        (true_slope,) = torch.autograd.grad(expected, whole, wanted)
+        assert off(y, expected) < 1e-4
+        assert off(slope, true_slope[:, known:]) < 1e-3
+    other = torch.full((FRAMES,), 1.5)
+    assert off(drawn(new, other), network(z, other)[:, known * 8 :]) < 1e-4
+
+
+def test_the_shipped_generator_is_hardly_off() -> None:
+    model = SpeechCodec.load("2k", "cpu").networks
+    assert isinstance(model.generator, Generator)
+    z = torch.randn(1, 16, 192, generator=torch.Generator().manual_seed(3))
+    rate, wanted = torch.ones(1), torch.sin(torch.arange(128 * 128.0)).reshape(1, 128, 128)
+    found = []
+    for network in (FastGenerator(model.generator), model.generator):
+        latents = z.clone().requires_grad_(True)
+        y = network(latents, rate)
+        found.append((y, *torch.autograd.grad(y, latents, wanted)))
+    for (ours, true), limit in zip(zip(*found, strict=True), (0.01, 0.05), strict=True):
+        assert off(ours, true) < limit
+
+
+def test_two_passes_can_be_under_way_at_once(generator: Generator) -> None:
+    fast = FastGenerator(generator)
+    first, second = (latents(spread).requires_grad_(True) for spread in (1.0, 2.0))
+    y = fast(first, RATE)
+    fast(second, RATE).sum().backward()
+    (late,) = torch.autograd.grad(y.sum(), first)
+    (alone,) = torch.autograd.grad(fast(first, RATE).sum(), first)
+    assert torch.equal(late, alone)
+
+
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_fast_prior_counts_and_descends_as_the_prior(prior: Prior, spread: float) -> None:
+    fast = FastPrior(prior, packed(prior))
+    weight = torch.linspace(0.5, 1.5, SHAPE.channels)
+    found = []
+    for network in (fast, prior):
+        z = latents(spread).requires_grad_(True)
+        context = z.detach().round().requires_grad_(True)
+        bits = network.bits(z, RATE, context)
+        slopes = torch.autograd.grad((bits * weight).sum(), (z, context))
+        found.append((bits.detach(), *slopes))
+    for ours, true in zip(*found, strict=True):
+        assert off(ours, true) < 1e-4
+
+
+def test_fast_prior_without_context_sees_the_latents_themselves(prior: Prior) -> None:
+    found = []
+    for network in (FastPrior(prior, packed(prior)), prior):
+        z = latents(1.0).requires_grad_(True)
+        found.append(torch.autograd.grad(network.bits(z, RATE).sum(), z)[0])
+    assert off(*found) < 1e-4
+
+
+def test_fast_prior_prices_moves_as_the_prior(prior: Prior) -> None:
+    u = latents(2.0).round()
+    found, wanted = (n.step_bits(u, RATE) for n in (FastPrior(prior, packed(prior)), prior))
+    for ours, true in zip(found, wanted, strict=True):
+        assert off(ours, true) < 1e-4
+
+
+def test_bits_are_exact_where_no_gradient_is_wanted(prior: Prior) -> None:
+    exact = packed(prior)
+    z = latents(1.0).round()
+    with torch.no_grad():
+        bits = FastPrior(prior, exact).bits(z, RATE)
+        assert torch.equal(bits, exact.bits(z, RATE))
+
+
+def test_fast_networks_leave_the_exact_ones_alone(generator: Generator, prior: Prior) -> None:
+    before = [copy.deepcopy(network.state_dict()) for network in (generator, prior)]
+    z = latents(1.0).requires_grad_(True)
+    bits = FastPrior(prior, packed(prior)).bits(z, RATE)
+    (FastGenerator(generator)(z, RATE).sum() + bits.sum()).backward()
+    for network, state in zip((generator, prior), before, strict=True):
+        for name, value in network.state_dict().items():
+            np.testing.assert_array_equal(value.numpy(), state[name].numpy())
