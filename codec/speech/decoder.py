@@ -38,11 +38,14 @@ class Frame:
 class PacketDecoder:
     """Packets to log-mel columns, in playback order. Not thread safe.
 
-    Deterministic: the same packets and losses give the same columns.
+    Deterministic: the same packets and losses give the same columns. quick: draw them by the fast
+    generator, which is some thousandths off, in a third of the time.
     """
 
-    def __init__(self, codec: SpeechEngine, seed: int = 0) -> None:
+    def __init__(self, codec: SpeechEngine, seed: int = 0, *, quick: bool = False) -> None:
         self._codec = codec
+        networks = codec.searchable
+        self._generator = networks.fast_generator if quick else networks.generator
         self._short_id = short_id(codec.model_id)
         self._noise = NoiseTexture(seed)
         self._concealer = Concealer(self._generate, codec.networks.rescale, self._noise)
@@ -152,7 +155,7 @@ class PacketDecoder:
 
     @torch.no_grad()
     def _generate(self, latents: Tensor, rate: Tensor) -> FloatArray:
-        columns: FloatArray = self._codec.searchable.generator(latents, rate).cpu().numpy()
+        columns: FloatArray = self._generator(latents, rate).cpu().numpy()
         return columns
 
 

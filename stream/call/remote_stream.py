@@ -96,7 +96,7 @@ class RemoteStream:
         if decoder is None:
             from codec.speech.decoder import PacketDecoder
 
-            decoder = PacketDecoder(codec)
+            decoder = PacketDecoder(codec, quick=True)
             self._model = short_id(codec.model_id)
         self.party = party
         self.name = self.fingerprint = self.preset = ""
