@@ -41,7 +41,8 @@ def test_without_onednn_everything_runs_in_single_precision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As in a PyTorch that was built without it: its operators are not there at all."""
-    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    for name in ("mkldnn", "quantized"):
+        monkeypatch.setattr(torch.ops, name, SimpleNamespace())
     assert not fast_in_half(CPU)
     codec, picture = tiny_codec(tmp_path), photograph(48, 48)
     found = codec.decode(codec.encode(picture, EncodeSettings(iterations=2)))
@@ -49,4 +50,5 @@ def test_without_onednn_everything_runs_in_single_precision(
     networks = search_networks(load_speech_model("speech"))
     rate = torch.ones(1)
     z = torch.zeros_like(networks.encoder(torch.zeros(1, 128, 128), rate))
-    torch.testing.assert_close(networks.fast_generator(z, rate), networks.generator(z, rate))
+    fast, exact = networks.fast_generator(z, rate), networks.generator(z, rate)
+    torch.testing.assert_close(fast, exact, atol=1e-4, rtol=0.0)

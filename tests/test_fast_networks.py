@@ -75,7 +75,7 @@ RATE = torch.tensor([0.0, 0.75, 2.0])
 
 def off(a: Tensor, b: Tensor) -> float:
     """How far a is from b, relative to b."""
-    return float((a - b).norm() / b.norm())
+    return float(((a - b).norm() / b.norm()).detach())
 
 
 @pytest.mark.parametrize("spread", [0.5, 4.0])

@@ -99,7 +99,7 @@ def test_networks_see_no_more_of_the_past_than_they_are_given(
     with torch.no_grad():
         for network, whole, seen, unit in (
             (networks.generator, z, past, 1),
-            (networks.encoder, x, codec.networks.encoder_past, STEP_HOPS),
+            (codec.networks.encoder, x, codec.networks.encoder_past, STEP_HOPS),
         ):
             of_newest = slice(-steps * STEP_HOPS, None) if unit == 1 else slice(-steps, None)
             expected = network(whole, rate)[:, of_newest]

@@ -18,7 +18,7 @@ from codec.signal.comfort_noise import DB_PER_UNIT, PAYLOAD_BYTES
 from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import PacketDecoder
-from codec.speech.encoder import BLOCK, EncodedPacket, SpeechEncoder, live_encoder, tail_of
+from codec.speech.encoder import AHEAD, BLOCK, EncodedPacket, SpeechEncoder, live_encoder, tail_of
 from codec.speech.presets import PRESETS
 from codec.speech.ratecontrol import OPENING_SECONDS, RESERVOIR_SECONDS, STEP_SECONDS
 
@@ -170,9 +170,27 @@ def test_searches_keep_their_time(
         before = clock.now
         encoded = encoder.push(samples[start : start + 800])
         # The looks that are no step: around the search, its last step, and the packet.
-        assert clock.now - before <= budget + 10 * tick
+        assert clock.now - before <= (budget if encoded else AHEAD * budget) + 10 * tick
         searched += sum(each.iterations for each in encoded)
     assert searched > 0 or tick > 0.003
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_the_first_half_of_a_long_block_is_searched_ahead(
+    codec: SpeechCodec, clip: FloatArray, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In calls, whose time is limited. The rest of the search begins where that has come to."""
+    samples = clip[8_000 : 8_000 + 16 * STEP_SAMPLES + LOOK_AHEAD]
+    encoded = run(encoder_of(codec, steps, iterations=3, budget=1e9), samples)
+    ahead = steps >= BLOCK
+    assert [each.iterations for each in encoded] == [6 if ahead else 3] * (16 // steps)
+    assert all(0.0 < each.cost <= each.start_cost for each in encoded)
+    monkeypatch.setattr("codec.speech.encoder.AHEAD", 0.0)
+    plain = run(encoder_of(codec, steps, iterations=3, budget=1e9), samples)
+    begun, at_first = (sum(each.start_cost for each in found) for found in (encoded, plain))
+    assert begun < at_first if ahead else begun == at_first
+    heard = decoded(codec, encoded)[: 16 * STEP_SAMPLES]
+    assert np.corrcoef(envelope(heard), envelope(samples[: 16 * STEP_SAMPLES]))[0, 1] > 0.9
 
 
 def test_tails_fit_the_packets() -> None:

@@ -40,7 +40,7 @@ IMAGE = Schedule(0.6, 1.0, 0.3, 1.0, 1.0, bits_first=False)
 
 @dataclass(frozen=True)
 class Steps:
-    """Whole latents [B, S, C], their cost [B], and the effect of one step of each index.
+    """Whole latents [B, S, C], their cost and bits [B], and the effect of one step of each index.
 
     slope, curvature: first and second derivative of the distance; lower, higher: bits that one step
     down and up add; all [B, S, C].
@@ -48,6 +48,7 @@ class Steps:
 
     latents: Tensor
     cost: Tensor
+    bits: Tensor
     slope: Tensor
     curvature: Tensor
     lower: Tensor
@@ -163,4 +164,4 @@ class Rdoq:
         cost = distance + self._price * taken
         if self._limit is not None:
             cost = torch.where(taken > self._limit, torch.inf, cost)
-        return Steps(latents, cost, slope, self._curvature, lower, higher)
+        return Steps(latents, cost, taken, slope, self._curvature, lower, higher)

@@ -31,8 +31,8 @@ from codec.packet import (
     Packet,
     short_id,
 )
-from codec.search.admm import cheapen, search, threads_for
-from codec.search.problem import Distance, Method, Networks, SearchSettings
+from codec.search.admm import cheapen, refine, search, threads_for
+from codec.search.problem import Distance, Method, Networks, SearchResult, SearchSettings
 from codec.search.sliding import NewestDistance, following
 from codec.signal import analysis
 from codec.signal.activity import ActivityDetector
@@ -47,7 +47,11 @@ if TYPE_CHECKING:
     from codec.speech.engine import SpeechEngine
 
 BLOCK = 4  # the most latent steps that a call searches at once
-LONGEST_TAIL, TAIL_SHARE = 0.05, 0.35  # of the search in a call: seconds, and share of its block
+# Of the search in a call: seconds, and share of its block.
+LONGEST_TAIL, TAIL_SHARE = 0.04, 0.35
+AHEAD = (
+    1.5  # times as long is the first half of a full block searched, while the rest is being said
+)
 CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
 KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
 UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost
@@ -58,7 +62,7 @@ _TAIL_BITS = 8.0  # what whole bytes cost at most beyond the ideal
 _CERTAINTY = 1.01  # margin for the prior's estimate against the coder's integer tables
 _RETRIES = 16  # cheaper warm starts tried for a packet that exceeds its allowance
 _COLUMNS_KEPT = 256  # for display
-_LEARNING = 0.3  # share of what the last search took too long by which the next ones are shorter
+_LEARNING = 0.3  # weight of the latest search in how long an iteration takes
 LEAST_PACKET = 16  # bytes that a limit of packets must leave
 
 
@@ -76,7 +80,7 @@ class EncodedPacket:
     """A packet and how it came about.
 
     packet: None where a pause goes on and nothing need be sent; step: number of its first step;
-    steps: how many it holds; active: whether it is speech; iterations: search steps, of its last
+    steps: how many it holds; active: whether it is speech; iterations: search steps of its last
     block; cost, start_cost: true cost of what was found there and of the encoder network's own
     output, 0 without speech; seconds: spent on all of it; payload_bits: without the header.
     """
@@ -163,6 +167,10 @@ class BlockCoder:
         z = networks.encoder(x, rate)[:, -steps:]
         bits = networks.prior.bits(networks.quantise(z, 0.0), rate).sum()
         return z, float(bits) * self._coder.overhead
+
+    def rescale(self, z: torch.Tensor, rate: torch.Tensor, new_rate: torch.Tensor) -> torch.Tensor:
+        """Latents [B, S, C] of rate points [B or 1] in the quantisation steps of others."""
+        return self._codec.networks.rescale(z, rate, new_rate)
 
     def plan(self, bits: Bits, steps: int) -> Plan:
         """Plan the first block of a packet, which is expected to take `bits` [qualities]."""
@@ -259,6 +267,15 @@ class _Block:
     start_cost: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Head:
+    """What was found of the first half of a block: latents [1, S, C], their rate point [1]."""
+
+    latents: torch.Tensor
+    rate: torch.Tensor
+    iterations: int
+
+
 class SpeechEncoder:
     """Samples in, packets out. For one thread.
 
@@ -284,7 +301,8 @@ class SpeechEncoder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """iterations: search steps of a block (None: the preset's, or as many as the budget
-        allows); budget: seconds of search of a block, from when it is whole; entropy: the entropy
+        allows); budget: seconds of search of a block, from when it is whole, and of its first half
+        before that (None: files' search, which is as long as it takes); entropy: the entropy
         coder (None: the preset's); session: whether packets take their session form (None: all but
         whole frames do); chained: whether they look back (None: the short ones do); activity: finds
         the pauses, which become comfort noise and then nothing (None: all is speech); most_bytes:
@@ -311,9 +329,9 @@ class SpeechEncoder:
         self._waiting: list[FloatArray] = []  # whole frames that are searched together
         self._history = History(codec)
         self._sequence = self._step = 0
-        self._reserve = 0.0  # seconds of the budget that a search does not get
+        self._round = 0.0  # seconds that an iteration takes, lately
         self._quality = codec.settings.quality  # of the latest packet
-        self._growth: Bits | None = None  # of bits with quality, relative to a quality used
+        self._growth: Bits | None = None  # payload bits at each quality, lately
         self._growth_until = 0  # step
         self._since_key = self._unchained = 0  # steps
         self._pause: bytes | None = None  # what a pause was last said to sound like
@@ -442,6 +460,7 @@ class SpeechEncoder:
             self._quality, self._growth = self._next_preset.quality, None
         self._coder.layout(self._steps, self._header_bytes)
         self._blocks: list[_Block] = []
+        self._head: _Head | None = None
         self._seconds = 0.0
         self._before = copy.copy(self._history)
         self._chained = False
@@ -455,7 +474,10 @@ class SpeechEncoder:
 
     def _advance(self) -> list[EncodedPacket]:
         """A step was analysed: search the block and send the packet that it completes."""
-        if self._filled % self._block:
+        left = -self._filled % self._block
+        if left:
+            if self._budget is not None and 2 * left == self._block == BLOCK:
+                self._search_ahead()
             return []
         if self._block == FRAME_STEPS and self._activity is None:
             self._waiting.append(self._columns)
@@ -488,19 +510,20 @@ class SpeechEncoder:
         chained = self._chained or bool(self._blocks)
         window, x, networks = self._window(steps, chained)
         with threads_for(x):
+            quality = self._likely_quality
+            guess, bits = coder.guess(window, networks(quality), steps, quality)
             if not self._blocks:
-                bits, quality, guess = self._expected(window, networks, steps)
-                plan = coder.plan(bits, steps)
+                growth = self._look_at_growth(window, networks(0), steps)
+                plan = coder.plan(growth * (bits / max(growth[quality], 1.0)), steps)
             else:
-                quality = self._blocks[0].plan.quality
-                guess, bits_now = coder.guess(window, networks(quality), steps, quality)
                 left = coder.most - sum(block.bits for block in self._blocks)
-                plan = coder.control.go_on(quality, bits_now + 2 * _TAIL_BITS, steps, left)
+                plan = coder.control.go_on(quality, bits + 2 * _TAIL_BITS, steps, left)
             own = networks(plan.quality)
-            if guess is None or plan.quality != quality:
+            # In a hurry, the guess at the next quality will do.
+            if abs(plan.quality - quality) > (0 if self._budget is None else 1):
                 guess, _ = coder.guess(window, own, steps, plan.quality)
             target = coder.target([plan], steps)
-            start = cheapen(own, guess, target.rate, target.limit)
+            start = cheapen(own, self._begun(guess, target.rate), target.rate, target.limit)
             self._quality = plan.quality
             block = self._found(own, x, target, start, plan, begun, last=last)
         self._blocks.append(block)
@@ -520,44 +543,88 @@ class SpeechEncoder:
     ) -> _Block:
         """The latents of the columns x [1, T, M], searched for if there is time."""
         codec, settings = self._codec, self._search_settings(begun, last=last)
+        before = 0 if self._head is None else self._head.iterations
+        self._head = None
         overhead = self._coder.overhead
         if self._budget is not None and settings.method == "none":
             latents = networks.quantise(start, 0.0)
             with torch.no_grad():
                 bits = networks.prior.bits(latents, target.rate).sum()
-            block = _Block(codec.networks.indices_of(latents)[0], plan, float(bits) * overhead)
+            block = _Block(
+                codec.networks.indices_of(latents)[0], plan, float(bits) * overhead, before
+            )
         else:
-            found = search(
-                networks, self._distance(), x, target.rate, target.weight, settings,
-                start=start, allowed_bits=target.limit, clock=self._clock,
-            )  # fmt: skip
+            if self._budget is not None:
+                found = self._refined(networks, x, target, settings, start)
+            else:
+                found = search(
+                    networks, self._distance(), x, target.rate, target.weight, settings,
+                    start=start, allowed_bits=target.limit, clock=self._clock,
+                )  # fmt: skip
             block = _Block(
                 codec.networks.indices_of(found.indices)[0], plan,
-                float(found.bits[0]) * overhead, found.iterations,
+                float(found.bits[0]) * overhead,
+                before + found.iterations,
                 float(found.cost[0]), float(found.start_cost[0]),
             )  # fmt: skip
-        if self._budget is not None and last:
-            # What the ends of a search take is not part of its budget: learn to leave time for it.
-            over = self._clock() - begun - self._budget
-            self._reserve = min(max(self._reserve + _LEARNING * over, 0.0), self._budget)
         return block
 
-    def _expected(
-        self, window: torch.Tensor, networks: Callable[[int], Networks], steps: int
-    ) -> tuple[Bits, int, torch.Tensor | None]:
-        """Bits of the first block of a packet at each quality, and the first guess at one of them.
+    def _refined(
+        self,
+        networks: Networks,
+        x: torch.Tensor,
+        target: Target,
+        settings: SearchSettings,
+        start: torch.Tensor,
+    ) -> SearchResult:
+        """A search in limited time, which tells how long the next one's iterations will take."""
+        begun = self._clock()
+        found = refine(
+            networks, self._distance(), x, target.rate, target.weight, settings,
+            start=start, allowed_bits=target.limit, clock=self._clock,
+        )  # fmt: skip
+        taken = (self._clock() - begun) / found.iterations
+        # What once took long, as the first search does, is soon forgotten.
+        self._round += _LEARNING * (taken - self._round)
+        return found
 
-        How bits grow with quality is looked at once in a frame's time, between that only how many
-        they are at the quality used last.
-        """
-        coder, quality = self._coder, self._quality
+    def _look_at_growth(self, window: torch.Tensor, networks: Networks, steps: int) -> Bits:
+        """How bits grow with quality, which is looked at once in a frame's time."""
         if self._growth is None or self._step >= self._growth_until:
-            bits = coder.bits(window, networks(0), steps)[0]
-            self._growth = bits / max(float(bits[quality]), 1.0)
+            self._growth = self._coder.bits(window, networks, steps)[0]
             self._growth_until = self._step + FRAME_STEPS
-            return bits, quality, None
-        guess, level = coder.guess(window, networks(quality), steps, quality)
-        return self._growth * level, quality, guess
+        return self._growth
+
+    @property
+    def _likely_quality(self) -> int:
+        """Of the block at hand: that of its packet, or of the packet before."""
+        return self._blocks[0].plan.quality if self._blocks else self._quality
+
+    # --- the first half of a block ---------------------------------------------------------------
+
+    def _search_ahead(self) -> None:
+        """Search the first half of a block while the other is being said."""
+        coder, steps, begun = self._coder, self._block // 2, self._clock()
+        settings = self._search_settings(begun, last=False)
+        quality = self._likely_quality
+        if settings.method == "none" or settings.iterations == 0:
+            return
+        window, x, networks = self._window(steps, bool(self._blocks) or self._looks_back())
+        with threads_for(x):
+            own = networks(quality)
+            guess, _ = coder.guess(window, own, steps, quality)
+            target = coder.target([Plan(quality, np.inf)], steps)
+            found = self._refined(own, x, target, settings, guess)
+            self._look_at_growth(window, networks(0), steps)
+        self._head = _Head(found.indices, target.rate, found.iterations)
+        self._seconds += self._clock() - begun
+
+    def _begun(self, guess: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+        """A guess [1, S, C] at a block, with what has been found of its first half."""
+        if self._head is None:
+            return guess
+        head = self._coder.rescale(self._head.latents, self._head.rate, rate)
+        return torch.cat((head, guess[:, head.shape[1] :]), dim=1)
 
     def _window(
         self, steps: int, chained: bool
@@ -593,8 +660,8 @@ class SpeechEncoder:
         if not last and self._activity is not None and not self._activity.frame_active():
             return replace(settings, method="none")  # most likely part of a pause
         if self._budget is not None:
-            left = self._budget - self._reserve - (self._clock() - begun)
-            if left <= 0.0:
+            left = (1.0 if last else AHEAD) * self._budget - (self._clock() - begun)
+            if left <= self._round:
                 return replace(settings, method="none")
             settings = replace(settings, budget=left)
         return settings

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +24,6 @@ Net = TypeVar("Net", bound=nn.Module)
 Map = Callable[[Tensor], Tensor]
 
 
-@cache
 def can_pack() -> bool:
     """Whether oneDNN's packed linear layers are there and work."""
     try:
@@ -89,7 +88,6 @@ def packed(network: Net, *, differentiable: bool = False) -> Net:
     return out
 
 
-@cache
 def can_quantise() -> bool:
     """Whether PyTorch's products with weights in 8-bit integers are there and work.
 
