@@ -245,6 +245,7 @@ class FakeCall(Call):
             ),
             latency=replace(latency, total=total),
             real_time=0.034,
+            grown=0.33 * lossy,
         )
 
     def _spectrogram(self, now: float, voice: int, heard: bool, gaps: bool = False) -> Spectrogram:

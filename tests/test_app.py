@@ -185,7 +185,13 @@ def test_looks(name: str) -> None:
                 *("search   15 steps", "loss 0.919 → 0.701", "real time 0.56×", "IP 6468 bit/s"),
             ],
         ),
-        ("loss", ["lost    9", "late    2", "partly late    3", "concealed  11.6 s"]),
+        (
+            "loss",
+            [
+                *("lost    9", "late    2", "partly late    3", "concealed  11.6 s"),
+                "▲ 330 ms more",
+            ],
+        ),
         ("reconnecting", ["▲ connection lost, trying again: nothing heard for 3.1 s"]),
         ("insecure", ["✗ NOT secured"]),
         ("overloaded", ["▲ overloaded"]),

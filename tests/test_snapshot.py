@@ -52,3 +52,7 @@ def test_a_snapshot_as_text_holds_rate_and_delay():
     assert "in 1k2 0 bit/s" in line
     assert "1234 ms" in line
     assert line.endswith("in not heard")
+    assert "grown" not in line
+    first, *others = snapshot().listeners
+    late = replace(snapshot(), listeners=(replace(first, grown=0.31), *others))
+    assert "delay 1234 ms (grown by 310)" in to_line(late)

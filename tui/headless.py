@@ -87,6 +87,8 @@ def to_line(snapshot: Snapshot) -> str:
         arrivals, total = party.arrivals, party.latency.total
         preset = f" {party.preset}" if party.preset else ""
         delay = "-" if total is None else f"{1000 * total:.0f} ms"
+        if party.grown:
+            delay += f" (grown by {1000 * party.grown:.0f})"
         parts.append(
             f"in{preset} {party.rate.now:.0f} bit/s lost {arrivals.lost}"
             f" late {arrivals.late + arrivals.partly_late} delay {delay}"

@@ -362,8 +362,8 @@ class CallApp(App[None]):
         if room.display:
             room.show(snapshot.listeners, self._selected, now)
         self._main(HeardVoice).show(snapshot, listener, now)
-        latency = listener.latency if listener is not None else Latency()
-        self._main(LatencyBar).show(latency, snapshot.link.round_trip)
+        latency, grown = (listener.latency, listener.grown) if listener else (Latency(), 0.0)
+        self._main(LatencyBar).show(latency, snapshot.link.round_trip, grown)
         self._main(KeyBar).show(snapshot)
         if isinstance(self.screen, Details):
             self.screen.show(snapshot, listener)

@@ -21,9 +21,11 @@ class LatencyBar(Painted):
         self._colour = colour
         self._latency = Latency()
         self._round_trip: float | None = None
+        self._grown = 0.0
 
-    def show(self, latency: Latency, round_trip: float | None) -> None:
-        self._latency, self._round_trip = latency, round_trip
+    def show(self, latency: Latency, round_trip: float | None, grown: float) -> None:
+        """grown: seconds of it that were not there before, 0 where that is nothing unusual."""
+        self._latency, self._round_trip, self._grown = latency, round_trip, grown
         self.repaint()
 
     def paint(self, width: int, height: int) -> list[Line]:
@@ -33,6 +35,8 @@ class LatencyBar(Painted):
             ("   mouth to ear ", "label"),
             (milliseconds(self._latency.total), "strong"),
         ]
+        if self._grown:
+            notes.append((f"  ▲ {milliseconds(self._grown).strip()} more", "warn"))
         column = width // len(PARTS)
         if column < 10:  # too narrow for a legend: the bar and the total must do
             return [heading("latency", notes, width), self._bar(width)]
