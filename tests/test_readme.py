@@ -1,9 +1,11 @@
 """The README is correct: its commands and Python examples run as written.
 
 Code blocks are distinguished by their info string. ```` ```sh ```` blocks run in order, in one
-folder that holds the shipped clips and pictures; ```` ```python ```` blocks run there too, each in
-its own interpreter. ```` ```sh no-test ```` is for commands that need data, hours, a network or a
-sound card: those lines are checked word by word against `--help` and `make -n`.
+folder that holds the beginnings of the shipped clips and pictures; ```` ```python ```` blocks run
+there too, in an interpreter of their own. Blocks of plain `sotto` commands run in this process,
+which saves starting a Python for each; those that need a shell get one. ```` ```sh no-test ```` is
+for commands that need data, hours, a network or a sound card: those lines are checked word by word
+against `--help` and `make -n`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import stat
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+import soundfile
+from PIL import Image
+
+from tui.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -27,6 +32,9 @@ SUBCOMMANDS_OF = {"image", "train", "bench"}
 # Commands of a no-test block that are the shell's or the system's own.
 FOREIGN = {"cd", "git", "sudo", "source", "."}
 BLOCK_SECONDS = 600
+# As much as the examples need: three frames of speech, and more than one tile of a picture.
+SPEECH_SECONDS = 2.2
+PICTURE_PIXELS = (160, 96)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,14 @@ def split_sotto(command: list[str]) -> tuple[list[str], list[str]]:
     return command[1 : 1 + depth], flags
 
 
+def plain_commands(code: str) -> list[list[str]] | None:
+    """The words of a block's commands, if all are `sotto` without anything that a shell adds."""
+    if set(code) & set("|&;<>()$`*?~"):
+        return None
+    found = commands(code)
+    return found if all(command[0] == "sotto" for command in found) else None
+
+
 def readme_blocks(language: str, *, tested: bool) -> list[Block]:
     blocks = code_blocks(README.read_text(encoding="utf-8"))
     return [block for block in blocks if block.language == language and block.tested is tested]
@@ -136,39 +152,67 @@ def run(command: list[str], folder: Path, variables: dict[str, str], what: str) 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like the checkout to the README's examples."""
-    folder = tmp_path / "checkout"
+    """A folder that looks like the checkout to the README's examples, with less in it."""
+    folder = tmp_path / "checkout" / "tests"
     for name in ("clips", "images"):
-        shutil.copytree(ROOT / "tests" / name, folder / "tests" / name)
-    return folder
+        (folder / name).mkdir(parents=True)
+    for path in (ROOT / "tests" / "clips").glob("*.flac"):
+        samples, rate = soundfile.read(path, dtype="int16", frames=int(SPEECH_SECONDS * 16_000))
+        soundfile.write(folder / "clips" / path.name, samples, rate)
+    for path in (ROOT / "tests" / "images").glob("*.png"):
+        with Image.open(path) as picture:
+            picture.crop((0, 0, *PICTURE_PIXELS)).save(folder / "images" / path.name)
+    return folder.parent
 
 
-def test_shell_examples(tmp_path: Path, checkout: Path) -> None:
+def test_shell_examples(
+    tmp_path: Path,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     variables = environment(tmp_path)
+    monkeypatch.chdir(checkout)
     blocks = readme_blocks("sh", tested=True)
     used = {tuple(command[:2]) for block in blocks for command in commands(block.code)}
     assert {("sotto", name) for name in ("encode", "decode", "transcode", "info")} <= used
+    plain = 0
     for block in blocks:
-        # As typed at a prompt, except that the first failure ends it.
-        script = f"set -e -o pipefail\n{block.code}"
-        run(["bash", "-c", script], checkout, variables, f"README.md:{block.line}")
+        where = f"README.md:{block.line}"
+        words = plain_commands(block.code)
+        if words is None:
+            # As typed at a prompt, except that the first failure ends it.
+            script = f"set -e -o pipefail\n{block.code}"
+            run(["bash", "-c", script], checkout, variables, where)
+            continue
+        for command in words:
+            assert main(command[1:]) == 0, f"{where}: {shlex.join(command)}: {capfd.readouterr()}"
+            plain += 1
+    assert 0 < plain < sum(len(commands(block.code)) for block in blocks)
 
 
 def test_python_examples(tmp_path: Path, checkout: Path) -> None:
-    variables = environment(tmp_path)
+    """All in one interpreter, but each with its own names."""
     blocks = readme_blocks("python", tested=True)
     assert len(blocks) >= 2
     assert not readme_blocks("python", tested=False)
-    for block in blocks:
-        run([sys.executable, "-c", block.code], checkout, variables, f"README.md:{block.line}")
+    files = [tmp_path / f"README.md:{block.line}" for block in blocks]
+    for file, block in zip(files, blocks, strict=True):
+        file.write_text(block.code, encoding="utf-8")
+    one_by_one = "import runpy, sys\nfor path in sys.argv[1:]: runpy.run_path(path)"
+    command = [sys.executable, "-c", one_by_one, *map(str, files)]
+    run(command, checkout, environment(tmp_path), "README.md")
 
 
-def test_commands_that_are_not_run_exist(tmp_path: Path) -> None:
+def test_commands_that_are_not_run_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     variables = environment(tmp_path)
 
     @lru_cache
     def help_words(*subcommand: str) -> frozenset[str]:
-        text = run(["sotto", *subcommand, "--help"], tmp_path, variables, " ".join(subcommand))
+        assert main([*subcommand, "--help"]) == 0, subcommand
+        text = capsys.readouterr().out
         return frozenset(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", text))
 
     checked = 0
@@ -242,6 +286,15 @@ def test_subcommands_and_flags_are_told_apart() -> None:
     train = ["sotto", "train", "speech", "--data", "DIR", "--minutes=5"]
     assert split_sotto(train) == (["train", "speech"], ["--data", "--minutes"])
     assert split_sotto(["sotto", "encode", "-", "x.sotto"]) == (["encode"], [])
+
+
+def test_what_needs_a_shell_is_told_from_what_does_not() -> None:
+    assert plain_commands("sotto info a.sotto  # here\nsotto encode \\\n  a 'b c'\n") == [
+        ["sotto", "info", "a.sotto"],
+        ["sotto", "encode", "a", "b c"],
+    ]
+    for code in ("ls", "sotto info a > b", "sotto info *.sotto", "sotto listen &\nwait"):
+        assert plain_commands(code) is None
 
 
 def test_a_failing_command_fails_the_test(tmp_path: Path) -> None:
