@@ -5,13 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
-import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,14 +22,10 @@ from codec.container import ContainerWriter, StreamHeader
 from codec.errors import BadInput, BadStream
 from codec.packet import Packet, short_id
 from models.evaluation import clips, coding, estimates, peers, phones, scores, speech, tables
+from tests.measured_codecs import Broken, Noise, noisy
 from tui import cli
 
 LETTERS = st.lists(st.sampled_from("abc"), max_size=7)
-
-
-def noisy(samples, ratio, seed=1):
-    noise = np.random.default_rng(seed).normal(0, 1, len(samples))
-    return samples + ratio * np.std(samples) * noise
 
 
 # --- scores ---------------------------------------------------------------------------------
@@ -335,39 +328,6 @@ def test_absent_peers_are_named(monkeypatch):
 # --- the benchmark --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Noise(coding.Codec):
-    """A codec that adds noise and says it spent fewer bits for more of it."""
-
-    name: str = "noise"
-    line: str = "noise"
-    ratio: float = 0.1
-
-    def run(self, samples):
-        bits = round(1000 * len(samples) / 16000)
-        decoded = noisy(samples, self.ratio).astype(np.float32)
-        return coding.Coded(decoded, bits, 2 * bits, 0.1, 0.2)
-
-
-@dataclass(frozen=True)
-class Broken(coding.Codec):
-    """A codec that fails in one of several ways."""
-
-    name: str = "broken"
-    line: str = "broken"
-    how: str = "raises"
-
-    def run(self, samples):
-        if self.how == "raises":
-            raise RuntimeError("two\nlines")
-        if self.how == "dies":
-            os._exit(3)
-        if self.how == "hangs":
-            multiprocessing.Event().wait()
-        decoded = {"short": samples[:10], "nan": samples * np.nan}[self.how]
-        return coding.Coded(decoded, 1, 1, 0.0, 0.0)
-
-
 @pytest.fixture
 def spoken(clip):
     return [
@@ -527,6 +487,7 @@ def test_one_subprocess_run_is_quiet_in_a_pipe(tmp_path, clip_path):
     shutil.copy(clip_path, tmp_path)
     command = [sys.executable, "-m", "tui.cli", "bench", "speech", str(tmp_path), "--json", "-"]
     command += ["--presets", "no-such-preset", "--peers", "none", "--max-seconds", "2"]
+    command += ["--workers", "1"]
     done = subprocess.run(
         command, capture_output=True, timeout=300, cwd=Path(__file__).parents[1], check=False
     )
