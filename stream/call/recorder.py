@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -75,11 +76,18 @@ class Recorder:
     are full; `error` then says so and what was recorded stays.
 
     `sent` and `received` never wait and may be called from different threads.
+    clock: seconds, of the same clock as the times of the blocks.
     Raises BadInput when started: not a .wav name, no such directory, no permission.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_frames: int = MAX_FRAMES) -> None:
-        self._path, self._limit = path, max_frames
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_frames: int = MAX_FRAMES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path, self._limit, self._clock = path, max_frames, clock
         self.name = display_name(path)
         self.error: str | None = None
         self.frames = 0
@@ -95,7 +103,7 @@ class Recorder:
         file = self._stack.enter_context(atomic_output(self._path))
         with os_errors("write", self._path):
             _write_at(file.fileno(), _header(0), 0)
-        self._began = time.monotonic()
+        self._began = self._clock()
         self._thread = threading.Thread(
             target=self._run, args=(file,), name="recorder", daemon=True
         )
@@ -131,7 +139,7 @@ class Recorder:
         while not last and self.error is None:
             last = self._stopping.wait(_INTERVAL)
             ready = (self._sent.available, self._received.available)
-            patience = int((time.monotonic() - self._began - _WAIT) * SAMPLE_RATE) - self.frames
+            patience = int((self._clock() - self._began - _WAIT) * SAMPLE_RATE) - self.frames
             count = max(ready) if last else max(min(ready), patience)
             try:
                 self._append(file.fileno(), count)
