@@ -28,7 +28,7 @@ HOST = Offer(MODEL, "2k", "Ann")
 GUEST = Offer(MODEL, "1k2", "Bob")
 
 
-WAIT = 40.0  # seconds anything may take on a busy machine
+WAIT = 60.0  # seconds anything may take on a busy machine
 
 
 class Ear:

@@ -716,18 +716,19 @@ def test_a_key_is_answered_while_other_threads_keep_both_cores_busy() -> None:
         try:
             for _ in range(9):
                 before = len(call.calls)
-                begun = time.monotonic()
+                begun, spent = time.monotonic(), time.process_time()
                 app.simulate_key("m")
-                while len(call.calls) == before and time.monotonic() - begun < 10:
+                while len(call.calls) == before and time.monotonic() - begun < 60:
                     await asyncio.sleep(0)
-                waits.append(time.monotonic() - begun)
+                # Of both cores, and not of other programs, which may take their turns.
+                waits.append(time.process_time() - spent)
         finally:
             stop.set()
             for thread in threads:
                 thread.join()
 
     play("talking", press)
-    assert statistics.median(waits) < 0.3
+    assert statistics.median(waits) < 2 * 0.3
     assert sys.getswitchinterval() == interval
 
 

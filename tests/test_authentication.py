@@ -80,7 +80,7 @@ def test_the_longest_packet_goes_both_ways(ends, people, secured):
         other.audio(packet)
 
 
-def test_an_unknown_key_is_reported_on_both_sides_within_two_seconds(ends, people):
+def test_an_unknown_key_is_reported_on_both_sides(ends, people):
     host_side, guest_side = people
     host = ends(Listener("127.0.0.1:0", HOST, host_side))
     guest = ends(
@@ -92,8 +92,8 @@ def test_an_unknown_key_is_reported_on_both_sides_within_two_seconds(ends, peopl
         )
     )
     shown = guest_side.keys.fingerprint
-    assert f"does not know our key {shown}" in guest.state(CallState.REFUSED, 2.0).reason
-    host.until(lambda e: isinstance(e, Notice) and shown in e.text, 2.0)
+    assert f"does not know our key {shown}" in guest.state(CallState.REFUSED).reason
+    host.until(lambda e: isinstance(e, Notice) and shown in e.text)
     assert not any(isinstance(event, Joined) for event in host.heard)
 
 
@@ -104,10 +104,10 @@ def test_a_listener_with_another_key_is_reported_on_both_sides(ends, people):
     guest = ends(
         Caller("127.0.0.1", host.endpoint.port, GUEST, replace(guest_side, peer_key=expected))
     )
-    reason = guest.state(CallState.REFUSED, 2.0).reason
+    reason = guest.state(CallState.REFUSED).reason
     assert "not the expected one" in reason
     assert keys.fingerprint(expected) in reason
-    host.until(lambda e: isinstance(e, Notice) and "another key" in e.text, 2.0)
+    host.until(lambda e: isinstance(e, Notice) and "another key" in e.text)
 
 
 def test_a_caller_without_keys_is_not_let_in(ends, people):

@@ -556,9 +556,9 @@ def test_packets_come_out_of_a_pipe_as_they_go_in():
         for packet in FRAMES:
             writer.write(packet)
             # The next packet is only written once this one is out.
-            assert arrived.acquire(timeout=30)
+            assert arrived.acquire(timeout=60)
         writer.finish(0)
-    listener.join(timeout=30)
+    listener.join(timeout=60)
     assert got == FRAMES
     assert not listener.is_alive()
 

@@ -134,8 +134,8 @@ def test_a_call_with_a_screen_hangs_up_in_time_without_statistics(full: str) -> 
             seconds=0.5,
         )
         with live.following(call, watch):
-            assert "no space left" in warnings.get(timeout=30)
-            assert call.over.wait(30)
+            assert "no space left" in warnings.get(timeout=60)
+            assert call.over.wait(60)
     assert warnings.empty()
 
 

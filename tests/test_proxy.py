@@ -28,7 +28,7 @@ from stream.link.wire import MAX_MESSAGE
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
-WAIT = 20.0
+WAIT = 60.0  # seconds anything may take on a busy machine
 OFFER = Offer("9f3c0a1b2c3d4e5f", "2k", "Ann")
 
 
@@ -333,19 +333,19 @@ def test_a_message_without_end_takes_no_memory_and_a_call_goes_through(endless):
     block = part * (65_536 // len(part))
     attempts = 0
     with listener(LISTENER) as (process, port):
-        until = time.monotonic() + 2.0
-        while time.monotonic() < until:
+        begun = time.monotonic()
+        while attempts < 3 or time.monotonic() < begun + 2.0:
             attempts += 1
+            assert time.monotonic() < begun + WAIT
             with (
                 contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", port), 5.0) as peer,
+                socket.create_connection(("127.0.0.1", port), WAIT) as peer,
             ):
                 peer.sendall(HANDSHAKE)
-                while time.monotonic() < until:
+                while time.monotonic() < begun + WAIT:  # it is cut off long before
                     peer.sendall(block)
         assert gets_through(port)
         out, _ = process.communicate("\n", timeout=WAIT)
     grown, turned_away = out.split()
-    assert attempts >= 3
     assert float(grown) < 10.0  # without a proxy: about 80 MB a second
     assert int(turned_away) >= 3

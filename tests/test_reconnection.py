@@ -38,6 +38,8 @@ from tests.link_peers import (
     raw_dealer,
 )
 
+SOON = 15.0  # seconds; two or three of them on a machine that is not busy
+
 
 class Relay:
     """A TCP relay that can stall (nothing passes, connections stay) or be cut (none come about)."""
@@ -136,7 +138,7 @@ def test_talking_again_soon_after_the_network_is_back(relayed):
     guest.state(CallState.TALKING)
     seconds = time.monotonic() - back
     host.state(CallState.TALKING)
-    assert seconds < 3.0
+    assert seconds < SOON
     assert host.joined().party == 1
     assert guest.say(b"here again", time.monotonic())
     host.audio(b"here again")
@@ -185,9 +187,10 @@ def test_a_cut_connection_is_dialled_again_at_once(relayed):
     for ear in (host, guest):
         ear.forget()
     relay.cut()
-    guest.state(CallState.RECONNECTING, 2.0)
+    # Known at once: it was not the silence that told.
+    assert guest.state(CallState.RECONNECTING).reason == "the connection was closed"
     relay.stalled = False
-    guest.state(CallState.TALKING, 3.0)
+    guest.state(CallState.TALKING)
     host.joined()
 
 
@@ -305,4 +308,4 @@ def test_an_interface_goes_down_and_comes_back(outage, side):
         two.link_up(side)
         word, again = next_state()
         assert word == "TALKING"
-        assert again - up < 3.0
+        assert again - up < SOON

@@ -474,7 +474,7 @@ def test_threads(clip):
         time.sleep(0.02)
     stop.set()
     for thread in threads:
-        thread.join(10.0)
+        thread.join(60.0)
     assert not errors
     assert stream.snapshot().arrivals.received == counts[0] > 0
     assert stream.snapshot().latency.playout is not None

@@ -69,7 +69,7 @@ def test_two_threads_lose_and_invent_nothing():
         time.sleep(0)
         seen.append(block)
         got += len(block)
-    writer.join(5)
+    writer.join(60)
     assert np.array_equal(np.concatenate(seen), source)
     assert ring.dropped == 0
 

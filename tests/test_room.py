@@ -48,7 +48,7 @@ TAIL = 1.0  # seconds that a tone goes on, so that packets late on a busy machin
 TONES = [400 + 150 * k for k in range(MAX_PARTIES + 1)]
 LEVEL = 0.1
 OFFER = Offer("9f3c0a1b2c3d4e5f", "2k", "")
-WAIT = 40.0
+WAIT = 60.0
 NO_CODEC = cast(SpeechCodec, None)
 
 

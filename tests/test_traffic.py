@@ -63,12 +63,12 @@ def test_the_envelope_is_what_libzmq_writes():
         for thread in threads:
             thread.start()
         dealer.send(b"hello")
-        assert router.poll(20_000)
+        assert router.poll(60_000)
         router.recv_multipart()
         for length in lengths:
             before = sum(seen)
             dealer.send(bytes(length))
-            assert router.poll(20_000)
+            assert router.poll(60_000)
             router.recv_multipart()
             assert sum(seen) - before == envelope(length, secured=True)
         for end in (near, far):

@@ -39,7 +39,7 @@ LOOPBACK = "127.0.0.1"
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CONNECT_SECONDS = 180.0
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 60.0
 _POLL = 0.1
 
 
@@ -106,7 +106,7 @@ class End:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """Ask it to end; returns its exit status and how many seconds that took.
 
-        Raises LaboratoryError if it does not end within 30 s (it is killed then).
+        Raises LaboratoryError if it does not end within a minute (it is killed then).
         """
         begun = time.monotonic()
         if self.running:
