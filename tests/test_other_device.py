@@ -16,6 +16,7 @@ import torch
 from codec.image.base import ImageCodec
 from codec.image.sensing import SenseSettings, Sensor
 from codec.image.settings import EncodeSettings
+from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import PacketDecoder
 from codec.speech.encoder import SpeechEncoder
@@ -114,9 +115,11 @@ def test_live_speech(device: torch.device, steps: int) -> None:
     """Blocks, chained packets, losses and another preset on the way."""
     codec = SpeechCodec.load("2k")
     encoder = SpeechEncoder(codec, 2, steps=steps, block=4, session=True)
-    encoded = encoder.push(speech()[:16_000])
+    samples = speech()[: max(12, 3 * steps) * STEP_SAMPLES + LEAD]
+    encoded = encoder.push(samples[: len(samples) // 2])
     encoder.set_preset("3k6")
-    encoded += encoder.push(speech()[16_000:])
+    encoded += encoder.push(samples[len(samples) // 2 :])
+    assert len(encoded) == max(12 // steps, 3)
     decoder = PacketDecoder(codec)
     for number, each in enumerate(encoded):
         assert each.packet is not None

@@ -265,10 +265,20 @@ def test_the_feature_network_trains_resumes_and_loads(packed: Path, tmp_path: Pa
     assert distance(x, x).item() == 0.0 < near.item() < distance(x, -x).item()
 
 
-@pytest.mark.parametrize("key", ["step", "epoch", "place", "spent"])
-def test_a_damaged_checkpoint_of_the_feature_network_is_one_line(packed, tmp_path: Path, key: str):
+@pytest.fixture(scope="module")
+def one_feature_step(packed: Path, tmp_path_factory) -> Path:
+    """WORK of a feature network that was trained for one step."""
     pytest.importorskip("pocketsphinx")
-    assert training(packed, tmp_path, 1).features(None) is not None
+    work = tmp_path_factory.mktemp("features")
+    assert training(packed, work, 1).features(None) is not None
+    return work
+
+
+@pytest.mark.parametrize("key", ["step", "epoch", "place", "spent"])
+def test_a_damaged_checkpoint_of_the_feature_network_is_one_line(
+    packed, one_feature_step, tmp_path: Path, key: str
+):
+    shutil.copytree(one_feature_step, tmp_path, dirs_exist_ok=True)
     path = checkpoints.latest_checkpoint(tmp_path / "features")
     assert path is not None
     state = json.loads((path / "state.json").read_text())
