@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from codec.errors import BadInput
 from codec.files.audio import AudioReader
@@ -295,9 +296,11 @@ def test_a_device_that_cannot_be_opened_is_reported_and_the_call_goes_on(pair):
     assert not call.wait(0.0)
 
 
-def test_a_file_that_is_over_hangs_up_when_asked_to(codec):
+def test_a_file_that_is_over_hangs_up_when_asked_to(codec, clip, tmp_path):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, clip[:16_000], 16_000)
     one, two = wires()
-    short, other = make(codec, one, hang_up=True), make(codec, two)
+    short, other = make(codec, one, clip=path, hang_up=True), make(codec, two, clip=None)
     short.start()
     other.start()
     try:

@@ -22,6 +22,7 @@ def test_kernels_run_where_no_cache_can_be_written(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
     nowhere = tmp_path / "codec" / "__pycache__" / "home"
     environment |= {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere)}
+    environment["NUMBA_OPT"] = "0"  # compiled in less time; how fast they are does not matter
     # Two that are compiled when called, and some that are when imported.
     code = (
         "import numpy as np, codec.signal.phase_kernels\n"
