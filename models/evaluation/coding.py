@@ -10,7 +10,8 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
@@ -255,40 +256,77 @@ def code_clips(
     coding = Coding(codec.name, codec.line, failure=codec.missing())
     if coding.failure is not None:
         return coding
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(there, codec, [c.samples for c in clips]))
-    process.start()
-    there.close()
     try:
-        # The first message says that the codec is loaded, which may take long and is not timed.
-        _receive(here, START_TIMEOUT_S, "starting")
-        for clip in clips:
-            coded = _receive(here, timeout_s, clip.name)
-            coding.coded.append(_checked(coded, clip.samples))
-            step(codec.name)
-        coding.peak_bytes = _receive(here, START_TIMEOUT_S, "ending")
+        with fresh_process(_serve, codec, [clip.samples for clip in clips]) as connection:
+            # The first message says that the codec is loaded, which may take long and is not timed.
+            receive(connection, START_TIMEOUT_S, "starting")
+            for clip in clips:
+                coded = receive(connection, timeout_s, clip.name)
+                coding.coded.append(_checked(coded, clip.samples))
+                step(codec.name)
+            coding.peak_bytes = receive(connection, START_TIMEOUT_S, "ending")
     except SottoError as error:
         return Coding(codec.name, codec.line, failure=one_line(error))
-    finally:
-        here.close()
-        if coding.peak_bytes is None:
-            process.terminate()
-        process.join(10)
-        if process.is_alive():
-            process.kill()
-            process.join()
     peaks = [coded.peak_bytes for coded in coding.coded if coded.peak_bytes is not None]
     coding.peak_bytes = max(peaks, default=coding.peak_bytes)
     return coding
 
 
-def _receive(connection: Connection, timeout_s: float, where: str) -> Any:
+@contextmanager
+def fresh_process(serve: Callable[..., None], *arguments: object) -> Iterator[Connection]:
+    """A process that runs serve(connection, *arguments); its connection is that of the other end.
+
+    The process has ended when the context is left: by itself, or by force after an exception.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, *arguments))
+    process.start()
+    there.close()
+    try:
+        yield here
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        here.close()
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nothing inside is printed by this process, not even by libraries in C."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(stream) for stream in (1, 2)]
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for stream in (1, 2):
+            os.dup2(null, stream)
+        yield
+    finally:
+        # What is still in Python's buffers belongs to the inside.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, copy in enumerate(kept, 1):
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(null)
+
+
+def receive(connection: Connection, timeout_s: float, where: str) -> Any:
+    """The value of the next message (kind, value) of a measuring process.
+
+    Raises Unavailable if it is an error, takes longer than `timeout_s`, or if the process died.
+    """
     try:
         if not connection.poll(timeout_s):
             raise Unavailable(f"took longer than {timeout_s:g} s ({where})")
         kind, value = connection.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise Unavailable(f"its process died ({where})") from None
     if kind == "error":
         raise Unavailable(value)
