@@ -1,7 +1,8 @@
-"""Lyra's runner against stand-ins that accept only the flags of the real programs.
+"""Lyra's runners against stand-ins for its programs and for what runs its networks.
 
-The real programs are not packaged; flags, file names, the dropped remainder and the weights folder
-are those of `lyra/cli_example` in the project's sources (version 1.3).
+The real programs are not packaged, and those here accept only their flags. Flags, file names, the
+dropped remainder and the weights folder are those of `lyra/cli_example` in the project's sources
+(version 1.3); shapes and signatures of the networks are those of their TFLite files.
 """
 
 from __future__ import annotations
@@ -9,13 +10,20 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import types
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from codec.signal.samples import FloatArray
+from models.evaluation import peers
 from models.evaluation.coding import Unavailable
-from models.evaluation.peers import Lyra, installed_peers
+from models.evaluation.peers import Lyra, LyraNetworks, installed_peers
 
 PROGRAM = """#!{python}
 import argparse, struct, sys, wave
@@ -124,3 +132,103 @@ def test_a_rate_lyra_does_not_have_is_reported(programs: Path) -> None:
 def test_absent_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert lyra(3200).missing() == "not installed (encoder_main)"
+
+
+# --- Lyra by its networks -------------------------------------------------------------------
+
+
+class Interpreter:
+    """Stands in for LiteRT.
+
+    The features of a frame are its loudest sample, its indices are that in fifteenths, and what is
+    decoded counts the indices sent and the frames so far.
+    """
+
+    def __init__(self, path: str, num_threads: int | None = None) -> None:
+        self.name = Path(path).stem
+        assert Path(path).is_file()
+        self.frames = 0
+
+    def allocate_tensors(self) -> None:
+        self.ready = True
+
+    def get_input_details(self) -> list[dict[str, int]]:
+        return [{"index": 1}]
+
+    def get_output_details(self) -> list[dict[str, int]]:
+        return [{"index": 2}]
+
+    def set_tensor(self, index: int, value: FloatArray) -> None:
+        assert self.ready and index == 1 and value.dtype == np.float32
+        shape = (1, 320) if self.name == "soundstream_encoder" else (1, 1, 64)
+        assert value.shape == shape
+        self.value = value
+
+    def invoke(self) -> None:
+        self.frames += 1
+
+    def get_tensor(self, index: int) -> FloatArray:
+        assert index == 2
+        if self.name == "soundstream_encoder":
+            return np.full((1, 1, 64), self.value.max(), np.float32)
+        return np.full((1, 320), self.value[0, 0, 0] + self.frames, np.float32)
+
+    def get_signature_runner(self, name: str) -> Callable[..., dict[str, Any]]:
+        assert self.name == "quantizer"
+        return self.encode if name == "encode" else self.decode
+
+    def encode(self, *, input_frames: FloatArray, num_quantizers: np.int32) -> dict[str, Any]:
+        assert input_frames.shape == (1, 1, 64)
+        index = np.full((46, 1, 1), round(float(input_frames[0, 0, 0]) * 15), np.int32)
+        return {"output_1": np.int32(4), "output_0": index}
+
+    def decode(self, *, encoding_indices: NDArray[np.int32]) -> dict[str, Any]:
+        assert encoding_indices.shape == (46, 1, 1) and encoding_indices.dtype == np.int32
+        sent = encoding_indices[encoding_indices >= 0]
+        assert len(set(sent)) == 1
+        value = sent[0] / 15 + 100 * len(sent)
+        return {"output_0": np.full((1, 1, 64), value, np.float32)}
+
+
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of Lyra's networks, and a stand-in for what runs them."""
+    package, module = (
+        types.ModuleType(n) for n in ("ai_edge_litert", "ai_edge_litert.interpreter")
+    )
+    package.__spec__ = ModuleSpec("ai_edge_litert", None)
+    module.Interpreter = Interpreter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", package)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", module)
+    for name in ("soundstream_encoder", "quantizer", "lyragan"):
+        (tmp_path / f"{name}.tflite").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("rate", "sent"), [(3200, 16), (6000, 30)])
+def test_a_clip_goes_through_the_networks_whole(networks: Path, rate: int, sent: int) -> None:
+    peer = LyraNetworks("Lyra", "Lyra", rate, networks)
+    assert peer.missing() is None
+    samples = np.repeat(np.linspace(0, 1, 16), 320)[:-100].astype(np.float32)
+    for _ in range(2):  # each time from a fresh state
+        coded = peer.run(samples)
+        assert coded.payload_bits == coded.total_bits == 16 * 4 * sent  # the last frame too
+        assert len(coded.decoded) == 16 * 320
+        frames = coded.decoded.reshape(16, 320)
+        expected = np.arange(16) / 15 + 100 * sent + np.arange(1, 17)
+        np.testing.assert_allclose(frames, np.repeat(expected[:, None], 320, 1), rtol=1e-5)
+
+
+def test_the_networks_take_the_place_of_the_programs(
+    networks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, absent = installed_peers(["lyra"], networks)
+    assert [type(peer).__name__ for peer in ready] == ["LyraNetworks"] * 2
+    assert [peer.name for peer in ready] == ["Lyra 3200", "Lyra 6000"]
+    assert not absent
+    (networks / "lyragan.tflite").unlink()
+    _, absent = installed_peers(["lyra"], networks)
+    assert absent["Lyra 3200"].startswith("no lyragan.tflite in ")
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    _, absent = installed_peers(["lyra"], networks)
+    assert absent["Lyra 6000"] == "ai_edge_litert is not installed"

@@ -1,4 +1,4 @@
-"""Other speech codecs, run as the programs that their projects ship.
+"""Other speech codecs, run as the programs that their projects ship; Lyra also by its networks.
 
 Bits are those of the codec's frames, without Ogg pages, stream headers and comments. For Speex and
 AMR-NB the payload is the bits of each frame's mode, and the total is what is stored for it: whole
@@ -19,17 +19,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
 from codec.errors import BadStream
+from codec.files.paths import display_name
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from models.evaluation.coding import Codec, Coded, Unavailable
+from models.evaluation.coding import Codec, Coded, Unavailable, silent
 
 TIMEOUT_S = 300.0
 MAX_STDERR = 2_000
@@ -76,6 +80,9 @@ _SPEEX_BITS = {0: 5, 1: 43, 2: 119, 3: 160, 4: 220, 5: 300, 6: 364, 7: 492, 8: 7
 
 _LYRA_FRAME = 320  # samples, 20 ms
 _LYRA_CONFIG = "lyra_config.binarypb"  # among Lyra's weights
+_LYRA_NETWORKS = ("soundstream_encoder", "quantizer", "lyragan")
+_LYRA_FEATURES = 64
+_LYRA_INDICES = 46  # of 4 bits each per frame, at the highest rate; -1 for those that are not sent
 
 
 @dataclass(frozen=True)
@@ -206,6 +213,79 @@ class Lyra(Codec):
         return Coded(audio, bits, bits, encoding.seconds, decoding.seconds, peak)
 
 
+@dataclass(frozen=True)
+class LyraNetworks(Codec):
+    """Lyra 1.2 and later, run in this process by its networks alone.
+
+    folder: holds `soundstream_encoder.tflite`, `quantizer.tflite` and `lyragan.tflite`, as the
+    project's sources do. The indices that would be sent are 4 bits each, and all that is sent.
+    """
+
+    bit_rate: int
+    folder: Path
+
+    def missing(self) -> str | None:
+        if find_spec("ai_edge_litert") is None:
+            return "ai_edge_litert is not installed"
+        for network in _LYRA_NETWORKS:
+            if not self._file(network).is_file():
+                return f"no {network}.tflite in {display_name(self.folder)}"
+        return None
+
+    def _file(self, network: str) -> Path:
+        return self.folder / f"{network}.tflite"
+
+    def prepare(self) -> None:
+        self.run(np.zeros(_LYRA_FRAME, np.float32))
+
+    def run(self, samples: FloatArray) -> Coded:
+        from ai_edge_litert.interpreter import Interpreter
+
+        frames = np.pad(samples, (0, -len(samples) % _LYRA_FRAME)).reshape(-1, 1, _LYRA_FRAME)
+        sent = self.bit_rate * _LYRA_FRAME // SAMPLE_RATE // 4
+        unsent = np.arange(_LYRA_INDICES) >= sent
+        # The networks hold the state of the stream: every clip has its own.
+        with silent():
+            encoder, quantiser, generator = (
+                Interpreter(str(self._file(network)), num_threads=1) for network in _LYRA_NETWORKS
+            )
+            analyse, synthesise = _network(encoder), _network(generator)
+        encode = quantiser.get_signature_runner("encode")
+        decode = quantiser.get_signature_runner("decode")
+
+        begun = time.perf_counter()
+        packets = []
+        for frame in frames:
+            features = analyse(frame).reshape(1, 1, _LYRA_FEATURES)
+            found = encode(input_frames=features, num_quantizers=np.int32(sent))
+            # Of the two outputs the other is one number.
+            indices = next(each for each in found.values() if each.size == _LYRA_INDICES)
+            packets.append(np.where(unsent, -1, indices.ravel()).astype(np.int32))
+        encoded = time.perf_counter()
+        parts = []
+        for packet in packets:
+            (features,) = decode(encoding_indices=packet.reshape(-1, 1, 1)).values()
+            parts.append(synthesise(features.reshape(1, 1, _LYRA_FEATURES)).ravel())
+        ended = time.perf_counter()
+        bits = 4 * sent * len(packets)
+        decoded = np.concatenate(parts).astype(np.float32)
+        return Coded(decoded, bits, bits, encoded - begun, ended - encoded)
+
+
+def _network(interpreter: Any) -> Callable[[FloatArray], FloatArray]:
+    """The function that a TFLite network with one input and one output computes."""
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    target = interpreter.get_output_details()[0]["index"]
+
+    def run(values: FloatArray) -> FloatArray:
+        interpreter.set_tensor(source, values)
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(target))
+
+    return run
+
+
 def _not_installed(*programs: str) -> str | None:
     for program in programs:
         if shutil.which(program) is None:
@@ -213,14 +293,16 @@ def _not_installed(*programs: str) -> str | None:
     return None
 
 
-def installed_peers(names: Sequence[str] | None = None) -> tuple[list[Codec], dict[str, str]]:
+def installed_peers(
+    names: Sequence[str] | None = None, lyra: Path | None = None
+) -> tuple[list[Codec], dict[str, str]]:
     """(peers that can run here, {name: why not} for the others).
 
-    names: of `peer_names` to keep; None keeps all.
+    names: of `peer_names` to keep; None keeps all; lyra: the folder of Lyra's networks.
     """
     ready: list[Codec] = []
     absent: dict[str, str] = {}
-    for peer in all_peers():
+    for peer in all_peers(lyra):
         if names is not None and _key(peer) not in names:
             continue
         reason = peer.missing()
@@ -231,8 +313,11 @@ def installed_peers(names: Sequence[str] | None = None) -> tuple[list[Codec], di
     return ready, absent
 
 
-def all_peers() -> list[Codec]:
-    """Every peer that sotto can run, installed or not."""
+def all_peers(lyra: Path | None = None) -> list[Codec]:
+    """Every peer that sotto can run, installed or not.
+
+    lyra: the folder of Lyra's networks, which then run in place of its programs.
+    """
     files = "{source} {target}"
     peers: list[Codec] = []
     for rate in (1200, 2400, 3200):
@@ -257,7 +342,11 @@ def all_peers() -> list[Codec]:
             encoder += f"{option} --bitrate {rate} {files}"
             decoder = f"opusdec --quiet --no-dither --rate 16000 {files}"
             peers.append(Peer(name, line, encoder, decoder, ".opus", _count_opus, SAMPLE_RATE))
-    peers += [Lyra(f"Lyra {rate}", "Lyra", rate) for rate in (3200, 6000)]
+    for rate in (3200, 6000):
+        name = f"Lyra {rate}"
+        peers.append(
+            Lyra(name, "Lyra", rate) if lyra is None else LyraNetworks(name, "Lyra", rate, lyra)
+        )
     return peers
 
 
