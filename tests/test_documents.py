@@ -21,7 +21,7 @@ DOCUMENTS = [
 _PATH = re.compile(r"(?<![\w./-])(?:codec|docs|models|scripts|stream|tests|tui)/[\w./-]*\w/?")
 _DOTTED = re.compile(r"(?<![\w./-])(?:codec|models|stream|tests|tui)(?:\.[A-Za-z_]\w*)+")
 # Options of other programs, and of the tests' own.
-_FOREIGN = {"--plain"}
+_FOREIGN = {"--plain", "--no-deps"}
 
 
 def _code(text: str) -> str:

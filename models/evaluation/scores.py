@@ -53,11 +53,7 @@ def score(
     `SCORE_KEYS`, NaN for a score that is undefined (no speech, or too short). PESQ uses the first
     30 s only. Raises BadInput for signals that are empty, not mono or not finite.
     """
-    ref, deg = _checked(reference, "reference"), _checked(decoded, "decoded signal")
-    if max_lag_s > 0:
-        deg = shift(deg, delay(ref, deg, max_lag_s))
-    deg = deg[: len(ref)]
-    deg = match_level(ref, np.pad(deg, (0, len(ref) - len(deg))))
+    ref, deg = aligned(reference, decoded, max_lag_s)
     part = slice(0, int(MAX_PESQ_S * SAMPLE_RATE))
     return {
         "pesq_wb": _pesq_score(ref[part], deg[part], "wb"),
@@ -65,6 +61,19 @@ def score(
         "stoi": _stoi_score(ref, deg, extended=False),
         "estoi": _stoi_score(ref, deg, extended=True),
     }
+
+
+def aligned(
+    reference: ArrayLike, decoded: ArrayLike, max_lag_s: float = MAX_LAG_S
+) -> tuple[Samples, Samples]:
+    """Reference and decoded signal, the latter without its delay, at the length and level of the
+    former: [n] and [m] at 16 kHz -> twice [n] float64. Raises BadInput as `score` does.
+    """
+    ref, deg = _checked(reference, "reference"), _checked(decoded, "decoded signal")
+    if max_lag_s > 0:
+        deg = shift(deg, delay(ref, deg, max_lag_s))
+    deg = deg[: len(ref)]
+    return ref, match_level(ref, np.pad(deg, (0, len(ref) - len(deg))))
 
 
 def delay(reference: ArrayLike, decoded: ArrayLike, max_lag_s: float = MAX_LAG_S) -> int:
@@ -166,6 +175,20 @@ def _stoi_score(reference: Samples, decoded: Samples, extended: bool) -> float:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure that is no mean of `SCORE_KEYS`: the mean over clips of their scores by `key`.
+
+    head: of its column in a table; over: the key of the denominators, for a ratio of sums; digits:
+    after the point.
+    """
+
+    key: str
+    head: str
+    over: str | None = None
+    digits: int = 2
+
+
+@dataclass(frozen=True)
 class ClipResult:
     """One codec on one clip. Phone counts are NaN if there is no reference."""
 
@@ -184,12 +207,16 @@ class ClipResult:
 
 @dataclass(frozen=True)
 class CodecResult:
-    """One codec on all clips, in their order. line: the plot line that it belongs to."""
+    """One codec on all clips, in their order.
+
+    line: the plot line that it belongs to; figures: what the scores hold besides `SCORE_KEYS`.
+    """
 
     name: str
     line: str
     clips: Sequence[ClipResult]
     peak_bytes: int | None = None
+    figures: Sequence[Figure] = ()
 
 
 def score_codings(

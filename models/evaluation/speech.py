@@ -27,9 +27,10 @@ from models.evaluation.coding import (
     sotto_codecs,
 )
 from models.evaluation.estimates import Estimate
+from models.evaluation.judges import Judge, choose_judges, judge_codings
 from models.evaluation.peers import installed_peers
 from models.evaluation.plots import Line, Panel
-from models.evaluation.scores import SCORE_KEYS, CodecResult, score_codings
+from models.evaluation.scores import SCORE_KEYS, CodecResult, Figure, score_codings
 
 CODECS = "Speech codecs"
 SEARCH = "What the search gains"
@@ -45,6 +46,8 @@ _HOW = {
     "left out and counted as missing",
     "phone_error_rate": "PocketSphinx phone loop; against its own decoding of the original, and "
     "against transcripts of uncropped clips whose words are all in its dictionary",
+    "judges": "hear every decoded clip aligned and level-matched as above; clips without a score "
+    "are left out and counted as missing; word error rates are pooled",
     "real_time_factor": "seconds of computing per second of speech, one clip at a time, wall "
     "clock; for peers with the start of their program, for sotto after warm-up; live: the encoder "
     "of a call, which may search each block for milliseconds only",
@@ -69,7 +72,9 @@ class Settings:
     presets: all if empty; iterations: further search steps; peers: lower-case names of codecs, None
     for all installed ones; delays: of packets, in milliseconds; clips: the most, each cropped to
     max_seconds; live: also the encoder of a call; ablation: parts of sotto instead; workers:
-    scoring processes; timeout_s: for one clip.
+    scoring processes; timeout_s: for one clip; judges: their names, or "all" for those that are
+    installed; whisper: folder or name of its model; nisqa: files of its weights; lyra: folder of
+    its networks.
     """
 
     presets: Sequence[str] = ()
@@ -84,6 +89,10 @@ class Settings:
     device: str = "auto"
     workers: int = 2
     timeout_s: float = CLIP_TIMEOUT_S
+    judges: Sequence[str] = ()
+    whisper: str | None = None
+    nisqa: Sequence[str] = ()
+    lyra: str | None = None
 
 
 @dataclass
@@ -91,7 +100,7 @@ class Benchmark:
     """What to measure and, after `run`, the results.
 
     codecs: in titled groups; absent: why others cannot run; skipped: why clips were left out;
-    points, gain: of the ablation.
+    judges, absent_judges: likewise; points, gain: of the ablation.
     """
 
     settings: Settings
@@ -100,6 +109,8 @@ class Benchmark:
     codecs: dict[str, list[Codec]]
     absent: dict[str, str]
     grid: tradeoff.Grid | None = None
+    judges: Sequence[Judge] = ()
+    absent_judges: dict[str, str] = field(default_factory=dict)
     results: dict[str, list[CodecResult]] = field(default_factory=dict)
     points: list[tradeoff.Point] = field(default_factory=list)
     gain: context.ContextGain | None = None
@@ -108,7 +119,7 @@ class Benchmark:
     def work(self) -> int:
         """The number of times that `run` calls `step`."""
         count, clips = sum(map(len, self.codecs.values())), len(self.clips)
-        total = 2 * count * clips + (clips if self.settings.with_phones else 0)
+        total = (2 + len(self.judges)) * count * clips + (clips if self.settings.with_phones else 0)
         return total + (self.grid.work(clips) if self.grid else 0)
 
     def run(self, step: Step = lambda name: None) -> None:
@@ -136,6 +147,16 @@ class Benchmark:
         if not found:
             reasons = dict.fromkeys(f"{name}: {reason}" for name, reason in self.absent.items())
             raise SottoError(f"no codec could run: {'; '.join(reasons)}")
+        found, failed = judge_codings(
+            self.judges,
+            codings,
+            found,
+            clips,
+            threads=settings.workers,
+            timeout_s=settings.timeout_s,
+            step=step,
+        )
+        self.absent_judges.update(failed)
         by_name = {result.name: result for result in found}
         self.results = {
             title: [by_name[codec.name] for codec in group if codec.name in by_name]
@@ -160,6 +181,12 @@ class Benchmark:
             ],
             "skipped": self.skipped,
             "missing": self.absent,
+            "judges": {
+                judge.name: judge.how
+                for judge in self.judges
+                if judge.name not in self.absent_judges
+            },
+            "missing_judges": self.absent_judges,
             "systems": [
                 {
                     "section": title,
@@ -200,20 +227,27 @@ class Benchmark:
         for title, results in self.results.items():
             if results:
                 console.print(_table(title, results))
+                if results[0].figures:
+                    console.print(_judges_table(f"{title}, as judged", results))
         gains = search_gains(self.results.get(SEARCH, ()))
         if gains:
             console.print(_gain_table(gains))
         for name, reason in self.absent.items():
             console.print(f"{name}: {reason}", markup=False)
+        if self.absent_judges:
+            reasons = (f"{name} ({reason})" for name, reason in self.absent_judges.items())
+            console.print(f"Judges left out: {', '.join(reasons)}", markup=False, soft_wrap=True)
         for result in self._all_results():
-            lost = {key: summary(result)[key].missing for key in SCORE_KEYS}
+            # Pooled figures lack the clips without a transcript too, which is no failure.
+            means = [figure.key for figure in result.figures if figure.over is None]
+            lost = {key: summary(result)[key].missing for key in (*SCORE_KEYS, *means)}
             if any(lost.values()):
                 counts = ", ".join(f"{key} on {count}" for key, count in lost.items() if count)
                 console.print(f"{result.name}: undefined and left out: {counts} clips")
         console.print(
             "± is half a 95 % bootstrap interval. Rates are codec frames over clip duration, "
             "without file containers. PER: phone errors against the recogniser on the original, "
-            "and against transcripts. RTF: computing time over speech time."
+            "and against transcripts. WER: the same of words. RTF: computing time over speech time."
         )
 
     def panels(self) -> list[Panel]:
@@ -222,6 +256,8 @@ class Benchmark:
         for result in self._all_results():
             if result.line != "original":
                 lines.setdefault(result.line, []).append(summary(result))
+        figures = next(iter(self._all_results())).figures
+        panels = _PANELS | {each.key: " ".join(each.head.split("\n")) for each in figures}
         return [
             Panel(
                 [_plot_line(k, *line, key) for k, line in enumerate(lines.items())],
@@ -230,7 +266,7 @@ class Benchmark:
                 ticks={tick: f"{tick / 1000:g}k" for tick in _TICKS},
                 log_y=key == "encode_real_time_factor",
             )
-            for key, title in _PANELS.items()
+            for key, title in panels.items()
         ]
 
     def _all_results(self) -> list[CodecResult]:
@@ -241,12 +277,15 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
     """Choose clips from a folder, and codecs. Raises BadInput if no clip can be used."""
     clips, skipped = load_clips(folder, settings.clips, settings.max_seconds)
     presets = settings.presets or list(PRESETS)
+    judges, absent_judges = choose_judges(settings.judges, settings.whisper, settings.nisqa)
+    judging: dict[str, Any] = {"judges": judges, "absent_judges": absent_judges}
     if settings.ablation:
         steps = settings.iterations or SEARCH_STEPS
         groups = [search_codecs(preset, steps, settings.device) for preset in presets]
         found = {SEARCH: [codec for group in groups for codec in group]}
-        return Benchmark(settings, clips, skipped, found, {}, tradeoff.Grid())
-    peers, absent = installed_peers(settings.peers)
+        return Benchmark(settings, clips, skipped, found, {}, tradeoff.Grid(), **judging)
+    lyra = None if settings.lyra is None else Path(settings.lyra)
+    peers, absent = installed_peers(settings.peers, lyra)
     ours = sotto_codecs(
         presets,
         settings.iterations,
@@ -254,17 +293,28 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
         live=settings.live,
         device=settings.device,
     )
-    return Benchmark(settings, clips, skipped, {CODECS: [Original(), *ours, *peers]}, absent)
+    codecs = {CODECS: [Original(), *ours, *peers]}
+    return Benchmark(settings, clips, skipped, codecs, absent, **judging)
 
 
 def summary(result: CodecResult) -> dict[str, Estimate]:
-    """All figures of one codec: rates, `SCORE_KEYS`, phone error rates, real-time factors."""
+    """All figures of one codec: rates, `SCORE_KEYS`, phone error rates, real-time factors, and
+    those of the judges.
+    """
     clips = result.clips
 
     def ratio(top: str, bottom: str = "seconds") -> Estimate:
         return estimates.ratio(
             [getattr(clip, top) for clip in clips], [getattr(clip, bottom) for clip in clips]
         )
+
+    def scores(key: str) -> list[float]:
+        return [clip.scores.get(key, math.nan) for clip in clips]
+
+    def judged(figure: Figure) -> Estimate:
+        if figure.over is None:
+            return estimates.mean(scores(figure.key))
+        return estimates.ratio(scores(figure.key), scores(figure.over))
 
     return {
         "payload_bits_per_s": ratio("payload_bits"),
@@ -273,9 +323,8 @@ def summary(result: CodecResult) -> dict[str, Estimate]:
         "decode_real_time_factor": ratio("decode_s"),
         "phone_error_rate": ratio("phone_errors", "phones"),
         "phone_error_rate_text": ratio("text_phone_errors", "text_phones"),
-    } | {
-        key: estimates.mean([clip.scores.get(key, math.nan) for clip in clips])
-        for key in SCORE_KEYS
+        **{key: estimates.mean(scores(key)) for key in SCORE_KEYS},
+        **{figure.key: judged(figure) for figure in result.figures},
     }
 
 
@@ -348,6 +397,19 @@ def _table(title: str, results: Sequence[CodecResult]) -> tables.Table:
             tables.number(figures["encode_real_time_factor"].value, 3),
             tables.number(figures["decode_real_time_factor"].value, 3),
             tables.number(None if result.peak_bytes is None else result.peak_bytes / 1e6, 0),
+        )
+    return table
+
+
+def _judges_table(title: str, results: Sequence[CodecResult]) -> tables.Table:
+    heads = [figure.head for figure in results[0].figures]
+    table = tables.table(title, ["codec"], ["total\nbit/s", *heads])
+    for result in results:
+        figures = summary(result)
+        table.add_row(
+            result.name,
+            tables.number(figures["total_bits_per_s"].value, 0),
+            *(tables.estimate(figures[each.key], each.digits) for each in result.figures),
         )
     return table
 

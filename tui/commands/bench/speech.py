@@ -44,6 +44,14 @@ def add_parser(subjects: Subparsers) -> None:
     add("--live", action="store_true",
         help="also measure the encoder of a call (at --delay, else 256 ms)")  # fmt: skip
     add("--no-phones", action="store_false", dest="with_phones", help="leave out phone error rates")
+    add("--judges", type=_judges, metavar="NAME,...",
+        help="judges of naturalness and intelligibility, of sotto's judges extra: all, none (the "
+        "default: they take longer than all the rest), or e.g. dnsmos,whisper")  # fmt: skip
+    add("--whisper", metavar="MODEL",
+        help="have words judged by this model: a folder, or a name to fetch (tiny.en)")  # fmt: skip
+    add("--nisqa", action="append", default=[], metavar="FILE",
+        help="have NISQA judge with these weights; more than once for several")  # fmt: skip
+    add("--lyra", metavar="DIR", help="run Lyra by the TFLite networks in this folder")
     add("--json", metavar="FILE", help="write all figures; - is stdout")
     add("--plot", metavar="FILE", help="draw quality against rate as PNG")
     add_device(parser, "where sotto runs")
@@ -67,7 +75,10 @@ def measure(args: argparse.Namespace) -> int:
     benchmark.print(output.screen(args.json))
     output.write_json(benchmark.as_dict(), args.json)
     if args.plot is not None:
-        output.draw(benchmark.panels(), args.plot, size=(15, 9), columns=3, shared_legend=True)
+        panels = benchmark.panels()
+        output.draw(
+            panels, args.plot, size=(15, 4.5 * -(-len(panels) // 3)), columns=3, shared_legend=True
+        )
         if benchmark.points:
             path = Path(args.plot)
             beside = path.with_name(f"{path.stem}-tradeoff{path.suffix}")
@@ -81,6 +92,12 @@ def _peers(text: str) -> list[str] | None:
     if text in ("all", "none"):
         return None if text == "all" else []
     return names(text.lower(), peer_names())
+
+
+def _judges(text: str) -> list[str]:
+    from models.evaluation.judges import judge_names
+
+    return [] if text == "none" else names(text.lower(), ["all", *judge_names()])
 
 
 def _counts(text: str) -> list[int]:
