@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codec.device import choose_device
 from models.evaluation.clips import Clip
-from models.evaluation.tradeoff import frames_of
+from models.evaluation.frames import frames_of
 from models.folder import load_speech_model, search_networks
 
 _PAST = 2  # steps the prior looks back

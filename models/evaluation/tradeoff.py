@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -30,6 +29,7 @@ from models.evaluation import estimates, tables
 from models.evaluation.clips import Clip
 from models.evaluation.coding import Coded, Coding, Step
 from models.evaluation.estimates import Estimate
+from models.evaluation.frames import frames_of
 from models.evaluation.plots import Line, Panel
 from models.evaluation.scores import CodecResult, score_codings
 from models.folder import FrameModel, load_speech_model, search_networks
@@ -46,7 +46,6 @@ HOW = (
 )
 
 _FRAME_S = analysis.FRAME_SAMPLES / analysis.SAMPLE_RATE
-_LEAD = (analysis.WINDOW - analysis.HOP) // 2
 _AT_ONCE = 64  # frames searched at a time
 _PROBES = 16  # frames used to choose the rate point and the spacing
 _COUPLING = 6.0  # μ over the trained price of a bit, as in the codec's own search
@@ -155,14 +154,6 @@ def restricted(networks: Networks, allowed: AllowedSet) -> Networks:
         prior=_Free(),
         quantise=allowed.nearest,
     )
-
-
-def frames_of(samples: FloatArray) -> Tensor:
-    """Samples [n] at 16 kHz as log-mel frames [B, T, M], the last one padded with silence."""
-    count = max(math.ceil(len(samples) / analysis.FRAME_SAMPLES), 1)
-    padded = np.zeros(count * analysis.FRAME_SAMPLES + analysis.WINDOW - analysis.HOP, np.float32)
-    padded[_LEAD : _LEAD + len(samples)] = samples
-    return torch.from_numpy(analysis.log_mel(padded)).reshape(count, analysis.FRAME_HOPS, -1)
 
 
 class Bench:
