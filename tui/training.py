@@ -68,11 +68,13 @@ def _speech(args: argparse.Namespace) -> int:
         **args.length,
         work=args.work,
         start=args.start,
+        dev=args.dev,
         out=args.out,
         feature_weight=args.feature_weight,
         stage=SpeechSettings(
             batch=args.batch,
             rate=args.rate,
+            sliding=args.sliding,
             adversarial=args.adversarial,
             search_steps=args.search_steps,
             seed=args.seed,

@@ -229,6 +229,7 @@ class SpeechModel(PriorModel, FrameModel):
     prior: Prior
     context: SpeechContext
     runs: RunModel
+    generator_past: int
 
     def __init__(self, shape: SpeechShape) -> None:
         super().__init__()

@@ -27,11 +27,15 @@ class TrainingLog:
 
     def step(self, step: int, minutes: float, values: dict[str, float]) -> None:
         """Add the numbers of one step."""
+        self.add(values)
+        if step % self._every == 0:
+            self.flush(step, minutes)
+
+    def add(self, values: dict[str, float]) -> None:
+        """Add numbers to the next line."""
         for name, value in values.items():
             if math.isfinite(value):
                 self._values[name].append(value)
-        if step % self._every == 0:
-            self.flush(step, minutes)
 
     def flush(self, step: int, minutes: float) -> None:
         """Write the means since the last line."""

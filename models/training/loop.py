@@ -172,6 +172,10 @@ class Task:
     def step(self, fraction: float) -> dict[str, float]:
         """One step at this share of the training; returns the numbers to log."""
 
+    def held_out(self) -> dict[str, float]:
+        """Figures of data that training never sees: at its start and with each checkpoint."""
+        return {}
+
     def finish(self) -> None:
         """Complete a training, before its last checkpoint is written."""
 
@@ -292,6 +296,9 @@ def train(task: Task, folder: Path, run: Run) -> bool:
             return True
     budget = Budget(task.settings.minutes, task.settings.steps, spent)
     log = TrainingLog(folder if task.team.leads else None, task.settings.log_every)
+    if newest is None and task.team.leads:
+        log.add(task.held_out())
+        log.flush(task.steps, budget.elapsed() / 60)
     saved = time.monotonic()
     with run.looping():
         while True:
@@ -301,6 +308,9 @@ def train(task: Task, folder: Path, run: Run) -> bool:
                 break
             if due:
                 task.save(folder, budget.elapsed())
+                if task.team.leads:
+                    log.add(task.held_out())
+                log.flush(task.steps, budget.elapsed() / 60)
                 log.curves()
                 saved = time.monotonic()
             begun = time.monotonic()
@@ -311,6 +321,8 @@ def train(task: Task, folder: Path, run: Run) -> bool:
             run.progress(task.name, fraction, state)
         if fraction >= 1.0:
             task.finish()
+            if task.team.leads:
+                log.add(task.held_out())
         log.flush(task.steps, budget.elapsed() / 60)
         task.save(folder, budget.elapsed(), finished=fraction >= 1.0)
         log.curves()

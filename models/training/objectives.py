@@ -4,7 +4,8 @@ Speech: stage one codes the encoder's rounded latents (straight-through). The pr
 integers that are coded; the encoder is trained on the bits of latents with uniform noise in place
 of rounding (Ballé et al. 2017), which are smooth. Stage two codes searched latents in half of the
 frames, as the decoder will see them; the other half is trained as in stage one, so that the encoder
-stays a good start for the search.
+stays a good start for the search. The last frames of a batch may be coded as the sliding frame of a
+call is (`models.training.sliding`).
 
 Images: distance and bits of rounded latents, at all rates at once; in half of the crops the bits
 are those of noisy latents (Minnen & Singh 2020).
@@ -25,6 +26,7 @@ from models.networks.features import FeatureDistance
 from models.networks.photo import PhotoModel
 from models.networks.speech import SpeechModel, anchor_weights
 from models.networks.speech_distance import FrameDistance
+from models.training import sliding
 
 TARGET_BITS = (1000.0, 1750.0, 3150.0)  # per frame at the rate anchors
 START_PRICES = (7e-4, 3.5e-4, 1.3e-4)
@@ -42,15 +44,36 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(
-        self, x: Tensor, rate: Tensor, noise: Tensor, searched: Tensor | None
+        self,
+        x: Tensor,
+        rate: Tensor,
+        noise: Tensor,
+        searched: Tensor | None,
+        slid: int = 0,
+        block: int = 1,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decoded frames [B, T, M], bits [B] and pull [B] (0 where nothing was searched).
 
         x: [B, T, M]; noise: [B, S, C], which replaces rounding when bits are counted; searched:
-        [n, S, C] quantised latents of the first n frames (stage two), or None.
+        [n, S, C] quantised latents of the first n frames (stage two), or None; slid: how many of
+        the last frames are coded in blocks of `block` latent steps, the others being whole.
         """
+        whole = len(x) - slid
+        parts = []
+        if whole:
+            steps = self.model.shape.steps
+            parts.append(self._coded(x[:whole], rate[:whole], noise[:whole], searched, steps))
+        if slid:
+            parts.append(self._coded(x[whole:], rate[whole:], noise[whole:], None, block))
+        y, bits, pull = (torch.cat(values) for values in zip(*parts, strict=True))
+        return y, bits, pull
+
+    def _coded(
+        self, x: Tensor, rate: Tensor, noise: Tensor, searched: Tensor | None, block: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of frames that are all coded in blocks of so many steps."""
         m = self.model
-        z = m.encoder(x, rate).clamp(-MAX_INDEX, MAX_INDEX)
+        z = sliding.encode(m, x, rate, block).clamp(-MAX_INDEX, MAX_INDEX)
         coded = z + (z.round() - z).detach()
         pull = torch.zeros_like(rate)
         found = 0
@@ -60,8 +83,8 @@ class Objective(nn.Module):
             wrong = ((z[:found] - searched).abs() - 0.5).clamp_min(0.0)
             pull = torch.cat((_PULL * wrong.square().sum((1, 2)), pull[found:]))
             coded = torch.cat((searched, coded[found:]))
-        y = m.generator(coded, rate)
-        location, log_scale = m.prior(coded, rate)
+        y = sliding.generate(m, coded, rate, block)
+        location, log_scale = sliding.predict(m, coded, rate, block)
         bits = logistic_bits(coded.detach(), location, log_scale).sum((1, 2))
         expected = (part.detach()[found:] for part in (location, log_scale))
         relaxed = logistic_bits((z + noise)[found:], *expected).sum((1, 2))

@@ -27,6 +27,7 @@ from models.training.distributed import Team
 from models.training.export import export_speech
 from models.training.features import FeatureSettings, train_features
 from models.training.frames import FrameShards, FrameSource, rate_points
+from models.training.held_out import HeldOut, held_out_frames
 from models.training.linear_start import start_speech
 from models.training.loop import Run, train
 from models.training.objectives import Prices, SpeechDistance
@@ -42,12 +43,14 @@ _START_FRAMES = 2500
 class Schedule:
     """How a speech model is trained. minutes: for all stages that run; steps: for each of them.
 
-    start: a model folder or the name of a shipped one, None for principal components; out: the
-    exported model, None for WORK/model; processes: how many prepare data.
+    start: a model folder or the name of a shipped one, None for principal components; dev: a folder
+    of clips to follow the training on, None for none; out: the exported model, None for WORK/model;
+    processes: how many prepare data.
     """
 
     work: Path
     start: Path | None = None
+    dev: Path | None = None
     out: Path | None = None
     minutes: float | None = 60.0
     steps: int | None = None
@@ -174,7 +177,10 @@ class SpeechTraining:
         if name == "two" or schedule.start is not None:
             prices.log_prices = torch.tensor(model.log_prices)
         distance = SpeechDistance(self._feature_distance(), schedule.feature_weight)
-        return SpeechTask(name, model, self.source, self.team, distance, prices, settings)
+        held_out = None
+        if schedule.dev is not None and self.team.leads:
+            held_out = HeldOut(held_out_frames(schedule.dev, self.run.note), distance, prices)
+        return SpeechTask(name, model, self.source, self.team, distance, prices, settings, held_out)
 
     def centres(self) -> None:
         """Cluster the unrounded latents of training frames; writes WORK/centres.

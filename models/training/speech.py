@@ -2,7 +2,8 @@
 
 Stage one trains all networks by the straight-through gradient, in its second part with a small
 adversarial term. Stage two searches the latents of half of every batch (`codec.search`), trains
-generator and prior on them, and pulls the encoder towards them (Liu et al. 2020, 3.1).
+generator and prior on them, and pulls the encoder towards them (Liu et al. 2020, 3.1). In either, a
+share of every batch is coded as the sliding frame of a call is (`models.training.sliding`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.speech import SpeechModel
 from models.training.distributed import Team
 from models.training.frames import FrameSource, rate_points
+from models.training.held_out import HeldOut
 from models.training.loop import LoopSettings, Task, learning_rate, parameter_groups
 from models.training.objectives import Objective, Prices, SpeechDistance, noise_like
+from models.training.sliding import BLOCKS
 
 StageName = Literal["one", "two"]
 _DISCRIMINATOR_RATE = 4e-4
@@ -33,7 +36,8 @@ _DISCRIMINATOR_RATE = 4e-4
 class SpeechSettings(LoopSettings):
     """How a stage is trained. `batch` is per process; `rate` is the peak learning rate.
 
-    steer_from: the first step that adjusts the prices; None keeps them fixed.
+    sliding: share of each batch that is coded block by block; steer_from: the first step that
+    adjusts the prices; None keeps them fixed.
     """
 
     batch: int = 48
@@ -41,6 +45,7 @@ class SpeechSettings(LoopSettings):
     hold: float = 0.3
     floor: float = 0.02
     warmup: int = 200
+    sliding: float = 0.5
     steer_from: int | None = 300
     adversarial: float = 0.01
     adversarial_from: float = 0.4
@@ -64,10 +69,12 @@ class SpeechTask(Task):
         distance: SpeechDistance,
         prices: Prices,
         settings: SpeechSettings,
+        held_out: HeldOut | None = None,
     ) -> None:
+        """held_out: frames that training never sees, measured with each checkpoint."""
         super().__init__(team)
         self.name, self.source, self.settings = name, source, settings
-        self.prices = prices
+        self.prices, self._held_out = prices, held_out
         self.distance = distance.to(self.device)
         self.model = model.to(self.device).train().requires_grad_(True)
         torch.manual_seed(settings.seed)  # the same discriminator in every process
@@ -103,12 +110,15 @@ class SpeechTask(Task):
         price = self.prices.of(rate)
         shape = self.model.shape
         noise = noise_like(shape.steps, shape.channels, s.batch, noise_source)
-        searched = None
+        # In turn, so that processes that wait for each other have the same to do.
+        block = BLOCKS[self.steps % len(BLOCKS)]
+        searched, some = None, 0
         if self.name == "two":
             some = -(-s.batch // 2)
             searched = self._search(x[:some], rate[:some], price[:some])
+        slid = min(round(s.sliding * s.batch), s.batch - some)
         with self.autocast():
-            y, bits, pull = self.objective(x, rate, noise.to(device), searched)
+            y, bits, pull = self.objective(x, rate, noise.to(device), searched, slid, block)
             distance = self.distance(x, y)
         loss = (distance + price * (bits + pull)).mean()
         values = {"loss": loss.item(), "distance": distance.mean().item()}
@@ -126,7 +136,10 @@ class SpeechTask(Task):
         if adversarial:
             values["discriminator"] = self.train_discriminator("critic_moments", x, y)
         if s.steer_from is not None and self.steps >= s.steer_from:
-            self.prices.steer(self.team.sum(self.prices.sums(rate, bits.detach())))
+            # The targets are of whole frames; short packets take more bits at the same price.
+            whole = s.batch - slid or s.batch
+            sums = self.prices.sums(rate[:whole], bits[:whole].detach())
+            self.prices.steer(self.team.sum(sums))
         self.update_average(self.model, self.steps, 0.999)
         self.steps += 1
         values |= {"gradient": norm, "learning_rate": now}
@@ -138,6 +151,9 @@ class SpeechTask(Task):
             networks = Networks(m.encoder, m.generator, m.prior, m.generator)
             settings = SearchSettings(iterations=steps, check_every=max(steps, 1))
             return search(networks, self.distance, x, rate, price, settings).indices
+
+    def held_out(self) -> dict[str, float]:
+        return {} if self._held_out is None else self._held_out.figures(self.average)
 
     def identity(self) -> dict[str, Any]:
         return {"stage": self.name, "seed": self.settings.seed}

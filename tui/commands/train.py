@@ -64,6 +64,8 @@ def _speech(subjects: Subparsers) -> None:
         help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
     _add_training(parser, 60.0, 48, "frames per process", note="; `all` shares it out")
     _add_rate(parser, 1.2e-3)
+    add("--sliding", type=between(0, 1), default=0.5, metavar="SHARE",
+        help="share of each batch coded in short packets, as in a call (default: 0.5)")  # fmt: skip
     add("--adversarial", type=between(0, 100), default=0.01, metavar="W",
         help="weight of the adversarial term, 0 for none (default: 0.01)")  # fmt: skip
     add("--feature-weight", type=between(0, 100), default=0.0, metavar="W",
@@ -71,7 +73,8 @@ def _speech(subjects: Subparsers) -> None:
         )  # fmt: skip
     add("--search-steps", type=positive_count, default=6, metavar="N",
         help="search steps per batch of stage two (default: 6)")  # fmt: skip
-    add("--dev", type=Path, metavar="DIR", help="clips to score the exported model on")
+    add("--dev", type=Path, metavar="DIR",
+        help="clips that the training is followed and the exported model scored on")  # fmt: skip
     add("--processes", type=positive_count, default=2, metavar="N",
         help="processes that prepare data (default: 2)")  # fmt: skip
     add("--compile", action="store_true", help="compile the networks (for a GPU)")
