@@ -70,6 +70,7 @@ def _speech(args: argparse.Namespace) -> int:
         start=args.start,
         dev=args.dev,
         out=args.out,
+        exported=args.exported,
         feature_weight=args.feature_weight,
         stage=SpeechSettings(
             batch=args.batch,

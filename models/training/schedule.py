@@ -45,6 +45,7 @@ class Schedule:
 
     start: a model folder or the name of a shipped one, None for principal components; dev: a folder
     of clips to follow the training on, None for none; out: the exported model, None for WORK/model;
+    exported: the stage whose networks it gets, as they are by then, None for a finished stage two;
     processes: how many prepare data.
     """
 
@@ -52,6 +53,7 @@ class Schedule:
     start: Path | None = None
     dev: Path | None = None
     out: Path | None = None
+    exported: str | None = None
     minutes: float | None = 60.0
     steps: int | None = None
     feature_weight: float = 0.0
@@ -220,11 +222,17 @@ class SpeechTraining:
         out = schedule.out or schedule.work / "model"
         if self.team.leads:
             name = export_speech(
-                trained_model(schedule.work, "two"), self.shards, out,
+                self._exported(), self.shards, out,
                 batches=schedule.example_batches, search_steps=schedule.example_search_steps,
                 seed=schedule.stage.seed,
             )  # fmt: skip
             self.run.note(f"model {name} written to {out}")
+
+    def _exported(self) -> SpeechModel:
+        name = self.schedule.exported
+        if name is None:
+            return trained_model(self.schedule.work, "two")
+        return trained_model(self.schedule.work, name, finished=False)
 
     def _start(self, seed: int) -> SpeechModel:
         """The model that stage one starts from. Raises BadInput if there is no such model."""
@@ -255,11 +263,14 @@ class SpeechTraining:
         return FeatureDistance(load_features(own if own.is_dir() else None))
 
 
-def trained_model(work: Path, name: str) -> SpeechModel:
-    """The averaged networks in WORK/name. Raises BadInput if the stage is not finished."""
+def trained_model(work: Path, name: str, *, finished: bool = True) -> SpeechModel:
+    """The averaged networks in WORK/name.
+
+    Raises BadInput if there are none, or if the stage is to be `finished` and is not.
+    """
     path, tensors, numbers = checkpoints.newest_checkpoint(work / name, f"run --stage {name} first")
     with checkpoints.resuming(path):
-        if not numbers["finished"]:
+        if finished and not numbers["finished"]:
             raise BadInput(f"stage {name} is not finished: run --stage {name} again")
         model = SpeechModel(SpeechShape(**sizes(numbers)))
         model.log_prices = finite(numbers["log_prices"], len(model.log_prices))

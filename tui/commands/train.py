@@ -73,6 +73,9 @@ def _speech(subjects: Subparsers) -> None:
         )  # fmt: skip
     add("--search-steps", type=positive_count, default=6, metavar="N",
         help="search steps per batch of stage two (default: 6)")  # fmt: skip
+    add("--of", dest="exported", choices=("one", "centres", "two"), metavar="STAGE",
+        help="export the networks of this stage, finished or not (default: two, finished)",
+        )  # fmt: skip
     add("--dev", type=Path, metavar="DIR",
         help="clips that the training is followed and the exported model scored on")  # fmt: skip
     add("--processes", type=positive_count, default=2, metavar="N",
