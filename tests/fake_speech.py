@@ -43,7 +43,9 @@ class SpeechCodec:
         self.pause = 0.05 if preset == "slow" else 0.0
 
     @classmethod
-    def load(cls, preset: str = "2k", device: str = "auto") -> SpeechCodec:
+    def load(
+        cls, preset: str = "2k", device: str = "auto", model: Path | None = None
+    ) -> SpeechCodec:
         if preset not in ("2k", "slow"):
             raise SottoError(f"there is no preset {preset!r}")
         return cls(preset)

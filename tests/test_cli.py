@@ -386,7 +386,7 @@ def test_another_models_stream_is_refused(coded: Path, tmp_path: Path) -> None:
 def test_a_reason_of_several_lines_is_still_one(
     speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(preset: str, device: str) -> None:
+    def fail(preset: str, device: str, model: Path | None) -> None:
         raise BadInput("weights do not fit:\n\tmissing: centres")
 
     monkeypatch.setattr("tests.fake_speech.SpeechCodec.load", fail)

@@ -378,7 +378,7 @@ class StoredCodec:
     seen: ClassVar[list[bool]] = []
 
     @classmethod
-    def load(cls, preset, device="auto"):
+    def load(cls, preset, device="auto", model=None):
         return cls()
 
     def encode(self, samples, sample_rate, *, search=True):

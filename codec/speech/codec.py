@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 
@@ -27,9 +28,15 @@ class SpeechCodec(SpeechEngine):
     """Encodes and decodes speech with one preset; see `SpeechEngine` for its attributes."""
 
     @classmethod
-    def load(cls, preset: str = DEFAULT_PRESET, device: str = "auto") -> SpeechCodec:
-        """The codec of a preset. Raises BadInput for an unknown preset, device or broken model."""
-        return cls(find_preset(preset), choose_device(device))
+    def load(
+        cls, preset: str = DEFAULT_PRESET, device: str = "auto", model: str | Path | None = None
+    ) -> SpeechCodec:
+        """The codec of a preset, with the weights in the folder `model` if one is given.
+
+        Raises BadInput for an unknown preset or device, and for a model that is broken or cannot
+        serve the preset.
+        """
+        return cls(find_preset(preset, model), choose_device(device))
 
     def header(self, steps: int = FRAME_STEPS) -> StreamHeader:
         """The header of a container with this codec's packets of so many latent steps."""

@@ -6,12 +6,15 @@ from functools import cached_property
 
 import torch
 
+from codec.errors import BadInput
 from codec.search.problem import Distance
 from codec.speech.presets import Preset
 
 
 class SpeechEngine:
-    """One preset with its networks loaded on a device. Raises BadInput for a broken model.
+    """One preset with its networks loaded on a device.
+
+    Raises BadInput for a broken model, and one without the rate point of the preset.
 
     networks: as trained; searchable: as the search runs them; coders: entropy coders by name;
     qualities: number of rate points; channels: latents of a step; model_id: 16 hex digits.
@@ -23,7 +26,10 @@ class SpeechEngine:
         self.settings = preset
         self.preset = preset.name
         self.device = device
-        self.networks = model = load_speech_model(preset.model).to(device)
+        model = load_speech_model(preset.model)
+        if preset.quality >= model.qualities:
+            raise BadInput(f"{preset.model} holds no model for preset {preset.name!r}")
+        self.networks = model = model.to(device)
         self.searchable = search_networks(model)
         self.model_id = model.model_id
         self.coders = model.coders

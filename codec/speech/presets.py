@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from codec.errors import BadInput
@@ -40,9 +41,14 @@ PRESETS: dict[str, Preset] = {
 DEFAULT_PRESET = "2k"
 
 
-def find_preset(name: str) -> Preset:
-    """The preset of that name; BadInput naming the known ones otherwise."""
+def find_preset(name: str, model: str | Path | None = None) -> Preset:
+    """The preset of that name; BadInput naming the known ones otherwise.
+
+    model: a model folder to use in place of the shipped weights.
+    """
     try:
-        return PRESETS[name]
+        preset = PRESETS[name]
     except KeyError:
         raise BadInput(f"unknown preset {name!r} (known: {', '.join(PRESETS)})") from None
+    # An absolute path is used as it is, instead of being looked up as a model's name.
+    return preset if model is None else replace(preset, model=str(Path(model).absolute()))

@@ -94,17 +94,21 @@ class Original(Codec):
 
 @dataclass(frozen=True)
 class Sotto(Codec):
-    """A preset of sotto; options: keyword arguments of `SpeechCodec.encode`."""
+    """A preset of sotto.
+
+    options: keyword arguments of `SpeechCodec.encode`; model: a folder in place of its own.
+    """
 
     preset: str
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
+    model: Path | None = None
 
     def prepare(self) -> None:
         self.run(np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32))
 
     def run(self, samples: FloatArray) -> Coded:
-        codec = _load(self.preset, self.device)
+        codec = _load(self.preset, self.device, self.model)
         begun = time.perf_counter()
         data = codec.encode(samples, SAMPLE_RATE, **self.options)
         encoded = time.perf_counter()
@@ -124,7 +128,7 @@ class LiveSotto(Sotto):
         from codec.speech.decoder import PacketDecoder
         from codec.speech.encoder import live_encoder
 
-        codec = _load(self.preset, self.device)
+        codec = _load(self.preset, self.device, self.model)
         encoder = live_encoder(codec, self.steps)
         padded = np.concatenate((samples, np.zeros(2 * FRAME_SAMPLES, np.float32)))
         encoded = [
@@ -161,11 +165,11 @@ def container_bits(data: bytes) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1)
-def _load(preset: str, device: str) -> SpeechCodec:
+def _load(preset: str, device: str, model: Path | None) -> SpeechCodec:
     # Imported here, so that the processes of other codecs do not load torch.
     from codec.speech.codec import SpeechCodec
 
-    return SpeechCodec.load(preset, device)
+    return SpeechCodec.load(preset, device, model)
 
 
 def sotto_codecs(
@@ -175,11 +179,13 @@ def sotto_codecs(
     delays: Sequence[int] = (),
     live: bool = False,
     device: str = "auto",
+    model: Path | None = None,
 ) -> list[Codec]:
     """Each preset with its own search, then with given iteration counts, then without search.
 
     delays: packets of so many milliseconds (none: whole frames), those but the first with the
-    preset's own search alone; live: also as encoded in a call.
+    preset's own search alone; live: also as encoded in a call; model: a folder in place of the
+    presets' own.
     """
     codecs: list[Codec] = []
     for preset in presets:
@@ -193,17 +199,21 @@ def sotto_codecs(
             ", no search": {"search": False},
         }
         made: list[Codec] = [
-            Sotto(name + suffix, line + suffix, preset, options, device)
+            Sotto(name + suffix, line + suffix, preset, options, device, model)
             for suffix, options in variants.items()
         ]
         for delay in delays:
             short, steps = f", {delay} ms", delay // STEP_MS
             if steps != FRAME_STEPS:
                 options = {"steps": steps}
-                made.append(Sotto(name + short, f"{line}, by delay", preset, options, device))
+                made.append(
+                    Sotto(name + short, f"{line}, by delay", preset, options, device, model)
+                )
             if live:
                 suffix = f"{short}, live"
-                made.append(LiveSotto(name + suffix, f"{line}, live", preset, {}, device, steps))
+                made.append(
+                    LiveSotto(name + suffix, f"{line}, live", preset, {}, device, model, steps)
+                )
         codecs += made
     return codecs
 

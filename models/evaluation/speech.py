@@ -69,7 +69,8 @@ _TICKS = (600, 1000, 2000, 3000, 4000, 6000, 10_000, 16_000)  # bit/s
 class Settings:
     """What is measured.
 
-    presets: all if empty; iterations: further search steps; peers: lower-case names of codecs, None
+    presets: all if empty, or those of the speech model if another takes its place; model: that
+    one's folder; iterations: further search steps; peers: lower-case names of codecs, None
     for all installed ones; delays: of packets, in milliseconds; clips: the most, each cropped to
     max_seconds; live: also the encoder of a call; ablation: parts of sotto instead; workers:
     scoring processes; timeout_s: for one clip; judges: their names, or "all" for those that are
@@ -78,6 +79,7 @@ class Settings:
     """
 
     presets: Sequence[str] = ()
+    model: Path | None = None
     iterations: Sequence[int] = ()
     peers: Sequence[str] | None = None
     clips: int = 24
@@ -276,7 +278,11 @@ class Benchmark:
 def benchmark(folder: Path, settings: Settings) -> Benchmark:
     """Choose clips from a folder, and codecs. Raises BadInput if no clip can be used."""
     clips, skipped = load_clips(folder, settings.clips, settings.max_seconds)
-    presets = settings.presets or list(PRESETS)
+    presets = settings.presets or [
+        name
+        for name, preset in PRESETS.items()
+        if settings.model is None or preset.model == "speech"
+    ]
     judges, absent_judges = choose_judges(settings.judges, settings.whisper, settings.nisqa)
     judging: dict[str, Any] = {"judges": judges, "absent_judges": absent_judges}
     if settings.ablation:
@@ -292,6 +298,7 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
         delays=settings.delays or ([CALL_DELAY] if settings.live else []),
         live=settings.live,
         device=settings.device,
+        model=settings.model,
     )
     codecs = {CODECS: [Original(), *ours, *peers]}
     return Benchmark(settings, clips, skipped, codecs, absent, **judging)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,9 +37,7 @@ def evaluate(
         from models.evaluation.scores import SCORE_KEYS, score
     except ImportError as error:
         raise BadInput(f"{error}: install sotto with its bench extra, sotto[bench]") from error
-    # An absolute path is used as it is, instead of being looked up as a model's name.
-    settings = replace(find_preset(preset), model=str(folder.resolve()))
-    codec = SpeechCodec(settings, device)
+    codec = SpeechCodec(find_preset(preset, folder), device)
     chosen, skipped = load_clips(clips, count, MAX_SECONDS)
     if skipped:
         note(f"{len(skipped)} clips left out, first {next(iter(skipped.values()))}")

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=options.count, default=0, metavar="S", help="which frames (default: 0)"
     )
+    options.add_model(parser)
     options.add_device(parser)
     parser.set_defaults(run=run)
 
@@ -126,7 +127,7 @@ class _Job:
     def _load(self, preset: str) -> SpeechCodec:
         from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-        return SpeechCodec.load(preset, self._args.device)
+        return SpeechCodec.load(preset, self._args.device, self._args.model)
 
 
 def _scanned(source: str) -> StreamInfo | None:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-    encode = partial(_encode, SpeechCodec.load(args.preset, args.device), encoding)
+    encode = partial(_encode, SpeechCodec.load(args.preset, args.device, args.model), encoding)
     if folder:
         return run_batch("encode", pairs, stored_seconds, encode)
     with Progress("encode", total) as progress:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         from codec.speech.codec import SpeechCodec  # only here: this imports torch
         from codec.speech.streams import GROUP, decode_stream, encode_stream
 
-        codec = SpeechCodec.load(args.preset, args.device)
+        codec = SpeechCodec.load(args.preset, args.device, args.model)
         _warm_up(codec)
         original: list[NDArray[np.float32]] = []
         decoded: list[NDArray[np.float32]] = []

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from codec.packet import CALL_DELAY, DELAYS, FRAME_STEPS, STEP_MS
 from tui.terminal.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
-__all__ = ["CALL_DELAY", "add_delay", "add_device", "add_encoding", "count", "encoding", "positive"]
+__all__ = [
+    "CALL_DELAY", "add_delay", "add_device", "add_encoding", "add_model", "count", "encoding",
+    "positive",
+]  # fmt: skip
 
 FILE_DELAY = STEP_MS * FRAME_STEPS
 
@@ -17,6 +21,7 @@ FILE_DELAY = STEP_MS * FRAME_STEPS
 def add_encoding(parser: argparse.ArgumentParser) -> None:
     """The options of everything that encodes speech."""
     parser.add_argument("--preset", default="2k", metavar="NAME", help="the model (default: 2k)")
+    add_model(parser)
     parser.add_argument(
         "--iterations", type=count, metavar="N", help="steps of the search per frame"
     )
@@ -37,6 +42,16 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
         "--entropy", choices=("range", "huffman"), help="the entropy coder (default: the preset's)"
     )
     add_device(parser)
+
+
+def add_model(parser: argparse._ActionsContainer) -> None:
+    """--model, a folder that `sotto train` has written, or None."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="a model of your own in place of the preset's (see `sotto train speech`)",
+    )
 
 
 def add_delay(parser: argparse._ActionsContainer, default: int) -> None:

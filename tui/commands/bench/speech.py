@@ -13,6 +13,8 @@ from tui.commands.bench import output
 from tui.commands.bench.options import delays, names, settings
 from tui.terminal.arguments import add_device, amount, positive_count
 from tui.terminal.console import Bar, note
+from tui.terminal.errors import UsageError
+from tui.terminal.options import add_model
 
 if TYPE_CHECKING:
     from models.evaluation.coding import Step
@@ -54,6 +56,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--lyra", metavar="DIR", help="run Lyra by the TFLite networks in this folder")
     add("--json", metavar="FILE", help="write all figures; - is stdout")
     add("--plot", metavar="FILE", help="draw quality against rate as PNG")
+    add_model(parser)
     add_device(parser, "where sotto runs")
     add("--workers", type=positive_count, default=min(os.cpu_count() or 1, 8),
         help="scoring processes")  # fmt: skip
@@ -66,6 +69,8 @@ def measure(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from models.evaluation import speech
 
+    if args.ablation and args.model is not None:
+        raise UsageError("--ablation measures the shipped model, not --model")
     output.check(args.json, args.plot, plots=args.plot is not None)
     benchmark = speech.benchmark(Path(args.folder), settings(speech.Settings, args))
     for name, reason in benchmark.skipped.items():
