@@ -37,11 +37,14 @@ def search_networks(model: FrameModel) -> Networks:
     on_cpu = device.type == "cpu"
     pack = on_cpu and can_pack()
     generator, prior = packed(model.generator) if pack else model.generator, model.prior
-    encoder: Callable[[Tensor, Tensor], Tensor]
-    if on_cpu and isinstance(model.encoder, Encoder):
-        encoder = FastEncoder(model.encoder)
-    else:
-        encoder = packed(model.encoder) if pack else model.encoder
+
+    # What follows is made only once it is wanted: decoders neither encode nor search.
+    @cache
+    def encoder() -> Callable[[Tensor, Tensor], Tensor]:
+        if on_cpu and isinstance(model.encoder, Encoder):
+            return FastEncoder(model.encoder)
+        return packed(model.encoder) if pack else model.encoder
+
     if on_cpu and isinstance(prior, Prior):
         folded = copy.deepcopy(prior)
         folded.fold_masks()
@@ -49,7 +52,6 @@ def search_networks(model: FrameModel) -> Networks:
 
     @cache
     def written_out() -> FastGenerator | None:
-        # Only once it is wanted: decoders never search.
         if on_cpu and isinstance(model.generator, Generator):
             return FastGenerator(model.generator)
         return None
@@ -70,7 +72,7 @@ def search_networks(model: FrameModel) -> Networks:
         return None if fast is None else fast.following(latents)
 
     return Networks(
-        encoder,
+        lambda x, rate: encoder()(x, rate),
         generator,
         prior,
         lambda z, rate: differentiable()(z, rate),
