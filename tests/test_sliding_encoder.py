@@ -193,6 +193,33 @@ def test_the_first_half_of_a_long_block_is_searched_ahead(
     assert np.corrcoef(envelope(heard), envelope(samples[: 16 * STEP_SAMPLES]))[0, 1] > 0.9
 
 
+def test_a_search_that_took_long_is_not_the_last(codec: SpeechCodec, clip: FloatArray) -> None:
+    """As when the machine was suspended in the midst of it."""
+    samples = np.tile(clip, 2)[: 96 * STEP_SAMPLES + LOOK_AHEAD]
+    clock = Clock(0.001)
+    encoder = encoder_of(codec, iterations=3, budget=0.06, clock=clock)
+    before = run(encoder, samples[: 8 * STEP_SAMPLES + LOOK_AHEAD])
+    assert before[-1].iterations > 0
+    clock.tick = 20.0
+    run(encoder, samples[8 * STEP_SAMPLES + LOOK_AHEAD : 12 * STEP_SAMPLES + LOOK_AHEAD])
+    clock.tick = 0.001
+    after = run(encoder, samples[12 * STEP_SAMPLES + LOOK_AHEAD :])
+    assert after[-1].iterations > 0
+
+
+@pytest.mark.parametrize(("preset", "method"), [("paper", "rdoq"), ("2k", "admm")])
+def test_what_rdoq_cannot_search_alone_is_searched_in_limited_time_too(
+    clip: FloatArray, preset: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("codec.speech.encoder.refine")
+    encoder = encoder_of(
+        SpeechCodec.load(preset, "cpu"), 16 if preset == "paper" else 4, iterations=2, budget=1e9,
+        method=method, activity=Loudness(16 if preset == "paper" else 4),
+    )  # fmt: skip
+    encoded = run(encoder, clip[: 32 * STEP_SAMPLES + LOOK_AHEAD])
+    assert {each.iterations for each in encoded if each.active} == {2}
+
+
 def test_tails_fit_the_packets() -> None:
     for steps in STEPS:
         assert 0.0 < tail_of(steps) <= 0.4 * STEP_SECONDS * min(steps, BLOCK)

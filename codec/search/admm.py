@@ -256,13 +256,8 @@ def refine(
     generator: nothing is decoded to score it. Raises ValueError as `Rdoq`.
     """
     begun, done = clock(), 1
-    with torch.no_grad():
-        reference = distance.reference(x)
-    rdoq = Rdoq(
-        networks,
-        lambda y: distance.against(reference, y),
-        x, rate, weight, networks.quantise(start, 0.0), limit=allowed_bits,
-    )  # fmt: skip
+    descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
+    rdoq = descent.rdoq(descent.candidates[0])
     first = rdoq.steps
     while done < settings.iterations:
         if settings.budget is not None:

@@ -62,6 +62,7 @@ _CERTAINTY = 1.01  # margin for the prior's estimate against the coder's integer
 _RETRIES = 16  # cheaper warm starts tried for a packet that exceeds its allowance
 _COLUMNS_KEPT = 256  # for display
 _LEARNING = 0.3  # weight of the latest search in how long an iteration takes
+_FORGETTING = 0.8  # share of that which is left after each search that it forbade
 LEAST_PACKET = 16  # bytes that a limit of packets must leave
 
 
@@ -166,10 +167,6 @@ class BlockCoder:
         z = networks.encoder(x, rate)[:, -steps:]
         bits = networks.prior.bits(networks.quantise(z, 0.0), rate).sum()
         return z, float(bits) * self._coder.overhead
-
-    def rescale(self, z: torch.Tensor, rate: torch.Tensor, new_rate: torch.Tensor) -> torch.Tensor:
-        """Latents [B, S, C] of rate points [B or 1] in the quantisation steps of others."""
-        return self._codec.networks.rescale(z, rate, new_rate)
 
     def plan(self, bits: Bits, steps: int) -> Plan:
         """Plan the first block of a packet, which is expected to take `bits` [qualities]."""
@@ -553,7 +550,7 @@ class SpeechEncoder:
                 codec.networks.indices_of(latents)[0], plan, float(bits) * overhead, before
             )
         else:
-            if self._budget is not None:
+            if self._in_haste(settings):
                 found = self._refined(networks, x, target, settings, start)
             else:
                 found = search(
@@ -583,9 +580,13 @@ class SpeechEncoder:
             start=start, allowed_bits=target.limit, clock=self._clock,
         )  # fmt: skip
         taken = (self._clock() - begun) / found.iterations
-        # What once took long, as the first search does, is soon forgotten.
         self._round += _LEARNING * (taken - self._round)
         return found
+
+    def _in_haste(self, settings: SearchSettings) -> bool:
+        """Whether the time is limited, and the model one that RDOQ alone can search."""
+        able = settings.method == "rdoq" and self._codec.searchable.steps is not None
+        return self._budget is not None and able
 
     def _look_at_growth(self, window: torch.Tensor, networks: Networks, steps: int) -> Bits:
         """How bits grow with quality, which is looked at once in a frame's time."""
@@ -606,7 +607,7 @@ class SpeechEncoder:
         coder, steps, begun = self._coder, self._block // 2, self._clock()
         settings = self._search_settings(begun, last=False)
         quality = self._likely_quality
-        if settings.method == "none" or settings.iterations == 0:
+        if settings.iterations == 0 or not self._in_haste(settings):
             return
         window, x, networks = self._window(steps, bool(self._blocks) or self._looks_back())
         with threads_for(x):
@@ -622,7 +623,7 @@ class SpeechEncoder:
         """A guess [1, S, C] at a block, with what has been found of its first half."""
         if self._head is None:
             return guess
-        head = self._coder.rescale(self._head.latents, self._head.rate, rate)
+        head = self._codec.networks.rescale(self._head.latents, self._head.rate, rate)
         return torch.cat((head, guess[:, head.shape[1] :]), dim=1)
 
     def _window(
@@ -661,6 +662,8 @@ class SpeechEncoder:
         if self._budget is not None:
             left = (1.0 if last else AHEAD) * self._budget - (self._clock() - begun)
             if left <= self._round:
+                # One moment in which the machine stood still must not end all searches.
+                self._round *= _FORGETTING
                 return replace(settings, method="none")
             settings = replace(settings, budget=left)
         return settings
