@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pesq import pesq
 
@@ -411,6 +411,11 @@ def test_a_pause_is_no_loss_and_takes_no_bits(clock, clip):
         ),
         max_size=60,
     )
+)
+@example(  # a pause that is late while no concealment gets ahead of what is pulled
+    [(46, b"\x00\xe5\xc3\xcc5.\x1e\xcd7", 0.045), (31085, b"\xd8\xbc\x02\x17\xb0", 0.0)]
+    + [(0, b"", 0.0)] * 4
+    + [(53, b"\x86\x03\xf9\xf7\xc6\x8f\x1d13Dk\xbe", 0.0)]
 )
 @settings(max_examples=40)
 def test_nonsense_from_a_hostile_talker(packets):

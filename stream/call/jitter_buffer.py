@@ -25,6 +25,7 @@ to us is another: from then on that is when its packets are due.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,7 @@ TRUSTED = 4  # ... and so many packets
 MARGIN = 5 * MILLISECOND  # wanted on top of what the arrivals ask for
 STRETCH_LIMIT = 320 * MILLISECOND  # the delay never exceeds the fastest packet's needs by more
 # Delay worth spending to have one late packet fewer in the window, as a share of its length.
-LATE_PRICE = 0.06
+LATE_PRICE = 0.045
 # A packet that would wait longer than this, or than most of its own length, comes from a backlog:
 # what is older is given up.
 BACKLOG = 480 * MILLISECOND
@@ -66,10 +67,12 @@ KEY_PAUSE = SAMPLE_RATE // 2  # samples between requests for a key packet
 _RESERVE_LEAST = 5 * MILLISECOND
 _RESERVE_STEP = 8 * MILLISECOND
 _RESERVE_MOST = 80 * MILLISECOND
-_RESERVE_RECOVERY = 8.0  # samples per second
+_RESERVE_RECOVERY = 32.0  # samples per second
 # What the first packet waits on top of pull and reserve: a little more than is wanted later.
 _START_EXTRA = MARGIN + 4 * MILLISECOND
 _PULL_LIMIT = 300 * MILLISECOND
+_PULLS = 64  # the latest ones, by which the usual one is judged ...
+_USUAL_PULL = 0.9  # ... leaving out the largest: they come when the mixer woke late
 _COST_LIMIT = STEP_SAMPLES  # a longer decoding time cannot be waited for by concealing
 _FIRST_DECODE = 40 * MILLISECOND
 _FIRST_CONCEAL = 20 * MILLISECOND
@@ -220,8 +223,8 @@ class JitterBuffer:
         self._recent: dict[int, bytes] = {}  # payloads by their numbers, oldest first
         self._needs: deque[_Need] = deque()
         self._reserve = float(_RESERVE_LEAST)
-        self._pulls = [0, 0]  # largest pull of this second and of the one before
-        self._pulls_since = 0
+        self._pull = 0  # the usual one, in samples
+        self._pulls: deque[int] = deque(maxlen=_PULLS)
         self._starved = False
         self._starting = False  # a fresh packet is being decoded: silence is no underrun
         self._idle_since = 0
@@ -301,11 +304,8 @@ class JitterBuffer:
             self.counters.underruns += 1
             self._reserve = min(self._reserve + _RESERVE_STEP, _RESERVE_MOST)
         self._starved = starved
-        self._pulls[0] = max(self._pulls[0], min(count, _PULL_LIMIT))
-        self._pulls_since += count
-        if self._pulls_since >= SAMPLE_RATE:
-            self._pulls = [0, self._pulls[0]]
-            self._pulls_since = 0
+        self._pulls.append(min(count, _PULL_LIMIT))
+        self._pull = sorted(self._pulls)[int(_USUAL_PULL * len(self._pulls))]
         return ready
 
     # --- what is to be done --------------------------------------------------------------------
@@ -339,8 +339,12 @@ class JitterBuffer:
         left = (STEP_HOPS * frame.steps - skip) * HOP
         cost = min(self._decode_cost.value, _COST_LIMIT) + max(self._cover - left, 0.0)
         if self.queued < self._pull + cost:
-            # It would come too late for its first columns.
-            return self._conceal()
+            if self._run >= CONCEAL_LIMIT and self._work > 0:
+                return self._restart(newest)  # concealing has not got ahead of what is pulled
+            # It would come too late for its first columns: just so many are put before it that it
+            # can be decoded next, even if a pull comes first.
+            lacking = 2 * self._pull + cost + self._conceal_cost.value - self.queued
+            return self._conceal(most=math.ceil(lacking / HOP))
         if not left and not frame.packet.pause:
             del self._store[frame.step]
             return Feed(frame)
@@ -391,7 +395,7 @@ class JitterBuffer:
             return False
         self._needs.clear()
         for each in self._late:
-            self._note_need(each, each.position + int(self._decode_cost.value))
+            self._note_need(each)
         self._late.clear()
         return True
 
@@ -405,9 +409,9 @@ class JitterBuffer:
             self._want_key()
         return self._conceal(frame)
 
-    def _conceal(self, frame: Arrived | None = None) -> Conceal:
-        """Conceal a block, up to `frame`."""
-        count = PAUSE_BLOCK if self._pause_left else CONCEAL_BLOCK
+    def _conceal(self, frame: Arrived | None = None, most: int = PAUSE_BLOCK) -> Conceal:
+        """Conceal a block, up to `frame` and of `most` columns."""
+        count = min(PAUSE_BLOCK if self._pause_left else CONCEAL_BLOCK, most)
         return Conceal(count if frame is None else min(count, STEP_HOPS * frame.step - self._at))
 
     @property
@@ -468,7 +472,9 @@ class JitterBuffer:
         self.counters.shortened += max(-change, 0)
         cost = int(seconds * SAMPLE_RATE)
         self._work -= frame.steps * STEP_SAMPLES
-        self._decode_cost.push(cost)
+        if not frame.packet.pause:  # which costs a fraction
+            self._decode_cost.push(cost)
+        # One that had to wait for its turn might have been ready earlier.
         self._note_need(frame, self.played if frame.prompt else frame.position + cost)
         silence = 0
         if task.fresh:
@@ -497,7 +503,7 @@ class JitterBuffer:
         """A packet that was too late altogether has been taken note of."""
         frame = task.frame
         self.counters.late += 1
-        self._note_need(frame, frame.position + int(self._decode_cost.value))
+        self._note_need(frame)
         self._count_missing(frame)
         self._count_lost(frame.steps, frame)
         self._next, self._steps = frame.end, frame.steps
@@ -552,15 +558,10 @@ class JitterBuffer:
 
     # --- measures ------------------------------------------------------------------------------
 
-    @property
-    def _pull(self) -> int:
-        """The largest pull lately, in samples."""
-        return max(self._pulls)
-
-    def _note_need(self, frame: Arrived, ready: int) -> None:
-        """Note what would have been enough for a packet that was, or would have been, `ready`."""
+    def _note_need(self, frame: Arrived, ready: int = 0) -> None:
+        """Note what would have been enough for a packet; ready: samples pulled when it was."""
         grid = (frame.end - self._base) * STEP_SAMPLES
-        self._needs.append(_Need(frame.end, ready + self._pull - grid))
+        self._needs.append(_Need(frame.end, max(self._own_need(frame), ready - grid)))
         while self._needs and frame.end - self._needs[0].end >= WINDOW:
             self._needs.popleft()
 
@@ -609,6 +610,7 @@ class JitterBuffer:
         return begin - fastest - frame.steps * STEP_SAMPLES - self._reserve - MARGIN
 
     def _own_need(self, frame: Arrived) -> int:
+        """What a packet needs as far as is known when it comes: `next` asks for as much."""
         grid = (frame.end - self._base) * STEP_SAMPLES
         return frame.position + int(self._decode_cost.value) + self._pull - grid
 
@@ -621,8 +623,9 @@ class JitterBuffer:
     def _correction(self, frame: Arrived) -> int:
         """Columns to insert (> 0) or remove (< 0). Small differences are left alone."""
         columns = self._excess(frame) / HOP
-        if columns < -0.5:
-            return int(0.5 - columns)
+        # Too short costs more than too long.
+        if columns < -0.25:
+            return math.ceil(-columns)
         if columns > 1.0 and self._trusted():
             return -int(columns)
         return 0
