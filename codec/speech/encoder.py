@@ -48,9 +48,10 @@ if TYPE_CHECKING:
 
 BLOCK = 4  # the most latent steps that a call searches at once
 # Of the search in a call: seconds, and share of its block.
-LONGEST_TAIL, TAIL_SHARE = 0.04, 0.35
-# How much longer the first half of a full block may be searched, before the block is whole.
-AHEAD = 1.5
+LONGEST_TAIL, TAIL_SHARE = 0.03, 0.3
+# How much longer the first half of a full block may be searched, before the block is whole: that
+# delays nothing.
+AHEAD = 2.0
 CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
 KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
 UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost

@@ -238,7 +238,7 @@ class Sender:
             self._encoded(samples, when)
         while self._requests:
             self._requests.popleft()()
-        self._encoder.set_budget(self._budget())
+        self._encoder.set_budget(self._budget(lag))
         self._pushed += len(samples)
         self._latest_sample = when
         packets = self._encoder.push(samples)
@@ -247,10 +247,14 @@ class Sender:
             self._end = packet.step + packet.steps
             self._ship(packet, when - (self._pushed - self._end * STEP_SAMPLES) / SAMPLE_RATE)
 
-    def _budget(self) -> float:
-        """Seconds of search of a block: fewer while samples are waiting."""
+    def _budget(self, lag: float) -> float:
+        """Seconds of search of a block: what is left of the tail, fewer while samples are waiting.
+
+        lag: how long ago the last sample was in the air. So packets leave at the same age, however
+        the sound card's blocks lie in them; where they do not, all of them have to be waited for.
+        """
         usual = self._tail(self._encoder.steps)
-        return _HURRIED * usual if self._backlog > _HURRY else usual
+        return max((_HURRIED if self._backlog > _HURRY else 1.0) * usual - lag, 0.0)
 
     def _ship(self, encoded: EncodedPacket, captured: float) -> None:
         self._frames += 1
