@@ -12,7 +12,7 @@ from torch import Tensor
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent, refine, search
 from codec.search.problem import Networks, SearchResult, SearchSettings, StepModel
-from codec.search.rdoq import Rdoq
+from codec.search.rdoq import SPEECH, Rdoq
 from models.folder import load_speech_model, search_networks
 from models.networks.speech import Prior, SpeechShape
 from models.networks.speech_distance import FrameDistance
@@ -93,6 +93,38 @@ def test_a_round_never_makes_a_frame_worse() -> None:
     for before, after in itertools.pairwise(costs):
         assert (after <= before + 1e-6).all()
     assert (costs[-1] < 0.5 * costs[0]).all()
+
+
+def test_the_last_round_takes_the_best_of_several_numbers_of_steps() -> None:
+    x = targets(6)
+    rdoq = toy_rdoq(x, torch.zeros_like(x))
+    before = rdoq.steps
+    sign, gain = rdoq._gains(before)
+    tried = [
+        true_cost(x, rdoq._stepped(sign, gain, share * (gain < 0).sum((1, 2))))
+        for share in SPEECH.last
+    ]
+    rdoq.last_round()
+    after = rdoq.steps
+    best = torch.minimum(torch.stack(tried).min(0).values, before.cost)
+    torch.testing.assert_close(after.cost, best)
+    torch.testing.assert_close(after.cost, true_cost(x, after.latents))
+    torch.testing.assert_close(after.bits, price_of(after.latents).sum((1, 2)))
+    assert (after.cost < before.cost).all()
+
+
+def test_the_last_round_keeps_within_the_limit_and_makes_nothing_worse() -> None:
+    x = targets(7) * 20.0
+    none = torch.zeros(3)
+    rdoq = toy_rdoq(x, torch.zeros_like(x), none)
+    rdoq.last_round()
+    assert (rdoq.latents == 0).all()
+    rdoq = toy_rdoq(targets(8), targets(8).round())
+    for _ in range(40):
+        rdoq.round()
+    found = rdoq.latents
+    rdoq.last_round()
+    assert torch.equal(rdoq.latents, found)
 
 
 def test_rdoq_alone_is_a_search() -> None:

@@ -27,6 +27,7 @@ from codec.search.rdoq import Rdoq
 
 _RDOQ = 0.25  # share of the iterations, or of the time, that is for RDOQ
 _FEWEST_WITH_RDOQ = 8  # iterations
+LAST_ROUND = 0.6  # what the last round of `refine` takes, which needs no slopes, in others
 
 
 @contextmanager
@@ -252,24 +253,27 @@ def refine(
 ) -> SearchResult:
     """As `search`, by RDOQ alone from the nearest quantised latents of `start` [B, S, C].
 
-    In a dozen iterations that finds more than ADMM with RDOQ after it. Costs are those by the fast
+    In a dozen iterations that finds more than ADMM with RDOQ after it. One is always done, the last
+    one, which tries several numbers of steps; it takes as long as LAST_ROUND + 1 others, those
+    before it one each. Costs are those by the fast
     generator: nothing is decoded to score it. Raises ValueError as `Rdoq`.
     """
-    begun, done = clock(), 1
+    begun, done = clock(), 0
     descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
     rdoq = descent.rdoq(descent.candidates[0])
     first = rdoq.steps
-    while done < settings.iterations:
+    while done < settings.iterations - 1:
         if settings.budget is not None:
             spent = clock() - begun
-            # The next round will take as long as those before.
-            if spent * (done + 1) / done > settings.budget:
+            # The next round and the last one will take as long as those before, or less.
+            if spent * (done + 2 + LAST_ROUND) / (done + 1) > settings.budget:
                 break
         if not rdoq.round():
             break
         done += 1
+    rdoq.last_round()
     found = rdoq.steps
-    return SearchResult(found.latents, found.cost, found.bits, first.cost, done)
+    return SearchResult(found.latents, found.cost, found.bits, first.cost, done + 1)
 
 
 def cheapen(

@@ -9,7 +9,7 @@ are tried next, else fewer, since their effects do not simply add up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Schedule:
 
     share: the part of the promising steps taken first; bolder, meeker: factor on it after success
     and after failure; most: the largest share; stiffness: curvature over that of a squared error
-    with the same slope.
+    with the same slope; last: the parts tried side by side when no round can follow.
     """
 
     share: float
@@ -31,11 +31,12 @@ class Schedule:
     meeker: float
     most: float
     stiffness: float
+    last: tuple[float, ...]
     bits_first: bool  # order in which a gain is summed up: rounding decides between near ties
 
 
-SPEECH = Schedule(0.04, 1.5, 0.5, 0.5, 2.0, bits_first=True)
-IMAGE = Schedule(0.6, 1.0, 0.3, 1.0, 1.0, bits_first=False)
+SPEECH = Schedule(0.04, 1.5, 0.5, 0.5, 2.0, (0.02, 0.05, 0.12), bits_first=True)
+IMAGE = Schedule(0.6, 1.0, 0.3, 1.0, 1.0, (0.3, 0.6, 1.0), bits_first=False)
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,7 @@ class Rdoq:
         promising = (gain < 0).sum((1, 2))
         if not promising.any():
             return False
-        counts = (self._share * promising).long().clamp(min=1).cpu().tolist()
-        rows = zip(gain.flatten(1), counts, strict=True)
-        least = torch.stack([row.kthvalue(count).values for row, count in rows])
-        chosen = (gain <= least[:, None, None]) & (gain < 0)
-        z = torch.where(chosen, before.latents + sign, before.latents).requires_grad_(True)
+        z = self._stepped(sign, gain, self._share * promising).requires_grad_(True)
         away = self._distance(self._networks.fast_generator(z, self._rate))
         (slope,) = torch.autograd.grad(away.sum(), z)
         after = self._steps(z.detach(), away.detach(), slope)
@@ -135,6 +132,44 @@ class Rdoq:
         )
         self._share = share.clamp(max=schedule.most)
         return True
+
+    @torch.no_grad()
+    def last_round(self) -> None:
+        """Try several numbers of steps side by side and keep the best; no round can follow.
+
+        It takes hardly longer than a round, which needs a slope for the next.
+        """
+        before = self.steps
+        sign, gain = self._gains(before)
+        promising = (gain < 0).sum((1, 2))
+        if not promising.any():
+            return
+        for_each = [self._stepped(sign, gain, share * promising) for share in self._schedule.last]
+        z, count = torch.cat(for_each), len(for_each)
+        rate = self._rate.repeat(count)
+        y = self._networks.fast_generator(z, rate)
+        away = torch.cat([self._distance(part) for part in y.chunk(count)])
+        bits = self._networks.prior.bits(z, rate).sum((1, 2))
+        cost = away + self._price.repeat(count) * bits
+        if self._limit is not None:
+            cost = torch.where(bits > self._limit.repeat(count), torch.inf, cost)
+        cost, best = cost.view(count, -1).min(0)
+        every = torch.arange(len(best), device=best.device)
+        pick = best * len(best) + every
+        better = cost < before.cost
+        self.steps = replace(
+            before,
+            latents=torch.where(better[:, None, None], z[pick], before.latents),
+            cost=torch.where(better, cost, before.cost),
+            bits=torch.where(better, bits[pick], before.bits),
+        )
+
+    def _stepped(self, sign: Tensor, gain: Tensor, counts: Tensor) -> Tensor:
+        """The present latents with the `counts` [B] most promising steps, one at least."""
+        rows = zip(gain.flatten(1), counts.long().clamp(min=1).cpu().tolist(), strict=True)
+        least = torch.stack([row.kthvalue(count).values for row, count in rows])
+        chosen = (gain <= least[:, None, None]) & (gain < 0)
+        return torch.where(chosen, self.steps.latents + sign, self.steps.latents)
 
     def _gains(self, steps: Steps) -> tuple[Tensor, Tensor]:
         """The better step of each index and the cost that it adds, [B, S, C]."""

@@ -31,7 +31,7 @@ from codec.packet import (
     Packet,
     short_id,
 )
-from codec.search.admm import cheapen, refine, search, threads_for
+from codec.search.admm import LAST_ROUND, cheapen, refine, search, threads_for
 from codec.search.problem import Distance, Method, Networks, SearchResult, SearchSettings
 from codec.search.sliding import NewestDistance, following
 from codec.signal import analysis
@@ -580,7 +580,7 @@ class SpeechEncoder:
             networks, self._distance(), x, target.rate, target.weight, settings,
             start=start, allowed_bits=target.limit, clock=self._clock,
         )  # fmt: skip
-        taken = (self._clock() - begun) / found.iterations
+        taken = (self._clock() - begun) / (found.iterations + LAST_ROUND)
         self._round += _LEARNING * (taken - self._round)
         return found
 
@@ -662,7 +662,7 @@ class SpeechEncoder:
             return replace(settings, method="none")  # most likely part of a pause
         if self._budget is not None:
             left = (1.0 if last else AHEAD) * self._budget - (self._clock() - begun)
-            if left <= self._round:
+            if left <= (1.0 + LAST_ROUND) * self._round:
                 # One moment in which the machine stood still must not end all searches.
                 self._round *= _FORGETTING
                 return replace(settings, method="none")
