@@ -14,7 +14,6 @@ from stream.call.delays import (
     Growth,
     block_seconds,
     fitting,
-    iterations_of,
     steps_of,
 )
 
@@ -54,11 +53,6 @@ def test_the_shortest_delay_that_the_machine_keeps_up_with(wished, seconds, dela
 def test_where_only_whole_frames_are_possible_nothing_is_measured():
     assert fitting(256, (1024,), lambda delay: pytest.fail("measured")) == 1024
     assert fitting(1024, (64, 256), lambda delay: pytest.fail("measured")) == 256
-
-
-def test_short_packets_are_to_leave_time_for_a_real_search():
-    assert iterations_of(64) == iterations_of(128) == 10
-    assert iterations_of(256) == iterations_of(1024) == 1
 
 
 def test_a_longer_delay_is_taken_after_seconds_of_being_behind():

@@ -22,10 +22,10 @@ from stream.audio.sinks import Sink
 from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import Source
 from stream.call.delays import (
+    SEARCH_STEPS,
     WHOLE_FRAMES,
     FallBack,
     fitting,
-    iterations_of,
     steps_of,
 )
 from stream.call.receiver import Receiver
@@ -414,13 +414,13 @@ def warm_up(codec: SpeechCodec, delay: int = CALL_DELAY) -> dict[int, float]:
     packets: list[Packet] = []
 
     def seconds(delay: int) -> float:
-        found, measured[delay] = _encoded_noise(codec, delay, iterations_of(delay))
+        found, measured[delay] = _encoded_noise(codec, delay)
         packets[:] = found
         return measured[delay]
 
     fitting(delay, possible, seconds)
     if not packets:
-        packets += _encoded_noise(codec, max(possible), 1)[0]
+        packets += _encoded_noise(codec, max(possible))[0]
     stream = RemoteStream(codec)
     for packet in packets:
         stream.arrive(pack_session(packet), packet.sequence, None, 0.0)
@@ -430,14 +430,15 @@ def warm_up(codec: SpeechCodec, delay: int = CALL_DELAY) -> dict[int, float]:
     return measured
 
 
-def _encoded_noise(codec: SpeechCodec, delay: int, iterations: int) -> tuple[list[Packet], float]:
+def _encoded_noise(codec: SpeechCodec, delay: int) -> tuple[list[Packet], float]:
     """Packets of noise, and the least seconds that a block of them took."""
     from codec.speech.encoder import BLOCK, SpeechEncoder
 
     steps = steps_of(delay)
     count = 4 if steps <= BLOCK else 2  # the first one is slower
     noise = np.random.default_rng(0).normal(0.0, 0.05, count * steps * STEP_SAMPLES + LEAD)
-    encoder = SpeechEncoder(codec, iterations, steps=steps, block=BLOCK, session=True)
+    # As a call does, in haste, but for as long as it takes.
+    encoder = SpeechEncoder(codec, SEARCH_STEPS, np.inf, steps=steps, block=BLOCK, session=True)
     encoded = encoder.push(noise.astype(np.float32))
     packets = [each.packet for each in encoded if each.packet is not None]
     return packets, min(each.seconds for each in encoded) / max(steps // BLOCK, 1)

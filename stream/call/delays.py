@@ -13,8 +13,8 @@ from codec.packet import DELAYS, FRAME_STEPS, STEP_MS
 
 WHOLE_FRAMES = STEP_MS * FRAME_STEPS
 
-_BLOCK_STEPS = 4  # the most that is searched at once; short packets are less efficient
-SEARCH_STEPS = 10  # that a machine should have time for, where longer blocks would allow more
+_BLOCK_STEPS = 4  # the most that is searched at once
+SEARCH_STEPS = 1  # that a machine must have time for: of all, the first brings most
 BUSY_SHARE = 0.6  # of a block's time that its search may take
 BEHIND_SECONDS = 3.0  # for which the encoder is behind before the delay is made longer
 SETTLE_SECONDS = 6.0  # until it shows whether that was enough
@@ -37,19 +37,10 @@ def block_seconds(delay: int) -> float:
     return min(steps_of(delay), _BLOCK_STEPS) * STEP_MS / 1000.0
 
 
-def iterations_of(delay: int) -> int:
-    """Search steps by which a machine's speed is judged.
-
-    Packets beyond 256 ms are searched in blocks of that length, so they leave time for no more of
-    them: from there on all the rest must fit.
-    """
-    return SEARCH_STEPS if steps_of(delay) < _BLOCK_STEPS else 1
-
-
 def fitting(wished: int, possible: Sequence[int], seconds: Callable[[int], float]) -> int:
     """The shortest possible delay, of at least the wished one, that the machine keeps up with.
 
-    seconds: what a block at a delay takes with `iterations_of` it. The longest one has to do.
+    seconds: what a block at a delay takes with SEARCH_STEPS. The longest one has to do.
     """
     longer = sorted(delay for delay in possible if delay >= wished) or [max(possible)]
     for delay in longer[:-1]:
