@@ -25,7 +25,7 @@ from stream.audio import devices
 from stream.audio.devices import AudioDeviceError, DeviceInfo, choose
 from stream.audio.pacing import Pacer, SampleClock
 from stream.audio.sinks import BUFFER, Cushion, Loudspeaker, NullSink
-from stream.audio.sources import FileSource, PipeSource, Silence
+from stream.audio.sources import FileSource, Microphone, PipeSource, Silence
 from stream.bench.rig import soundcard
 from stream.bench.rig.soundcard import VirtualSoundCards
 from tui.commands.devices import as_text
@@ -354,14 +354,15 @@ class Flags:
     """What PortAudio says with every block."""
 
     def __init__(self, underflow: bool) -> None:
-        self.output_underflow = underflow
+        self.output_underflow = self.input_overflow = underflow
         self.outputBufferDacTime, self.currentTime = 0.02, 0.0
+        self.inputBufferAdcTime = -0.01
 
 
 class Sound:
     """PortAudio with one card of 48 kHz, whose blocks are asked for by hand.
 
-    It underflows below a latency of `needed` seconds.
+    It loses samples below a latency of `needed` seconds.
     """
 
     class PortAudioError(Exception):
@@ -378,12 +379,14 @@ class Sound:
         return [{"name": "ALSA"}]
 
     def query_devices(self) -> list[dict[str, object]]:
-        channels = {"max_input_channels": 0, "max_output_channels": 1}
+        channels = {"max_input_channels": 1, "max_output_channels": 1}
         return [{"name": "card", "hostapi": 0, "default_samplerate": 48_000.0, **channels}]
 
     def check_output_settings(self, *, samplerate: int, **_: object) -> None:
         if samplerate != 48_000:
             raise ValueError("Invalid sample rate")
+
+    check_input_settings = check_output_settings
 
     class Stream:
         def __init__(self, latency: float, callback) -> None:
@@ -401,6 +404,8 @@ class Sound:
         self.asked.append(latency)
         self.streams.append(Sound.Stream(latency, callback))
         return self.streams[-1]
+
+    InputStream = OutputStream
 
     def turn(self, seconds: float, loudspeaker: Loudspeaker, clock: Time) -> None:
         """Let it play, with the mixer looking in between blocks."""
@@ -429,6 +434,25 @@ def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch
     assert loudspeaker.error is None
     # Our own cushion does not grow for it.
     assert loudspeaker.latency < asked[-1] + 0.05
+
+
+@pytest.mark.parametrize(("needed", "asked"), [(0.01, [0.01]), (0.02, [0.01, 0.02])])
+def test_a_microphone_that_keeps_losing_samples_gets_a_longer_buffer(monkeypatch, needed, asked):
+    sound, clock = Sound(needed), Time()
+    monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+    microphone = Microphone(clock=clock)
+    microphone.start()
+    taken = 0
+    for k in range(600):
+        stream = sound.streams[-1]
+        flags = Flags(stream.latency < needed and k % 20 == 0)  # five times a second
+        stream.callback(np.ones((480, 1), np.float32), 480, flags, flags)
+        taken += len(microphone.read(1600, 0.0)[0])
+        clock.now += 0.01
+    assert sound.asked == pytest.approx(asked)
+    assert [stream.active for stream in sound.streams] == [False] * (len(asked) - 1) + [True]
+    assert microphone.error is None and microphone.gaps == 6 * (len(asked) - 1)
+    assert taken == pytest.approx(6 * 16_000, abs=1_000)
 
 
 # On virtual sound cards

@@ -31,7 +31,9 @@ from stream.audio.pacing import Clock
 # What `sotto devices` asks for: ours, and the two that hardware has.
 PROBED_RATES = (16_000, 44_100, 48_000)
 
-DEVICE_BUFFER = 0.02  # seconds of latency to ask the sound system for
+# Seconds of latency to ask the sound system for; of microphones at first, whose driver keeps what
+# nobody has taken yet.
+DEVICE_BUFFER, SHORT_BUFFER = 0.02, 0.01
 STALLED = 2.0  # seconds: a sound card that has not called for this long is gone
 
 Direction = Literal["input", "output"]
@@ -125,6 +127,25 @@ class Device(ABC):
         self.stop()
 
 
+class FlagWatch:
+    """Notices that a sound system loses samples by itself, many times in a second.
+
+    many: times; now: seconds.
+    """
+
+    def __init__(self, many: int, now: float) -> None:
+        self._many, self._since, self._before = many, now, 0
+
+    def many(self, flagged: int, now: float) -> bool:
+        """Whether it has since the last look, if that was a second ago; flagged: times so far."""
+        seconds = now - self._since
+        if seconds < 1.0:
+            return False
+        more = flagged - self._before
+        self._since, self._before = now, flagged
+        return more >= self._many * seconds
+
+
 class CardStream:
     """A stream of 32-bit samples from or to a sound card.
 
@@ -155,7 +176,8 @@ class CardStream:
         raise AudioDeviceError(f"cannot open {self._direction} device {self.info.name}: {why}")
 
     def open(self, rate: int, channels: int, latency: float, callback: Callback) -> None:
-        """Start blocks of 10 ms; latency: seconds to ask the sound system for.
+        """Start blocks of 10 ms, or of half the latency if that is less; latency: seconds to ask
+        the sound system for.
 
         callback(samples [n, channels], PortAudio's times, its flags, now) may only copy.
         Raises AudioDeviceError.
@@ -174,7 +196,7 @@ class CardStream:
                 device=self.info.index,
                 samplerate=rate,
                 channels=channels,
-                blocksize=rate // 100,
+                blocksize=int(rate * min(0.01, 0.5 * latency)),
                 latency=latency,
                 dtype="float32",
                 callback=called,

@@ -22,7 +22,7 @@ import soxr
 from codec.files import wav
 from codec.files.paths import PIPE, atomic_output, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import DEVICE_BUFFER, AudioDeviceError, CardStream, Device
+from stream.audio.devices import DEVICE_BUFFER, AudioDeviceError, CardStream, Device, FlagWatch
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
@@ -228,7 +228,7 @@ class Loudspeaker(Sink):
         self._last = np.float32(0.0)
         self._faded = _FADE
         self._flagged = self._ran_dry = 0
-        self._watched = (self._clock(), 0)
+        self._watch = FlagWatch(_FLAGS_PER_SECOND, self._clock())
         self._card.open(self.rate, channels, self._device_buffer, self._callback)
         self.latency = self._card.latency + least / self.rate
 
@@ -299,15 +299,8 @@ class Loudspeaker(Sink):
 
     def _reopened(self) -> bool:
         """Whether the sound system kept underflowing, and has been opened again for that."""
-        now = self._clock()
-        since, flagged = self._watched
-        if now - since < 1.0:
-            return False
-        self._watched = (now, self._flagged)
-        if (
-            self._flagged - flagged < _FLAGS_PER_SECOND * (now - since)
-            or 2.0 * self._device_buffer > _MOST_DEVICE_BUFFER
-        ):
+        many = self._watch.many(self._flagged, self._clock())
+        if not many or 2.0 * self._device_buffer > _MOST_DEVICE_BUFFER:
             return False
         self._device_buffer *= 2.0
         self.stop()

@@ -25,17 +25,26 @@ from codec.files import wav
 from codec.files.audio import AudioReader
 from codec.files.paths import PIPE, display_name, open_input, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import DEVICE_BUFFER, CardStream, Device
+from stream.audio.devices import (
+    DEVICE_BUFFER,
+    SHORT_BUFFER,
+    AudioDeviceError,
+    CardStream,
+    Device,
+    FlagWatch,
+)
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
 Sleep = Callable[[float], None]
 
 # Reading threads look this often for new samples. A lock-free callback cannot wake them.
-POLL = 0.004
+POLL = 0.002
 BLOCK = SAMPLE_RATE // 100
 # How far whoever reads may fall behind before samples are lost (microphone) or wait (others).
 BEHIND = 4.0
+# Where the sound system itself loses samples this often in a second, it is asked for more latency.
+_FLAGS_PER_SECOND = 3
 # Time stamps of capture older than this are nonsense (PulseAudio's are, for the first second).
 _OLDEST_STAMP = 0.25
 # What files of compressed audio begin with.
@@ -292,17 +301,20 @@ class Microphone(Source):
 
     is_card = True
 
-    def __init__(self, wanted: str | int | None = None) -> None:
-        super().__init__()
+    def __init__(self, wanted: str | int | None = None, *, clock: Clock = time.monotonic) -> None:
+        super().__init__(clock=clock)
         self._card = CardStream(wanted, "input", self._clock)
         self.name = self._card.info.name
-        self._silence = Silence()
+        self._silence = Silence(clock=clock)
+        self._device_buffer = SHORT_BUFFER
 
     def start(self) -> None:
         self.rate, channels = self._card.settings()
         self._ring = SampleRing(int(BEHIND * self.rate))
         self._card_clock = SampleClock(self.rate)
         self._flagged = 0
+        self._gaps_before = self.gaps
+        self._watch = FlagWatch(_FLAGS_PER_SECOND, self._clock())
         self._mono = np.zeros(self.rate, np.float32)
         self._resample = None
         if self.rate != SAMPLE_RATE:
@@ -310,7 +322,7 @@ class Microphone(Source):
             self._resample = soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32", "MQ")
         self._left = _NOTHING[0]
         self._given = 0
-        self._card.open(self.rate, channels, DEVICE_BUFFER, self._callback)
+        self._card.open(self.rate, channels, self._device_buffer, self._callback)
         self.latency = self._card.latency
 
     def stop(self) -> None:
@@ -334,7 +346,9 @@ class Microphone(Source):
     def _take(self, most: int) -> tuple[FloatArray, float]:
         if self.error is not None:
             return self._silence._take(most)
-        self.gaps = self._flagged
+        self.gaps = self._gaps_before + self._flagged
+        if self._watch.many(self._flagged, self._clock()) and self._device_buffer < DEVICE_BUFFER:
+            return self._reopened()
         if not self._ring.available:
             if self._card.gone():
                 self.error = f"the microphone {self.name} has stopped: silence is sent instead"
@@ -351,3 +365,14 @@ class Microphone(Source):
         # Never in the future, whatever the card says.
         now = self._clock()
         return samples, now if when is None else min(when, now)
+
+    def _reopened(self) -> tuple[FloatArray, float]:
+        """Ask for more latency, since the sound system keeps losing samples; nothing is there."""
+        self._device_buffer = DEVICE_BUFFER
+        self.stop()
+        try:
+            self.start()
+        except AudioDeviceError as error:
+            self.error = f"the microphone {self.name} has stopped: {error}"
+            self._silence.start()
+        return _NOTHING
