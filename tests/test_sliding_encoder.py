@@ -14,7 +14,7 @@ from codec.search.admm import cheapen, refine
 from codec.search.problem import SearchResult
 from codec.signal import analysis
 from codec.signal.activity import ActivityDetector
-from codec.signal.analysis import STEP_SAMPLES
+from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.comfort_noise import DB_PER_UNIT, PAYLOAD_BYTES
 from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec
@@ -105,6 +105,25 @@ def bits_of(encoded: list[EncodedPacket]) -> list[int]:
 def noise(steps: int, level: float = 1e-3) -> FloatArray:
     random = np.random.default_rng(0)
     return random.normal(0.0, level, steps * STEP_SAMPLES).astype(np.float32)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_in_haste_too_packets_depend_on_the_samples_alone(
+    codec: SpeechCodec, clip: FloatArray, steps: int
+) -> None:
+    """What a packet leaves to be done is done before the next one, however samples come."""
+    options = {"iterations": 1, "budget": np.inf}
+    samples = np.tile(clip, 2)[: 40 * STEP_SAMPLES + LEAD]
+    whole = run(encoder_of(codec, steps, **options), samples, len(samples))
+    assert len(whole) == 40 // steps
+    for chunk in (160, 4096 + 7):
+        parts = run(encoder_of(codec, steps, **options), samples, chunk)
+        assert [each.packet for each in parts] == [each.packet for each in whole]
+    encoder = encoder_of(codec, steps, **options)
+    for start in range(0, len(samples), 32 * STEP_SAMPLES):
+        encoder.push(samples[start : start + 16 * STEP_SAMPLES + LEAD])
+        encoder.reset()
+        assert encoder.push(samples[:160]) == []
 
 
 @pytest.mark.parametrize("steps", [1, 4, 16])

@@ -148,7 +148,9 @@ class Rdoq:
         z, count = torch.cat(for_each), len(for_each)
         rate = self._rate.repeat(count)
         y = self._networks.fast_generator(z, rate)
-        away = torch.cat([self._distance(part) for part in y.chunk(count)])
+        # One target is compared with all of them at once.
+        parts = y.chunk(count) if len(promising) > 1 else (y,)
+        away = torch.cat([self._distance(part) for part in parts])
         bits = self._networks.prior.bits(z, rate).sum((1, 2))
         cost = away + self._price.repeat(count) * bits
         if self._limit is not None:

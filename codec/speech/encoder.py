@@ -330,6 +330,7 @@ class SpeechEncoder:
         self._quality = codec.settings.quality  # of the latest packet
         self._growth: Bits | None = None  # payload bits at each quality, lately
         self._growth_until = 0  # step
+        self._due = False  # to look at it again, now that the columns are those of speech
         self._since_key = self._unchained = 0  # steps
         self._pause: bytes | None = None  # what a pause was last said to sound like
         self._since_pause = 0
@@ -398,6 +399,7 @@ class SpeechEncoder:
         packets: list[EncodedPacket] = []
         needed = STEP_SAMPLES + 2 * LEAD
         while len(self._held) + len(samples) >= needed:
+            self._look_after()
             part, samples = np.split(samples, [needed - len(self._held)])
             self._detect(part)
             seen = np.concatenate((self._held, part))
@@ -406,6 +408,8 @@ class SpeechEncoder:
             self._columns = np.concatenate((self._columns, columns))[-FRAME_HOPS:]
             self._filled += 1
             packets += self._advance()
+        if not packets:
+            self._look_after()
         self._detect(samples)
         self._held = np.concatenate((self._held, samples))
         return packets
@@ -427,6 +431,7 @@ class SpeechEncoder:
         """Let the next sample be the first of a packet, with nothing before it."""
         self._held = np.zeros(LEAD, np.float32)
         self._columns = self._columns[:0]
+        self._due = False
         self._detected = self._quiet = 0
         self._pause = None
         self._history.clear()
@@ -510,7 +515,9 @@ class SpeechEncoder:
             quality = self._likely_quality
             guess, bits = coder.guess(window, networks(quality), steps, quality)
             if not self._blocks:
-                growth = self._look_at_growth(window, networks(0), steps)
+                growth = self._growth
+                if growth is None or self._step >= self._growth_until:
+                    growth = self._look_at_growth(window, networks(0))
                 plan = coder.plan(growth * (bits / max(growth[quality], 1.0)), steps)
             else:
                 left = coder.most - sum(block.bits for block in self._blocks)
@@ -589,12 +596,19 @@ class SpeechEncoder:
         able = settings.method == "rdoq" and self._codec.searchable.steps is not None
         return self._budget is not None and able
 
-    def _look_at_growth(self, window: torch.Tensor, networks: Networks, steps: int) -> Bits:
+    def _look_at_growth(self, window: torch.Tensor, networks: Networks) -> Bits:
         """How bits grow with quality, which is looked at once in a frame's time."""
-        if self._growth is None or self._step >= self._growth_until:
-            self._growth = self._coder.bits(window, networks, steps)[0]
-            self._growth_until = self._step + FRAME_STEPS
+        self._growth = self._coder.bits(window, networks, self._block)[0]
+        self._growth_until = self._step + FRAME_STEPS
         return self._growth
+
+    def _look_after(self) -> None:
+        """Do what the latest packet left to be done, while nobody waits for the next one."""
+        if self._due:
+            self._due = False
+            window, x, networks = self._window(self._block, chained=False)
+            with threads_for(x):
+                self._look_at_growth(window, networks(0))
 
     @property
     def _likely_quality(self) -> int:
@@ -616,7 +630,6 @@ class SpeechEncoder:
             guess, _ = coder.guess(window, own, steps, quality)
             target = coder.target([Plan(quality, np.inf)], steps)
             found = self._refined(own, x, target, settings, guess)
-            self._look_at_growth(window, networks(0), steps)
         self._head = _Head(found.indices, target.rate, found.iterations)
         self._seconds += self._clock() - begun
 
@@ -690,6 +703,7 @@ class SpeechEncoder:
             payload_bits=8 * len(packet.payload) if packet else 0,
         )
         self._count(packet)
+        self._due = active and self._budget is not None and self._step >= self._growth_until
         self._begin()
         return encoded
 
