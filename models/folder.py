@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec.errors import BadInput
+from codec.files.paths import display_name
+from codec.files.paths import reason as os_reason
+from models.description import DESCRIPTION, check_file, read_description
+from models.description import WEIGHTS as WEIGHTS
 from models.model import FrameModel as FrameModel
 from models.model import Model, halved, widened
 
@@ -37,9 +42,7 @@ if TYPE_CHECKING:
     from models.networks.photo import PhotoModel as PhotoModel
     from models.networks.photo_paper import PaperImageModel as PaperImageModel
 
-WEIGHTS = Path(__file__).parent / "weights"
 MAX_FILE_BYTES = 64 << 20
-MAX_DESCRIPTION_BYTES = 1 << 20
 
 M = TypeVar("M", bound=Model)
 
@@ -83,17 +86,21 @@ def search_networks(model: FrameModel) -> Networks:
 def _load(folder: Path, *models: type[M]) -> M:
     """The model in a folder, frozen, which must be one of `models`."""
     with loading(f"the {models[0].title} model", folder):
-        description = read_description(folder / "model.json")
+        if not folder.is_dir():
+            raise BadInput(f"{display_name(folder)} is no folder with a model")
+        description = read_description(folder / DESCRIPTION)
         kind = description.get("kind")
         found = [model for model in models if model.kind == kind]
         if not found:
-            raise BadInput(f"{folder} holds no {models[0].title} model")
+            raise BadInput(f"{display_name(folder)} holds no {models[0].title} model")
         model = found[0].restored(description, read_part(folder / "entropy.safetensors"))
         for name in model.parts:
             model.load_part(name, widened(read_part(folder / f"{name}.safetensors")))
         model.model_id = str(description["model_id"])
         if _model_id(model, folder, description) != model.model_id:
-            raise BadInput(f"{folder}: weights do not match their model id; reinstall the model")
+            raise BadInput(
+                f"{display_name(folder)} is damaged: its weights do not match its model id"
+            )
     return model.requires_grad_(False).eval()
 
 
@@ -106,7 +113,7 @@ def save_model(model: Model, folder: Path, about: dict[str, Any]) -> str:
     kind = {} if model.kind is None else {"kind": model.kind}
     description = {**kind, "shape": asdict(model.shape), **model.described(), **about}
     description["model_id"] = _model_id(model, folder, description)
-    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     return str(description["model_id"])
 
 
@@ -132,26 +139,26 @@ def loading(what: str, folder: Path) -> Iterator[None]:
         OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError,
         MemoryError, SafetensorError,
     ) as error:  # fmt: skip
-        # torch explains itself over many lines.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"cannot load {what} from {folder}: {reason}") from error
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """What a JSON description says. Raises ValueError when it is none or too large."""
-    if path.stat().st_size > MAX_DESCRIPTION_BYTES:
-        raise ValueError(f"{path.name} is larger than any description may be")
-    description = json.loads(path.read_text())
-    if not isinstance(description, dict):
-        raise ValueError(f"{path.name} holds no description")
-    return description
+        if isinstance(error, OSError) and error.strerror:
+            name = Path(os.fsdecode(error.filename or folder)).name
+            reason = f"{display_name(name)}: {os_reason(error)}"
+        else:
+            # torch explains itself over many lines.
+            reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"cannot load {what} from {display_name(folder)}: {reason}") from error
 
 
 def read_part(path: Path, most: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
-    """The tensors of one file of a model folder. Raises BadInput above `most` bytes."""
-    if path.stat().st_size > most:
-        raise BadInput(f"{path}: larger than any such model file may be")
-    return load_file(path)
+    """The tensors of one file of a model folder, all of them numbers.
+
+    Raises OSError, ValueError or SafetensorError if it is damaged, missing or above `most` bytes.
+    """
+    check_file(path, most)
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or not tensor.isfinite().all():
+            raise ValueError(f"{path.name}: {name} holds values that are no finite real numbers")
+    return tensors
 
 
 @contextlib.contextmanager
@@ -161,7 +168,7 @@ def new_model_folder(out: Path) -> Iterator[Path]:
     An existing model is replaced only then. Raises BadInput, before the block, when `out` exists
     and holds something else than a model.
     """
-    if out.exists() and not (out / "model.json").is_file():
+    if out.exists() and not (out / DESCRIPTION).is_file():
         raise BadInput(f"{out} exists and is no model folder; give another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

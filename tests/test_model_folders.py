@@ -4,11 +4,15 @@ refused with one line."""
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from codec.entropy.huffman import count_tokens
 from codec.errors import BadInput
@@ -142,6 +146,98 @@ def test_other_numbers_than_a_model_has_are_refused(
     (tmp_path / "model.json").write_text(json.dumps({**description, **change}))
     with pytest.raises(BadInput, match="cannot load the speech model"):
         load_speech_model("mine", tmp_path)
+
+
+def _without_end(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _huge(path: Path) -> None:
+    os.truncate(path, 1 << 40)  # takes no room
+
+
+def _claiming(path: Path) -> None:
+    """A header that says it is as long as memory."""
+    path.write_bytes((1 << 50).to_bytes(8, "little") + b"{}")
+
+
+def _not_numbers(path: Path) -> None:
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, path)
+
+
+def _one_changed(path: Path) -> None:
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, path)
+
+
+def _other_shape(path: Path) -> None:
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name].new_zeros(3, 5, 7)}, path)
+
+
+ANY_FILE = (_without_end, Path.unlink, _pipe, _folder, _loop, _huge)
+WEIGHTS_ONLY = (_claiming, _not_numbers, _other_shape)
+FAULTS = [
+    *((name, fault) for name in ("model.json", "generator.safetensors") for fault in ANY_FILE),
+    *(("encoder.safetensors", fault) for fault in WEIGHTS_ONLY),
+    ("entropy.safetensors", _without_end),
+    ("generator.safetensors", _one_changed),
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS)
+def test_a_damaged_folder_is_one_line(
+    speech_folder: Path, tmp_path: Path, name: str, fault: Callable[[Path], None]
+) -> None:
+    """Whatever is in the place of a file, it is neither waited for nor read without bound."""
+    folder = Path(shutil.copytree(speech_folder, tmp_path / "mine"))
+    fault(folder / name)
+    with pytest.raises(BadInput, match="mine") as caught:
+        load_speech_model("mine", folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_what_is_no_folder_is_one_line(tmp_path: Path, loader: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("{}")
+    for name in ("loop", "file", "nothing", "loop/deeper", "file/deeper", "x" * 300):
+        with pytest.raises(BadInput) as caught:
+            LOADERS[loader]("mine", tmp_path / name)
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", [".", "model.json", "generator.safetensors"])
+def test_a_folder_without_rights_is_one_line(
+    speech_folder: Path, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(speech_folder, tmp_path / "mine"))
+    (folder / name).chmod(0)
+    try:
+        with pytest.raises(BadInput, match="permission denied"):
+            load_speech_model("mine", folder)
+    finally:
+        (folder / name).chmod(0o700)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from codec.errors import BadInput
 from codec.signal.analysis import N_MELS
-from models.folder import WEIGHTS, loading, read_description, read_part
+from models.description import WEIGHTS, read_description
+from models.folder import loading, read_part
 from models.model import halved, sizes, widened
 from models.networks.common import SignalDistance
 
