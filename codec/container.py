@@ -27,7 +27,14 @@ from io import RawIOBase
 from struct import Struct
 from typing import Any, BinaryIO
 
-from codec.errors import BadInput, BadStream, SottoError, WrongModel, WrongVersion
+from codec.errors import (
+    GIVE_MODEL,
+    BadInput,
+    BadStream,
+    SottoError,
+    WrongModel,
+    WrongVersion,
+)
 from codec.packet import (
     FRAME_STEPS,
     MAX_PACKET,
@@ -122,6 +129,15 @@ class StreamHeader:
             number = type(value) is int and abs(value) < 1 << 53
             if not _NAME.fullmatch(name) or name in _KEYS or not (short_text or number):
                 raise BadInput(f"header entry {name!r} is neither a short text nor a number")
+
+    def require_model(self, model_id: str, preset: str | None = None) -> None:
+        """Raise `WrongModel` unless the stream was coded with this model (16 hex digits)."""
+        if self.model_id != model_id.lower():
+            ours = f" (preset {preset})" if preset else ""
+            raise WrongModel(
+                f"the stream was coded with model {self.model_id} (preset {self.preset}), "
+                f"the model at hand is {model_id.lower()}{ours}: {GIVE_MODEL}"
+            )
 
 
 @dataclass(frozen=True)
@@ -459,12 +475,7 @@ class ContainerReader:
 
     def require_model(self, model_id: str, preset: str | None = None) -> None:
         """Raise `WrongModel` unless the stream was coded with this model (16 hex digits)."""
-        if self.header.model_id != model_id.lower():
-            ours = f" (preset {preset})" if preset else ""
-            raise WrongModel(
-                f"the stream was coded with model {self.header.model_id} "
-                f"(preset {self.header.preset}), the model at hand is {model_id.lower()}{ours}"
-            )
+        self.header.require_model(model_id, preset)
 
     def has_trailing_data(self) -> bool:
         """Whether bytes follow the end record. On a pipe, waits for them."""

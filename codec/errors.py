@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# How to give a program the model that a stream needs.
+GIVE_MODEL = "name the folder of the former with --model FOLDER"
+
 
 class SottoError(Exception):
     """Something sotto cannot do, with a one-line reason fit for stderr."""

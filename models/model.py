@@ -71,8 +71,9 @@ class Model(nn.Module, ABC):
 class FrameModel(Model):
     """A model of the speech codec; latents are rounded unless a subclass differs.
 
-    coders: entropy coders by name; qualities: number of rate points; penalty: the search's
-    coupling, where no bit price sets it; reach: the largest magnitude of a latent; generator_past,
+    family: the kind of speech presets that it serves; coders: entropy coders by name; qualities:
+    number of rate points; penalty: the search's coupling, where no bit price sets it; reach: the
+    largest magnitude of a latent; generator_past,
     encoder_past: how many latent steps before its own each network sees, None where the networks
     only take whole frames.
     """
@@ -80,6 +81,7 @@ class FrameModel(Model):
     encoder: nn.Module
     generator: nn.Module
     prior: RateModel
+    family: ClassVar[str]
     coders: dict[str, LatentCoder]
     qualities: int
     penalty: float | None = None

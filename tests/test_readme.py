@@ -156,6 +156,8 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout" / "tests"
     for name in ("clips", "images"):
         (folder / name).mkdir(parents=True)
+    (folder.parent / "models").mkdir()
+    (folder.parent / "models" / "weights").symlink_to(ROOT / "models" / "weights")
     for path in (ROOT / "tests" / "clips").glob("*.flac"):
         samples, rate = soundfile.read(path, dtype="int16", frames=int(SPEECH_SECONDS * 16_000))
         soundfile.write(folder / "clips" / path.name, samples, rate)

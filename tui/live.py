@@ -39,6 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     speech.add_argument(
         "--preset", default="2k", metavar="NAME", help="what we code our voice with (default: 2k)"
     )
+    options.add_model(speech)
     options.add_delay(speech, options.CALL_DELAY)
     speech.add_argument(
         "--packet-limit", type=options.count, metavar="BYTES", help="the most bytes of a packet"
@@ -287,7 +288,7 @@ def _load(args: argparse.Namespace) -> tuple[SpeechCodec, dict[int, float]]:
     # busy costs tens of milliseconds.
     threadpool_limits(1, user_api="blas")
     with Progress("loading the networks", None):
-        codec = SpeechCodec.load(args.preset, args.device)
+        codec = SpeechCodec.load(args.preset, args.device, args.model)
         check_steps(codec, args.delay // STEP_MS)
         check_fits(args.packet_limit, args.delay // STEP_MS)
         measured = warm_up(codec, args.delay)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import BadInput, WrongModel
+from codec.errors import GIVE_MODEL, BadInput, WrongModel
 from codec.image.container import ImageFile, ImageHeader, read_image, write_image
 from codec.image.pictures import Picture, from_array, from_image, pack_alpha
 from codec.image.presets import DEFAULT_IMAGE_PRESET, ImagePreset, find_image_preset
@@ -80,15 +81,21 @@ class ImageCodec(ABC):
         return self.model.model_id
 
     @staticmethod
-    def load(preset: str = DEFAULT_IMAGE_PRESET, device: str = "auto") -> ImageCodec:
-        """The codec of a preset. Raises BadInput: unknown preset or device, broken model."""
+    def load(
+        preset: str = DEFAULT_IMAGE_PRESET, device: str = "auto", model: str | Path | None = None
+    ) -> ImageCodec:
+        """The codec of a preset, with the weights in the folder `model` if one is given.
+
+        Raises BadInput for an unknown preset or device, and for a model that is broken or cannot
+        serve the preset.
+        """
         # Only here: these load torch.
         from codec.device import choose_device
         from codec.image.ganz import GanzCodec
         from codec.image.paper import PaperCodec
         from codec.image.photo import PhotoCodec
 
-        found = find_image_preset(preset)
+        found = find_image_preset(preset, model)
         systems: dict[str, type[PhotoCodec] | type[PaperCodec] | type[GanzCodec]]
         systems = {"photo": PhotoCodec, "paper": PaperCodec, "ganz": GanzCodec}
         return systems[preset](found, choose_device(device))
@@ -129,12 +136,16 @@ class ImageCodec(ABC):
 
         Raises BadStream or WrongModel.
         """
+        self.require_model(file)
+        return self.decode_payloads(file)
+
+    def require_model(self, file: ImageFile) -> None:
+        """Raise WrongModel unless the file was coded with this model."""
         if file.header.model_id != self.model_id:
             raise WrongModel(
                 f"the picture was coded with model {file.header.model_id}, "
-                f"the model at hand is {self.model_id} (preset {self.preset.name})"
+                f"the model at hand is {self.model_id} (preset {self.preset.name}): {GIVE_MODEL}"
             )
-        return self.decode_payloads(file)
 
     @abstractmethod
     def encode_job(self, job: Job) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from codec.errors import BadInput, BadStream
@@ -37,13 +38,18 @@ IMAGE_PRESETS: dict[str, ImagePreset] = {
 DEFAULT_IMAGE_PRESET = "photo"
 
 
-def find_image_preset(name: str) -> ImagePreset:
-    """The preset of that name; BadInput naming the known ones otherwise."""
+def find_image_preset(name: str, model: str | Path | None = None) -> ImagePreset:
+    """The preset of that name; BadInput naming the known ones otherwise.
+
+    model: a model folder to use in place of the shipped weights.
+    """
     try:
-        return IMAGE_PRESETS[name]
+        preset = IMAGE_PRESETS[name]
     except KeyError:
         known = ", ".join(IMAGE_PRESETS)
         raise BadInput(f"unknown image preset {name!r} (known: {known})") from None
+    # An absolute path is used as it is, instead of being looked up as a model's name.
+    return preset if model is None else replace(preset, model=str(Path(model).absolute()))
 
 
 def numbered_image_preset(number: int) -> ImagePreset:

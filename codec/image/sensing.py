@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -233,21 +234,24 @@ class SenseSettings:
 class Sensor:
     """A measurement matrix, and the model that pictures are recovered with.
 
-    Raises BadInput for settings out of range, an unknown device or a model that cannot be used.
+    model: a folder to use in place of the prior's shipped weights. Raises BadInput for settings out
+    of range, an unknown device or a model that cannot be used.
     """
 
-    def __init__(self, settings: SenseSettings, device: str = "auto") -> None:
+    def __init__(
+        self, settings: SenseSettings, device: str = "auto", model: str | Path | None = None
+    ) -> None:
         from models.folder import load_ganz_model, load_photo_model
 
         self.settings = settings
         self.device = choose_device(device)
         self.matrix = Matrix(settings.measurements, settings.seed).to(self.device)
-        model = find_image_preset(settings.prior).model
+        name = find_image_preset(settings.prior, model).model
         self._recover: Callable[[Matrix, Tensor, Annealing, Report], Tensor]
         if settings.prior == "ganz":
-            self._recover = partial(recover_ganz, load_ganz_model(model).to(self.device))
+            self._recover = partial(recover_ganz, load_ganz_model(name).to(self.device))
         else:
-            self._recover = partial(recover_photo, load_photo_model(model).to(self.device))
+            self._recover = partial(recover_photo, load_photo_model(name).to(self.device))
 
     def sense(
         self,

@@ -40,7 +40,7 @@ from codec.signal.analysis import FRAME_HOPS, LEAD, N_MELS, STEP_HOPS, STEP_SAMP
 from codec.signal.comfort_noise import encode_noise
 from codec.signal.samples import FloatArray
 from codec.speech.history import History
-from codec.speech.presets import EntropyName, Preset, find_preset
+from codec.speech.presets import EntropyName, Preset
 from codec.speech.ratecontrol import STEP_SECONDS, Bits, Plan, RateControl, longest_packet
 
 if TYPE_CHECKING:
@@ -351,12 +351,7 @@ class SpeechEncoder:
 
         Raises BadInput for an unknown preset, or one of another model.
         """
-        preset, ours = find_preset(name), self._codec.settings
-        if preset.model != ours.model:
-            raise BadInput(
-                f"preset {name!r} has another model than {ours.name!r}; it needs a new stream"
-            )
-        self._next_preset = preset
+        self._next_preset = self._codec.sibling(name)
 
     def set_steps(self, steps: int) -> None:
         """Put another number of latent steps into packets from the next one on. Raises BadInput."""

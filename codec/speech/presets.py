@@ -28,6 +28,11 @@ class Preset:
     price: float = 0.48
     entropy: EntropyName = "range"
 
+    @property
+    def family(self) -> str:
+        """The kind of model that it needs: "speech" or "paper", as the shipped ones are called."""
+        return PRESETS[self.name].model
+
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -52,3 +57,8 @@ def find_preset(name: str, model: str | Path | None = None) -> Preset:
         raise BadInput(f"unknown preset {name!r} (known: {', '.join(PRESETS)})") from None
     # An absolute path is used as it is, instead of being looked up as a model's name.
     return preset if model is None else replace(preset, model=str(Path(model).absolute()))
+
+
+def presets_of(family: str) -> tuple[str, ...]:
+    """The names of the presets that one kind of model serves."""
+    return tuple(name for name, preset in PRESETS.items() if preset.family == family)

@@ -117,14 +117,18 @@ def sense(
     *,
     steps: int | None = None,
     device: str = "auto",
+    model: Path | None = None,
     note: Note = lambda line: None,
 ) -> dict[str, list[SensePoint]]:
-    """Recover all crops from few measurements; returns points by prior."""
+    """Recover all crops from few measurements; returns points by prior.
+
+    model: a folder to use in place of the shipped weights of the prior ganz.
+    """
     points: dict[str, list[SensePoint]] = {}
     for share in shares:
         for prior in priors:
             settings = SenseSettings(measurements=int(share * PIXELS), prior=prior, steps=steps)
-            sensor = Sensor(settings, device)
+            sensor = Sensor(settings, device, model if prior == "ganz" else None)
             for name, pixels in crops.items():
                 begun = time.perf_counter()
                 picture = sensor.sense(pixels)

@@ -45,10 +45,12 @@ _LABEL = 22  # pixels above a row of crops
 class Settings:
     """The codecs that are measured, and how; small, so that every process can load its own.
 
-    qualities: rate points of sotto; at: bits per pixel of the table.
+    model: a folder in place of the preset's own; qualities: rate points of sotto; at: bits per
+    pixel of the table.
     """
 
     preset: str = DEFAULT_IMAGE_PRESET
+    model: Path | None = None
     qualities: Sequence[float] = QUALITIES
     iterations: int | None = None
     fast: bool = False
@@ -66,7 +68,7 @@ class Settings:
         # A preset with one rate is a single point, measured along with the default's curve.
         one_rate = find_image_preset(self.preset).one_rate
         default = DEFAULT_IMAGE_PRESET if one_rate else self.preset
-        codec = ImageCodec.load(default, self.device)
+        codec = ImageCodec.load(default, self.device, None if one_rate else self.model)
         ours = [own_codec(_OURS, codec, settings, self.qualities)]
         if settings.search:
             unsearched = replace(settings, search=False, fast=False, iterations=None)
@@ -76,7 +78,7 @@ class Settings:
             fast = replace(settings, fast=True)
             ours.append(own_codec("sotto --fast", codec, fast, [self.at], "bpp"))
         if one_rate:
-            other = ImageCodec.load(self.preset, self.device)
+            other = ImageCodec.load(self.preset, self.device, self.model)
             ours.append(own_codec(self.preset, other, settings, self.qualities))
         for each in ours:
             # The first call compiles, which must not be timed.

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from codec.errors import SottoError
 from codec.packet import CALL_DELAY
-from codec.speech.presets import PRESETS
+from codec.speech.presets import PRESETS, presets_of
 from models.evaluation import context, estimates, tables, tradeoff
 from models.evaluation.clips import Clip, load_clips
 from models.evaluation.coding import (
@@ -69,11 +69,11 @@ _TICKS = (600, 1000, 2000, 3000, 4000, 6000, 10_000, 16_000)  # bit/s
 class Settings:
     """What is measured.
 
-    presets: all if empty, or those of the speech model if another takes its place; model: that
-    one's folder; iterations: further search steps; peers: lower-case names of codecs, None
-    for all installed ones; delays: of packets, in milliseconds; clips: the most, each cropped to
-    max_seconds; live: also the encoder of a call; ablation: parts of sotto instead; workers:
-    scoring processes; timeout_s: for one clip; judges: their names, or "all" for those that are
+    presets: all if empty, or those that the model serves; model: a folder in place of their own;
+    iterations: further search steps; peers: lower-case names of codecs, None for all installed
+    ones; delays: of packets, in milliseconds; clips: the most, each cropped to max_seconds; live:
+    also the encoder of a call; ablation: parts of sotto instead; workers: scoring processes;
+    timeout_s: for one clip; judges: their names, or "all" for those that are
     installed; whisper: folder or name of its model; nisqa: files of its weights; lyra: folder of
     its networks.
     """
@@ -275,14 +275,20 @@ class Benchmark:
         return [result for results in self.results.values() for result in results]
 
 
+def _presets(settings: Settings) -> Sequence[str]:
+    """What is measured. Raises BadInput, before anything is, if the model cannot be used."""
+    if settings.model is None:
+        return settings.presets or list(PRESETS)
+    from models.folder import load_speech_model  # only here: this imports torch
+
+    family = load_speech_model("speech", settings.model.absolute()).family
+    return settings.presets or presets_of(family)
+
+
 def benchmark(folder: Path, settings: Settings) -> Benchmark:
     """Choose clips from a folder, and codecs. Raises BadInput if no clip can be used."""
     clips, skipped = load_clips(folder, settings.clips, settings.max_seconds)
-    presets = settings.presets or [
-        name
-        for name, preset in PRESETS.items()
-        if settings.model is None or preset.model == "speech"
-    ]
+    presets = _presets(settings)
     judges, absent_judges = choose_judges(settings.judges, settings.whisper, settings.nisqa)
     judging: dict[str, Any] = {"judges": judges, "absent_judges": absent_judges}
     if settings.ablation:

@@ -217,7 +217,7 @@ class SpeechModel(PriorModel, FrameModel):
     """
 
     kind = None
-    title = "speech"
+    title = family = "speech"
     hashed = names_of("context", SpeechContext) + names_of("huffman", RunModel)
     shape_type = SpeechShape
     context_type = SpeechContext

@@ -120,7 +120,7 @@ class PaperModel(StaticModel):
     """The speech networks with quantiser and table, as the codec and its search use them."""
 
     kind = "paper"
-    title = "paper"
+    title = family = "paper"
     shape_type = PaperShape
     shape: PaperShape
     encoder: PaperEncoder

@@ -16,7 +16,7 @@ from codec.errors import BadInput, SottoError
 from codec.packet import CALL_DELAY, DELAYS, Packet, fits, pack_session
 from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from codec.speech.presets import PRESETS, find_preset
+from codec.speech.presets import find_preset, presets_of
 from stream.audio.devices import DeviceNames
 from stream.audio.sinks import Sink
 from stream.audio.slots import Hotplug, SoundSystem
@@ -198,8 +198,7 @@ class Call:
 
     def presets(self) -> tuple[str, ...]:
         """The presets that may be changed to during the call: those of the same model."""
-        model = find_preset(self._preset).model
-        return tuple(name for name, preset in PRESETS.items() if preset.model == model)
+        return presets_of(find_preset(self._preset).family)
 
     def delays(self) -> tuple[int, ...]:
         """The lengths that our packets may have, in milliseconds."""

@@ -14,7 +14,15 @@ from stream.link import wire
 from stream.link.address import Address, look_up
 from stream.link.authentication import FAILURES, Security, secure_caller
 from stream.link.clock import seconds
-from stream.link.endpoint import FAREWELL_MS, Endpoint, Socket, arrived, monitored, watch
+from stream.link.endpoint import (
+    FAREWELL_MS,
+    SAME_MODEL,
+    Endpoint,
+    Socket,
+    arrived,
+    monitored,
+    watch,
+)
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
 from stream.link.session import Participant, ReplayWindow, Session
@@ -320,8 +328,10 @@ class Caller(Endpoint):
             self._trouble = "cannot understand the listener's answer"
             self._retry(now)
         elif message.model_id != self._offer.model_id:
-            why = f"the listener's model is {message.model_id}, ours {self._offer.model_id}"
-            self._refused(why)
+            self._refused(
+                f"the listener's model is {message.model_id}, ours {self._offer.model_id}: "
+                f"{SAME_MODEL}"
+            )
         else:
             self._received_bytes += envelope(len(data), self._security.secured)
             socket.linger = FAREWELL_MS

@@ -52,6 +52,7 @@ FAREWELL_MS = 300
 _MONITORED = 256  # events of libzmq's monitor per round
 _LATE = 15.0  # seconds: audio captured longer ago is a replay, or of no use
 _EARLY = 2.0
+SAME_MODEL = "both need the same (--preset, --model)"
 KEY_PAUSE = 0.25  # seconds between requests for a key packet to one party
 _KEYS_TAKEN = (
     2  # requests of a party reported in twice that time: the network may push two together

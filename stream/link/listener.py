@@ -23,7 +23,7 @@ from stream.link.authentication import (
     secure_listener,
 )
 from stream.link.clock import microseconds
-from stream.link.endpoint import Endpoint, Socket, arrived, monitored, watch
+from stream.link.endpoint import SAME_MODEL, Endpoint, Socket, arrived, monitored, watch
 from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
 from stream.link.proxy import Proxy, cannot_listen
@@ -257,7 +257,7 @@ class Listener(Endpoint):
         if hello.model_id != self._offer.model_id:
             why = (
                 f"the listener's model is {self._offer.model_id} ({self._preset}), "
-                f"the caller's {hello.model_id} ({wire.clipped(hello.preset)})"
+                f"the caller's {hello.model_id} ({wire.clipped(hello.preset)}): {SAME_MODEL}"
             )
             return self._refuse(route, wire.Refusal.WRONG_MODEL, why, now)
         for known in self._participants.values():

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tui.own_model import needing
 from tui.terminal import options
 from tui.terminal.arguments import between, number
 
@@ -108,7 +109,9 @@ class _Job:
         with open_input(source) as file, os_errors("read", source):
             reader = ContainerReader(file)
             _check_speech(reader.header, name)
-            codec = self._codec(reader.header.preset)
+            header = reader.header
+            with needing(source, header.model_id, header.preset, args.model):
+                codec = self._codec(header.preset)
             reader.require_model(codec.model_id, codec.preset)
             with audio_output(target) as writer:
                 decoder = codec.decoder(reader.header.steps)

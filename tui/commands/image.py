@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tui.commands.sense import add_sense
+from tui.own_model import named, needing, place_of
 from tui.terminal import options
 from tui.terminal.errors import UsageError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tui.commands import Subparsers
 
 SUFFIX = ".stim"
+TRAINING = "sotto train image"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     decode.add_argument("input", metavar="IN.stim", help="file or '-'")
     decode.add_argument("output", metavar="OUT.png", help="any picture format, or '-' for PNG")
+    options.add_model(decode, TRAINING)
     options.add_device(decode)
     decode.set_defaults(run=run_decode)
     info = actions.add_parser(
         "info", help="what a .stim file holds", description="Describe a .stim file."
     )
     info.add_argument("input", metavar="FILE", help="file or '-'")
+    options.add_model(info, TRAINING)
     info.add_argument("--json", action="store_true", help="for programs")
     info.set_defaults(run=run_info)
     add_sense(actions)
@@ -65,6 +69,7 @@ def _add_encode(actions: Subparsers) -> None:
     add("--no-search", action="store_true", help="take the encoder's output as it is")
     add("--preset", default="photo", metavar="NAME",
         help="the model: photo, paper or ganz (default: photo)")  # fmt: skip
+    options.add_model(parser, TRAINING)
     add("--entropy", choices=("huffman", "range"),
         help="the coder of the paper preset (default: huffman), or of the ganz preset, whose "
         "latents are quantised then (default: 32-bit floats)")  # fmt: skip
@@ -114,7 +119,7 @@ def run_encode(args: argparse.Namespace) -> int:
         # Opened before the search: a place that cannot be written to is no surprise at its end.
         file = outputs.enter_context(atomic_output(args.output))
         shown = args.preview and outputs.enter_context(atomic_output(args.preview))
-        codec = ImageCodec.load(args.preset, args.device)
+        codec = ImageCodec.load(args.preset, args.device, args.model)
         with Bar("encode") as bar:
             data = codec.encode(picture, settings, progress=lambda now: show_search(bar, now))
         file.write(data)
@@ -136,7 +141,10 @@ def run_decode(args: argparse.Namespace) -> int:
     check_paths(args.input, args.output)
     form = save_format(args.output)
     file = read_image(_read(args.input))
-    codec = ImageCodec.load(numbered_image_preset(file.header.preset).name, args.device)
+    header = file.header
+    preset = numbered_image_preset(header.preset).name
+    with needing(args.input, header.model_id, preset, args.model):
+        codec = ImageCodec.load(preset, args.device, args.model)
     picture: Picture = codec.decode_file(file)
     for line in picture.notes:
         note(line)
@@ -148,11 +156,21 @@ def run_decode(args: argparse.Namespace) -> int:
 def run_info(args: argparse.Namespace) -> int:
     """Describe; 0 if the file could be read, whatever state it is in."""
     from codec.image.container import read_image
+    from codec.image.presets import IMAGE_PRESETS
 
-    found = as_dict(read_image(_read(args.input)))
+    file = read_image(_read(args.input))
+    found = as_dict(file)
+    preset = IMAGE_PRESETS.get(str(found["preset"]))
+    if args.model is not None and preset is not None:
+        from codec.image.base import ImageCodec  # only here: this imports torch
+
+        with needing(args.input, file.header.model_id, preset.name, args.model):
+            ImageCodec.load(preset.name, "cpu", args.model).require_model(file)
+    place = place_of(file.header.model_id, None if preset is None else preset.model, args.model)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps({**found, "model": place}, indent=2))
     else:
+        found["model_id"] = named(file.header.model_id, place)
         print("\n".join(f"{name:<16} {value}" for name, value in found.items()))
     return 0
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tui.terminal.arguments import add_device, between, count, positive_count
+from tui.terminal.options import add_model
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -40,6 +41,7 @@ def add_sense(actions: Subparsers) -> None:
     add("--seed", type=count, default=0, metavar="S", help="of matrix and noise (default: 0)")
     add("--iterations", type=positive_count, metavar="N", help="steps of the search")
     add("--preview", metavar="PNG", help="write original, recovered and difference side by side")
+    add_model(parser, "sotto train image")
     add_device(parser)
     parser.set_defaults(run=run_sense)
 
@@ -73,7 +75,7 @@ def run_sense(args: argparse.Namespace) -> int:
         shown = args.preview and outputs.enter_context(atomic_output(args.preview))
         begun = time.perf_counter()
         with Bar("sense") as bar:
-            sensor = Sensor(settings, args.device)
+            sensor = Sensor(settings, args.device, args.model)
             rgb = sensor.sense(picture.rgb, lambda now: show_search(bar, now))
         spent = time.perf_counter() - begun
         file.write(picture_bytes(Picture(rgb).image(), form))

@@ -44,13 +44,13 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def add_model(parser: argparse._ActionsContainer) -> None:
-    """--model, a folder that `sotto train` has written, or None."""
+def add_model(parser: argparse._ActionsContainer, training: str = "sotto train speech") -> None:
+    """--model, a folder that the command `training` has written, or None."""
     parser.add_argument(
         "--model",
         type=Path,
         metavar="FOLDER",
-        help="a model of your own in place of the preset's (see `sotto train speech`)",
+        help=f"a model of your own in place of the preset's (see `{training}`)",
     )
 
 

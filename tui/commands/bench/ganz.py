@@ -10,6 +10,7 @@ from tui.commands.bench import output
 from tui.commands.bench.options import names, numbers
 from tui.terminal.arguments import add_device, count, positive_count
 from tui.terminal.console import note
+from tui.terminal.options import add_model
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -36,6 +37,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--priors", type=_priors, default=_PRIORS, metavar="NAME,...",
         help="what it knows of pictures: photo, ganz (default: both)")  # fmt: skip
     add("--sense-steps", type=positive_count, metavar="N", help="steps of its search")
+    add_model(parser, "sotto train ganz")
     add_device(parser)
     add("--json", metavar="FILE", help="every measurement")
     add("--curves", metavar="PNG", help="PSNR over the ratio")
@@ -54,12 +56,13 @@ def measure(args: argparse.Namespace) -> int:
     crops = ganz.middle_crops(args.folder, args.count, note)
     found: dict[str, list[ganz.GanzPoint]] = {}
     if ratios:
-        codec = ImageCodec.load("ganz", args.device)
+        codec = ImageCodec.load("ganz", args.device, args.model)
         found = ganz.compress(codec, crops, ratios, steps=args.iterations, note=note)
         print(ganz.report(found), file=screen)
     sensed = ganz.sense(
-        crops, shares, args.priors, steps=args.sense_steps, device=args.device, note=note
-    )
+        crops, shares, args.priors, steps=args.sense_steps, device=args.device, model=args.model,
+        note=note,
+    )  # fmt: skip
     if sensed:
         print(ganz.sense_report(sensed), file=screen)
     output.write_json(ganz.as_dict(found, sensed), args.json)

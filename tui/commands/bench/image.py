@@ -10,6 +10,7 @@ from tui.commands.bench import output
 from tui.commands.bench.options import names, numbers, settings
 from tui.terminal.arguments import add_device, count, positive, positive_count
 from tui.terminal.console import note
+from tui.terminal.options import add_model
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -41,6 +42,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--peers", type=_peers, metavar="NAME,...",
         help="of jpeg, webp, avif, hevc, or none (default: all that are installed)")  # fmt: skip
     add("--at", type=positive, metavar="B", help="rate of the table (default: 0.29)")
+    add_model(parser, "sotto train image")
     add_device(parser, "where sotto runs")
     add("--json", metavar="FILE", help="every measurement")
     add("--curves", metavar="PNG", help="rate-quality curves")
