@@ -25,9 +25,11 @@ from models.networks.speech import SpeechModel
 from models.training import checkpoints
 from models.training import schedule as schedules
 from models.training.distributed import alone
+from models.training.frames import FrameShards
 from models.training.log import draw_curves, read_log
 from models.training.loop import Run
 from models.training.objectives import Objective, noise_like
+from models.training.paper import PaperTask
 from models.training.schedule import Schedule, SpeechTraining, train_speech, trained_model
 from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, training
 from tui.cli import main
@@ -390,6 +392,53 @@ def test_two_processes_train_together(packed: Path, tmp_path: Path):
     log = read_log(tmp_path / "work" / "one" / "log.jsonl")
     assert [entry["step"] for entry in log] == list(range(1, 11))
     assert log[-1]["distance"] < log[0]["distance"]
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["any folder", "train.tsv"])
+def test_recordings_are_packed_once(tmp_path: Path, listed: bool, clip: NDArray[np.float32]):
+    """What one has recorded is enough; the next run goes on with what was packed."""
+    data, work = tmp_path / "data", tmp_path / "work"
+    files = data / "train" if listed else data / "monday"
+    files.mkdir(parents=True)
+    soundfile.write(files / "a.wav", clip, 16_000)
+    (files / "bad.wav").write_bytes(b"no audio")
+    if listed:
+        rows = ("file\tstart\tend", "a.wav\t0\t40000", "bad.wav\t0\t9000")
+        (data / "train.tsv").write_text("".join(f"{row}\n" for row in rows))
+    argv = ["train", "speech", "--data", str(data), "--work", str(work), "--processes", "1"]
+    for said in ("bad.wav", "is packed in"):
+        lines: list[str] = []
+        run = Run(note=lines.append)
+        schedule = Schedule(work, processes=1)
+        assert train_speech(schedule, data, ["prepare"], alone(torch.device("cpu")), run)
+        assert any(said in line for line in lines), lines
+    assert FrameShards(work / "data").columns > 200
+    shutil.rmtree(files)
+    assert main([*argv, "--stage", "prepare"]) == 0
+
+
+def test_paper_packs_recordings_too(
+    tmp_path: Path, clip: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+):
+    trained: list[FrameShards] = []
+
+    def note(task: PaperTask, work: Path, target: Path) -> str:
+        trained.append(task.shards)
+        return "a model"
+
+    monkeypatch.setattr("tui.training.train_two_stages", note)
+    (tmp_path / "data").mkdir()
+    soundfile.write(tmp_path / "data" / "a.flac", clip, 16_000)
+    argv = ["train", "paper", "--work", str(tmp_path / "work"), "--device", "cpu", "--steps", "1"]
+    argv += ["--processes", "1", "--data"]
+    assert main([*argv, str(tmp_path / "data")]) == 0
+    packed = tmp_path / "packed"
+    shutil.copytree(tmp_path / "work" / "data", packed)
+    shutil.rmtree(tmp_path / "work")
+    (packed / "train.json").unlink()
+    assert main([*argv, str(packed)]) == 0
+    assert [shards.columns for shards in trained] == [trained[0].columns] * 2
+    assert main([*argv, str(tmp_path / "nowhere")]) == 1
 
 
 def test_ctrl_c_writes_a_checkpoint_and_ends(packed: Path, tmp_path: Path):

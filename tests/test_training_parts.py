@@ -306,6 +306,62 @@ def test_prepare_packs_what_can_be_read(tmp_path: Path):
     assert shards.columns == 125 + 250 + (48_000 - 1000 - 128) // 128 + 1
 
 
+def write_speech(path: Path, seconds: float, rate: int, channels: int = 1, **how: str):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(0).normal(0, 0.1, (int(seconds * rate), channels))
+    soundfile.write(path, samples.astype(np.float32), rate, **how)
+
+
+def test_any_folder_of_recordings_can_be_packed(tmp_path: Path):
+    """Without a table: all formats, rates, channels and subfolders; what is unusable is named."""
+    data = tmp_path / "my recordings"
+    write_speech(data / "a.wav", 1.0, 44_100, 2)
+    write_speech(data / "ann" / "b.flac", 1.5, 16_000)
+    write_speech(data / "ann" / "first day" / "c.mp3", 2.0, 22_050)
+    write_speech(data / "bob" / "d.OGG", 1.0, 48_000, format="OGG")
+    write_speech(data / "bob" / "e.wav", 1.0, 8_000, 1, subtype="PCM_U8")
+    write_speech(data / "bob" / "short.wav", 0.1, 16_000)
+    soundfile.write(data / "silent.wav", np.zeros(16_000), 16_000)
+    (data / "bob" / "bad.wav").write_bytes(b"no audio")
+    (data / "letter.txt").write_text("no audio either")
+    (data / ".hidden.wav").write_bytes(b"")
+    done = prepare(data, tmp_path / "packed", processes=1)
+    assert sorted(done.skipped) == ["bob/bad.wav", "bob/short.wav", "silent.wav"]
+    shards = FrameShards(tmp_path / "packed")
+    assert done.utterances == len(shards.index) == 5
+    assert {entry["speaker"] for entry in shards.index} == {"a.wav", "ann", "first day", "bob"}
+    assert shards.columns == pytest.approx(6.5 * 125, abs=20)
+
+
+def test_long_recordings_are_packed_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """So that hours take no more memory than minutes; none of it is lost at the seams."""
+    write_speech(tmp_path / "data" / "long.wav", 10.0, 16_000)
+    (tmp_path / "data" / "texts.tsv").write_text("file\ttext\nlong.wav\thello world\n")
+    whole = prepare(tmp_path / "data", tmp_path / "packed", processes=1)
+    (entry,) = FrameShards(tmp_path / "packed").index
+    assert (entry["text"], entry["lang"]) == ("hello world", "en")
+    monkeypatch.setattr("models.training.prepare._PIECE", 32_000)
+    parts = prepare(tmp_path / "data", tmp_path / "packed", processes=1)
+    index = FrameShards(tmp_path / "packed").index
+    assert (parts.utterances, parts.skipped) == (5, {})
+    assert parts.hours == pytest.approx(whole.hours, rel=0.01)
+    assert {entry["text"] for entry in index} == {""}  # which words are where is unknown
+    monkeypatch.setattr("models.training.prepare._LONGEST_FILE", 4 * 16_000)
+    begun = prepare(tmp_path / "data", tmp_path / "packed", processes=1)
+    assert 0 < begun.hours < parts.hours
+    assert "hours are used" in begun.skipped["long.wav"]
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "is not a folder"), ("", "no audio")])
+def test_a_folder_without_recordings_is_one_line(tmp_path: Path, content: str | None, reason: str):
+    if content is not None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "a.txt").write_text(content)
+    with pytest.raises(BadInput, match=reason):
+        prepare(tmp_path / "data", tmp_path / "packed", processes=1)
+    assert not (tmp_path / "packed").exists()
+
+
 @pytest.mark.parametrize(
     ("table", "reason"),
     [

@@ -28,7 +28,7 @@ from models.training.paper import (
     train_two_stages,
 )
 from models.training.photographs import Photographs
-from models.training.schedule import Schedule, train_speech
+from models.training.schedule import Schedule, packed_data, train_speech
 from models.training.speech import SpeechSettings
 from tui.terminal.progress import StageProgress
 from tui.terminal.signals import stopping
@@ -99,8 +99,11 @@ def _speech(args: argparse.Namespace) -> int:
 
 def _paper(args: argparse.Namespace) -> int:
     settings = PaperSettings(**args.length, batch=args.batch, seed=args.seed)
-    device, shards = choose_device(args.device), FrameShards(args.data)
+    device = choose_device(args.device)
     with _run(args) as run:
+        shards = FrameShards(packed_data(args.data, args.work, args.processes, run))
+        if run.stops:
+            return _status(run, False)
         return _two_stages(PaperTask(shards, settings, run, device), args.work, args)
 
 

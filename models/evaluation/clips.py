@@ -52,21 +52,22 @@ class Clip:
         return len(self.samples) / SAMPLE_RATE
 
 
-def find_clips(folder: Path) -> list[Entry]:
+def find_clips(folder: Path, most: int = MAX_FILES) -> list[Entry]:
     """All audio files under `folder`, by name, with the details that tables give.
 
     A table is a `.tsv` in the folder or its parent, with a column `file` and any of `speaker`,
     `corpus`, `lang` and `text`. Without one, each sub-folder counts as one speaker, and so does
-    each clip at the top level. Raises BadInput if there is no audio.
+    each clip at the top level. Raises BadInput if there is no audio, or if
+    there are more than `most` files.
     """
     with os_errors("read", folder):
         if not folder.is_dir():
             raise BadInput(f"{display_name(folder)} is not a folder")
-        files = list(islice(_audio_files(folder), MAX_FILES + 1))
+        files = list(islice(_audio_files(folder), most + 1))
     if not files:
         raise BadInput(f"there is no audio in {display_name(folder)}")
-    if len(files) > MAX_FILES:
-        raise BadInput(f"{display_name(folder)} holds more than {MAX_FILES} audio files")
+    if len(files) > most:
+        raise BadInput(f"{display_name(folder)} holds more than {most} audio files")
     rows = _table_rows(folder, {file.name for file in files})
     return [_entry(folder, file, rows.get(file.name, {})) for file in sorted(files)]
 

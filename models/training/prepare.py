@@ -1,5 +1,6 @@
 """Preparation of training data: packs recordings into shards of 8-bit log-mel columns.
 
+The recordings are those that a table `train.tsv` lists, or all audio files of a folder.
 `train-NNN.npy` holds uint8 columns [N, 128] of many utterances, at most 30 MiB; `train.json` lists
 for each utterance its shard, columns, speaker, language, corpus and transcript.
 """
@@ -21,12 +22,16 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput, SottoError
 from codec.files.audio import AudioReader
-from codec.files.paths import atomic_output
+from codec.files.paths import atomic_output, display_name, os_errors
 from codec.signal import analysis
+from models.evaluation.clips import Entry, find_clips
 
 SHARD_BYTES = 30 << 20
 SHORTEST = 2048  # samples: an eighth of a second
-_LONGEST_FILE = 4 * 3600 * analysis.SAMPLE_RATE
+_LONGEST_HOURS = 4
+_LONGEST_FILE = _LONGEST_HOURS * 3600 * analysis.SAMPLE_RATE
+_PIECE = 60 * analysis.SAMPLE_RATE  # of a recording without a table, which may be of hours
+_MOST_FILES = 2_000_000
 _MAX_TABLE_BYTES = 256 << 20
 _COLUMNS = ("file", "start", "end", "speaker", "lang", "corpus", "text")
 _LEAD = (analysis.WINDOW - analysis.HOP) // 2
@@ -34,7 +39,10 @@ _LEAD = (analysis.WINDOW - analysis.HOP) // 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """Utterances and hours packed, shards written, and the files left out with reasons."""
+    """Utterances and hours packed, shards written, and the files left out with reasons.
+
+    skipped: also files of which only the beginning could be used.
+    """
 
     utterances: int
     hours: float
@@ -46,11 +54,43 @@ Row = dict[str, str]
 Packed = tuple[Row, NDArray[np.uint8]]
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A file and its utterances. whole: they are not cut from it, but are all of it."""
+
+    name: str
+    path: Path
+    rows: list[Row]
+    whole: bool = False
+
+
+def recordings(data: Path) -> list[Recording]:
+    """What is to be packed, by name: what `train.tsv` lists, or without one every audio file.
+
+    Without `train.tsv`, speakers and transcripts are those of `find_clips`. Raises BadInput if the
+    folder or its table cannot be used.
+    """
+    with os_errors("read", data):
+        listed = (data / "train.tsv").exists()
+    if listed:
+        files = read_table(data)
+        return [Recording(name, data / "train" / name, files[name]) for name in sorted(files)]
+    clips = find_clips(data, _MOST_FILES)
+    return [Recording(each.name, each.path, [_row(each)], whole=True) for each in clips]
+
+
+def _row(clip: Entry) -> Row:
+    return {
+        "file": clip.name, "speaker": clip.speaker, "corpus": clip.corpus,
+        "text": clip.text or "", "lang": "en" if clip.text else "",
+    }  # fmt: skip
+
+
 def read_table(data: Path) -> dict[str, list[Row]]:
     """The rows of `train.tsv` by file. Raises BadInput if the table cannot be used."""
     table = data / "train.tsv"
     if not table.is_file():
-        raise BadInput(f"{data} has no train.tsv")
+        raise BadInput(f"{table} is not a file")
     if table.stat().st_size > _MAX_TABLE_BYTES:
         raise BadInput(f"{table} is too large")
     files: dict[str, list[Row]] = {}
@@ -83,18 +123,16 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
-    """Pack `data/train/*` into shards in `target`; files that cannot be read are skipped.
+    """Pack the recordings of a folder into shards in `target`; unreadable files are skipped.
 
     The files are shuffled, so every shard is a fair sample. `train.json` is written last: a folder
     without it is incomplete. Raises BadInput if nothing could be packed.
     """
-    files = read_table(data)
-    names = sorted(files)
-    random.Random(seed).shuffle(names)
+    jobs = recordings(data)
+    random.Random(seed).shuffle(jobs)
     target.mkdir(parents=True, exist_ok=True)
     for old in (target / "train.json", *target.glob("train-*.npy")):
         old.unlink(missing_ok=True)
-    jobs = [(data / "train" / name, files[name]) for name in names]
     index: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     shard: list[NDArray[np.uint8]] = []
@@ -126,7 +164,10 @@ def prepare(
         progress(done, len(jobs))
     flush()
     if not index:
-        reason = next(iter(skipped.values()), "no utterance is long enough")
+        reason = next(
+            (f"{display_name(name)}: {why}" for name, why in skipped.items()),
+            "no utterance is long enough",
+        )
         raise BadInput(f"nothing in {data} could be packed: {reason}")
     with atomic_output(target / "train.json") as file:
         file.write(json.dumps(index).encode())
@@ -134,9 +175,7 @@ def prepare(
     return Prepared(len(index), hours, number, skipped)
 
 
-def _packed(
-    jobs: list[tuple[Path, list[Row]]], processes: int
-) -> Iterator[tuple[str, list[Packed], str]]:
+def _packed(jobs: list[Recording], processes: int) -> Iterator[tuple[str, list[Packed], str]]:
     if processes <= 1:
         yield from map(pack_file, jobs)
         return
@@ -150,20 +189,52 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def pack_file(job: tuple[Path, list[Row]]) -> tuple[str, list[Packed], str]:
-    """(name, utterances as uint8 columns, the reason why nothing could be read or "")."""
-    path, rows = job
+def pack_file(job: Recording) -> tuple[str, list[Packed], str]:
+    """(name, utterances as uint8 columns, why nothing or not all could be used or "")."""
+    packed: list[Packed] = []
+    trouble = ""
     try:
-        samples = _read(path)
+        if job.whole:
+            trouble = _pack_whole(job, packed)
+        else:
+            samples = _read(job.path)
+            for row in job.rows:
+                piece = samples[int(row["start"]) : int(row["end"])]
+                if len(piece) >= SHORTEST:
+                    packed.append((row, _columns(piece)))
     except (SottoError, OSError) as error:
-        return path.name, [], str(error)
-    packed = []
-    for row in rows:
-        piece = samples[int(row["start"]) : int(row["end"])]
-        if len(piece) >= SHORTEST:
-            x = analysis.log_mel(np.pad(piece, (_LEAD, _LEAD)))
-            packed.append((row, np.round((x + 1.0) * 127.5).astype(np.uint8)))
-    return path.name, packed, ""
+        return job.name, [], str(error)
+    return job.name, packed, trouble
+
+
+def _pack_whole(job: Recording, packed: list[Packed]) -> str:
+    """Pack a recording piece by piece; returns why not all of it could be used, or ""."""
+    (row,) = job.rows
+    untold = {**row, "text": ""}  # which words are in which piece is unknown
+    parts: list[NDArray[np.float32]] = []
+    held, length, loud = 0, 0, False
+    with AudioReader(job.path) as reader:
+        for block in reader:
+            parts.append(block)
+            loud = loud or bool(block.any())
+            held, length = held + len(block), length + len(block)
+            while held >= _PIECE + SHORTEST:  # what remains can be packed too
+                samples = np.concatenate(parts)
+                packed.append((untold, _columns(samples[:_PIECE])))
+                parts, held = [samples[_PIECE:]], held - _PIECE
+            if length > _LONGEST_FILE:
+                return f"only its first {_LONGEST_HOURS} hours are used"
+    if length < SHORTEST or not loud:
+        packed.clear()
+        return "it is silent" if length >= SHORTEST else "it is shorter than an eighth of a second"
+    packed.append((untold if packed else row, _columns(np.concatenate(parts))))
+    return ""
+
+
+def _columns(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """8-bit log-mel columns [N, 128] of samples."""
+    x = analysis.log_mel(np.pad(samples, (_LEAD, _LEAD)))
+    return np.round((x + 1.0) * 127.5).astype(np.uint8)
 
 
 def _read(path: Path) -> NDArray[np.float32]:
@@ -173,7 +244,7 @@ def _read(path: Path) -> NDArray[np.float32]:
             parts.append(block)
             length += len(block)
             if length > _LONGEST_FILE:
-                raise BadInput(f"{path.name} is longer than four hours")
+                raise BadInput(f"{path.name} is longer than {_LONGEST_HOURS} hours")
     if not parts:
         raise BadInput(f"{path.name} is empty")
     return np.concatenate(parts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from codec.errors import BadInput
+from codec.files.paths import display_name
 from models.folder import WEIGHTS, load_speech_model
 from models.model import finite, sizes
 from models.networks.features import FeatureDistance, load_features
@@ -37,6 +39,7 @@ from models.training.speech import SpeechSettings, SpeechTask, StageName
 # Shares of the total time; without the feature network the other two split its share.
 _SHARES = {"features": 0.15, "one": 0.6, "two": 0.25}
 _START_FRAMES = 2500
+_NAMED = 8  # files that could not be used, by name
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,12 @@ def train_speech(
     before the last stage did; the same call resumes there. Raises BadInput if a stage lacks the
     output of an earlier one, and for unusable data.
     """
-    packed = next((f for f in (schedule.work / "data", data) if (f / "train.json").is_file()), None)
-    if "prepare" in stages and packed is None:
-        packed = schedule.work / "data"
+    packed = _packed(data, schedule.work)
+    if "prepare" in stages:
         if team.leads:
-            _prepare(data, packed, schedule.processes, run)
+            packed_data(data, schedule.work, schedule.processes, run)
         team.wait()
+        packed = _packed(data, schedule.work)
     rest = [stage for stage in stages if stage != "prepare"]
     if not rest:
         return True
@@ -105,18 +108,39 @@ def train_speech(
     return True
 
 
+def packed_data(data: Path, work: Path, processes: int, run: Run) -> Path:
+    """The folder of packed shards: WORK/data, or `data` itself; prepared if neither is one yet.
+
+    Raises BadInput for unusable data.
+    """
+    packed = _packed(data, work)
+    if packed is None:
+        packed = work / "data"
+        _prepare(data, packed, processes, run)
+    elif packed != data:
+        run.note(f"training on what is packed in {packed}; remove it to pack {data} anew")
+    return packed
+
+
+def _packed(data: Path, work: Path) -> Path | None:
+    if (work / "data" / "train.json").is_file():
+        return work / "data"
+    # Shards from elsewhere may come without an index, which only the transcripts need.
+    return data if any(data.glob("train-*.npy")) else None
+
+
 def _prepare(data: Path, target: Path, processes: int, run: Run) -> None:
     def progress(done: int, total: int) -> None:
         run.progress("prepare", done / total, f"{done}/{total} files")
 
     result = prepare(data, target, processes=processes, progress=progress)
-    if result.skipped:
-        name, reason = next(iter(result.skipped.items()))
-        run.note(f"{len(result.skipped)} files left out, first {name}: {reason}")
-    run.note(
-        f"packed {result.utterances} utterances, {result.hours:.2f} hours, "
-        f"into {result.shards} shards"
-    )
+    for name, reason in islice(result.skipped.items(), _NAMED):
+        run.note(f"left out {display_name(name)}: {reason}")
+    if len(result.skipped) > _NAMED:
+        run.note(f"and {len(result.skipped) - _NAMED} further files")
+    long = result.hours >= 1.0
+    length = f"{result.hours:.1f} hours" if long else f"{60 * result.hours:.1f} minutes"
+    run.note(f"packed {length} of speech in {result.utterances} pieces into {target}")
 
 
 class SpeechTraining:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SPEECH_STAGES = ("prepare", "features", "one", "centres", "two", "export")
 IMAGE_STAGES = ("train", "export")
+_RECORDINGS = "a folder of recordings, or of packed shards"
 _PHOTOGRAPHS = "a folder of photographs"
 
 
@@ -55,7 +56,7 @@ def _speech(subjects: Subparsers) -> None:
         "the speech codec",
         "Train the networks of the speech codec. For several GPUs: "
         "torchrun --nproc-per-node N -m tui train speech ...",
-        data="train.tsv and train/*, or a folder of packed shards",
+        data=_RECORDINGS,
     )
     add = parser.add_argument
     _add_stages(parser, SPEECH_STAGES)
@@ -78,8 +79,7 @@ def _speech(subjects: Subparsers) -> None:
         )  # fmt: skip
     add("--dev", type=Path, metavar="DIR",
         help="clips that the training is followed and the exported model scored on")  # fmt: skip
-    add("--processes", type=positive_count, default=2, metavar="N",
-        help="processes that prepare data (default: 2)")  # fmt: skip
+    _add_processes(parser)
     add("--compile", action="store_true", help="compile the networks (for a GPU)")
     _add_result(parser)
 
@@ -87,8 +87,9 @@ def _speech(subjects: Subparsers) -> None:
 def _paper(subjects: Subparsers) -> None:
     title = "the speech preset paper"
     description = "Train the networks of the paper preset."
-    parser = _subject(subjects, "paper", title, description, data="a folder of packed shards")
+    parser = _subject(subjects, "paper", title, description, data=_RECORDINGS)
     _add_training(parser, 20.0, 32, "frames per step", whole(2, 4096))
+    _add_processes(parser)
     _add_result(parser)
 
 
@@ -194,6 +195,11 @@ def _length(args: argparse.Namespace) -> Length:
     """The minutes and steps asked for; without any, the default minutes."""
     unlimited = args.minutes is None and args.steps is None
     return {"minutes": args.default_minutes if unlimited else args.minutes, "steps": args.steps}
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=positive_count, default=2, metavar="N",
+                        help="processes that prepare data (default: 2)")  # fmt: skip
 
 
 def _add_rate(parser: argparse.ArgumentParser, peak: float) -> None:
