@@ -4,7 +4,7 @@ The distance of its maps between a frame and its decoded copy is a term of F (Li
 4.2). The convolutions follow the VGG front end of end-to-end recognisers (Simonyan & Zisserman
 2015; Hori et al. 2017): two stages of two 3 x 3 convolutions with 2 x 2 max pooling between. The
 first has stride 2, so that the BLSTM runs at a quarter of the hop rate. It is trained by CTC over
-ARPAbet phones (`models.training.features`).
+the phones of transcripts or of TIMIT's labels (`models.training.features`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,9 @@ from models.description import WEIGHTS, read_description
 from models.folder import loading, read_part
 from models.model import halved, sizes, widened
 from models.networks.common import SignalDistance
+from models.phones import PHONES, TIMIT_PHONES
 
-PHONES = (
-    "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH",
-    "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH",
-    "UW", "V", "W", "Y", "Z", "ZH",
-)  # fmt: skip
-BLANK = 0  # class 0 is CTC's blank; class k is PHONES[k - 1]
+BLANK = 0  # class 0 is CTC's blank; class k is phone k - 1 of the set
 SUBSAMPLING = 4  # hops for each step of the output
 MAX_FILE_BYTES = 4 << 20
 
@@ -69,11 +65,15 @@ class Stage(nn.Module):
 
 
 class PhoneRecogniser(nn.Module):
-    """Log-mel columns to phone probabilities, and the convolution maps on the way."""
+    """Log-mel columns to phone probabilities, and the convolution maps on the way.
 
-    def __init__(self, shape: FeatureShape | None = None) -> None:
+    phones: the set, `PHONES` or `TIMIT_PHONES`, which are as many.
+    """
+
+    def __init__(self, shape: FeatureShape | None = None, phones: tuple[str, ...] = PHONES) -> None:
         super().__init__()
         self.shape = shape = shape or FeatureShape()
+        self.phones = phones
         first, second = shape.widths
         self.stages = nn.ModuleList((Stage(1, first, 2), Stage(first, second, 1)))
         for number, width in enumerate(shape.widths):
@@ -84,7 +84,7 @@ class PhoneRecogniser(nn.Module):
         self.recurrent = nn.LSTM(
             shape.projection, shape.hidden, shape.layers, batch_first=True, bidirectional=True
         )
-        self.leave = nn.Linear(2 * shape.hidden, len(PHONES) + 1)
+        self.leave = nn.Linear(2 * shape.hidden, len(phones) + 1)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps of both stages for x [B, T, M] in [-1, 1]: [B, width, T / k, M / k], k = 2 and 4."""
@@ -130,10 +130,10 @@ class FeatureDistance(SignalDistance):
         return torch.stack(parts).mean(0)
 
 
-def greedy_phones(log_probabilities: Tensor) -> list[str]:
+def greedy_phones(log_probabilities: Tensor, phones: tuple[str, ...] = PHONES) -> list[str]:
     """Best path of one utterance [steps, classes]: repeats merged, blanks dropped."""
     best = torch.unique_consecutive(log_probabilities.argmax(-1)).tolist()
-    return [PHONES[k - 1] for k in best if k != BLANK]
+    return [phones[k - 1] for k in best if k != BLANK]
 
 
 def save_features(network: PhoneRecogniser, folder: Path, about: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ def save_features(network: PhoneRecogniser, folder: Path, about: dict[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
     save_file(halved(state), folder / "features.safetensors")
-    description = {"shape": asdict(network.shape), "phones": list(PHONES), **about}
+    description = {"shape": asdict(network.shape), "phones": list(network.phones), **about}
     (folder / "features.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
@@ -151,9 +151,10 @@ def load_features(folder: Path | None = None) -> PhoneRecogniser:
     with loading("the feature network", folder):
         description = read_description(folder / "features.json")
         state = widened(read_part(folder / "features.safetensors", MAX_FILE_BYTES))
-        if description["phones"] != list(PHONES):
+        phones = tuple(description["phones"])
+        if phones not in (PHONES, TIMIT_PHONES):
             raise BadInput(f"{folder}: trained for another set of phones")
-        network = PhoneRecogniser(FeatureShape(**sizes(description)))
+        network = PhoneRecogniser(FeatureShape(**sizes(description)), phones)
         # How many batches the normalisations have seen is not stored.
         counters = {k: v for k, v in network.state_dict().items() if not v.is_floating_point()}
         network.load_state_dict({**state, **counters})

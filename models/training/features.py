@@ -13,16 +13,24 @@ from torch import Tensor, nn
 
 from models.evaluation.phones import edit_distance
 from models.networks.features import (
-    PHONES,
     FeatureShape,
     PhoneRecogniser,
     greedy_phones,
     save_features,
 )
+from models.phones import PHONES, TIMIT_PHONES
 from models.training.distributed import alone
 from models.training.frames import FrameShards
 from models.training.loop import LoopSettings, Run, Task, learning_rate, train
-from models.training.utterances import Utterance, batches, english_utterances, hold_out, load_batch
+from models.training.prepare import CORE_TEST_FOLDER
+from models.training.utterances import (
+    Utterance,
+    batches,
+    english_utterances,
+    hold_out,
+    labelled_utterances,
+    load_batch,
+)
 
 _COLUMNS_PER_SECOND = 125.0
 
@@ -49,11 +57,12 @@ class FeatureTask(Task):
         utterances: list[Utterance],
         settings: FeatureSettings,
         device: torch.device,
+        phones: tuple[str, ...] = PHONES,
     ) -> None:
         super().__init__(alone(device))
         torch.manual_seed(settings.seed)
         self.shards, self.utterances, self.settings = shards, utterances, settings
-        self.network = PhoneRecogniser(settings.shape).to(device)
+        self.network = PhoneRecogniser(settings.shape, phones).to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(self.network.parameters(), settings.rate, weight_decay=1e-3)
         self.modules = {"network": self.network, "average": self.average}
@@ -91,9 +100,11 @@ class FeatureTask(Task):
         return {"loss": loss.item(), "gradient": norm}
 
     def numbers(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "place": self.place}
+        return {"epoch": self.epoch, "place": self.place, "phones": list(self.network.phones)}
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        if tuple(numbers.get("phones", PHONES)) != self.network.phones:
+            raise ValueError("it was trained on another set of phones")
         self.epoch, self.place = int(numbers["epoch"]), int(numbers["place"])
 
 
@@ -102,16 +113,18 @@ def train_features(
 ) -> float | None:
     """Train (or resume training) in `folder`, and export to `folder`/model.
 
-    Returns the phone error rate on the held-out speakers, or None if the run ended early.
+    On labelled utterances of TIMIT if there are any, and else on transcribed ones. Returns the
+    phone error rate on the held-out speakers (TIMIT's core test set), or None if the run ended
+    early.
     """
-    training, held = hold_out(english_utterances(shards))
-    task = FeatureTask(shards, training, settings, device)
+    training, held, held_shards, phones = _utterances(shards)
+    task = FeatureTask(shards, training, settings, device, phones)
     with run.looping():
         run.note(f"{len(training)} utterances to train on, {len(held)} held out")
         if not train(task, folder, run):
             return None
     measure_spread(task.average, shards, training, device)
-    rate = phone_error_rate(task.average, shards, held, device)
+    rate = phone_error_rate(task.average, held_shards, held, device)
     about = {
         "name": "features",
         "licence": "CC BY 4.0",
@@ -120,6 +133,20 @@ def train_features(
     }
     save_features(task.average, folder / "model", about)
     return rate
+
+
+def _utterances(
+    shards: FrameShards,
+) -> tuple[list[Utterance], list[Utterance], FrameShards, tuple[str, ...]]:
+    """Utterances to train on, those held out with the shards they are in, and their phone set."""
+    labelled = labelled_utterances(shards)
+    if not labelled:
+        return *hold_out(english_utterances(shards)), shards, PHONES
+    core_test = shards.folder / CORE_TEST_FOLDER
+    if not (core_test / "train.json").is_file():
+        return *hold_out(labelled), shards, TIMIT_PHONES
+    held_shards = FrameShards(core_test)
+    return labelled, labelled_utterances(held_shards), held_shards, TIMIT_PHONES
 
 
 @torch.no_grad()
@@ -136,8 +163,8 @@ def phone_error_rate(
         batch = load_batch(shards, group, None)
         out = network(batch.x.to(device)).cpu()
         for row, utterance in enumerate(group):
-            said = [PHONES[k - 1] for k in utterance.phones]
-            heard = greedy_phones(out[row, : int(batch.steps[row])])
+            said = [network.phones[k - 1] for k in utterance.phones]
+            heard = greedy_phones(out[row, : int(batch.steps[row])], network.phones)
             errors += edit_distance(said, heard)
             total += len(said)
     return errors / max(total, 1)

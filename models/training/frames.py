@@ -28,7 +28,7 @@ class FrameShards:
     """Random one-second frames from `train-NNN.npy` shards (uint8 [columns, 128]) in a folder.
 
     shards: all of them, numbered as in `index` (`train.json`); frames are drawn from those that are
-    long enough. Raises BadInput if none is, or if a file is damaged.
+    long enough; folder: where they are. Raises BadInput if none is, or if a file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,6 +42,7 @@ class FrameShards:
             raise BadInput(f"the packed shards in {folder} are all shorter than a frame")
         self._share = drawn / drawn.sum()
         self.columns = int(lengths.sum())
+        self.folder = folder
         self.index = _read_index(folder / "train.json")
 
     def batch(self, size: int, random: np.random.Generator, augment: bool = True) -> Tensor:

@@ -1,6 +1,7 @@
 """Preparation of training data: packs recordings into shards of 8-bit log-mel columns.
 
-The recordings are those that a table `train.tsv` lists, or all audio files of a folder.
+The recordings are those that a table `train.tsv` lists, or all audio files of a folder. TIMIT is
+known by its layout (`models.training.timit`): its core test set goes into a folder of its own.
 `train-NNN.npy` holds uint8 columns [N, 128] of many utterances, at most 30 MiB; `train.json` lists
 for each utterance its shard, columns, speaker, language, corpus and transcript.
 """
@@ -11,9 +12,10 @@ import csv
 import json
 import multiprocessing
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from codec.files.audio import AudioReader
 from codec.files.paths import atomic_output, display_name, os_errors
 from codec.signal import analysis
 from models.evaluation.clips import Entry, find_clips
+from models.training import timit
 
+CORE_TEST_FOLDER = "core-test"  # beside the shards, with shards of its own
 SHARD_BYTES = 30 << 20
 SHORTEST = 2048  # samples: an eighth of a second
 _LONGEST_HOURS = 4
@@ -56,16 +60,22 @@ Packed = tuple[Row, NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Recording:
-    """A file and its utterances. whole: they are not cut from it, but are all of it."""
+    """A file and its utterances.
+
+    whole: they are not cut from it, but are all of it; labels: the file of its phones, if it has
+    one; core_test: nothing may be trained on it.
+    """
 
     name: str
     path: Path
     rows: list[Row]
     whole: bool = False
+    labels: Path | None = None
+    core_test: bool = False
 
 
 def recordings(data: Path) -> list[Recording]:
-    """What is to be packed, by name: what `train.tsv` lists, or without one every audio file.
+    """What is to be packed, by name: what `train.tsv` lists, or TIMIT, or every audio file.
 
     Without `train.tsv`, speakers and transcripts are those of `find_clips`. Raises BadInput if the
     folder or its table cannot be used.
@@ -75,8 +85,19 @@ def recordings(data: Path) -> list[Recording]:
     if listed:
         files = read_table(data)
         return [Recording(name, data / "train" / name, files[name]) for name in sorted(files)]
+    corpus = timit.find_timit(data)
+    if corpus is not None:
+        return [_labelled(each) for each in timit.sentences(corpus)]
     clips = find_clips(data, _MOST_FILES)
     return [Recording(each.name, each.path, [_row(each)], whole=True) for each in clips]
+
+
+def _labelled(sentence: timit.Sentence) -> Recording:
+    row = {
+        "file": sentence.name, "speaker": sentence.speaker, "corpus": "TIMIT", "lang": "en",
+        "text": "",
+    }  # fmt: skip
+    return Recording(sentence.name, sentence.path, [row], True, sentence.labels, sentence.core_test)
 
 
 def _row(clip: Entry) -> Row:
@@ -130,6 +151,30 @@ def prepare(
     """
     jobs = recordings(data)
     random.Random(seed).shuffle(jobs)
+    training = [job for job in jobs if not job.core_test]
+    held = [job for job in jobs if job.core_test]
+    shutil.rmtree(target / CORE_TEST_FOLDER, ignore_errors=True)
+    skipped: dict[str, str] = {}
+
+    def more(done: int, total: int) -> None:
+        progress(len(held) + done, len(jobs))
+
+    if held:
+        apart = target / CORE_TEST_FOLDER
+        skipped = _pack(data, held, apart, processes, shard_bytes, progress).skipped
+    done = _pack(data, training, target, processes, shard_bytes, more)
+    return replace(done, skipped={**skipped, **done.skipped})
+
+
+def _pack(
+    data: Path,
+    jobs: list[Recording],
+    target: Path,
+    processes: int,
+    shard_bytes: int,
+    progress: Callable[[int, int], None],
+) -> Prepared:
+    """Pack recordings of `data` in this order."""
     target.mkdir(parents=True, exist_ok=True)
     for old in (target / "train.json", *target.glob("train-*.npy")):
         old.unlink(missing_ok=True)
@@ -158,6 +203,8 @@ def prepare(
                 entry = columns_at | {k: row[k] for k in _COLUMNS[3:]}
                 if len(pieces) > 1:
                     entry["text"] = ""  # which words are in which piece is unknown
+                elif row.get("phones"):
+                    entry["phones"] = row["phones"]
                 index.append(entry)
                 shard.append(piece)
                 size, columns = size + len(piece), columns + len(piece)
@@ -194,7 +241,14 @@ def pack_file(job: Recording) -> tuple[str, list[Packed], str]:
     packed: list[Packed] = []
     trouble = ""
     try:
-        if job.whole:
+        if job.labels is not None:
+            (row,) = job.rows
+            phones = " ".join(timit.read_phones(job.labels))
+            sphere = timit.is_sphere(job.path)
+            samples = timit.read_sphere(job.path) if sphere else _read(job.path)
+            if len(samples) >= SHORTEST:
+                packed.append(({**row, "phones": phones}, _columns(samples)))
+        elif job.whole:
             trouble = _pack_whole(job, packed)
         else:
             samples = _read(job.path)

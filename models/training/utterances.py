@@ -1,4 +1,4 @@
-"""Transcribed utterances for training the phone recogniser, in batches of similar length."""
+"""Utterances for training the phone recogniser, transcribed or labelled, in batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from codec.errors import BadInput
 from models.evaluation.phones import transcript_phones
-from models.networks.features import PHONES, SUBSAMPLING
+from models.networks.features import SUBSAMPLING
+from models.phones import PHONES, TIMIT_PHONES
 from models.training.frames import LEVELS_DB, FrameShards, change_level
 
 MAX_COLUMNS = 2048  # 16 s; longer utterances are left out
 _CLASS = {phone: k + 1 for k, phone in enumerate(PHONES)}
+_TIMIT_CLASS = {phone: k + 1 for k, phone in enumerate(TIMIT_PHONES)}
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,36 @@ def english_utterances(shards: FrameShards) -> list[Utterance]:
         if not words or end - start > MAX_COLUMNS:
             continue
         phones = tuple(_CLASS[phone] for variants in words for phone in variants[0])
-        # CTC needs a step for each phone, and a blank between two equal ones.
-        needed = len(phones) + sum(a == b for a, b in pairwise(phones))
-        if phones and needed <= (end - start) // SUBSAMPLING:
+        if phones and _fits(phones, end - start):
             found.append(Utterance(shard, start, end, str(entry.get("speaker") or ""), phones))
     if not found:
         raise BadInput("no transcribed English utterance in the training data")
     return found
+
+
+def labelled_utterances(shards: FrameShards) -> list[Utterance]:
+    """The utterances with phones of `TIMIT_PHONES`, none where the data has transcripts at most.
+
+    Raises BadInput if an index is damaged.
+    """
+    found = []
+    for entry in shards.index:
+        names = str(entry.get("phones") or "").split()
+        if not names:
+            continue
+        shard, start, end = _place(entry, shards)
+        if not set(names) <= _TIMIT_CLASS.keys():
+            raise BadInput("train.json is damaged: unknown phones; prepare the data again")
+        phones = tuple(_TIMIT_CLASS[name] for name in names)
+        if end - start <= MAX_COLUMNS and _fits(phones, end - start):
+            found.append(Utterance(shard, start, end, str(entry.get("speaker") or ""), phones))
+    return found
+
+
+def _fits(phones: tuple[int, ...], columns: int) -> bool:
+    """CTC needs a step for each phone, and a blank between two equal ones."""
+    needed = len(phones) + sum(a == b for a, b in pairwise(phones))
+    return needed <= columns // SUBSAMPLING
 
 
 def _place(entry: dict[str, object], shards: FrameShards) -> tuple[int, int, int]:
