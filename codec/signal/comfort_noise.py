@@ -2,7 +2,8 @@
 
 While nobody speaks, a frame's spectrum is described by its level in dB at ten mel bands. The
 receiver draws noise of these levels, column by column, with the fluctuations that Gaussian noise
-has under this analysis, so that a pause sounds natural.
+has under this analysis, so that a pause sounds natural. From where synthesis textures whatever is
+not voiced, the levels are left smooth: noise that fluctuates twice sputters.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 
 from codec.errors import BadInput, BadStream
 from codec.signal import analysis
-from codec.signal.samples import FloatArray
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.signal.texture import UNVOICED_HZ
 
 # Mel bands whose levels are coded; the others are interpolated. Room noise is steep at low
 # frequencies, hence the spacing.
@@ -129,9 +131,18 @@ class NoiseTexture:
         return self._random.standard_normal(count, dtype=np.float32)
 
 
+@lru_cache(maxsize=1)
+def _below() -> FloatArray:
+    """The share of the fluctuations in each band that synthesis does not add, [N_MELS]."""
+    bins = [weights @ np.arange(first, end) / weights.sum() for first, end, weights in _filters()]
+    begin, whole = UNVOICED_HZ
+    hertz = np.array(bins) * SAMPLE_RATE / analysis.N_FFT
+    return np.clip((whole - hertz) / (whole - begin), 0.0, 1.0).astype(np.float32)
+
+
 def textured(levels: FloatArray, texture: FloatArray, share: FloatArray) -> FloatArray:
     """Smooth log-mel levels [T, N_MELS] with the fluctuations of a `texture` of that shape.
 
     share: [T, 1] in 0..1, how strong the fluctuations are. Silence (-1) stays silence.
     """
-    return analysis.normalise(analysis.denormalise(levels) * texture**share)
+    return analysis.normalise(analysis.denormalise(levels) * texture ** (share * _below()))
