@@ -39,6 +39,7 @@ _SEED = 7
 # Voicing shows in how far the low bands stand out from those above 3.3 kHz, and in how far they
 # vary from one to the next, as harmonics do.
 _LOW, _HIGH = slice(2, 44), slice(84, analysis.N_MELS)
+_MEDIAN = (analysis.N_MELS - 84) // 2
 _SMOOTH = 17  # bands that harmonics are compared with
 _DB = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0  # per unit of a log-mel column
 _TILT_DB, _DETAIL_DB = 8.0, 3.0  # that count as much as each other
@@ -87,7 +88,8 @@ def _exponents() -> tuple[FloatArray, FloatArray]:
 def voicing(columns: FloatArray) -> FloatArray:
     """How much log-mel columns [n, N_MELS] look voiced, whatever their level: [n], 0..1."""
     low = columns[:, _LOW]
-    tilt = low.max(axis=1) - np.median(columns[:, _HIGH], axis=1)
+    high = np.partition(columns[:, _HIGH], _MEDIAN, axis=1)[:, _MEDIAN]
+    tilt = low.max(axis=1) - high
     half = _SMOOTH // 2
     sums = np.cumsum(np.pad(low, ((0, 0), (half + 1, half)), "edge"), axis=1)
     detail = low - (sums[:, _SMOOTH:] - sums[:, :-_SMOOTH]) / _SMOOTH
