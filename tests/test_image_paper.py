@@ -269,7 +269,7 @@ def test_the_bench_shows_one_point_beside_a_curve(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     photo = tiny_codec(tmp_path / "photo")
-    monkeypatch.setattr(ImageCodec, "load", lambda name, _: codec if name == "paper" else photo)
+    monkeypatch.setattr(ImageCodec, "load", lambda name, *_: codec if name == "paper" else photo)
     (tmp_path / "pictures").mkdir()
     photograph(80, 64).save(tmp_path / "pictures" / "a.png")
     args = ["bench", "image", str(tmp_path / "pictures"), "--preset", "paper", "--iterations", "1"]

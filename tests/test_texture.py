@@ -125,7 +125,7 @@ def test_what_is_heard_is_like_noise(flat: FloatArray) -> None:
 
     def levels(samples: FloatArray) -> FloatArray:
         spectra = np.abs(analysis.stft_columns(samples[1000:-1000]))[:, high]
-        return 20.0 * np.log10(spectra + 1e-9)
+        return (20.0 * np.log10(spectra + 1e-9)).astype(np.float32)
 
     made, real = levels(synthesise_columns(flat)), levels(hiss(len(flat) * 128, seed=2))
     assert made.std(axis=0).mean() == pytest.approx(real.std(axis=0).mean(), rel=0.15)

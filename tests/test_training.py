@@ -202,7 +202,7 @@ def test_a_training_starts_from_speech_models_only(packed: Path, tmp_path: Path)
     tiny = training(packed, tmp_path, 4)
     for start in (WEIGHTS / "paper", tmp_path / "nowhere"):
         tiny.schedule = replace(tiny.schedule, start=start)
-        with pytest.raises(BadInput, match=r"paper|cannot load the speech model"):
+        with pytest.raises(BadInput, match=r"paper|no folder with a model"):
             tiny.stage("one", None)
 
 
