@@ -421,7 +421,11 @@ class Sound:
 
 @pytest.mark.parametrize(
     ("needed", "asked"),
-    [(0.01, [0.02]), (0.05, [0.02, 0.04, 0.08]), (9.0, [0.02, 0.04, 0.08, 0.16])],
+    [
+        (0.01, [0.01]),
+        (0.05, [0.01, 0.02, 0.04, 0.08]),
+        (9.0, [0.01, 0.02, 0.04, 0.08, 0.16]),
+    ],
 )
 def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch, needed, asked):
     sound, clock = Sound(needed), Time()

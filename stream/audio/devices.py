@@ -31,9 +31,11 @@ from stream.audio.pacing import Clock
 # What `sotto devices` asks for: ours, and the two that hardware has.
 PROBED_RATES = (16_000, 44_100, 48_000)
 
-# Seconds of latency to ask the sound system for; of microphones at first, whose driver keeps what
-# nobody has taken yet.
-DEVICE_BUFFER, SHORT_BUFFER = 0.02, 0.01
+# Seconds of latency to ask the sound system for. Where it loses samples by itself this often in a
+# second, it is asked for twice as much, up to the most: PulseAudio may lose its buffer with every
+# block where it resamples.
+DEVICE_BUFFER, MOST_DEVICE_BUFFER = 0.01, 0.16
+_MANY_LOSSES = 3
 STALLED = 2.0  # seconds: a sound card that has not called for this long is gone
 
 Direction = Literal["input", "output"]
@@ -128,13 +130,11 @@ class Device(ABC):
 
 
 class FlagWatch:
-    """Notices that a sound system loses samples by itself, many times in a second.
+    """Notices that a sound system loses samples by itself, several times in a second."""
 
-    many: times; now: seconds.
-    """
-
-    def __init__(self, many: int, now: float) -> None:
-        self._many, self._since, self._before = many, now, 0
+    def __init__(self, now: float) -> None:
+        """now: seconds, as below."""
+        self._since, self._before = now, 0
 
     def many(self, flagged: int, now: float) -> bool:
         """Whether it has since the last look, if that was a second ago; flagged: times so far."""
@@ -143,7 +143,7 @@ class FlagWatch:
             return False
         more = flagged - self._before
         self._since, self._before = now, flagged
-        return more >= self._many * seconds
+        return more >= _MANY_LOSSES * seconds
 
 
 class CardStream:

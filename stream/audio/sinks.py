@@ -22,19 +22,21 @@ import soxr
 from codec.files import wav
 from codec.files.paths import PIPE, atomic_output, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import DEVICE_BUFFER, AudioDeviceError, CardStream, Device, FlagWatch
+from stream.audio.devices import (
+    DEVICE_BUFFER,
+    MOST_DEVICE_BUFFER,
+    AudioDeviceError,
+    CardStream,
+    Device,
+    FlagWatch,
+)
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
-# Seconds between writing and air, of a machine that is not overloaded. A sound card's share is 20
-# ms, and as much is ours: with both of two cores kept busy by two more threads the mixer wakes
-# within 20 ms 99 times of 100, and where it does not the cushion grows.
-BUFFER = 0.03
+# Seconds between writing and air, of a machine that is not overloaded: the sound card's share, and
+# ours, three of its blocks. Where the mixer wakes too late for that, our cushion grows.
+BUFFER = DEVICE_BUFFER + 0.015
 _HELD = int(BUFFER * SAMPLE_RATE)
-# Where the sound system itself underflows this often in a second, it is asked for twice the
-# latency, up to the most: PulseAudio may lose its buffer with every block where it resamples.
-_FLAGS_PER_SECOND = 10
-_MOST_DEVICE_BUFFER = 0.16
 _FADE = 48
 _FILLING = 5
 _LONGEST_DELAY = 0.5
@@ -189,8 +191,8 @@ class Cushion:
 class Loudspeaker(Sink):
     """A sound card's output, at 16 kHz or, if it refuses, at its own rate and resampled.
 
-    wanted: index, name, part of a name, None for the default. 40 ms are aimed at between `write`
-    and the air, 20 ms of them in the sound system, the rest here; a machine so busy that it runs
+    wanted: index, name, part of a name, None for the default. 25 ms are aimed at between `write`
+    and the air, 10 ms of them in the sound system, the rest here; a machine so busy that it runs
     dry gets up to 0.1 s more until it is calm again (see `Cushion`). A sound system that keeps
     underflowing is opened again with twice its share, as often as is needed.
 
@@ -211,9 +213,8 @@ class Loudspeaker(Sink):
 
     def start(self) -> None:
         self.rate, channels = self._card.settings()
-        block = self.rate // 100
-        least = max(int((BUFFER - DEVICE_BUFFER) * self.rate), 2 * block)
-        self._cushion = Cushion(least, least + 10 * block, block)
+        least, step = int((BUFFER - DEVICE_BUFFER) * self.rate), self.rate // 100
+        self._cushion = Cushion(least, least + 10 * step, step)
         self._ring = SampleRing(self.rate)
         self._card_clock = SampleClock(self.rate)
         self._resample = None
@@ -228,7 +229,7 @@ class Loudspeaker(Sink):
         self._last = np.float32(0.0)
         self._faded = _FADE
         self._flagged = self._ran_dry = 0
-        self._watch = FlagWatch(_FLAGS_PER_SECOND, self._clock())
+        self._watch = FlagWatch(self._clock())
         self._card.open(self.rate, channels, self._device_buffer, self._callback)
         self.latency = self._card.latency + least / self.rate
 
@@ -300,7 +301,7 @@ class Loudspeaker(Sink):
     def _reopened(self) -> bool:
         """Whether the sound system kept underflowing, and has been opened again for that."""
         many = self._watch.many(self._flagged, self._clock())
-        if not many or 2.0 * self._device_buffer > _MOST_DEVICE_BUFFER:
+        if not many or 2.0 * self._device_buffer > MOST_DEVICE_BUFFER:
             return False
         self._device_buffer *= 2.0
         self.stop()

@@ -27,7 +27,7 @@ from codec.files.paths import PIPE, display_name, open_input, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.devices import (
     DEVICE_BUFFER,
-    SHORT_BUFFER,
+    MOST_DEVICE_BUFFER,
     AudioDeviceError,
     CardStream,
     Device,
@@ -43,8 +43,6 @@ POLL = 0.002
 BLOCK = SAMPLE_RATE // 100
 # How far whoever reads may fall behind before samples are lost (microphone) or wait (others).
 BEHIND = 4.0
-# Where the sound system itself loses samples this often in a second, it is asked for more latency.
-_FLAGS_PER_SECOND = 3
 # Time stamps of capture older than this are nonsense (PulseAudio's are, for the first second).
 _OLDEST_STAMP = 0.25
 # What files of compressed audio begin with.
@@ -306,7 +304,7 @@ class Microphone(Source):
         self._card = CardStream(wanted, "input", self._clock)
         self.name = self._card.info.name
         self._silence = Silence(clock=clock)
-        self._device_buffer = SHORT_BUFFER
+        self._device_buffer = DEVICE_BUFFER
 
     def start(self) -> None:
         self.rate, channels = self._card.settings()
@@ -314,7 +312,7 @@ class Microphone(Source):
         self._card_clock = SampleClock(self.rate)
         self._flagged = 0
         self._gaps_before = self.gaps
-        self._watch = FlagWatch(_FLAGS_PER_SECOND, self._clock())
+        self._watch = FlagWatch(self._clock())
         self._mono = np.zeros(self.rate, np.float32)
         self._resample = None
         if self.rate != SAMPLE_RATE:
@@ -347,7 +345,8 @@ class Microphone(Source):
         if self.error is not None:
             return self._silence._take(most)
         self.gaps = self._gaps_before + self._flagged
-        if self._watch.many(self._flagged, self._clock()) and self._device_buffer < DEVICE_BUFFER:
+        many = self._watch.many(self._flagged, self._clock())
+        if many and 2.0 * self._device_buffer <= MOST_DEVICE_BUFFER:
             return self._reopened()
         if not self._ring.available:
             if self._card.gone():
@@ -368,7 +367,7 @@ class Microphone(Source):
 
     def _reopened(self) -> tuple[FloatArray, float]:
         """Ask for more latency, since the sound system keeps losing samples; nothing is there."""
-        self._device_buffer = DEVICE_BUFFER
+        self._device_buffer *= 2.0
         self.stop()
         try:
             self.start()
