@@ -62,6 +62,7 @@ _TAIL_BITS = 8.0  # what whole bytes cost at most beyond the ideal
 _CERTAINTY = 1.01  # margin for the prior's estimate against the coder's integer tables
 _RETRIES = 16  # cheaper warm starts tried for a packet that exceeds its allowance
 _COLUMNS_KEPT = 256  # for display
+_GRACE = 0.01  # seconds by which the least search may outlast its budget
 _LEARNING = 0.3  # weight of the latest search in how long an iteration takes
 _FORGETTING = 0.8  # share of that which is left after each search that it forbade
 LEAST_PACKET = 16  # bytes that a limit of packets must leave
@@ -670,7 +671,9 @@ class SpeechEncoder:
             return replace(settings, method="none")  # most likely part of a pause
         if self._budget is not None:
             left = (1.0 if last else AHEAD) * self._budget - (self._clock() - begun)
-            if left <= (1.0 + LAST_ROUND) * self._round:
+            # A little late rather than without the round that pays most: others are as late.
+            grace = _GRACE if last else 0.0
+            if left + grace <= (1.0 + LAST_ROUND) * self._round:
                 # One moment in which the machine stood still must not end all searches.
                 self._round *= _FORGETTING
                 return replace(settings, method="none")

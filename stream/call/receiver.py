@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen at once
-_MIX_SECONDS = 0.003
+_MIX_SECONDS = 0.005
 _LEAST_BLOCK = 64
 _LIMIT = 0.98  # loudest sample of a mix
 _LOOK_SECONDS = 0.5  # between looks whether there is time for all parties
