@@ -283,6 +283,18 @@ def _with_preset(coded: bytes, tmp_path: Path) -> bytes:
 # What is wrong with the input
 
 
+def test_an_answer_to_nobody_is_an_error(coded: Path) -> None:
+    for args in (["info", str(coded)], ["--help"]):
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *FAKE, *args],
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert done.stderr.decode() == "sotto: standard output is closed\n"
+
+
 def test_bad_inputs_are_one_line_and_leave_no_output(coded: Path, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("hello " * 1_000)
     (tmp_path / "zero.wav").write_bytes(b"")

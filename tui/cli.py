@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from codec.errors import BadInput
 from tui.commands import COMMANDS
 from tui.terminal.errors import UsageError
 from tui.terminal.exit_status import DONE, USAGE, exit_status
@@ -45,6 +46,8 @@ def _run(arguments: list[str]) -> int:
         if not sys.warnoptions:
             # Libraries' warnings are for programmers, not for users of the codec.
             warnings.simplefilter("ignore")
+        if sys.stdout is None:
+            sys.stdout = _NoOutput()
         _escape_unwritable()
         try:
             status = _dispatch(arguments)
@@ -57,8 +60,20 @@ def _run(arguments: list[str]) -> int:
 
 def _flush() -> None:
     """Write standard output while a full disk can still be reported."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    sys.stdout.flush()
+
+
+class _NoOutput(io.TextIOBase):
+    """Standard output of a program that was started without one: an answer that is lost is an
+    error."""
+
+    closed = True
+
+    def write(self, text: str) -> int:
+        raise BadInput("standard output is closed")
+
+    def flush(self) -> None:
+        """There is nothing to write."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,8 +122,6 @@ def _escape_unwritable() -> None:
 
 def _drop_stdout() -> None:
     """Discard unwritten output, which Python would try to write again on exit."""
-    if sys.stdout is None:
-        return
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
