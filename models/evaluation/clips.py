@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -25,31 +26,48 @@ MAX_TABLE_BYTES = 32 << 20
 MAX_TABLES = 16
 MIN_SECONDS = 0.5
 
+# Tags of up to 35 characters are enough for every language (RFC 5646, section 4.4.1).
+_LANGUAGE = re.compile(r"[A-Za-z0-9-]{1,35}")
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A clip before it is read. text: its English transcript, if one is known."""
+    """A clip before it is read.
+
+    text: its English transcript, if one is known; language: a tag such as "en-GB", "" if unknown.
+    """
 
     path: Path
     name: str
     speaker: str
     corpus: str = ""
     text: str | None = None
+    language: str = ""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Samples [n] float32 at 16 kHz; text is None if the clip was cropped."""
+    """Samples [n] float32 at 16 kHz; text is None if the clip was cropped.
+
+    clean: [n] as it was read, if the samples are those after a condition.
+    """
 
     name: str
     speaker: str
     corpus: str
     samples: NDArray[np.float32]
     text: str | None = None
+    language: str = ""
+    clean: NDArray[np.float32] | None = None
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / SAMPLE_RATE
+
+    @property
+    def original(self) -> NDArray[np.float32]:
+        """What was said, before any condition: [n]."""
+        return self.samples if self.clean is None else self.clean
 
 
 def find_clips(folder: Path, most: int = MAX_FILES) -> list[Entry]:
@@ -114,7 +132,8 @@ def load(entry: Entry, max_seconds: float) -> Clip:
     samples = samples[:limit]
     if not samples.any():
         raise BadInput(f"{display_name(entry.name)} is silent")
-    return Clip(entry.name, entry.speaker, entry.corpus, samples, None if cropped else entry.text)
+    text = None if cropped else entry.text
+    return Clip(entry.name, entry.speaker, entry.corpus, samples, text, entry.language)
 
 
 def load_clips(folder: Path, count: int, max_seconds: float) -> tuple[list[Clip], dict[str, str]]:
@@ -144,10 +163,12 @@ def _audio_files(folder: Path) -> Iterable[Path]:
 def _entry(folder: Path, file: Path, row: dict[str, str]) -> Entry:
     name = file.relative_to(folder).as_posix()
     speaker = row.get("speaker") or (name if file.parent == folder else file.parent.name)
-    english = (row.get("lang") or "en").lower().split("-")[0] == "en"
+    language = row.get("lang") or ""
+    english = (language or "en").lower().split("-")[0] == "en"
     # A row for a piece of the file is not a transcript of the whole file.
     text = row.get("text") if english and not row.get("start") else None
-    return Entry(file, name, speaker, row.get("corpus") or "", text or None)
+    tag = language if _LANGUAGE.fullmatch(language) else ""
+    return Entry(file, name, speaker, row.get("corpus") or "", text or None, tag)
 
 
 def _table_rows(folder: Path, wanted: set[str]) -> dict[str, dict[str, str]]:
