@@ -12,7 +12,7 @@ import shutil
 import string
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from multiprocessing import Event
 from pathlib import Path
@@ -228,6 +228,31 @@ def test_a_judge_loads_once_and_hears_every_clip_of_every_codec(spoken, tmp_path
     assert noise["loudness"].value != clean["loudness"].value
     assert clean["odd"].value == 0
     assert results[0].clips[0].scores == {}
+
+
+class Original(Loudness):
+    """Mean magnitude of the reference."""
+
+    wants = 16000
+
+    def __init__(self, clean):
+        super().__init__()
+        self.clean = clean
+
+    def score(self, reference, decoded, text):
+        return {"loudness": float(np.mean(np.abs(reference))), "odd": 0.0, "all": 1.0}
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_judges_compare_with_what_was_coded_or_with_what_was_said(spoken, clean):
+    degraded = [replace(clip, samples=clip.samples / 4, clean=clip.samples) for clip in spoken]
+    codings, results = coded(degraded)
+    found, _ = judges.judge_codings([Original(clean)], codings, results, degraded)
+    for result in found:
+        for clip, heard in zip(degraded, result.clips, strict=True):
+            expected = np.mean(np.abs(clip.original if clean else clip.samples))
+            assert heard.scores["loudness"] == pytest.approx(expected, rel=1e-5)
+    assert judges.Whisper.clean
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Judges of naturalness and intelligibility: networks by others that imitate listeners.
 
 Each judge runs in a process of its own, loads once for all clips and hears every decoded clip,
-aligned with the original and at its level. What a judge prints, what it leaves behind in its
+aligned with what was coded and at its level. What a judge prints, what it leaves behind in its
 interpreter and how it dies stay in that process. No judge ever takes part in training or search.
 """
 
@@ -49,12 +49,14 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 class Judge(ABC):
-    """Scores decoded speech. name: on the command line; wants: the rate of its signals in Hz; how:
-    what it is, in one line; figures: what it adds to a table; packages: what it imports.
+    """Scores decoded speech. name: on the command line; wants: the rate of its signals in Hz;
+    clean: whether its reference is what was said, before any condition, instead of what was coded;
+    how: what it is, in one line; figures: what it adds to a table; packages: what it imports.
     """
 
     name: str
     wants: int = SAMPLE_RATE
+    clean: bool = False
     how: str
     figures: Sequence[Figure]
     packages: Sequence[str] = ()
@@ -196,6 +198,7 @@ class Whisper(Judge):
     """Word errors of a speech recogniser. model: a folder or the name of a model."""
 
     name = "whisper"
+    clean = True
     how = (
         "faster-whisper (Radford et al., 2022) with beam 5 at temperature 0: word errors against "
         "its own reading of the original, and against transcripts of uncropped clips"
@@ -389,9 +392,14 @@ def word_errors(reference: str, heard: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Task:
-    """A decoded clip to score. reference: of the clip, None if it is that of the task before."""
+    """A decoded clip to score.
+
+    reference: of the clip, None if it is that of the task before; clean: likewise, before any
+    condition.
+    """
 
     reference: FloatArray | None
+    clean: FloatArray | None
     decoded: FloatArray
     text: str | None
 
@@ -442,7 +450,12 @@ def judge_codings(
 
 def _task(clip: Clip, decoded: FloatArray, first: bool) -> _Task:
     reference, heard = (each.astype(np.float32) for each in aligned(clip.samples, decoded))
-    return _Task(reference if first else None, np.clip(heard, -1, 1), clip.text)
+    heard = np.clip(heard, -1, 1)
+    if not first:
+        return _Task(None, None, heard, clip.text)
+    # The same array for both, if there was no condition, is sent to judges only once.
+    clean = reference if clip.clean is None else clip.clean
+    return _Task(reference, clean, heard, clip.text)
 
 
 def _judge(
@@ -483,8 +496,9 @@ def _serve(connection: Connection, judge: Judge, threads: int) -> None:
             reference = np.zeros(0, np.float32)
             while True:
                 task: _Task = connection.recv()
-                if task.reference is not None:
-                    reference = _resampled(task.reference, judge.wants)
+                given = task.clean if judge.clean else task.reference
+                if given is not None:
+                    reference = _resampled(given, judge.wants)
                 decoded = _resampled(task.decoded, judge.wants)
                 connection.send(("scores", _scored(judge, reference, decoded, task.text)))
         except EOFError:

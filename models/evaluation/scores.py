@@ -227,14 +227,16 @@ def score_codings(
     with_phones: bool = True,
     step: Step = lambda name: None,
 ) -> list[CodecResult]:
-    """Score everything that was coded against the originals, after all timing is done.
+    """Score everything that was coded against the clips, after all timing is done.
 
-    workers: processes to use; 0 scores in this one. Raises SottoError if a scoring process dies.
+    Phones are compared with those of the original, which clips of the same name share. workers:
+    processes to use; 0 scores in this one. Raises SottoError if a scoring process dies.
     """
     # Codec -1 stands for the originals, of which only phones are recognised.
     work: dict[tuple[int, int], _Work] = {}
+    first = {clip.name: c for c, clip in reversed(list(enumerate(clips)))}
     if with_phones:
-        work = {(-1, c): (None, clip.samples, True) for c, clip in enumerate(clips)}
+        work = {(-1, c): (None, clips[c].original, True) for c in first.values()}
     for k, coding in enumerate(codings):
         for c, coded in enumerate(coding.coded):
             work[k, c] = clips[c].samples, coded.decoded, with_phones
@@ -254,7 +256,7 @@ def score_codings(
                     coded.total_bits,
                     coded.encode_s,
                     coded.decode_s,
-                    *_phone_counts(clip.text, scored.get((-1, c)), scored[k, c]),
+                    *_phone_counts(clip.text, scored.get((-1, first[clip.name])), scored[k, c]),
                     scored[k, c][0],
                 )
                 for c, (clip, coded) in enumerate(zip(clips, coding.coded, strict=True))
