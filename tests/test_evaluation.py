@@ -219,6 +219,16 @@ def test_transcripts_are_english_and_only_of_whole_clips(tmp_path):
     assert (cropped.seconds, cropped.text) == (1.0, None)
 
 
+def test_languages_come_from_the_table(tmp_path):
+    write_clips(tmp_path / "in", speakers=1, each=2)
+    found = clips.find_clips(tmp_path / "in")
+    assert [entry.language for entry in found] == ["en-GB", "zh"]
+    assert clips.load(found[1], 1.0).language == "zh"
+    rows = ["file\tlang", "s0-0.wav\t[red]zh", f"s0-1.wav\t{'z' * 36}"]
+    (tmp_path / "table.tsv").write_text("\n".join(rows))
+    assert [entry.language for entry in clips.find_clips(tmp_path / "in")] == ["", ""]
+
+
 def test_unusable_clips_are_left_out_with_a_reason(tmp_path):
     write_clips(tmp_path, 1, 1)
     soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
@@ -463,6 +473,60 @@ def test_the_command_writes_table_figures_and_plot(tmp_path, clip_path, capsys, 
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def conditioned(folder, out, *options):
+    argv = ["bench", "speech", str(folder), "--peers", "none", "--max-seconds", "2"]
+    return cli.main([*argv, "--workers", "1", "--json", str(out), *options])
+
+
+def test_every_codec_is_measured_under_every_condition(tmp_path, clip_paths, capsys, monkeypatch):
+    monkeypatch.setattr(speech, "sotto_codecs", lambda *_, **__: [Noise(ratio=0.3), Broken()])
+    (tmp_path / "in").mkdir()
+    for path in clip_paths[:2]:
+        shutil.copy(path, tmp_path / "in")
+    languages = zip(clip_paths[:2], ("en", "en-L2zh"), strict=True)
+    rows = [f"{path.name}\t{language}" for path, language in languages]
+    (tmp_path / "in" / "table.tsv").write_text("\n".join(["file\tlang", *rows]))
+    out = tmp_path / "out.json"
+    options = ["--conditions", "noise5,talker", "--group", "language"]
+    assert conditioned(tmp_path / "in", out, *options) == 0
+    figures = json.loads(out.read_text())
+    assert [system["name"] for system in figures["systems"]] == ["original", "noise"]
+    assert set(figures["conditions"]) == {"noise5", "talker"}
+    assert set(figures["missing"]) == {"broken"}
+    clean = figures["systems"][1]["summary"]
+    for condition in figures["conditions"].values():
+        given, coded = condition["systems"]
+        assert (given["name"], coded["name"]) == ("input", "noise")
+        assert len(given["clips"]) == len(coded["clips"]) == 2
+        # Against what the codec was given: the condition costs nothing, the codec what it adds.
+        assert given["summary"]["stoi"]["value"] == pytest.approx(1, abs=1e-6)
+        assert coded["summary"]["stoi"]["value"] < 0.99
+        # Against what was said: the condition counts as well.
+        assert given["summary"]["phone_error_rate"]["value"] > 0
+        assert coded["summary"]["total_bits_per_s"] == clean["total_bits_per_s"]
+        assert set(coded["languages"]) == {"en", "en-L2zh"}
+        for part, clip in zip(coded["languages"].values(), coded["clips"], strict=True):
+            assert part["stoi"]["value"] == clip["stoi"]
+    assert figures["systems"][0]["summary"]["phone_error_rate"]["value"] == 0
+    printed = capsys.readouterr().out
+    assert "Speech codecs, en-L2zh (1 clip)" in printed
+    _, under = printed.split("noise5: stationary noise")
+    table, _ = under.split("noise5, en (1 clip)")
+    assert "input" in table
+    assert "original │" not in table  # as the name of a row
+    assert max(map(len, table.splitlines())) <= 100
+    assert "Under a condition" in printed
+
+
+def test_a_talker_who_is_alone_is_refused(tmp_path, clip_path, capsys):
+    (tmp_path / "in").mkdir()
+    shutil.copy(clip_path, tmp_path / "in")
+    assert conditioned(tmp_path / "in", tmp_path / "out.json", "--conditions", "talker") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "no other speaker" in said
+
+
 @pytest.mark.parametrize(
     ("argv", "status"),
     [
@@ -472,6 +536,10 @@ def test_the_command_writes_table_figures_and_plot(tmp_path, clip_path, capsys, 
         (["speech", ".", "--peers", "mp3"], 2),
         (["speech", ".", "--clips", "0"], 2),
         (["speech", ".", "--max-seconds", "nan"], 2),
+        (["speech", ".", "--conditions", "rain"], 2),
+        (["speech", ".", "--conditions", "noise5,"], 2),
+        (["speech", ".", "--conditions", "quiet", "--ablation"], 2),
+        (["speech", ".", "--group", "weather"], 2),
         (["speech", "/no/such/folder"], 1),
         (["speech", ".", "--json", "/no/such/folder/x.json"], 1),
         (["speech", "--help"], 0),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +26,7 @@ from models.evaluation.coding import (
     search_codecs,
     sotto_codecs,
 )
+from models.evaluation.conditions import CONDITIONS, degrade
 from models.evaluation.estimates import Estimate
 from models.evaluation.judges import Judge, choose_judges, judge_codings
 from models.evaluation.peers import installed_peers
@@ -48,6 +49,9 @@ _HOW = {
     "against transcripts of uncropped clips whose words are all in its dictionary",
     "judges": "hear every decoded clip aligned and level-matched as above; clips without a score "
     "are left out and counted as missing; word error rates are pooled",
+    "conditions": "applied to every clip before it is coded, by every codec; input is the degraded "
+    "clip itself; delay, level, PESQ, STOI, ESTOI and judges with a reference compare with it, "
+    "errors of phones and words with the recogniser on the clean original, and with transcripts",
     "real_time_factor": "seconds of computing per second of speech, one clip at a time, wall "
     "clock; for peers with the start of their program, for sotto after warm-up; live: the encoder "
     "of a call, which may search each block for milliseconds only",
@@ -62,6 +66,11 @@ _PANELS = {
     "phone_error_rate": "Phone error rate (to original)",
     "encode_real_time_factor": "Encoding time / speech time",
 }
+_CONDITIONS_NOTE = (
+    "Under a condition, codecs are given the degraded input, and PESQ, STOI, ESTOI and judges with "
+    "a reference compare with that; errors of phones and words are against the clean original."
+)
+_NO_LANGUAGE = "language not stated"
 _TICKS = (600, 1000, 2000, 3000, 4000, 6000, 10_000, 16_000)  # bit/s
 
 
@@ -75,7 +84,8 @@ class Settings:
     also the encoder of a call; ablation: parts of sotto instead; workers: scoring processes;
     timeout_s: for one clip; judges: their names, or "all" for those that are
     installed; whisper: folder or name of its model; nisqa: files of its weights; lyra: folder of
-    its networks.
+    its networks; conditions: names from `CONDITIONS`, or "all", under which everything is measured
+    as well; group: "language" for means by language as well.
     """
 
     presets: Sequence[str] = ()
@@ -95,6 +105,8 @@ class Settings:
     whisper: str | None = None
     nisqa: Sequence[str] = ()
     lyra: str | None = None
+    conditions: Sequence[str] = ()
+    group: str | None = None
 
 
 @dataclass
@@ -102,7 +114,9 @@ class Benchmark:
     """What to measure and, after `run`, the results.
 
     codecs: in titled groups; absent: why others cannot run; skipped: why clips were left out;
-    judges, absent_judges: likewise; points, gain: of the ablation.
+    judges, absent_judges: likewise; degraded: the clips after each condition; points, gain: of the
+    ablation; results: of the clips as they are, by group; degraded_results: by condition, with the
+    degraded clips themselves as "input".
     """
 
     settings: Settings
@@ -113,7 +127,9 @@ class Benchmark:
     grid: tradeoff.Grid | None = None
     judges: Sequence[Judge] = ()
     absent_judges: dict[str, str] = field(default_factory=dict)
+    degraded: Mapping[str, list[Clip]] = field(default_factory=dict)
     results: dict[str, list[CodecResult]] = field(default_factory=dict)
+    degraded_results: dict[str, list[CodecResult]] = field(default_factory=dict)
     points: list[tradeoff.Point] = field(default_factory=list)
     gain: context.ContextGain | None = None
 
@@ -121,7 +137,8 @@ class Benchmark:
     def work(self) -> int:
         """The number of times that `run` calls `step`."""
         count, clips = sum(map(len, self.codecs.values())), len(self.clips)
-        total = (2 + len(self.judges)) * count * clips + (clips if self.settings.with_phones else 0)
+        coded = count * clips * (1 + len(self.degraded))
+        total = (2 + len(self.judges)) * coded + (clips if self.settings.with_phones else 0)
         return total + (self.grid.work(clips) if self.grid else 0)
 
     def run(self, step: Step = lambda name: None) -> None:
@@ -132,16 +149,17 @@ class Benchmark:
                 clips, self.grid, device=settings.device, workers=settings.workers, step=step
             )
             self.gain = context.measure(clips, device=settings.device)
+        given = [*clips, *(clip for degraded in self.degraded.values() for clip in degraded)]
         codings = []
         for codec in (codec for group in self.codecs.values() for codec in group):
-            coding = code_clips(codec, clips, timeout_s=settings.timeout_s, step=step)
+            coding = code_clips(codec, given, timeout_s=settings.timeout_s, step=step)
             if coding.failure is None:
                 codings.append(coding)
             else:
                 self.absent[codec.name] = coding.failure
         found = score_codings(
             codings,
-            clips,
+            given,
             workers=settings.workers,
             with_phones=settings.with_phones,
             step=step,
@@ -153,17 +171,20 @@ class Benchmark:
             self.judges,
             codings,
             found,
-            clips,
+            given,
             threads=settings.workers,
             timeout_s=settings.timeout_s,
             step=step,
         )
         self.absent_judges.update(failed)
-        by_name = {result.name: result for result in found}
+        by_name = {result.name: _of_clips(result, range(len(clips))) for result in found}
         self.results = {
             title: [by_name[codec.name] for codec in group if codec.name in by_name]
             for title, group in self.codecs.items()
         }
+        for k, name in enumerate(self.degraded, 1):
+            part = range(k * len(clips), (k + 1) * len(clips))
+            self.degraded_results[name] = [_as_input(_of_clips(result, part)) for result in found]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything measured, as plain values."""
@@ -176,6 +197,7 @@ class Benchmark:
                     "name": clip.name,
                     "speaker": clip.speaker,
                     "corpus": clip.corpus,
+                    "language": clip.language,
                     "seconds": clip.seconds,
                     "transcript": clip.text is not None,
                 }
@@ -190,17 +212,17 @@ class Benchmark:
             },
             "missing_judges": self.absent_judges,
             "systems": [
-                {
-                    "section": title,
-                    "name": result.name,
-                    "family": result.line,
-                    "peak_bytes": result.peak_bytes,
-                    "summary": {key: asdict(each) for key, each in summary(result).items()},
-                    "clips": [tables.flat(clip) for clip in result.clips],
-                }
+                {"section": title, **self._system(result)}
                 for title, results in self.results.items()
                 for result in results
             ],
+            "conditions": {
+                name: {
+                    "how": CONDITIONS[name].how,
+                    "systems": [self._system(result) for result in results],
+                }
+                for name, results in self.degraded_results.items()
+            },
             "gains": [
                 {
                     "name": result.name,
@@ -216,8 +238,33 @@ class Benchmark:
             answer["previous_frame_context"] = {**asdict(self.gain), "saved": self.gain.saved}
         return answer
 
+    def _system(self, result: CodecResult) -> dict[str, Any]:
+        values = {
+            "name": result.name,
+            "family": result.line,
+            "peak_bytes": result.peak_bytes,
+            "summary": _plain_summary(result),
+            "clips": [tables.flat(clip) for clip in result.clips],
+        }
+        if self.settings.group is not None:
+            values["languages"] = {
+                language: _plain_summary(_of_clips(result, part))
+                for language, part in self._languages().items()
+            }
+        return values
+
+    def _languages(self) -> dict[str, list[int]]:
+        """The places of the clips of each language, if they are to be told apart."""
+        found: dict[str, list[int]] = {}
+        if self.settings.group is not None:
+            for place, clip in enumerate(self.clips):
+                found.setdefault(clip.language or _NO_LANGUAGE, []).append(place)
+        return dict(sorted(found.items()))
+
     def print(self, stream: TextIO) -> None:
-        """Print tables of every group, then what is missing and how things were counted."""
+        """Print tables of every group and condition, then what is missing and how things were
+        counted.
+        """
         console = tables.console(stream)
         if self.points:
             tradeoff.print_table(self.points, console)
@@ -229,8 +276,12 @@ class Benchmark:
         for title, results in self.results.items():
             if results:
                 console.print(_table(title, results))
-                if results[0].figures:
-                    console.print(_judges_table(f"{title}, as judged", results))
+                self._print_more(title, results, console)
+        if self.degraded_results:
+            console.print(_CONDITIONS_NOTE)
+        for name, results in self.degraded_results.items():
+            console.print(_short_table(f"{name}: {CONDITIONS[name].how}", results))
+            self._print_more(name, results, console)
         gains = search_gains(self.results.get(SEARCH, ()))
         if gains:
             console.print(_gain_table(gains))
@@ -239,18 +290,35 @@ class Benchmark:
         if self.absent_judges:
             reasons = (f"{name} ({reason})" for name, reason in self.absent_judges.items())
             console.print(f"Judges left out: {', '.join(reasons)}", markup=False, soft_wrap=True)
-        for result in self._all_results():
+        everything = [("", result) for result in self._all_results()]
+        for name, results in self.degraded_results.items():
+            everything += [(f"{name}, ", result) for result in results]
+        for under, result in everything:
             # Pooled figures lack the clips without a transcript too, which is no failure.
             means = [figure.key for figure in result.figures if figure.over is None]
             lost = {key: summary(result)[key].missing for key in (*SCORE_KEYS, *means)}
             if any(lost.values()):
                 counts = ", ".join(f"{key} on {count}" for key, count in lost.items() if count)
-                console.print(f"{result.name}: undefined and left out: {counts} clips")
+                console.print(f"{under}{result.name}: undefined and left out: {counts} clips")
         console.print(
             "± is half a 95 % bootstrap interval. Rates are codec frames over clip duration, "
             "without file containers. PER: phone errors against the recogniser on the original, "
             "and against transcripts. WER: the same of words. RTF: computing time over speech time."
         )
+
+    def _print_more(
+        self, title: str, results: Sequence[CodecResult], console: tables.Console
+    ) -> None:
+        """What judges say, and the means of each language."""
+        judged = bool(results[0].figures)
+        if judged:
+            console.print(_judges_table(f"{title}, as judged", results))
+        for language, part in self._languages().items():
+            some = [_of_clips(result, part) for result in results]
+            head = f"{title}, {language} ({len(part)} clip{'s' * (len(part) > 1)})"
+            console.print(_short_table(head, some))
+            if judged:
+                console.print(_judges_table(f"{head}, as judged", some))
 
     def panels(self) -> list[Panel]:
         """Quality against total bit rate: a panel for each measure, with a line for each codec."""
@@ -296,6 +364,8 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
         groups = [search_codecs(preset, steps, settings.device) for preset in presets]
         found = {SEARCH: [codec for group in groups for codec in group]}
         return Benchmark(settings, clips, skipped, found, {}, tradeoff.Grid(), **judging)
+    names = CONDITIONS if "all" in settings.conditions else settings.conditions
+    degraded = {name: degrade(clips, name) for name in names}
     lyra = None if settings.lyra is None else Path(settings.lyra)
     peers, absent = installed_peers(settings.peers, lyra)
     ours = sotto_codecs(
@@ -307,7 +377,7 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
         model=settings.model,
     )
     codecs = {CODECS: [Original(), *ours, *peers]}
-    return Benchmark(settings, clips, skipped, codecs, absent, **judging)
+    return Benchmark(settings, clips, skipped, codecs, absent, degraded=degraded, **judging)
 
 
 def summary(result: CodecResult) -> dict[str, Estimate]:
@@ -339,6 +409,19 @@ def summary(result: CodecResult) -> dict[str, Estimate]:
         **{key: estimates.mean(scores(key)) for key in SCORE_KEYS},
         **{figure.key: judged(figure) for figure in result.figures},
     }
+
+
+def _plain_summary(result: CodecResult) -> dict[str, Any]:
+    return {key: asdict(each) for key, each in summary(result).items()}
+
+
+def _of_clips(result: CodecResult, places: Sequence[int]) -> CodecResult:
+    return replace(result, clips=[result.clips[place] for place in places])
+
+
+def _as_input(result: CodecResult) -> CodecResult:
+    """Under a condition, what is not coded is no original."""
+    return replace(result, name="input") if result.line == "original" else result
 
 
 def paired_gain(better: CodecResult, base: CodecResult) -> dict[str, Estimate]:
@@ -410,6 +493,21 @@ def _table(title: str, results: Sequence[CodecResult]) -> tables.Table:
             tables.number(figures["encode_real_time_factor"].value, 3),
             tables.number(figures["decode_real_time_factor"].value, 3),
             tables.number(None if result.peak_bytes is None else result.peak_bytes / 1e6, 0),
+        )
+    return table
+
+
+def _short_table(title: str, results: Sequence[CodecResult]) -> tables.Table:
+    """The scores alone, for 100 columns."""
+    heads = ("total\nbit/s", "PESQ-WB", "PESQ-NB", "STOI", "ESTOI", "PER to\noriginal")
+    table = tables.table(title, ["codec"], heads)
+    for result in results:
+        figures = summary(result)
+        table.add_row(
+            result.name,
+            tables.number(figures["total_bits_per_s"].value, 0),
+            *_scores(figures),
+            tables.estimate(figures["phone_error_rate"], 2),
         )
     return table
 

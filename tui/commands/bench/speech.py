@@ -49,6 +49,10 @@ def add_parser(subjects: Subparsers) -> None:
     add("--judges", type=_judges, metavar="NAME,...",
         help="judges of naturalness and intelligibility, of sotto's judges extra: all, none (the "
         "default: they take longer than all the rest), or e.g. dnsmos,whisper")  # fmt: skip
+    add("--conditions", type=_conditions, default=[], metavar="NAME,...",
+        help="also degrade the clips before they are coded, once for each: all, none (the "
+        "default), or e.g. noise10,reverb")  # fmt: skip
+    add("--group", choices=["language"], help="also print means by the language of the clips")
     add("--whisper", metavar="MODEL",
         help="have words judged by this model: a folder, or a name to fetch (tiny.en)")  # fmt: skip
     add("--nisqa", action="append", default=[], metavar="FILE",
@@ -71,6 +75,8 @@ def measure(args: argparse.Namespace) -> int:
 
     if args.ablation and args.model is not None:
         raise UsageError("--ablation measures the shipped model, not --model")
+    if args.ablation and args.conditions:
+        raise UsageError("--ablation measures clips as they are, without --conditions")
     output.check(args.json, args.plot, plots=args.plot is not None)
     benchmark = speech.benchmark(Path(args.folder), settings(speech.Settings, args))
     for name, reason in benchmark.skipped.items():
@@ -103,6 +109,12 @@ def _judges(text: str) -> list[str]:
     from models.evaluation.judges import judge_names
 
     return [] if text == "none" else names(text.lower(), ["all", *judge_names()])
+
+
+def _conditions(text: str) -> list[str]:
+    from models.evaluation.conditions import CONDITIONS
+
+    return [] if text == "none" else names(text.lower(), ["all", *CONDITIONS])
 
 
 def _counts(text: str) -> list[int]:
