@@ -34,7 +34,7 @@ PROBED_RATES = (16_000, 44_100, 48_000)
 # Seconds of latency to ask the sound system for. Where it loses samples by itself this often in a
 # second, it is asked for twice as much, up to the most: PulseAudio may lose its buffer with every
 # block where it resamples.
-DEVICE_BUFFER, MOST_DEVICE_BUFFER = 0.01, 0.16
+DEVICE_BUFFER, _MOST_BUFFER = 0.01, 0.16
 _MANY_LOSSES = 3
 STALLED = 2.0  # seconds: a sound card that has not called for this long is gone
 
@@ -129,23 +129,6 @@ class Device(ABC):
         self.stop()
 
 
-class FlagWatch:
-    """Notices that a sound system loses samples by itself, several times in a second."""
-
-    def __init__(self, now: float) -> None:
-        """now: seconds, as below."""
-        self._since, self._before = now, 0
-
-    def many(self, flagged: int, now: float) -> bool:
-        """Whether it has since the last look, if that was a second ago; flagged: times so far."""
-        seconds = now - self._since
-        if seconds < 1.0:
-            return False
-        more = flagged - self._before
-        self._since, self._before = now, flagged
-        return more >= _MANY_LOSSES * seconds
-
-
 class CardStream:
     """A stream of 32-bit samples from or to a sound card.
 
@@ -159,6 +142,8 @@ class CardStream:
         self._direction: Direction = direction
         self._clock = clock
         self._stream: Any = None
+        self._buffer = DEVICE_BUFFER  # seconds to ask the sound system for
+        self._looked, self._lost = 0.0, 0
 
     def settings(self) -> tuple[int, int]:
         """(sample rate in Hz, channels) to open it with, as near to 16 kHz mono as it goes.
@@ -175,9 +160,8 @@ class CardStream:
             why = refusal
         raise AudioDeviceError(f"cannot open {self._direction} device {self.info.name}: {why}")
 
-    def open(self, rate: int, channels: int, latency: float, callback: Callback) -> None:
-        """Start blocks of 10 ms, or of half the latency if that is less; latency: seconds to ask
-        the sound system for.
+    def open(self, rate: int, channels: int, callback: Callback) -> None:
+        """Start blocks of 10 ms, or of half of what the sound system is asked for if that is less.
 
         callback(samples [n, channels], PortAudio's times, its flags, now) may only copy.
         Raises AudioDeviceError.
@@ -190,14 +174,15 @@ class CardStream:
         sound = sound_system()
         recording = self._direction == "input"
         kind = sound.InputStream if recording else sound.OutputStream
-        self._called, self.latency = self._clock(), latency
+        self._called, self.latency = self._clock(), self._buffer
+        self._looked, self._lost = self._called, 0
         try:
             self._stream = kind(
                 device=self.info.index,
                 samplerate=rate,
                 channels=channels,
-                blocksize=int(rate * min(0.01, 0.5 * latency)),
-                latency=latency,
+                blocksize=int(rate * min(0.01, 0.5 * self._buffer)),
+                latency=self._buffer,
                 dtype="float32",
                 callback=called,
             )
@@ -216,6 +201,22 @@ class CardStream:
                 stream.abort()
             with contextlib.suppress(Exception):
                 stream.close()
+
+    def wants_more(self, lost: int) -> bool:
+        """Whether it is to be opened again: the sound system keeps losing samples by itself, and is
+        asked for twice the latency from then on.
+
+        lost: times since it was opened. Looks at most once a second.
+        """
+        now = self._clock()
+        if now - self._looked < 1.0:
+            return False
+        many = lost - self._lost >= _MANY_LOSSES * (now - self._looked)
+        self._looked, self._lost = now, lost
+        if not many or 2.0 * self._buffer > _MOST_BUFFER:
+            return False
+        self._buffer *= 2.0
+        return True
 
     def gone(self) -> bool:
         """Whether the card no longer calls."""

@@ -22,14 +22,7 @@ import soxr
 from codec.files import wav
 from codec.files.paths import PIPE, atomic_output, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import (
-    DEVICE_BUFFER,
-    MOST_DEVICE_BUFFER,
-    AudioDeviceError,
-    CardStream,
-    Device,
-    FlagWatch,
-)
+from stream.audio.devices import DEVICE_BUFFER, AudioDeviceError, CardStream, Device
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
@@ -208,7 +201,6 @@ class Loudspeaker(Sink):
         super().__init__(clock=clock)
         self._card = CardStream(wanted, "output", clock)
         self.name = self._card.info.name
-        self._device_buffer = DEVICE_BUFFER
         self._instead = NullSink(clock=clock)
 
     def start(self) -> None:
@@ -229,8 +221,7 @@ class Loudspeaker(Sink):
         self._last = np.float32(0.0)
         self._faded = _FADE
         self._flagged = self._ran_dry = 0
-        self._watch = FlagWatch(self._clock())
-        self._card.open(self.rate, channels, self._device_buffer, self._callback)
+        self._card.open(self.rate, channels, self._callback)
         self.latency = self._card.latency + least / self.rate
 
     def stop(self) -> None:
@@ -300,10 +291,8 @@ class Loudspeaker(Sink):
 
     def _reopened(self) -> bool:
         """Whether the sound system kept underflowing, and has been opened again for that."""
-        many = self._watch.many(self._flagged, self._clock())
-        if not many or 2.0 * self._device_buffer > MOST_DEVICE_BUFFER:
+        if not self._card.wants_more(self._flagged):
             return False
-        self._device_buffer *= 2.0
         self.stop()
         try:
             self.start()

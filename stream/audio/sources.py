@@ -25,14 +25,7 @@ from codec.files import wav
 from codec.files.audio import AudioReader
 from codec.files.paths import PIPE, display_name, open_input, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import (
-    DEVICE_BUFFER,
-    MOST_DEVICE_BUFFER,
-    AudioDeviceError,
-    CardStream,
-    Device,
-    FlagWatch,
-)
+from stream.audio.devices import AudioDeviceError, CardStream, Device
 from stream.audio.pacing import Clock, Pacer, SampleClock
 from stream.audio.ring import SampleRing
 
@@ -304,7 +297,6 @@ class Microphone(Source):
         self._card = CardStream(wanted, "input", self._clock)
         self.name = self._card.info.name
         self._silence = Silence(clock=clock)
-        self._device_buffer = DEVICE_BUFFER
 
     def start(self) -> None:
         self.rate, channels = self._card.settings()
@@ -312,7 +304,6 @@ class Microphone(Source):
         self._card_clock = SampleClock(self.rate)
         self._flagged = 0
         self._gaps_before = self.gaps
-        self._watch = FlagWatch(self._clock())
         self._mono = np.zeros(self.rate, np.float32)
         self._resample = None
         if self.rate != SAMPLE_RATE:
@@ -320,7 +311,7 @@ class Microphone(Source):
             self._resample = soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32", "MQ")
         self._left = _NOTHING[0]
         self._given = 0
-        self._card.open(self.rate, channels, self._device_buffer, self._callback)
+        self._card.open(self.rate, channels, self._callback)
         self.latency = self._card.latency
 
     def stop(self) -> None:
@@ -345,8 +336,7 @@ class Microphone(Source):
         if self.error is not None:
             return self._silence._take(most)
         self.gaps = self._gaps_before + self._flagged
-        many = self._watch.many(self._flagged, self._clock())
-        if many and 2.0 * self._device_buffer <= MOST_DEVICE_BUFFER:
+        if self._card.wants_more(self._flagged):
             return self._reopened()
         if not self._ring.available:
             if self._card.gone():
@@ -366,8 +356,7 @@ class Microphone(Source):
         return samples, now if when is None else min(when, now)
 
     def _reopened(self) -> tuple[FloatArray, float]:
-        """Ask for more latency, since the sound system keeps losing samples; nothing is there."""
-        self._device_buffer *= 2.0
+        """Open the card again; there is nothing of it yet."""
         self.stop()
         try:
             self.start()
