@@ -12,7 +12,7 @@ from torch import Tensor
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent, refine, search
 from codec.search.problem import Networks, SearchResult, SearchSettings, StepModel
-from codec.search.rdoq import SPEECH, Rdoq
+from codec.search.rdoq import LAST_SHARES, Rdoq
 from models.folder import load_speech_model, search_networks
 from models.networks.speech import Prior, SpeechShape
 from models.networks.speech_distance import FrameDistance
@@ -102,7 +102,7 @@ def test_the_last_round_takes_the_best_of_several_numbers_of_steps() -> None:
     sign, gain = rdoq._gains(before)
     tried = [
         true_cost(x, rdoq._stepped(sign, gain, share * (gain < 0).sum((1, 2))))
-        for share in SPEECH.last
+        for share in LAST_SHARES
     ]
     rdoq.last_round()
     after = rdoq.steps

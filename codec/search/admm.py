@@ -27,7 +27,7 @@ from codec.search.rdoq import Rdoq
 
 _RDOQ = 0.25  # share of the iterations, or of the time, that is for RDOQ
 _FEWEST_WITH_RDOQ = 8  # iterations
-LAST_ROUND = 0.6  # what the last round of `refine` takes, which needs no slopes, in others
+LAST_ROUND = 0.6  # time that the last round of `refine` takes, as a share of another
 
 
 @contextmanager
@@ -253,10 +253,10 @@ def refine(
 ) -> SearchResult:
     """As `search`, by RDOQ alone from the nearest quantised latents of `start` [B, S, C].
 
-    In a dozen iterations that finds more than ADMM with RDOQ after it. One is always done, the last
-    one, which tries several numbers of steps; it takes as long as LAST_ROUND + 1 others, those
-    before it one each. Costs are those by the fast
-    generator: nothing is decoded to score it. Raises ValueError as `Rdoq`.
+    In a dozen iterations that finds more than ADMM with RDOQ after it. The last iteration, which is
+    always done, is `Rdoq.last_round`, the others are rounds; the beginning takes as long as a
+    round, the end LAST_ROUND of one. Costs are those by the fast generator: nothing is decoded to
+    score it. Raises ValueError as `Rdoq`.
     """
     begun, done = clock(), 0
     descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
