@@ -197,13 +197,18 @@ def likeness(said: np.ndarray, heard: np.ndarray) -> list[float]:
 
 
 def test_what_is_said_is_heard(codec, tmp_path):
-    # Said again where a busy machine has torn it.
-    attempts = (one_talk(codec, tmp_path / str(number)) for number in range(3))
-    assert any(alike > 0.8 for alike in attempts)
+    for number in range(3):
+        alike, torn = one_talk(codec, tmp_path / str(number))
+        if alike > 0.8:
+            return
+        # Said again only where the machine was too busy to bring it in time.
+        assert torn > 0.1
+    pytest.fail(f"torn three times, at last by {torn:.1f} s")
 
 
-def one_talk(codec, folder) -> float:
-    """Let one side say the clip, and check all but how well it was heard, which is returned."""
+def one_talk(codec, folder) -> tuple[float, float]:
+    """Let one side say the clip, and check all but how well it was heard: returned, with how much
+    of it was concealed for coming late, in seconds."""
     folder.mkdir()
     one, two = wires()
     ear = CollectingSink()
@@ -232,7 +237,7 @@ def one_talk(codec, folder) -> float:
     with AudioReader(folder / "call.wav") as reader:
         recorded = sum(len(block) for block in reader)
     assert recorded > len(said)
-    return median(likeness(said, np.concatenate(ear.played)))
+    return median(likeness(said, np.concatenate(ear.played))), party.arrivals.concealed
 
 
 def test_hanging_up_ends_the_other_side_too(pair):
