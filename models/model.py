@@ -73,9 +73,8 @@ class FrameModel(Model):
 
     family: the kind of speech presets that it serves; coders: entropy coders by name; qualities:
     number of rate points; penalty: the search's coupling, where no bit price sets it; reach: the
-    largest magnitude of a latent; generator_past,
-    encoder_past: how many latent steps before its own each network sees, None where the networks
-    only take whole frames.
+    largest magnitude of a latent; generator_past, encoder_past: how many latent steps before its
+    own each network sees, None where the networks only take whole frames.
     """
 
     encoder: nn.Module

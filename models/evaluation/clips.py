@@ -75,8 +75,7 @@ def find_clips(folder: Path, most: int = MAX_FILES) -> list[Entry]:
 
     A table is a `.tsv` in the folder or its parent, with a column `file` and any of `speaker`,
     `corpus`, `lang` and `text`. Without one, each sub-folder counts as one speaker, and so does
-    each clip at the top level. Raises BadInput if there is no audio, or if
-    there are more than `most` files.
+    each clip at the top level. Raises BadInput if there is no audio, or more than `most` files.
     """
     with os_errors("read", folder):
         if not folder.is_dir():
