@@ -51,7 +51,8 @@ TRUSTED = 4  # ... and so many packets
 MARGIN = 5 * MILLISECOND  # wanted on top of what the arrivals ask for
 STRETCH_LIMIT = 320 * MILLISECOND  # the delay never exceeds the fastest packet's needs by more
 # Delay worth spending to have one late packet fewer in the window, as a share of its length.
-LATE_PRICE = 0.045
+LATE_PRICE = 0.07
+SPARE = 2.0  # columns by which the delay may be too long before speech is shortened for it
 # A packet that would wait longer than this, or than most of its own length, comes from a backlog:
 # what is older is given up.
 BACKLOG = 480 * MILLISECOND
@@ -621,12 +622,13 @@ class JitterBuffer:
         return self._needs[-1].end - self._needs[0].end >= TRUSTED_STEPS - self._steps
 
     def _correction(self, frame: Arrived) -> int:
-        """Columns to insert (> 0) or remove (< 0). Small differences are left alone."""
+        """Columns to insert (> 0) or remove (< 0). Small differences are left alone: a pause will
+        end them for nothing."""
         columns = self._excess(frame) / HOP
         # Too short costs more than too long.
         if columns < -0.25:
             return math.ceil(-columns)
-        if columns > 1.0 and self._trusted():
+        if columns > SPARE and self._trusted():
             return -int(columns)
         return 0
 
