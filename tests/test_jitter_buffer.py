@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codec.packet import STEPS, Kind, Packet
@@ -746,6 +746,16 @@ def test_packets_that_overlap_end_in_no_tangle(sent):
     assert not simulation.buffer.ahead()
 
 
+# At its end one column is missing before a packet, and no more is queued than concealing takes.
+SHORT_GAP = [
+    (1.25, "once", 1, False),
+    (1.0, "once", 8, False),
+    (1.75, "once", 1, False),
+    (0.0, "never", 4, False),
+    (1.0, "once", 1, False),
+]
+
+
 @given(
     st.lists(
         st.tuples(
@@ -760,6 +770,7 @@ def test_packets_that_overlap_end_in_no_tangle(sent):
     st.sampled_from([160, 37, 640]),
 )
 @settings(max_examples=60)
+@example([*((0.0, "once", steps, False) for steps in (1, 8, 16)), *SHORT_GAP], 37)
 def test_any_network(network, pull):
     """Whatever the network does, columns are played once and in order and queues stay bounded."""
     arrivals: list[Sent] = []

@@ -344,8 +344,7 @@ class JitterBuffer:
                 return self._restart(newest)  # concealing has not got ahead of what is pulled
             # It would come too late for its first columns: just so many are put before it that it
             # can be decoded next, even if a pull comes first.
-            lacking = 2 * self._pull + cost + self._conceal_cost.value - self.queued
-            return self._conceal(most=math.ceil(lacking / HOP))
+            return self._conceal(most=self._lacking(cost))
         if not left and not frame.packet.pause:
             del self._store[frame.step]
             return Feed(frame)
@@ -411,9 +410,21 @@ class JitterBuffer:
         return self._conceal(frame)
 
     def _conceal(self, frame: Arrived | None = None, most: int = PAUSE_BLOCK) -> Conceal:
-        """Conceal a block, up to `frame` and of `most` columns."""
-        count = min(PAUSE_BLOCK if self._pause_left else CONCEAL_BLOCK, most)
-        return Conceal(count if frame is None else min(count, STEP_HOPS * frame.step - self._at))
+        """Conceal a block, up to `frame` and of `most` columns.
+
+        Where so few columns are missing before `frame` that it could not be decoded in time after
+        them, it is as late as it then would be.
+        """
+        if frame is not None:
+            gap = STEP_HOPS * frame.step - self._at
+            most = max(gap, self._lacking(min(self._decode_cost.value, _COST_LIMIT)))
+        return Conceal(min(PAUSE_BLOCK if self._pause_left else CONCEAL_BLOCK, most))
+
+    def _lacking(self, cost: float) -> int:
+        """Columns to conceal now so that a packet can be decoded next, at a cost in samples, even
+        if a pull comes first."""
+        lacking = 2 * self._pull + cost + self._conceal_cost.value - self.queued
+        return math.ceil(lacking / HOP)
 
     @property
     def _cover(self) -> float:
