@@ -68,7 +68,7 @@ KEY_PAUSE = SAMPLE_RATE // 2  # samples between requests for a key packet
 _RESERVE_LEAST = 5 * MILLISECOND
 _RESERVE_STEP = 8 * MILLISECOND
 _RESERVE_MOST = 80 * MILLISECOND
-_RESERVE_RECOVERY = 32.0  # samples per second
+_RESERVE_RECOVERY = 12.0  # samples per second
 # What the first packet waits on top of pull and reserve: a little more than is wanted later.
 _START_EXTRA = MARGIN + 4 * MILLISECOND
 _PULL_LIMIT = 300 * MILLISECOND
