@@ -15,10 +15,12 @@ from codec.signal import analysis
 from codec.signal.comfort_noise import (
     DB_PER_UNIT,
     LEAST_COLUMNS,
+    LOUDEST_DB,
     PAYLOAD_BYTES,
     NoiseTexture,
     decode_levels,
     encode_noise,
+    loudness,
     textured,
 )
 from codec.signal.samples import FloatArray
@@ -163,6 +165,27 @@ def test_any_payload_makes_finite_noise() -> None:
         columns = drawn(decode_levels(payload), 16)
         assert np.abs(columns).max() <= 1.0
         assert np.isfinite(samples_of(columns)).all()
+
+
+@pytest.mark.parametrize("name", POLES)
+def test_loudness_is_that_of_the_noise(name: str) -> None:
+    for decibel in (-70.0, -50.0, -32.0):
+        levels = decode_levels(encode_noise(analysis.log_mel(noise(5.0, POLES[name], decibel))))
+        assert abs(loudness(levels) - decibel) < 1.5
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"\xff" * 10, b"\0" * 9 + b"\xff", b"\0\0\0\xff" + b"\0" * 6, b"\xff\0" * 5, b"\xc8" * 10],
+)
+def test_no_payload_is_louder_than_a_room(payload: bytes) -> None:
+    """All bands are lowered alike, so that the noise keeps its colour."""
+    levels = decode_levels(payload)
+    samples = samples_of(drawn(levels, 200))[2000:-2000]
+    assert abs(20 * np.log10(samples.std()) - LOUDEST_DB) < 1.5
+    said = np.interp(np.arange(128), [0, 4, 9, 16, 26, 39, 56, 76, 101, 127], list(payload)) * 0.5
+    lowered = np.minimum(said, 110.0) - (levels + 1.0) * DB_PER_UNIT
+    assert np.ptp(lowered[levels > -1.0]) < 0.1
 
 
 def test_the_packet_on_the_page_is_what_it_says() -> None:

@@ -4,6 +4,8 @@ While nobody speaks, a frame's spectrum is described by its level in dB at ten m
 receiver draws noise of these levels, column by column, with the fluctuations that Gaussian noise
 has under this analysis, so that a pause sounds natural. From where synthesis textures whatever is
 not voiced, the levels are left smooth: noise that fluctuates twice sputters.
+
+A room is as loud as its levels say up to a limit, so that no payload can hurt an ear.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codec.errors import BadInput, BadStream
 from codec.signal import analysis
@@ -23,6 +26,9 @@ from codec.signal.texture import UNVOICED_HZ
 NODES = (0, 4, 9, 16, 26, 39, 56, 76, 101, 127)
 PAYLOAD_BYTES = len(NODES)
 LEAST_COLUMNS = 8
+# dB of full scale: what louder levels are lowered to. Quiet rooms have -80 to -60, and noise only
+# 5 dB below speech that is well turned up -30.
+LOUDEST_DB = -30.0
 DB_PER_STEP = 0.5  # of a payload byte; 0 stands for FLOOR_DB, silence
 DB_PER_UNIT = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0
 _SMOOTHNESS = 0.1  # weight of the levels' curvature against the bands' misfit, where bands are few
@@ -67,6 +73,7 @@ def encode_noise(columns: FloatArray) -> bytes:
 def decode_levels(payload: bytes) -> FloatArray:
     """The level of each band in normalised log-mel units, [N_MELS], from a payload.
 
+    Noise of these levels has LOUDEST_DB at most: all bands of louder noise are lowered alike.
     Raises BadStream when the payload has another length than PAYLOAD_BYTES.
     """
     if len(payload) != PAYLOAD_BYTES:
@@ -74,7 +81,17 @@ def decode_levels(payload: bytes) -> FloatArray:
             f"comfort noise of {len(payload)} bytes, where there must be {PAYLOAD_BYTES}"
         )
     decibel = np.frombuffer(payload, np.uint8).astype(np.float32) * DB_PER_STEP
-    return np.clip(_interpolation() @ decibel / DB_PER_UNIT - 1.0, -1.0, 1.0).astype(np.float32)
+    levels = np.clip(_interpolation() @ decibel / DB_PER_UNIT - 1.0, -1.0, 1.0).astype(np.float32)
+    if (excess := loudness(levels) - LOUDEST_DB) > 0.0:
+        levels = np.maximum(levels - np.float32(excess / DB_PER_UNIT), np.float32(-1.0))
+    return levels
+
+
+def loudness(levels: FloatArray) -> float:
+    """About how loud noise of these levels [N_MELS] is, dB of full scale, -100 at least."""
+    relative = (analysis.denormalise(levels) / _typical()).astype(np.float64)
+    power = float(np.square(relative) @ _shares())
+    return 10.0 * np.log10(max(power, 1e-10))
 
 
 @lru_cache(maxsize=1)
@@ -106,6 +123,17 @@ def _typical() -> FloatArray:
     """Measured median mel magnitudes of Gaussian white noise of variance 1, [N_MELS]."""
     path = Path(__file__).parent / "data" / "noise_median.npy"
     return np.load(path, allow_pickle=False).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _shares() -> NDArray[np.float64]:
+    """The share of white noise's power that is nearest to each band, [N_MELS]; their sum is 1."""
+    spread = np.zeros((analysis.N_MELS, analysis.N_BINS))
+    for row, (first, last, weights) in zip(spread, _filters(), strict=True):
+        row[first:last] = np.maximum(weights, 0.0)
+    spread /= np.maximum(spread.sum(axis=0), 1e-9)
+    shares: NDArray[np.float64] = spread.sum(axis=1)
+    return shares / shares.sum()
 
 
 class NoiseTexture:
