@@ -13,6 +13,7 @@ import numpy as np
 
 from codec.errors import SottoError
 from codec.signal.samples import FloatArray
+from stream.audio.limiter import Limiter
 from stream.audio.sinks import Sink
 from stream.audio.slots import DeviceSlot
 from stream.call.capacity import Capacity
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen at once
 _MIX_SECONDS = 0.005
 _LEAST_BLOCK = 64
-_LIMIT = 0.98  # loudest sample of a mix
 _LOOK_SECONDS = 0.5  # between looks whether there is time for all parties
 
 
@@ -62,6 +62,7 @@ class Receiver:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._something = threading.Event()  # has arrived
+        self._limiter = Limiter()  # of the mix
         self._load = LoadMeter()
         self._capacity = Capacity()
         self._next_look = 0.0
@@ -206,7 +207,7 @@ class Receiver:
         mix = np.zeros(room, np.float32)
         for stream in self._present():
             mix += stream.pull(room, play_time)
-        np.clip(mix, -_LIMIT, _LIMIT, out=mix)
+        mix = self._limiter.process(mix)
         sink.write(mix)
         if self._played is not None:
             self._played(mix, play_time)

@@ -23,6 +23,7 @@ from codec.signal.analysis import HOP, LEAD, STEP_HOPS
 from codec.signal.phase import LOOK_AHEAD
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.signal.synthesis import SpeechSynthesiser
+from stream.audio.limiter import Limiter
 from stream.call.delays import Growth
 from stream.call.jitter_buffer import PAUSE_LIMIT, Conceal, Decode, Feed, JitterBuffer
 from stream.call.meters import ColumnHistory, LevelMeter, RateMeter
@@ -118,6 +119,7 @@ class RemoteStream:
         self._work: deque[tuple[float, float]] = deque(maxlen=_MOST)
         self._latest: Packet | None = None  # of those that have come
         self._broken = False  # the last pull ended in silence
+        self._limiter = Limiter()
         self._active = False
         self._history = ColumnHistory()
         self._level = LevelMeter()
@@ -291,6 +293,7 @@ class RemoteStream:
     def pull(self, n: int, play_time: float) -> FloatArray:
         """The next `n` samples; silence where there are none. Never waits for decoding.
 
+        No louder than speech at full scale, whatever came (see `Limiter`).
         play_time: monotonic seconds at which the first of them will be in the air.
         """
         device = play_time - self._clock()
@@ -316,6 +319,7 @@ class RemoteStream:
                 samples = fade_out(samples)
             out[:ready] = samples
         self._broken = ready < n
+        out = self._limiter.process(out)
         self._history.push(shown)
         self._level.push(out)
         return out
