@@ -23,7 +23,16 @@ from codec.errors import SottoError
 from codec.signal.samples import FloatArray
 from stream.audio.devices import DeviceNames
 from stream.call.call import Call
-from stream.call.snapshot import Arrivals, Latency, Party, Rate, Snapshot, Spectrogram, Talker
+from stream.call.snapshot import (
+    Arrivals,
+    FrontEndState,
+    Latency,
+    Party,
+    Rate,
+    Snapshot,
+    Spectrogram,
+    Talker,
+)
 from stream.link.events import CallState, Link
 from stream.log import LogLine
 
@@ -104,6 +113,7 @@ class FakeCall(Call):
         self.input = "Built-in Audio Analog Stereo"
         self.output = "USB Headset"
         self.recording = ""
+        self.front_end = FrontEndState.ON
 
     @property
     def now(self) -> float:
@@ -130,6 +140,7 @@ class FakeCall(Call):
             ),
             input_device=self.input,
             output_device=self.output,
+            front_end=self.front_end,
             muted=self.muted,
             push_to_talk=self.push_to_talk,
             talking=self.talking,
@@ -153,6 +164,10 @@ class FakeCall(Call):
     def set_muted(self, muted: bool) -> None:
         self.note("set_muted", muted)
         self.muted = muted
+
+    def set_front_end(self, on: bool) -> None:
+        self.note("set_front_end", on)
+        self.front_end = FrontEndState.ON if on else FrontEndState.OFF
 
     def set_push_to_talk(self, on: bool) -> None:
         self.note("set_push_to_talk", on)

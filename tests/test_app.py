@@ -28,7 +28,7 @@ from rich.cells import cell_len
 from rich.color import Color
 from textual.pilot import Pilot
 
-from stream.call.snapshot import QUIETEST_DB, Latency, Snapshot, Spectrogram
+from stream.call.snapshot import QUIETEST_DB, FrontEndState, Latency, Snapshot, Spectrogram
 from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.events import CallState, Offer
@@ -42,7 +42,7 @@ from tui.app import figures
 from tui.app.app import IDLE_DIVISOR, PLAIN_DIVISOR, CallApp
 from tui.app.colormap import colours
 from tui.app.dialogs.confirm import Confirm
-from tui.app.dialogs.details import Details
+from tui.app.dialogs.details import FRONT_END, Details
 from tui.app.dialogs.help import Help
 from tui.app.dialogs.parting import Parting
 from tui.app.keys import BINDINGS
@@ -318,6 +318,8 @@ CASES: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
     ("mute", ("m",), [("set_muted", True)]),
     ("unmute", ("m", "m"), [("set_muted", True), ("set_muted", False)]),
     ("space alone", ("space",), []),
+    ("echo left in", ("e",), [("set_front_end", False)]),
+    ("echo removed again", ("e", "e"), [("set_front_end", False), ("set_front_end", True)]),
     ("push-to-talk", ("t",), [("set_push_to_talk", True)]),
     ("open microphone", ("t", "t"), [("set_push_to_talk", True), ("set_push_to_talk", False)]),
     ("talk", ("t", "space"), [("set_push_to_talk", True), ("talk", True)]),
@@ -370,6 +372,28 @@ def test_a_key_does_what_it_says() -> None:
             app.poll()
 
     play("talking", each)
+
+
+@pytest.mark.parametrize(
+    ("state", "label"),
+    [
+        (FrontEndState.NONE, " mic Built-in"),
+        (FrontEndState.ON, " mic Built-in"),
+        (FrontEndState.OFF, "raw mic Built-in"),
+        (FrontEndState.MISSING, "raw mic Built-in"),
+    ],
+)
+def test_a_microphone_with_its_echo_is_called_raw(state: FrontEndState, label: str) -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        call.front_end = state
+        app.poll()
+        await pilot.pause()
+        assert label in grid(app)
+        assert ("raw mic" in label) == ("raw mic" in grid(app))
+        await pilot.press("i")
+        assert FRONT_END[state] in grid(app)
+
+    play("talking", look)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -18,15 +19,18 @@ import soundfile
 from codec.errors import BadInput
 from codec.files.audio import AudioReader
 from codec.packet import short_id, unpack_session
+from codec.signal.analysis import STEP_SAMPLES
+from codec.signal.samples import SAMPLE_RATE
 from codec.speech.codec import SpeechCodec
 from stream.audio.devices import DeviceNames
+from stream.audio.frontend import Delay, FrontEnd, FrontEndMissing, Processing
 from stream.audio.sinks import NullSink
 from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import FileSource, Silence, Source
 from stream.call.call import Call, CallSettings, warm_up
 from stream.call.delays import steps_of
 from stream.call.sender import Sender
-from stream.call.snapshot import Party
+from stream.call.snapshot import FrontEndState, Party
 from stream.link.events import (
     AudioArrived,
     CallState,
@@ -354,6 +358,194 @@ class Dictated(Source):
         except queue.Empty:
             self._asked += 1
             return np.zeros(0, np.float32), 0.0
+
+
+class Card(Dictated):
+    """A microphone, the first sample of which was in the air at BEGUN."""
+
+    BEGUN = 50.0
+    is_card = True
+    name = "a microphone"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given = 0
+
+    def _take(self, most: int) -> tuple[np.ndarray, float]:
+        samples, _ = super()._take(most)
+        self._given += len(samples)
+        return samples, self.BEGUN + self._given / SAMPLE_RATE
+
+
+class LateEcho(Delay):
+    """Stands in for a stage of processing: nothing but late."""
+
+    delay = 70
+
+    def __init__(self) -> None:
+        super().__init__(self.delay)
+
+
+@pytest.mark.parametrize("processed", [False, True])
+def test_what_is_said_at_a_time_is_stamped_with_it(codec, processed):
+    """Whatever the front end holds back."""
+    encoded: list[tuple[np.ndarray, float]] = []
+    ends: list[tuple[int, float]] = []
+
+    def send(packet: bytes, step: int, captured: float, capture: float | None) -> bool:
+        ends.append((step + steps_in(packet, step), captured))
+        return True
+
+    source, journal = Card(), Journal()
+    slot = Hotplug(source, NullSink(), no_devices(), journal).input
+    sender = Sender(
+        codec, slot, send, journal, iterations=0, tail=0.0, delay=64,
+        encoded=lambda samples, when: encoded.append((samples, when)),
+    )  # fmt: skip
+    late = 0
+    if processed:
+        sender.front_end = FrontEnd(Processing(False, False, False), [LateEcho()])
+        late = LateEcho.delay
+    said = np.zeros(16_050, np.float32)
+    said[[3000, 9001]] = 0.5
+    sender.start()
+    try:
+        sender.call(True)
+        source.say(said)
+    finally:
+        sender.stop()
+    assert sender.failure is None
+    clicks = [
+        when - (len(samples) - 1 - at) / SAMPLE_RATE
+        for samples, when in encoded
+        for at in np.flatnonzero(samples)
+    ]
+    expected = [Card.BEGUN + (at + 1) / SAMPLE_RATE for at in (3000, 9001)]
+    np.testing.assert_allclose(clicks, expected, atol=1e-6)
+    assert ends
+    for step, captured in ends:
+        last = Card.BEGUN + (step * STEP_SAMPLES - late) / SAMPLE_RATE
+        assert captured == pytest.approx(last, abs=1e-6)
+
+
+def test_a_front_end_that_fails_is_reported_once_and_done_without(codec):
+    class Failing(LateEcho):
+        def process(self, block: np.ndarray) -> np.ndarray:
+            raise FrontEndMissing("out of order")
+
+    encoded: list[np.ndarray] = []
+    source, journal = Card(), Journal()
+    slot = Hotplug(source, NullSink(), no_devices(), journal).input
+    sender = Sender(
+        codec, slot, lambda *packet: True, journal, iterations=0, tail=0.0,
+        encoded=lambda samples, when: encoded.append(samples),
+    )  # fmt: skip
+    sender.front_end = FrontEnd(Processing(False, False, False), [Failing()])
+    sender.start()
+    try:
+        sender.call(True)
+        source.say(np.full(8000, 0.1, np.float32))
+    finally:
+        sender.stop()
+    assert [line.text for line in journal.after(-1)] == ["out of order"]
+    assert np.concatenate(encoded)[-1] == np.float32(0.1)
+
+
+def carded(codec, made, sink=None, **options) -> tuple[Call, Journal]:
+    """A call with a microphone, whose front ends `made` makes."""
+    journal = Journal(None)
+    wire: Any = wires()[0]
+    settings = CallSettings("2k", iterations=0, **options)
+    sink = sink or CollectingSink()
+    return Call(codec, wire, Card(), sink, settings, journal, no_devices(), made), journal
+
+
+def test_a_microphone_has_a_front_end_that_can_be_switched_off(codec):
+    made: list[Processing] = []
+
+    def make_one(wanted: Processing) -> FrontEnd:
+        made.append(wanted)
+        return FrontEnd(wanted, [LateEcho()])
+
+    wanted = Processing(noise_suppression=False)
+    call, _ = carded(codec, make_one, processing=wanted)
+    call.start()
+    try:
+        assert made == [wanted]
+        assert call.snapshot().front_end is FrontEndState.ON
+        assert '"front_end": "on"' in call.snapshot().to_json()
+        call.set_front_end(False)
+        assert call.snapshot().front_end is FrontEndState.OFF
+        call.set_front_end(True)
+        assert call.snapshot().front_end is FrontEndState.ON
+    finally:
+        call.close()
+
+
+def test_a_call_without_livekit_goes_on_and_says_so_once(codec, monkeypatch):
+    monkeypatch.setitem(sys.modules, "livekit.rtc", None)
+    call, journal = carded(codec, FrontEnd)
+    call.start()
+    try:
+        call.set_input("another")
+        assert call.snapshot().front_end is FrontEndState.MISSING
+        with pytest.raises(BadInput, match="missing here"):
+            call.set_front_end(True)
+        lines = [line.text for line in journal.after(-1) if "livekit" in line.text]
+        assert len(lines) == 1 and "cannot be used" in lines[0]
+        assert not call.wait(0.0)
+    finally:
+        call.close()
+
+
+def test_files_and_unwanted_processing_have_no_front_end(codec):
+    def never(wanted: Processing) -> FrontEnd:
+        raise AssertionError
+
+    wire: Any = wires()[0]
+    file = Call(codec, wire, FileSource(CLIP), CollectingSink(), CallSettings("2k", iterations=0),
+                Journal(None), no_devices(), never)  # fmt: skip
+    raw, _ = carded(codec, never, processing=Processing(False, False, False))
+    for call in (file, raw):
+        call.start()
+        try:
+            assert call.snapshot().front_end is FrontEndState.NONE
+            with pytest.raises(BadInput, match="nothing to switch"):
+                call.set_front_end(False)
+        finally:
+            call.close()
+
+
+def test_the_front_end_is_told_what_a_loudspeaker_plays(codec):
+    class Speaker(CollectingSink):
+        is_card = True
+
+    class Told(FrontEnd):
+        def __init__(self, wanted: Processing) -> None:
+            super().__init__(wanted, [])
+            self.told: list[np.ndarray] = []
+
+        def render(self, samples: np.ndarray) -> None:
+            self.told.append(samples.copy())
+
+    for kind in (Speaker, CollectingSink):
+        ends: list[Told] = []
+
+        def make_one(wanted: Processing, ends: list[Told] = ends) -> FrontEnd:
+            ends.append(Told(wanted))
+            return ends[0]
+
+        sink = kind()
+        call, _ = carded(codec, make_one, sink)
+        call.start()
+        try:
+            wait_until(lambda sink=sink: len(sink.played) > 20)
+        finally:
+            call.close()
+        if kind is Speaker:
+            assert np.array_equal(np.concatenate(ends[0].told), np.concatenate(sink.played))
+        else:
+            assert not ends[0].told
 
 
 def steps_in(packet: bytes, step: int = 0) -> int:

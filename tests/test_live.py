@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 import stream.call.call
+from stream.audio.frontend import Processing
+from stream.call.call import CallSettings
 from stream.call.recorder import check_recordable
 from stream.link.authentication import Security
 from stream.link.events import Offer
@@ -104,6 +106,24 @@ def test_a_recording_gets_its_name_whatever_signals_come(
     assert caught.value.code == 128 + signal.SIGTERM
     (call,) = running.made
     assert call.closing == ["started", f"recording {record}", "closing", "recording None", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ((), Processing(True, True, True)),
+        (("--no-echo-cancellation",), Processing(False, True, True)),
+        (("--no-noise-suppression",), Processing(True, False, True)),
+        (("--no-gain-control",), Processing(True, True, False)),
+    ],
+)
+def test_what_a_microphone_goes_through_may_be_left_out(
+    running: type[Running], more: tuple[str, ...], wanted: Processing
+) -> None:
+    assert run(options("--seconds", "0.1", *more)) == 0
+    (call,) = running.made
+    (settings,) = [part for part in call.parts if isinstance(part, CallSettings)]
+    assert settings.processing == wanted
 
 
 @pytest.fixture

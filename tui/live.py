@@ -71,6 +71,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DEVICE",
         help="loudspeaker: number or part of its name; '-' writes stdout, 'none' plays nothing",
     )
+    for name, what in (
+        ("echo-cancellation", "leave in what the microphone hears of the loudspeaker"),
+        ("noise-suppression", "leave in the noise of the room"),
+        ("gain-control", "leave the microphone as loud as it is"),
+    ):
+        sound.add_argument(f"--no-{name}", action="store_true", help=what)
     sound.add_argument("--send-file", metavar="AUDIO", help="say this instead of the microphone")
     sound.add_argument("--record", metavar="WAV", help="record the call: left us, right them")
     sound.add_argument("--push-to-talk", action="store_true", help="begin with the microphone off")
@@ -179,6 +185,7 @@ def run(
     reason where the call was refused or has failed.
     """
     from codec.speech.presets import find_preset
+    from stream.audio.frontend import Processing
     from stream.call.call import Call, CallSettings
     from stream.call.recorder import check_recordable
     from stream.link.events import CallState, Offer
@@ -217,6 +224,11 @@ def run(
             push_to_talk=args.push_to_talk,
             lasting=lasting,
             hang_up=hang_up,
+            processing=Processing(
+                echo_cancellation=not args.no_echo_cancellation,
+                noise_suppression=not args.no_noise_suppression,
+                gain_control=not args.no_gain_control,
+            ),
         )
         call = Call(codec, endpoint, source, sink, settings, journal)
         call.start()

@@ -6,7 +6,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import find_preset, presets_of
 from stream.audio.devices import DeviceNames
+from stream.audio.frontend import FrontEnd, FrontEndMissing, Processing
 from stream.audio.sinks import Sink
 from stream.audio.slots import Hotplug, SoundSystem
 from stream.audio.sources import Source
@@ -32,7 +33,7 @@ from stream.call.receiver import Receiver
 from stream.call.recorder import Recorder
 from stream.call.remote_stream import RemoteStream
 from stream.call.sender import Sender
-from stream.call.snapshot import Snapshot
+from stream.call.snapshot import FrontEndState, Snapshot
 from stream.link.events import (
     AudioArrived,
     CallState,
@@ -68,7 +69,7 @@ class CallSettings:
     take, by delays; most_bytes: limit of our packets; iterations, tail: search steps of a block and
     seconds of search after its last sample (None: defaults); patience: seconds a lost connection is
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
-    when the source ends.
+    when the source ends; processing: of a microphone's sound, by the front end.
     """
 
     preset: str
@@ -82,6 +83,7 @@ class CallSettings:
     patience: float = 60.0
     lasting: bool = False
     hang_up: bool = False
+    processing: Processing = field(default_factory=Processing)
 
 
 class Call:
@@ -96,8 +98,13 @@ class Call:
         settings: CallSettings,
         journal: Journal,
         sound: SoundSystem | None = None,
+        front_end: Callable[[Processing], FrontEnd] = FrontEnd,
     ) -> None:
+        """front_end: makes one, when a microphone is first used."""
         sound = sound or SoundSystem()
+        self._make_front_end = front_end
+        self._front_end: FrontEnd | None = None
+        self._front_end_missing = False
         self._codec = codec
         self._endpoint = endpoint
         self._settings = settings
@@ -118,6 +125,7 @@ class Call:
             delay=self._first_delay(),
             most_bytes=settings.most_bytes,
             encoded=self._record_sent,
+            echo_delay=self._echo_delay,
         )
         self._receiver = Receiver(
             codec, self._cards.output, journal, self._record_received, endpoint.ask_for_key
@@ -136,6 +144,8 @@ class Call:
         """Open the sink and the connection. Raises SottoError when either is refused."""
         # The default lets one thread keep the interpreter for 5 ms: too long for sound.
         sys.setswitchinterval(_SWITCH_SECONDS)
+        if self._cards.input.card is not None:
+            self._have_front_end()
         self._receiver.start()
         try:
             self._endpoint.start()
@@ -182,6 +192,7 @@ class Call:
             link=self._endpoint.link(),
             input_device=self._cards.input.name,
             output_device=self._cards.output.name,
+            front_end=self._front_end_state(),
             muted=self._sender.muted,
             push_to_talk=self._sender.push_to_talk,
             talking=self._sender.open and self._state is CallState.TALKING,
@@ -246,8 +257,20 @@ class Call:
         self._sender.set_delay(delay)
         self._journal.info(f"delay is now {delay} ms")
 
+    def set_front_end(self, on: bool) -> None:
+        """Echo cancellation, noise suppression and gain control of the microphone.
+
+        Raises BadInput where there is none of them.
+        """
+        if self._front_end is None:
+            why = "livekit is missing here" if self._front_end_missing else "nothing to switch"
+            raise BadInput(f"echo cancellation and noise suppression: {why}")
+        self._front_end.enabled = on
+        self._journal.info(f"echo cancellation and noise suppression {'on' if on else 'off'}")
+
     def set_input(self, name: str) -> None:
         """Change to a microphone, also one plugged in meanwhile."""
+        self._have_front_end()
         self._cards.open_input(name)
 
     def set_output(self, name: str) -> None:
@@ -295,6 +318,29 @@ class Call:
                     hang_up_at = now + _GOODBYE_SECONDS + self._sender.delay / 1000
                 if now > hang_up_at:
                     self._end(CallState.ENDED, "all input has been sent")
+
+    def _have_front_end(self) -> None:
+        """Make the front end, where one is wanted and there is none yet."""
+        wanted = self._settings.processing
+        if not wanted or self._front_end is not None or self._front_end_missing:
+            return
+        try:
+            self._front_end = self._make_front_end(wanted)
+        except FrontEndMissing as error:
+            self._front_end_missing = True
+            self._journal.warning(str(error))
+        self._sender.front_end = self._receiver.front_end = self._front_end
+
+    def _front_end_state(self) -> FrontEndState:
+        if self._cards.input.card is None or not self._settings.processing:
+            return FrontEndState.NONE
+        if self._front_end is None or self._front_end.error is not None:
+            return FrontEndState.MISSING
+        return FrontEndState.ON if self._front_end.enabled else FrontEndState.OFF
+
+    def _echo_delay(self) -> float:
+        """Seconds from the mixer through the loudspeaker and the microphone to the encoder."""
+        return self._cards.output.device.latency + self._cards.input.device.latency
 
     def _first_delay(self) -> int:
         """The delay that is wished, or the next longer one that this machine is fast enough for."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from codec.errors import SottoError
 from codec.signal.samples import FloatArray
+from stream.audio.frontend import FrontEnd
 from stream.audio.limiter import Limiter
 from stream.audio.sinks import Sink
 from stream.audio.slots import DeviceSlot
@@ -41,6 +42,8 @@ class Receiver:
     which takes long to decode never starves the loudspeaker. played(samples, time_of_first): all
     that is played; key_missed(party): a party has to be asked for a key packet; stream(codec,
     party): makes a party's stream.
+
+    Attribute front_end: is told what a loudspeaker plays, so that its echo can be cancelled.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Receiver:
         self._stop = threading.Event()
         self._something = threading.Event()  # has arrived
         self._limiter = Limiter()  # of the mix
+        self.front_end: FrontEnd | None = None
         self._load = LoadMeter()
         self._capacity = Capacity()
         self._next_look = 0.0
@@ -209,6 +213,8 @@ class Receiver:
             mix += stream.pull(room, play_time)
         mix = self._limiter.process(mix)
         sink.write(mix)
+        if self.front_end is not None and sink.is_card:
+            self.front_end.render(mix)
         if self._played is not None:
             self._played(mix, play_time)
 

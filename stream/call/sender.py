@@ -16,6 +16,7 @@ from codec.errors import SottoError
 from codec.packet import CALL_DELAY, pack_session
 from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.frontend import FrontEnd
 from stream.audio.slots import DeviceSlot
 from stream.audio.sources import Silence, Source
 from stream.call.delays import steps_of
@@ -45,11 +46,14 @@ class Sender:
     send(packet, step, captured, capture): a session packet, the number of its first step, the
     monotonic time at which its last sample was in the air, and how long samples take from there to
     us; it returns False when the packet was dropped. encoded(samples, time_of_last): every sample
-    that was encoded, for a recorder. delay: length of packets, milliseconds; tail: seconds of
-    search after the last sample of a block (None: what suits the delay); most_bytes: of a packet.
+    that was encoded, for a recorder. echo_delay(): seconds that samples take from the receiver's
+    mixer through both sound cards to us, as far as these say. delay: length of packets,
+    milliseconds; tail: seconds of search after the last sample of a block (None: what suits the
+    delay); most_bytes: of a packet.
     Raises BadInput for a delay that the codec's packets cannot have.
 
-    Attributes: muted, push_to_talk, talking (with push-to-talk, whether the key is down).
+    Attributes: muted, push_to_talk, talking (with push-to-talk, whether the key is down), front_end
+    (what a microphone's sound goes through; that of other sources never does).
     """
 
     def __init__(
@@ -65,11 +69,15 @@ class Sender:
         delay: int = CALL_DELAY,
         most_bytes: int | None = None,
         encoded: Callable[[FloatArray, float], None] | None = None,
+        echo_delay: Callable[[], float] = lambda: 0.0,
     ) -> None:
         from codec.speech.encoder import live_encoder, tail_of
 
         self.muted = self.talking = False
         self.push_to_talk = push_to_talk
+        self.front_end: FrontEnd | None = None
+        self._echo_delay = echo_delay
+        self._front_end_failed = False
         self._tail = tail_of if tail is None else lambda steps: tail
         self._encoder = live_encoder(
             codec, steps_of(delay), iterations=iterations, tail=tail, most_bytes=most_bytes
@@ -192,7 +200,7 @@ class Sender:
                 samples, when = self._slot.device.read(self._wanted(), _PATIENCE)
                 begun = time.monotonic()
                 if len(samples):
-                    self._take(samples, when)
+                    self._take(*self._processed(samples, when))
                 elif self._slot.device.ended:
                     self._go_silent()
                 self._load.push(begun, time.monotonic())
@@ -211,7 +219,30 @@ class Sender:
     def _wanted(self) -> int:
         """How many samples to read: no more than complete a packet, so that none waits for more."""
         behind = self._backlog > _HURRY
-        return _CHUNK if behind or not self._calling.is_set() else min(_CHUNK, self._missing)
+        if behind or not self._calling.is_set():
+            return _CHUNK
+        front_end, missing = self._in_use, self._missing
+        return min(_CHUNK, missing if front_end is None else front_end.needed(missing))
+
+    @property
+    def _in_use(self) -> FrontEnd | None:
+        """The front end, where the source is a microphone."""
+        return self.front_end if self._slot.device.is_card else None
+
+    def _processed(self, samples: FloatArray, when: float) -> tuple[FloatArray, float]:
+        """What the front end has ready, and when the last of that was in the air.
+
+        It needs whole blocks, so that may be none.
+        """
+        front_end = self._in_use
+        if front_end is None:
+            return samples, when
+        front_end.set_delay(self._echo_delay())
+        ready = front_end.capture(samples)
+        if front_end.error is not None and not self._front_end_failed:
+            self._front_end_failed = True
+            self._journal.warning(front_end.error)
+        return ready, when - front_end.held / SAMPLE_RATE
 
     def _spare_time(self) -> float:
         """How long samples may gather without making the packet late."""
@@ -222,8 +253,12 @@ class Sender:
 
     def _take(self, samples: FloatArray, when: float) -> None:
         """Encode samples whose last one was in the air at `when`."""
+        if not len(samples):
+            return
         lag = max(time.monotonic() - when, 0.0)
-        self._backlog = lag - self._slot.device.latency
+        front_end = self._in_use
+        held = 0 if front_end is None else front_end.held
+        self._backlog = lag - self._slot.device.latency - held / SAMPLE_RATE
         self._capture_seconds.append(lag)
         self._level.push(samples)
         if not self._calling.is_set():

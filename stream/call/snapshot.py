@@ -22,6 +22,16 @@ QUIETEST_DB = -100.0
 _DECIMALS = 6  # of numbers in JSON
 
 
+class FrontEndState(Enum):
+    """Echo cancellation, noise suppression and gain control of the microphone: not wanted or no
+    microphone, working, switched off, or impossible here."""
+
+    NONE = "none"
+    ON = "on"
+    OFF = "off"
+    MISSING = "missing"
+
+
 @dataclass(frozen=True)
 class Spectrogram:
     """The latest log-mel columns of one direction.
@@ -170,6 +180,7 @@ class Snapshot:
     link: Link
     input_device: str
     output_device: str
+    front_end: FrontEndState = FrontEndState.NONE
     muted: bool = False
     push_to_talk: bool = False
     talking: bool = False

@@ -17,7 +17,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 
 from codec.errors import SottoError
-from stream.call.snapshot import Latency, Party, Snapshot, Talker
+from stream.call.snapshot import FrontEndState, Latency, Party, Snapshot, Talker
 from stream.link.events import CallState
 from tui.app import keys
 from tui.app.alert import Alert
@@ -171,6 +171,11 @@ class CallApp(App[None]):
             on = not self._snapshot.push_to_talk
             self._button.stop()
             self._change(lambda: self._call.set_push_to_talk(on))
+
+    def action_front_end(self) -> None:
+        if self._snapshot is not None:
+            on = self._snapshot.front_end is not FrontEndState.ON
+            self._change(lambda: self._call.set_front_end(on))
 
     def action_talk(self) -> None:
         if self._snapshot is None or not self._snapshot.push_to_talk:
@@ -334,6 +339,7 @@ class CallApp(App[None]):
         switches = (
             snapshot.state,
             snapshot.muted,
+            snapshot.front_end,
             snapshot.push_to_talk,
             snapshot.talking,
             snapshot.recording,

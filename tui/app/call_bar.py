@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.call.snapshot import Party, Snapshot
+from stream.call.snapshot import FrontEndState, Party, Snapshot
 from stream.link.events import CallState
 from tui.app.figures import UNKNOWN, clean, clock, fit
 from tui.app.painting import Line, Painted, spread, width_of
@@ -17,6 +17,7 @@ STATES = {
     CallState.FAILED: ("✗", "failed", "bad"),
 }
 _GAP: Line = [("  ", "text")]
+_RAW = (FrontEndState.OFF, FrontEndState.MISSING)
 
 
 class CallBar(Painted):
@@ -79,7 +80,9 @@ def _device_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line
     key = clean(listener.fingerprint) if listener is not None else ""
     whose = "key " if key else "own key "
     key = key or clean(snapshot.link.own_fingerprint) or UNKNOWN
-    labels = len(whose) + len("mic ") + len("out ") + 2 * 2 + (width_of(right) + 2 if right else 0)
+    # Only what is not as usual is worth a word.
+    mic = "raw mic " if snapshot.front_end in _RAW else "mic "
+    labels = len(whose) + len(mic) + len("out ") + 2 * 2 + (width_of(right) + 2 if right else 0)
     room = max(width - labels, 3)
     names = [clean(snapshot.input_device) or UNKNOWN, clean(snapshot.output_device) or UNKNOWN]
     widths = _shares([len(key), *map(len, names)], room)
@@ -87,7 +90,7 @@ def _device_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line
         (whose, "label"),
         (fit(key, widths[0]), "text"),
         *_GAP,
-        ("mic ", "label"),
+        (mic, "label" if mic == "mic " else "warn"),
         (fit(names[0], widths[1]), "text"),
         *_GAP,
         ("out ", "label"),

@@ -32,6 +32,7 @@ BINDINGS = (
     _key("l", "log", "l", "log", "a longer log, or a short one again"),
     _key("i", "details", "i", "details", "details: keys, counts, clocks"),
     _key("v", "plain", "v", "view", "plain view for a slow terminal, or the full one"),
+    _key("e", "front_end", "e", "", "echo and noise of your microphone: leave in, or remove"),
     _key("pageup", "scroll_log(-1)", "PgUp PgDn", "", "older and newer log lines"),
     _key("pagedown", "scroll_log(1)", "", "", ""),
     _key("up", "select(-1)", "↑ ↓", "", "in a room: choose whose voice is shown"),

@@ -9,12 +9,20 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from stream.call.snapshot import Party, Snapshot
+from stream.call.snapshot import FrontEndState, Party, Snapshot
 from tui.app.dialogs.dialog import Dialog
 from tui.app.figures import UNKNOWN, bits, clean, fit, milliseconds
 
 _LABEL = 14
 _VALUE = 54
+
+
+FRONT_END = {
+    FrontEndState.NONE: "its sound is sent as it is",
+    FrontEndState.ON: "echo and noise are removed",
+    FrontEndState.OFF: "echo and noise are left in (key e)",
+    FrontEndState.MISSING: "echo and noise cannot be removed: no livekit",
+}
 
 
 class Details(Dialog[None]):
@@ -45,6 +53,7 @@ def rows(snapshot: Snapshot, listener: Party | None) -> list[tuple[str, str]]:
         ("round trip", f"{milliseconds(link.round_trip).strip()}, remote clock {offset}"),
         ("reconnections", f"{link.reconnections}, unknown peers turned away {link.strangers}"),
         ("microphone", clean(snapshot.input_device) or UNKNOWN),
+        ("", FRONT_END[snapshot.front_end]),
         ("loudspeaker", clean(snapshot.output_device) or UNKNOWN),
         ("recording", clean(snapshot.recording) or "off"),
         ("sent", f"{talker.frames} frames, {talker.silent_frames} silent, {talker.unsent} unsent"),
