@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +37,7 @@ _FULL_SCALE = np.float32(32767.0)
 _PER_UNIT = np.float32(1.0) / _FULL_SCALE
 _DELAY_STEP_MS = 5  # smaller changes are the scheduling of threads
 _RAMP = np.linspace(0.0, 1.0, BLOCK, dtype=np.float32)
+_LEARNING = 4 * SAMPLE_RATE
 _LONGEST_DELAY = 0.5  # seconds from the loudspeaker to the microphone that can be cancelled
 
 
@@ -157,6 +159,39 @@ class FrontEnd:
             return block if before else dry
         old, new = (block, dry) if before else (dry, block)
         return old + _RAMP * (new - old)
+
+
+def check_available() -> None:
+    """Raise FrontEndMissing where WebRTC's processing cannot be had."""
+    _Module()
+
+
+def denoised(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    """The same sound with noise and rumble lowered; neither longer nor later.
+
+    The first seconds are gone through twice, since they tell how much noise there is. Raises
+    FrontEndMissing.
+    """
+    front_end = FrontEnd(Processing(echo_cancellation=False, gain_control=False))
+    blocks = iter(blocks)
+    first: list[FloatArray] = []
+    while sum(map(len, first)) < _LEARNING and (block := next(blocks, None)) is not None:
+        first.append(block)
+    for block in first:
+        front_end.capture(block[:_LEARNING])
+    early = front_end.held  # samples of that which are still inside
+    given = taken = 0
+    end = np.zeros(front_end.delay + BLOCK, np.float32)
+    for block in chain(first, blocks, [end]):
+        given += 0 if block is end else len(block)
+        ready = front_end.capture(block)
+        if front_end.error is not None:
+            raise FrontEndMissing(front_end.error)
+        skipped = min(early, len(ready))
+        early -= skipped
+        ready = ready[skipped : skipped + given - taken]
+        taken += len(ready)
+        yield ready
 
 
 class Delay:

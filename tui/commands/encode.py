@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help="audio file, '-' or directory")
     parser.add_argument("output", metavar="OUT.sotto", help="file, '-', or directory")
     options.add_encoding(parser)
+    parser.add_argument("--denoise", action="store_true", help="lower noise and rumble first")
     parser.set_defaults(run=run)
 
 
@@ -37,9 +38,15 @@ def run(args: argparse.Namespace) -> int:
         # Before the model: a misspelt name should not take seconds to be noticed.
         total = stored_seconds(args.input)
 
+    if args.denoise:
+        from stream.audio.frontend import check_available
+
+        check_available()
+
     from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-    encode = partial(_encode, SpeechCodec.load(args.preset, args.device, args.model), encoding)
+    codec = SpeechCodec.load(args.preset, args.device, args.model)
+    encode = partial(_encode, codec, encoding, args.denoise)
     if folder:
         return run_batch("encode", pairs, stored_seconds, encode)
     with Progress("encode", total) as progress:
@@ -48,7 +55,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _encode(
-    codec: SpeechCodec, encoding: dict[str, Any], source: str, target: str, progress: Progress
+    codec: SpeechCodec,
+    encoding: dict[str, Any],
+    denoise: bool,
+    source: str,
+    target: str,
+    progress: Progress,
 ) -> None:
     from codec.files.audio import AudioReader
     from codec.files.paths import atomic_output
@@ -56,4 +68,9 @@ def _encode(
 
     with AudioReader(source, warn=progress.note) as reader, atomic_output(target) as sink:
         encoder = codec.encoder(**encoding, group=GROUP)
-        encode_stream(encoder, codec.header(encoding["steps"]), progress.follow(reader), sink)
+        blocks = progress.follow(reader)
+        if denoise:
+            from stream.audio.frontend import denoised
+
+            blocks = denoised(blocks)
+        encode_stream(encoder, codec.header(encoding["steps"]), blocks, sink)
