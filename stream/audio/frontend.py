@@ -11,6 +11,7 @@ echo. The high-pass here costs these 0.07.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ _FULL_SCALE = np.float32(32767.0)
 _PER_UNIT = np.float32(1.0) / _FULL_SCALE
 _DELAY_STEP_MS = 5  # smaller changes are the scheduling of threads
 _RAMP = np.linspace(0.0, 1.0, BLOCK, dtype=np.float32)
+_SILENT = logging.NullHandler()
 _LEARNING = 4 * SAMPLE_RATE
 _LONGEST_DELAY = 0.5  # seconds from the loudspeaker to the microphone that can be cancelled
 
@@ -382,6 +384,7 @@ class _Module:
                 "no echo cancellation and noise suppression: the Python package livekit"
                 f" cannot be used ({type(error).__name__})"
             ) from error
+        logging.getLogger("livekit").addHandler(_SILENT)  # or Python writes on the screen
         self._frame, self._far = (AudioFrame.create(SAMPLE_RATE, 1, BLOCK) for _ in range(2))
         self._pcm, self._far_pcm = (
             np.frombuffer(frame.data, np.int16) for frame in (self._frame, self._far)
