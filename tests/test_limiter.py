@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,12 @@ from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import Frame, PacketDecoder
 from stream.audio.limiter import MOST_POWER, PEAK, Limiter
+from stream.audio.sinks import NullSink, Sink
+from stream.audio.slots import DeviceSlot
+from stream.call.receiver import Receiver
 from stream.call.remote_stream import RemoteStream
+from stream.link.events import Joined
+from stream.log import Journal
 
 CLIPS = sorted((Path(__file__).parent / "clips").glob("*.flac"))
 BLOCK = 160
@@ -177,6 +183,51 @@ def test_a_voice_as_loud_as_columns_can_be() -> None:
     heard = heard_of(stream, [Packet(4 * n, 0, b"x", 0, steps=4) for n in range(12)])
     assert np.abs(heard).max() > 0.3
     assert_safe(heard)
+
+
+class Shouting(RemoteStream):
+    """A voice that is not limited."""
+
+    def __init__(self, codec: SpeechCodec, party: int) -> None:
+        decoder = cast(PacketDecoder, LoudDecoder())
+        super().__init__(codec, party, decoder=decoder)
+        self._random = np.random.default_rng(party)
+
+    def work(self) -> bool:
+        return False
+
+    def pull(self, n: int, play_time: float) -> FloatArray:
+        return self._random.standard_normal(n).astype(np.float32)
+
+
+class Keeping(NullSink):
+    """Keeps what is played, and says when that is two seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.played: list[FloatArray] = []
+        self.enough = threading.Event()
+
+    def write(self, samples: FloatArray) -> None:
+        super().write(samples)
+        self.played.append(samples.copy())
+        if sum(map(len, self.played)) > 2 * SAMPLE_RATE:
+            self.enough.set()
+
+
+def test_the_mix_is_limited_as_well() -> None:
+    journal, sink = Journal(), Keeping()
+    slot = DeviceSlot[Sink]("output", sink, lambda name: sink, NullSink, journal)
+    receiver = Receiver(NO_CODEC, slot, journal, stream=Shouting)
+    for party in range(8):
+        receiver.join(Joined(party, f"voice {party}", "2k", ""))
+    receiver.start()
+    try:
+        assert sink.enough.wait(60.0)
+    finally:
+        receiver.stop()
+    assert receiver.failure is None
+    assert_safe(np.concatenate(sink.played))
 
 
 @pytest.fixture(scope="module")
