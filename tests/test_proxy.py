@@ -22,14 +22,17 @@ from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.endpoint import Endpoint
 from stream.link.events import CallState, Offer, StateChanged
+from stream.link.keys import generate
 from stream.link.listener import Listener
-from stream.link.proxy import FrameReader, Proxy
+from stream.link.proxy import FrameReader, Pace, Proxy, network, plain
+from stream.link.traffic import counted
 from stream.link.wire import MAX_MESSAGE
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
 WAIT = 60.0  # seconds anything may take on a busy machine
 OFFER = Offer("9f3c0a1b2c3d4e5f", "2k", "Ann")
+OPEN = Security()
 
 
 def frame(body: bytes, flags: int = 0) -> bytes:
@@ -129,11 +132,7 @@ def test_what_a_peer_said_last_arrives_though_it_reset_the_connection(monkeypatc
 
     with proxied(clock) as (front, router):
         with socket.create_connection(("127.0.0.1", front.port)) as peer:
-            peer.settimeout(WAIT)
-            peer.sendall(HANDSHAKE)
-            answer = b""
-            while b"Socket-Type" not in answer:
-                answer += peer.recv(4096)
+            shake_hands(peer)
             peer.sendall(frame(b"hello"))
             assert router.poll(int(1000 * WAIT))
             route, _ = router.recv_multipart()
@@ -183,6 +182,88 @@ def test_the_silent_make_room_for_others(monkeypatch):
         first = peer()
         assert closed(others[-1])
         assert front.turned_away == 2
+
+
+def test_who_is_in_the_call_stays_however_many_come(monkeypatch):
+    """Also in silence; and is closed in time when it is in the call no more."""
+    monkeypatch.setattr(proxy, "CONNECTIONS", 4)
+    with (
+        proxied(Clock()) as (front, router),
+        contextlib.ExitStack() as stack,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as dealer,
+    ):
+        dealer.linger = 0
+        dealer.reconnect_ivl = -1
+        dealer.connect(f"tcp://127.0.0.1:{front.port}")
+        dealer.send(b"hello")
+        assert router.poll(int(1000 * WAIT))
+        route, message = router.recv_multipart(copy=False)
+        line = front.keep(message.get(zmq.SRCFD))
+        assert line is not None and counted(line.descriptor) is not None
+        assert front.unknown_hosts() == set()
+        others = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", front.port)))
+            for _ in range(20)
+        ]
+        assert all(closed(each) for each in others[:17])
+        assert front.turned_away == 17 and front.unknown_hosts() == {"127.0.0.1"}
+        router.send_multipart([route, b"welcome"])
+        assert dealer.poll(int(1000 * WAIT)) and dealer.recv() == b"welcome"
+        dealer.monitor("inproc://seen", zmq.EVENT_DISCONNECTED)
+        front.let_go(line)
+        for _ in range(4):
+            stack.enter_context(socket.create_connection(("127.0.0.1", front.port)))
+        with context.socket(zmq.PAIR) as monitor:
+            monitor.connect("inproc://seen")
+            assert monitor.poll(int(1000 * WAIT))
+            dealer.disable_monitor()
+
+
+def test_who_is_not_in_the_call_has_a_time_and_a_number_of_bytes(monkeypatch):
+    with proxied() as (front, _):
+        with socket.create_connection(("127.0.0.1", front.port)) as peer:
+            shake_hands(peer)
+            with contextlib.suppress(ConnectionError):  # while it sends
+                for _ in range(40):
+                    peer.sendall(frame(b"x" * 1000))
+            assert closed(peer)
+        assert front.turned_away == 1
+        monkeypatch.setattr(proxy, "_UNKNOWN_SECONDS", 0.2)
+        with socket.create_connection(("127.0.0.1", front.port)) as peer:
+            shake_hands(peer)
+            assert closed(peer)
+        assert front.turned_away == 2
+
+
+def shake_hands(peer: socket.socket) -> None:
+    """Greet, and wait until libzmq has."""
+    peer.settimeout(WAIT)
+    peer.sendall(HANDSHAKE)
+    answer = b""
+    while b"Socket-Type" not in answer:
+        answer += peer.recv(4096)
+
+
+def test_no_network_takes_the_places_of_others():
+    networks = {
+        "192.0.2.7": "192.0.2.7",
+        "::ffff:192.0.2.7": "192.0.2.7",
+        "2001:db8:1:2:3::4": "2001:db8:1:2::/64",
+        "2001:db8:1:2:ffff::": "2001:db8:1:2::/64",
+        "fe80::1%eth0": "fe80::/64",
+        "2001:db8:1:3::": "2001:db8:1:3::/64",
+    }
+    assert {host: network(plain(host)) for host in networks} == networks
+
+
+def test_a_pace_is_kept_but_for_a_burst():
+    pace = Pace(10.0, 20.0)
+    assert pace.take(20.0, 5.0) == 0.0
+    assert pace.take(10.0, 5.0) == 1.0
+    assert pace.take(0.0, 6.0) == 0.0
+    assert pace.take(5.0, 4.0) == 0.5  # a clock that is set back gives nothing
+    assert pace.take(20.0, 100.0) == 0.0
 
 
 class Clock:
@@ -248,6 +329,55 @@ def test_a_taken_port_is_said_and_nothing_is_left_behind():
     assert not os.path.exists(folder)
 
 
+# One with keys that lets its caller's in, and may open so many files; says at the end how many
+# connections it has turned away.
+SECURED = """
+import resource, sys
+from stream.link.authentication import Security
+from stream.link.events import Offer
+from stream.link.keys import KeyPair, KnownPeers
+from stream.link.listener import Listener
+resource.setrlimit(resource.RLIMIT_NOFILE, (MOST, MOST))
+ours = Security(KeyPair(*KEYS), peer_key=CALLER, peers=KnownPeers("/nonexistent/peers"))
+host = Listener("127.0.0.1:0", Offer("9f3c0a1b2c3d4e5f", "2k", "Ann"), ours)
+host.start()
+print(host.port, flush=True)
+sys.stdin.readline()
+print(host.link().strangers, host.link().reconnections, flush=True)
+host.close()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_strangers_take_no_descriptors_of_a_listener_with_keys():
+    """Far more connections than it may have files: the call goes on, and another comes about."""
+    most, count = 280, 400
+    host, guest = generate(), generate()
+    program = SECURED.replace("MOST", str(most)).replace("CALLER", repr(guest.public))
+    program = program.replace("KEYS", repr((host.public, host.secret)))
+    greeting = GREETING.replace(b"NULL".ljust(20, b"\0"), b"CURVE".ljust(20, b"\0"))
+    ours = Security(guest, peer_key=host.public)
+    with listener(program) as (process, port), contextlib.ExitStack() as stack:
+        caller = Caller("127.0.0.1", port, OFFER, ours)
+        stack.callback(caller.close)
+        caller.start()
+        reason_of(caller, CallState.TALKING)
+        for _ in range(count):
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", port), WAIT))
+            peer.sendall(greeting)
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) < most
+        events = caller.events(3.0)
+        assert not any(isinstance(event, StateChanged) for event in events)
+        assert caller.link().reconnections == 0
+        caller.close()
+        assert gets_through(port, ours)
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        turned_away, reconnections = map(int, process.stdout.readline().split())
+        assert turned_away >= count - proxy.CONNECTIONS and reconnections == 0
+
+
 # A listener in a process of its own, so that its memory is its own; says its port and, at the end,
 # by how many megabytes it has grown.
 LISTENER = """
@@ -286,9 +416,9 @@ def listener(program: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.communicate()
 
 
-def gets_through(port: int) -> bool:
+def gets_through(port: int, security: Security = OPEN) -> bool:
     """Whether a call comes about."""
-    caller = Caller("127.0.0.1", port, OFFER, Security())
+    caller = Caller("127.0.0.1", port, OFFER, security)
     caller.start()
     try:
         reason_of(caller, CallState.TALKING)

@@ -14,7 +14,6 @@ from stream.link.keys import KeyPair, KnownPeers, fingerprint, key_bytes, key_te
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
-_MAPPED = "::ffff:"  # how a dual-stack socket writes IPv4 addresses
 _PER_ROUND = 32
 
 # What libzmq's monitor says of handshakes that came to nothing.
@@ -96,14 +95,14 @@ class Authenticator:
     """Answers libzmq's question whether a caller's key is welcome (ZeroMQ RFC 27, ZAP).
 
     Lives in the thread of the socket it guards, and must exist before that one is bound.
-    refused(fingerprint, address) is told of every caller sent away.
+    refused(fingerprint) is told of every caller sent away.
     """
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         security: Security,
-        refused: Callable[[str, str], None],
+        refused: Callable[[str], None],
     ) -> None:
         self._security = security
         self._refused = refused
@@ -123,12 +122,11 @@ class Authenticator:
     def _answer(self, request: list[bytes]) -> list[bytes]:
         number = request[1] if len(request) > 1 else b""
         if request[:1] == [_ZAP_VERSION] and len(request) == 7 and len(request[6]) == 32:
-            address = request[3].decode("ascii", "replace").removeprefix(_MAPPED)
             key = key_text(request[6])
             security = self._security
             if security.trust_new or key == security.peer_key or security.knows(key):
                 return [_ZAP_VERSION, number, b"200", b"OK", key.encode("ascii"), b""]
-            self._refused(fingerprint(key), address)
+            self._refused(fingerprint(key))
         return [_ZAP_VERSION, number, b"400", b"unknown key", b"", b""]
 
 

@@ -20,6 +20,7 @@ from stream.link.endpoint import (
     Endpoint,
     Socket,
     arrived,
+    descriptor_of,
     monitored,
     watch,
 )
@@ -335,7 +336,9 @@ class Caller(Endpoint):
         else:
             self._received_bytes += envelope(len(data), self._security.secured)
             socket.linger = FAREWELL_MS
-            self._welcomed(self._new_session(session, self._transmit, frame, now), message, now)
+            descriptor = descriptor_of(frame)
+            found = self._new_session(session, self._transmit, descriptor, now)
+            self._welcomed(found, message, now)
 
     def _welcomed(self, session: Session, welcome: wire.Welcome, now: float) -> None:
         again = self._state is CallState.RECONNECTING

@@ -186,8 +186,7 @@ class Endpoint(ABC):
 
         On Linux these are the kernel's own counts of each TCP connection, handshakes,
         retransmissions and acknowledgements included, a quarter of a second old at most. They are
-        estimated (`traffic.Estimate`) on other systems, and by a listener without keys, whose
-        connections end in its proxy.
+        estimated (`traffic.Estimate`) on other systems.
         """
         return self._ip_bytes
 
@@ -477,11 +476,11 @@ class Endpoint(ABC):
         end.tcp_keepalive_cnt = 3
 
     def _new_session(
-        self, number: int, transmit: Callable[[bytes], bool], frame: zmq.Frame, now: float
+        self, number: int, transmit: Callable[[bytes], bool], descriptor: int | None, now: float
     ) -> Session:
-        """A connection comes into talk, by a message that arrived in `frame`."""
+        """A connection comes into talk. descriptor: of its TCP socket, if that is known."""
         secured = self._security.secured
-        traffic = Traffic(secured, descriptor_of(frame))
+        traffic = Traffic(secured, descriptor)
         return Session(None if secured else number, self._link_clock, transmit, now, traffic)
 
 

@@ -23,10 +23,18 @@ from stream.link.authentication import (
     secure_listener,
 )
 from stream.link.clock import microseconds
-from stream.link.endpoint import SAME_MODEL, Endpoint, Socket, arrived, monitored, watch
+from stream.link.endpoint import (
+    SAME_MODEL,
+    Endpoint,
+    Socket,
+    arrived,
+    descriptor_of,
+    monitored,
+    watch,
+)
 from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
-from stream.link.proxy import Proxy, cannot_listen
+from stream.link.proxy import Proxy
 from stream.link.session import Outgoing, Participant, ReplayWindow, Session
 from stream.link.traffic import envelope
 
@@ -81,6 +89,7 @@ class Listener(Endpoint):
         self._monitor: Socket | None = None
         self._authenticator: Authenticator | None = None
         self._proxies: list[Proxy] = []
+        self._proxy: Proxy  # of the port for calls
         self.port = 0  # the TCP port we are bound to, once started
 
     # --- opening ------------------------------------------------------------------------------
@@ -101,6 +110,8 @@ class Listener(Endpoint):
                 self._context, self._router, FAILURES & ~zmq.EVENT_HANDSHAKE_FAILED_AUTH
             )
         self._bind_ports(found)
+        for proxy in self._proxies:
+            proxy.start()
         for socket in (self._authenticator and self._authenticator.socket, self._monitor):
             if socket is not None:
                 self._poller.register(socket, zmq.POLLIN)
@@ -114,7 +125,8 @@ class Listener(Endpoint):
         """Bind the port, and the one after it when we introduce ourselves."""
         introduce = self._security.secured and self._security.trust_new
         for tries_left in range(_PORT_TRIES - 1, -1, -1):
-            self.port = self._bind_router(found)
+            self._proxy = self._bind_behind_proxy(self._router, found)
+            self.port = self._proxy.port
             if not introduce or self.port == 65535:
                 return
             introducer = self._context.socket(zmq.ROUTER)
@@ -130,24 +142,19 @@ class Listener(Endpoint):
                     text = f"new callers cannot ask for our key: {error}"
                     self._events.put(Notice("warning", text))
                     return
-            self._router.unbind(_last_endpoint(self._router))
+            self._router.unbind(self._proxy.endpoint)
+            self._proxies.remove(self._proxy)
+            self._proxy.close()
 
-    def _bind_router(self, address: Address) -> int:
-        """Bind the socket for calls; the port it came to be. Raises SottoError."""
-        if self._security.secured:
-            return _bind(self._router, address)
-        return self._bind_behind_proxy(self._router, address)
-
-    def _bind_behind_proxy(self, socket: Socket, address: Address) -> int:
-        """Bind a socket without keys, to which anybody may connect, behind a proxy."""
-        proxy = Proxy(address, wire.MAX_MESSAGE)
+    def _bind_behind_proxy(self, socket: Socket, address: Address) -> Proxy:
+        """Bind a socket to which anybody may connect behind a proxy. Raises SottoError."""
+        proxy = Proxy(address, int(socket.maxmsgsize))
         self._proxies.append(proxy)
         try:
             socket.bind(proxy.endpoint)
         except zmq.ZMQError as error:
             raise SottoError(f"cannot listen: {zmq.strerror(error.errno or 0)}") from None
-        proxy.start()
-        return proxy.port
+        return proxy
 
     def _release(self) -> None:
         super()._release()
@@ -315,9 +322,11 @@ class Listener(Endpoint):
             self._send(route, wire.encode(wire.Refuse(code, wire.clipped(why))))
         return False
 
-    def _sent_away(self, print_: str, address: str) -> None:
+    def _sent_away(self, print_: str) -> None:
         self._unknown_peers += 1
-        self._notice("warning", f"refused a caller from {address}: its key {print_} is not known")
+        hosts = self._proxy.unknown_hosts()
+        origin = f" from {hosts.pop()}" if len(hosts) == 1 else ""  # whose it is of several is open
+        self._notice("warning", f"refused a caller{origin}: its key {print_} is not known")
 
     def _explain(self, failures: list[tuple[int, int]]) -> None:
         for event, value in failures:
@@ -353,7 +362,11 @@ class Listener(Endpoint):
         preset: ours. False, and nothing has changed, if the connection is closed already.
         """
         number = secrets.randbelow((1 << 32) - 1) + 1
-        session = self._new_session(number, lambda data: self._transmit(route, data), frame, now)
+        line = self._proxy.keep(descriptor_of(frame))
+        descriptor = None if line is None else line.descriptor
+        session = self._new_session(
+            number, lambda data: self._transmit(route, data), descriptor, now
+        )
         p, offer = participant, self._offer
         welcome = wire.Welcome(
             p.party, self._instance, offer.model_id, p.preset, offer.name, self._room
@@ -363,12 +376,13 @@ class Listener(Endpoint):
             greeting.append(wire.Preset(wire.HUB, preset))
         others = [other for other in self._participants.values() if other is not p]
         greeting += map(_joined_message, others)
-        if not self._transmit(route, wire.encode(welcome, number)):
-            return False
-        if not all(session.say(message, now) for message in greeting):
+        said = self._transmit(route, wire.encode(welcome, number))
+        if not said or not all(session.say(message, now) for message in greeting):
+            if line is not None:
+                self._proxy.let_go(line)
             return False
         self._disconnect(p)
-        p.route, p.session = route, session
+        p.route, p.session, p.line = route, session, line
         self._routes[route] = p
         self._audible = True
         return True
@@ -442,7 +456,9 @@ class Listener(Endpoint):
             self._end_session(participant.session)
             del self._routes[participant.route]
             self._retired.append(participant.route)
-        participant.session = None
+        if participant.line is not None:
+            self._proxy.let_go(participant.line)
+        participant.session = participant.line = None
 
     def _remove(self, participant: Participant, why: str) -> None:
         """A party is gone for good."""
@@ -504,17 +520,3 @@ class Listener(Endpoint):
 
 def _joined_message(p: Participant) -> wire.PartyJoined:
     return wire.PartyJoined(p.party, key_bytes(p.key) if p.key else wire.NO_KEY, p.preset, p.name)
-
-
-def _bind(socket: Socket, address: Address) -> int:
-    """Bind, and the port it came to be. Raises SottoError."""
-    try:
-        socket.bind(f"tcp://{address}")
-    except zmq.ZMQError as error:
-        raise cannot_listen(address, error.errno) from None
-    return int(_last_endpoint(socket).rpartition(":")[2])
-
-
-def _last_endpoint(socket: Socket) -> str:
-    data = socket.getsockopt(zmq.LAST_ENDPOINT)
-    return data.rstrip(b"\0").decode("ascii") if isinstance(data, bytes) else ""

@@ -1,12 +1,19 @@
-"""A proxy in front of a ZeroMQ socket without keys: lets whole, short messages pass.
+"""A proxy in front of a listening ZeroMQ socket: lets whole, short messages of few peers pass.
 
-libzmq bounds the size of a frame (ZMQ_MAXMSGSIZE), but not how many frames a message has: it keeps
-them all until the last one has come, so whoever may connect may fill the memory. Our messages have
-one frame. The proxy reads the frame headers of ZMTP 3 (ZeroMQ RFC 37) on each connection, closes it
-when a frame is too long or says that more will follow, and otherwise hands the bytes on through a
-Unix socket in a folder that nobody else may enter. It reads nothing more before what it read has
-been handed on, so each connection takes a bounded amount of memory and is as slow as the socket
-behind; of too many connections the one silent for longest is closed.
+libzmq takes as many connections as come, though each holds a descriptor before it has said who it
+is. The proxy takes a bounded number. Those that are part of the call, as the listener says
+(`keep`), are never closed to make room. All others have to become so within some seconds and bytes;
+of too many, one of the network (an IPv4 address, 64 bits of an IPv6 one) that has most is closed,
+the one silent for longest. All of them together are served slowly: the call has the processor.
+
+libzmq also bounds the size of a frame (ZMQ_MAXMSGSIZE), but not how many frames a message has: it
+keeps them all until the last one has come, so whoever may connect may fill the memory. Our messages
+have one frame. The proxy reads the frame headers of ZMTP 3 (ZeroMQ RFC 37) on each connection,
+closes it when a frame is too long or says that more will follow, and otherwise hands the bytes on
+through a Unix socket in a folder that nobody else may enter. CURVE hides whether more will follow;
+there the bound on bytes, and on bytes a second of a connection in the call, has the same effect. It
+reads nothing more before what it read has been handed on, so each connection takes a bounded amount
+of memory and is as slow as the socket behind.
 
 libzmq ends the program when it finds no descriptor for a connection on its Unix socket. So each is
 handed to it alone, and only while there are some to spare.
@@ -16,12 +23,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import itertools
 import os
 import shutil
 import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,9 +45,16 @@ _FAREWELL = 0.5  # seconds for what was said last to leave
 _SPARE = 8  # descriptors that must be left for others before a connection is taken
 _SILENT = 3.0  # seconds after which a connection makes room where descriptors are few
 _NO_ROOM = 0.05  # seconds before another try, when a connection could not be taken
+_BETWEEN = 0.005  # seconds from one connection taken to the next
+_UNKNOWN_SECONDS = 15.0  # after which a connection has to be part of the call
+_UNKNOWN_BYTES = 32_768  # that it may send before: handshake and HELLO are below 2000
+_UNKNOWN_PAUSE = 0.002  # seconds after each piece read of any connection that is not
+KNOWN_RATE = 65_536.0  # bytes per second that a connection of the call may send: four voices' most
+KNOWN_BURST = 262_144.0  # and at once
 _NAME = "link"
 _LONGEST_PATH = 100  # of a Unix socket: 107 bytes on Linux
 
+_MAPPED = "::ffff:"  # how a dual-stack socket writes IPv4 addresses
 _GREETING = 64
 _MORE, _LONG, _RESERVED = 1, 2, 0xF8
 
@@ -84,24 +101,55 @@ class FrameReader:
             raise BadStream("an old version of ZMTP")
 
 
+class Pace:
+    """A token bucket: `rate` per second, and at most `burst` at once. Times in seconds."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left = burst
+        self._at: float | None = None
+
+    def take(self, amount: float, now: float) -> float:
+        """Take so many; seconds to wait before the next."""
+        if self._at is not None:
+            self._left = min(self._left + self._rate * max(now - self._at, 0.0), self._burst)
+        self._at = now
+        self._left -= amount
+        return max(-self._left / self._rate, 0.0)
+
+
 @dataclass(eq=False)
 class _Connection:
     """outer: from the peer; inner: to the socket behind; heard: when the peer spoke last.
 
-    taken: the socket behind has accepted it, for it has greeted.
+    host: the peer's address; taken: the socket behind has accepted it, for it has greeted; kept: it
+    is part of the call; unknown: bytes that came while it was not.
     """
 
     outer: socket.socket
     inner: socket.socket
+    host: str
     heard: float
     taken: asyncio.Event = field(default_factory=asyncio.Event)
+    kept: bool = False
+    unknown: int = 0
+    pace: Pace = field(default_factory=lambda: Pace(KNOWN_RATE, KNOWN_BURST))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A connection of the call. descriptor: of its TCP socket, which the proxy may close."""
+
+    number: int
+    descriptor: int
 
 
 class Proxy:
     """Listens on a TCP port for the ZeroMQ socket that is bound to `endpoint`.
 
-    limit: longest message in bytes. Raises SottoError when made if the port cannot be had. failure:
-    why the port is closed, if it is without having been asked to.
+    limit: longest message in bytes, with what CURVE adds. Raises SottoError when made if the port
+    cannot be had. failure: why the port is closed, if it is without having been asked to. `keep`,
+    `let_go` and `unknown_hosts` may be called from any thread.
     """
 
     def __init__(
@@ -116,6 +164,10 @@ class Proxy:
         self._path = os.path.join(self._folder, _NAME)
         self.endpoint = f"ipc://{self._path}"
         self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._lines: dict[int, _Connection] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()  # of _lines, which other threads read
+        self._unknown = asyncio.Lock()  # held by whom an unknown peer makes wait
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="sotto-proxy", daemon=True)
@@ -132,6 +184,31 @@ class Proxy:
             self._thread.join(5.0)
         else:
             self._release()
+
+    def keep(self, descriptor: int | None) -> Line | None:
+        """Make a connection part of the call; None if it has gone.
+
+        descriptor: of its accepted end in the socket behind, which a message that came by it names.
+        """
+        number = _number_of(descriptor)
+        with self._lock:
+            connection = None if number is None else self._lines.get(number)
+            if number is None or connection is None:
+                return None
+            connection.kept = True
+            return Line(number, connection.outer.fileno())
+
+    def let_go(self, line: Line) -> None:
+        """A connection is part of the call no more: it has to go, or be kept again, soon."""
+        with self._lock:
+            connection = self._lines.get(line.number)
+            if connection is not None:
+                connection.kept, connection.unknown = False, 0
+
+    def unknown_hosts(self) -> set[str]:
+        """The addresses from which there are connections that are not part of the call."""
+        with self._lock:
+            return {each.host for each in self._lines.values() if not each.kept}
 
     # --- the proxy's thread -------------------------------------------------------------------
 
@@ -169,26 +246,30 @@ class Proxy:
     async def _accept(self) -> None:
         while True:
             try:
-                outer, _ = await self._loop.sock_accept(self._server)
+                outer, address = await self._loop.sock_accept(self._server)
             except OSError:  # it has gone again, or there are no descriptors left
                 await self._make_room()
                 continue
             while not self._may_open(1 + _SPARE):
                 await self._make_room()
+            number = next(self._numbers)
             try:
                 _prepare_tcp(outer)
-                inner = await self._connect()
+                inner = await self._connect(number)
             except OSError:
                 outer.close()
                 self.turned_away += 1
                 continue
             if len(self._connections) >= CONNECTIONS:
-                self._turn_away_most_silent()
-            connection = _Connection(outer, inner, self._clock())
-            task = asyncio.create_task(self._hand_on(connection))
+                self._turn_away_one()
+            connection = _Connection(outer, inner, plain(address[0]), self._clock())
+            with self._lock:
+                self._lines[number] = connection
+            task = asyncio.create_task(self._hand_on(connection, number))
             self._connections[task] = connection
             task.add_done_callback(self._connections.pop)
             await connection.taken.wait()
+            await asyncio.sleep(_BETWEEN)
 
     def _may_open(self, count: int) -> bool:
         """Whether there are so many descriptors left."""
@@ -202,40 +283,61 @@ class Proxy:
 
     async def _make_room(self) -> None:
         """Close a connection nobody speaks on, or let the newcomer wait."""
-        if self._connections:
-            silent = self._clock() - min(item.heard for item in self._connections.values())
-            if silent > _SILENT:
-                self._turn_away_most_silent()
+        victim = self._victim()
+        if victim is not None and self._clock() - self._connections[victim].heard > _SILENT:
+            self._turn_away_one()
         await asyncio.sleep(_NO_ROOM)
 
-    def _turn_away_most_silent(self) -> None:
-        self.turned_away += 1
-        min(self._connections, key=lambda task: self._connections[task].heard).cancel()
+    def _turn_away_one(self) -> None:
+        victim = self._victim()
+        if victim is not None:
+            self.turned_away += 1
+            victim.cancel()
 
-    async def _connect(self) -> socket.socket:
-        """A connection to the socket behind. Raises OSError, also when no descriptor is left."""
+    def _victim(self) -> asyncio.Task[None] | None:
+        """Whose place a newcomer takes, None if all are part of the call."""
+        unknown = {task: each for task, each in self._connections.items() if not each.kept}
+        crowds = Counter(network(each.host) for each in unknown.values())
+        return max(
+            unknown,
+            key=lambda task: (crowds[network(unknown[task].host)], -unknown[task].heard),
+            default=None,
+        )
+
+    async def _connect(self, number: int) -> socket.socket:
+        """A connection to the socket behind. Raises OSError, also when no descriptor is left.
+
+        Its own end is named by its number, which is how the one accepted behind is recognised.
+        """
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             inner.setblocking(False)
             inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
+            name = os.path.join(self._folder, f"{number:x}")
+            inner.bind(name)
+            os.unlink(name)  # the kernel remembers it
             await self._loop.sock_connect(inner, self._path)
         except BaseException:
             inner.close()
             raise
         return inner
 
-    async def _hand_on(self, connection: _Connection) -> None:
-        """Serve one connection until one of its ends closes it."""
+    async def _hand_on(self, connection: _Connection, number: int) -> None:
+        """Serve one connection until one of its ends closes it, or its time is over."""
         inward = asyncio.create_task(self._inward(connection))
         outward = asyncio.create_task(self._outward(connection))
-        ways = {inward, outward}
+        expiry = asyncio.create_task(_expire(connection))
+        ways = {inward, outward, expiry}
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             if outward.done() and outward.exception() is not None:
                 # The peer has gone; what it said last, a goodbye perhaps, may not be read yet.
                 await asyncio.wait({inward}, timeout=_FAREWELL)
-            self.turned_away += inward.done() and isinstance(inward.exception(), BadStream)
+            foul = inward.done() and isinstance(inward.exception(), BadStream)
+            self.turned_away += foul or expiry.done()
         finally:
+            with self._lock:
+                del self._lines[number]
             connection.taken.set()
             for way in ways:
                 way.cancel()
@@ -252,12 +354,63 @@ class Proxy:
             connection.heard = self._clock()
             with contextlib.suppress(OSError):  # closed, but has said goodbye before
                 await self._loop.sock_sendall(connection.inner, data)
-            await asyncio.sleep(0)  # others' turn, however fast this one is
+            await self._wait(connection, len(data))
+
+    async def _wait(self, connection: _Connection, count: int) -> None:
+        """After `count` bytes, others' turn. Raises BadStream if there were too many."""
+        if connection.kept:
+            await asyncio.sleep(connection.pace.take(count, self._loop.time()))
+            return
+        connection.unknown += count
+        if connection.unknown > _UNKNOWN_BYTES:
+            raise BadStream("too much without being part of the call")
+        async with self._unknown:
+            await asyncio.sleep(_UNKNOWN_PAUSE)
 
     async def _outward(self, connection: _Connection) -> None:
         while data := await self._loop.sock_recv(connection.inner, _PIECE):
             connection.taken.set()
             await self._loop.sock_sendall(connection.outer, data)
+
+
+async def _expire(connection: _Connection) -> None:
+    """Return when a connection has not been part of the call for long enough."""
+    while True:
+        await asyncio.sleep(_UNKNOWN_SECONDS)
+        if not connection.kept:
+            return
+
+
+def _number_of(descriptor: int | None) -> int | None:
+    """Which connection a socket accepted behind is the other end of, None if of none."""
+    if descriptor is None:
+        return None
+    try:
+        # It belongs to libzmq, which may close it at any time: it must be let go in any case.
+        borrowed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)
+    except (OSError, ValueError):
+        return None
+    try:
+        name = borrowed.getpeername()
+        return int(os.path.basename(name), 16) if isinstance(name, str) else None
+    except (OSError, ValueError):
+        return None
+    finally:
+        borrowed.detach()
+
+
+def plain(host: str) -> str:
+    """An address without what a dual-stack socket, or a scope, adds to it."""
+    return host.removeprefix(_MAPPED).partition("%")[0]
+
+
+def network(host: str) -> str:
+    """Whose a peer's address is: all of IPv4's, 64 bits of IPv6's."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ipaddress.ip_network(f"{host}/64", strict=False))
 
 
 def cannot_listen(address: Address, number: int | None) -> SottoError:

@@ -19,6 +19,7 @@ from codec.packet import unwrap_sequence
 from stream.link import wire
 from stream.link.clock import LinkClock, RemoteClock
 from stream.link.keys import fingerprint
+from stream.link.proxy import Line
 from stream.link.traffic import Traffic
 
 WINDOW = 256  # latent steps: 16 s
@@ -326,9 +327,9 @@ class Participant:
     """A party of the call other than us. key: its public key in Z85, "" on an unsecured link.
 
     The listener alone knows `session` (None while the connection is lost), `route` (of that
-    connection), `nonce`, `attempt` and `lost_at`; a caller knows `delay` (seconds from the party
-    to the listener, None before that is told) and `unconfirmed` (not named again since a
-    reconnection).
+    connection), `line` (in the proxy), `nonce`, `attempt` and `lost_at`; a caller knows `delay`
+    (seconds from the party to the listener, None before that is told) and `unconfirmed` (not named
+    again since a reconnection).
     """
 
     party: int
@@ -339,6 +340,7 @@ class Participant:
     allowance: VoiceAllowance = field(default_factory=VoiceAllowance)
     session: Session | None = None
     route: bytes = b""
+    line: Line | None = None
     nonce: bytes = b""
     attempt: int = 0
     lost_at: float = 0.0

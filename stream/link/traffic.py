@@ -1,7 +1,7 @@
 """What a connection takes of the network: bytes of IP packets, headers and acknowledgements too.
 
 On Linux the kernel counts a connection's segments itself (TCP_INFO): the figures are exact but for
-options that few segments have. Elsewhere, and where TCP ends in our own proxy, they are estimated.
+options that few segments have. Elsewhere they are estimated.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Estimate:
 class Traffic:
     """IP bytes of one connection.
 
-    descriptor: of its TCP socket, which belongs to libzmq and may be closed, and its number used
-    for something else, at any time: so its inode is looked at before and after.
+    descriptor: of its TCP socket, which belongs to libzmq, or to our proxy, and may be closed, and
+    its number used for something else, at any time: so its inode is looked at before and after.
     """
 
     def __init__(self, secured: bool, descriptor: int | None) -> None:
