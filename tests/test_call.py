@@ -32,6 +32,7 @@ from stream.call.delays import steps_of
 from stream.call.sender import Sender
 from stream.call.snapshot import FrontEndState, Party
 from stream.link.events import (
+    FAULT,
     AudioArrived,
     CallState,
     Event,
@@ -697,6 +698,33 @@ def test_refusal_ends_the_call_with_its_reason(codec, state):
         assert "a notice" in [line.text for line in call.log_lines(-1)]
     finally:
         call.close()
+
+
+class BrokenSink(CollectingSink):
+    def write(self, samples: np.ndarray) -> None:
+        raise BadInput("cannot write /home/ann/private/heard.wav: no space left")
+
+
+def test_of_a_fault_of_ours_others_learn_no_more_than_that(codec):
+    one, _ = wires()
+    call = make(codec, one, sink=BrokenSink())
+    call.start()
+    assert call.wait(60.0)
+    call.close()
+    assert "private" in call.snapshot().reason
+    assert one.closed == FAULT
+
+
+def test_what_cannot_be_handled_ends_the_call_with_a_reason(codec, monkeypatch):
+    def broken(call: Call, event: object) -> None:
+        raise RuntimeError("no idea")
+
+    monkeypatch.setattr(Call, "_take", broken)
+    call = make(codec, wires()[0])
+    call.start()
+    assert call.wait(60.0)
+    call.close()
+    assert call.snapshot().reason == "internal error: RuntimeError: no idea"
 
 
 def test_a_lasting_listener_waits_for_the_next_caller(codec):

@@ -15,6 +15,7 @@ from codec.errors import BadInput, SottoError
 from stream.link import wire
 from stream.link.caller import Caller
 from stream.link.events import (
+    FAULT,
     CallState,
     Joined,
     Left,
@@ -108,7 +109,8 @@ def test_an_error_of_our_own_is_reported_on_both_sides(ends, faulty, fault):
     reason = ours.state(CallState.FAILED).reason
     assert reason.startswith("internal error: ")
     assert fault != "raises" or reason == "internal error: RuntimeError: the clock has stopped"
-    assert theirs.until(lambda e: isinstance(e, Left)).reason == reason
+    # Of what it is, with paths perhaps, they learn nothing.
+    assert theirs.until(lambda e: isinstance(e, Left)).reason == FAULT
     assert not ours.say(b"packet", 0.0)
 
 

@@ -340,3 +340,55 @@ def test_a_hostile_voice_takes_bounded_work_and_nobody_else_s_time(stack):
     assert 0 < decoder.decoded * 0.064 < 2.0 * seconds + 6.0
     eventually(lambda: one.tone in first.ear.tones(), "the first is still heard")
     assert first.receiver.failure is None
+
+
+class Fragile(Cheap):
+    """Fails in a way that nobody has thought of, as long as it is told to."""
+
+    failing = True
+
+    def decode(self, packet: Packet) -> Frame:
+        if self.failing:
+            raise OSError(24, "Too many open files", "/home/ann/table.npy")
+        return super().decode(packet)
+
+
+def test_a_voice_that_cannot_be_decoded_is_tried_again_and_ends_nothing(stack, monkeypatch):
+    monkeypatch.setattr("stream.call.receiver._FAILED_SECONDS", 0.3)
+    made: list[Fragile] = []
+    first = hub(stack)
+    make = first.receiver._make_stream
+
+    def stream(codec: SpeechCodec, party: int) -> RemoteStream:
+        if party == 1:
+            return make(codec, party)
+        made.append(Fragile())
+        return RemoteStream(NO_CODEC, party, decoder=cast(PacketDecoder, made[-1]))
+
+    first.receiver._make_stream = stream
+    port = first.endpoint.port  # type: ignore[attr-defined]
+    one = guest(stack, port, 1)
+    eventually(lambda: first.ear.tones() == {one.tone}, "the first guest is heard")
+    bad = Caller("127.0.0.1", port, replace(OFFER, name="bad", room=True), Security())
+    bad.start()
+    stack.callback(bad.close)
+    eventually(lambda: "bad" in first.listeners(), "it is let in")
+    sent = 0
+
+    def say_until(condition: Callable[[], bool], what: str) -> None:
+        def said() -> bool:
+            nonlocal sent
+            bad.send(b"\0\0voice", sent, time.monotonic())
+            sent += 1
+            return condition()
+
+        eventually(said, what)
+
+    say_until(lambda: len(made) > 2, "it begins anew, again and again")
+    lines = [line.text for line in first.journal.after(-1) if line.level == "error"]
+    assert lines[0].startswith("bad could not be decoded: OSError")
+    monkeypatch.setattr(Fragile, "failing", False)
+    say_until(lambda: made[-1].decoded > 0, "it is heard in the end")
+    assert first.receiver.failure is None
+    assert first.ear.tones() >= {one.tone}
+    assert first.listeners().keys() == {"guest 1", "bad"}

@@ -35,6 +35,7 @@ from stream.call.remote_stream import RemoteStream
 from stream.call.sender import Sender
 from stream.call.snapshot import FrontEndState, Snapshot
 from stream.link.events import (
+    FAULT,
     AudioArrived,
     CallState,
     Event,
@@ -137,7 +138,7 @@ class Call:
         self._leaving: dict[int, tuple[float, str]] = {}  # by when, and why
         self._came = -math.inf  # when somebody last came or came back
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="sotto-call", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sotto-call", daemon=True)
         self._closing = threading.Lock()
 
     def start(self) -> None:
@@ -164,7 +165,7 @@ class Call:
         """Hang up if the call is not over yet, end every thread, finish recording and log."""
         with self._closing:
             self._end(CallState.ENDED, "hung up")
-            self._endpoint.close(self._reason)
+            self._endpoint.close(FAULT if self._state is CallState.FAILED else self._reason)
             self._cards.stop()
             self._sender.stop()
             self._receiver.stop()
@@ -294,6 +295,12 @@ class Call:
         self._end(CallState.ENDED, "hung up")
 
     # --- the call's own thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:  # whoever waits for the end must learn of it, whatever it is
+            self._end(CallState.FAILED, f"internal error: {type(error).__name__}: {error}")
 
     def _follow(self) -> None:
         """Handle what the connection reports, until the call is over."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,9 @@ _IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen 
 _MIX_SECONDS = 0.005
 _LEAST_BLOCK = 64
 _LOOK_SECONDS = 0.5  # between looks whether there is time for all parties
+_FAILED_SECONDS = 5.0  # in which a voice that could not be decoded is not tried again
+
+_T = TypeVar("_T")
 
 
 class Receiver:
@@ -62,6 +65,7 @@ class Receiver:
         self._key_missed = key_missed
         self._make_stream = stream
         self._streams: dict[int, RemoteStream] = {}
+        self._failed: dict[int, float] = {}  # voices that could not be decoded, and until when
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._something = threading.Event()  # has arrived
@@ -96,9 +100,7 @@ class Receiver:
         with self._lock:
             stream = self._streams.get(party.party)
             if stream is None:
-                stream = self._make_stream(self._codec, party.party)
-                stream.key_missed = partial(self._key_missed, party.party)
-                self._streams[party.party] = stream
+                stream = self._streams[party.party] = self._new_stream(party.party)
             else:
                 stream.returned()
             stream.name, stream.fingerprint = party.name, party.fingerprint
@@ -108,6 +110,7 @@ class Receiver:
         """Forget a party."""
         with self._lock:
             self._streams.pop(party, None)
+            self._failed.pop(party, None)
             self._capacity.forget(party)
 
     def set_preset(self, party: int, preset: str) -> None:
@@ -119,10 +122,12 @@ class Receiver:
     def arrive(self, audio: AudioArrived) -> None:
         """Take a packet of a party; unknown parties are ignored."""
         stream = self._streams.get(audio.party)
-        if stream is not None and not stream.skipped:
-            stream.capture = audio.capture
-            stream.arrive(audio.packet, audio.step, audio.captured, audio.arrived)
-            self._something.set()
+        if stream is None or stream.skipped or audio.party in self._failed:
+            return
+        stream.capture = audio.capture
+        take = partial(stream.arrive, audio.packet, audio.step, audio.captured, audio.arrived)
+        self._guarded(stream, take, None)
+        self._something.set()
 
     @property
     def overloaded(self) -> bool:
@@ -132,7 +137,7 @@ class Receiver:
     def drained(self, party: int) -> bool:
         """Whether all that came from a party has been played."""
         stream = self._streams.get(party)
-        return stream is None or not stream.pending()
+        return stream is None or party in self._failed or not stream.pending()
 
     def snapshot(
         self, now: float, wire_bytes: int, ip_bytes: int, endpoint: Endpoint
@@ -157,6 +162,11 @@ class Receiver:
         with self._lock:
             return list(self._streams.values())
 
+    def _sound(self) -> list[RemoteStream]:
+        """The streams that can be decoded."""
+        with self._lock:
+            return [each for each in self._streams.values() if each.party not in self._failed]
+
     def _repeat(self, work: Callable[[], None]) -> None:
         try:
             while not self._stop.is_set():
@@ -166,10 +176,43 @@ class Receiver:
         except Exception as error:  # the call's owner must learn of it, whatever it is
             self.failure = f"playback failed: {type(error).__name__}: {error}"
 
+    def _guarded(self, stream: RemoteStream, task: Callable[[], _T], otherwise: _T) -> _T:
+        """Do something with a stream; if that fails, in whatever way, only its voice suffers.
+
+        It begins anew after a while, with nothing left of what it has made of the packets so far.
+        """
+        try:
+            return task()
+        except Exception as error:
+            party = stream.party
+            with self._lock:
+                if self._streams.get(party) is not stream or party in self._failed:
+                    return otherwise
+                self._failed[party] = time.monotonic() + _FAILED_SECONDS
+            what = f"{type(error).__name__}: {error}"
+            self._journal.error(f"{stream.name or party} could not be decoded: {what}")
+            return otherwise
+
+    def _begin_anew(self, now: float) -> None:
+        """Give voices that could not be decoded another try."""
+        for party in [party for party, until in list(self._failed.items()) if now > until]:
+            with self._lock:
+                old = self._streams.get(party)
+                if old is not None and self._failed.pop(party, None) is not None:
+                    stream = self._streams[party] = self._new_stream(party)
+                    stream.name, stream.fingerprint = old.name, old.fingerprint
+                    stream.preset, stream.joined = old.preset, old.joined
+            self._key_missed(party)
+
+    def _new_stream(self, party: int) -> RemoteStream:
+        stream = self._make_stream(self._codec, party)
+        stream.key_missed = partial(self._key_missed, party)
+        return stream
+
     def _decode(self) -> None:
         begun = time.monotonic()
         # Those that are skipped as well: what they said last is to end without a click.
-        worked = [stream.work() for stream in self._present()]
+        worked = [self._guarded(stream, stream.work, False) for stream in self._sound()]
         now = time.monotonic()
         if any(worked):
             self._load.push(begun, now)
@@ -178,6 +221,7 @@ class Receiver:
             self._something.clear()
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
+            self._begin_anew(now)
             self._balance(now)
             for stream in self._present():
                 if (text := stream.look(now)) is not None:
@@ -209,8 +253,9 @@ class Receiver:
             return
         play_time = sink.play_time()
         mix = np.zeros(room, np.float32)
-        for stream in self._present():
-            mix += stream.pull(room, play_time)
+        nothing = np.zeros(room, np.float32)
+        for stream in self._sound():
+            mix += self._guarded(stream, partial(stream.pull, room, play_time), nothing)
         mix = self._limiter.process(mix)
         sink.write(mix)
         if self.front_end is not None and sink.is_card:

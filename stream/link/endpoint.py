@@ -24,6 +24,7 @@ from stream.link import wire
 from stream.link.authentication import RateLimit, Security
 from stream.link.clock import LinkClock
 from stream.link.events import (
+    FAULT,
     AudioArrived,
     CallState,
     Event,
@@ -203,7 +204,10 @@ class Endpoint(ABC):
         self._events = ImpairedQueue(impairment, self._clock)
 
     def close(self, reason: str = "hung up") -> None:
-        """Say goodbye and end the I/O thread; returns when it is down."""
+        """Say goodbye and end the I/O thread; returns when it is down.
+
+        reason: for the other side as well.
+        """
         with self._lock:
             first, self._closed = not self._closed, True
         if first:
@@ -342,13 +346,16 @@ class Endpoint(ABC):
             self._events.put(StateChanged(state, reason))
 
     def _fail(self, reason: str) -> None:
-        """End for a fault of our own, and tell both sides. Must not fail itself."""
+        """End for a fault of our own, and tell both sides, but only ours what it is.
+
+        Must not fail itself.
+        """
         self._audible = False
         if not self._over():
             self._state = CallState.FAILED
             self._events.put(StateChanged(CallState.FAILED, reason))
             with contextlib.suppress(Exception):
-                self._tell_all(wire.Bye(wire.clipped(reason)), math.nan)  # the clock may be why
+                self._tell_all(wire.Bye(FAULT), math.nan)  # the clock may be why
 
     def _notice(self, level: str, text: str) -> None:
         """Add a line to the log, unless somebody fills it."""
@@ -398,7 +405,7 @@ class Endpoint(ABC):
         """Take a message; False if it is rejected. sender: the party at the connection's end."""
         try:
             message = session.receive(data, now)
-        except SottoError:
+        except Exception:  # nothing that a peer sends ends the call, whatever we make of it
             self._reject(sender)
             return False
         self._received_bytes += envelope(len(data), self._security.secured)

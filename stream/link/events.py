@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+FAULT = "its program has failed"  # all that others are told of a fault of ours
 _FULL = 512
 _LIMIT = 2048
 
