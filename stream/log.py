@@ -13,6 +13,9 @@ from typing import TextIO
 LEVELS = ("debug", "info", "warning", "error")
 _KEPT = 500
 _LONGEST = 400
+_AT_ONCE = 12  # lines of one kind that others may cause
+_NEXT_SECONDS = 60.0  # and seconds to each further one: 500 last for a working day
+_KINDS = 64
 _QUEUED = 1000  # lines that may wait for a slow reader of the sink
 _PAUSE = 0.05  # seconds before another try on a pipe that does not block and is full
 
@@ -25,6 +28,32 @@ class LogLine:
     seconds: float
     level: str
     text: str
+
+
+class Floodgate:
+    """Which of the lines that others cause reach the log: some at once, then one now and then.
+
+    Of every kind, that is: who fills the log with one leaves the rest of it alone. Of more than
+    `kinds` the one longest not seen is forgotten.
+    """
+
+    def __init__(
+        self, at_once: int = _AT_ONCE, seconds: float = _NEXT_SECONDS, kinds: int = _KINDS
+    ) -> None:
+        self._at_once, self._seconds, self._most = at_once, seconds, kinds
+        self._kinds: dict[str, tuple[float, float, int]] = {}  # lines left, as of when; left out
+
+    def admit(self, kind: str, text: str, now: float) -> str | None:
+        """The line as it is to be written, None if it is left out. now: seconds."""
+        left, since, missing = self._kinds.pop(kind, (float(self._at_once), now, 0))
+        left = min(left + max(now - since, 0.0) / self._seconds, float(self._at_once))
+        if len(self._kinds) >= self._most:
+            del self._kinds[next(iter(self._kinds))]
+        if left < 1.0:
+            self._kinds[kind] = left, now, missing + 1
+            return None
+        self._kinds[kind] = left - 1.0, now, 0
+        return f"{text} ({missing} lines like this left out)" if missing else text
 
 
 class Journal:
@@ -43,6 +72,7 @@ class Journal:
         self._clock = clock
         self._begun = clock()
         self._number = 0
+        self._floodgate = Floodgate()
         self._lock = threading.Lock()
 
     def write(self, level: str, text: str) -> None:
@@ -63,6 +93,13 @@ class Journal:
 
     def error(self, text: str) -> None:
         self.write("error", text)
+
+    def caused(self, kind: str, level: str, text: str) -> None:
+        """Add a line that others can cause, unless there were many of its kind: see Floodgate."""
+        with self._lock:
+            admitted = self._floodgate.admit(kind, text, self._clock())
+        if admitted is not None:
+            self.write(level, admitted)
 
     def after(self, number: int) -> list[LogLine]:
         """Lines with a number above `number`, oldest first."""

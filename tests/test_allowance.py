@@ -10,11 +10,20 @@ from dataclasses import replace
 import pytest
 import zmq
 
-from stream.link import wire
+from stream.link import keys, wire
+from stream.link.authentication import Security, secure_caller
 from stream.link.caller import Caller
-from stream.link.events import AudioArrived, CallState, Joined
+from stream.link.events import AudioArrived, CallState, Joined, Left, PresetChanged
 from stream.link.listener import Listener
-from stream.link.session import BURST, RATE, STALE
+from stream.link.session import (
+    BURST,
+    MESSAGE_BURST,
+    MESSAGE_RATE,
+    NEWS_BURST,
+    NEWS_SECONDS,
+    RATE,
+    STALE,
+)
 from stream.link.wire import STEP_SECONDS
 from tests.link_peers import (
     GUEST,
@@ -113,3 +122,97 @@ def test_a_listener_that_sends_too_much_is_heard_as_one_voice(ends):
             guest.heard += guest.endpoint.events(0.05)
             assert time.monotonic() - began < WAIT
         assert BURST <= len(audio_of(guest)) <= BURST + RATE * (time.monotonic() - began)
+
+
+def test_a_member_that_changes_its_preset_without_end_is_passed_on_now_and_then(ends):
+    hub = ends(Listener("127.0.0.1:0", HOST, OPEN, room=True))
+    port = hub.endpoint.port
+    one = ends(Caller("127.0.0.1", port, GUEST, OPEN))
+    one.state(CallState.TALKING)
+    with raw_dealer(port) as dealer:
+        fake = FakeCaller(dealer)
+        began = time.monotonic()
+        for k in range(400):
+            fake.say(wire.Preset(fake.welcome.party, ("1k2", "2k")[k % 2]))
+        fake.audio(1, packet=b"\0 the end")
+        one.audio(b"\0 the end")
+        hub.audio(b"\0 the end")
+        most = NEWS_BURST + (time.monotonic() - began) / NEWS_SECONDS
+    for ear in (hub, one):
+        changes = [e for e in ear.heard if isinstance(e, PresetChanged)]
+        assert NEWS_BURST <= len(changes) <= most
+    assert hub.endpoint.rejected(fake.welcome.party) == 400 - len(changes)
+
+
+def test_a_member_that_says_anything_without_end_is_not_read_to_the_end(ends):
+    hub = ends(Listener("127.0.0.1:0", HOST, OPEN, room=True))
+    with raw_dealer(hub.endpoint.port) as dealer:
+        fake = FakeCaller(dealer)
+        dealer.sndhwm = 0
+        count = 2 * int(MESSAGE_BURST)
+        for k in range(count):
+            fake.say(wire.Heartbeat(k))
+        began = time.monotonic()
+        least = count - MESSAGE_BURST - 50
+        while hub.endpoint.rejected(fake.welcome.party) < least - MESSAGE_RATE * (
+            time.monotonic() - began
+        ):
+            assert time.monotonic() - began < WAIT
+            time.sleep(0.01)
+        fake.audio(1)  # which it is still heard with, some time after
+        while not audio_of(hub):
+            hub.heard += hub.endpoint.events(0.05)
+            assert time.monotonic() - began < WAIT
+            fake.audio(1)
+
+
+def test_a_listener_that_names_others_without_end_is_believed_now_and_then(ends):
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        router.sndhwm = 0
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
+        assert router.poll(int(1000 * WAIT))
+        route, _ = router.recv_multipart()
+        welcome = wire.Welcome(1, b"instance", MODEL, "2k", "Ann", True)
+        router.send_multipart([route, wire.encode(welcome, 5)])
+        began = time.monotonic()
+        for _ in range(400):
+            for message in (
+                wire.PartyJoined(2, wire.NO_KEY, "2k", "nobody"),
+                wire.PartyLeft(2, "gone"),
+            ):
+                router.send_multipart([route, wire.Talk(5).encode(message)])
+        audio = wire.Audio(wire.HUB, 1, 0, b"\0 packet")
+        router.send_multipart([route, wire.Talk(5).encode(audio)])
+        guest.audio(b"\0 packet")
+        most = 7 * (NEWS_BURST + (time.monotonic() - began) / NEWS_SECONDS)
+        news = [e for e in guest.heard if isinstance(e, (Joined, Left))]
+        assert 7 * NEWS_BURST <= len(news) <= most + 1
+
+
+def test_a_key_that_comes_and_goes_without_end_is_let_in_now_and_then(ends, tmp_path):
+    ours, theirs = keys.generate(), keys.generate()
+    peers = keys.KnownPeers(tmp_path / "peers")
+    peers.add("bob", theirs.public)
+    hub = ends(Listener("127.0.0.1:0", HOST, Security(ours, peers), room=True))
+    began = time.monotonic()
+    refused = tries = 0
+    with zmq.Context() as context:
+        while refused < 5:
+            tries += 1
+            assert tries < NEWS_BURST + WAIT
+            with context.socket(zmq.DEALER) as dealer:
+                dealer.linger = 500
+                secure_caller(dealer, theirs, ours.public)
+                dealer.connect(f"tcp://127.0.0.1:{hub.endpoint.port}")
+                hello = wire.Hello(MODEL, "2k", "Bob", False, tries.to_bytes(8, "big"), 1)
+                dealer.send(wire.encode(hello))
+                if not dealer.poll(300):
+                    refused += 1
+                    continue
+                dealer.recv()
+                dealer.send(wire.Talk(None).encode(wire.Bye("back soon")))
+    hub.heard += hub.endpoint.events(0.2)
+    came = [e for e in hub.heard if isinstance(e, Joined)]
+    assert len(came) <= NEWS_BURST + (time.monotonic() - began) / NEWS_SECONDS

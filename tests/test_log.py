@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from stream.log import Journal, LogLine, logfmt
+from stream.log import Floodgate, Journal, LogLine, logfmt
 
 WAIT = 60.0  # seconds anything may take on a busy machine
 
@@ -100,3 +100,29 @@ def test_closing_a_journal_that_is_not_read_takes_no_longer_than_allowed():
             journal.close(0.1)
             assert time.monotonic() - begun < WAIT / 2
         journal.info("later")
+
+
+def test_a_flood_of_one_kind_leaves_the_rest_of_the_log_alone():
+    gate = Floodgate(at_once=3, seconds=60.0, kinds=4)
+    passed = [gate.admit("party 1", f"line {k}", 0.01 * k) for k in range(1000)]
+    assert passed[:3] == ["line 0", "line 1", "line 2"] and set(passed[3:]) == {None}
+    assert gate.admit("party 2", "Bob is here", 10.0) == "Bob is here"
+    assert gate.admit("party 1", "again", 59.0) is None
+    assert gate.admit("party 1", "again", 60.5) == "again (998 lines like this left out)"
+    assert gate.admit("party 1", "again", 61.0) is None
+    assert gate.admit("party 1", "again", 0.0) is None  # a clock that is set back
+    for kind in range(100):
+        gate.admit(f"kind {kind}", "", 70.0)
+    assert len(gate._kinds) == 4
+
+
+def test_what_matters_is_still_in_the_log_after_hours_of_a_flood():
+    now = 0.0
+    journal = Journal(clock=lambda: now)
+    journal.error("the microphone is gone")
+    for second in range(4 * 3600):
+        now = float(second)
+        journal.caused("party 3", "info", "here, and gone")
+    kept = [line.text for line in journal.after(-1)]
+    assert kept[0] == "the microphone is gone" and len(kept) < 260
+    assert kept[-1].startswith("here, and gone (")

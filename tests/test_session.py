@@ -23,7 +23,7 @@ from stream.link.session import (
     Outgoing,
     ReplayWindow,
     Session,
-    VoiceAllowance,
+    voice_allowance,
 )
 from stream.link.wire import (
     STAMP_STEP,
@@ -386,7 +386,7 @@ def test_replay_window_jumps_far():
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 16])
 def test_a_voice_passes_for_hours_though_its_clock_is_fast(steps):
-    allowance = VoiceAllowance()
+    allowance = voice_allowance()
     for k in range(20_000):
         assert allowance.take(steps, k * steps * STEP_SECONDS / 1.001)
 
@@ -394,7 +394,7 @@ def test_a_voice_passes_for_hours_though_its_clock_is_fast(steps):
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 16])
 def test_what_a_stall_held_back_passes_at_once(steps):
     """All of the 1.5 s before a stall shows, with a round trip of half a second, and STALE."""
-    allowance = VoiceAllowance()
+    allowance = voice_allowance()
     assert allowance.take(steps, 0.0)
     held = int((1.5 + 2 * 0.5 + STALE) / (steps * STEP_SECONDS))
     assert all(allowance.take(steps, 5.0) for _ in range(held))
@@ -402,7 +402,7 @@ def test_what_a_stall_held_back_passes_at_once(steps):
 
 @given(st.lists(st.tuples(st.floats(0.0, 0.5), st.integers(1, 16)), max_size=300))
 def test_what_passes_is_bounded_in_time(packets):
-    allowance = VoiceAllowance()
+    allowance = voice_allowance()
     now, passed = 0.0, 0
     for wait, steps in packets:
         now += wait

@@ -392,7 +392,7 @@ class Call:
             self._leaving.pop(event.party, None)
             self._sender.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""
-            self._journal.info(f"{name} is here{key}")
+            self._journal.caused(f"party {event.party}", "info", f"{name} is here{key}")
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
         elif isinstance(event, KeyWanted):
@@ -402,12 +402,14 @@ class Call:
             self._receiver.set_preset(event.party, event.preset)
         elif isinstance(event, Left):
             name = self._present.get(event.party, "somebody")
-            self._journal.info(f"{name} has left: {event.reason}")
+            text = f"{name} has left: {event.reason}"
+            self._journal.caused(f"party {event.party}", "info", text)
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
         elif isinstance(event, StateChanged):
             self._change(event.state, event.reason)
         elif isinstance(event, Notice):
-            self._journal.write(event.level, event.text)
+            kind = "notice " + event.text.partition(" ")[0]  # "refused", "lost", somebody's name
+            self._journal.caused(kind, event.level, event.text)
 
     def _agree(self, preset: str) -> None:
         """Use the preset that was agreed on; where we cannot, announce the one we use."""
@@ -422,7 +424,8 @@ class Call:
             self._end(state, reason)
             return
         if state is not self._state:
-            self._journal.info(state.value + (f": {reason}" if reason else ""))
+            text = state.value + (f": {reason}" if reason else "")
+            self._journal.caused("state", "info", text)
         if state is CallState.RECONNECTING and self._state is not CallState.RECONNECTING:
             self._lost_since = time.monotonic()
         self._state, self._reason = state, reason

@@ -190,7 +190,8 @@ class Receiver:
                     return otherwise
                 self._failed[party] = time.monotonic() + _FAILED_SECONDS
             what = f"{type(error).__name__}: {error}"
-            self._journal.error(f"{stream.name or party} could not be decoded: {what}")
+            text = f"{stream.name or party} could not be decoded: {what}"
+            self._journal.caused(f"decoding {party}", "error", text)
             return otherwise
 
     def _begin_anew(self, now: float) -> None:
@@ -225,7 +226,8 @@ class Receiver:
             self._balance(now)
             for stream in self._present():
                 if (text := stream.look(now)) is not None:
-                    self._journal.info(f"{stream.name or stream.party}: {text}")
+                    name = stream.name or str(stream.party)
+                    self._journal.caused(f"delay {stream.party}", "info", f"{name}: {text}")
 
     def _balance(self, now: float) -> None:
         """Listen to as many parties as there is time to decode."""
@@ -236,13 +238,15 @@ class Receiver:
         for stream in drop:
             stream.skipped = True
             stream.pause()
-            self._journal.warning(
+            text = (
                 f"this machine cannot decode {heard} voices at once:"
                 f" {stream.name or stream.party} is not heard"
             )
+            self._journal.caused("voices", "warning", text)
         for stream in take:
             stream.skipped = False
-            self._journal.info(f"there is time again to decode {stream.name or stream.party}")
+            text = f"there is time again to decode {stream.name or stream.party}"
+            self._journal.caused("voices", "info", text)
 
     def _mix(self) -> None:
         self._slot.serve()

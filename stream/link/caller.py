@@ -26,7 +26,14 @@ from stream.link.endpoint import (
 )
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
-from stream.link.session import Participant, ReplayWindow, Session
+from stream.link.session import (
+    NEWS_BURST,
+    NEWS_SECONDS,
+    Allowance,
+    Participant,
+    ReplayWindow,
+    Session,
+)
 from stream.link.traffic import envelope
 
 GIVE_UP = 30.0
@@ -81,6 +88,8 @@ class Caller(Endpoint):
         self._trouble = ""
         self._session: Session | None = None
         self._instance = b""
+        # Who comes and goes: as much as a hub takes of seven others.
+        self._news = Allowance(7.0 / NEWS_SECONDS, 7.0 * NEWS_BURST)
         self._base = -_PARTY_NUMBERS
         self._sweep_at: float | None = None
         self._began = clock()
@@ -380,7 +389,10 @@ class Caller(Endpoint):
     def _speaker(self, sender: int, party: int) -> Participant | None:
         return self._participants.get(self._base + party)
 
-    def _take_news(self, message: wire.Message) -> bool:
+    def _take_news(self, message: wire.Message, now: float) -> bool:
+        news = isinstance(message, (wire.PartyJoined, wire.PartyLeft))
+        if news and not self._news.take(1.0, now):
+            return False
         if isinstance(message, wire.PartyJoined):
             if message.party in (wire.HUB, self._party) or message.party >= _PARTY_NUMBERS:
                 return False

@@ -417,19 +417,20 @@ class Endpoint(ABC):
             if speaker is not None:
                 if isinstance(message, wire.Audio):
                     return self._take_audio(speaker, session, message, now) is not None
-                self._take_preset(speaker, message)
-                return True
+                if speaker.presets.take(1.0, now):
+                    self._take_preset(speaker, message)
+                    return True
         elif isinstance(message, wire.Heartbeat):
             return True
         elif isinstance(message, wire.KeyWanted):
             if self._take_key_request(sender, message.party, now):
                 return True
-        elif self._take_news(message):
+        elif self._take_news(message, now):
             return True
         self._reject(sender)
         return False
 
-    def _take_news(self, message: wire.Message) -> bool:
+    def _take_news(self, message: wire.Message, now: float) -> bool:
         """Take what only one kind of endpoint understands; False if we do not."""
         return False
 

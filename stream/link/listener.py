@@ -35,7 +35,14 @@ from stream.link.endpoint import (
 from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
 from stream.link.proxy import Proxy
-from stream.link.session import Outgoing, Participant, ReplayWindow, Session
+from stream.link.session import (
+    Allowance,
+    Outgoing,
+    Participant,
+    ReplayWindow,
+    Session,
+    news_allowance,
+)
 from stream.link.traffic import envelope
 
 PATIENCE = 120.0
@@ -48,6 +55,8 @@ _INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
 _SILENT = 1.5  # seconds: a caller with the key of a party this silent is that party, restarted
 _PORT_TRIES = 20
+_ARRIVALS_KEPT = 256  # keys
+_OPEN_RATE, _OPEN_BURST = 7.0, 64.0  # arrivals of callers without keys, all together
 
 
 class Listener(Endpoint):
@@ -80,6 +89,7 @@ class Listener(Endpoint):
         self._routes: dict[bytes, Participant] = {}
         self._retired: deque[bytes] = deque(maxlen=64)
         self._refusals = RateLimit(10, 1.0)
+        self._arrivals: dict[str, Allowance] = {}  # by key: how often each may come, and come back
         self._introductions = RateLimit(5, 1.0)
         self._quiet = zmq.Poller()
         self._quiet_until = -math.inf
@@ -359,8 +369,11 @@ class Listener(Endpoint):
     ) -> bool:
         """Begin a session on a connection; the old one, if any, is forgotten.
 
-        preset: ours. False, and nothing has changed, if the connection is closed already.
+        preset: ours. False, and nothing has changed, if the connection is closed already, or its
+        owner has come too often lately.
         """
+        if not self._may_come(participant.key, now):
+            return False
         number = secrets.randbelow((1 << 32) - 1) + 1
         line = self._proxy.keep(descriptor_of(frame))
         descriptor = None if line is None else line.descriptor
@@ -386,6 +399,16 @@ class Listener(Endpoint):
         self._routes[route] = p
         self._audible = True
         return True
+
+    def _may_come(self, key: str, now: float) -> bool:
+        """Whether the owner of a key has not come too often; without keys, whether nobody has."""
+        known = self._arrivals.pop(key, None)
+        if known is None:
+            known = news_allowance() if key else Allowance(_OPEN_RATE, _OPEN_BURST)
+        if len(self._arrivals) >= _ARRIVALS_KEPT:
+            del self._arrivals[next(iter(self._arrivals))]  # who has not come for longest
+        self._arrivals[key] = known
+        return known.take(1.0, now)
 
     def _return(
         self,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from codec.errors import BadStream
 from codec.packet import unwrap_sequence
 from stream.link import wire
 from stream.link.clock import LinkClock, RemoteClock
@@ -40,6 +41,13 @@ _RETRY = 0.05  # seconds between attempts to send what waits
 _UNECHOED = 2048  # stamps
 RATE = 1.05 / wire.STEP_SECONDS  # latent steps per second that a voice may bring: clocks differ
 BURST = 96.0  # and at once: what a stall held back, 1.5 s before it shows, STALE after, and more
+
+
+# Messages per second, and at once, that a connection may bring. A hub that passes on seven voices
+# after a stall brings that many; anybody else sends an eighth of it.
+MESSAGE_RATE = 200.0
+MESSAGE_BURST = 1000.0
+NEWS_BURST, NEWS_SECONDS = 16.0, 1.0  # news of one kind at once, and seconds for each one more
 
 
 class ReplayWindow:
@@ -71,27 +79,41 @@ class ReplayWindow:
         return True
 
 
-class VoiceAllowance:
-    """A token bucket: how much sound a party may send, in latent steps.
+class Allowance:
+    """A token bucket: `rate` per second may pass, and at most `burst` at once."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left = burst
+        self._at: float | None = None
+
+    def take(self, amount: float, now: float) -> bool:
+        """Whether so many may pass now."""
+        if self._at is not None:
+            self._left = min(self._left + self._rate * max(now - self._at, 0.0), self._burst)
+        self._at = now
+        if amount > self._left:
+            return False
+        self._left -= amount
+        return True
+
+
+def voice_allowance() -> Allowance:
+    """How much sound a party may send, in latent steps.
 
     A voice brings one step each 64 ms, and at most BURST of them at once, as when a connection that
     stood still goes on. A packet takes as many as it says it holds, so neither many packets nor
     long ones give those who decode them more than one voice's work.
     """
+    return Allowance(RATE, BURST)
 
-    def __init__(self) -> None:
-        self._left = BURST
-        self._at: float | None = None
 
-    def take(self, steps: int, now: float) -> bool:
-        """Whether a packet of so many steps may pass now."""
-        if self._at is not None:
-            self._left = min(self._left + RATE * max(now - self._at, 0.0), BURST)
-        self._at = now
-        if steps > self._left:
-            return False
-        self._left -= steps
-        return True
+def news_allowance() -> Allowance:
+    """How often a party may come, change its preset, or report who comes and goes.
+
+    Each is passed on to everybody, shown and logged.
+    """
+    return Allowance(1.0 / NEWS_SECONDS, NEWS_BURST)
 
 
 class KeyRequests:
@@ -157,6 +179,7 @@ class Session:
         self.remote = RemoteClock()
         self.heard_at = now
         self.dropped = 0  # packets that grew stale, found no room, or were left at the end
+        self._messages = Allowance(MESSAGE_RATE, MESSAGE_BURST)
         self._talk = wire.Talk(number)
         self._clock = clock
         self._transmit = transmit
@@ -181,7 +204,11 @@ class Session:
         return sent
 
     def receive(self, data: bytes, now: float) -> wire.Message:
-        """The message in `data`. Raises BadStream if it is damaged or of another session."""
+        """The message in `data`. Raises BadStream if it is damaged, of another session, or comes
+        sooner than anybody has something to say.
+        """
+        if not self._messages.take(1.0, now):
+            raise BadStream("too many messages")
         message = self._talk.decode(data)
         self.heard_at = now
         self.traffic.received(len(data), now, self.remote.round_trip)
@@ -337,7 +364,8 @@ class Participant:
     key: str
     preset: str
     window: ReplayWindow = field(default_factory=ReplayWindow)
-    allowance: VoiceAllowance = field(default_factory=VoiceAllowance)
+    allowance: Allowance = field(default_factory=voice_allowance)
+    presets: Allowance = field(default_factory=news_allowance)  # how often it may change its own
     session: Session | None = None
     route: bytes = b""
     line: Line | None = None
