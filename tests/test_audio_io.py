@@ -413,6 +413,25 @@ def test_atomic_output_keeps_permissions_and_links(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_new_output_takes_the_next_free_name_however_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+
+        def link(one: object, other: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr("os.link", link)
+    path = tmp_path / ("ä" * 125 + "a.wav")
+    with atomic_output(path, new=True) as file:
+        file.write(b"ours")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    (other,) = [each for each in tmp_path.iterdir() if each.name != path.name]
+    assert other.read_bytes() == b"ours" and other.name.endswith("ä-2.wav")
+
+
 def test_atomic_output_takes_the_longest_name(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 255)
     with atomic_output(path) as file:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 import stream.call.call
+from codec.errors import BadInput
 from stream.audio.frontend import Processing
 from stream.call.call import CallSettings
 from stream.call.recorder import check_recordable
@@ -165,6 +166,21 @@ def test_statistics_are_one_object_a_line(running: type[Running], tmp_path: Path
     assert [json.loads(line)["state"] for line in target.read_text().splitlines()] == ["talking"]
 
 
+def test_statistics_are_added_to_a_file_until_it_is_full(
+    running: type[Running], tmp_path: Path
+) -> None:
+    target = tmp_path / "figures.jsonl"
+    target.write_text("{}\n")
+    assert run(options("--stats-json", str(target), "--seconds", "0.1")) == 0
+    assert len(target.read_text().splitlines()) == 2
+    size = 2**20
+    target.write_text("x" * (size - 1) + "\n")
+    assert run(options("--stats-json", str(target), "--seconds", "0.1", "--size-limit", "1")) == 0
+    assert target.stat().st_size == size
+    (line,) = [line for line in running.made[-1].parts[-1].after(-1) if line.level == "warning"]
+    assert "figures.jsonl is full" in line.text
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -197,7 +213,8 @@ def test_what_is_misspelt_is_said_before_loading(
 def test_looking_whether_one_can_record_leaves_no_trace(tmp_path: Path) -> None:
     before = tmp_path / "before.wav"
     before.write_bytes(b"an earlier call")
-    check_recordable(before)
+    with pytest.raises(BadInput, match="exists"):
+        check_recordable(before)
     check_recordable(tmp_path / "new.wav")
     assert list(tmp_path.iterdir()) == [before]
     assert before.read_bytes() == b"an earlier call"

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from codec.errors import BadInput
-from stream.call.recorder import Recorder
+from stream.call.recorder import Recorder, check_recordable
 
 
 @contextlib.contextmanager
@@ -83,3 +83,22 @@ def test_what_cannot_be_recorded_to_is_refused(tmp_path):
     for path in (tmp_path / "x.mp3", tmp_path / "no" / "x.wav", "-"):
         with pytest.raises(BadInput):
             Recorder(path).start()
+
+
+def test_a_recording_replaces_nothing(tmp_path):
+    path = tmp_path / "talk.wav"
+    path.write_bytes(b"precious")
+    with pytest.raises(BadInput, match=r"talk\.wav.*exists"):
+        Recorder(path).start()
+    with pytest.raises(BadInput, match=r"talk\.wav.*exists"):
+        check_recordable(path)
+    path.unlink()
+    check_recordable(path)
+    assert list(tmp_path.iterdir()) == []
+    with running(Recorder(path)):
+        path.write_bytes(b"made meanwhile")
+        (tmp_path / "talk-2.wav").write_bytes(b"and this")
+    assert path.read_bytes() == b"made meanwhile"
+    assert (tmp_path / "talk-2.wav").read_bytes() == b"and this"
+    assert soundfile.info(tmp_path / "talk-3.wav").channels == 2
+    assert len(list(tmp_path.iterdir())) == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,13 +24,15 @@ INTERVAL = 1.0
 def statistics_file(path: str | None) -> Iterator[TextIO | None]:
     """Where JSON lines go: a file that is written as the call goes on, '-' for stdout, or None.
 
+    What is in the file stays: lines are added to it.
+
     Raises BadInput when the file cannot be opened.
     """
     if path is None or path == PIPE:
         yield None if path is None else sys.stdout
         return
     with os_errors("write", path):
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
     try:
         yield file
     finally:
@@ -44,10 +48,12 @@ def follow(
     status: StatusLine | None = None,
     statistics: TextIO | None = None,
     seconds: float | None = None,
+    most_bytes: int | None = None,
 ) -> None:
     """Until the call is over (or `seconds` have passed): a line each second.
 
-    warn: the call's log; status: for people; statistics: for programs.
+    warn: the call's log; status: for people; statistics: for programs; most_bytes: how long a file
+    of those may become.
     """
     begun = time.monotonic()
     tick = begun
@@ -59,16 +65,26 @@ def follow(
         over = call.wait(max(tick - time.monotonic(), 0.0))
         over = over or (seconds is not None and time.monotonic() - begun >= seconds)
         snapshot = call.snapshot()
-        if statistics is not None:
-            try:
-                print(snapshot.to_json(), file=statistics, flush=True)
-            except (OSError, ValueError) as error:  # of a full disk, or a reader that has gone
-                name = "standard output" if statistics is sys.stdout else statistics.name
-                why = reason(error) if isinstance(error, OSError) else str(error)
-                warn(f"no more statistics: cannot write {display_name(name)}: {why}")
-                statistics = None
+        if statistics is not None and (why := _add(snapshot.to_json(), statistics, most_bytes)):
+            warn(f"no more statistics: {why}")
+            statistics = None
         if status is not None:
             status.show(to_line(snapshot))
+
+
+def _add(line: str, statistics: TextIO, most_bytes: int | None) -> str:
+    """Write a line; why it cannot be, "" if it can."""
+    name = "standard output" if statistics is sys.stdout else statistics.name
+    try:
+        if most_bytes is not None:
+            about = os.fstat(statistics.fileno())
+            if stat.S_ISREG(about.st_mode) and about.st_size + len(line) >= most_bytes:
+                return f"{display_name(name)} is full: it has {about.st_size / 2**20:.1f} MiB"
+        print(line, file=statistics, flush=True)
+    except (OSError, ValueError) as error:  # of a full disk, or a reader that has gone
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        return f"cannot write {display_name(name)}: {why}"
+    return ""
 
 
 def to_line(snapshot: Snapshot) -> str:

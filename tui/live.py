@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tui.terminal.status_line import StatusLine
 
 NONE = "none"
+_MIB = 1 << 20
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +98,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--plain", action="store_true", help="few bytes, for a slow terminal (key v changes it)"
     )
-    output.add_argument("--stats-json", metavar="FILE", help="one JSON object per second")
+    output.add_argument(
+        "--stats-json", metavar="FILE", help="one JSON object per second, added to FILE"
+    )
+    output.add_argument(
+        "--size-limit",
+        type=options.count,
+        default=1024,
+        metavar="MIB",
+        help="the most that --record and --stats-json may take, each (default: 1024)",
+    )
     output.add_argument("--log", metavar="FILE", help="the call's log (headless default: stderr)")
     output.add_argument(
         "--seconds", type=options.positive, metavar="N", help="hang up after this long"
@@ -229,6 +239,7 @@ def run(
                 noise_suppression=not args.no_noise_suppression,
                 gain_control=not args.no_gain_control,
             ),
+            recording_bytes=args.size_limit * _MIB,
         )
         call = Call(codec, endpoint, source, sink, settings, journal)
         call.start()
@@ -242,6 +253,7 @@ def run(
                 status=status,
                 statistics=statistics,
                 seconds=args.seconds,
+                most_bytes=args.size_limit * _MIB,
             )
             returned = _stay(call, args, watch)
         finally:

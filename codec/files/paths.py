@@ -21,6 +21,8 @@ from typing import BinaryIO
 from codec.errors import BadInput
 
 PIPE = "-"
+_NAMES = 1000  # tried for a file that must be new
+_LONGEST_NAME = 255  # bytes
 
 
 def display_name(path: str | os.PathLike[str]) -> str:
@@ -84,12 +86,15 @@ def open_input(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic_output(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_output(path: str | os.PathLike[str], *, new: bool = False) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an exception.
 
     '-' is standard output; existing pipes and devices are written directly. On any exception,
     KeyboardInterrupt included, the temporary file is removed and `path` stays as it was. Of a
     symbolic link, the target is replaced.
+
+    new: nothing is replaced. Raises BadInput if there is a file at `path`; where somebody has made
+    one when the block ends, ours gets the next free name, as in talk-2.wav.
 
     Raises BadInput if the operating system refuses (no such directory, no permission, no space),
     BrokenPipeError when a pipe's reader has gone.
@@ -109,6 +114,8 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         return
     with os_errors("write", path):
         final = _checked_target(path)
+        if new and final.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # Short, so that a final name of the longest legal length still works.
     temporary = final.parent / f".sotto-{secrets.token_hex(6)}.part"
     try:
@@ -117,7 +124,10 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, final)
+            if new:
+                _rename_new(temporary, final)
+            else:
+                os.replace(temporary, final)
     except BaseException:
         # Missing if it was never created, or if the interruption came right after the rename.
         with contextlib.suppress(OSError):
@@ -154,6 +164,27 @@ def _create(temporary: Path, like: Path) -> BinaryIO:
     if like.exists():
         os.chmod(temporary, stat.S_IMODE(like.stat().st_mode))
     return file
+
+
+def _rename_new(temporary: Path, final: Path) -> None:
+    """Give a file a name, or the next free one; OSError if there is none."""
+    for number in range(1, _NAMES):
+        stem, suffix = final.stem, (f"-{number}" if number > 1 else "") + final.suffix
+        while number > 1 and len(os.fsencode(stem + suffix)) > _LONGEST_NAME:
+            stem = stem[:-1]
+        name = final.with_name(stem + suffix)
+        if name.exists():
+            continue
+        try:
+            os.link(temporary, name)
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without links
+            os.replace(temporary, name)
+            return
+        temporary.unlink()
+        return
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def _refuse_nul(path: str | os.PathLike[str]) -> None:

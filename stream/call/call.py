@@ -30,7 +30,7 @@ from stream.call.delays import (
     steps_of,
 )
 from stream.call.receiver import Receiver
-from stream.call.recorder import Recorder
+from stream.call.recorder import FRAME_BYTES, MAX_FRAMES, Recorder
 from stream.call.remote_stream import RemoteStream
 from stream.call.sender import Sender
 from stream.call.snapshot import FrontEndState, Snapshot
@@ -70,7 +70,8 @@ class CallSettings:
     take, by delays; most_bytes: limit of our packets; iterations, tail: search steps of a block and
     seconds of search after its last sample (None: defaults); patience: seconds a lost connection is
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
-    when the source ends; processing: of a microphone's sound, by the front end.
+    when the source ends; processing: of a microphone's sound, by the front end; recording_bytes: the
+    most that a recording takes (None: what its format holds).
     """
 
     preset: str
@@ -85,6 +86,7 @@ class CallSettings:
     lasting: bool = False
     hang_up: bool = False
     processing: Processing = field(default_factory=Processing)
+    recording_bytes: int | None = None
 
 
 class Call:
@@ -280,7 +282,9 @@ class Call:
 
     def set_recording(self, path: str | None) -> None:
         """Record both sides to `path`, or finish the recording. Raises SottoError."""
-        recorder = None if path is None else Recorder(path)
+        most = self._settings.recording_bytes
+        frames = MAX_FRAMES if most is None else most // FRAME_BYTES
+        recorder = None if path is None else Recorder(path, max_frames=frames)
         if recorder is not None:
             recorder.start()
         self._recorder, before = recorder, self._recorder

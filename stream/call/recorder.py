@@ -22,9 +22,9 @@ from codec.files.paths import atomic_output, display_name, is_special, os_errors
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.ring import SampleRing
 
-_FRAME_BYTES = 4
+FRAME_BYTES = 4
 # The limit of a 32-bit length; at 16 kHz it comes after 18 hours.
-MAX_FRAMES = wav.MAX_DATA_BYTES // _FRAME_BYTES
+MAX_FRAMES = wav.MAX_DATA_BYTES // FRAME_BYTES
 _HOLD_SECONDS = 8
 # One direction waits this long for the other before silence is put in its place.
 _WAIT = 1.0
@@ -71,13 +71,15 @@ class Recorder:
     """Writes a call to a WAV file, 16 kHz, 16 bit: left us, right them.
 
     The file is written under a temporary name beside `path` (.sotto-*.part) and gets its own when
-    `stop` finds it whole. Its header is brought up to date every quarter of a second, so that even
-    a crash leaves a temporary file that plays. Recording ends by itself before the format's 4 GiB
-    are full; `error` then says so and what was recorded stays.
+    `stop` finds it whole; nothing that has that name is ever replaced. Its header is brought up to
+    date every quarter of a second, so that even a crash leaves a temporary file that plays.
+    Recording ends by itself before the format's 4 GiB are full, or after `max_frames`; `error` then
+    says so and what was recorded stays.
 
     `sent` and `received` never wait and may be called from different threads.
     clock: seconds, of the same clock as the times of the blocks.
-    Raises BadInput when started: not a .wav name, no such directory, no permission.
+    Raises BadInput when started: not a .wav name, a file that exists, no such directory, no
+    permission.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Recorder:
         max_frames: int = MAX_FRAMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path, self._limit, self._clock = path, max_frames, clock
+        self._path, self._limit, self._clock = path, min(max_frames, MAX_FRAMES), clock
         self.name = display_name(path)
         self.error: str | None = None
         self.frames = 0
@@ -100,7 +102,7 @@ class Recorder:
     def start(self) -> None:
         """Open the file; time 0 of the recording is now."""
         _check_name(self._path)
-        file = self._stack.enter_context(atomic_output(self._path))
+        file = self._stack.enter_context(atomic_output(self._path, new=True))
         with os_errors("write", self._path):
             _write_at(file.fileno(), _header(0), 0)
         self._began = self._clock()
@@ -172,7 +174,7 @@ class Recorder:
 def check_recordable(path: str | os.PathLike[str]) -> None:
     """Raises BadInput where a Recorder could not start; what is at `path` stays as it is."""
     _check_name(path)
-    with contextlib.suppress(_Enough), atomic_output(path):
+    with contextlib.suppress(_Enough), atomic_output(path, new=True):
         raise _Enough
 
 
@@ -186,11 +188,11 @@ def _check_name(path: str | os.PathLike[str]) -> None:
 
 
 def _header(frames: int) -> bytes:
-    return wav.pcm16_header(SAMPLE_RATE, frames * _FRAME_BYTES, channels=2)
+    return wav.pcm16_header(SAMPLE_RATE, frames * FRAME_BYTES, channels=2)
 
 
 def _offset(frames: int) -> int:
-    return wav.HEADER_BYTES + frames * _FRAME_BYTES
+    return wav.HEADER_BYTES + frames * FRAME_BYTES
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:
