@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from ctypes.util import find_library
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -608,3 +609,24 @@ def test_a_card_that_goes_away_is_told_once_and_silence_goes_on():
     assert out.splitlines()[0] == "True True"
     assert "microphone default has stopped" in out
     assert "loudspeaker default has stopped" in out
+
+
+@pytest.mark.skipif(find_library("asound") is None, reason="no ALSA")
+@pytest.mark.parametrize("what", ["missing", "empty", "broken", "folder"])
+def test_a_configuration_that_describes_nothing_is_said(tmp_path, what):
+    """PortAudio would end the program, without a word."""
+    path = tmp_path / "asound.conf"
+    if what == "folder":
+        path.mkdir()
+    elif what != "missing":
+        path.write_text("pcm {" if what == "broken" else "")
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from tui.cli import main; sys.exit(main(['devices']))"],
+        env={**os.environ, "ALSA_CONFIG_PATH": str(path)},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "asound.conf" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -231,6 +231,7 @@ def sound_system() -> Any:
     Raises AudioDeviceError if PortAudio is missing or does not start.
     """
     _silence_c_libraries()
+    _check_alsa()
     try:
         import sounddevice
     except ImportError as error:
@@ -391,6 +392,27 @@ def _listing(devices: Sequence[DeviceInfo]) -> str:
 
 
 @functools.cache
+def _check_alsa() -> None:
+    """Raise AudioDeviceError if ALSA's configuration describes no devices: PortAudio would abort.
+
+    That is so where ALSA_CONFIG_PATH, or ALSA's own, names nothing that can be read.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        alsa = ctypes.CDLL("libasound.so.2")
+        configuration = ctypes.c_void_p.in_dll(alsa, "snd_config")
+        update, search = alsa.snd_config_update, alsa.snd_config_search
+    except (OSError, ValueError, AttributeError):
+        return  # PortAudio finds out whether there is another
+    found = ctypes.c_void_p()
+    if update() >= 0 and search(configuration, b"pcm", ctypes.byref(found)) >= 0:
+        return
+    path = os.environ.get("ALSA_CONFIG_PATH")
+    where = f": ALSA_CONFIG_PATH is {display_name(path)}" if path else ""
+    raise AudioDeviceError(f"no sound: ALSA's configuration cannot be read{where}")
+
+
 def _silence_c_libraries() -> None:
     """Point the C library's `stderr` at nothing; Python's own stderr does not go through it.
 
