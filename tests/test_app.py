@@ -36,10 +36,11 @@ from stream.link.keys import KnownPeers, generate
 from stream.link.listener import Listener
 from stream.log import LogLine
 from tests.app_pictures import grid, picture
-from tests.fake_call import OWN_KEY, SCENES, FakeCall, Scene
+from tests.fake_call import OWN_KEY, PEER_KEY, SCENES, FakeCall, Scene
 from tests.link_peers import Ear
 from tui.app import figures
 from tui.app.app import IDLE_DIVISOR, PLAIN_DIVISOR, CallApp
+from tui.app.call_bar import CallBar
 from tui.app.colormap import colours
 from tui.app.dialogs.confirm import Confirm
 from tui.app.dialogs.details import FRONT_END, Details
@@ -250,6 +251,23 @@ def test_any_size_will_do(name: str) -> None:
 
     _, app, _ = play(name, shrink)
     assert not app._exit
+
+
+def test_a_narrow_screen_shows_security_key_and_devices() -> None:
+    async def shrink(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        for width in (20, 30, 47):
+            await pilot.resize_terminal(width, 24)
+            call.time += 0.3
+            app.poll()
+            await pilot.pause()
+            bar = app.query_one(CallBar)
+            lines = [bar.render_line(y).text.strip() for y in range(bar.size.height)]
+            assert lines[0].startswith("● connected")
+            assert lines[1] == "✓ secured"
+            assert lines[2] in (PEER_KEY, f"key {PEER_KEY}")
+            assert re.match("mic [^…]{4}", lines[3]) and re.match("out [^…]{4}", lines[4])
+
+    play("talking", shrink)
 
 
 def test_the_theme_is_in_force() -> None:

@@ -70,8 +70,8 @@ class CallSettings:
     take, by delays; most_bytes: limit of our packets; iterations, tail: search steps of a block and
     seconds of search after its last sample (None: defaults); patience: seconds a lost connection is
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
-    when the source ends; processing: of a microphone's sound, by the front end; recording_bytes: the
-    most that a recording takes (None: what its format holds).
+    when the source ends; processing: of a microphone's sound, by the front end; recording_bytes:
+    the most that a recording takes (None: what its format holds).
     """
 
     preset: str

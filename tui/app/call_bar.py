@@ -1,4 +1,4 @@
-"""The two lines at the top: state of the call, peer, security, keys and devices."""
+"""The lines at the top: state of the call, peer, security, keys and devices."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ STATES = {
 }
 _GAP: Line = [("  ", "text")]
 _RAW = (FrontEndState.OFF, FrontEndState.MISSING)
+_NARROW = 48  # cells: what would not be readable side by side has lines of its own
+_WHOLE_KEY = 21  # cells of a fingerprint and a margin on both sides
+_LOW = 12  # rows of a screen that has no room for those
 
 
 class CallBar(Painted):
@@ -31,9 +34,17 @@ class CallBar(Painted):
         self._snapshot, self._listener = snapshot, listener
         self.repaint()
 
+    def on_resize(self) -> None:
+        width, height = self.app.size
+        self.styles.height = 5 if width < _NARROW and height >= _LOW else 2
+        self.styles.padding = (0, 0 if width < _WHOLE_KEY else 1)
+        super().on_resize()
+
     def paint(self, width: int, height: int) -> list[Line]:
         if self._snapshot is None:
             return []
+        if height > 2:
+            return _narrow_lines(self._snapshot, self._listener, width)
         return [
             _call_line(self._snapshot, self._listener, width),
             _device_line(self._snapshot, self._listener, width),
@@ -75,13 +86,37 @@ def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
     return spread(left, right, width)
 
 
+def _narrow_lines(snapshot: Snapshot, listener: Party | None, width: int) -> list[Line]:
+    """State, security, key and devices, one below the other."""
+    symbol, word, role = STATES[snapshot.state]
+    recording: Line = [("● REC", "bad")] if snapshot.recording else []
+    whose, key = _key(snapshot, listener)
+    rows = [(whose, key), (_mic(snapshot), clean(snapshot.input_device) or UNKNOWN)]
+    rows.append(("out ", clean(snapshot.output_device) or UNKNOWN))
+    if width < len(whose) + len(key):
+        rows[0] = ("", key)  # whole, if that can be
+    return [
+        [(fit(f"{symbol} {word}  {clock(snapshot.seconds)}", width), role)],
+        spread(secured(snapshot), recording, width),
+        *([(label, "label"), (fit(text, width - len(label)), "text")] for label, text in rows),
+    ]
+
+
+def _key(snapshot: Snapshot, listener: Party | None) -> tuple[str, str]:
+    """Whose key is shown, and its fingerprint."""
+    key = clean(listener.fingerprint) if listener is not None else ""
+    return "key " if key else "own key ", key or clean(snapshot.link.own_fingerprint) or UNKNOWN
+
+
+def _mic(snapshot: Snapshot) -> str:
+    # Only what is not as usual is worth a word.
+    return "raw mic " if snapshot.front_end in _RAW else "mic "
+
+
 def _device_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
     right: Line = [("● REC", "bad")] if snapshot.recording else []
-    key = clean(listener.fingerprint) if listener is not None else ""
-    whose = "key " if key else "own key "
-    key = key or clean(snapshot.link.own_fingerprint) or UNKNOWN
-    # Only what is not as usual is worth a word.
-    mic = "raw mic " if snapshot.front_end in _RAW else "mic "
+    whose, key = _key(snapshot, listener)
+    mic = _mic(snapshot)
     labels = len(whose) + len(mic) + len("out ") + 2 * 2 + (width_of(right) + 2 if right else 0)
     room = max(width - labels, 3)
     names = [clean(snapshot.input_device) or UNKNOWN, clean(snapshot.output_device) or UNKNOWN]
