@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stream.link.proxy import CONNECTIONS
 from tui.cli import build_parser
 
 UNIT = Path(__file__).parents[1] / "docs" / "sotto-listen.service"
@@ -46,3 +47,27 @@ def test_systemd_understands_it(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, timeout=60)
     assert done.returncode == 0
     assert UNIT.name.encode() not in done.stderr  # what it says of other units is not ours
+
+
+def test_sound_remains_possible() -> None:
+    assert values("SupplementaryGroups") == ["audio"]
+    assert values("DeviceAllow") == ["char-alsa rw"]
+    assert {*values("PrivateDevices"), *values("RestrictRealtime")} <= {"false", "no"}
+    # Compiled kernels are written and then executed; their threads have priorities of their own.
+    assert {*values("MemoryDenyWriteExecute")} <= {"false", "no"}
+    assert not any("@resources" in value for value in values("SystemCallFilter"))
+
+
+def test_there_are_descriptors_for_all_connections() -> None:
+    (most,) = values("LimitNOFILE")
+    assert int(most) > 2 * 3 * CONNECTIONS + 200  # on two ports, and for everything else
+    assert {"AF_INET", "AF_INET6", "AF_UNIX"} <= {*values("RestrictAddressFamilies")[0].split()}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd")
+def test_what_it_is_exposed_to_is_little() -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(UNIT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("an old systemd")
+    assert done.returncode == 0, done.stdout
