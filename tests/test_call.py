@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -826,3 +827,43 @@ def test_whole_frames_only_where_a_model_has_no_others():
         assert "not possible here: taking 1024 ms" in call.log_lines(-1)[0].text
     finally:
         call.close()
+
+
+# Opens nothing once it listens: whoever uses up the descriptors by then takes nothing away.
+LISTENING = """
+import os, sys
+import numpy as np
+from codec.packet import pack_session
+from codec.speech.codec import SpeechCodec
+from codec.speech.encoder import SpeechEncoder
+from stream.call.call import warm_up
+from stream.call.remote_stream import RemoteStream
+codec = SpeechCodec.load("2k", "cpu")
+warm_up(codec)
+noise = np.random.default_rng(1).normal(0.0, 0.05, 16_000).astype(np.float32)
+hook = lambda event, args: opened.append(args[0]) if event in ("open", "import") else None
+opened = []
+sys.addaudithook(hook)
+kinds = set()
+for steps in (1, 4):
+    encoder, stream = SpeechEncoder(codec, 0, 0.0, steps=steps, session=True), RemoteStream(codec)
+    for samples in (noise, np.zeros(96_000, np.float32), noise):
+        for each in encoder.push(samples):
+            if each.packet is not None:
+                kinds.add(each.packet.pause)
+                stream.arrive(pack_session(each.packet), each.packet.sequence, None, 0.0)
+                stream.work()
+                stream.pull(1024 * steps, 0.0)
+print(sorted(kinds), opened, flush=True)
+"""
+
+
+def test_nothing_is_loaded_during_a_call():
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "[False, True] []", done.stderr
