@@ -32,8 +32,9 @@ from stream.call.snapshot import QUIETEST_DB, FrontEndState, Latency, Snapshot, 
 from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.events import CallState, Offer
-from stream.link.keys import KnownPeers, generate
+from stream.link.keys import generate
 from stream.link.listener import Listener
+from stream.link.peers import KnownPeers
 from stream.log import LogLine
 from tests.app_pictures import grid, picture
 from tests.fake_call import OWN_KEY, SCENES, FakeCall, Scene

@@ -9,6 +9,7 @@ import pytest
 
 from codec.errors import SottoError
 from stream.link import keys, wire
+from stream.link.address import Address
 from stream.link.authentication import RateLimit, Security
 from stream.link.caller import Caller
 from stream.link.events import (
@@ -17,6 +18,7 @@ from stream.link.events import (
     Notice,
 )
 from stream.link.listener import Listener
+from stream.link.peers import KnownPeers, Role
 from tests.link_peers import (
     GUEST,
     HOST,
@@ -44,7 +46,7 @@ def test_without_keys_only_loopback(bind):
 def people(tmp_path):
     """Security of the host and the guest, who do not know each other yet."""
     return tuple(
-        Security(keys.generate(), keys.KnownPeers(tmp_path / name)) for name in ("host", "guest")
+        Security(keys.generate(), KnownPeers(tmp_path / name)) for name in ("host", "guest")
     )
 
 
@@ -52,7 +54,7 @@ def test_a_secured_call(ends, people):
     host_side, guest_side = people
     host_side.known.add("bob", guest_side.keys.public)
     host = ends(Listener("127.0.0.1:0", HOST, host_side))
-    guest_side.known.add("127.0.0.1", host_side.keys.public)
+    guest_side.known.add("ann", host_side.keys.public, Address("127.0.0.1", 0))
     guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
     assert guest.joined().fingerprint == host_side.keys.fingerprint
     assert host.joined().fingerprint == guest_side.keys.fingerprint
@@ -69,7 +71,7 @@ def test_the_longest_packet_goes_both_ways(ends, people, secured):
         host_side = guest_side = OPEN
     else:
         host_side.known.add("bob", guest_side.keys.public)
-        guest_side.known.add("127.0.0.1", host_side.keys.public)
+        guest_side.known.add("ann", host_side.keys.public, Address("127.0.0.1", 0))
     host = ends(Listener("127.0.0.1:0", HOST, host_side))
     guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
     packet = bytes(range(256)) * 4 + b"\2\0"
@@ -124,8 +126,9 @@ def test_trust_on_first_use(ends, people):
     guest = ends(Caller("127.0.0.1", port, GUEST, guest_side))
     guest.state(CallState.TALKING)
     host.state(CallState.TALKING)
-    assert guest_side.known.key_of("127.0.0.1", port) == host_side.keys.public
-    assert host_side.known.entries() == {"Bob": guest_side.keys.public}
+    assert guest_side.known.listener_at("127.0.0.1", port).key == host_side.keys.public
+    (bob,) = host_side.known.peers()
+    assert (bob.name, bob.key, bob.role) == ("Bob", guest_side.keys.public, Role.CALLER)
     guest.endpoint.close()
     host.endpoint.close()
     # Known now: no trust needed. And another key at that address is not taken for it.
@@ -133,11 +136,48 @@ def test_trust_on_first_use(ends, people):
     ends(Caller("127.0.0.1", port, GUEST, people[1])).state(CallState.TALKING)
 
 
+@pytest.mark.parametrize("claim", ["127.0.0.1:{port}", "127.0.0.1", "localhost", "Ann", "ann"])
+def test_no_name_that_a_caller_gives_itself_makes_it_a_listener(ends, people, claim):
+    """It is let in under the address of a listener that its victim calls later."""
+    victim, attacker = people
+    real = ends(Listener("127.0.0.1:0", HOST, replace(attacker, trust_new=True)))
+    port = real.endpoint.port
+    friend = keys.generate().public
+    victim.known.add("Ann", friend, Address("example.org", 4747))
+    host = ends(Listener("127.0.0.1:0", HOST, replace(victim, trust_new=True)))
+    evil = replace(GUEST, name=claim.format(port=port))
+    attack = replace(attacker, peer_key=victim.keys.public)
+    ends(Caller("127.0.0.1", host.endpoint.port, evil, attack)).state(CallState.TALKING)
+    host.until(lambda e: isinstance(e, Notice) and "is now trusted" in e.text)
+    assert victim.known.listener_at("127.0.0.1", port) is None
+    assert victim.known.listener_at("localhost", port) is None
+    assert victim.known.listener_named("Ann").key == friend
+    assert victim.known.caller(attacker.keys.public).name.casefold() not in (claim, "ann")
+    for name in ("127.0.0.1", "localhost"):
+        caller = Caller(name, port, GUEST, victim)
+        with pytest.raises(SottoError, match="is not known"):
+            caller.start()
+
+
+def test_a_key_is_trusted_for_one_role_alone(ends, people):
+    """Whom we call may not for that reason call us, nor are we to call who may call us."""
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public, Address("127.0.0.1", 0))
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    knowing = replace(guest_side, peer_key=host_side.keys.public)
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, knowing))
+    assert "does not know our key" in guest.state(CallState.REFUSED).reason
+    guest_side.known.add("ann", host_side.keys.public)
+    caller = Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side)
+    with pytest.raises(SottoError, match="is not known"):
+        caller.start()
+
+
 def test_a_changed_key_is_refused(ends, people):
     host_side, guest_side = (replace(side, trust_new=True) for side in people)
     host = ends(Listener("127.0.0.1:0", HOST, host_side))
     port = host.endpoint.port
-    guest_side.known.add(f"127.0.0.1:{port}", keys.generate().public)
+    guest_side.known.record_listener(Address("127.0.0.1", port), keys.generate().public)
     guest = ends(Caller("127.0.0.1", port, GUEST, guest_side))
     assert "has changed" in guest.state(CallState.REFUSED).reason
 

@@ -1,4 +1,4 @@
-"""Key files, fingerprints, known peers, and `sotto keygen`."""
+"""Key files, fingerprints, and `sotto keygen`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from codec.errors import BadInput
 from stream.link import keys
-from stream.link.keys import KeyPair, KnownPeers
+from stream.link.keys import KeyPair
 from tui.cli import main
 
 
@@ -107,39 +107,6 @@ def test_what_is_no_key_is_refused(text):
 def test_characters_that_overflow_are_refused():
     with pytest.raises(BadInput):
         KeyPair("#" * 40, "0" * 40)
-
-
-def test_known_peers(tmp_path):
-    peers = KnownPeers(tmp_path / "sub" / "peers")
-    one, two = keys.generate().public, keys.generate().public
-    assert peers.entries() == {}
-    assert peers.key_of("host", 4747) is None
-    assert peers.add("host:4747", one) == "host:4747"
-    assert peers.add("host:4747", one) == "host:4747"
-    assert peers.add("host:4747", two) == "host:4747-2"
-    assert peers.add("  a b\n", two) == "a-b"
-    assert peers.add("# evil", two) == "-evil"
-    assert peers.key_of("host", 4747) == one
-    assert peers.key_of("host", 1) is None
-    assert peers.knows(two)
-    assert list(peers.entries()) == ["host:4747", "host:4747-2", "a-b", "-evil"]
-    assert not peers.knows(keys.generate().public)
-    with open(peers.path, "a") as file:
-        file.write(f"\n# a comment\nother {one}")
-    assert peers.key_of("other", 99) == one
-    peers.add("last", one)
-    assert peers.entries()["last"] == peers.entries()["other"] == one
-
-
-@pytest.mark.parametrize("line", ["just-a-name", "name short", f"name {'#' * 40}", "a b c"])
-def test_damaged_known_peers_name_their_line(tmp_path, line):
-    path = tmp_path / "peers"
-    path.write_text(f"# fine\n\n{line}\n")
-    with pytest.raises(BadInput):
-        KnownPeers(path).entries()
-    path.write_bytes(b"x" * (2 << 20))
-    with pytest.raises(BadInput, match="too long"):
-        KnownPeers(path).entries()
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):

@@ -10,7 +10,8 @@ import zmq
 
 from codec.errors import BadInput, SottoError
 from stream.link.address import Address, is_loopback
-from stream.link.keys import KeyPair, KnownPeers, fingerprint, key_bytes, key_text
+from stream.link.keys import KeyPair, fingerprint, key_bytes, key_text
+from stream.link.peers import KnownPeers, Peer
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
@@ -29,9 +30,9 @@ FAILURES = (
 class Security:
     """How a link is secured.
 
-    keys: our key pair, None for an unsecured link; peers: the known-peers file (None: the default
-    one); peer_key: the one peer's key, in Z85; trust_new: accept and record unknown keys; insecure:
-    allow an unsecured link beyond this machine.
+    keys: our key pair, None for an unsecured link; peers: the known peers (None: the default file);
+    peer_key: the one peer's key, in Z85; trust_new: accept and record unknown keys; insecure: allow
+    an unsecured link beyond this machine.
     """
 
     keys: KeyPair | None = None
@@ -58,12 +59,16 @@ class Security:
     def own_fingerprint(self) -> str:
         return "" if self.keys is None else self.keys.fingerprint
 
-    def knows(self, key: str) -> bool:
-        """Whether `key` is in the known-peers file. A file just being edited knows nobody."""
+    def caller(self, key: str) -> Peer | None:
+        """Who may call us with `key`, by the known peers. A file just being edited knows nobody."""
         try:
-            return self.known.knows(key)
+            return self.known.caller(key)
         except SottoError:
-            return False
+            return None
+
+    def admits(self, key: str) -> bool:
+        """Whether a caller with `key` is let in."""
+        return self.trust_new or key == self.peer_key or self.caller(key) is not None
 
     def check_reach(self, addresses: Iterable[Address], action: str) -> None:
         """Raise SottoError if an unsecured link would leave this machine without --insecure."""
@@ -125,8 +130,7 @@ class Authenticator:
         if request[:1] == [_ZAP_VERSION] and len(request) == 7 and len(request[6]) == 32:
             address = request[3].decode("ascii", "replace").removeprefix(_MAPPED)
             key = key_text(request[6])
-            security = self._security
-            if security.trust_new or key == security.peer_key or security.knows(key):
+            if self._security.admits(key):
                 return [_ZAP_VERSION, number, b"200", b"OK", key.encode("ascii"), b""]
             self._refused(fingerprint(key), address)
         return [_ZAP_VERSION, number, b"400", b"unknown key", b"", b""]

@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 
 import zmq
 
@@ -91,8 +92,8 @@ class Caller(Endpoint):
         self._security.check_reach(self._found, "call")
         security = self._security
         if security.secured:
-            known = security.known.key_of(self._address.host, self._address.port)
-            self._listener_key = security.peer_key or known or ""
+            known = security.known.listener_at(self._address.host, self._address.port)
+            self._listener_key = security.peer_key or (known.key if known is not None else "")
             if not self._listener_key and not security.trust_new:
                 raise SottoError(
                     f"the key of {self._address} is not known: give it with --peer-key, or accept "
@@ -345,7 +346,8 @@ class Caller(Endpoint):
         self._failures.clear()
         if self._introduced:
             self._introduced = False
-            self._trust(str(self._address), self._listener_key)
+            known = self._security.known
+            self._trust(partial(known.record_listener, self._address), self._listener_key)
         gone: list[int] = []
         changed = welcome.instance != self._instance
         if changed:

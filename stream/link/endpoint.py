@@ -38,6 +38,7 @@ from stream.link.events import (
 )
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
+from stream.link.peers import Peer, Role
 from stream.link.session import KeyRequests, Outgoing, Participant, Session
 from stream.link.traffic import CURVE_BYTES, Traffic, envelope
 
@@ -377,14 +378,17 @@ class Endpoint(ABC):
         self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed))
         self._events.put(KeyWanted(p.party))  # it has heard nothing yet, or missed something
 
-    def _trust(self, name: str, key: str) -> None:
+    def _trust(self, record: Callable[[str], Peer], key: str) -> None:
         """Trust on first use: record a key whose owner has proved to have it."""
         try:
-            name = self._security.known.add(name, key)
+            peer = record(key)
         except SottoError as error:
             self._notice("error", str(error))
             return
-        self._notice("warning", f"the new key {fingerprint(key)} is now trusted as {name}")
+        role = "to call us" if peer.role is Role.CALLER else "when we call"
+        self._notice(
+            "warning", f"the new key {fingerprint(key)} is now trusted {role}, as {peer.name}"
+        )
 
     def _end_session(self, session: Session) -> None:
         """Forget a connection; what waited for it is dropped."""

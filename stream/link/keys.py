@@ -1,4 +1,4 @@
-"""CURVE key pairs, fingerprints, and the file of known peers.
+"""CURVE key pairs, their files, and fingerprints.
 
 A key pair is two text files. The private one, readable by its owner alone, holds both keys:
 
@@ -6,10 +6,8 @@ A key pair is two text files. The private one, readable by its owner alone, hold
     public <40 characters of Z85>
     secret <40 characters of Z85>
 
-The public one, beside it with the ending `.pub`, is the line to give away: `<Z85> <name>`. Known
-peers are such lines the other way round, `<name> <Z85>`, where the name is `host:port` or `host`
-for listeners we call and anything without spaces for callers we let in; lines that begin with `# `
-are comments. Z85 is ZeroMQ RFC 32, CURVE ZeroMQ RFC 26.
+The public one, beside it with the ending `.pub`, is the line to give away: `<Z85> <name>`. Z85 is
+ZeroMQ RFC 32, CURVE ZeroMQ RFC 26.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import secrets
@@ -27,11 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codec.errors import BadInput
-from codec.files.paths import atomic_output, display_name, os_errors
+from codec.files.paths import display_name, os_errors
 
 HOME = "SOTTO_HOME"
-MAX_PEERS = 4096
-_LONGEST_FILE = 1 << 20
 _LONGEST_NAME = 128
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _MAGIC = "sotto-private-key 1"
@@ -133,7 +128,7 @@ def write_key_pair(
                 raise BadInput(f"{display_name(file)} exists already (--force replaces it)")
     text = f"{_MAGIC}\npublic {pair.public}\nsecret {pair.secret}\n"
     note = f"{pair.public} {peer_name(name) or pair.fingerprint}\n"
-    with _prepared(private, text, 0o600) as first, _prepared(public, note, 0o644) as second:
+    with prepared(private, text, 0o600) as first, prepared(public, note, 0o644) as second:
         with os_errors("write", private):
             _put(first, private, force)
         try:
@@ -146,7 +141,7 @@ def write_key_pair(
 
 
 @contextlib.contextmanager
-def _prepared(final: Path, text: str, mode: int) -> Iterator[Path]:
+def prepared(final: Path, text: str, mode: int) -> Iterator[Path]:
     """A temporary file beside `final`, never readable by more than `mode` allows."""
     temporary = final.parent / f".sotto-{secrets.token_hex(6)}.part"
     try:
@@ -206,72 +201,6 @@ def read_public_key(text: str) -> str:
 
 
 def peer_name(text: str) -> str:
-    """`text` as a name in the known-peers file: printable, without spaces, not too long."""
+    """`text` as a name beside a public key: printable, without spaces, not too long."""
     joined = "-".join("".join(c if c.isprintable() else " " for c in text).split())
     return joined.lstrip("#")[:_LONGEST_NAME]
-
-
-class KnownPeers:
-    """The known-peers file: names and their public keys.
-
-    Every question reads the file again, so that what another program adds counts at once.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        """path: None is the default file. A file that is not there is an empty one."""
-        self.path = home() / "known-peers" if path is None else Path(path)
-
-    def entries(self) -> dict[str, str]:
-        """Key by name, in the file's order. Raises BadInput naming the first line at fault."""
-        with os_errors("read", self.path):
-            try:
-                with open(self.path, "rb") as file:
-                    data = file.read(_LONGEST_FILE + 1)
-            except FileNotFoundError:
-                return {}
-        if len(data) > _LONGEST_FILE:
-            raise BadInput(f"{display_name(self.path)} is too long for a file of known peers")
-        found: dict[str, str] = {}
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
-            words = line.split()
-            if not words or words[0].startswith("#"):
-                continue
-            if len(words) != 2 or not _KEY.fullmatch(words[1]):
-                raise BadInput(f"{display_name(self.path)}, line {number}: not NAME KEY")
-            key_bytes(words[1])
-            found[words[0]] = words[1]
-        return found
-
-    def knows(self, public: str) -> bool:
-        """Whether `public` is the key of anyone."""
-        return public in self.entries().values()
-
-    def key_of(self, host: str, port: int) -> str | None:
-        """The key of the listener at `host`: that of `host:port`, else that of `host`."""
-        entries = self.entries()
-        return entries.get(peer_name(f"{host}:{port}"), entries.get(peer_name(host)))
-
-    def add(self, name: str, public: str) -> str:
-        """Record a key under `name`, or a variation if that name has another; returns the name.
-
-        Raises BadInput if the file is full or cannot be written.
-        """
-        key_bytes(public)
-        entries = self.entries()
-        wanted = peer_name(name) or "peer"
-        others = (f"{wanted}-{count}" for count in itertools.count(2))
-        chosen = wanted
-        while entries.get(chosen, public) != public:
-            chosen = next(others)
-        if chosen in entries:
-            return chosen
-        if len(entries) >= MAX_PEERS:
-            raise BadInput(f"{display_name(self.path)} has {MAX_PEERS} peers: remove some")
-        with os_errors("write", self.path):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        before = self.path.read_bytes() if self.path.exists() else b""
-        if before and not before.endswith(b"\n"):
-            before += b"\n"
-        with atomic_output(self.path) as file:
-            file.write(before + f"{chosen} {public}\n".encode())
-        return chosen

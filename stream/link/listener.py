@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import zmq
 
@@ -93,7 +94,7 @@ class Listener(Endpoint):
         self._router.router_mandatory = True
         keys = self._security.keys
         if keys is not None:
-            self._security.known.entries()  # a damaged file is found out now
+            self._security.known.peers()  # a damaged file is found out now
             # Before the port is bound: nobody may slip in unasked.
             self._authenticator = Authenticator(self._context, self._security, self._sent_away)
             secure_listener(self._router, keys)
@@ -285,8 +286,8 @@ class Listener(Endpoint):
         self._received_bytes += envelope(len(frame), self._security.secured)
         self._participants[party] = newcomer
         self._rejections = {**self._rejections, party: 0}
-        if self._security.trust_new and key and not self._security.knows(key):
-            self._trust(newcomer.name or "caller", key)
+        if self._security.trust_new and key and self._security.caller(key) is None:
+            self._trust(partial(self._security.known.record_caller, newcomer.name), key)
         self._joined(newcomer, agreed=True)
         self._tell_all(_joined_message(newcomer), now, but=newcomer.session)
         if replaced is not None:
