@@ -159,6 +159,24 @@ def test_no_name_that_a_caller_gives_itself_makes_it_a_listener(ends, people, cl
             caller.start()
 
 
+def test_a_peer_is_not_shown_by_the_name_of_another(ends, people):
+    """Eve, who is known, calls herself Ann, who is known too; and so on the other side."""
+    host_side, guest_side = people
+    host_side.known.add("Ann", keys.generate().public)
+    host_side.known.add("Eve", guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", replace(HOST, name="Bob"), host_side))
+    port = host.endpoint.port
+    guest_side.known.add("Mallory", host_side.keys.public, Address("127.0.0.1", port))
+    guest = ends(Caller("127.0.0.1", port, replace(GUEST, name='Ann" "'), guest_side))
+    assert host.joined().shown == "Eve \"Ann' '\""
+    assert guest.joined().shown == 'Mallory "Bob"'
+    assert host.state(CallState.TALKING).reason.startswith("Eve ")
+    assert guest.state(CallState.TALKING).reason == 'connected to Mallory "Bob"'
+    await_that(lambda: host.endpoint.link().peer.startswith("Eve "))
+    guest.endpoint.announce_preset("3k6")
+    host.until(lambda e: isinstance(e, Notice) and e.text.startswith("Eve ") and "3k6" in e.text)
+
+
 def test_a_key_is_trusted_for_one_role_alone(ends, people):
     """Whom we call may not for that reason call us, nor are we to call who may call us."""
     host_side, guest_side = people

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from codec.errors import BadInput
 from stream.link import keys
 from stream.link.address import Address
-from stream.link.peers import MAX_PEERS, KnownPeers, Peer, Role, check_name, parse_peer
+from stream.link.peers import (
+    MAX_PEERS,
+    KnownPeers,
+    Peer,
+    Role,
+    check_name,
+    parse_peer,
+    shown_name,
+)
 
 ONE, TWO, THREE = (keys.generate().public for _ in range(3))
 PLACE = Address("ada.example.org", 4747)
@@ -199,6 +207,21 @@ def test_a_claimed_name_is_only_a_pattern(peers: KnownPeers) -> None:
         check_name(name)
         assert peers.listener_named(name) is None
     assert peers.record_caller("anything", peers.peers()[1].key).name == "Ada-2"
+
+
+def test_people_are_shown_by_our_name_for_them_and_their_claim_in_quotes() -> None:
+    assert shown_name("ada", "Bob") == 'ada "Bob"'
+    assert shown_name("ada", "ada") == shown_name("ada", "") == "ada"
+    assert shown_name("", "Bob") == '"Bob"'
+    assert shown_name("", "") == ""
+    assert shown_name("eve", 'x" is ada  "') == "eve \"x' is ada '\""
+
+
+@given(st.text(max_size=30))
+def test_a_claim_never_leaves_its_quotes(claimed: str) -> None:
+    shown = shown_name("eve", claimed)
+    assert shown == "eve" or (shown.startswith('eve "') and shown.endswith('"'))
+    assert shown.count('"') in (0, 2)
 
 
 def test_a_listener_is_recorded_by_its_address(peers: KnownPeers) -> None:

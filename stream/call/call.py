@@ -381,7 +381,7 @@ class Call:
             if not here:
                 self._sender.call(False)  # those who are leaving get nothing of the new call
             self._came = time.monotonic()
-            self._present[event.party] = name = event.name or "somebody"
+            self._present[event.party] = name = event.shown or "somebody"
             self._leaving.pop(event.party, None)
             self._sender.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""

@@ -101,7 +101,7 @@ class Receiver:
                 self._streams[party.party] = stream
             else:
                 stream.returned()
-            stream.name, stream.fingerprint = party.name, party.fingerprint
+            stream.name, stream.fingerprint = party.shown, party.fingerprint
             stream.preset = party.preset
 
     def leave(self, party: int) -> None:

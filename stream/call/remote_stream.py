@@ -79,10 +79,10 @@ class RemoteStream:
     """Decodes, delays, conceals and synthesises what one remote party says.
 
     codec: whose model the packets must have been made with; decoder: takes the place of the
-    codec's own. Attributes: party (its number), name, fingerprint, preset (as it says), joined
-    (when it came), capture (seconds from the air to its encoder, as it says), skipped (whether it
-    is not listened to because the machine has no time to decode it), key_missed (called when it has
-    to be asked for a key packet, by the decoder's thread).
+    codec's own. Attributes: party (its number), name (for people), fingerprint, preset (as it
+    says), joined (when it came), capture (seconds from the air to its encoder, as it says), skipped
+    (whether it is not listened to because the machine has no time to decode it), key_missed (called
+    when it has to be asked for a key packet, by the decoder's thread).
     """
 
     def __init__(

@@ -141,7 +141,8 @@ class Latency:
 class Party:
     """A remote party and its speech on the way in.
 
-    party: its number in the call; preset: what its speech is coded with, "" before that is known;
+    party: its number in the call; name: for people, what it is called here and in quotes what it
+    calls itself; preset: what its speech is coded with, "" before that is known;
     delay: length of its packets in milliseconds; heard: False while the machine has no time to
     decode it; grown: seconds by which it is heard later than it was not long ago, 0 if that is not
     worth a word.

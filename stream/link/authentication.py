@@ -66,6 +66,13 @@ class Security:
         except SottoError:
             return None
 
+    def listener_at(self, host: str, port: int) -> Peer | None:
+        """Whom we know there; nobody while the file cannot be read."""
+        try:
+            return self.known.listener_at(host, port)
+        except SottoError:
+            return None
+
     def admits(self, key: str) -> bool:
         """Whether a caller with `key` is let in."""
         return self.trust_new or key == self.peer_key or self.caller(key) is not None

@@ -371,7 +371,7 @@ class Caller(Endpoint):
             # Changed since that HELLO was sent.
             session.say(wire.Preset(self._party, self._preset), now)
         self._audible = True
-        name = wire.clipped(welcome.name) or str(self._address)
+        name = self._participants[self._base + wire.HUB].shown or str(self._address)
         self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")
 
     # --- talking ------------------------------------------------------------------------------
@@ -411,7 +411,16 @@ class Caller(Endpoint):
         participant.preset, participant.unconfirmed = preset, False
         if joined.party == wire.HUB:
             participant.delay = 0.0
+            participant.local = self._listener_name()
         self._joined(participant, agreed=agreed)
+
+    def _listener_name(self) -> str:
+        """What the listener is called here; where it is, if it has only proved to have its key."""
+        if not self._security.secured:
+            return ""
+        address = self._address
+        known = self._security.listener_at(address.host, address.port)
+        return known.name if known and known.key == self._listener_key else str(address)
 
     def _remove(self, party: int, why: str) -> None:
         del self._participants[party]

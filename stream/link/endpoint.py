@@ -375,7 +375,7 @@ class Endpoint(ABC):
         self._rejections = {**self._rejections, party: self._rejections.get(party, 0) + 1}
 
     def _joined(self, p: Participant, *, agreed: bool) -> None:
-        self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed))
+        self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed, p.local))
         self._events.put(KeyWanted(p.party))  # it has heard nothing yet, or missed something
 
     def _trust(self, record: Callable[[str], Peer], key: str) -> None:
@@ -463,7 +463,7 @@ class Endpoint(ABC):
     def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         speaker.preset = wire.clipped(message.preset)
         self._events.put(PresetChanged(speaker.party, speaker.preset))
-        self._notice("info", f"{speaker.name or 'the other side'} now uses {speaker.preset}")
+        self._notice("info", f"{speaker.shown or 'the other side'} now uses {speaker.preset}")
 
     # --- sockets ------------------------------------------------------------------------------
 

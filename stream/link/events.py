@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+from stream.link.peers import shown_name
+
 _FULL = 512
 _LIMIT = 2048
 
@@ -61,7 +63,8 @@ class Offer:
 class Joined:
     """A remote party can now be heard. preset: what it codes its voice with.
 
-    fingerprint: "" if unsecured; agreed: whether the preset is the one both ends have agreed on.
+    name: what it calls itself; local: what it is called here, "" if it is not known; fingerprint:
+    "" if unsecured; agreed: whether the preset is the one both ends have agreed on.
     Comes again, with the same party number, when a party's connection has been restored.
     """
 
@@ -70,6 +73,12 @@ class Joined:
     preset: str
     fingerprint: str
     agreed: bool = True
+    local: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Who it is, for people: see `shown_name`. Empty if nothing is known."""
+        return shown_name(self.local, self.name)
 
 
 @dataclass(frozen=True)

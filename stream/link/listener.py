@@ -288,12 +288,18 @@ class Listener(Endpoint):
         self._rejections = {**self._rejections, party: 0}
         if self._security.trust_new and key and self._security.caller(key) is None:
             self._trust(partial(self._security.known.record_caller, newcomer.name), key)
+        self._recognise(newcomer)
         self._joined(newcomer, agreed=True)
         self._tell_all(_joined_message(newcomer), now, but=newcomer.session)
         if replaced is not None:
             self._remove(replaced, "called again")
-        self._change(CallState.TALKING, f"{newcomer.name or 'a caller'} is connected")
+        self._change(CallState.TALKING, f"{newcomer.shown or 'a caller'} is connected")
         return True
+
+    def _recognise(self, participant: Participant) -> None:
+        """Look up what a party is called here."""
+        known = self._security.caller(participant.key) if participant.key else None
+        participant.local = "" if known is None else known.name
 
     def _replaceable(self, key: str, now: float) -> Participant | None:
         """Whose place a new caller may take: its own from before a restart.
@@ -390,6 +396,7 @@ class Listener(Endpoint):
             return False
         participant.window = ReplayWindow()
         self._reconnections += 1
+        self._recognise(participant)
         self._joined(participant, agreed=False)
         for other in self._participants.values():
             if other is not participant:  # whose voice it has missed
@@ -398,7 +405,7 @@ class Listener(Endpoint):
             self._tell_all(
                 wire.Preset(participant.party, participant.preset), now, but=participant.session
             )
-        self._change(CallState.TALKING, f"{participant.name or 'the caller'} is back")
+        self._change(CallState.TALKING, f"{participant.shown or 'the caller'} is back")
         return True
 
     def _speaker(self, sender: int, party: int) -> Participant | None:
@@ -433,7 +440,7 @@ class Listener(Endpoint):
         self._disconnect(participant)
         participant.lost_at = now
         if self._sessions():
-            self._notice("warning", f"lost {participant.name or 'a party'}: {why}")
+            self._notice("warning", f"lost {participant.shown or 'a party'}: {why}")
         else:
             self._audible = False
             self._change(CallState.RECONNECTING, why)
@@ -492,7 +499,7 @@ class Listener(Endpoint):
             session.say(wire.KeyWanted(party), self._clock())
 
     def _peer(self) -> str:
-        return ", ".join(p.name or f"party {p.party}" for p in self._participants.values())
+        return ", ".join(p.shown or f"party {p.party}" for p in self._participants.values())
 
     def _sessions(self) -> list[Session]:
         return [p.session for p in self._participants.values() if p.session is not None]

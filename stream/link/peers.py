@@ -106,6 +106,16 @@ def parse_peer(line: str) -> Peer:
     raise BadInput(f"not {_FORM}")
 
 
+def shown_name(local: str, claimed: str) -> str:
+    """Who somebody is, for people: the name we know them by, then in quotes what they say.
+
+    Either may be ""; what is in quotes cannot end them.
+    """
+    local, claimed = (" ".join(text.replace('"', "'").split()) for text in (local, claimed))
+    quoted = f'"{claimed}"' if claimed and claimed != local else ""
+    return " ".join(filter(None, (local, quoted)))
+
+
 class KnownPeers:
     """The file of known peers.
 

@@ -19,6 +19,7 @@ from codec.packet import unwrap_sequence
 from stream.link import wire
 from stream.link.clock import LinkClock, RemoteClock
 from stream.link.keys import fingerprint
+from stream.link.peers import shown_name
 from stream.link.traffic import Traffic
 
 WINDOW = 256  # latent steps: 16 s
@@ -323,7 +324,10 @@ def _audio(
 
 @dataclass
 class Participant:
-    """A party of the call other than us. key: its public key in Z85, "" on an unsecured link.
+    """A party of the call other than us.
+
+    name: what it calls itself; local: what it is called here, "" if it is not known; key: its
+    public key in Z85, "" on an unsecured link.
 
     The listener alone knows `session` (None while the connection is lost), `route` (of that
     connection), `nonce`, `attempt` and `lost_at`; a caller knows `delay` (seconds from the party
@@ -345,6 +349,12 @@ class Participant:
     delay: float | None = None
     capture: int = wire.NO_CAPTURE  # the latest it has told, as on the wire
     unconfirmed: bool = False
+    local: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Who it is, for people: see `shown_name`. Empty if nothing is known."""
+        return shown_name(self.local, self.name)
 
     @property
     def fingerprint(self) -> str:

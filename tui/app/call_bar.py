@@ -70,7 +70,7 @@ def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
         shown = fit(name, room)
         left += [*_GAP, (shown, "strong")]
         room = width - width_of(left) - width_of(right) - 4
-    if peer and peer != name and room >= min(len(peer), 12):
+    if peer and peer not in name and room >= min(len(peer), 12):
         left += [*_GAP, (fit(peer, room), "label")]
     return spread(left, right, width)
 
