@@ -15,6 +15,7 @@ from stream.link.caller import Caller
 from stream.link.events import (
     CallState,
     Joined,
+    Left,
     Notice,
 )
 from stream.link.listener import Listener
@@ -22,6 +23,7 @@ from stream.link.peers import KnownPeers, Role
 from tests.link_peers import (
     GUEST,
     HOST,
+    MODEL,
     OPEN,
     await_that,
     raw_dealer,
@@ -189,6 +191,100 @@ def test_a_key_is_trusted_for_one_role_alone(ends, people):
     caller = Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side)
     with pytest.raises(SottoError, match="is not known"):
         caller.start()
+
+
+def connected(ends, people):
+    """A secured call of two who know each other: (host's ear, guest's ear)."""
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    port = host.endpoint.port
+    guest_side.known.add("ann", host_side.keys.public, Address("127.0.0.1", port))
+    guest = ends(Caller("127.0.0.1", port, GUEST, guest_side))
+    for ear in (host, guest):
+        ear.state(CallState.TALKING)
+    return host, guest
+
+
+def rewrite(known, old, new):
+    known.path.write_text(known.path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("how", ["removed", "commented out", "changed", "another role"])
+def test_a_caller_whose_key_is_not_trusted_any_more_is_put_out(ends, people, how):
+    host, guest = connected(ends, people)
+    known, key = people[0].known, people[1].keys.public
+    if how == "removed":
+        known.path.unlink()
+    elif how == "commented out":
+        rewrite(known, "bob", "# bob")
+    elif how == "changed":
+        rewrite(known, key, keys.generate().public)
+    else:
+        rewrite(known, "caller", "listener example.org")
+    begun = time.monotonic()
+    left = host.until(lambda e: isinstance(e, Left))
+    assert "known peers" in left.reason
+    host.until(lambda e: isinstance(e, Notice) and e.text.startswith("the key of bob "))
+    assert "known peers" in guest.state(CallState.ENDED).reason
+    assert time.monotonic() - begun < 5.0
+    again = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, people[1]))
+    assert "does not know our key" in again.state(CallState.REFUSED).reason
+
+
+@pytest.mark.parametrize("how", ["removed", "changed", "another role"])
+def test_a_call_to_a_listener_that_is_not_trusted_any_more_ends(ends, people, how):
+    host, guest = connected(ends, people)
+    known = people[1].known
+    if how == "removed":
+        known.path.write_text("")
+    elif how == "changed":
+        rewrite(known, people[0].keys.public, keys.generate().public)
+    else:
+        known.path.write_text(f"ann {people[0].keys.public} caller\n")
+    assert "known peers" in guest.state(CallState.ENDED).reason
+    assert "known peers" in host.until(lambda e: isinstance(e, Left)).reason
+
+
+def test_who_is_put_out_cannot_come_back_on_the_connection_it_has(ends, people):
+    """The handshake, where the key was asked for, is behind it."""
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, replace(host_side, trust_new=True)))
+    with raw_dealer(host.endpoint.port, guest_side.keys, host_side.keys.public) as dealer:
+        hello = wire.Hello(MODEL, "2k", "Bob", False, bytes(8), 1)
+        dealer.send(wire.encode(hello))
+        assert isinstance(wire.decode(received(dealer))[1], wire.Welcome)
+        host_side.known.path.unlink()
+        host.until(lambda e: isinstance(e, Left))
+        for attempt, nonce in ((2, bytes(8)), (1, b"another!")):
+            dealer.send(wire.encode(replace(hello, nonce=nonce, attempt=attempt)))
+        answers: list[bytes] = []
+        while len(answers) < 2:
+            data = received(dealer)
+            if data[:1] == bytes([wire.Type.REFUSE]):
+                answers.append(data)
+        assert all(b"known peers" in data for data in answers)
+    assert host_side.known.peers() == ()
+    assert sum(isinstance(event, Joined) for event in host.heard) == 1
+
+
+def received(dealer):
+    assert dealer.poll(60_000)
+    return dealer.recv()
+
+
+def test_who_was_let_in_by_the_command_line_stays(ends, people):
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, replace(host_side, peer_key=guest_side.keys.public)))
+    guest_side = replace(guest_side, peer_key=host_side.keys.public)
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    guest.state(CallState.TALKING)
+    host.joined()
+    host_side.known.path.unlink()
+    with pytest.raises(AssertionError):
+        host.until(lambda e: isinstance(e, Left), 3.0)
 
 
 def test_a_changed_key_is_refused(ends, people):

@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from stream.link.peers import (
     KnownPeers,
     Peer,
     Role,
+    TrustWatch,
     check_name,
     parse_peer,
     shown_name,
@@ -222,6 +224,31 @@ def test_a_claim_never_leaves_its_quotes(claimed: str) -> None:
     shown = shown_name("eve", claimed)
     assert shown == "eve" or (shown.startswith('eve "') and shown.endswith('"'))
     assert shown.count('"') in (0, 2)
+
+
+def test_a_key_is_revoked_when_two_looks_in_a_row_miss_it() -> None:
+    watch = TrustWatch()
+    asked: list[tuple[str, ...]] = []
+
+    def keys_now(*trusted: str) -> Callable[[], tuple[str, ...]]:
+        def look() -> tuple[str, ...]:
+            asked.append(trusted)
+            return trusted
+
+        return look
+
+    assert watch.revoked(0.0, keys_now()) == [] and not asked  # nothing to watch
+    watch.watch(ONE)
+    watch.watch(TWO)
+    assert watch.revoked(0.0, keys_now(ONE, TWO)) == []
+    assert watch.revoked(0.9, keys_now()) == [] and len(asked) == 1
+    assert watch.revoked(1.0, keys_now(TWO)) == []  # being written
+    assert watch.revoked(2.0, keys_now(ONE)) == []
+    assert watch.revoked(3.0, lambda: None) == []  # damaged
+    assert watch.revoked(4.0, keys_now(ONE)) == [TWO]
+    assert watch.revoked(5.0, keys_now()) == []
+    assert watch.revoked(6.0, keys_now()) == [ONE]
+    assert watch.revoked(7.0, keys_now()) == []
 
 
 def test_a_listener_is_recorded_by_its_address(peers: KnownPeers) -> None:

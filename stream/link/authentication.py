@@ -108,16 +108,16 @@ class Authenticator:
     """Answers libzmq's question whether a caller's key is welcome (ZeroMQ RFC 27, ZAP).
 
     Lives in the thread of the socket it guards, and must exist before that one is bound.
-    refused(fingerprint, address) is told of every caller sent away.
+    admits(key) decides; refused(fingerprint, address) is told of every caller sent away.
     """
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        security: Security,
+        admits: Callable[[str], bool],
         refused: Callable[[str, str], None],
     ) -> None:
-        self._security = security
+        self._admits = admits
         self._refused = refused
         self.socket = context.socket(zmq.REP)
         self.socket.linger = 0
@@ -137,7 +137,7 @@ class Authenticator:
         if request[:1] == [_ZAP_VERSION] and len(request) == 7 and len(request[6]) == 32:
             address = request[3].decode("ascii", "replace").removeprefix(_MAPPED)
             key = key_text(request[6])
-            if self._security.admits(key):
+            if self._admits(key):
                 return [_ZAP_VERSION, number, b"200", b"OK", key.encode("ascii"), b""]
             self._refused(fingerprint(key), address)
         return [_ZAP_VERSION, number, b"400", b"unknown key", b"", b""]

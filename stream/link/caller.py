@@ -26,6 +26,7 @@ from stream.link.endpoint import (
 )
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
+from stream.link.peers import Peer
 from stream.link.session import Participant, ReplayWindow, Session
 from stream.link.traffic import envelope
 
@@ -94,6 +95,8 @@ class Caller(Endpoint):
         if security.secured:
             known = security.known.listener_at(self._address.host, self._address.port)
             self._listener_key = security.peer_key or (known.key if known is not None else "")
+            if security.peer_key is None and known is not None:
+                self._trust_watch.watch(known.key)
             if not self._listener_key and not security.trust_new:
                 raise SottoError(
                     f"the key of {self._address} is not known: give it with --peer-key, or accept "
@@ -129,6 +132,11 @@ class Caller(Endpoint):
 
     def _tick(self, now: float) -> float:
         session = self._session
+        if self._revoked(now):
+            why = f"the key of {self._listener_name()} is not among the known peers any more"
+            self._tell_all(wire.Bye(wire.clipped(why)), now)
+            self._hung_up(self._base + wire.HUB, why)
+            return now
         if session is not None:
             if why := session.dead(now):
                 self._lose(now, why)
@@ -347,7 +355,8 @@ class Caller(Endpoint):
         if self._introduced:
             self._introduced = False
             known = self._security.known
-            self._trust(partial(known.record_listener, self._address), self._listener_key)
+            if self._trust(partial(known.record_listener, self._address), self._listener_key):
+                self._trust_watch.watch(self._listener_key)
         gone: list[int] = []
         changed = welcome.instance != self._instance
         if changed:
@@ -450,6 +459,10 @@ class Caller(Endpoint):
         self._drop_socket()
         self._next_attempt = now
         self._change(CallState.RECONNECTING, why)
+
+    def _trusted_peers(self) -> list[Peer]:
+        found = self._security.known.listener_at(self._address.host, self._address.port)
+        return [] if found is None else [found]
 
     def _hung_up(self, sender: int, why: str) -> None:
         self._audible = False

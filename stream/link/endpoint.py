@@ -13,7 +13,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 import zmq
@@ -38,7 +38,7 @@ from stream.link.events import (
 )
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
-from stream.link.peers import Peer, Role
+from stream.link.peers import Peer, Role, TrustWatch
 from stream.link.session import KeyRequests, Outgoing, Participant, Session
 from stream.link.traffic import CURVE_BYTES, Traffic, envelope
 
@@ -100,6 +100,8 @@ class Endpoint(ABC):
         self._state: CallState | None = None
         self._preset = offer.preset
         self._party = wire.HUB  # our own number
+        self._trust_watch = TrustWatch()
+        self._peers_damaged = False
         self._notice_limit = RateLimit(10, 10.0)
         # Written by the I/O thread alone, replaced or incremented as a whole, read by anyone.
         self._sent_bytes = self._received_bytes = 0
@@ -249,6 +251,10 @@ class Endpoint(ABC):
         """Ask a party we know for a key packet."""
 
     @abstractmethod
+    def _trusted_peers(self) -> Iterable[Peer]:
+        """Whom the known peers trust for our part in a call. Raises SottoError."""
+
+    @abstractmethod
     def _hung_up(self, sender: int, why: str) -> None:
         """`sender` has said goodbye."""
 
@@ -378,17 +384,34 @@ class Endpoint(ABC):
         self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed, p.local))
         self._events.put(KeyWanted(p.party))  # it has heard nothing yet, or missed something
 
-    def _trust(self, record: Callable[[str], Peer], key: str) -> None:
-        """Trust on first use: record a key whose owner has proved to have it."""
+    def _trust(self, record: Callable[[str], Peer], key: str) -> bool:
+        """Trust on first use: record a key whose owner has proved to have it, if that works."""
         try:
             peer = record(key)
         except SottoError as error:
             self._notice("error", str(error))
-            return
+            return False
         role = "to call us" if peer.role is Role.CALLER else "when we call"
         self._notice(
             "warning", f"the new key {fingerprint(key)} is now trusted {role}, as {peer.name}"
         )
+        return True
+
+    def _revoked(self, now: float) -> list[str]:
+        """Keys in the call that have been taken out of the known peers."""
+        return self._trust_watch.revoked(now, self._trusted_keys)
+
+    def _trusted_keys(self) -> Collection[str] | None:
+        """The keys that the known peers trust for our part in a call, None if they are damaged."""
+        try:
+            keys = [peer.key for peer in self._trusted_peers()]
+        except SottoError as error:
+            if not self._peers_damaged:
+                self._peers_damaged = True
+                self._notice("error", f"no key can be looked up: {error}")
+            return None
+        self._peers_damaged = False
+        return keys
 
     def _end_session(self, session: Session) -> None:
         """Forget a connection; what waited for it is dropped."""

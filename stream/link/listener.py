@@ -27,6 +27,7 @@ from stream.link.clock import microseconds
 from stream.link.endpoint import SAME_MODEL, Endpoint, Socket, arrived, monitored, watch
 from stream.link.events import CallState, Left, Link, Notice, Offer
 from stream.link.keys import key_bytes
+from stream.link.peers import Peer, Role
 from stream.link.proxy import Proxy, cannot_listen
 from stream.link.session import Outgoing, Participant, ReplayWindow, Session
 from stream.link.traffic import envelope
@@ -41,6 +42,7 @@ _INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
 _SILENT = 1.5  # seconds: a caller with the key of a party this silent is that party, restarted
 _PORT_TRIES = 20
+_UNKNOWN_KEY = "your key is not among the listener's known peers any more"
 
 
 class Listener(Endpoint):
@@ -82,6 +84,7 @@ class Listener(Endpoint):
         self._monitor: Socket | None = None
         self._authenticator: Authenticator | None = None
         self._proxies: list[Proxy] = []
+        self._distrusted: set[str] = set()  # keys taken out of the known peers since we began
         self.port = 0  # the TCP port we are bound to, once started
 
     # --- opening ------------------------------------------------------------------------------
@@ -96,7 +99,7 @@ class Listener(Endpoint):
         if keys is not None:
             self._security.known.peers()  # a damaged file is found out now
             # Before the port is bound: nobody may slip in unasked.
-            self._authenticator = Authenticator(self._context, self._security, self._sent_away)
+            self._authenticator = Authenticator(self._context, self._admits, self._sent_away)
             secure_listener(self._router, keys)
             self._monitor = watch(
                 self._context, self._router, FAILURES & ~zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -195,6 +198,8 @@ class Listener(Endpoint):
         for proxy in self._proxies:
             if proxy.failure is not None:
                 raise SottoError(proxy.failure)
+        for key in self._revoked(now):
+            self._distrust(key, now)
         wake_at = now + 1.0
         for participant in list(self._participants.values()):
             session = participant.session
@@ -255,6 +260,9 @@ class Listener(Endpoint):
         self, route: bytes, frame: zmq.Frame, hello: wire.Hello, key: str, now: float
     ) -> bool:
         """Let a caller in, or tell it why not."""
+        if key and not self._admits(key):
+            # Its connection is from before its key was taken out of the known peers.
+            return self._refuse(route, wire.Refusal.OTHER, _UNKNOWN_KEY, now)
         if hello.model_id != self._offer.model_id:
             why = (
                 f"the listener's model is {self._offer.model_id} ({self._preset}), "
@@ -300,6 +308,27 @@ class Listener(Endpoint):
         """Look up what a party is called here."""
         known = self._security.caller(participant.key) if participant.key else None
         participant.local = "" if known is None else known.name
+        if known is not None and participant.key != self._security.peer_key:
+            self._trust_watch.watch(participant.key)
+
+    def _admits(self, key: str) -> bool:
+        """Whether a key is let in; one that was taken out of the known peers only if it is back."""
+        if key in self._distrusted and self._security.caller(key) is None:
+            return False
+        return self._security.admits(key)
+
+    def _distrust(self, key: str, now: float) -> None:
+        """A key has been taken out of the known peers: whoever has it is no longer in the call."""
+        self._distrusted.add(key)
+        for participant in [p for p in self._participants.values() if p.key == key]:
+            if participant.session is not None:
+                participant.session.say(wire.Bye(_UNKNOWN_KEY), now)
+            shown = participant.shown or "the caller"
+            self._notice("warning", f"the key of {shown} is not among the known peers any more")
+            self._remove(participant, "its key is not among the known peers any more")
+
+    def _trusted_peers(self) -> list[Peer]:
+        return [peer for peer in self._security.known.peers() if peer.role is Role.CALLER]
 
     def _replaceable(self, key: str, now: float) -> Participant | None:
         """Whose place a new caller may take: its own from before a restart.

@@ -18,10 +18,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -39,6 +40,8 @@ _LONGEST_RECORDED = 32
 _NAME = re.compile(r"[^\W\d_][\w+@'\-]*")
 _RESERVED = "localhost"
 _VERIFIED = "verified"
+_LOOK_INTERVAL = 1.0  # seconds
+_LOOKS = 2
 _FORM = "NAME KEY, then caller or listener HOST[:PORT]"
 
 
@@ -253,6 +256,41 @@ class KnownPeers:
             final = Path(os.path.realpath(self.path))  # of a symbolic link, the target is replaced
             with prepared(final, text, 0o600) as temporary, os_errors("write", self.path):
                 os.replace(temporary, final)
+
+
+class TrustWatch:
+    """Notices that keys of a running call are not trusted any more.
+
+    A key counts as revoked when two looks, a second apart, have missed it: a file that is just
+    being written may be empty, or not there, for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._missed: dict[str, int] = {}
+        self._next_look = -math.inf
+
+    def watch(self, key: str) -> None:
+        """Watch a key that is trusted now."""
+        self._missed[key] = 0
+
+    def revoked(self, now: float, trusted: Callable[[], Collection[str] | None]) -> list[str]:
+        """The keys watched that have been revoked; they are watched no longer.
+
+        now: seconds of a monotonic clock; trusted: asked now and then for the keys that are
+        trusted, None while that cannot be told.
+        """
+        if not self._missed or now < self._next_look:
+            return []
+        self._next_look = now + _LOOK_INTERVAL
+        keys = trusted()
+        if keys is None:
+            return []
+        for key, missed in self._missed.items():
+            self._missed[key] = 0 if key in keys else missed + 1
+        gone = [key for key, missed in self._missed.items() if missed >= _LOOKS]
+        for key in gone:
+            del self._missed[key]
+        return gone
 
 
 def _check_all(lines: list[tuple[str, Peer | None]]) -> None:
