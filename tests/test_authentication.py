@@ -255,6 +255,7 @@ def test_who_is_put_out_cannot_come_back_on_the_connection_it_has(ends, people):
         hello = wire.Hello(MODEL, "2k", "Bob", False, bytes(8), 1)
         dealer.send(wire.encode(hello))
         assert isinstance(wire.decode(received(dealer))[1], wire.Welcome)
+        host.joined()
         host_side.known.path.unlink()
         host.until(lambda e: isinstance(e, Left))
         for attempt, nonce in ((2, bytes(8)), (1, b"another!")):
@@ -272,6 +273,22 @@ def test_who_is_put_out_cannot_come_back_on_the_connection_it_has(ends, people):
 def received(dealer):
     assert dealer.poll(60_000)
     return dealer.recv()
+
+
+def test_a_file_that_others_may_write_lets_nobody_in(ends, people):
+    """Found out at the start, or, where it comes to be so later, said in the log."""
+    host, guest = connected(ends, people)
+    people[0].known.path.chmod(0o666)
+    notice = host.until(lambda e: isinstance(e, Notice) and "others can write" in e.text)
+    assert notice.level == "error"
+    guest.endpoint.close()
+    again = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, people[1]))
+    again.state(CallState.REFUSED)
+    with pytest.raises(SottoError, match="chmod go-w"):
+        Listener("127.0.0.1:0", HOST, people[0]).start()
+    people[1].known.path.chmod(0o666)
+    with pytest.raises(SottoError, match="chmod go-w"):
+        Caller("127.0.0.1", host.endpoint.port, GUEST, people[1]).start()
 
 
 def test_who_was_let_in_by_the_command_line_stays(ends, people):

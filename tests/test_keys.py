@@ -57,6 +57,27 @@ def test_a_key_others_can_read_is_refused(tmp_path):
         keys.read_key_pair(path)
 
 
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o660])
+def test_a_key_others_can_write_is_refused(tmp_path, mode):
+    path = tmp_path / "key"
+    keys.write_key_pair(keys.generate(), path)
+    for file, read in ((path, keys.read_key_pair), (tmp_path / "key.pub", keys.read_public_key)):
+        file.chmod(mode)
+        with pytest.raises(BadInput, match=r"others can (read|write) .*run chmod"):
+            read(str(file))
+
+
+def test_a_key_others_can_replace_is_refused(tmp_path):
+    keys.write_key_pair(keys.generate(), tmp_path / "home" / "key")
+    (tmp_path / "home").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "home" / "key")
+    for path in (tmp_path / "home" / "key", tmp_path / "link"):
+        with pytest.raises(BadInput, match=r"others can write .*home: run chmod go-w"):
+            keys.read_key_pair(path)
+    (tmp_path / "home").chmod(0o1777)  # as /tmp
+    assert keys.read_key_pair(tmp_path / "link") == keys.read_key_pair(tmp_path / "home" / "key")
+
+
 @pytest.mark.parametrize(
     "change",
     [

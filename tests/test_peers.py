@@ -260,6 +260,43 @@ def test_a_listener_is_recorded_by_its_address(peers: KnownPeers) -> None:
     assert peers.listener_at("::1", 4747) == peer
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
+@pytest.mark.parametrize("what", ["file", "folder", "folder of a link"])
+def test_a_file_that_others_may_write_is_refused(
+    peers: KnownPeers, tmp_path: Path, mode: int, what: str
+) -> None:
+    peers.add("ada", ONE)
+    place = peers.path if what == "file" else peers.path.parent
+    if what == "folder of a link":
+        peers = KnownPeers(tmp_path / "link")
+        peers.path.symlink_to(place / "known-peers")
+    place.chmod(mode | 0o111 * place.is_dir())
+    with pytest.raises(BadInput) as refused:
+        peers.peers()
+    assert str(refused.value) == f"others can write {place}: run chmod go-w {place}"
+    with pytest.raises(BadInput):
+        peers.add("bob", TWO)
+    place.chmod(0o755)
+    assert peers.peers() == (Peer("ada", ONE),)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_is_refused(peers: KnownPeers) -> None:
+    peers.add("ada", ONE)
+    os.chown(peers.path, 12345, -1)
+    with pytest.raises(BadInput, match="another user owns"):
+        peers.peers()
+
+
+def test_the_file_is_not_made_for_others_to_write(peers: KnownPeers) -> None:
+    before = os.umask(0)
+    try:
+        peers.add("ada", ONE)
+    finally:
+        os.umask(before)
+    assert peers.peers() == (Peer("ada", ONE),)
+
+
 def test_the_file_has_a_limit(peers: KnownPeers) -> None:
     peers.path.parent.mkdir()
     peers.path.write_text("".join(f"p{n} {ONE} caller\n" for n in range(MAX_PEERS)))

@@ -140,6 +140,29 @@ def write_key_pair(
             raise
 
 
+def refuse_writable(descriptor: int, path: str | os.PathLike[str]) -> None:
+    """Raise BadInput if anybody but us and root may change the open file `path`, or replace it.
+
+    Others may if they own it or its folder, or if the permissions let them write there; in a folder
+    with the sticky bit, as /tmp, only owners replace a file. The same is asked of the folder of a
+    symbolic link. Does nothing where files have no such permissions.
+    """
+    if os.name != "posix":
+        return
+    final = os.path.realpath(path)
+    folders = dict.fromkeys((os.path.dirname(os.path.abspath(path)), os.path.dirname(final)))
+    with os_errors("read", path):
+        places = [(os.fspath(path), os.fstat(descriptor))]
+        places += [(folder, os.stat(folder)) for folder in folders]
+    for place, status in places:
+        shown = display_name(place)
+        if status.st_uid not in (0, os.geteuid()):
+            raise BadInput(f"another user owns {shown}: what it says of keys cannot be trusted")
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_mode & 0o022 and not sticky:
+            raise BadInput(f"others can write {shown}: run chmod go-w {shown}")
+
+
 @contextlib.contextmanager
 def prepared(final: Path, text: str, mode: int) -> Iterator[Path]:
     """A temporary file beside `final`, never readable by more than `mode` allows."""
@@ -166,13 +189,14 @@ def _put(temporary: Path, final: Path, force: bool) -> None:
 def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
     """The key pair in the private file `path`.
 
-    Raises BadInput if it is missing or damaged, or if its permissions let others read it.
+    Raises BadInput if it is missing or damaged, or if others can read, write or replace it.
     """
     import zmq
 
     name = display_name(path)
     with os_errors("read", path), open(path, "rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        refuse_writable(file.fileno(), path)
         data = file.read(4096)
     if mode & 0o077:
         raise BadInput(f"others can read the private key {name}: run chmod 600 {name}")
@@ -189,10 +213,14 @@ def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
 
 
 def read_public_key(text: str) -> str:
-    """A public key given as itself or as the name of a .pub file. Raises BadInput."""
+    """A public key given as itself or as the name of a .pub file.
+
+    Raises BadInput if it is none, or in a file that others can write or replace.
+    """
     key = text
     if not _KEY.fullmatch(text):
         with os_errors("read", text), open(text, "rb") as file:
+            refuse_writable(file.fileno(), text)
             key = (file.read(4096).decode("utf-8", "replace").split() or [""])[0]
         if not _KEY.fullmatch(key):
             raise BadInput(f"{display_name(text)} holds no public key")

@@ -308,7 +308,11 @@ class Listener(Endpoint):
         """Look up what a party is called here."""
         known = self._security.caller(participant.key) if participant.key else None
         participant.local = "" if known is None else known.name
-        if known is not None and participant.key != self._security.peer_key:
+        if not participant.key or participant.key == self._security.peer_key:
+            return
+        # A key that is not among the known peers has this moment been taken out of them, unless
+        # it is let in without, because it could not be recorded.
+        if known is not None or not self._security.trust_new:
             self._trust_watch.watch(participant.key)
 
     def _admits(self, key: str) -> bool:

@@ -30,7 +30,7 @@ from pathlib import Path
 from codec.errors import BadInput
 from codec.files.paths import display_name, os_errors
 from stream.link.address import ANY, Address, parse_address
-from stream.link.keys import home, key_bytes, prepared
+from stream.link.keys import home, key_bytes, prepared, refuse_writable
 
 MAX_PEERS = 4096
 _LONGEST_FILE = 1 << 20
@@ -122,9 +122,9 @@ def shown_name(local: str, claimed: str) -> str:
 class KnownPeers:
     """The file of known peers.
 
-    Every question reads it again, so that what another program changes counts at once. All methods
-    raise BadInput if the file is damaged, naming the first line at fault, and those that write if
-    it cannot be written. A file that is not there is an empty one.
+    Every question reads it again, so that what another program changes counts at once. A file that
+    is not there is an empty one. All methods raise BadInput if the file is damaged, naming the
+    first line at fault, or if others can write or replace it; those that write, if that fails.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -218,6 +218,7 @@ class KnownPeers:
         with os_errors("read", self.path):
             try:
                 with open(self.path, "rb") as file:
+                    refuse_writable(file.fileno(), self.path)
                     data = file.read(_LONGEST_FILE + 1)
             except FileNotFoundError:
                 return []
