@@ -176,8 +176,8 @@ def test_looks(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("waiting", ["waiting for a call", "jrtw-6k2v-9qpx-c4ha"]),
-        ("connecting", ["connecting", "calling ada.example.org:4747"]),
+        ("waiting", ["waiting for a call", "jrtw-6k2v-9qpx-c4ha", "○ not connected"]),
+        ("connecting", ["connecting", "○ not connected", "calling ada.example.org:4747"]),
         (
             "talking",
             [
@@ -195,6 +195,7 @@ def test_looks(name: str) -> None:
         ),
         ("reconnecting", ["▲ connection lost, trying again: nothing heard for 3.1 s"]),
         ("insecure", ["✗ NOT secured"]),
+        ("compare", ["code 39071 58842 00617 93386 14520 77219  same on both screens?"]),
         ("overloaded", ["▲ overloaded"]),
         ("room", ["room of 5", "▸ Ada", "Hedy Lamarr", "↑↓ select"]),
         ("empty-room", ["nobody else is here"]),

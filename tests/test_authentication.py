@@ -66,6 +66,28 @@ def test_a_secured_call(ends, people):
     assert guest.endpoint.link().own_fingerprint == guest_side.keys.fingerprint
 
 
+def test_both_ends_show_one_code_and_say_secured_only_once_connected(ends, people):
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    host.state(CallState.WAITING)
+    assert not host.endpoint.link().secured
+    assert host.endpoint.link().own_fingerprint == host_side.keys.fingerprint
+    port = host.endpoint.port
+    guest_side.known.path.write_text(
+        f"ann {host_side.keys.public} listener 127.0.0.1:{port} verified\n"
+    )
+    guest = ends(Caller("127.0.0.1", port, GUEST, guest_side))
+    here, there = host.joined(), guest.joined()
+    assert (here.verified, there.verified) == (False, True)
+    code = keys.authentication_string(host_side.keys.public, guest_side.keys.public)
+    assert here.code == there.code == code
+    assert host.endpoint.link().secured and guest.endpoint.link().secured
+    guest.endpoint.close()
+    host.until(lambda e: isinstance(e, Left))
+    await_that(lambda: not host.endpoint.link().secured)
+
+
 @pytest.mark.parametrize("secured", [False, True])
 def test_the_longest_packet_goes_both_ways(ends, people, secured):
     host_side, guest_side = people

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import sys
 
@@ -117,6 +118,18 @@ def test_z85_round_trip_and_fingerprints(data):
 def test_fingerprint_is_pinned():
     """SHA-256 of 32 zero bytes begins 66687aadf862bd776c8f."""
     assert keys.fingerprint("0" * 40) == "mzuh-vlpy-mk6x-o3ep"
+
+
+def test_the_authentication_string_is_pinned_and_of_both_keys():
+    ends = ["0" * 40, keys.key_text(bytes(range(32)))]
+    code = keys.authentication_string(*ends)
+    assert code == "73989 38831 90347 04840 74291 33036"
+    assert code == keys.authentication_string(*reversed(ends))
+    assert re.fullmatch(r"\d{5}( \d{5}){5}", code)
+    others = {keys.authentication_string(end, keys.generate().public) for end in ends}
+    assert len({code, *others}) == 3
+    with pytest.raises(BadInput):
+        keys.authentication_string(ends[0], "short")
 
 
 @given(st.text(max_size=50))

@@ -134,6 +134,7 @@ class Call:
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
         self._present: dict[int, str] = {}  # names
+        self._compared: dict[int, str] = {}  # authentication strings that have been shown
         self._leaving: dict[int, tuple[float, str]] = {}  # by when, and why
         self._came = -math.inf  # when somebody last came or came back
         self._over = threading.Event()
@@ -386,6 +387,9 @@ class Call:
             self._sender.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""
             self._journal.info(f"{name} is here{key}")
+            if event.code and not event.verified and self._compared.get(event.party) != event.code:
+                self._compared[event.party] = event.code
+                self._journal.info(f"code, the same on both screens: {event.code}")
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
         elif isinstance(event, KeyWanted):

@@ -103,6 +103,7 @@ class Receiver:
                 stream.returned()
             stream.name, stream.fingerprint = party.shown, party.fingerprint
             stream.preset = party.preset
+            stream.code, stream.verified = party.code, party.verified
 
     def leave(self, party: int) -> None:
         """Forget a party."""

@@ -142,10 +142,11 @@ class Party:
     """A remote party and its speech on the way in.
 
     party: its number in the call; name: for people, what it is called here and in quotes what it
-    calls itself; preset: what its speech is coded with, "" before that is known;
-    delay: length of its packets in milliseconds; heard: False while the machine has no time to
-    decode it; grown: seconds by which it is heard later than it was not long ago, 0 if that is not
-    worth a word.
+    calls itself; code, verified: the authentication string to compare, and whether a person has
+    made sure of the key; preset: what its speech is coded with, "" before that is known; delay:
+    length of its packets in milliseconds; heard: False while the machine has no time to decode it;
+    grown: seconds by which it is heard later than it was not long ago, 0 if that is not worth a
+    word.
     """
 
     party: int = 0
@@ -162,6 +163,8 @@ class Party:
     latency: Latency = Latency()
     real_time: float = 0.0
     grown: float = 0.0
+    code: str = ""
+    verified: bool = False
 
 
 @dataclass(frozen=True)

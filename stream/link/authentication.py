@@ -10,7 +10,7 @@ import zmq
 
 from codec.errors import BadInput, SottoError
 from stream.link.address import Address, is_loopback
-from stream.link.keys import KeyPair, fingerprint, key_bytes, key_text
+from stream.link.keys import KeyPair, authentication_string, fingerprint, key_bytes, key_text
 from stream.link.peers import KnownPeers, Peer
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
@@ -58,6 +58,10 @@ class Security:
     @property
     def own_fingerprint(self) -> str:
         return "" if self.keys is None else self.keys.fingerprint
+
+    def code_with(self, key: str) -> str:
+        """The authentication string of our key and another; "" without keys."""
+        return authentication_string(self.keys.public, key) if self.keys and key else ""
 
     def caller(self, key: str) -> Peer | None:
         """Who may call us with `key`, by the known peers. A file just being edited knows nobody."""

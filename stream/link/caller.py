@@ -420,16 +420,26 @@ class Caller(Endpoint):
         participant.preset, participant.unconfirmed = preset, False
         if joined.party == wire.HUB:
             participant.delay = 0.0
-            participant.local = self._listener_name()
+            self._recognise(participant)
         self._joined(participant, agreed=agreed)
+
+    def _recognise(self, listener: Participant) -> None:
+        """Look up what the listener is called here."""
+        known = self._known_listener()
+        listener.local = self._listener_name()
+        listener.verified = known is not None and known.verified
+        listener.code = listener.code or self._security.code_with(listener.key)
+
+    def _known_listener(self) -> Peer | None:
+        known = self._security.listener_at(self._address.host, self._address.port)
+        return known if known and known.key == self._listener_key else None
 
     def _listener_name(self) -> str:
         """What the listener is called here; where it is, if it has only proved to have its key."""
         if not self._security.secured:
             return ""
-        address = self._address
-        known = self._security.listener_at(address.host, address.port)
-        return known.name if known and known.key == self._listener_key else str(address)
+        known = self._known_listener()
+        return str(self._address) if known is None else known.name
 
     def _remove(self, party: int, why: str) -> None:
         del self._participants[party]

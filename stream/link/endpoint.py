@@ -112,7 +112,7 @@ class Endpoint(ABC):
         self._participants: dict[int, Participant] = {}
         self._delays: dict[int, float] = {}
         self._rejections: dict[int, int] = {}
-        self._link = Link("", security.secured, security.own_fingerprint)
+        self._link = Link("", False, security.own_fingerprint)
 
     # --- for everyone -------------------------------------------------------------------------
 
@@ -368,7 +368,7 @@ class Endpoint(ABC):
         trips = [trip for s in sessions if (trip := s.remote.round_trip) is not None]
         return Link(
             peer=self._peer(),
-            secured=self._security.secured,
+            secured=self._security.secured and bool(sessions),
             own_fingerprint=self._security.own_fingerprint,
             round_trip=max(trips, default=None),
             clock_offset=sessions[0].remote.offset if sessions else None,
@@ -381,7 +381,18 @@ class Endpoint(ABC):
         self._rejections = {**self._rejections, party: self._rejections.get(party, 0) + 1}
 
     def _joined(self, p: Participant, *, agreed: bool) -> None:
-        self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed, p.local))
+        self._events.put(
+            Joined(
+                p.party,
+                p.name,
+                p.preset,
+                p.fingerprint,
+                agreed,
+                local=p.local,
+                code=p.code,
+                verified=p.verified,
+            )
+        )
         self._events.put(KeyWanted(p.party))  # it has heard nothing yet, or missed something
 
     def _trust(self, record: Callable[[str], Peer], key: str) -> bool:

@@ -34,9 +34,10 @@ class CallState(Enum):
 class Link:
     """The connection as it is now.
 
-    round_trip, clock_offset (remote clock minus ours): seconds, None before they are measured;
-    strangers: times an unknown peer was turned away; dropped: packets dropped before they were
-    sent, because a connection stood still or was lost.
+    secured: somebody is connected, by keys; own_fingerprint: "" if we have no keys; round_trip,
+    clock_offset (remote clock minus ours): seconds, None before they are measured; strangers: times
+    an unknown peer was turned away; dropped: packets dropped before they were sent, because a
+    connection stood still or was lost.
     """
 
     peer: str = ""
@@ -64,7 +65,9 @@ class Joined:
     """A remote party can now be heard. preset: what it codes its voice with.
 
     name: what it calls itself; local: what it is called here, "" if it is not known; fingerprint:
-    "" if unsecured; agreed: whether the preset is the one both ends have agreed on.
+    "" if unsecured; agreed: whether the preset is the one both ends have agreed on; code: the
+    authentication string, the same at both ends, "" if unsecured or if the party is not at the
+    other end of our connection; verified: a person has made sure of its key.
     Comes again, with the same party number, when a party's connection has been restored.
     """
 
@@ -74,6 +77,8 @@ class Joined:
     fingerprint: str
     agreed: bool = True
     local: str = ""
+    code: str = ""
+    verified: bool = False
 
     @property
     def shown(self) -> str:

@@ -29,6 +29,8 @@ from codec.files.paths import display_name, os_errors
 HOME = "SOTTO_HOME"
 _LONGEST_NAME = 128
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+_CODE_PURPOSE = b"sotto authentication string 1"
+_CODE_ROUNDS = 5200
 _MAGIC = "sotto-private-key 1"
 
 
@@ -88,6 +90,22 @@ def fingerprint(public: str) -> str:
     digest = hashlib.sha256(key_bytes(public)).digest()[:10]
     text = base64.b32encode(digest).decode("ascii").lower()
     return "-".join(text[k : k + 4] for k in range(0, 16, 4))
+
+
+def authentication_string(one: str, other: str) -> str:
+    """What the owners of two public keys compare aloud: 30 digits, the same for both of them.
+
+    In groups of five, as Signal's numeric fingerprints are ("Safety number updates", 2016), and
+    like those slow to compute. Whoever sits in the middle shows each side a key of its own, and
+    needs a pair of them for which both sides' digits agree: as short strings without a commitment
+    can be searched for such pairs (Vaudenay, "Secure Communications over Insecure Channels Based on
+    Short Authenticated Strings", 2005), these have 99 bits, so that it takes 2^50 keys of 2^13
+    hashes each.
+    """
+    keys = sorted((key_bytes(one), key_bytes(other)))
+    digest = hashlib.pbkdf2_hmac("sha512", b"".join(keys), _CODE_PURPOSE, _CODE_ROUNDS)
+    digits = f"{int.from_bytes(digest, 'big') % 10**30:030d}"
+    return " ".join(digits[k : k + 5] for k in range(0, 30, 5))
 
 
 def home() -> Path:

@@ -308,6 +308,8 @@ class Listener(Endpoint):
         """Look up what a party is called here."""
         known = self._security.caller(participant.key) if participant.key else None
         participant.local = "" if known is None else known.name
+        participant.verified = known is not None and known.verified
+        participant.code = participant.code or self._security.code_with(participant.key)
         if not participant.key or participant.key == self._security.peer_key:
             return
         # A key that is not among the known peers has this moment been taken out of them, unless

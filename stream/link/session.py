@@ -327,7 +327,8 @@ class Participant:
     """A party of the call other than us.
 
     name: what it calls itself; local: what it is called here, "" if it is not known; key: its
-    public key in Z85, "" on an unsecured link.
+    public key in Z85, "" on an unsecured link; code: the authentication string of its key and ours,
+    "" if it is not at the other end of a connection; verified: a person has made sure of its key.
 
     The listener alone knows `session` (None while the connection is lost), `route` (of that
     connection), `nonce`, `attempt` and `lost_at`; a caller knows `delay` (seconds from the party
@@ -350,6 +351,8 @@ class Participant:
     capture: int = wire.NO_CAPTURE  # the latest it has told, as on the wire
     unconfirmed: bool = False
     local: str = ""
+    code: str = ""
+    verified: bool = False
 
     @property
     def shown(self) -> str:

@@ -1,4 +1,4 @@
-"""The two lines at the top: state of the call, peer, security, keys and devices."""
+"""The lines at the top: state of the call, peer, security, keys, devices, and a code to compare."""
 
 from __future__ import annotations
 
@@ -28,23 +28,45 @@ class CallBar(Painted):
 
     def show(self, snapshot: Snapshot, listener: Party | None) -> None:
         """listener: the remote party whose key is shown."""
+        if (_to_compare(listener) is None) is not (_to_compare(self._listener) is None):
+            self.styles.height = 2 if _to_compare(listener) is None else 3
         self._snapshot, self._listener = snapshot, listener
         self.repaint()
 
     def paint(self, width: int, height: int) -> list[Line]:
         if self._snapshot is None:
             return []
-        return [
+        lines = [
             _call_line(self._snapshot, self._listener, width),
             _device_line(self._snapshot, self._listener, width),
         ]
+        code = _to_compare(self._listener)
+        return lines if code is None else [*lines, _code_line(code, width)]
 
 
 def secured(snapshot: Snapshot) -> Line:
-    """Whether the link is secured, in words: not everybody sees green."""
+    """Whether the link is secured, in words: not everybody sees green.
+
+    It is once somebody is connected: before that there is nobody whose key could be known.
+    """
     if snapshot.link.secured:
         return [("✓ secured", "good")]
+    if snapshot.link.own_fingerprint:
+        return [("○ not connected", "label")]
     return [("✗ NOT secured", "bad")]
+
+
+def _to_compare(listener: Party | None) -> str | None:
+    """The authentication string of somebody whose key no person has made sure of yet."""
+    return None if listener is None or listener.verified else clean(listener.code) or None
+
+
+def _code_line(code: str, width: int) -> Line:
+    line: Line = [("code ", "label"), (code, "strong")]
+    if width_of(line) > width:  # a part of it is worth nothing
+        return [("code: ", "label"), ("i", "key")]
+    said = "  same on both screens? compare aloud"
+    return [*line, (said, "label")] if width_of(line) + len(said) <= width else line
 
 
 def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
