@@ -69,12 +69,17 @@ class Peer:
     def role(self) -> Role:
         return Role.CALLER if self.address is None else Role.LISTENER
 
+    @property
+    def place(self) -> str:
+        """Where a listener listens, HOST[:PORT]; "" of a caller."""
+        if self.address is None:
+            return ""
+        return str(self.address) if self.address.port else self.address.host
+
     def line(self) -> str:
         """As it is written in the file, without the end of the line."""
-        words = [self.name, self.key, self.role.value]
-        if self.address is not None:
-            words.append(_address_text(self.address))
-        return " ".join(words + [_VERIFIED] * self.verified)
+        words = [self.name, self.key, self.role.value, self.place, _VERIFIED * self.verified]
+        return " ".join(filter(None, words))
 
 
 def check_name(name: str) -> str:
@@ -186,6 +191,30 @@ class KnownPeers:
                 lines.append((new.line(), new))
             _check_all(lines)
         return new
+
+    def rename(self, name: str, new: str) -> list[Peer]:
+        """Call somebody, as caller and as listener, by another name. Raises BadInput if nobody is
+        called so, or somebody else by the new name.
+        """
+        check_name(new)
+        with self._changing() as lines:
+            key = _about(lines, name)[0].key
+            for _, peer in lines:
+                if peer and peer.key != key and peer.name.casefold() == new.casefold():
+                    raise BadInput(f"{peer.name} is somebody else: forget or rename that one first")
+            return _replace(lines, name, lambda peer: replace(peer, name=new))
+
+    def verify(self, name: str, verified: bool = True) -> list[Peer]:
+        """Say whether a person has made sure of somebody's key. Raises BadInput for nobody."""
+        with self._changing() as lines:
+            return _replace(lines, name, lambda peer: replace(peer, verified=verified))
+
+    def forget(self, name: str) -> list[Peer]:
+        """Trust somebody no longer; returns what was known. Raises BadInput for nobody."""
+        with self._changing() as lines:
+            gone = _about(lines, name)
+            lines[:] = [(line, peer) for line, peer in lines if peer not in gone]
+        return gone
 
     def record_caller(self, claimed: str, key: str) -> Peer:
         """Trust the key of a caller that calls itself `claimed`; returns it as it is recorded."""
@@ -317,8 +346,29 @@ def _check_together(old: Peer, new: Peer) -> None:
     if old.address is None or new.address is None or old.address.port != new.address.port:
         return
     if _same_host(old.address.host, new.address.host):
-        where = _address_text(new.address)
-        raise BadInput(f"the listener at {where} is {old.name}, known by another key")
+        raise BadInput(f"the listener at {new.place} is {old.name}, known by another key")
+
+
+def _about(lines: list[tuple[str, Peer | None]], name: str) -> list[Peer]:
+    """The lines about somebody. Raises BadInput if there are none."""
+    found = [peer for _, peer in lines if peer is not None and peer.name == name]
+    if not found:
+        raise BadInput(f"nobody is known as {display_name(name)}: sotto peers lists who is")
+    return found
+
+
+def _replace(
+    lines: list[tuple[str, Peer | None]], name: str, change: Callable[[Peer], Peer]
+) -> list[Peer]:
+    """Change the lines about somebody; returns the new ones. Raises BadInput if there are none."""
+    _about(lines, name)
+    changed = []
+    for at, (_, peer) in enumerate(lines):
+        if peer is not None and peer.name == name:
+            new = change(peer)
+            lines[at] = (new.line(), new)
+            changed.append(new)
+    return changed
 
 
 def _recorded_name(claimed: str) -> str:
@@ -341,10 +391,6 @@ def _address_meant(name: str) -> Address | None:
     except BadInput:
         return None
     return None if address.host == ANY else address
-
-
-def _address_text(address: Address) -> str:
-    return str(address) if address.port else address.host
 
 
 def _is_number(host: str) -> bool:
