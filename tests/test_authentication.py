@@ -10,13 +10,14 @@ import pytest
 from codec.errors import SottoError
 from stream.link import keys, wire
 from stream.link.address import Address
-from stream.link.authentication import RateLimit, Security
+from stream.link.authentication import NewKeys, RateLimit, Security
 from stream.link.caller import Caller
 from stream.link.events import (
     CallState,
     Joined,
     Left,
     Notice,
+    StateChanged,
 )
 from stream.link.listener import Listener
 from stream.link.peers import KnownPeers, Role
@@ -295,6 +296,42 @@ def test_who_is_put_out_cannot_come_back_on_the_connection_it_has(ends, people):
 def received(dealer):
     assert dealer.poll(60_000)
     return dealer.recv()
+
+
+def test_one_new_key_is_trusted_and_no_more(ends, people):
+    """Many keys, one after another: each would have been let in at once, and for good."""
+    host_side = replace(people[0], trust_new=True)
+    host = ends(Listener("127.0.0.1:0", replace(HOST, room=True), host_side, room=True))
+    port = host.endpoint.port
+    knowing = replace(people[1], peer_key=host_side.keys.public)
+    ends(Caller("127.0.0.1", port, replace(GUEST, room=True), knowing)).state(CallState.TALKING)
+    for _ in range(5):
+        other = replace(knowing, keys=keys.generate())
+        refused = ends(Caller("127.0.0.1", port, replace(GUEST, room=True), other))
+        assert "does not know our key" in refused.state(CallState.REFUSED).reason
+    assert [peer.key for peer in host_side.known.peers()] == [people[1].keys.public]
+
+
+def test_as_many_new_keys_as_allowed_are_trusted_though_not_at_once(ends, people):
+    host_side = replace(people[0], trust_new=True, trust_most=100)
+    host = ends(Listener("127.0.0.1:0", replace(HOST, room=True), host_side, room=True))
+    refused = 0
+    for _ in range(6):
+        side = Security(keys.generate(), people[1].peers, peer_key=host_side.keys.public)
+        guest = ends(Caller("127.0.0.1", host.endpoint.port, replace(GUEST, room=True), side))
+        answer = guest.until(
+            lambda e: isinstance(e, StateChanged) and e.state is not CallState.CONNECTING
+        )
+        refused += answer.state is CallState.REFUSED and "too many new" in answer.reason
+    assert refused == 3
+    assert len(host_side.known.peers()) == 3
+
+
+def test_new_keys_are_counted_and_their_rate_is_bounded():
+    new = NewKeys(5)
+    taken = [t for t in range(0, 300, 10) if new.take(float(t))]
+    assert taken == [0, 10, 20, 60, 70] and new.left == 0
+    assert not NewKeys(0).take(0.0)
 
 
 def test_a_file_that_others_may_write_lets_nobody_in(ends, people):

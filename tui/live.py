@@ -17,6 +17,7 @@ from codec.errors import BadInput, SottoError
 from codec.files.paths import PIPE, os_errors
 from codec.packet import STEP_MS, check_fits
 from tui.terminal import options
+from tui.terminal.arguments import positive_count
 from tui.terminal.errors import UsageError
 from tui.terminal.signals import undisturbed
 
@@ -87,6 +88,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     trust.add_argument(
         "--trust-new", action="store_true", help="accept and remember a key never seen before"
+    )
+    trust.add_argument(
+        "--trust-most",
+        type=positive_count,
+        default=1,
+        metavar="N",
+        help="how many keys --trust-new accepts until we stop listening (default: 1)",
     )
     trust.add_argument(
         "--insecure", action="store_true", help="without keys, even beyond this machine"
@@ -168,7 +176,9 @@ def security(args: argparse.Namespace) -> Security:
     path = Path(args.key) if args.key else default_key_path()
     keys = read_key_pair(path) if args.key or path.exists() else None
     peer_key = read_public_key(args.peer_key) if args.peer_key else None
-    return Security(keys=keys, peer_key=peer_key, trust_new=args.trust_new)
+    return Security(
+        keys=keys, peer_key=peer_key, trust_new=args.trust_new, trust_most=args.trust_most
+    )
 
 
 def run(

@@ -17,6 +17,8 @@ _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_VERSION = b"1.0"
 _MAPPED = "::ffff:"  # how a dual-stack socket writes IPv4 addresses
 _PER_ROUND = 32
+_NEW_AT_ONCE = 3  # unknown keys are trusted, at most, in so many seconds
+_NEW_SECONDS = 60.0
 
 # What libzmq's monitor says of handshakes that came to nothing.
 FAILURES = (
@@ -31,14 +33,16 @@ class Security:
     """How a link is secured.
 
     keys: our key pair, None for an unsecured link; peers: the known peers (None: the default file);
-    peer_key: the one peer's key, in Z85; trust_new: accept and record unknown keys; insecure: allow
-    an unsecured link beyond this machine.
+    peer_key: the one peer's key, in Z85; trust_new: accept and record unknown keys; trust_most: how
+    many of them a listener accepts until it ends; insecure: allow an unsecured link beyond this
+    machine.
     """
 
     keys: KeyPair | None = None
     peers: KnownPeers | None = None
     peer_key: str | None = None
     trust_new: bool = False
+    trust_most: int = 1
     insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -77,9 +81,9 @@ class Security:
         except SottoError:
             return None
 
-    def admits(self, key: str) -> bool:
-        """Whether a caller with `key` is let in."""
-        return self.trust_new or key == self.peer_key or self.caller(key) is not None
+    def knows_caller(self, key: str) -> bool:
+        """Whether a caller with `key` is let in without having to be trusted first."""
+        return key == self.peer_key or self.caller(key) is not None
 
     def check_reach(self, addresses: Iterable[Address], action: str) -> None:
         """Raise SottoError if an unsecured link would leave this machine without --insecure."""
@@ -106,6 +110,31 @@ class RateLimit:
             return False
         self._times.append(now)
         return True
+
+
+class NewKeys:
+    """Which unknown keys are trusted unasked: the first ones, and few of them at a time."""
+
+    def __init__(self, most: int) -> None:
+        """most: how many in all."""
+        self._left = most
+        self._limit = RateLimit(_NEW_AT_ONCE, _NEW_SECONDS)
+
+    @property
+    def left(self) -> int:
+        """How many more may be trusted."""
+        return self._left
+
+    def take(self, now: float) -> bool:
+        """Whether one more may be trusted now, which is then one less. now: monotonic seconds."""
+        if self._left <= 0 or not self._limit.allow(now):
+            return False
+        self._left -= 1
+        return True
+
+    def give_back(self) -> None:
+        """The key taken last has not come to be trusted."""
+        self._left += 1
 
 
 class Authenticator:

@@ -19,6 +19,7 @@ from stream.link.address import Address, look_up, parse_address
 from stream.link.authentication import (
     FAILURES,
     Authenticator,
+    NewKeys,
     RateLimit,
     Security,
     secure_listener,
@@ -85,6 +86,8 @@ class Listener(Endpoint):
         self._authenticator: Authenticator | None = None
         self._proxies: list[Proxy] = []
         self._distrusted: set[str] = set()  # keys taken out of the known peers since we began
+        self._new_keys = NewKeys(security.trust_most if security.trust_new else 0)
+        self._trusted_unrecorded: set[str] = set()  # new keys that could not be written down
         self.port = 0  # the TCP port we are bound to, once started
 
     # --- opening ------------------------------------------------------------------------------
@@ -284,18 +287,24 @@ class Listener(Endpoint):
         if replaced is None and key and any(p.key == key for p in self._participants.values()):
             why = "a caller with this key is connected already"
             return self._refuse(route, wire.Refusal.BUSY, why, now)
+        new = bool(key) and not self._security.knows_caller(key)
+        new = new and key not in self._trusted_unrecorded
+        if new and not self._new_keys.take(now):
+            return self._refuse(route, wire.Refusal.BUSY, "too many new callers at once", now)
         party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._participants)
         preset = self._preset if self._room else wire.clipped(hello.preset)
         newcomer = Participant(party, wire.clipped(hello.name), key, preset)
         newcomer.nonce, newcomer.attempt = hello.nonce, hello.attempt
         if not self._connect(newcomer, route, frame, preset, now):
+            if new:
+                self._new_keys.give_back()
             return self._turn_away()
         self._preset = preset
         self._received_bytes += envelope(len(frame), self._security.secured)
         self._participants[party] = newcomer
         self._rejections = {**self._rejections, party: 0}
-        if self._security.trust_new and key and self._security.caller(key) is None:
-            self._trust(partial(self._security.known.record_caller, newcomer.name), key)
+        if new and not self._trust(partial(self._security.known.record_caller, newcomer.name), key):
+            self._trusted_unrecorded.add(key)
         self._recognise(newcomer)
         self._joined(newcomer, agreed=True)
         self._tell_all(_joined_message(newcomer), now, but=newcomer.session)
@@ -312,16 +321,17 @@ class Listener(Endpoint):
         participant.code = participant.code or self._security.code_with(participant.key)
         if not participant.key or participant.key == self._security.peer_key:
             return
-        # A key that is not among the known peers has this moment been taken out of them, unless
-        # it is let in without, because it could not be recorded.
-        if known is not None or not self._security.trust_new:
+        # One that is not among the known peers now has this moment been taken out of them.
+        if participant.key not in self._trusted_unrecorded:
             self._trust_watch.watch(participant.key)
 
     def _admits(self, key: str) -> bool:
         """Whether a key is let in; one that was taken out of the known peers only if it is back."""
-        if key in self._distrusted and self._security.caller(key) is None:
-            return False
-        return self._security.admits(key)
+        if self._security.knows_caller(key):
+            return True
+        if key in self._trusted_unrecorded:
+            return True
+        return key not in self._distrusted and self._new_keys.left > 0
 
     def _distrust(self, key: str, now: float) -> None:
         """A key has been taken out of the known peers: whoever has it is no longer in the call."""
