@@ -33,7 +33,8 @@ from stream.call.snapshot import (
     Spectrogram,
     Talker,
 )
-from stream.link.events import CallState, Link
+from stream.link.events import CallState, Link, Rings
+from stream.link.ringing import Answer
 from stream.log import LogLine
 
 COLUMNS_PER_SECOND = 125
@@ -44,6 +45,7 @@ SPEAKING_DB = -50.0
 CLIPS = Path(__file__).parent / "clips"
 OWN_KEY = "jrtw-6k2v-9qpx-c4ha"
 PEER, PEER_KEY = "ada.example.org:4747", "bk7d-9w3m-x2fe-p80q"
+RINGING = Rings('"Eve"', "aaaa-bbbb-cccc-dddd")
 CODE = "39071 58842 00617 93386 14520 77219"
 NAMES = ("Ada", "Grace Hopper", "Alan", "Hedy Lamarr", "Claude", "Radia", "Ken Thompson")
 
@@ -61,10 +63,12 @@ class Scene:
     overloaded: bool = False
     secured: bool = True
     compare: bool = False  # the keys, for nobody has yet
+    rings: bool = False
 
 
 SCENES = {
     "waiting": Scene(CallState.WAITING, parties=0),
+    "ringing": Scene(CallState.WAITING, parties=0, rings=True),
     "connecting": Scene(CallState.CONNECTING, parties=0),
     "talking": Scene(),
     "compare": Scene(compare=True),
@@ -151,6 +155,7 @@ class FakeCall(Call):
             delays=(64, 128, 256, 512, 1024),
             room=scene.room,
             overloaded=scene.overloaded,
+            ringing=RINGING if scene.rings else None,
             reason=scene.reason,
         )
 
@@ -199,6 +204,10 @@ class FakeCall(Call):
     def set_recording(self, path: str | None) -> None:
         self.note("set_recording", path)
         self.recording = path or ""
+
+    def answer(self, answer: Answer) -> None:
+        self.note("answer", answer)
+        self.scene = replace(self.scene, rings=False)
 
     def hang_up(self) -> None:
         self.note("hang_up")

@@ -43,8 +43,11 @@ from stream.link.events import (
     Left,
     Notice,
     PresetChanged,
+    RingOver,
+    Rings,
     StateChanged,
 )
+from stream.link.ringing import Answer
 from stream.log import Journal, LogLine
 
 if TYPE_CHECKING:
@@ -69,7 +72,8 @@ class CallSettings:
     take, by delays; most_bytes: limit of our packets; iterations, tail: search steps of a block and
     seconds of search after its last sample (None: defaults); patience: seconds a lost connection is
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
-    when the source ends; processing: of a microphone's sound, by the front end.
+    when the source ends; processing: of a microphone's sound, by the front end; on_ring: called
+    when a caller that is not known rings, must not block.
     """
 
     preset: str
@@ -84,6 +88,7 @@ class CallSettings:
     lasting: bool = False
     hang_up: bool = False
     processing: Processing = field(default_factory=Processing)
+    on_ring: Callable[[Rings], None] | None = None
 
 
 class Call:
@@ -134,6 +139,7 @@ class Call:
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
         self._present: dict[int, str] = {}  # names
+        self._ringing: Rings | None = None
         self._compared: dict[int, str] = {}  # authentication strings that have been shown
         self._leaving: dict[int, tuple[float, str]] = {}  # by when, and why
         self._came = -math.inf  # when somebody last came or came back
@@ -201,6 +207,7 @@ class Call:
             delays=self.delays(),
             room=self._settings.room,
             overloaded=self._receiver.overloaded or self._sender.behind,
+            ringing=self._ringing,
             reason=self._reason,
         )
 
@@ -290,6 +297,10 @@ class Call:
             self._journal.info(before.error or f"recorded {finished}")
         if path is not None:
             self._journal.info(f"recording to {path}")
+
+    def answer(self, answer: Answer) -> None:
+        """Decide about the caller that rings, if one does."""
+        self._endpoint.answer(answer)
 
     def hang_up(self) -> None:
         self._end(CallState.ENDED, "hung up")
@@ -403,6 +414,14 @@ class Call:
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
         elif isinstance(event, StateChanged):
             self._change(event.state, event.reason)
+        elif isinstance(event, Rings):
+            self._ringing = event
+            self._journal.warning(f"{event.name or 'somebody'} rings (key {event.fingerprint})")
+            if self._settings.on_ring is not None:
+                self._settings.on_ring(event)
+        elif isinstance(event, RingOver):
+            self._ringing = None
+            self._journal.info(f"it rings no more: {event.reason}")
         elif isinstance(event, Notice):
             self._journal.write(event.level, event.text)
 

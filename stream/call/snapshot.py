@@ -16,7 +16,7 @@ import numpy as np
 
 from codec.signal.analysis import N_MELS
 from codec.signal.samples import FloatArray
-from stream.link.events import CallState, Link
+from stream.link.events import CallState, Link, Rings
 
 QUIETEST_DB = -100.0
 _DECIMALS = 6  # of numbers in JSON
@@ -171,7 +171,8 @@ class Party:
 class Snapshot:
     """Everything there is to see of a call.
 
-    presets, delays: those that may be changed to, the latter in milliseconds.
+    presets, delays: those that may be changed to, the latter in milliseconds; ringing: a caller
+    that waits to be let in.
     """
 
     state: CallState
@@ -192,6 +193,7 @@ class Snapshot:
     delays: tuple[int, ...] = ()
     room: bool = False
     overloaded: bool = False
+    ringing: Rings | None = None
     reason: str = ""
 
     def to_json(self) -> str:

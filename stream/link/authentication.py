@@ -34,8 +34,8 @@ class Security:
 
     keys: our key pair, None for an unsecured link; peers: the known peers (None: the default file);
     peer_key: the one peer's key, in Z85; trust_new: accept and record unknown keys; trust_most: how
-    many of them a listener accepts until it ends; insecure: allow an unsecured link beyond this
-    machine.
+    many of them a listener accepts until it ends; ring: let a person decide about the others;
+    insecure: allow an unsecured link beyond this machine.
     """
 
     keys: KeyPair | None = None
@@ -43,6 +43,7 @@ class Security:
     peer_key: str | None = None
     trust_new: bool = False
     trust_most: int = 1
+    ring: bool = False
     insecure: bool = False
 
     def __post_init__(self) -> None:

@@ -158,7 +158,7 @@ class Caller(Endpoint):
                 self._trouble = self._trouble or "nobody answers"
                 self._connect_growth = min(self._connect_growth * _GROWTH, 4.0)
             else:
-                self._trouble = "connected, but no answer comes"
+                self._trouble = "connected, but no answer comes: it may be ringing there"
                 self._handshake_growth = min(self._handshake_growth * _GROWTH, 6.0)
             self._drop_socket()
             self._next_attempt = now

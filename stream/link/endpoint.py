@@ -39,6 +39,7 @@ from stream.link.events import (
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
 from stream.link.peers import Peer, Role, TrustWatch
+from stream.link.ringing import Answer
 from stream.link.session import KeyRequests, Outgoing, Participant, Session
 from stream.link.traffic import CURVE_BYTES, Traffic, envelope
 
@@ -67,8 +68,8 @@ class Endpoint(ABC):
     """Our end of a connection.
 
     `start` opens the sockets; from then on they belong to the I/O thread. `send`, `ask_for_key`,
-    `announce_preset`, `link`, `wire_bytes`, `ip_bytes`, `one_way`, `rejected` and `close` may be
-    called from any thread and do not wait for the network; `events` from one consumer.
+    `announce_preset`, `answer`, `link`, `wire_bytes`, `ip_bytes`, `one_way`, `rejected` and `close`
+    may be called from any thread and do not wait for the network; `events` from one consumer.
     """
 
     def __init__(self, offer: Offer, security: Security, clock: Callable[[], float]) -> None:
@@ -86,6 +87,7 @@ class Endpoint(ABC):
         self._poller = zmq.Poller()
         self._outgoing: deque[Outgoing | wire.Preset] = deque()
         self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
+        self._answers: deque[Answer] = deque(maxlen=8)
         self._key_requests = KeyRequests(KEY_PAUSE)
         self._key_limits: dict[int, RateLimit] = {}
         self._lock = threading.Lock()
@@ -170,6 +172,11 @@ class Endpoint(ABC):
         message = wire.Preset(0, preset)
         wire.Talk(None).encode(message)  # raises BadInput where it would not fit
         self._outgoing.append(message)
+        self._wake_up()
+
+    def answer(self, answer: Answer) -> None:
+        """Say what is to become of the caller that rings, if one does."""
+        self._answers.append(answer)
         self._wake_up()
 
     def events(self, timeout: float) -> list[Event]:

@@ -138,6 +138,24 @@ class StateChanged:
 
 
 @dataclass(frozen=True)
+class Rings:
+    """A caller nobody knows waits to be let in; see `Endpoint.answer`.
+
+    name: for people, what it calls itself, in quotes; fingerprint: of the key it has.
+    """
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class RingOver:
+    """Nobody rings any more, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """A line for the log. level: debug, info, warning or error."""
 
@@ -145,7 +163,17 @@ class Notice:
     text: str
 
 
-Event = Joined | PresetChanged | Left | AudioArrived | KeyWanted | StateChanged | Notice
+Event = (
+    Joined
+    | PresetChanged
+    | Left
+    | AudioArrived
+    | KeyWanted
+    | StateChanged
+    | Rings
+    | RingOver
+    | Notice
+)
 
 _DISPENSABLE = (AudioArrived, Notice, PresetChanged, KeyWanted)
 

@@ -26,10 +26,11 @@ from stream.link.authentication import (
 )
 from stream.link.clock import microseconds
 from stream.link.endpoint import SAME_MODEL, Endpoint, Socket, arrived, monitored, watch
-from stream.link.events import CallState, Left, Link, Notice, Offer
-from stream.link.keys import key_bytes
-from stream.link.peers import Peer, Role
+from stream.link.events import CallState, Left, Link, Notice, Offer, RingOver, Rings
+from stream.link.keys import fingerprint, key_bytes
+from stream.link.peers import Peer, Role, shown_name
 from stream.link.proxy import Proxy, cannot_listen
+from stream.link.ringing import Answer, Doorbell, Verdict
 from stream.link.session import Outgoing, Participant, ReplayWindow, Session
 from stream.link.traffic import envelope
 
@@ -43,7 +44,8 @@ _INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
 _SILENT = 1.5  # seconds: a caller with the key of a party this silent is that party, restarted
 _PORT_TRIES = 20
-_UNKNOWN_KEY = "your key is not among the listener's known peers any more"
+_NOT_TAKEN = "the listener does not take the call"
+_UNKNOWN_KEY = "your key is not among the listener's known peers"
 
 
 class Listener(Endpoint):
@@ -88,6 +90,9 @@ class Listener(Endpoint):
         self._distrusted: set[str] = set()  # keys taken out of the known peers since we began
         self._new_keys = NewKeys(security.trust_most if security.trust_new else 0)
         self._trusted_unrecorded: set[str] = set()  # new keys that could not be written down
+        self._accepted: set[str] = set()  # keys that a person has let in for this call alone
+        self._doorbell = Doorbell()
+        self._waiting: tuple[bytes, zmq.Frame, wire.Hello] | None = None  # who rings, or may enter
         self.port = 0  # the TCP port we are bound to, once started
 
     # --- opening ------------------------------------------------------------------------------
@@ -201,6 +206,11 @@ class Listener(Endpoint):
         for proxy in self._proxies:
             if proxy.failure is not None:
                 raise SottoError(proxy.failure)
+        while self._answers:
+            self._take_answer(self._answers.popleft(), now)
+        if self._doorbell.given_up(now):
+            self._waiting = None
+            self._events.put(RingOver("the caller has given up"))
         for key in self._revoked(now):
             self._distrust(key, now)
         wake_at = now + 1.0
@@ -288,17 +298,24 @@ class Listener(Endpoint):
             why = "a caller with this key is connected already"
             return self._refuse(route, wire.Refusal.BUSY, why, now)
         new = bool(key) and not self._security.knows_caller(key)
-        new = new and key not in self._trusted_unrecorded
-        if new and not self._new_keys.take(now):
-            return self._refuse(route, wire.Refusal.BUSY, "too many new callers at once", now)
+        new = new and key not in self._trusted_unrecorded | self._accepted
+        rang = new and not self._may_trust(key, now)
+        if rang:
+            if not self._security.ring:
+                return self._refuse(route, wire.Refusal.BUSY, "too many new callers at once", now)
+            if not self._ring(route, frame, hello, key, now):
+                return False
         party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._participants)
         preset = self._preset if self._room else wire.clipped(hello.preset)
         newcomer = Participant(party, wire.clipped(hello.name), key, preset)
         newcomer.nonce, newcomer.attempt = hello.nonce, hello.attempt
         if not self._connect(newcomer, route, frame, preset, now):
-            if new:
+            if new and not rang:
                 self._new_keys.give_back()
             return self._turn_away()
+        if rang and not self._doorbell.enter(key):
+            self._accepted.add(key)
+            new = False
         self._preset = preset
         self._received_bytes += envelope(len(frame), self._security.secured)
         self._participants[party] = newcomer
@@ -313,6 +330,45 @@ class Listener(Endpoint):
         self._change(CallState.TALKING, f"{newcomer.shown or 'a caller'} is connected")
         return True
 
+    def _may_trust(self, key: str, now: float) -> bool:
+        return key not in self._distrusted and self._new_keys.take(now)
+
+    def _ring(
+        self, route: bytes, frame: zmq.Frame, hello: wire.Hello, key: str, now: float
+    ) -> bool:
+        """A caller whose key nobody knows: whether a person has accepted it.
+
+        Until then it hears nothing from us, and dials anew now and then.
+        """
+        verdict = self._doorbell.call(key, now)
+        if verdict is Verdict.ACCEPTED:
+            return True
+        if verdict is Verdict.REFUSED:
+            self._refuse(route, wire.Refusal.OTHER, _NOT_TAKEN, now)
+        elif verdict is Verdict.BUSY:
+            self._refuse(route, wire.Refusal.BUSY, "another caller is ringing", now)
+        else:
+            self._waiting = route, frame, hello
+            if verdict is Verdict.RINGS:
+                claimed = wire.clipped(hello.name)
+                self._events.put(Rings(shown_name("", claimed), fingerprint(key)))
+        return False
+
+    def _take_answer(self, answer: Answer, now: float) -> None:
+        """A person has decided about who rings."""
+        key = self._doorbell.answer(answer, now)
+        waiting, self._waiting = self._waiting, None
+        if not key or waiting is None:
+            return
+        route, frame, hello = waiting
+        if answer is Answer.REFUSE:
+            self._events.put(RingOver("refused"))
+            self._refuse(route, wire.Refusal.OTHER, _NOT_TAKEN, now)
+            return
+        self._events.put(RingOver("accepted"))
+        # If this connection has been given up, the caller is let in on its next one.
+        self._admit(route, frame, hello, key, now)
+
     def _recognise(self, participant: Participant) -> None:
         """Look up what a party is called here."""
         known = self._security.caller(participant.key) if participant.key else None
@@ -322,14 +378,14 @@ class Listener(Endpoint):
         if not participant.key or participant.key == self._security.peer_key:
             return
         # One that is not among the known peers now has this moment been taken out of them.
-        if participant.key not in self._trusted_unrecorded:
+        if participant.key not in self._trusted_unrecorded | self._accepted:
             self._trust_watch.watch(participant.key)
 
     def _admits(self, key: str) -> bool:
         """Whether a key is let in; one that was taken out of the known peers only if it is back."""
         if self._security.knows_caller(key):
             return True
-        if key in self._trusted_unrecorded:
+        if self._security.ring or key in self._trusted_unrecorded | self._accepted:
             return True
         return key not in self._distrusted and self._new_keys.left > 0
 
@@ -501,6 +557,8 @@ class Listener(Endpoint):
         """A party is gone for good."""
         self._disconnect(participant)
         self._participants.pop(participant.party, None)
+        if not any(p.key == participant.key for p in self._participants.values()):
+            self._accepted.discard(participant.key)
         self._key_requests.forget(participant.party)
         self._key_limits.pop(participant.party, None)
         self._events.put(Left(participant.party, why))
