@@ -33,7 +33,8 @@ from stream.call.snapshot import (
     Spectrogram,
     Talker,
 )
-from stream.link.events import CallState, Link
+from stream.link.events import CallState, Link, Rings
+from stream.link.ringing import Answer
 from stream.log import LogLine
 
 COLUMNS_PER_SECOND = 125
@@ -44,6 +45,8 @@ SPEAKING_DB = -50.0
 CLIPS = Path(__file__).parent / "clips"
 OWN_KEY = "jrtw-6k2v-9qpx-c4ha"
 PEER, PEER_KEY = "ada.example.org:4747", "bk7d-9w3m-x2fe-p80q"
+RINGING = Rings('"Eve"', "aaaa-bbbb-cccc-dddd")
+CODE = "39071 58842 00617 93386 14520 77219"
 NAMES = ("Ada", "Grace Hopper", "Alan", "Hedy Lamarr", "Claude", "Radia", "Ken Thompson")
 
 
@@ -59,12 +62,16 @@ class Scene:
     lossy: bool = False
     overloaded: bool = False
     secured: bool = True
+    compare: bool = False  # the keys, for nobody has yet
+    rings: bool = False
 
 
 SCENES = {
     "waiting": Scene(CallState.WAITING, parties=0),
+    "ringing": Scene(CallState.WAITING, parties=0, rings=True),
     "connecting": Scene(CallState.CONNECTING, parties=0),
     "talking": Scene(),
+    "compare": Scene(compare=True),
     "loss": Scene(lossy=True),
     "silence": Scene(silent=True),
     "reconnecting": Scene(CallState.RECONNECTING, "nothing heard for 3.1 s", silent=True),
@@ -131,8 +138,8 @@ class FakeCall(Call):
             listeners=tuple(self._listener(party, now) for party in range(scene.parties)),
             link=Link(
                 peer="" if scene.state is CallState.WAITING else PEER,
-                secured=scene.secured,
-                own_fingerprint=OWN_KEY,
+                secured=scene.secured and scene.state is CallState.TALKING,
+                own_fingerprint=OWN_KEY if scene.secured else "",
                 round_trip=None if not scene.parties else 0.023,
                 clock_offset=-0.0124 if scene.parties else None,
                 reconnections=int(scene.lossy or scene.state is CallState.RECONNECTING),
@@ -148,6 +155,7 @@ class FakeCall(Call):
             delays=(64, 128, 256, 512, 1024),
             room=scene.room,
             overloaded=scene.overloaded,
+            ringing=RINGING if scene.rings else None,
             reason=scene.reason,
         )
 
@@ -197,6 +205,10 @@ class FakeCall(Call):
         self.note("set_recording", path)
         self.recording = path or ""
 
+    def answer(self, answer: Answer) -> None:
+        self.note("answer", answer)
+        self.scene = replace(self.scene, rings=False)
+
     def hang_up(self) -> None:
         self.note("hang_up")
 
@@ -240,7 +252,9 @@ class FakeCall(Call):
         return Party(
             party=party,
             name=NAMES[party],
-            fingerprint=PEER_KEY,
+            fingerprint=PEER_KEY if scene.secured else "",
+            code=CODE if scene.secured else "",
+            verified=scene.secured and not scene.compare,
             preset="1k2" if party % 3 == 1 else "2k",
             delay=512 if party % 3 == 1 else 256,
             heard=not (scene.overloaded and party == scene.parties - 1),
@@ -283,6 +297,8 @@ def _log(scene: Scene) -> list[LogLine]:
     for party in range(scene.parties):
         key = f" (key {PEER_KEY})" if scene.secured else ""
         said.append((0.9 + 7 * party, "info", f"{NAMES[party]} is here{key}"))
+        if scene.compare:
+            said.append((0.9, "info", f"code, the same on both screens: {CODE}"))
         if party == 0:
             how = f"{NAMES[0]} is connected" if scene.room else f"connected to {NAMES[0]}"
             said.append((0.9, "info", f"talking: {how}"))

@@ -8,7 +8,7 @@ import time
 import zmq
 
 from stream.link import wire
-from stream.link.authentication import Security
+from stream.link.authentication import Security, secure_caller
 from stream.link.events import (
     AudioArrived,
     Joined,
@@ -88,10 +88,12 @@ def audio_of(ear):
 
 
 @contextlib.contextmanager
-def raw_dealer(port):
-    """A bare ZeroMQ socket connected to a port."""
+def raw_dealer(port, keys=None, listener_key=""):
+    """A bare ZeroMQ socket connected to a port, by CURVE if it has keys."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
+        if keys is not None:
+            secure_caller(dealer, keys, listener_key)
         dealer.connect(f"tcp://127.0.0.1:{port}")
         yield dealer
 

@@ -15,6 +15,7 @@ from stream.link.authentication import Security, secure_caller
 from stream.link.caller import Caller
 from stream.link.events import AudioArrived, CallState, Joined, Left, PresetChanged
 from stream.link.listener import Listener
+from stream.link.peers import KnownPeers
 from stream.link.session import (
     BURST,
     MESSAGE_BURST,
@@ -193,7 +194,7 @@ def test_a_listener_that_names_others_without_end_is_believed_now_and_then(ends)
 
 def test_a_key_that_comes_and_goes_without_end_is_let_in_now_and_then(ends, tmp_path):
     ours, theirs = keys.generate(), keys.generate()
-    peers = keys.KnownPeers(tmp_path / "peers")
+    peers = KnownPeers(tmp_path / "peers")
     peers.add("bob", theirs.public)
     hub = ends(Listener("127.0.0.1:0", HOST, Security(ours, peers), room=True))
     began = time.monotonic()

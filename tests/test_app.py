@@ -32,8 +32,10 @@ from stream.call.snapshot import QUIETEST_DB, FrontEndState, Latency, Snapshot, 
 from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.events import CallState, Offer
-from stream.link.keys import KnownPeers, generate
+from stream.link.keys import generate
 from stream.link.listener import Listener
+from stream.link.peers import KnownPeers
+from stream.link.ringing import Answer
 from stream.log import LogLine
 from tests.app_pictures import grid, picture
 from tests.fake_call import OWN_KEY, PEER_KEY, SCENES, FakeCall, Scene
@@ -176,8 +178,8 @@ def test_looks(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("waiting", ["waiting for a call", "jrtw-6k2v-9qpx-c4ha"]),
-        ("connecting", ["connecting", "calling ada.example.org:4747"]),
+        ("waiting", ["waiting for a call", "jrtw-6k2v-9qpx-c4ha", "○ not connected"]),
+        ("connecting", ["connecting", "○ not connected", "calling ada.example.org:4747"]),
         (
             "talking",
             [
@@ -195,6 +197,7 @@ def test_looks(name: str) -> None:
         ),
         ("reconnecting", ["▲ connection lost, trying again: nothing heard for 3.1 s"]),
         ("insecure", ["✗ NOT secured"]),
+        ("compare", ["code 39071 58842 00617 93386 14520 77219  same on both screens?"]),
         ("overloaded", ["▲ overloaded"]),
         ("room", ["room of 5", "▸ Ada", "Hedy Lamarr", "↑↓ select"]),
         ("empty-room", ["nobody else is here"]),
@@ -666,6 +669,37 @@ def test_a_refused_call_says_what_the_program_says(tmp_path) -> None:
             said = Ear(caller).state(CallState.REFUSED, 60.0).reason
     own = caller.link().own_fingerprint
     assert SCENES["refused"].reason.replace(OWN_KEY, own) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [("a", Answer.ACCEPT), ("r", Answer.REMEMBER), ("n", Answer.REFUSE), ("escape", Answer.REFUSE)],
+)
+def test_a_caller_that_rings_is_asked_about_once(key: str, answer: Answer) -> None:
+    async def decide(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        app.poll()
+        await pilot.pause()
+        assert '"Eve" calls' in grid(app) and "aaaa-bbbb-cccc-dddd" in grid(app)
+        await pilot.press("enter", key)
+        await pilot.pause()
+        assert '"Eve" calls' not in grid(app)
+
+    call, _, _ = play("ringing", decide)
+    assert commands(call) == [("answer", answer)]
+
+
+def test_the_question_goes_when_the_caller_gives_up() -> None:
+    async def give_up(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        app.poll()
+        await pilot.pause()
+        assert '"Eve" calls' in grid(app)
+        call.scene = SCENES["waiting"]
+        app.poll()
+        await pilot.pause()
+        assert '"Eve" calls' not in grid(app)
+
+    call, _, _ = play("ringing", give_up)
+    assert commands(call) == []
 
 
 # Cost

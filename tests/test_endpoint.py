@@ -61,7 +61,7 @@ def test_a_call(ends):
     assert guest.endpoint.one_way(9) is None
     assert min(*guest.endpoint.wire_bytes(), *host.endpoint.wire_bytes()) > 60
     guest.endpoint.announce_preset("3k6")
-    host.until(lambda e: isinstance(e, Notice) and "Bob now uses 3k6" in e.text)
+    host.until(lambda e: isinstance(e, Notice) and '"Bob" now uses 3k6' in e.text)
     guest.endpoint.close("tea is ready")
     assert host.until(lambda e: isinstance(e, Left)) == Left(1, "tea is ready")
     guest.state(CallState.ENDED)
@@ -262,7 +262,7 @@ def test_a_room(ends):
     assert abs(one.audio(b"hub").captured - (now - 0.2)) < 0.3
     assert hub.audio(b"one").party == 1
     one.endpoint.announce_preset("1k2")
-    two.until(lambda e: isinstance(e, Notice) and "One now uses 1k2" in e.text)
+    two.until(lambda e: isinstance(e, Notice) and '"One" now uses 1k2' in e.text)
     assert two.until(lambda e: isinstance(e, PresetChanged)) == PresetChanged(1, "1k2")
     assert hub.until(lambda e: isinstance(e, PresetChanged)) == PresetChanged(1, "1k2")
     one.endpoint.close("off")

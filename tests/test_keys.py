@@ -1,10 +1,11 @@
-"""Key files, fingerprints, known peers, and `sotto keygen`."""
+"""Key files, fingerprints, and `sotto keygen`."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import re
 import stat
 import sys
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from codec.errors import BadInput
 from stream.link import keys
-from stream.link.keys import KeyPair, KnownPeers
+from stream.link.keys import KeyPair
 from tui.cli import main
 
 
@@ -55,6 +56,27 @@ def test_a_key_others_can_read_is_refused(tmp_path):
     path.chmod(0o644)
     with pytest.raises(BadInput, match="chmod 600"):
         keys.read_key_pair(path)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o660])
+def test_a_key_others_can_write_is_refused(tmp_path, mode):
+    path = tmp_path / "key"
+    keys.write_key_pair(keys.generate(), path)
+    for file, read in ((path, keys.read_key_pair), (tmp_path / "key.pub", keys.read_public_key)):
+        file.chmod(mode)
+        with pytest.raises(BadInput, match=r"others can (read|write) .*run chmod"):
+            read(str(file))
+
+
+def test_a_key_others_can_replace_is_refused(tmp_path):
+    keys.write_key_pair(keys.generate(), tmp_path / "home" / "key")
+    (tmp_path / "home").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "home" / "key")
+    for path in (tmp_path / "home" / "key", tmp_path / "link"):
+        with pytest.raises(BadInput, match=r"others can write .*home: run chmod go-w"):
+            keys.read_key_pair(path)
+    (tmp_path / "home").chmod(0o1777)  # as /tmp
+    assert keys.read_key_pair(tmp_path / "link") == keys.read_key_pair(tmp_path / "home" / "key")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +120,18 @@ def test_fingerprint_is_pinned():
     assert keys.fingerprint("0" * 40) == "mzuh-vlpy-mk6x-o3ep"
 
 
+def test_the_authentication_string_is_pinned_and_of_both_keys():
+    ends = ["0" * 40, keys.key_text(bytes(range(32)))]
+    code = keys.authentication_string(*ends)
+    assert code == "73989 38831 90347 04840 74291 33036"
+    assert code == keys.authentication_string(*reversed(ends))
+    assert re.fullmatch(r"\d{5}( \d{5}){5}", code)
+    others = {keys.authentication_string(end, keys.generate().public) for end in ends}
+    assert len({code, *others}) == 3
+    with pytest.raises(BadInput):
+        keys.authentication_string(ends[0], "short")
+
+
 @given(st.text(max_size=50))
 def test_what_is_no_key_is_refused(text):
     with pytest.raises(BadInput):
@@ -107,39 +141,6 @@ def test_what_is_no_key_is_refused(text):
 def test_characters_that_overflow_are_refused():
     with pytest.raises(BadInput):
         KeyPair("#" * 40, "0" * 40)
-
-
-def test_known_peers(tmp_path):
-    peers = KnownPeers(tmp_path / "sub" / "peers")
-    one, two = keys.generate().public, keys.generate().public
-    assert peers.entries() == {}
-    assert peers.key_of("host", 4747) is None
-    assert peers.add("host:4747", one) == "host:4747"
-    assert peers.add("host:4747", one) == "host:4747"
-    assert peers.add("host:4747", two) == "host:4747-2"
-    assert peers.add("  a b\n", two) == "a-b"
-    assert peers.add("# evil", two) == "-evil"
-    assert peers.key_of("host", 4747) == one
-    assert peers.key_of("host", 1) is None
-    assert peers.knows(two)
-    assert list(peers.entries()) == ["host:4747", "host:4747-2", "a-b", "-evil"]
-    assert not peers.knows(keys.generate().public)
-    with open(peers.path, "a") as file:
-        file.write(f"\n# a comment\nother {one}")
-    assert peers.key_of("other", 99) == one
-    peers.add("last", one)
-    assert peers.entries()["last"] == peers.entries()["other"] == one
-
-
-@pytest.mark.parametrize("line", ["just-a-name", "name short", f"name {'#' * 40}", "a b c"])
-def test_damaged_known_peers_name_their_line(tmp_path, line):
-    path = tmp_path / "peers"
-    path.write_text(f"# fine\n\n{line}\n")
-    with pytest.raises(BadInput):
-        KnownPeers(path).entries()
-    path.write_bytes(b"x" * (2 << 20))
-    with pytest.raises(BadInput, match="too long"):
-        KnownPeers(path).entries()
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):

@@ -14,8 +14,9 @@ from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.endpoint import descriptor_of
 from stream.link.events import CallState
-from stream.link.keys import KnownPeers, generate
+from stream.link.keys import generate
 from stream.link.listener import Listener
+from stream.link.peers import KnownPeers
 from stream.link.traffic import SEGMENT, Estimate, Traffic, counted, envelope
 from tests.link_peers import GUEST, HOST, OPEN, await_that, measured
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from codec.errors import BadInput, SottoError
-from codec.files.paths import PIPE, os_errors
+from codec.files.paths import PIPE, os_errors, reason
 from codec.packet import STEP_MS, check_fits
 from tui.terminal import options
+from tui.terminal.arguments import positive_count
 from tui.terminal.errors import UsageError
 from tui.terminal.signals import undisturbed
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from stream.call.call import Call
     from stream.link.authentication import Security
     from stream.link.endpoint import Endpoint
-    from stream.link.events import Offer
+    from stream.link.events import Offer, Rings
+    from stream.log import Journal
     from tui.terminal.status_line import StatusLine
 
 NONE = "none"
@@ -88,6 +91,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     trust.add_argument(
         "--trust-new", action="store_true", help="accept and remember a key never seen before"
+    )
+    trust.add_argument(
+        "--trust-most",
+        type=positive_count,
+        default=1,
+        metavar="N",
+        help="how many keys --trust-new accepts until we stop listening (default: 1)",
     )
     trust.add_argument(
         "--insecure", action="store_true", help="without keys, even beyond this machine"
@@ -178,7 +188,14 @@ def security(args: argparse.Namespace) -> Security:
     path = Path(args.key) if args.key else default_key_path()
     keys = read_key_pair(path) if args.key or path.exists() else None
     peer_key = read_public_key(args.peer_key) if args.peer_key else None
-    return Security(keys=keys, peer_key=peer_key, trust_new=args.trust_new)
+    return Security(
+        keys=keys,
+        peer_key=peer_key,
+        trust_new=args.trust_new,
+        trust_most=args.trust_most,
+        # A person is asked, where there is one.
+        ring=not (args.headless or getattr(args, "auto_answer", True)),
+    )
 
 
 def run(
@@ -240,6 +257,7 @@ def run(
                 gain_control=not args.no_gain_control,
             ),
             recording_bytes=args.size_limit * _MIB,
+            on_ring=_on_ring(getattr(args, "on_ring", None), journal),
         )
         call = Call(codec, endpoint, source, sink, settings, journal)
         call.start()
@@ -263,6 +281,30 @@ def run(
     if over.state in (CallState.REFUSED, CallState.FAILED):
         raise SottoError(over.reason)
     return returned
+
+
+def _on_ring(command: str | None, journal: Journal) -> Callable[[Rings], None] | None:
+    """Runs a command of the user's when somebody rings; nobody waits for it."""
+    if not command:
+        return None
+
+    def run(ringing: Rings) -> None:
+        # What the caller calls itself reaches the shell as the value of a variable, never as text.
+        variables = {**os.environ, "SOTTO_CALLER": ringing.name, "SOTTO_KEY": ringing.fingerprint}
+        try:
+            subprocess.Popen(
+                command,
+                shell=True,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            journal.warning(f"cannot run --on-ring: {reason(error)}")
+
+    return run
 
 
 def _stay(call: Call, args: argparse.Namespace, watch: Callable[[], None]) -> int:

@@ -44,8 +44,11 @@ from stream.link.events import (
     Left,
     Notice,
     PresetChanged,
+    RingOver,
+    Rings,
     StateChanged,
 )
+from stream.link.ringing import Answer
 from stream.log import Journal, LogLine
 
 if TYPE_CHECKING:
@@ -71,7 +74,8 @@ class CallSettings:
     seconds of search after its last sample (None: defaults); patience: seconds a lost connection is
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
     when the source ends; processing: of a microphone's sound, by the front end; recording_bytes:
-    the most that a recording takes (None: what its format holds).
+    the most that a recording takes (None: what its format holds); on_ring: called when a caller
+    that is not known rings, must not block.
     """
 
     preset: str
@@ -87,6 +91,7 @@ class CallSettings:
     hang_up: bool = False
     processing: Processing = field(default_factory=Processing)
     recording_bytes: int | None = None
+    on_ring: Callable[[Rings], None] | None = None
 
 
 class Call:
@@ -137,6 +142,8 @@ class Call:
         self._reason = ""
         self._begun = self._lost_since = time.monotonic()
         self._present: dict[int, str] = {}  # names
+        self._ringing: Rings | None = None
+        self._compared: dict[int, str] = {}  # authentication strings that have been shown
         self._leaving: dict[int, tuple[float, str]] = {}  # by when, and why
         self._came = -math.inf  # when somebody last came or came back
         self._over = threading.Event()
@@ -203,6 +210,7 @@ class Call:
             delays=self.delays(),
             room=self._settings.room,
             overloaded=self._receiver.overloaded or self._sender.behind,
+            ringing=self._ringing,
             reason=self._reason,
         )
 
@@ -294,6 +302,10 @@ class Call:
             self._journal.info(before.error or f"recorded {finished}")
         if path is not None:
             self._journal.info(f"recording to {path}")
+
+    def answer(self, answer: Answer) -> None:
+        """Decide about the caller that rings, if one does."""
+        self._endpoint.answer(answer)
 
     def hang_up(self) -> None:
         self._end(CallState.ENDED, "hung up")
@@ -392,11 +404,14 @@ class Call:
             if not here:
                 self._sender.call(False)  # those who are leaving get nothing of the new call
             self._came = time.monotonic()
-            self._present[event.party] = name = event.name or "somebody"
+            self._present[event.party] = name = event.shown or "somebody"
             self._leaving.pop(event.party, None)
             self._sender.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""
             self._journal.caused(f"party {event.party}", "info", f"{name} is here{key}")
+            if event.code and not event.verified and self._compared.get(event.party) != event.code:
+                self._compared[event.party] = event.code
+                self._journal.info(f"code, the same on both screens: {event.code}")
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
         elif isinstance(event, KeyWanted):
@@ -411,6 +426,14 @@ class Call:
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
         elif isinstance(event, StateChanged):
             self._change(event.state, event.reason)
+        elif isinstance(event, Rings):
+            self._ringing = event
+            self._journal.warning(f"{event.name or 'somebody'} rings (key {event.fingerprint})")
+            if self._settings.on_ring is not None:
+                self._settings.on_ring(event)
+        elif isinstance(event, RingOver):
+            self._ringing = None
+            self._journal.info(f"it rings no more: {event.reason}")
         elif isinstance(event, Notice):
             kind = "notice " + event.text.partition(" ")[0]  # "refused", "lost", somebody's name
             self._journal.caused(kind, event.level, event.text)

@@ -103,8 +103,9 @@ class Receiver:
                 stream = self._streams[party.party] = self._new_stream(party.party)
             else:
                 stream.returned()
-            stream.name, stream.fingerprint = party.name, party.fingerprint
+            stream.name, stream.fingerprint = party.shown, party.fingerprint
             stream.preset = party.preset
+            stream.code, stream.verified = party.code, party.verified
 
     def leave(self, party: int) -> None:
         """Forget a party."""

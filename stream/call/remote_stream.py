@@ -79,10 +79,11 @@ class RemoteStream:
     """Decodes, delays, conceals and synthesises what one remote party says.
 
     codec: whose model the packets must have been made with; decoder: takes the place of the
-    codec's own. Attributes: party (its number), name, fingerprint, preset (as it says), joined
-    (when it came), capture (seconds from the air to its encoder, as it says), skipped (whether it
-    is not listened to because the machine has no time to decode it), key_missed (called when it has
-    to be asked for a key packet, by the decoder's thread).
+    codec's own. Attributes: party (its number), name (for people), fingerprint, code and verified
+    (as `Joined` has them), preset (as it says), joined (when it came), capture (seconds from the
+    air to its encoder, as it says), skipped (whether it is not listened to because the machine has
+    no time to decode it), key_missed (called when it has to be asked for a key packet, by the
+    decoder's thread).
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class RemoteStream:
             decoder = PacketDecoder(codec, quick=True)
             self._model = short_id(codec.model_id)
         self.party = party
-        self.name = self.fingerprint = self.preset = ""
+        self.name = self.fingerprint = self.preset = self.code = ""
+        self.verified = False
         self.joined = clock()
         self.capture: float | None = None
         self.skipped = False
@@ -339,6 +341,8 @@ class RemoteStream:
                 name=self.name,
                 fingerprint=self.fingerprint,
                 preset=self.preset,
+                code=self.code,
+                verified=self.verified,
                 delay=self._delay(),
                 heard=not self.skipped,
                 level_db=self._level.decibel(),

@@ -16,7 +16,7 @@ import numpy as np
 
 from codec.signal.analysis import N_MELS
 from codec.signal.samples import FloatArray
-from stream.link.events import CallState, Link
+from stream.link.events import CallState, Link, Rings
 
 QUIETEST_DB = -100.0
 _DECIMALS = 6  # of numbers in JSON
@@ -141,10 +141,12 @@ class Latency:
 class Party:
     """A remote party and its speech on the way in.
 
-    party: its number in the call; preset: what its speech is coded with, "" before that is known;
-    delay: length of its packets in milliseconds; heard: False while the machine has no time to
-    decode it; grown: seconds by which it is heard later than it was not long ago, 0 if that is not
-    worth a word.
+    party: its number in the call; name: for people, what it is called here and in quotes what it
+    calls itself; code, verified: the authentication string to compare, and whether a person has
+    made sure of the key; preset: what its speech is coded with, "" before that is known; delay:
+    length of its packets in milliseconds; heard: False while the machine has no time to decode it;
+    grown: seconds by which it is heard later than it was not long ago, 0 if that is not worth a
+    word.
     """
 
     party: int = 0
@@ -161,13 +163,16 @@ class Party:
     latency: Latency = Latency()
     real_time: float = 0.0
     grown: float = 0.0
+    code: str = ""
+    verified: bool = False
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """Everything there is to see of a call.
 
-    presets, delays: those that may be changed to, the latter in milliseconds.
+    presets, delays: those that may be changed to, the latter in milliseconds; ringing: a caller
+    that waits to be let in.
     """
 
     state: CallState
@@ -188,6 +193,7 @@ class Snapshot:
     delays: tuple[int, ...] = ()
     room: bool = False
     overloaded: bool = False
+    ringing: Rings | None = None
     reason: str = ""
 
     def to_json(self) -> str:

@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 
 import zmq
 
@@ -26,6 +27,7 @@ from stream.link.endpoint import (
 )
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
+from stream.link.peers import Peer
 from stream.link.session import (
     NEWS_BURST,
     NEWS_SECONDS,
@@ -101,8 +103,10 @@ class Caller(Endpoint):
         self._security.check_reach(self._found, "call")
         security = self._security
         if security.secured:
-            known = security.known.key_of(self._address.host, self._address.port)
-            self._listener_key = security.peer_key or known or ""
+            known = security.known.listener_at(self._address.host, self._address.port)
+            self._listener_key = security.peer_key or (known.key if known is not None else "")
+            if security.peer_key is None and known is not None:
+                self._trust_watch.watch(known.key)
             if not self._listener_key and not security.trust_new:
                 raise SottoError(
                     f"the key of {self._address} is not known: give it with --peer-key, or accept "
@@ -138,6 +142,11 @@ class Caller(Endpoint):
 
     def _tick(self, now: float) -> float:
         session = self._session
+        if self._revoked(now):
+            why = f"the key of {self._listener_name()} is not among the known peers any more"
+            self._tell_all(wire.Bye(wire.clipped(why)), now)
+            self._hung_up(self._base + wire.HUB, why)
+            return now
         if session is not None:
             if why := session.dead(now):
                 self._lose(now, why)
@@ -159,7 +168,7 @@ class Caller(Endpoint):
                 self._trouble = self._trouble or "nobody answers"
                 self._connect_growth = min(self._connect_growth * _GROWTH, 4.0)
             else:
-                self._trouble = "connected, but no answer comes"
+                self._trouble = "connected, but no answer comes: it may be ringing there"
                 self._handshake_growth = min(self._handshake_growth * _GROWTH, 6.0)
             self._drop_socket()
             self._next_attempt = now
@@ -357,7 +366,9 @@ class Caller(Endpoint):
         self._failures.clear()
         if self._introduced:
             self._introduced = False
-            self._trust(str(self._address), self._listener_key)
+            known = self._security.known
+            if self._trust(partial(known.record_listener, self._address), self._listener_key):
+                self._trust_watch.watch(self._listener_key)
         gone: list[int] = []
         changed = welcome.instance != self._instance
         if changed:
@@ -381,7 +392,7 @@ class Caller(Endpoint):
             # Changed since that HELLO was sent.
             session.say(wire.Preset(self._party, self._preset), now)
         self._audible = True
-        name = wire.clipped(welcome.name) or str(self._address)
+        name = self._participants[self._base + wire.HUB].shown or str(self._address)
         self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")
 
     # --- talking ------------------------------------------------------------------------------
@@ -424,7 +435,26 @@ class Caller(Endpoint):
         participant.preset, participant.unconfirmed = preset, False
         if joined.party == wire.HUB:
             participant.delay = 0.0
+            self._recognise(participant)
         self._joined(participant, agreed=agreed)
+
+    def _recognise(self, listener: Participant) -> None:
+        """Look up what the listener is called here."""
+        known = self._known_listener()
+        listener.local = self._listener_name()
+        listener.verified = known is not None and known.verified
+        listener.code = listener.code or self._security.code_with(listener.key)
+
+    def _known_listener(self) -> Peer | None:
+        known = self._security.listener_at(self._address.host, self._address.port)
+        return known if known and known.key == self._listener_key else None
+
+    def _listener_name(self) -> str:
+        """What the listener is called here; where it is, if it has only proved to have its key."""
+        if not self._security.secured:
+            return ""
+        known = self._known_listener()
+        return str(self._address) if known is None else known.name
 
     def _remove(self, party: int, why: str) -> None:
         del self._participants[party]
@@ -454,6 +484,10 @@ class Caller(Endpoint):
         self._drop_socket()
         self._next_attempt = now
         self._change(CallState.RECONNECTING, why)
+
+    def _trusted_peers(self) -> list[Peer]:
+        found = self._security.known.listener_at(self._address.host, self._address.port)
+        return [] if found is None else [found]
 
     def _hung_up(self, sender: int, why: str) -> None:
         self._audible = False

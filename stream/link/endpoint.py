@@ -13,7 +13,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 import zmq
@@ -39,6 +39,8 @@ from stream.link.events import (
 )
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
+from stream.link.peers import Peer, Role, TrustWatch
+from stream.link.ringing import Answer
 from stream.link.session import KeyRequests, Outgoing, Participant, Session
 from stream.link.traffic import CURVE_BYTES, Traffic, envelope
 
@@ -67,8 +69,8 @@ class Endpoint(ABC):
     """Our end of a connection.
 
     `start` opens the sockets; from then on they belong to the I/O thread. `send`, `ask_for_key`,
-    `announce_preset`, `link`, `wire_bytes`, `ip_bytes`, `one_way`, `rejected` and `close` may be
-    called from any thread and do not wait for the network; `events` from one consumer.
+    `announce_preset`, `answer`, `link`, `wire_bytes`, `ip_bytes`, `one_way`, `rejected` and `close`
+    may be called from any thread and do not wait for the network; `events` from one consumer.
     """
 
     def __init__(self, offer: Offer, security: Security, clock: Callable[[], float]) -> None:
@@ -86,6 +88,7 @@ class Endpoint(ABC):
         self._poller = zmq.Poller()
         self._outgoing: deque[Outgoing | wire.Preset] = deque()
         self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
+        self._answers: deque[Answer] = deque(maxlen=8)
         self._key_requests = KeyRequests(KEY_PAUSE)
         self._key_limits: dict[int, RateLimit] = {}
         self._lock = threading.Lock()
@@ -100,6 +103,8 @@ class Endpoint(ABC):
         self._state: CallState | None = None
         self._preset = offer.preset
         self._party = wire.HUB  # our own number
+        self._trust_watch = TrustWatch()
+        self._peers_damaged = False
         self._notice_limit = RateLimit(10, 10.0)
         # Written by the I/O thread alone, replaced or incremented as a whole, read by anyone.
         self._sent_bytes = self._received_bytes = 0
@@ -110,7 +115,7 @@ class Endpoint(ABC):
         self._participants: dict[int, Participant] = {}
         self._delays: dict[int, float] = {}
         self._rejections: dict[int, int] = {}
-        self._link = Link("", security.secured, security.own_fingerprint)
+        self._link = Link("", False, security.own_fingerprint)
 
     # --- for everyone -------------------------------------------------------------------------
 
@@ -168,6 +173,11 @@ class Endpoint(ABC):
         message = wire.Preset(0, preset)
         wire.Talk(None).encode(message)  # raises BadInput where it would not fit
         self._outgoing.append(message)
+        self._wake_up()
+
+    def answer(self, answer: Answer) -> None:
+        """Say what is to become of the caller that rings, if one does."""
+        self._answers.append(answer)
         self._wake_up()
 
     def events(self, timeout: float) -> list[Event]:
@@ -249,6 +259,10 @@ class Endpoint(ABC):
     @abstractmethod
     def _request_key(self, party: int) -> None:
         """Ask a party we know for a key packet."""
+
+    @abstractmethod
+    def _trusted_peers(self) -> Iterable[Peer]:
+        """Whom the known peers trust for our part in a call. Raises SottoError."""
 
     @abstractmethod
     def _hung_up(self, sender: int, why: str) -> None:
@@ -367,7 +381,7 @@ class Endpoint(ABC):
         trips = [trip for s in sessions if (trip := s.remote.round_trip) is not None]
         return Link(
             peer=self._peer(),
-            secured=self._security.secured,
+            secured=self._security.secured and bool(sessions),
             own_fingerprint=self._security.own_fingerprint,
             round_trip=max(trips, default=None),
             clock_offset=sessions[0].remote.offset if sessions else None,
@@ -380,17 +394,48 @@ class Endpoint(ABC):
         self._rejections = {**self._rejections, party: self._rejections.get(party, 0) + 1}
 
     def _joined(self, p: Participant, *, agreed: bool) -> None:
-        self._events.put(Joined(p.party, p.name, p.preset, p.fingerprint, agreed))
+        self._events.put(
+            Joined(
+                p.party,
+                p.name,
+                p.preset,
+                p.fingerprint,
+                agreed,
+                local=p.local,
+                code=p.code,
+                verified=p.verified,
+            )
+        )
         self._events.put(KeyWanted(p.party))  # it has heard nothing yet, or missed something
 
-    def _trust(self, name: str, key: str) -> None:
-        """Trust on first use: record a key whose owner has proved to have it."""
+    def _trust(self, record: Callable[[str], Peer], key: str) -> bool:
+        """Trust on first use: record a key whose owner has proved to have it, if that works."""
         try:
-            name = self._security.known.add(name, key)
+            peer = record(key)
         except SottoError as error:
             self._notice("error", str(error))
-            return
-        self._notice("warning", f"the new key {fingerprint(key)} is now trusted as {name}")
+            return False
+        role = "to call us" if peer.role is Role.CALLER else "when we call"
+        self._notice(
+            "warning", f"the new key {fingerprint(key)} is now trusted {role}, as {peer.name}"
+        )
+        return True
+
+    def _revoked(self, now: float) -> list[str]:
+        """Keys in the call that have been taken out of the known peers."""
+        return self._trust_watch.revoked(now, self._trusted_keys)
+
+    def _trusted_keys(self) -> Collection[str] | None:
+        """The keys that the known peers trust for our part in a call, None if they are damaged."""
+        try:
+            keys = [peer.key for peer in self._trusted_peers()]
+        except SottoError as error:
+            if not self._peers_damaged:
+                self._peers_damaged = True
+                self._notice("error", f"no key can be looked up: {error}")
+            return None
+        self._peers_damaged = False
+        return keys
 
     def _end_session(self, session: Session) -> None:
         """Forget a connection; what waited for it is dropped."""
@@ -466,7 +511,7 @@ class Endpoint(ABC):
     def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         speaker.preset = wire.clipped(message.preset)
         self._events.put(PresetChanged(speaker.party, speaker.preset))
-        self._notice("info", f"{speaker.name or 'the other side'} now uses {speaker.preset}")
+        self._notice("info", f"{speaker.shown or 'the other side'} now uses {speaker.preset}")
 
     # --- sockets ------------------------------------------------------------------------------
 

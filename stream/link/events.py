@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+from stream.link.peers import shown_name
+
 FAULT = "its program has failed"  # all that others are told of a fault of ours
 _FULL = 512
 _LIMIT = 2048
@@ -33,9 +35,10 @@ class CallState(Enum):
 class Link:
     """The connection as it is now.
 
-    round_trip, clock_offset (remote clock minus ours): seconds, None before they are measured;
-    strangers: times an unknown peer was turned away; dropped: packets dropped before they were
-    sent, because a connection stood still or was lost.
+    secured: somebody is connected, by keys; own_fingerprint: "" if we have no keys; round_trip,
+    clock_offset (remote clock minus ours): seconds, None before they are measured; strangers: times
+    an unknown peer was turned away; dropped: packets dropped before they were sent, because a
+    connection stood still or was lost.
     """
 
     peer: str = ""
@@ -62,7 +65,10 @@ class Offer:
 class Joined:
     """A remote party can now be heard. preset: what it codes its voice with.
 
-    fingerprint: "" if unsecured; agreed: whether the preset is the one both ends have agreed on.
+    name: what it calls itself; local: what it is called here, "" if it is not known; fingerprint:
+    "" if unsecured; agreed: whether the preset is the one both ends have agreed on; code: the
+    authentication string, the same at both ends, "" if unsecured or if the party is not at the
+    other end of our connection; verified: a person has made sure of its key.
     Comes again, with the same party number, when a party's connection has been restored.
     """
 
@@ -71,6 +77,14 @@ class Joined:
     preset: str
     fingerprint: str
     agreed: bool = True
+    local: str = ""
+    code: str = ""
+    verified: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Who it is, for people: see `shown_name`. Empty if nothing is known."""
+        return shown_name(self.local, self.name)
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,24 @@ class StateChanged:
 
 
 @dataclass(frozen=True)
+class Rings:
+    """A caller nobody knows waits to be let in; see `Endpoint.answer`.
+
+    name: for people, what it calls itself, in quotes; fingerprint: of the key it has.
+    """
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class RingOver:
+    """Nobody rings any more, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """A line for the log. level: debug, info, warning or error."""
 
@@ -132,7 +164,17 @@ class Notice:
     text: str
 
 
-Event = Joined | PresetChanged | Left | AudioArrived | KeyWanted | StateChanged | Notice
+Event = (
+    Joined
+    | PresetChanged
+    | Left
+    | AudioArrived
+    | KeyWanted
+    | StateChanged
+    | Rings
+    | RingOver
+    | Notice
+)
 
 _DISPENSABLE = (AudioArrived, Notice, PresetChanged, KeyWanted)
 

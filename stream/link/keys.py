@@ -1,4 +1,4 @@
-"""CURVE key pairs, fingerprints, and the file of known peers.
+"""CURVE key pairs, their files, and fingerprints.
 
 A key pair is two text files. The private one, readable by its owner alone, holds both keys:
 
@@ -6,10 +6,8 @@ A key pair is two text files. The private one, readable by its owner alone, hold
     public <40 characters of Z85>
     secret <40 characters of Z85>
 
-The public one, beside it with the ending `.pub`, is the line to give away: `<Z85> <name>`. Known
-peers are such lines the other way round, `<name> <Z85>`, where the name is `host:port` or `host`
-for listeners we call and anything without spaces for callers we let in; lines that begin with `# `
-are comments. Z85 is ZeroMQ RFC 32, CURVE ZeroMQ RFC 26.
+The public one, beside it with the ending `.pub`, is the line to give away: `<Z85> <name>`. Z85 is
+ZeroMQ RFC 32, CURVE ZeroMQ RFC 26.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import secrets
@@ -27,13 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codec.errors import BadInput
-from codec.files.paths import atomic_output, display_name, os_errors
+from codec.files.paths import display_name, os_errors
 
 HOME = "SOTTO_HOME"
-MAX_PEERS = 4096
-_LONGEST_FILE = 1 << 20
 _LONGEST_NAME = 128
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+_CODE_PURPOSE = b"sotto authentication string 1"
+_CODE_ROUNDS = 5200
 _MAGIC = "sotto-private-key 1"
 
 
@@ -95,6 +92,22 @@ def fingerprint(public: str) -> str:
     return "-".join(text[k : k + 4] for k in range(0, 16, 4))
 
 
+def authentication_string(one: str, other: str) -> str:
+    """What the owners of two public keys compare aloud: 30 digits, the same for both of them.
+
+    In groups of five, as Signal's numeric fingerprints are ("Safety number updates", 2016), and
+    like those slow to compute. Whoever sits in the middle shows each side a key of its own, and
+    needs a pair of them for which both sides' digits agree: as short strings without a commitment
+    can be searched for such pairs (Vaudenay, "Secure Communications over Insecure Channels Based on
+    Short Authenticated Strings", 2005), these have 99 bits, so that it takes 2^50 keys of 2^13
+    hashes each.
+    """
+    keys = sorted((key_bytes(one), key_bytes(other)))
+    digest = hashlib.pbkdf2_hmac("sha512", b"".join(keys), _CODE_PURPOSE, _CODE_ROUNDS)
+    digits = f"{int.from_bytes(digest, 'big') % 10**30:030d}"
+    return " ".join(digits[k : k + 5] for k in range(0, 30, 5))
+
+
 def home() -> Path:
     """Where keys and known peers are kept: $SOTTO_HOME, else $XDG_CONFIG_HOME/sotto."""
     if os.environ.get(HOME):
@@ -133,7 +146,7 @@ def write_key_pair(
                 raise BadInput(f"{display_name(file)} exists already (--force replaces it)")
     text = f"{_MAGIC}\npublic {pair.public}\nsecret {pair.secret}\n"
     note = f"{pair.public} {peer_name(name) or pair.fingerprint}\n"
-    with _prepared(private, text, 0o600) as first, _prepared(public, note, 0o644) as second:
+    with prepared(private, text, 0o600) as first, prepared(public, note, 0o644) as second:
         with os_errors("write", private):
             _put(first, private, force)
         try:
@@ -145,8 +158,31 @@ def write_key_pair(
             raise
 
 
+def refuse_writable(descriptor: int, path: str | os.PathLike[str]) -> None:
+    """Raise BadInput if anybody but us and root may change the open file `path`, or replace it.
+
+    Others may if they own it or its folder, or if the permissions let them write there; in a folder
+    with the sticky bit, as /tmp, only owners replace a file. The same is asked of the folder of a
+    symbolic link. Does nothing where files have no such permissions.
+    """
+    if os.name != "posix":
+        return
+    final = os.path.realpath(path)
+    folders = dict.fromkeys((os.path.dirname(os.path.abspath(path)), os.path.dirname(final)))
+    with os_errors("read", path):
+        places = [(os.fspath(path), os.fstat(descriptor))]
+        places += [(folder, os.stat(folder)) for folder in folders]
+    for place, status in places:
+        shown = display_name(place)
+        if status.st_uid not in (0, os.geteuid()):
+            raise BadInput(f"another user owns {shown}: what it says of keys cannot be trusted")
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_mode & 0o022 and not sticky:
+            raise BadInput(f"others can write {shown}: run chmod go-w {shown}")
+
+
 @contextlib.contextmanager
-def _prepared(final: Path, text: str, mode: int) -> Iterator[Path]:
+def prepared(final: Path, text: str, mode: int) -> Iterator[Path]:
     """A temporary file beside `final`, never readable by more than `mode` allows."""
     temporary = final.parent / f".sotto-{secrets.token_hex(6)}.part"
     try:
@@ -171,13 +207,14 @@ def _put(temporary: Path, final: Path, force: bool) -> None:
 def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
     """The key pair in the private file `path`.
 
-    Raises BadInput if it is missing or damaged, or if its permissions let others read it.
+    Raises BadInput if it is missing or damaged, or if others can read, write or replace it.
     """
     import zmq
 
     name = display_name(path)
     with os_errors("read", path), open(path, "rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        refuse_writable(file.fileno(), path)
         data = file.read(4096)
     if mode & 0o077:
         raise BadInput(f"others can read the private key {name}: run chmod 600 {name}")
@@ -194,10 +231,14 @@ def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
 
 
 def read_public_key(text: str) -> str:
-    """A public key given as itself or as the name of a .pub file. Raises BadInput."""
+    """A public key given as itself or as the name of a .pub file.
+
+    Raises BadInput if it is none, or in a file that others can write or replace.
+    """
     key = text
     if not _KEY.fullmatch(text):
         with os_errors("read", text), open(text, "rb") as file:
+            refuse_writable(file.fileno(), text)
             key = (file.read(4096).decode("utf-8", "replace").split() or [""])[0]
         if not _KEY.fullmatch(key):
             raise BadInput(f"{display_name(text)} holds no public key")
@@ -206,72 +247,6 @@ def read_public_key(text: str) -> str:
 
 
 def peer_name(text: str) -> str:
-    """`text` as a name in the known-peers file: printable, without spaces, not too long."""
+    """`text` as a name beside a public key: printable, without spaces, not too long."""
     joined = "-".join("".join(c if c.isprintable() else " " for c in text).split())
     return joined.lstrip("#")[:_LONGEST_NAME]
-
-
-class KnownPeers:
-    """The known-peers file: names and their public keys.
-
-    Every question reads the file again, so that what another program adds counts at once.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        """path: None is the default file. A file that is not there is an empty one."""
-        self.path = home() / "known-peers" if path is None else Path(path)
-
-    def entries(self) -> dict[str, str]:
-        """Key by name, in the file's order. Raises BadInput naming the first line at fault."""
-        with os_errors("read", self.path):
-            try:
-                with open(self.path, "rb") as file:
-                    data = file.read(_LONGEST_FILE + 1)
-            except FileNotFoundError:
-                return {}
-        if len(data) > _LONGEST_FILE:
-            raise BadInput(f"{display_name(self.path)} is too long for a file of known peers")
-        found: dict[str, str] = {}
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
-            words = line.split()
-            if not words or words[0].startswith("#"):
-                continue
-            if len(words) != 2 or not _KEY.fullmatch(words[1]):
-                raise BadInput(f"{display_name(self.path)}, line {number}: not NAME KEY")
-            key_bytes(words[1])
-            found[words[0]] = words[1]
-        return found
-
-    def knows(self, public: str) -> bool:
-        """Whether `public` is the key of anyone."""
-        return public in self.entries().values()
-
-    def key_of(self, host: str, port: int) -> str | None:
-        """The key of the listener at `host`: that of `host:port`, else that of `host`."""
-        entries = self.entries()
-        return entries.get(peer_name(f"{host}:{port}"), entries.get(peer_name(host)))
-
-    def add(self, name: str, public: str) -> str:
-        """Record a key under `name`, or a variation if that name has another; returns the name.
-
-        Raises BadInput if the file is full or cannot be written.
-        """
-        key_bytes(public)
-        entries = self.entries()
-        wanted = peer_name(name) or "peer"
-        others = (f"{wanted}-{count}" for count in itertools.count(2))
-        chosen = wanted
-        while entries.get(chosen, public) != public:
-            chosen = next(others)
-        if chosen in entries:
-            return chosen
-        if len(entries) >= MAX_PEERS:
-            raise BadInput(f"{display_name(self.path)} has {MAX_PEERS} peers: remove some")
-        with os_errors("write", self.path):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        before = self.path.read_bytes() if self.path.exists() else b""
-        if before and not before.endswith(b"\n"):
-            before += b"\n"
-        with atomic_output(self.path) as file:
-            file.write(before + f"{chosen} {public}\n".encode())
-        return chosen

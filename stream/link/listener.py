@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import zmq
 
@@ -18,6 +19,7 @@ from stream.link.address import Address, look_up, parse_address
 from stream.link.authentication import (
     FAILURES,
     Authenticator,
+    NewKeys,
     RateLimit,
     Security,
     secure_listener,
@@ -32,9 +34,11 @@ from stream.link.endpoint import (
     monitored,
     watch,
 )
-from stream.link.events import CallState, Left, Link, Notice, Offer
-from stream.link.keys import key_bytes
+from stream.link.events import CallState, Left, Link, Notice, Offer, RingOver, Rings
+from stream.link.keys import fingerprint, key_bytes
+from stream.link.peers import Peer, Role, shown_name
 from stream.link.proxy import Proxy
+from stream.link.ringing import Answer, Doorbell, Verdict
 from stream.link.session import (
     Allowance,
     Outgoing,
@@ -57,6 +61,8 @@ _SILENT = 1.5  # seconds: a caller with the key of a party this silent is that p
 _PORT_TRIES = 20
 _ARRIVALS_KEPT = 256  # keys
 _OPEN_RATE, _OPEN_BURST = 7.0, 64.0  # arrivals of callers without keys, all together
+_NOT_TAKEN = "the listener does not take the call"
+_UNKNOWN_KEY = "your key is not among the listener's known peers"
 
 
 class Listener(Endpoint):
@@ -100,6 +106,12 @@ class Listener(Endpoint):
         self._authenticator: Authenticator | None = None
         self._proxies: list[Proxy] = []
         self._proxy: Proxy  # of the port for calls
+        self._distrusted: set[str] = set()  # keys taken out of the known peers since we began
+        self._new_keys = NewKeys(security.trust_most if security.trust_new else 0)
+        self._trusted_unrecorded: set[str] = set()  # new keys that could not be written down
+        self._accepted: set[str] = set()  # keys that a person has let in for this call alone
+        self._doorbell = Doorbell()
+        self._waiting: tuple[bytes, zmq.Frame, wire.Hello] | None = None  # who rings, or may enter
         self.port = 0  # the TCP port we are bound to, once started
 
     # --- opening ------------------------------------------------------------------------------
@@ -112,9 +124,9 @@ class Listener(Endpoint):
         self._router.router_mandatory = True
         keys = self._security.keys
         if keys is not None:
-            self._security.known.entries()  # a damaged file is found out now
+            self._security.known.peers()  # a damaged file is found out now
             # Before the port is bound: nobody may slip in unasked.
-            self._authenticator = Authenticator(self._context, self._security, self._sent_away)
+            self._authenticator = Authenticator(self._context, self._admits, self._sent_away)
             secure_listener(self._router, keys)
             self._monitor = watch(
                 self._context, self._router, FAILURES & ~zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -211,6 +223,13 @@ class Listener(Endpoint):
         for proxy in self._proxies:
             if proxy.failure is not None:
                 raise SottoError(proxy.failure)
+        while self._answers:
+            self._take_answer(self._answers.popleft(), now)
+        if self._doorbell.given_up(now):
+            self._waiting = None
+            self._events.put(RingOver("the caller has given up"))
+        for key in self._revoked(now):
+            self._distrust(key, now)
         wake_at = now + 1.0
         for participant in list(self._participants.values()):
             session = participant.session
@@ -271,6 +290,9 @@ class Listener(Endpoint):
         self, route: bytes, frame: zmq.Frame, hello: wire.Hello, key: str, now: float
     ) -> bool:
         """Let a caller in, or tell it why not."""
+        if key and not self._admits(key):
+            # Its connection is from before its key was taken out of the known peers.
+            return self._refuse(route, wire.Refusal.OTHER, _UNKNOWN_KEY, now)
         if hello.model_id != self._offer.model_id:
             why = (
                 f"the listener's model is {self._offer.model_id} ({self._preset}), "
@@ -292,24 +314,110 @@ class Listener(Endpoint):
         if replaced is None and key and any(p.key == key for p in self._participants.values()):
             why = "a caller with this key is connected already"
             return self._refuse(route, wire.Refusal.BUSY, why, now)
+        new = bool(key) and not self._security.knows_caller(key)
+        new = new and key not in self._trusted_unrecorded | self._accepted
+        rang = new and not self._may_trust(key, now)
+        if rang:
+            if not self._security.ring:
+                return self._refuse(route, wire.Refusal.BUSY, "too many new callers at once", now)
+            if not self._ring(route, frame, hello, key, now):
+                return False
         party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._participants)
         preset = self._preset if self._room else wire.clipped(hello.preset)
         newcomer = Participant(party, wire.clipped(hello.name), key, preset)
         newcomer.nonce, newcomer.attempt = hello.nonce, hello.attempt
         if not self._connect(newcomer, route, frame, preset, now):
+            if new and not rang:
+                self._new_keys.give_back()
             return self._turn_away()
+        if rang and not self._doorbell.enter(key):
+            self._accepted.add(key)
+            new = False
         self._preset = preset
         self._received_bytes += envelope(len(frame), self._security.secured)
         self._participants[party] = newcomer
         self._rejections = {**self._rejections, party: 0}
-        if self._security.trust_new and key and not self._security.knows(key):
-            self._trust(newcomer.name or "caller", key)
+        if new and not self._trust(partial(self._security.known.record_caller, newcomer.name), key):
+            self._trusted_unrecorded.add(key)
+        self._recognise(newcomer)
         self._joined(newcomer, agreed=True)
         self._tell_all(_joined_message(newcomer), now, but=newcomer.session)
         if replaced is not None:
             self._remove(replaced, "called again")
-        self._change(CallState.TALKING, f"{newcomer.name or 'a caller'} is connected")
+        self._change(CallState.TALKING, f"{newcomer.shown or 'a caller'} is connected")
         return True
+
+    def _may_trust(self, key: str, now: float) -> bool:
+        return key not in self._distrusted and self._new_keys.take(now)
+
+    def _ring(
+        self, route: bytes, frame: zmq.Frame, hello: wire.Hello, key: str, now: float
+    ) -> bool:
+        """A caller whose key nobody knows: whether a person has accepted it.
+
+        Until then it hears nothing from us, and dials anew now and then.
+        """
+        verdict = self._doorbell.call(key, now)
+        if verdict is Verdict.ACCEPTED:
+            return True
+        if verdict is Verdict.REFUSED:
+            self._refuse(route, wire.Refusal.OTHER, _NOT_TAKEN, now)
+        elif verdict is Verdict.BUSY:
+            self._refuse(route, wire.Refusal.BUSY, "another caller is ringing", now)
+        else:
+            self._waiting = route, frame, hello
+            if verdict is Verdict.RINGS:
+                claimed = wire.clipped(hello.name)
+                self._events.put(Rings(shown_name("", claimed), fingerprint(key)))
+        return False
+
+    def _take_answer(self, answer: Answer, now: float) -> None:
+        """A person has decided about who rings."""
+        key = self._doorbell.answer(answer, now)
+        waiting, self._waiting = self._waiting, None
+        if not key or waiting is None:
+            return
+        route, frame, hello = waiting
+        if answer is Answer.REFUSE:
+            self._events.put(RingOver("refused"))
+            self._refuse(route, wire.Refusal.OTHER, _NOT_TAKEN, now)
+            return
+        self._events.put(RingOver("accepted"))
+        # If this connection has been given up, the caller is let in on its next one.
+        self._admit(route, frame, hello, key, now)
+
+    def _recognise(self, participant: Participant) -> None:
+        """Look up what a party is called here."""
+        known = self._security.caller(participant.key) if participant.key else None
+        participant.local = "" if known is None else known.name
+        participant.verified = known is not None and known.verified
+        participant.code = participant.code or self._security.code_with(participant.key)
+        if not participant.key or participant.key == self._security.peer_key:
+            return
+        # One that is not among the known peers now has this moment been taken out of them.
+        if participant.key not in self._trusted_unrecorded | self._accepted:
+            self._trust_watch.watch(participant.key)
+
+    def _admits(self, key: str) -> bool:
+        """Whether a key is let in; one that was taken out of the known peers only if it is back."""
+        if self._security.knows_caller(key):
+            return True
+        if self._security.ring or key in self._trusted_unrecorded | self._accepted:
+            return True
+        return key not in self._distrusted and self._new_keys.left > 0
+
+    def _distrust(self, key: str, now: float) -> None:
+        """A key has been taken out of the known peers: whoever has it is no longer in the call."""
+        self._distrusted.add(key)
+        for participant in [p for p in self._participants.values() if p.key == key]:
+            if participant.session is not None:
+                participant.session.say(wire.Bye(_UNKNOWN_KEY), now)
+            shown = participant.shown or "the caller"
+            self._notice("warning", f"the key of {shown} is not among the known peers any more")
+            self._remove(participant, "its key is not among the known peers any more")
+
+    def _trusted_peers(self) -> list[Peer]:
+        return [peer for peer in self._security.known.peers() if peer.role is Role.CALLER]
 
     def _replaceable(self, key: str, now: float) -> Participant | None:
         """Whose place a new caller may take: its own from before a restart.
@@ -426,6 +534,7 @@ class Listener(Endpoint):
             return False
         participant.window = ReplayWindow()
         self._reconnections += 1
+        self._recognise(participant)
         self._joined(participant, agreed=False)
         for other in self._participants.values():
             if other is not participant:  # whose voice it has missed
@@ -434,7 +543,7 @@ class Listener(Endpoint):
             self._tell_all(
                 wire.Preset(participant.party, participant.preset), now, but=participant.session
             )
-        self._change(CallState.TALKING, f"{participant.name or 'the caller'} is back")
+        self._change(CallState.TALKING, f"{participant.shown or 'the caller'} is back")
         return True
 
     def _speaker(self, sender: int, party: int) -> Participant | None:
@@ -469,7 +578,7 @@ class Listener(Endpoint):
         self._disconnect(participant)
         participant.lost_at = now
         if self._sessions():
-            self._notice("warning", f"lost {participant.name or 'a party'}: {why}")
+            self._notice("warning", f"lost {participant.shown or 'a party'}: {why}")
         else:
             self._audible = False
             self._change(CallState.RECONNECTING, why)
@@ -487,6 +596,8 @@ class Listener(Endpoint):
         """A party is gone for good."""
         self._disconnect(participant)
         self._participants.pop(participant.party, None)
+        if not any(p.key == participant.key for p in self._participants.values()):
+            self._accepted.discard(participant.key)
         self._key_requests.forget(participant.party)
         self._key_limits.pop(participant.party, None)
         self._events.put(Left(participant.party, why))
@@ -530,7 +641,7 @@ class Listener(Endpoint):
             session.say(wire.KeyWanted(party), self._clock())
 
     def _peer(self) -> str:
-        return ", ".join(p.name or f"party {p.party}" for p in self._participants.values())
+        return ", ".join(p.shown or f"party {p.party}" for p in self._participants.values())
 
     def _sessions(self) -> list[Session]:
         return [p.session for p in self._participants.values() if p.session is not None]

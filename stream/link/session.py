@@ -20,6 +20,7 @@ from codec.packet import unwrap_sequence
 from stream.link import wire
 from stream.link.clock import LinkClock, RemoteClock
 from stream.link.keys import fingerprint
+from stream.link.peers import shown_name
 from stream.link.proxy import Line
 from stream.link.traffic import Traffic
 
@@ -351,7 +352,11 @@ def _audio(
 
 @dataclass
 class Participant:
-    """A party of the call other than us. key: its public key in Z85, "" on an unsecured link.
+    """A party of the call other than us.
+
+    name: what it calls itself; local: what it is called here, "" if it is not known; key: its
+    public key in Z85, "" on an unsecured link; code: the authentication string of its key and ours,
+    "" if it is not at the other end of a connection; verified: a person has made sure of its key.
 
     The listener alone knows `session` (None while the connection is lost), `route` (of that
     connection), `line` (in the proxy), `nonce`, `attempt` and `lost_at`; a caller knows `delay`
@@ -375,6 +380,14 @@ class Participant:
     delay: float | None = None
     capture: int = wire.NO_CAPTURE  # the latest it has told, as on the wire
     unconfirmed: bool = False
+    local: str = ""
+    code: str = ""
+    verified: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Who it is, for people: see `shown_name`. Empty if nothing is known."""
+        return shown_name(self.local, self.name)
 
     @property
     def fingerprint(self) -> str:

@@ -18,7 +18,8 @@ from textual.containers import Horizontal, Vertical
 
 from codec.errors import SottoError
 from stream.call.snapshot import FrontEndState, Latency, Party, Snapshot, Talker
-from stream.link.events import CallState
+from stream.link.events import CallState, Rings
+from stream.link.ringing import Answer as RingAnswer
 from tui.app import keys
 from tui.app.alert import Alert
 from tui.app.call_bar import CallBar
@@ -29,6 +30,7 @@ from tui.app.dialogs.details import Details
 from tui.app.dialogs.help import Help
 from tui.app.dialogs.parting import Parting
 from tui.app.dialogs.pick_devices import PickDevices
+from tui.app.dialogs.ring import Ring
 from tui.app.key_bar import KeyBar
 from tui.app.latency_bar import LatencyBar
 from tui.app.log_view import LogView
@@ -106,6 +108,7 @@ class CallApp(App[None]):
         self._drawn: tuple[object, ...] = ()
         self._last_error = ""
         self._leaving = False
+        self._rang: Rings | None = None
         self._signals = contextlib.ExitStack()
 
     def compose(self) -> ComposeResult:
@@ -156,6 +159,7 @@ class CallApp(App[None]):
         self._polls += 1
         if self._worth_drawing(snapshot):
             self._draw(snapshot)
+        self._show_ring(snapshot)
         if snapshot.state in _OVER and not isinstance(self.screen, Parting):
             self.push_screen(Parting(snapshot), self._on_parted)
 
@@ -265,6 +269,23 @@ class CallApp(App[None]):
         if self._snapshot is None or not self._snapshot.room:
             question = "Hang up? Press the key again, or y."
         self._open(Confirm("hang up", question), lambda yes: self._leave() if yes else None)
+
+    def _show_ring(self, snapshot: Snapshot) -> None:
+        """Ask about a caller that rings, once; take the question back when it does no more."""
+        asked = next((screen for screen in self.screen_stack if isinstance(screen, Ring)), None)
+        ringing = snapshot.ringing
+        if ringing is None:
+            self._rang = None
+            if asked is not None and asked is self.screen:
+                asked.dismiss(None)
+        elif ringing is not self._rang and asked is None:
+            self._rang = ringing
+            self.bell()
+            self.push_screen(Ring(ringing), self._on_ring_answered)
+
+    def _on_ring_answered(self, answer: RingAnswer | None) -> None:
+        if answer is not None:
+            self._change(lambda: self._call.answer(answer))
 
     # --- polling and drawing ------------------------------------------------------------------
 

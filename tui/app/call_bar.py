@@ -1,4 +1,4 @@
-"""The lines at the top: state of the call, peer, security, keys and devices."""
+"""The lines at the top: state of the call, peer, security, keys, devices, and a code to compare."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _GAP: Line = [("  ", "text")]
 _RAW = (FrontEndState.OFF, FrontEndState.MISSING)
 _NARROW = 48  # cells: what would not be readable side by side has lines of its own
 _WHOLE_KEY = 21  # cells of a fingerprint and a margin on both sides
+_NARROW_ROWS = 5
 _LOW = 12  # rows of a screen that has no room for those
 
 
@@ -31,31 +32,59 @@ class CallBar(Painted):
 
     def show(self, snapshot: Snapshot, listener: Party | None) -> None:
         """listener: the remote party whose key is shown."""
+        changed = (_to_compare(listener) is None) is not (_to_compare(self._listener) is None)
         self._snapshot, self._listener = snapshot, listener
+        if changed:
+            self._take_rows()
         self.repaint()
 
     def on_resize(self) -> None:
-        width, height = self.app.size
-        self.styles.height = 5 if width < _NARROW and height >= _LOW else 2
-        self.styles.padding = (0, 0 if width < _WHOLE_KEY else 1)
+        self._take_rows()
+        self.styles.padding = (0, 0 if self.app.size.width < _WHOLE_KEY else 1)
         super().on_resize()
+
+    def _take_rows(self) -> None:
+        width, height = self.app.size
+        rows = _NARROW_ROWS if width < _NARROW and height >= _LOW else 2
+        self.styles.height = rows + (_to_compare(self._listener) is not None)
 
     def paint(self, width: int, height: int) -> list[Line]:
         if self._snapshot is None:
             return []
-        if height > 2:
-            return _narrow_lines(self._snapshot, self._listener, width)
-        return [
-            _call_line(self._snapshot, self._listener, width),
-            _device_line(self._snapshot, self._listener, width),
-        ]
+        if height >= _NARROW_ROWS:
+            lines = _narrow_lines(self._snapshot, self._listener, width)
+        else:
+            lines = [
+                _call_line(self._snapshot, self._listener, width),
+                _device_line(self._snapshot, self._listener, width),
+            ]
+        code = _to_compare(self._listener)
+        return lines if code is None else [*lines, _code_line(code, width)]
 
 
 def secured(snapshot: Snapshot) -> Line:
-    """Whether the link is secured, in words: not everybody sees green."""
+    """Whether the link is secured, in words: not everybody sees green.
+
+    It is once somebody is connected: before that there is nobody whose key could be known.
+    """
     if snapshot.link.secured:
         return [("✓ secured", "good")]
+    if snapshot.link.own_fingerprint:
+        return [("○ not connected", "label")]
     return [("✗ NOT secured", "bad")]
+
+
+def _to_compare(listener: Party | None) -> str | None:
+    """The authentication string of somebody whose key no person has made sure of yet."""
+    return None if listener is None or listener.verified else clean(listener.code) or None
+
+
+def _code_line(code: str, width: int) -> Line:
+    line: Line = [("code ", "label"), (code, "strong")]
+    if width_of(line) > width:  # a part of it is worth nothing
+        return [("code: ", "label"), ("i", "key")]
+    said = "  same on both screens? compare aloud"
+    return [*line, (said, "label")] if width_of(line) + len(said) <= width else line
 
 
 def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
@@ -81,7 +110,7 @@ def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
         shown = fit(name, room)
         left += [*_GAP, (shown, "strong")]
         room = width - width_of(left) - width_of(right) - 4
-    if peer and peer != name and room >= min(len(peer), 12):
+    if peer and peer not in name and room >= min(len(peer), 12):
         left += [*_GAP, (fit(peer, room), "label")]
     return spread(left, right, width)
 

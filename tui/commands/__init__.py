@@ -21,6 +21,7 @@ COMMANDS = {
     "listen": "wait for a voice call",
     "call": "call a machine that listens",
     "keygen": "make a key pair for secured calls",
+    "peers": "whom we know: list, add, rename, verify, forget",
     "devices": "audio devices and the rates they accept",
     "train": "train the networks",
     "bench": "quality, bitrate and speed against other codecs; latency of the live link",

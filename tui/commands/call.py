@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tui import live
+
+if TYPE_CHECKING:
+    from stream.link.address import Address
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and add its arguments."""
     parser.description = "Call a machine where `sotto listen` runs and talk, both ways at once."
-    parser.add_argument("host", metavar="HOST[:PORT]", help="whom to call")
+    parser.add_argument(
+        "host", metavar="NAME|HOST[:PORT]", help="whom to call: a name of `sotto peers`, or where"
+    )
     parser.add_argument(
         "--stay", action="store_true", help="stay on the line when --send-file is over"
     )
     live.add_options(parser)
     parser.set_defaults(run=run)
+
+
+def known_address(name: str) -> Address | None:
+    """Where the listener is that is known by this name; None if there is none.
+
+    Raises BadInput if the known peers cannot be read.
+    """
+    from stream.link.address import DEFAULT_PORT, Address
+    from stream.link.peers import KnownPeers
+
+    peer = KnownPeers().listener_named(name)
+    if peer is None or peer.address is None:
+        return None
+    return Address(peer.address.host, peer.address.port or DEFAULT_PORT)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from stream.link.caller import Caller
 
     live.check_options(args)
-    address = parse_address(args.host)
+    address = known_address(args.host) if not args.insecure else None
+    address = address or parse_address(args.host)
     connect = partial(Caller, address.host, address.port)
     ends = args.send_file is not None or args.input == live.PIPE
     return live.run(args, connect, hang_up=ends and not args.stay)

@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 
 from tui import live
+from tui.terminal.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="wait for the next call when one is over"
     )
+    ring = parser.add_argument_group("callers that are not known")
+    ring.add_argument(
+        "--auto-answer",
+        action="store_true",
+        help="refuse them, without a word, rather than let them ring on the screen",
+    )
+    ring.add_argument(
+        "--on-ring",
+        metavar="COMMAND",
+        help="run this when one rings, with its name in $SOTTO_CALLER and its key in $SOTTO_KEY",
+    )
     live.add_options(parser)
     parser.set_defaults(run=run)
 
@@ -30,5 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from stream.link.listener import Listener
 
     live.check_options(args)
+    if args.on_ring and (args.headless or args.auto_answer or args.insecure):
+        raise UsageError("--on-ring: nobody rings with --headless, --auto-answer or --insecure")
     connect = partial(Listener, args.bind, room=args.room)
     return live.run(args, connect, room=args.room, lasting=args.keep)

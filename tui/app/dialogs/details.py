@@ -48,7 +48,7 @@ def rows(snapshot: Snapshot, listener: Party | None) -> list[tuple[str, str]]:
     table = [
         ("your key", clean(link.own_fingerprint) or UNKNOWN),
         ("peer", clean(link.peer) or UNKNOWN),
-        ("link", "secured" if link.secured else "NOT secured"),
+        ("link", _security(snapshot, listener)),
         ("model", clean(snapshot.model_id)),
         ("round trip", f"{milliseconds(link.round_trip).strip()}, remote clock {offset}"),
         ("reconnections", f"{link.reconnections}, unknown peers turned away {link.strangers}"),
@@ -66,6 +66,7 @@ def rows(snapshot: Snapshot, listener: Party | None) -> list[tuple[str, str]]:
     return [
         *table,
         ("their key", clean(listener.fingerprint) or UNKNOWN),
+        ("code", clean(listener.code) or UNKNOWN),
         ("their preset", clean(listener.preset) or UNKNOWN),
         ("heard", f"{got.received} packets, {got.lost} lost, {got.late} late"),
         ("", f"{got.partly_late} partly late, {got.concealed:.1f} s concealed"),
@@ -73,6 +74,12 @@ def rows(snapshot: Snapshot, listener: Party | None) -> list[tuple[str, str]]:
         ("", f"columns {got.stretched} inserted, {got.shortened} removed"),
         ("", f"{bits(listener.rate.wire)} bit/s on the wire, {got.underruns} underruns"),
     ]
+
+
+def _security(snapshot: Snapshot, listener: Party | None) -> str:
+    if snapshot.link.secured:
+        return "secured, verified" if listener is not None and listener.verified else "secured"
+    return "not connected" if snapshot.link.own_fingerprint else "NOT secured"
 
 
 def _drawn(snapshot: Snapshot, listener: Party | None) -> Content:
