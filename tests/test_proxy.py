@@ -335,7 +335,8 @@ SECURED = """
 import resource, sys
 from stream.link.authentication import Security
 from stream.link.events import Offer
-from stream.link.keys import KeyPair, KnownPeers
+from stream.link.keys import KeyPair
+from stream.link.peers import KnownPeers
 from stream.link.listener import Listener
 resource.setrlimit(resource.RLIMIT_NOFILE, (MOST, MOST))
 ours = Security(KeyPair(*KEYS), peer_key=CALLER, peers=KnownPeers("/nonexistent/peers"))

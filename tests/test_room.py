@@ -386,7 +386,7 @@ def test_a_voice_that_cannot_be_decoded_is_tried_again_and_ends_nothing(stack, m
 
     say_until(lambda: len(made) > 2, "it begins anew, again and again")
     lines = [line.text for line in first.journal.after(-1) if line.level == "error"]
-    assert lines[0].startswith("bad could not be decoded: OSError")
+    assert lines[0].startswith('"bad" could not be decoded: OSError')
     monkeypatch.setattr(Fragile, "failing", False)
     say_until(lambda: made[-1].decoded > 0, "it is heard in the end")
     assert first.receiver.failure is None
