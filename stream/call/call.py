@@ -411,7 +411,8 @@ class Call:
             self._journal.caused(f"party {event.party}", "info", f"{name} is here{key}")
             if event.code and not event.verified and self._compared.get(event.party) != event.code:
                 self._compared[event.party] = event.code
-                self._journal.info(f"code, the same on both screens: {event.code}")
+                said = f"code, the same on both screens: {event.code}"
+                self._journal.caused(f"party {event.party}", "info", said)
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
         elif isinstance(event, KeyWanted):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stream.call.snapshot import FrontEndState, Party, Snapshot
 from stream.link.events import CallState
-from tui.app.figures import UNKNOWN, clean, clock, fit
+from tui.app.figures import UNKNOWN, clean, clock, fit, wrap
 from tui.app.painting import Line, Painted, spread, width_of
 
 STATES = {
@@ -20,7 +20,6 @@ _GAP: Line = [("  ", "text")]
 _RAW = (FrontEndState.OFF, FrontEndState.MISSING)
 _NARROW = 48  # cells: what would not be readable side by side has lines of its own
 _WHOLE_KEY = 21  # cells of a fingerprint and a margin on both sides
-_NARROW_ROWS = 5
 _LOW = 12  # rows of a screen that has no room for those
 
 
@@ -29,37 +28,52 @@ class CallBar(Painted):
 
     _snapshot: Snapshot | None = None
     _listener: Party | None = None
+    _rows = 2
 
     def show(self, snapshot: Snapshot, listener: Party | None) -> None:
         """listener: the remote party whose key is shown."""
-        changed = (_to_compare(listener) is None) is not (_to_compare(self._listener) is None)
         self._snapshot, self._listener = snapshot, listener
-        if changed:
-            self._take_rows()
+        self._fit_height()
         self.repaint()
 
     def on_resize(self) -> None:
-        self._take_rows()
         self.styles.padding = (0, 0 if self.app.size.width < _WHOLE_KEY else 1)
+        self._fit_height()
         super().on_resize()
-
-    def _take_rows(self) -> None:
-        width, height = self.app.size
-        rows = _NARROW_ROWS if width < _NARROW and height >= _LOW else 2
-        self.styles.height = rows + (_to_compare(self._listener) is not None)
 
     def paint(self, width: int, height: int) -> list[Line]:
         if self._snapshot is None:
             return []
-        if height >= _NARROW_ROWS:
-            lines = _narrow_lines(self._snapshot, self._listener, width)
-        else:
-            lines = [
-                _call_line(self._snapshot, self._listener, width),
-                _device_line(self._snapshot, self._listener, width),
-            ]
-        code = _to_compare(self._listener)
-        return lines if code is None else [*lines, _code_line(code, width)]
+        code = self._code_lines(width)
+        if height - len(code) > 2:
+            return [*_narrow_lines(self._snapshot, self._listener, width), *code]
+        return [
+            _call_line(self._snapshot, self._listener, width),
+            _device_line(self._snapshot, self._listener, width),
+            *code,
+        ]
+
+    def _fit_height(self) -> None:
+        width, height = self.app.size
+        rows = 5 if width < _NARROW and height >= _LOW else 2
+        rows += len(self._code_lines(width - 2 * (width >= _WHOLE_KEY)))
+        if rows != self._rows:
+            self._rows = self.styles.height = rows
+
+    def _code_lines(self, width: int) -> list[Line]:
+        """The authentication string of somebody whose key no person has made sure of yet.
+
+        Whole, for a part of it is worth nothing; on a low screen the details alone have it.
+        """
+        listener = self._listener
+        code = "" if listener is None or listener.verified else clean(listener.code)
+        if not code or self.app.size.height < _LOW:
+            return []
+        line: Line = [("code ", "label"), (code, "strong")]
+        if width_of(line) > width:
+            return [[(part, "strong")] for part in wrap(code, width)]
+        said = "  same on both screens? compare aloud"
+        return [[*line, (said, "label")] if width_of(line) + len(said) <= width else line]
 
 
 def secured(snapshot: Snapshot) -> Line:
@@ -72,19 +86,6 @@ def secured(snapshot: Snapshot) -> Line:
     if snapshot.link.own_fingerprint:
         return [("○ not connected", "label")]
     return [("✗ NOT secured", "bad")]
-
-
-def _to_compare(listener: Party | None) -> str | None:
-    """The authentication string of somebody whose key no person has made sure of yet."""
-    return None if listener is None or listener.verified else clean(listener.code) or None
-
-
-def _code_line(code: str, width: int) -> Line:
-    line: Line = [("code ", "label"), (code, "strong")]
-    if width_of(line) > width:  # a part of it is worth nothing
-        return [("code: ", "label"), ("i", "key")]
-    said = "  same on both screens? compare aloud"
-    return [*line, (said, "label")] if width_of(line) + len(said) <= width else line
 
 
 def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
