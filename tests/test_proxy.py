@@ -18,13 +18,14 @@ import zmq
 from codec.errors import BadStream, SottoError
 from stream.link import proxy
 from stream.link.address import Address
+from stream.link.allowance import Allowance
 from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.endpoint import Endpoint
 from stream.link.events import CallState, Offer, StateChanged
 from stream.link.keys import generate
 from stream.link.listener import Listener
-from stream.link.proxy import FrameReader, Pace, Proxy, network, plain
+from stream.link.proxy import FrameReader, Proxy, network, plain
 from stream.link.traffic import counted
 from stream.link.wire import MAX_MESSAGE
 
@@ -258,12 +259,12 @@ def test_no_network_takes_the_places_of_others():
 
 
 def test_a_pace_is_kept_but_for_a_burst():
-    pace = Pace(10.0, 20.0)
-    assert pace.take(20.0, 5.0) == 0.0
-    assert pace.take(10.0, 5.0) == 1.0
-    assert pace.take(0.0, 6.0) == 0.0
-    assert pace.take(5.0, 4.0) == 0.5  # a clock that is set back gives nothing
-    assert pace.take(20.0, 100.0) == 0.0
+    pace = Allowance(10.0, 20.0)
+    assert pace.owe(20.0, 5.0) == 0.0
+    assert pace.owe(10.0, 5.0) == 1.0
+    assert pace.owe(0.0, 6.0) == 0.0
+    assert pace.owe(5.0, 4.0) == 0.5  # a clock that is set back gives nothing
+    assert pace.owe(20.0, 100.0) == 0.0
 
 
 class Clock:

@@ -13,6 +13,7 @@ import zmq
 from codec.errors import SottoError, WrongVersion
 from stream.link import wire
 from stream.link.address import Address, look_up
+from stream.link.allowance import Allowance
 from stream.link.authentication import FAILURES, Security, secure_caller
 from stream.link.clock import seconds
 from stream.link.endpoint import (
@@ -31,7 +32,6 @@ from stream.link.peers import Peer
 from stream.link.session import (
     NEWS_BURST,
     NEWS_SECONDS,
-    Allowance,
     Participant,
     ReplayWindow,
     Session,

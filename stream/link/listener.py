@@ -16,6 +16,7 @@ import zmq
 from codec.errors import BadInput, SottoError, WrongVersion
 from stream.link import wire
 from stream.link.address import Address, look_up, parse_address
+from stream.link.allowance import Allowance
 from stream.link.authentication import (
     FAILURES,
     Authenticator,
@@ -40,7 +41,6 @@ from stream.link.peers import Peer, Role, shown_name
 from stream.link.proxy import Proxy
 from stream.link.ringing import Answer, Doorbell, Verdict
 from stream.link.session import (
-    Allowance,
     Outgoing,
     Participant,
     ReplayWindow,

@@ -37,6 +37,7 @@ from dataclasses import dataclass, field
 
 from codec.errors import BadStream, SottoError
 from stream.link.address import ANY, Address
+from stream.link.allowance import Allowance
 
 CONNECTIONS = 64
 _PIECE = 4096
@@ -101,23 +102,6 @@ class FrameReader:
             raise BadStream("an old version of ZMTP")
 
 
-class Pace:
-    """A token bucket: `rate` per second, and at most `burst` at once. Times in seconds."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._left = burst
-        self._at: float | None = None
-
-    def take(self, amount: float, now: float) -> float:
-        """Take so many; seconds to wait before the next."""
-        if self._at is not None:
-            self._left = min(self._left + self._rate * max(now - self._at, 0.0), self._burst)
-        self._at = now
-        self._left -= amount
-        return max(-self._left / self._rate, 0.0)
-
-
 @dataclass(eq=False)
 class _Connection:
     """outer: from the peer; inner: to the socket behind; heard: when the peer spoke last.
@@ -133,7 +117,7 @@ class _Connection:
     taken: asyncio.Event = field(default_factory=asyncio.Event)
     kept: bool = False
     unknown: int = 0
-    pace: Pace = field(default_factory=lambda: Pace(KNOWN_RATE, KNOWN_BURST))
+    pace: Allowance = field(default_factory=lambda: Allowance(KNOWN_RATE, KNOWN_BURST))
 
 
 @dataclass(frozen=True)
@@ -359,7 +343,7 @@ class Proxy:
     async def _wait(self, connection: _Connection, count: int) -> None:
         """After `count` bytes, others' turn. Raises BadStream if there were too many."""
         if connection.kept:
-            await asyncio.sleep(connection.pace.take(count, self._loop.time()))
+            await asyncio.sleep(connection.pace.owe(count, self._loop.time()))
             return
         connection.unknown += count
         if connection.unknown > _UNKNOWN_BYTES:

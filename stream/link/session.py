@@ -18,6 +18,7 @@ from functools import partial
 from codec.errors import BadStream
 from codec.packet import unwrap_sequence
 from stream.link import wire
+from stream.link.allowance import Allowance
 from stream.link.clock import LinkClock, RemoteClock
 from stream.link.keys import fingerprint
 from stream.link.peers import shown_name
@@ -77,25 +78,6 @@ class ReplayWindow:
         if -ahead >= WINDOW or self._seen >> -ahead & 1:
             return False
         self._seen |= 1 << -ahead
-        return True
-
-
-class Allowance:
-    """A token bucket: `rate` per second may pass, and at most `burst` at once."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._left = burst
-        self._at: float | None = None
-
-    def take(self, amount: float, now: float) -> bool:
-        """Whether so many may pass now."""
-        if self._at is not None:
-            self._left = min(self._left + self._rate * max(now - self._at, 0.0), self._burst)
-        self._at = now
-        if amount > self._left:
-            return False
-        self._left -= amount
         return True
 
 
