@@ -314,3 +314,26 @@ def test_programs_that_write_at_once_lose_nothing(peers: KnownPeers) -> None:
         thread.join()
     assert {peer.key for peer in peers.peers()} == set(new)
     assert len({peer.name for peer in peers.peers()}) == 16
+
+
+def test_what_has_not_changed_is_not_parsed_again(
+    peers: KnownPeers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers.add("ada", ONE)
+    parsed: list[str] = []
+
+    def counting(line: str) -> Peer:
+        parsed.append(line)
+        return parse_peer(line)
+
+    monkeypatch.setattr("stream.link.peers.parse_peer", counting)
+    for _ in range(3):
+        assert peers.caller(ONE) is not None
+    before = len(parsed)
+    assert before <= 1
+    # Of the same length and with the old time: only the bytes differ.
+    times = os.stat(peers.path)
+    peers.path.write_text(peers.path.read_text().replace(ONE, TWO))
+    os.utime(peers.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert peers.caller(ONE) is None and peers.caller(TWO) is not None
+    assert len(parsed) == before + 1
