@@ -416,9 +416,8 @@ class Endpoint(ABC):
             self._notice("error", str(error))
             return False
         role = "to call us" if peer.role is Role.CALLER else "when we call"
-        self._notice(
-            "warning", f"the new key {fingerprint(key)} is now trusted {role}, as {peer.name}"
-        )
+        text = f"the new key {fingerprint(key)} is now trusted {role}, as {peer.name}"
+        self._events.put(Notice("warning", text))  # of these there are few, and none may be missed
         return True
 
     def _revoked(self, now: float) -> list[str]:
