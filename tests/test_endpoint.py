@@ -273,6 +273,41 @@ def test_a_room(ends):
     two.state(CallState.ENDED)
 
 
+class Pausing(Listener):
+    """A listener whose I/O thread can be held between what it has read and what it sends."""
+
+    def __init__(self, *args, **how):
+        super().__init__(*args, **how)
+        self.going = threading.Event()
+        self.going.set()
+        self.held = threading.Event()
+
+    def _take_requests(self):
+        if not self.going.is_set():
+            self.held.set()
+            assert self.going.wait(WAIT)
+        super()._take_requests()
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_who_hangs_up_while_we_speak_has_left_at_once(ends, room):
+    """Sending fails before the goodbye is read: they would be waited for, as if they were lost."""
+    host = ends(Pausing("127.0.0.1:0", HOST, OPEN, room=room))
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, OPEN))
+    guest.state(CallState.TALKING)
+    host.state(CallState.TALKING)
+    host.forget()
+    host.endpoint.held.clear()
+    host.endpoint.going.clear()
+    await_that(host.endpoint.held.is_set)
+    guest.endpoint.close("good night")
+    await_that(lambda: not host.endpoint._proxy._lines)  # the connection has been closed
+    assert host.say(b"are you there", 0.0)
+    host.endpoint.going.set()
+    ended = host.until(lambda e: isinstance(e, (Left, Notice, StateChanged)))
+    assert ended == Left(1, "good night")
+
+
 def test_a_room_takes_eight():
     with pytest.raises(BadInput, match="2 to 8"):
         Listener("127.0.0.1:0", HOST, OPEN, room=True, max_parties=9)

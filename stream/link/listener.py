@@ -58,6 +58,7 @@ _COOLDOWN = 0.01  # seconds without reading after that many messages of no use
 _INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
 _SILENT = 1.5  # seconds: a caller with the key of a party this silent is that party, restarted
+_LAST_WORDS = 0.5  # seconds in which what came by a closed connection is read
 _PORT_TRIES = 20
 _ARRIVALS_KEPT = 256  # keys
 _OPEN_RATE, _OPEN_BURST = 7.0, 64.0  # arrivals of callers without keys, all together
@@ -94,6 +95,7 @@ class Listener(Endpoint):
         self._instance = secrets.token_bytes(8)
         self._routes: dict[bytes, Participant] = {}
         self._retired: deque[bytes] = deque(maxlen=64)
+        self._closed_since: dict[bytes, float] = {}  # routes that nothing can be sent to any more
         self._refusals = RateLimit(10, 1.0)
         self._arrivals: dict[str, Allowance] = {}  # by key: how often each may come, and come back
         self._introductions = RateLimit(5, 1.0)
@@ -231,6 +233,9 @@ class Listener(Endpoint):
         for key in self._revoked(now):
             self._distrust(key, now)
         wake_at = now + 1.0
+        if self._closed_since:
+            self._lose_closed(now)
+            wake_at = now + _COOLDOWN
         for participant in list(self._participants.values()):
             session = participant.session
             if session is None:
@@ -583,10 +588,22 @@ class Listener(Endpoint):
             self._audible = False
             self._change(CallState.RECONNECTING, why)
 
+    def _lose_closed(self, now: float) -> None:
+        """Lose whose connection is closed, once what was said before has been read.
+
+        Without that a goodbye would be missed whenever we speak before we read it, and who hung up
+        be waited for.
+        """
+        unread = int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN
+        for route, since in list(self._closed_since.items()):
+            if not unread or now - since > _LAST_WORDS:
+                self._lose(self._routes[route], now, "the connection was closed")
+
     def _disconnect(self, participant: Participant) -> None:
         if participant.session is not None:
             self._end_session(participant.session)
             del self._routes[participant.route]
+            self._closed_since.pop(participant.route, None)
             self._retired.append(participant.route)
         if participant.line is not None:
             self._proxy.let_go(participant.line)
@@ -629,9 +646,8 @@ class Listener(Endpoint):
         except zmq.Again:
             return False
         except zmq.ZMQError:
-            participant = self._routes.get(route)
-            if participant is not None:
-                self._lose(participant, self._clock(), "the connection was closed")
+            if route in self._routes:
+                self._closed_since.setdefault(route, self._clock())
             return False
         return True
 
