@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from dataclasses import replace
 
@@ -26,6 +28,7 @@ from tests.link_peers import (
     HOST,
     MODEL,
     OPEN,
+    WAIT,
     await_that,
     raw_dealer,
 )
@@ -378,24 +381,57 @@ def test_an_unknown_listener_needs_trust(people):
         guest.start()
 
 
-def test_introductions_are_rate_limited_and_hold_only_the_key(ends, people):
-    host = ends(Listener("127.0.0.1:0", HOST, replace(people[0], trust_new=True)))
-    answers: list[bytes] = []
+def test_an_introduction_holds_the_key_and_is_given_only_to_new_callers(ends, people):
+    """On the port for calls: who asks before ZMTP is told, where new callers are taken."""
 
-    def all_is_answered_or_counted():
-        while dealer.poll(0):
-            answers.append(dealer.recv())
-        return len(answers) + host.endpoint.link().strangers == 40
+    def answer(host):
+        with socket.create_connection(("127.0.0.1", host.endpoint.port)) as peer:
+            peer.settimeout(WAIT)
+            peer.sendall(wire.encode(wire.Who()))
+            with contextlib.suppress(ConnectionError):
+                return b"".join(iter(lambda: peer.recv(100), b""))
+        return b""
 
-    with raw_dealer(host.endpoint.port + 1) as dealer:
-        begun = time.monotonic()
-        for _ in range(20):
-            dealer.send(wire.encode(wire.Who()))
-            dealer.send(b"garbage")
-        await_that(all_is_answered_or_counted)
-        seconds = time.monotonic() - begun
-    assert 1 <= len(answers) <= 5 * (1 + int(seconds))
-    assert set(answers) == {wire.encode(wire.Key(keys.key_bytes(people[0].keys.public)))}
+    told = wire.encode(wire.Key(keys.key_bytes(people[0].keys.public)))
+    assert answer(ends(Listener("127.0.0.1:0", HOST, replace(people[0], trust_new=True)))) == told
+    assert answer(ends(Listener("127.0.0.1:0", HOST, people[0]))) == b""
+    assert answer(ends(Listener("127.0.0.1:0", HOST, replace(OPEN, trust_new=True)))) == b""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n and so on, for longer than a key would be",
+        wire.encode(wire.Key(bytes(32)))[:-1],
+        wire.encode(wire.Key(bytes(32)))[:-1] + b"?",
+        wire.encode(wire.Who()).ljust(42, b"\0"),
+    ],
+    ids=["nothing", "http", "cut", "damaged", "no key"],
+)
+def test_what_is_no_introduction_is_said_and_asked_for_again(ends, people, answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WAIT)
+        port = server.getsockname()[1]
+        guest = ends(Caller("127.0.0.1", port, GUEST, replace(people[1], trust_new=True)))
+        for _ in range(2):
+            with server.accept()[0] as asking:
+                asking.settimeout(WAIT)
+                assert asking.recv(100) == wire.encode(wire.Who())
+                asking.sendall(answer)
+        assert not people[1].known.path.exists() or not people[1].known.peers()
+        guest.endpoint.close()
+
+
+def test_a_caller_that_gives_up_waits_for_no_introduction(ends, people):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WAIT)
+        port = server.getsockname()[1]
+        security = replace(people[1], trust_new=True)
+        guest = ends(Caller("127.0.0.1", port, GUEST, security, give_up=0.2))
+        with server.accept()[0]:
+            reason = guest.state(CallState.FAILED).reason
+    assert f"no key is shown at 127.0.0.1:{port}" in reason and "--peer-key" in reason
 
 
 def test_a_rate_limit_counts_any_span_of_time():

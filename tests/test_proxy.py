@@ -25,7 +25,7 @@ from stream.link.endpoint import Endpoint
 from stream.link.events import CallState, Offer, StateChanged
 from stream.link.keys import generate
 from stream.link.listener import Listener
-from stream.link.proxy import FrameReader, Proxy, network, plain
+from stream.link.proxy import FrameReader, Introduction, Proxy, network, plain
 from stream.link.traffic import counted
 from stream.link.wire import MAX_MESSAGE
 
@@ -258,6 +258,77 @@ def test_no_network_takes_the_places_of_others():
     assert {host: network(plain(host)) for host in networks} == networks
 
 
+def test_who_says_nothing_hears_nothing_and_has_to_go(monkeypatch):
+    monkeypatch.setattr(proxy, "_FIRST_WORDS", 0.3)
+    with proxied() as (front, _):
+        with socket.create_connection(("127.0.0.1", front.port)) as peer:
+            peer.settimeout(WAIT)
+            assert peer.recv(100) == b""
+        assert front.turned_away == 1
+
+
+QUESTION, ANSWER = b"\x0bwho are you", b"the proxy"
+
+
+@contextlib.contextmanager
+def introduced():
+    """A proxy that says who it is, at the end of a time of its own."""
+    now = [0.0]
+    introduction = Introduction(QUESTION, ANSWER)
+    limit = MAX_MESSAGE
+    front = Proxy(Address("127.0.0.1", 0), limit, introduction=introduction, clock=lambda: now[0])
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        router.bind(front.endpoint)
+        front.start()
+        try:
+            yield front, router, now
+        finally:
+            front.close()
+
+
+def asked(port: int, *pieces: bytes) -> bytes:
+    """What is answered to what is said in these pieces, until the connection is closed."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.settimeout(WAIT)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                peer.sendall(piece)
+                time.sleep(0.02)
+            while more := peer.recv(100):
+                answer += more
+    return answer
+
+
+def test_who_asks_is_told_who_we_are_and_nothing_else():
+    with introduced() as (front, router, _):
+        assert asked(front.port, QUESTION) == ANSWER
+        assert asked(front.port, QUESTION[:1], QUESTION[1:5], QUESTION[5:]) == ANSWER
+        assert front.turned_away == 0
+        assert asked(front.port, QUESTION[:-1] + b"!") == b""
+        assert asked(front.port, QUESTION[:-1] + b"! and then some") == b""
+        assert asked(front.port, b"GET / HTTP/1.1\r\n\r\n") == b""
+        assert not router.poll(100)
+        # A ZeroMQ socket is handed on as ever.
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.linger = 0
+            dealer.connect(f"tcp://127.0.0.1:{front.port}")
+            dealer.send(b"hello")
+            assert router.poll(int(1000 * WAIT))
+            assert router.recv_multipart()[1] == b"hello"
+
+
+def test_introductions_are_rate_limited():
+    with introduced() as (front, _, now):
+        answers = [asked(front.port, QUESTION) for _ in range(8)]
+        assert answers == 5 * [ANSWER] + 3 * [b""]
+        assert front.turned_away == 3
+        now[0] += 0.4
+        assert [asked(front.port, QUESTION) for _ in range(3)] == [ANSWER, ANSWER, b""]
+
+
 def test_a_pace_is_kept_but_for_a_burst():
     pace = Allowance(10.0, 20.0)
     assert pace.owe(20.0, 5.0) == 0.0
@@ -310,8 +381,8 @@ def test_what_a_socket_says_before_it_closes_is_handed_on():
             peer.settimeout(WAIT)
             behind, _ = server.accept()
             behind.sendall(b"greeting")
-            assert peer.recv(100) == b"greeting"
             peer.sendall(HANDSHAKE)
+            assert peer.recv(100) == b"greeting"
             assert behind.recv(1) == HANDSHAKE[:1]
             behind.sendall(b"goodbye")
             peer.sendall(frame(b"a heartbeat"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 import time
 from collections.abc import Callable
 from functools import partial
+from socket import create_connection
 
 import zmq
 
@@ -48,7 +50,9 @@ _LONGEST_ATTEMPT = 6.0
 _GROWTH = 1.5
 _PAUSE = 0.25  # seconds between an attempt that failed and the next
 _FAILED_HANDSHAKES = 2  # of the same kind, before the first talk, that are an answer
-_INTRODUCTION = 1.5
+_INTRODUCTION = 1.5  # seconds for a connection, and for an answer
+_ASKING = 0.05  # seconds between looks at whether the call has been given up
+_KEY_BYTES = len(wire.encode(wire.Key(bytes(32))))
 _REANNOUNCED = 3.0  # seconds: who is still in the room has been named again by then
 _PER_ROUND = 64
 
@@ -300,32 +304,40 @@ class Caller(Endpoint):
         self._socket = self._monitor = None
 
     def _ask_for_key(self) -> bool:
-        """Ask the listener's introduction port for its key; whether it said it."""
+        """Ask the listener for its key; whether it said it."""
         address = self._next_address()
-        socket = self._dealer()
-        deadline = self._clock() + _INTRODUCTION
-        try:
-            socket.connect(f"tcp://{Address(address.host, address.port + 1)}")
-            socket.send(wire.encode(wire.Who()), zmq.NOBLOCK)
-            while self._clock() < deadline and not self._closing.is_set():
-                if not socket.poll(50):
-                    continue
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-                message = wire.decode(frames[0])[1]
-                if isinstance(message, wire.Key) and len(frames) == 1:
-                    self._listener_key = key_text(message.key)
-                    self._introduced = True
-                    return True
-        except (SottoError, zmq.ZMQError):
-            pass  # not an introduction; said below
-        finally:
-            socket.close(0)
+        self._listener_key = self._introduced_key(address)
+        if self._listener_key:
+            self._introduced = True
+            return True
         self._attempts += 1  # the next address, if there are several
         self._trouble = (
-            f"no key is shown at port {address.port + 1}: nobody is there, or the listener runs "
-            "without --trust-new; then give its key with --peer-key"
+            f"no key is shown at {address}: nobody is there, or the listener runs without "
+            "--trust-new; then give its key with --peer-key"
         )
         return False
+
+    def _introduced_key(self, address: Address) -> str:
+        """The public key that is told at an address before ZMTP is spoken, "" if none is."""
+        deadline = self._clock() + _INTRODUCTION
+        answer = b""
+        try:
+            place = address.host, address.port
+            with create_connection(place, _INTRODUCTION) as asking:
+                asking.settimeout(_ASKING)
+                asking.sendall(wire.encode(wire.Who()))
+                while len(answer) < _KEY_BYTES and self._clock() < deadline:
+                    if self._closing.is_set():
+                        return ""
+                    with contextlib.suppress(TimeoutError):
+                        more = asking.recv(_KEY_BYTES - len(answer))
+                        if not more:
+                            return ""
+                        answer += more
+            message = wire.decode(answer)[1]
+        except (OSError, SottoError):
+            return ""  # not an introduction
+        return key_text(message.key) if isinstance(message, wire.Key) else ""
 
     # --- the handshake ------------------------------------------------------------------------
 

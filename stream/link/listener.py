@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import secrets
 import time
@@ -35,10 +34,10 @@ from stream.link.endpoint import (
     monitored,
     watch,
 )
-from stream.link.events import CallState, Left, Link, Notice, Offer, RingOver, Rings
+from stream.link.events import CallState, Left, Link, Offer, RingOver, Rings
 from stream.link.keys import fingerprint, key_bytes
 from stream.link.peers import Peer, Role, shown_name
-from stream.link.proxy import Proxy
+from stream.link.proxy import Introduction, Proxy
 from stream.link.ringing import Answer, Doorbell, Verdict
 from stream.link.session import (
     Outgoing,
@@ -55,11 +54,9 @@ _LONGEST_HELLO = 160
 _PER_ROUND = 64  # messages taken before timers are looked at
 _WASTED_PER_ROUND = 32
 _COOLDOWN = 0.01  # seconds without reading after that many messages of no use
-_INTRODUCTIONS = 0.05  # seconds between looks at the introduction port
 _DELAY_INTERVAL = 5.0
 _SILENT = 1.5  # seconds: a caller with the key of a party this silent is that party, restarted
 _LAST_WORDS = 0.5  # seconds in which what came by a closed connection is read
-_PORT_TRIES = 20
 _ARRIVALS_KEPT = 256  # keys
 _OPEN_RATE, _OPEN_BURST = 7.0, 64.0  # arrivals of callers without keys, all together
 _NOT_TAKEN = "the listener does not take the call"
@@ -98,16 +95,13 @@ class Listener(Endpoint):
         self._closed_since: dict[bytes, float] = {}  # routes that nothing can be sent to any more
         self._refusals = RateLimit(10, 1.0)
         self._arrivals: dict[str, Allowance] = {}  # by key: how often each may come, and come back
-        self._introductions = RateLimit(5, 1.0)
         self._quiet = zmq.Poller()
         self._quiet_until = -math.inf
-        self._next_introduction = self._next_delays = -math.inf
+        self._next_delays = -math.inf
         self._router: Socket
-        self._introducer: Socket | None = None
         self._monitor: Socket | None = None
         self._authenticator: Authenticator | None = None
-        self._proxies: list[Proxy] = []
-        self._proxy: Proxy  # of the port for calls
+        self._proxy: Proxy  # once there is a port
         self._distrusted: set[str] = set()  # keys taken out of the known peers since we began
         self._new_keys = NewKeys(security.trust_most if security.trust_new else 0)
         self._trusted_unrecorded: set[str] = set()  # new keys that could not be written down
@@ -133,9 +127,8 @@ class Listener(Endpoint):
             self._monitor = watch(
                 self._context, self._router, FAILURES & ~zmq.EVENT_HANDSHAKE_FAILED_AUTH
             )
-        self._bind_ports(found)
-        for proxy in self._proxies:
-            proxy.start()
+        self._bind_behind_proxy(found)
+        self._proxy.start()
         for socket in (self._authenticator and self._authenticator.socket, self._monitor):
             if socket is not None:
                 self._poller.register(socket, zmq.POLLIN)
@@ -145,45 +138,24 @@ class Listener(Endpoint):
         self._link = self._describe()
         self._change(CallState.WAITING, f"listening on {Address(found.host, self.port)}")
 
-    def _bind_ports(self, found: Address) -> None:
-        """Bind the port, and the one after it when we introduce ourselves."""
-        introduce = self._security.secured and self._security.trust_new
-        for tries_left in range(_PORT_TRIES - 1, -1, -1):
-            self._proxy = self._bind_behind_proxy(self._router, found)
-            self.port = self._proxy.port
-            if not introduce or self.port == 65535:
-                return
-            introducer = self._context.socket(zmq.ROUTER)
-            self._configure(introducer)
-            introducer.linger = 0
-            try:
-                self._bind_behind_proxy(introducer, Address(found.host, self.port + 1))
-                self._introducer = introducer
-                return
-            except SottoError as error:
-                introducer.close()
-                if found.port or not tries_left:
-                    text = f"new callers cannot ask for our key: {error}"
-                    self._events.put(Notice("warning", text))
-                    return
-            self._router.unbind(self._proxy.endpoint)
-            self._proxies.remove(self._proxy)
-            self._proxy.close()
-
-    def _bind_behind_proxy(self, socket: Socket, address: Address) -> Proxy:
-        """Bind a socket to which anybody may connect behind a proxy. Raises SottoError."""
-        proxy = Proxy(address, int(socket.maxmsgsize))
-        self._proxies.append(proxy)
+    def _bind_behind_proxy(self, address: Address) -> None:
+        """Bind the port, to which anybody may connect, and what is behind it. Raises SottoError."""
+        keys, introduction = self._security.keys, None
+        if keys is not None and self._security.trust_new:
+            answer = wire.encode(wire.Key(key_bytes(keys.public)))
+            introduction = Introduction(wire.encode(wire.Who()), answer)
+        limit = int(self._router.maxmsgsize)
+        self._proxy = Proxy(address, limit, introduction=introduction)
+        self.port = self._proxy.port
         try:
-            socket.bind(proxy.endpoint)
+            self._router.bind(self._proxy.endpoint)
         except zmq.ZMQError as error:
             raise SottoError(f"cannot listen: {zmq.strerror(error.errno or 0)}") from None
-        return proxy
 
     def _release(self) -> None:
         super()._release()
-        for proxy in self._proxies:
-            proxy.close()
+        if self.port:
+            self._proxy.close()
 
     # --- the I/O thread -----------------------------------------------------------------------
 
@@ -222,9 +194,8 @@ class Listener(Endpoint):
                 return
 
     def _tick(self, now: float) -> float:
-        for proxy in self._proxies:
-            if proxy.failure is not None:
-                raise SottoError(proxy.failure)
+        if self._proxy.failure is not None:
+            raise SottoError(self._proxy.failure)
         while self._answers:
             self._take_answer(self._answers.popleft(), now)
         if self._doorbell.given_up(now):
@@ -250,10 +221,6 @@ class Listener(Endpoint):
         if self._room and now >= self._next_delays:
             self._next_delays = now + _DELAY_INTERVAL
             self._tell_delays(now)
-        if self._introducer is not None and now >= self._next_introduction:
-            self._next_introduction = now + _INTRODUCTIONS
-            self._introduce(self._introducer, now)
-            wake_at = min(wake_at, self._next_introduction)
         self._delays = {
             p.party: way
             for p in self._participants.values()
@@ -461,20 +428,6 @@ class Listener(Endpoint):
             elif value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
                 self._notice("warning", "a caller expected another key than ours")
 
-    def _introduce(self, socket: Socket, now: float) -> None:
-        """Tell callers who ask what our public key is, a few times a second."""
-        keys = self._security.keys
-        for frames in arrived(socket, 8):
-            asked = False
-            with contextlib.suppress(SottoError):
-                asked = len(frames) == 2 and isinstance(wire.decode(frames[1].bytes)[1], wire.Who)
-            if not asked or keys is None or not self._introductions.allow(now):
-                self._unknown_peers += 1
-                continue
-            answer = wire.encode(wire.Key(key_bytes(keys.public)))
-            with contextlib.suppress(zmq.ZMQError):  # it has gone, or does not listen
-                socket.send_multipart([frames[0].bytes, answer], zmq.NOBLOCK)
-
     # --- participants -------------------------------------------------------------------------
 
     def _connect(
@@ -664,7 +617,7 @@ class Listener(Endpoint):
 
     def _describe(self) -> Link:
         link = super()._describe()
-        turned_away = sum(proxy.turned_away for proxy in self._proxies)
+        turned_away = self._proxy.turned_away if self.port else 0
         return replace(link, strangers=link.strangers + turned_away)
 
 

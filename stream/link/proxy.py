@@ -34,6 +34,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from codec.errors import BadStream, SottoError
 from stream.link.address import ANY, Address
@@ -43,10 +44,13 @@ CONNECTIONS = 64
 _PIECE = 4096
 _KERNEL_BYTES = 16_384
 _FAREWELL = 0.5  # seconds for what was said last to leave
+_LAST_WORDS = 5.0  # and to be read of who has gone: a buffer full of it, on however busy a machine
 _SPARE = 8  # descriptors that must be left for others before a connection is taken
 _SILENT = 3.0  # seconds after which a connection makes room where descriptors are few
 _NO_ROOM = 0.05  # seconds before another try, when a connection could not be taken
 _BETWEEN = 0.005  # seconds from one connection taken to the next
+_FIRST_WORDS = 5.0  # seconds for a peer to begin with something
+_INTRODUCTIONS = 5.0  # a second, and at once
 _UNKNOWN_SECONDS = 15.0  # after which a connection has to be part of the call
 _UNKNOWN_BYTES = 32_768  # that it may send before: handshake and HELLO are below 2000
 _UNKNOWN_PAUSE = 0.002  # seconds after each piece read of any connection that is not
@@ -107,7 +111,8 @@ class _Connection:
     """outer: from the peer; inner: to the socket behind; heard: when the peer spoke last.
 
     host: the peer's address; taken: the socket behind has accepted it, for it has greeted; kept: it
-    is part of the call; unknown: bytes that came while it was not.
+    is part of the call; unknown: bytes that came while it was not; spoken: the peer has begun with
+    what may be ZMTP.
     """
 
     outer: socket.socket
@@ -115,9 +120,17 @@ class _Connection:
     host: str
     heard: float
     taken: asyncio.Event = field(default_factory=asyncio.Event)
+    spoken: asyncio.Event = field(default_factory=asyncio.Event)
     kept: bool = False
     unknown: int = 0
     pace: Allowance = field(default_factory=lambda: Allowance(KNOWN_RATE, KNOWN_BURST))
+
+
+class Introduction(NamedTuple):
+    """What a peer may ask before it speaks ZMTP, and the answer, after which it has to go."""
+
+    question: bytes
+    answer: bytes
 
 
 @dataclass(frozen=True)
@@ -131,15 +144,23 @@ class Line:
 class Proxy:
     """Listens on a TCP port for the ZeroMQ socket that is bound to `endpoint`.
 
-    limit: longest message in bytes, with what CURVE adds. Raises SottoError when made if the port
-    cannot be had. failure: why the port is closed, if it is without having been asked to. `keep`,
+    limit: longest message in bytes, with what CURVE adds; introduction: a question that no ZMTP
+    begins with, and what whoever asks it is told. Raises SottoError when made if the port cannot be
+    had. failure: why the port is closed, if it is without having been asked to. `keep`,
     `let_go` and `unknown_hosts` may be called from any thread.
     """
 
     def __init__(
-        self, address: Address, limit: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        address: Address,
+        limit: int,
+        *,
+        introduction: Introduction | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit, self._clock = limit, clock
+        self._introduction = introduction
+        self._introductions = Allowance(_INTRODUCTIONS, _INTRODUCTIONS)
         self.turned_away = 0  # connections closed for what they sent, or for lack of room
         self.failure: str | None = None
         self._server = _listen(address)
@@ -316,7 +337,7 @@ class Proxy:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             if outward.done() and outward.exception() is not None:
                 # The peer has gone; what it said last, a goodbye perhaps, may not be read yet.
-                await asyncio.wait({inward}, timeout=_FAREWELL)
+                await asyncio.wait({inward}, timeout=_LAST_WORDS)
             foul = inward.done() and isinstance(inward.exception(), BadStream)
             self.turned_away += foul or expiry.done()
         finally:
@@ -333,12 +354,39 @@ class Proxy:
         """Pass on what comes from the peer. Raises BadStream for what must not be handed on."""
         reader = FrameReader(self._limit)
         await connection.taken.wait()
-        while data := await self._loop.sock_recv(connection.outer, _PIECE):
+        data = await self._first_words(connection)
+        while data:
             reader.read(data)
+            connection.spoken.set()
             connection.heard = self._clock()
             with contextlib.suppress(OSError):  # closed, but has said goodbye before
                 await self._loop.sock_sendall(connection.inner, data)
             await self._wait(connection, len(data))
+            data = await self._loop.sock_recv(connection.outer, _PIECE)
+
+    async def _first_words(self, connection: _Connection) -> bytes:
+        """What a peer begins with, nothing if that was to ask who we are.
+
+        Raises BadStream if it says nothing, or if too many ask.
+        """
+        question, answer = (b"", b"") if self._introduction is None else self._introduction
+        data = b""
+        try:
+            while not data or (len(data) < len(question) and question.startswith(data)):
+                most = len(question) - len(data) or _PIECE
+                receiving = self._loop.sock_recv(connection.outer, most)
+                more = await asyncio.wait_for(receiving, _FIRST_WORDS)
+                if not more:
+                    return b""
+                data += more
+        except asyncio.TimeoutError:
+            raise BadStream("connected, and says nothing") from None
+        if data != question:
+            return data
+        if not self._introductions.take(1.0, self._clock()):
+            raise BadStream("too many ask who we are")
+        await self._loop.sock_sendall(connection.outer, answer)
+        return b""
 
     async def _wait(self, connection: _Connection, count: int) -> None:
         """After `count` bytes, others' turn. Raises BadStream if there were too many."""
@@ -354,6 +402,7 @@ class Proxy:
     async def _outward(self, connection: _Connection) -> None:
         while data := await self._loop.sock_recv(connection.inner, _PIECE):
             connection.taken.set()
+            await connection.spoken.wait()  # it may not want ZMTP
             await self._loop.sock_sendall(connection.outer, data)
 
 

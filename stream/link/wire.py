@@ -214,7 +214,7 @@ class Bye:
 
 @dataclass(frozen=True)
 class Who:
-    """To the introduction port: which public key does the listener have?"""
+    """Before ZMTP: which public key does the listener have?"""
 
 
 @dataclass(frozen=True)
