@@ -31,7 +31,7 @@ from textual.pilot import Pilot
 from stream.call.snapshot import QUIETEST_DB, FrontEndState, Latency, Snapshot, Spectrogram
 from stream.link.authentication import Security
 from stream.link.caller import Caller
-from stream.link.events import CallState, Offer
+from stream.link.events import CallState, Offer, Rings
 from stream.link.keys import generate
 from stream.link.listener import Listener
 from stream.link.peers import KnownPeers
@@ -686,6 +686,32 @@ def test_a_caller_that_rings_is_asked_about_once(key: str, answer: Answer) -> No
 
     call, _, _ = play("ringing", decide)
     assert commands(call) == [("answer", answer)]
+
+
+@pytest.mark.parametrize(
+    ("ringing", "said"),
+    [
+        (Rings('ada "Eve"', "aaaa-bbbb", known=True), 'ada "Eve" calls.'),
+        (Rings("", ""), "somebody calls, without a key: it may be anybody."),
+    ],
+    ids=["known", "no key"],
+)
+def test_only_an_unknown_key_can_be_remembered(ringing: Rings, said: str, monkeypatch) -> None:
+    monkeypatch.setattr("tests.fake_call.RINGING", ringing)
+
+    async def decide(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        app.poll()
+        await pilot.pause()
+        assert said in grid(app) and "remember" not in grid(app)
+        await pilot.press("r")
+        await pilot.pause()
+        assert said in grid(app)
+        await pilot.press("a")
+        await pilot.pause()
+        assert said not in grid(app)
+
+    call, _, _ = play("ringing", decide)
+    assert commands(call) == [("answer", Answer.ACCEPT)]
 
 
 def test_the_question_goes_when_the_caller_gives_up() -> None:

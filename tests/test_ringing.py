@@ -1,4 +1,4 @@
-"""Callers that are not known ring: nothing is heard before a person has answered."""
+"""Callers ring: nothing is heard before a person has answered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from stream.link import keys
 from stream.link.authentication import Security
 from stream.link.caller import Caller
-from stream.link.events import AudioArrived, CallState, Joined, RingOver, Rings
+from stream.link.events import AudioArrived, CallState, Joined, Left, RingOver, Rings
 from stream.link.listener import Listener
 from stream.link.peers import KnownPeers
 from stream.link.ringing import Answer, Doorbell, Verdict
@@ -114,6 +114,55 @@ def test_who_gives_up_rings_no_more(ends, line):
     host.until(lambda e: isinstance(e, Rings))
     guest.endpoint.close()
     assert host.until(lambda e: isinstance(e, RingOver)).reason == "the caller has given up"
+
+
+def test_known_callers_ring_too_and_are_let_in_at_once_where_nobody_is_asked(ends, line):
+    host, side, guest_side = line
+    side.known.add("robert", guest_side.keys.public)
+    guest = call(ends, host, guest_side)
+    rings = host.until(lambda e: isinstance(e, Rings))
+    assert rings == Rings('robert "Bob"', guest_side.keys.fingerprint, known=True)
+    assert not any(isinstance(e, (Joined, AudioArrived)) for e in host.heard + guest.heard)
+    host.endpoint.answer(Answer.ACCEPT)
+    guest.state(CallState.TALKING)
+    guest.endpoint.close()
+    unasked = ends(Listener("127.0.0.1:0", HOST, replace(side, ring=False)))
+    call(ends, unasked, guest_side).state(CallState.TALKING)
+    assert not any(isinstance(e, Rings) for e in unasked.heard)
+
+
+def test_who_has_no_key_rings(ends):
+    """And another one that calls meanwhile does not get in with what was said to the first."""
+    host = ends(Listener("127.0.0.1:0", HOST, Security(ring=True)))
+    first = call(ends, host, Security())
+    assert host.until(lambda e: isinstance(e, Rings)) == Rings('"Bob"', "")
+    second = call(ends, host, Security())
+    assert second.state(CallState.REFUSED).reason == "another caller is ringing"
+    host.endpoint.answer(Answer.ACCEPT)
+    first.state(CallState.TALKING)
+    first.endpoint.close()
+    host.state(CallState.TALKING)
+    host.until(lambda e: isinstance(e, Left))
+    host.forget()
+    third = call(ends, host, Security())
+    host.until(lambda e: isinstance(e, Rings))
+    host.endpoint.answer(Answer.REFUSE)
+    third.state(CallState.REFUSED)
+
+
+def test_in_a_room_only_the_unknown_ring(ends, line):
+    _, side, guest_side = line
+    room = ends(Listener("127.0.0.1:0", HOST, side, room=True))
+    guest = ends(Caller("127.0.0.1", room.endpoint.port, replace(GUEST, room=True), guest_side))
+    assert not room.until(lambda e: isinstance(e, Rings)).known
+    room.endpoint.answer(Answer.REMEMBER)
+    guest.state(CallState.TALKING)
+    guest.endpoint.close()
+    room.until(lambda e: isinstance(e, Left))
+    room.forget()
+    again = ends(Caller("127.0.0.1", room.endpoint.port, replace(GUEST, room=True), guest_side))
+    again.state(CallState.TALKING)
+    assert not any(isinstance(e, Rings) for e in room.heard + room.endpoint.events(0.0))
 
 
 def test_without_a_person_nobody_rings(ends, line):

@@ -75,7 +75,7 @@ class CallSettings:
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
     when the source ends; processing: of a microphone's sound, by the front end; recording_bytes:
     the most that a recording takes (None: what its format holds); on_ring: called when a caller
-    that is not known rings, must not block.
+    rings, must not block.
     """
 
     preset: str
@@ -429,7 +429,8 @@ class Call:
             self._change(event.state, event.reason)
         elif isinstance(event, Rings):
             self._ringing = event
-            self._journal.warning(f"{event.name or 'somebody'} rings (key {event.fingerprint})")
+            key = f"key {event.fingerprint}" if event.fingerprint else "without a key"
+            self._journal.warning(f"{event.name or 'somebody'} rings ({key})")
             if self._settings.on_ring is not None:
                 self._settings.on_ring(event)
         elif isinstance(event, RingOver):

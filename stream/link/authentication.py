@@ -33,8 +33,8 @@ class Security:
 
     keys: our key pair, None for an unsecured link; peers: the known peers (None: the default file);
     peer_key: the one peer's key, in Z85; trust_new: accept and record unknown keys; trust_most: how
-    many of them a listener accepts until it ends; ring: let a person decide about the others;
-    insecure: allow an unsecured link beyond this machine.
+    many of them a listener accepts until it ends; ring: let a person decide about everybody else
+    who calls; insecure: allow an unsecured link beyond this machine.
     """
 
     keys: KeyPair | None = None

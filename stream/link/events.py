@@ -140,13 +140,15 @@ class StateChanged:
 
 @dataclass(frozen=True)
 class Rings:
-    """A caller nobody knows waits to be let in; see `Endpoint.answer`.
+    """A caller waits to be let in; see `Endpoint.answer`.
 
-    name: for people, what it calls itself, in quotes; fingerprint: of the key it has.
+    name: for people, what it is called here, and in quotes what it calls itself; fingerprint: of
+    the key it has, "" if there are no keys; known: the key is one of the known peers'.
     """
 
     name: str
     fingerprint: str
+    known: bool = False
 
 
 @dataclass(frozen=True)

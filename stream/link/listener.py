@@ -288,21 +288,22 @@ class Listener(Endpoint):
             return self._refuse(route, wire.Refusal.BUSY, why, now)
         new = bool(key) and not self._security.knows_caller(key)
         new = new and key not in self._trusted_unrecorded | self._accepted
-        rang = new and not self._may_trust(key, now)
-        if rang:
-            if not self._security.ring:
-                return self._refuse(route, wire.Refusal.BUSY, "too many new callers at once", now)
-            if not self._ring(route, frame, hello, key, now):
-                return False
+        trusted = new and self._may_trust(key, now)
+        if new and not trusted and not self._security.ring:
+            return self._refuse(route, wire.Refusal.BUSY, "too many new callers at once", now)
+        who = key or hello.nonce.hex()
+        rang = not trusted and self._has_to_ring(key, new, replaced)
+        if rang and not self._ring(route, frame, hello, key, now):
+            return False
         party = next(n for n in range(1, MAX_PARTIES + 1) if n not in self._participants)
         preset = self._preset if self._room else wire.clipped(hello.preset)
         newcomer = Participant(party, wire.clipped(hello.name), key, preset)
         newcomer.nonce, newcomer.attempt = hello.nonce, hello.attempt
         if not self._connect(newcomer, route, frame, preset, now):
-            if new and not rang:
+            if trusted:
                 self._new_keys.give_back()
             return self._turn_away()
-        if rang and not self._doorbell.enter(key):
+        if rang and not self._doorbell.enter(who) and new:
             self._accepted.add(key)
             new = False
         self._preset = preset
@@ -322,14 +323,26 @@ class Listener(Endpoint):
     def _may_trust(self, key: str, now: float) -> bool:
         return key not in self._distrusted and self._new_keys.take(now)
 
+    def _has_to_ring(self, key: str, new: bool, replaced: Participant | None) -> bool:
+        """Whether a person decides about a caller.
+
+        In a room those who are known come and go as they like, and whose program was started again
+        goes on with the call that was accepted.
+        """
+        if not self._security.ring:
+            return False
+        if not key:
+            return not self._room
+        return new or not (self._room or key in self._accepted or replaced is not None)
+
     def _ring(
         self, route: bytes, frame: zmq.Frame, hello: wire.Hello, key: str, now: float
     ) -> bool:
-        """A caller whose key nobody knows: whether a person has accepted it.
+        """Whether a person has accepted a caller.
 
         Until then it hears nothing from us, and dials anew now and then.
         """
-        verdict = self._doorbell.call(key, now)
+        verdict = self._doorbell.call(key or hello.nonce.hex(), now)
         if verdict is Verdict.ACCEPTED:
             return True
         if verdict is Verdict.REFUSED:
@@ -339,17 +352,21 @@ class Listener(Endpoint):
         else:
             self._waiting = route, frame, hello
             if verdict is Verdict.RINGS:
-                claimed = wire.clipped(hello.name)
-                self._events.put(Rings(shown_name("", claimed), fingerprint(key)))
+                known = self._security.caller(key) if key else None
+                name = shown_name(known.name if known else "", wire.clipped(hello.name))
+                print_ = fingerprint(key) if key else ""
+                known_key = bool(key) and self._security.knows_caller(key)
+                self._events.put(Rings(name, print_, known=known_key))
         return False
 
     def _take_answer(self, answer: Answer, now: float) -> None:
         """A person has decided about who rings."""
-        key = self._doorbell.answer(answer, now)
+        who = self._doorbell.answer(answer, now)
         waiting, self._waiting = self._waiting, None
-        if not key or waiting is None:
+        if not who or waiting is None:
             return
         route, frame, hello = waiting
+        key = who if self._security.secured else ""
         if answer is Answer.REFUSE:
             self._events.put(RingOver("refused"))
             self._refuse(route, wire.Refusal.OTHER, _NOT_TAKEN, now)

@@ -1,4 +1,4 @@
-"""Unknown callers ring: who does, what a person answers, and how often it may happen."""
+"""Callers ring: who does, what a person answers, and how often it may happen."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class _Accepted:
 
 
 class Doorbell:
-    """One caller rings at a time. Times are seconds of a monotonic clock."""
+    """One caller rings at a time. Times are seconds of a monotonic clock.
+
+    A caller is told from others by its key, or, where there are no keys, by its nonce.
+    """
 
     def __init__(self) -> None:
         self.key = ""  # of who rings now, "" if nobody does
@@ -51,7 +54,7 @@ class Doorbell:
         self._limit = RateLimit(_RINGS, _RINGS_SECONDS)
 
     def call(self, key: str, now: float) -> Verdict:
-        """A caller with an unknown key calls, or calls again while it waits."""
+        """A caller calls, or calls again while it waits."""
         accepted = self._accepted
         if accepted is not None and accepted.key == key and now < accepted.until:
             return Verdict.ACCEPTED
@@ -66,7 +69,7 @@ class Doorbell:
         return verdict
 
     def answer(self, answer: Answer, now: float) -> str:
-        """A person answers; returns the key of the caller, "" if nobody rings any more."""
+        """A person answers; returns who the caller is, "" if nobody rings any more."""
         key, self.key = self.key, ""
         if not key:
             return ""

@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="wait for the next call when one is over"
     )
-    ring = parser.add_argument_group("callers that are not known")
+    ring = parser.add_argument_group("callers")
     ring.add_argument(
         "--auto-answer",
         action="store_true",
-        help="refuse them, without a word, rather than let them ring on the screen",
+        help="let in who is known at once, and turn all others away, rather than let them ring",
     )
     ring.add_argument(
         "--on-ring",
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from stream.link.listener import Listener
 
     live.check_options(args)
-    if args.on_ring and (args.headless or args.auto_answer or args.insecure):
-        raise UsageError("--on-ring: nobody rings with --headless, --auto-answer or --insecure")
+    if args.on_ring and (args.headless or args.auto_answer):
+        raise UsageError("--on-ring: nobody rings with --headless or --auto-answer")
     connect = partial(Listener, args.bind, room=args.room)
     return live.run(args, connect, room=args.room, lasting=args.keep)

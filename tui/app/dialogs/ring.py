@@ -1,4 +1,4 @@
-"""A dialog for an incoming call of somebody who is not known."""
+"""A dialog for an incoming call."""
 
 from __future__ import annotations
 
@@ -24,20 +24,26 @@ class Ring(Dialog[Answer]):
     ]
 
     def __init__(self, ringing: Rings) -> None:
-        super().__init__("incoming call", "a accept · r accept, remember · n no")
+        self._may_remember = bool(ringing.fingerprint) and not ringing.known
+        remember = "r accept, remember · " if self._may_remember else ""
+        super().__init__("incoming call", f"a accept · {remember}n no")
         self.ringing = ringing
 
     def content(self) -> list[Widget]:
         name = clean(self.ringing.name) or "somebody"
-        lines = (
-            f"{name} calls. Nobody known has this key:",
-            clean(self.ringing.fingerprint),
-            "Nothing is heard, and your microphone is closed, until you accept.",
-        )
+        if self.ringing.known:
+            lines = [f"{name} calls."]
+        elif self.ringing.fingerprint:
+            who = f"{name} calls. Nobody known has this key:"
+            lines = [who, clean(self.ringing.fingerprint)]
+        else:
+            lines = [f"{name} calls, without a key: it may be anybody."]
+        lines.append("Nothing is heard, and your microphone is closed, until you accept.")
         return [Static("\n".join(lines), markup=False)]
 
     def action_answer(self, name: str) -> None:
-        self.dismiss(Answer[name])
+        if Answer[name] is not Answer.REMEMBER or self._may_remember:
+            self.dismiss(Answer[name])
 
     def action_close(self) -> None:
         self.dismiss(Answer.REFUSE)
