@@ -27,7 +27,9 @@ from tui.terminal.signals import unwinding
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-_SERVICES = {"call", "listen"}  # run for days: garbage is collected as usual
+# Calls run for days: garbage is collected as usual. What is to be known of them is found out as
+# they are run.
+_SERVICES = {"call", "listen", "check"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of all commands, which knows the arguments of those in `names` alone."""
     parser = _Parser(prog="sotto", description="Speech at 2 kbit/s.")
-    parser.add_argument("--version", action="version", version=f"sotto {_version()}")
+    parser.add_argument("--version", action="version", version=f"sotto {sotto_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands = {name: subparsers.add_parser(name, help=text) for name, text in COMMANDS.items()}
     for name in names:
@@ -105,7 +107,7 @@ def _dispatch(arguments: list[str]) -> int:
     return status
 
 
-def _version() -> str:
+def sotto_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

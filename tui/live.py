@@ -151,7 +151,7 @@ def make_source(args: argparse.Namespace) -> Source:
         return PipeSource()
     if args.input == NONE:
         return Silence()
-    with _suggesting("--input none or --send-file"):
+    with suggesting("--input none or --send-file"):
         return Microphone(args.input)
 
 
@@ -163,12 +163,12 @@ def make_sink(args: argparse.Namespace) -> Sink:
         return PipeSink()
     if args.output == NONE:
         return NullSink()
-    with _suggesting("--output none"):
+    with suggesting("--output none"):
         return Loudspeaker(args.output)
 
 
 @contextlib.contextmanager
-def _suggesting(way_out: str) -> Iterator[None]:
+def suggesting(way_out: str) -> Iterator[None]:
     """Say what to do on a machine without sound."""
     from stream.audio.devices import AudioDeviceError
 
@@ -338,23 +338,29 @@ def following(call: Call, watch: Callable[[], None]) -> Iterator[None]:
         thread.join(2.0)
 
 
-def _load(args: argparse.Namespace) -> tuple[SpeechCodec, dict[int, float]]:
-    """The codec, ready to go, and how fast this machine is: see `warm_up`."""
+def load_codec(args: argparse.Namespace) -> SpeechCodec:
+    """The codec of the options, with as many threads as a call gives it."""
     import torch
     from threadpoolctl import threadpool_limits
 
     from codec.speech.codec import SpeechCodec
-    from codec.speech.encoder import check_steps
-    from stream.call.call import warm_up
-    from tui.terminal.progress import Progress
 
     threads = args.threads or max((os.cpu_count() or 1) // 2, 1)
     torch.set_num_threads(threads)
     # Small products gain nothing from more threads, and waiting for cores that the search keeps
     # busy costs tens of milliseconds.
     threadpool_limits(1, user_api="blas")
+    return SpeechCodec.load(args.preset, args.device, args.model)
+
+
+def _load(args: argparse.Namespace) -> tuple[SpeechCodec, dict[int, float]]:
+    """The codec, ready to go, and how fast this machine is: see `warm_up`."""
+    from codec.speech.encoder import check_steps
+    from stream.call.call import warm_up
+    from tui.terminal.progress import Progress
+
     with Progress("loading the networks", None):
-        codec = SpeechCodec.load(args.preset, args.device, args.model)
+        codec = load_codec(args)
         check_steps(codec, args.delay // STEP_MS)
         check_fits(args.packet_limit, args.delay // STEP_MS)
         measured = warm_up(codec, args.delay)

@@ -145,18 +145,22 @@ class CardStream:
         self._buffer = DEVICE_BUFFER  # seconds to ask the sound system for
         self._looked, self._lost = 0.0, 0
 
-    def settings(self) -> tuple[int, int]:
+    def settings(self, channels: int = 1) -> tuple[int, int]:
         """(sample rate in Hz, channels) to open it with, as near to 16 kHz mono as it goes.
 
+        channels: that are wanted rather than one.
         Raises AudioDeviceError if it accepts nothing that was tried, with its reason.
         """
         why = "no reason given"
         rates = dict.fromkeys((SAMPLE_RATE, self.info.native_rate, 48_000, 44_100))
-        counts = _channel_counts(self.info.channels(self._direction))
-        for rate, channels in product(rates, counts):
-            refusal = _refusal(self.info.index, self._direction, rate, channels)
+        counts = _channel_counts(self.info.channels(self._direction), channels)
+        settings = list(product(rates, counts))
+        if channels > 1:  # more important than the rate
+            settings.sort(key=lambda each: counts.index(each[1]))
+        for rate, count in settings:
+            refusal = _refusal(self.info.index, self._direction, rate, count)
             if refusal is None:
-                return rate, channels
+                return rate, count
             why = refusal
         raise AudioDeviceError(f"cannot open {self._direction} device {self.info.name}: {why}")
 
@@ -370,9 +374,9 @@ def _accepted(index: int, channels: int, direction: Direction) -> tuple[int, ...
     )
 
 
-def _channel_counts(most: int) -> tuple[int, ...]:
-    """What to try: mono; hardware without it may still do with two, or all it has."""
-    return tuple(dict.fromkeys((1, min(2, most), most)))
+def _channel_counts(most: int, wanted: int = 1) -> tuple[int, ...]:
+    """What to try: what is wanted; hardware without it may still do with two, all it has, one."""
+    return tuple(dict.fromkeys((min(wanted, most), min(2, most), most, 1)))
 
 
 def _refusal(index: int, direction: Direction, rate: int, channels: int) -> str | None:

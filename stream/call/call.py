@@ -32,7 +32,7 @@ from stream.call.delays import (
 from stream.call.receiver import Receiver
 from stream.call.recorder import FRAME_BYTES, MAX_FRAMES, Recorder
 from stream.call.remote_stream import RemoteStream
-from stream.call.sender import Sender
+from stream.call.sender import SWITCH_SECONDS, Sender
 from stream.call.snapshot import FrontEndState, Snapshot
 from stream.link.events import (
     FAULT,
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 
 
 _EVENT_WAIT = 0.05
-_SWITCH_SECONDS = 0.001
 _GOODBYE_SECONDS = 0.5  # from the end of the source to hanging up, beyond the length of a packet
 _NEW_SECONDS = 1.0  # in which a party that has come lacks a key packet for no other reason
 _DRAIN_SECONDS = 4.0  # in which what a party said last has to be played
@@ -152,8 +151,7 @@ class Call:
 
     def start(self) -> None:
         """Open the sink and the connection. Raises SottoError when either is refused."""
-        # The default lets one thread keep the interpreter for 5 ms: too long for sound.
-        sys.setswitchinterval(_SWITCH_SECONDS)
+        sys.setswitchinterval(SWITCH_SECONDS)
         if self._cards.input.card is not None:
             self._have_front_end()
         self._receiver.start()

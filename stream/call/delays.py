@@ -37,6 +37,11 @@ def block_seconds(delay: int) -> float:
     return min(steps_of(delay), _BLOCK_STEPS) * STEP_MS / 1000.0
 
 
+def most_seconds(delay: int) -> float:
+    """How long the search of a block may take that the machine has to keep up with."""
+    return BUSY_SHARE * block_seconds(delay)
+
+
 def fitting(wished: int, possible: Sequence[int], seconds: Callable[[int], float]) -> int:
     """The shortest possible delay, of at least the wished one, that the machine keeps up with.
 
@@ -44,7 +49,7 @@ def fitting(wished: int, possible: Sequence[int], seconds: Callable[[int], float
     """
     longer = sorted(delay for delay in possible if delay >= wished) or [max(possible)]
     for delay in longer[:-1]:
-        if seconds(delay) <= BUSY_SHARE * block_seconds(delay):
+        if seconds(delay) <= most_seconds(delay):
             return delay
     return longer[-1]
 

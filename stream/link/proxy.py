@@ -163,7 +163,7 @@ class Proxy:
         self._introductions = Allowance(_INTRODUCTIONS, _INTRODUCTIONS)
         self.turned_away = 0  # connections closed for what they sent, or for lack of room
         self.failure: str | None = None
-        self._server = _listen(address)
+        self._server = listening_socket(address)
         self.port = int(self._server.getsockname()[1])
         self._folder = _private_folder()
         self._path = os.path.join(self._folder, _NAME)
@@ -452,8 +452,8 @@ def cannot_listen(address: Address, number: int | None) -> SottoError:
     return SottoError(f"cannot listen on {address}: {why[:1].lower()}{why[1:]}")
 
 
-def _listen(address: Address) -> socket.socket:
-    """A listening TCP socket. Raises SottoError."""
+def listening_socket(address: Address) -> socket.socket:
+    """A listening TCP socket that does not block. Raises SottoError."""
     any_ = address.host == ANY
     six = ":" in address.host or (any_ and socket.has_dualstack_ipv6())
     try:

@@ -23,6 +23,7 @@ COMMANDS = {
     "keygen": "make a key pair for secured calls",
     "peers": "whom we know: list, add, rename, verify, forget",
     "devices": "audio devices and the rates they accept",
+    "check": "try microphone, ears, speed and ports before a call",
     "train": "train the networks",
     "bench": "quality, bitrate and speed against other codecs; latency of the live link",
 }
