@@ -16,7 +16,7 @@ setup: $(VENV)/.ready-dev ## set up .venv for use and development, without runni
 
 demo: $(VENV)/.ready-bench ## set up, put a clip of speech through the codec, say how it came out
 	@mkdir -p build
-	$(BIN)/sotto transcode $(CLIP) build/demo.wav --picture build/demo.png
+	$(BIN)/sotto transcode --force $(CLIP) build/demo.wav --picture build/demo.png
 	@echo
 	@echo "listen:    build/demo.wav   (before: $(CLIP))"
 	@echo "look:      build/demo.png"

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codec.errors import BadInput
-from codec.files.paths import display_name
+from codec.files.paths import display_name, os_errors
 from codec.files.paths import reason as os_reason
 from models.description import DESCRIPTION, check_file, read_description
 from models.description import WEIGHTS as WEIGHTS
@@ -161,15 +161,28 @@ def read_part(path: Path, most: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
     return tensors
 
 
+def refuse_no_model(out: Path) -> None:
+    """Raise BadInput where a model written to `out` would replace anything else than a model."""
+    if not os.path.lexists(out):
+        return
+    with os_errors("read", out):
+        if not (out / DESCRIPTION).is_file():
+            raise BadInput(f"{out} exists and is no model folder; give another --out")
+        others = [f for f in out.iterdir() if f.name != DESCRIPTION and f.suffix != ".safetensors"]
+    if others:
+        name = display_name(min(others).name)
+        raise BadInput(f"{out} holds {name}, which is no part of a model; give another --out")
+
+
 @contextlib.contextmanager
 def new_model_folder(out: Path) -> Iterator[Path]:
     """A folder to write a model into, which becomes `out` if the block ends well.
 
-    An existing model is replaced only then. Raises BadInput, before the block, when `out` exists
-    and holds something else than a model.
+    An existing model is replaced only then. Raises BadInput, before and after the block, when `out`
+    holds something else than a model.
     """
-    if out.exists() and not (out / DESCRIPTION).is_file():
-        raise BadInput(f"{out} exists and is no model folder; give another --out")
+    refuse_no_model(out)
+    out = Path(os.path.realpath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -178,6 +191,7 @@ def new_model_folder(out: Path) -> Iterator[Path]:
         draft.chmod(0o755)
         for file in draft.iterdir():
             file.chmod(0o644)
+        refuse_no_model(out)
         if out.exists():
             shutil.rmtree(out)
         draft.rename(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,40 +12,74 @@ from codec.errors import BadInput, SottoError
 from codec.files.paths import PIPE, display_name, is_special, os_errors
 from tui.terminal.console import note
 from tui.terminal.errors import UsageError
+from tui.terminal.outputs import check_outputs
 from tui.terminal.progress import Progress
 
 _CONTAINER_SUFFIX = ".sotto"
 
 
-def check_paths(source: str, target: str, beside: str | None = None) -> None:
-    """Raise UsageError if an output would replace its input, or cannot hold it.
+class Work:
+    """Which file a command makes of which.
 
-    beside: a second output, which must not replace the first one either.
+    Attributes: pairs of (input, output); single: it is one file or pipe, named by the user, and not
+    a directory of some or several.
     """
-    if beside is not None:
-        check_paths(source, beside)
-        if os.path.realpath(beside) == os.path.realpath(target):
-            raise UsageError(f"two outputs are the same file: {display_name(target)}")
-    if PIPE in (source, target):
-        if source == PIPE or not os.path.isdir(source):
-            return
-        raise UsageError("a directory goes into a directory, not into a pipe")
-    if os.path.isdir(source):
+
+    def __init__(self, args: argparse.Namespace, suffix: str, *, folders: bool = True) -> None:
+        """Read `input`, `output` and `force`; outputs in a directory end in `suffix`.
+
+        folders: an input may be a directory; its audio, or if `suffix` is audio, .sotto files are
+        meant, and its tree is mirrored.
+
+        Raises UsageError if the two do not fit together, or an input would be overwritten, BadInput
+        if another file would be, or an input directory is unreadable or holds no such files.
+        """
+        sources: list[str] = args.input
+        target: str = args.output
+        self._audio = suffix == _CONTAINER_SUFFIX
+        first = sources[0]
+        inside = folders and os.path.isdir(first)
+        ends = target.endswith(tuple(s for s in (os.sep, os.altsep) if s))
+        self.single = len(sources) == 1 and not inside and not ends
+        if self.single:
+            self.pairs = [(first, target)]
+        else:
+            self._check_folder(sources, target, made=ends or (inside and len(sources) == 1))
+            found = [pair for source in sources for pair in self._find(source, folders)]
+            if len(sources) == 1 and inside:
+                found = [(path, name.relative_to(name.parts[0])) for path, name in found]
+            self.pairs = _named(found, target, suffix)
+        check_outputs(*zip(*self.pairs, strict=True), force=args.force, mirrored=not self.single)
+
+    def _check_folder(self, sources: list[str], target: str, *, made: bool) -> None:
+        """Raise UsageError unless outputs can go into `target`; made: it may be a new folder."""
+        shown = display_name(target)
+        if PIPE in sources:
+            raise UsageError("standard input has no name: give its output one, too")
+        if target == PIPE:
+            what = "several files go" if len(sources) > 1 else "a directory goes"
+            raise UsageError(f"{what} into a directory, not into a pipe")
         if os.path.exists(target) and not os.path.isdir(target):
+            several = "several inputs" if len(sources) > 1 else display_name(sources[0])
+            raise UsageError(f"{several} cannot go into {shown}, which is no directory")
+        if not made and not os.path.isdir(target):
             raise UsageError(
-                f"{display_name(source)} is a directory, {display_name(target)} is not"
+                f"there is no directory {shown} for several inputs ({shown}/ makes it)"
             )
-        return
-    if os.path.isfile(target) and os.path.exists(source) and os.path.samefile(source, target):
-        raise UsageError("input and output are the same file")
+
+    def _find(self, source: str, folders: bool) -> list[tuple[Path, Path]]:
+        """(input, its name in the output directory) of a file, or of all in a directory."""
+        if not folders or not os.path.isdir(source):
+            return [(Path(source), Path(os.path.basename(os.path.abspath(source))))]
+        place = Path(source)
+        inside = Path(os.path.basename(os.path.abspath(source)) or "root")
+        return [(path, inside / path.relative_to(place)) for path in find(source, self._audio)]
 
 
-def mirrored(source: str, target: str, *, audio: bool, suffix: str) -> list[tuple[str, str]]:
-    """(input, output) of every audio file, or every .sotto file, below `source`, sorted.
+def find(folder: str, audio: bool) -> list[Path]:
+    """All audio files, or all .sotto files, below a directory, sorted.
 
-    `a/b.flac` becomes `a/b` + suffix; where two inputs differ only in their suffix, both keep it
-    (`b.flac.sotto`, `b.wav.sotto`). Raises BadInput if there are no such files, if two would still
-    become the same file (`b.flac`, `b.wav` and `b.flac.wav`), or if a directory is unreadable.
+    Raises BadInput if there are none, or if a directory is unreadable.
     """
     from codec.files.audio import looks_like_audio
 
@@ -52,23 +87,30 @@ def mirrored(source: str, target: str, *, audio: bool, suffix: str) -> list[tupl
         raise error
 
     found: list[Path] = []
-    with os_errors("read", source):
-        for folder, _, names in os.walk(source, onerror=fail):
+    with os_errors("read", folder):
+        for place, _, names in os.walk(folder, onerror=fail):
             for name in names:
-                path = Path(folder, name)
+                path = Path(place, name)
                 coded = path.suffix.lower() == _CONTAINER_SUFFIX
                 if path.is_file() and (looks_like_audio(path) if audio else coded):
                     found.append(path)
     if not found:
         what = "audio files" if audio else f"{_CONTAINER_SUFFIX} files"
-        raise BadInput(f"{display_name(source)} holds no {what}")
-    found.sort()
-    stems = Counter(path.with_suffix("") for path in found)
+        raise BadInput(f"{display_name(folder)} holds no {what}")
+    return sorted(found)
+
+
+def _named(found: list[tuple[Path, Path]], target: str, suffix: str) -> list[tuple[str, str]]:
+    """(input, output) of (input, its name in `target`), whose suffix is replaced.
+
+    Where two inputs differ only in their suffix, both keep it (`b.flac.sotto`, `b.wav.sotto`).
+    Raises BadInput if two would still become the same file (`b.flac`, `b.wav` and `b.flac.wav`).
+    """
+    stems = Counter(name.with_suffix("") for name in {name for _, name in found})
     sources: dict[str, str] = {}
-    for path in found:
-        stem = path if stems[path.with_suffix("")] > 1 else path.with_suffix("")
-        relative = stem.relative_to(source)
-        output = str(Path(target, relative.parent, relative.name + suffix))
+    for path, name in found:
+        stem = name if stems[name.with_suffix("")] > 1 else name.with_suffix("")
+        output = str(Path(target, stem.parent, stem.name + suffix))
         other = sources.setdefault(output, str(path))
         if other != str(path):
             raise BadInput(
@@ -90,13 +132,20 @@ def run_batch(
     Errors other than SottoError are not of one file alone, so they end the batch.
     """
     failures: list[str] = []
+    written: dict[tuple[int, int], str] = {}
     with Progress(label, sum(_or_zero(seconds, source) for source, _ in pairs)) as progress:
         for number, (source, target) in enumerate(pairs, 1):
             progress.describe(f"{label} {number}/{len(pairs)} {display_name(Path(source).name)}")
             try:
                 with os_errors("write", target):
                     Path(target).parent.mkdir(parents=True, exist_ok=True)
+                # To some file systems a.wav and A.wav are one.
+                here = _identity(target)
+                if here is not None and (other := written.get(here)):
+                    raise BadInput(f"would replace {display_name(target)}, made of {other}")
                 process(source, target, progress)
+                if (here := _identity(target)) is not None:
+                    written[here] = display_name(source)
             except SottoError as error:
                 text = str(error)
                 name = display_name(source)
@@ -105,7 +154,8 @@ def run_batch(
         return 0
     for failure in failures:
         note(failure)
-    note(f"{len(failures)} of {len(pairs)} files failed")
+    if len(pairs) > 1:
+        note(f"{len(failures)} of {len(pairs)} files failed")
     return 1
 
 
@@ -117,6 +167,14 @@ def stored_seconds(source: str) -> float | None:
 
     with AudioReader(source) as reader:
         return reader.duration
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
 
 
 def _or_zero(seconds: Callable[[str], float | None], source: str) -> float:

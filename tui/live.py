@@ -20,6 +20,7 @@ from codec.packet import STEP_MS, check_fits
 from tui.terminal import options
 from tui.terminal.arguments import positive_count
 from tui.terminal.errors import UsageError
+from tui.terminal.outputs import check_lines, check_outputs
 from tui.terminal.signals import undisturbed
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ def run(
     # The connection to be, but for the model, which is not known yet; it is never started.
     connect(Offer("", find_preset(args.preset).name, name, room), keys).close("")
     impairment = parse_impairment(args.impair) if args.impair else None
+    _check_files(args)
     if args.record:
         check_recordable(args.record)
     source, sink = make_source(args), make_sink(args)
@@ -281,6 +283,15 @@ def run(
     if over.state in (CallState.REFUSED, CallState.FAILED):
         raise SottoError(over.reason)
     return returned
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Raise UsageError or BadInput where a file of ours would be written over."""
+    read = [args.send_file, args.key, args.model]
+    if args.peer_key and os.path.isfile(args.peer_key):
+        read.append(args.peer_key)
+    check_outputs(read, [args.record, args.stats_json, args.log], force=True)
+    check_lines(read, [args.stats_json, args.log])
 
 
 def _on_ring(command: str | None, journal: Journal) -> Callable[[Rings], None] | None:

@@ -3,6 +3,9 @@
 A regular output is written under a temporary name in its own directory and renamed when whole, so
 that an error or an interruption never leaves half a file under the final name. Pipes, terminals
 and devices cannot be replaced: they are written directly.
+
+What may be overwritten: a file whose name says that sotto wrote it (OWN_SUFFIXES), and any other
+only by force. What a command reads, it never overwrites: `same_file` is asked for that.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import secrets
 import stat
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +25,7 @@ from typing import BinaryIO
 from codec.errors import BadInput
 
 PIPE = "-"
+OWN_SUFFIXES = frozenset({".sotto", ".stim"})
 _NAMES = 1000  # tried for a file that must be new
 _LONGEST_NAME = 255  # bytes
 
@@ -85,19 +90,70 @@ def open_input(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield file
 
 
+def same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> bool:
+    """Whether writing `target` would change what is read from `source`.
+
+    Links of either kind lead to the same file, '-' may be redirected to it, and names that differ
+    only in the case of letters, or in how accents are composed, are the same to many file systems.
+    Pipes and devices are never the same as anything.
+    """
+    return bool(identities(source) & identities(target, output=True))
+
+
+def identities(path: str | os.PathLike[str], *, output: bool = False) -> set[tuple[object, ...]]:
+    """What a file is known by: files that share one of these are the same (see `same_file`).
+
+    output: '-' is standard output.
+    """
+    found: set[tuple[object, ...]] = set()
+    pipe = os.fspath(path) == PIPE
+    with contextlib.suppress(OSError, ValueError):
+        status = os.fstat(1 if output else 0) if pipe else os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return found
+        found.add((status.st_dev, status.st_ino))
+    if not pipe and "\0" not in os.fsdecode(path):
+        name = os.fsdecode(os.path.realpath(path))
+        found.add((unicodedata.normalize("NFC", name).casefold(),))
+    return found
+
+
+def refuse_replacing(
+    path: str | os.PathLike[str], *, force: bool = False, new: bool = False
+) -> None:
+    """Raise BadInput if there is a file at `path` that must not be replaced.
+
+    A file whose name ends in one of OWN_SUFFIXES may be, unless `new`; any other only by `force`.
+    A symbolic link is judged by what it leads to. Pipes and devices are not replaced but written.
+    """
+    if force or is_special(path) or "\0" in os.fsdecode(path):
+        return
+    final = Path(os.path.realpath(path))
+    with os_errors("write", path):
+        if not final.is_file() or (not new and final.suffix.lower() in OWN_SUFFIXES):
+            return
+    raise BadInput(
+        f"cannot write {display_name(path)}: the file exists"
+        + ("" if new else " (--force replaces it)")
+    )
+
+
 @contextlib.contextmanager
-def atomic_output(path: str | os.PathLike[str], *, new: bool = False) -> Iterator[BinaryIO]:
+def atomic_output(
+    path: str | os.PathLike[str], *, force: bool = False, new: bool = False
+) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an exception.
 
     '-' is standard output; existing pipes and devices are written directly. On any exception,
     KeyboardInterrupt included, the temporary file is removed and `path` stays as it was. Of a
     symbolic link, the target is replaced.
 
-    new: nothing is replaced. Raises BadInput if there is a file at `path`; where somebody has made
-    one when the block ends, ours gets the next free name, as in talk-2.wav.
+    force, new: what may be replaced, as `refuse_replacing` has it. Where somebody has made a file
+    there when the block ends, ours gets the next free name, as in talk-2.wav; unless `new`, which
+    expects that, BadInput then says so.
 
-    Raises BadInput if the operating system refuses (no such directory, no permission, no space),
-    BrokenPipeError when a pipe's reader has gone.
+    Raises BadInput if the file must not be replaced, or if the operating system refuses (no such
+    directory, no permission, no space), BrokenPipeError when a pipe's reader has gone.
     """
     if os.fspath(path) == PIPE:
         if sys.stdout is None or sys.stdout.closed:
@@ -112,10 +168,9 @@ def atomic_output(path: str | os.PathLike[str], *, new: bool = False) -> Iterato
         with os_errors("write", path), open(path, "wb") as device:
             yield device
         return
+    refuse_replacing(path, force=force, new=new)
     with os_errors("write", path):
         final = _checked_target(path)
-        if new and final.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # Short, so that a final name of the longest legal length still works.
     temporary = final.parent / f".sotto-{secrets.token_hex(6)}.part"
     try:
@@ -124,10 +179,15 @@ def atomic_output(path: str | os.PathLike[str], *, new: bool = False) -> Iterato
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            if new:
-                _rename_new(temporary, final)
-            else:
+            if force or (not new and final.suffix.lower() in OWN_SUFFIXES):
                 os.replace(temporary, final)
+                return
+            name = _rename_new(temporary, final)
+        if not new and name != final:
+            raise BadInput(
+                f"a file {display_name(path)} has been made meanwhile: "
+                f"the output is in {display_name(name)}"
+            )
     except BaseException:
         # Missing if it was never created, or if the interruption came right after the rename.
         with contextlib.suppress(OSError):
@@ -166,8 +226,8 @@ def _create(temporary: Path, like: Path) -> BinaryIO:
     return file
 
 
-def _rename_new(temporary: Path, final: Path) -> None:
-    """Give a file a name, or the next free one; OSError if there is none."""
+def _rename_new(temporary: Path, final: Path) -> Path:
+    """Give a file a name, or the next free one, and return it; OSError if there is none."""
     for number in range(1, _NAMES):
         stem, suffix = final.stem, (f"-{number}" if number > 1 else "") + final.suffix
         while number > 1 and len(os.fsencode(stem + suffix)) > _LONGEST_NAME:
@@ -181,9 +241,9 @@ def _rename_new(temporary: Path, final: Path) -> None:
             continue
         except OSError:  # a file system without links
             os.replace(temporary, name)
-            return
+            return name
         temporary.unlink()
-        return
+        return name
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 

@@ -56,5 +56,5 @@ def evaluate(
 
 def write_scores(scores: dict[str, float], target: Path) -> None:
     """Scores as JSON; undefined ones as null."""
-    with atomic_output(target) as file:
+    with atomic_output(target, force=True) as file:
         file.write(tables.to_json({key: round(v, 4) for key, v in scores.items()}).encode())

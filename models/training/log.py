@@ -60,7 +60,7 @@ def cut_log(log: Path, step: int) -> None:
     """Delete the lines after `step`, which a resumed run writes again."""
     if log.exists():
         kept = [entry for entry in read_log(log) if entry["step"] <= step]
-        with atomic_output(log) as file:
+        with atomic_output(log, force=True) as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
 
@@ -92,5 +92,5 @@ def draw_curves(log: Path, target: Path) -> None:
         panels.append(Panel([Line("", steps, values, style={"linewidth": 1})], "step", title=name))
     columns = min(3, len(names))
     size = 4.2 * columns, 2.6 * math.ceil(len(names) / columns)
-    with contextlib.suppress(ImportError), atomic_output(target) as file:
+    with contextlib.suppress(ImportError), atomic_output(target, force=True) as file:
         draw(panels, file, size=size, columns=columns)

@@ -187,7 +187,7 @@ def _pack(
     def flush() -> None:
         nonlocal shard, size, number
         if shard:
-            with atomic_output(target / f"train-{number:03d}.npy") as file:
+            with atomic_output(target / f"train-{number:03d}.npy", force=True) as file:
                 np.save(file, np.concatenate(shard))
             shard, size, number = [], 0, number + 1
 
@@ -216,7 +216,7 @@ def _pack(
             "no utterance is long enough",
         )
         raise BadInput(f"nothing in {data} could be packed: {reason}")
-    with atomic_output(target / "train.json") as file:
+    with atomic_output(target / "train.json", force=True) as file:
         file.write(json.dumps(index).encode())
     hours = columns * analysis.HOP / analysis.SAMPLE_RATE / 3600
     return Prepared(len(index), hours, number, skipped)

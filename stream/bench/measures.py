@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -107,15 +109,20 @@ def run_scenario(
     finally:
         try:
             if keep is not None:
-                _keep(folder, Path(keep) / f"{scenario.name}-{setup.delay}")
+                _keep(folder, Path(keep), f"{scenario.name}-{setup.delay}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _keep(folder: Path, to: Path) -> None:
+def _keep(folder: Path, place: Path, name: str) -> None:
+    """Copy a folder to a new one: NAME in `place`, else NAME-2 and so on."""
+    for number in itertools.count(1):
+        to = place / (name if number == 1 else f"{name}-{number}")
+        if not os.path.lexists(to):
+            break
     with os_errors("write", to):
         try:
-            shutil.copytree(folder, to, dirs_exist_ok=True)
+            shutil.copytree(folder, to)
         except shutil.Error as error:  # of several files; one reason is enough
             raise BadInput(f"cannot write {display_name(to)}: {error.args[0][0][2]}") from error
 

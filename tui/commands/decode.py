@@ -1,16 +1,16 @@
-"""`sotto decode IN.sotto OUT.wav`: container to audio, with simulated loss if asked for."""
+"""`sotto decode IN.sotto... OUT.wav`: container to audio, with simulated loss if asked for."""
 
 from __future__ import annotations
 
 import argparse
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui.own_model import needing
 from tui.terminal import options
 from tui.terminal.arguments import between, number
+from tui.terminal.outputs import add_paths
 
 if TYPE_CHECKING:
     from codec.container import StreamHeader, StreamInfo
@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Decode a .sotto file, pipe ('-') or directory of .sotto files. The suffix of "
         "the output chooses its format; '-' and directories get WAV."
     )
-    parser.add_argument("input", metavar="IN.sotto", help="file, '-' or directory")
-    parser.add_argument("output", metavar="OUT.wav", help="audio file, '-', or directory")
+    add_paths(parser, "IN.sotto", "OUT.wav", ".sotto file")
     parser.add_argument(
         "--loss-rate",
         type=between(0, 1),
@@ -56,11 +55,11 @@ def _burst(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decode. Returns 1 if files of a directory failed."""
+    """Decode. Returns 1 if some of several files failed."""
     from codec.errors import BadInput
     from codec.files.audio import audio_format
     from codec.packet_loss import transitions
-    from tui.batch import check_paths, mirrored, run_batch
+    from tui.batch import Work, run_batch
     from tui.terminal.errors import UsageError
     from tui.terminal.progress import Progress
 
@@ -68,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
         transitions(args.loss_rate, args.burst)
     except BadInput as error:
         raise UsageError(str(error)) from error
-    check_paths(args.input, args.output)
+    work = Work(args, ".wav")
     job = _Job(args)
-    if Path(args.input).is_dir():
-        pairs = mirrored(args.input, args.output, audio=False, suffix=".wav")
-        return run_batch("decode", pairs, job.seconds, job.decode)
-    audio_format(args.output)
-    with Progress("decode", job.seconds(args.input)) as progress:
-        job.decode(args.input, args.output, progress)
+    if not work.single:
+        return run_batch("decode", work.pairs, job.seconds, job.decode)
+    source, target = work.pairs[0]
+    audio_format(target)
+    with Progress("decode", job.seconds(source)) as progress:
+        job.decode(source, target, progress)
     return 0
 
 
@@ -113,7 +112,7 @@ class _Job:
             with needing(source, header.model_id, header.preset, args.model):
                 codec = self._codec(header.preset)
             reader.require_model(codec.model_id, codec.preset)
-            with audio_output(target) as writer:
+            with audio_output(target, force=args.force) as writer:
                 decoder = codec.decoder(reader.header.steps)
                 blocks = decode_stream(decoder, reader, lost, total)
                 for block in progress.follow(blocks):

@@ -11,6 +11,7 @@ from tui.commands.sense import add_sense
 from tui.own_model import named, needing, place_of
 from tui.terminal import options
 from tui.terminal.errors import UsageError
+from tui.terminal.outputs import add_force, check_outputs
 
 if TYPE_CHECKING:
     from codec.image.container import ImageFile
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decode.add_argument("output", metavar="OUT.png", help="any picture format, or '-' for PNG")
     options.add_model(decode, TRAINING)
     options.add_device(decode)
+    add_force(decode)
     decode.set_defaults(run=run_decode)
     info = actions.add_parser(
         "info", help="what a .stim file holds", description="Describe a .stim file."
@@ -78,6 +80,7 @@ def _add_encode(actions: Subparsers) -> None:
         "same of all pictures, as in the paper")  # fmt: skip
     add("--preview", metavar="PNG", help="write original, decoded and difference side by side")
     options.add_device(parser)
+    add_force(parser)
     parser.set_defaults(run=run_encode)
 
 
@@ -95,7 +98,6 @@ def run_encode(args: argparse.Namespace) -> int:
     from codec.image.pictures import read_picture
     from codec.image.presets import find_image_preset
     from codec.image.settings import EncodeSettings
-    from tui.batch import check_paths
     from tui.preview import preview_png
     from tui.terminal.console import Bar, note
     from tui.terminal.steps import show_search
@@ -104,7 +106,7 @@ def run_encode(args: argparse.Namespace) -> int:
         raise UsageError("--no-search leaves nothing for --iterations, --budget or --fast to limit")
     if args.fast and (args.iterations is not None or args.budget is not None):
         raise UsageError("--fast is a number of iterations of its own")
-    check_paths(args.input, args.output, args.preview)
+    check_outputs([args.input, args.model], [args.output, args.preview], force=args.force)
     settings = EncodeSettings(
         bpp=args.bpp, ratio=args.ratio, quality=args.quality, iterations=args.iterations,
         budget=args.budget, fast=args.fast, search=not args.no_search, tune=args.tune,
@@ -117,8 +119,10 @@ def run_encode(args: argparse.Namespace) -> int:
         note(line)
     with contextlib.ExitStack() as outputs:
         # Opened before the search: a place that cannot be written to is no surprise at its end.
-        file = outputs.enter_context(atomic_output(args.output))
-        shown = args.preview and outputs.enter_context(atomic_output(args.preview))
+        file = outputs.enter_context(atomic_output(args.output, force=args.force))
+        shown = args.preview and outputs.enter_context(
+            atomic_output(args.preview, force=args.force)
+        )
         codec = ImageCodec.load(args.preset, args.device, args.model)
         with Bar("encode") as bar:
             data = codec.encode(picture, settings, progress=lambda now: show_search(bar, now))
@@ -135,10 +139,9 @@ def run_decode(args: argparse.Namespace) -> int:
     from codec.image.container import read_image
     from codec.image.pictures import picture_bytes, save_format
     from codec.image.presets import numbered_image_preset
-    from tui.batch import check_paths
     from tui.terminal.console import note
 
-    check_paths(args.input, args.output)
+    check_outputs([args.input, args.model], [args.output], force=args.force)
     form = save_format(args.output)
     file = read_image(_read(args.input))
     header = file.header
@@ -148,7 +151,7 @@ def run_decode(args: argparse.Namespace) -> int:
     picture: Picture = codec.decode_file(file)
     for line in picture.notes:
         note(line)
-    with atomic_output(args.output) as target:
+    with atomic_output(args.output, force=args.force) as target:
         target.write(picture_bytes(picture.image(), form))
     return 0
 

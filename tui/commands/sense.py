@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tui.terminal.arguments import add_device, between, count, positive_count
 from tui.terminal.options import add_model
+from tui.terminal.outputs import add_force, check_outputs
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -43,6 +44,7 @@ def add_sense(actions: Subparsers) -> None:
     add("--preview", metavar="PNG", help="write original, recovered and difference side by side")
     add_model(parser, "sotto train image")
     add_device(parser)
+    add_force(parser)
     parser.set_defaults(run=run_sense)
 
 
@@ -54,12 +56,11 @@ def run_sense(args: argparse.Namespace) -> int:
     from codec.image.pictures import Picture, picture_bytes, read_picture, save_format
     from codec.image.sensing import DEFAULT_PRIOR, SenseSettings, Sensor
     from models.evaluation.rate_quality import psnr
-    from tui.batch import check_paths
     from tui.preview import preview_png
     from tui.terminal.console import Bar, note
     from tui.terminal.steps import show_search
 
-    check_paths(args.input, args.output, args.preview)
+    check_outputs([args.input, args.model], [args.output, args.preview], force=args.force)
     form = save_format(args.output)
     many = args.measurements
     settings = SenseSettings(
@@ -71,8 +72,10 @@ def run_sense(args: argparse.Namespace) -> int:
     for line in picture.notes:
         note(line)
     with contextlib.ExitStack() as outputs:
-        file = outputs.enter_context(atomic_output(args.output))
-        shown = args.preview and outputs.enter_context(atomic_output(args.preview))
+        file = outputs.enter_context(atomic_output(args.output, force=args.force))
+        shown = args.preview and outputs.enter_context(
+            atomic_output(args.preview, force=args.force)
+        )
         begun = time.perf_counter()
         with Bar("sense") as bar:
             sensor = Sensor(settings, args.device, args.model)

@@ -17,6 +17,7 @@ from tui.terminal.arguments import (
     positive_count,
     whole,
 )
+from tui.terminal.outputs import check_outputs
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -42,8 +43,12 @@ def run(args: argparse.Namespace) -> int:
     """Train, once the command line is known to be right."""
     from tui.terminal.exit_status import extra
 
+    out = args.out or args.work / "model"
+    read = [args.data, getattr(args, "start", None), getattr(args, "dev", None)]
+    check_outputs(read, [out], force=True)
     with extra("train"):
-        # Only here: it imports torch.
+        # Only here: they import torch.
+        importlib.import_module("models.folder").refuse_no_model(out)
         training = importlib.import_module("tui.training")
     args.length = _length(args)
     return int(training.SUBJECTS[args.subject](args))

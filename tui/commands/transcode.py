@@ -1,4 +1,4 @@
-"""`sotto transcode IN OUT.wav`: encode, decode, and report rate, quality and speed."""
+"""`sotto transcode IN... OUT.wav`: encode, decode, and report rate, quality and speed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tui.terminal import options
+from tui.terminal.outputs import add_force, check_outputs
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from codec.signal.samples import FloatArray
     from codec.speech.codec import SpeechCodec
+    from tui.terminal.progress import Progress
 
 # PESQ is made for utterances; its fixed tables overflow on long recordings.
 SCORED_SECONDS = 30
@@ -30,49 +30,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Encode and decode audio, and report bitrate, PESQ, STOI and speed. Quality "
         f"is scored on the first {SCORED_SECONDS} seconds."
     )
-    parser.add_argument("input", metavar="IN", help="audio file or '-'")
-    parser.add_argument("output", metavar="OUT.wav", help="audio file or '-'")
+    parser.add_argument("input", nargs="+", metavar="IN", help="audio file, several, or '-'")
+    parser.add_argument("output", metavar="OUT.wav", help="audio file or '-' (of several: DIR/)")
+    add_force(parser)
     options.add_encoding(parser)
     parser.add_argument("--picture", metavar="OUT.png", help="spectrograms before and after")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--json", action="store_true", help="for programs: an object, of several inputs a line each"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Transcode and report."""
-    import numpy as np
-
-    from codec.container import ContainerReader, scan
-    from codec.files.audio import AudioReader, audio_format, audio_output
-    from codec.files.paths import PIPE, atomic_output, os_errors
-    from tui.batch import check_paths, stored_seconds
+    """Transcode and report. Returns 1 if some of several files failed."""
+    from codec.files.audio import audio_format
+    from codec.files.paths import PIPE, atomic_output, display_name
+    from tui.batch import Work, run_batch, stored_seconds
     from tui.terminal.errors import UsageError
     from tui.terminal.progress import Progress
 
     encoding = options.encoding(args)
-    check_paths(args.input, args.output, args.picture)
-    audio_format(args.output)
+    work = Work(args, ".wav", folders=False)
+    if args.picture is not None:
+        if not work.single:
+            raise UsageError("--picture shows a single input")
+        check_outputs(work.pairs[0][:1], [args.output, args.picture], force=args.force)
+    audio_format(work.pairs[0][1])
     if args.picture is not None and not args.picture.lower().endswith(".png"):
         raise UsageError("--picture writes a .png file")
-    total = stored_seconds(args.input)
+    if work.single:
+        total = stored_seconds(work.pairs[0][0])
     with contextlib.ExitStack() as outputs:
         # Before the work, which would be lost if the picture could not be made or written.
         if args.picture is not None:
             from tui.picture import spectrograms_png
 
-            picture = outputs.enter_context(atomic_output(args.picture))
+            picture = outputs.enter_context(atomic_output(args.picture, force=args.force))
 
         from codec.speech.codec import SpeechCodec  # only here: this imports torch
-        from codec.speech.streams import GROUP, decode_stream, encode_stream
 
         codec = SpeechCodec.load(args.preset, args.device, args.model)
         _warm_up(codec)
-        original: list[NDArray[np.float32]] = []
-        decoded: list[NDArray[np.float32]] = []
-        coded = outputs.enter_context(tempfile.TemporaryFile())
+
+        def transcode(source: str, target: str, progress: Progress) -> None:
+            report, _, _ = _transcode(codec, encoding, args.force, source, target, progress)
+            if args.json:
+                print(json.dumps({"input": source, "output": target, **report}))
+            else:
+                print(f"{display_name(target)}\n{_as_text(report)}\n")
+
+        if not work.single:
+            return run_batch("transcode", work.pairs, stored_seconds, transcode)
+        with Progress("transcode", None if total is None else 2 * total) as progress:
+            report, before, after = _transcode(
+                codec, encoding, args.force, *work.pairs[0], progress
+            )
+        text = json.dumps(report, indent=2) if args.json else _as_text(report)
+        # With the audio on standard output, the report would land inside it.
+        print(text, file=sys.stderr if args.output == PIPE else sys.stdout)
+        # Last, so that a disk that is full by now costs no more than the picture.
+        if args.picture is not None:
+            picture.write(spectrograms_png(before, after))
+    return 0
+
+
+def _transcode(
+    codec: SpeechCodec,
+    encoding: dict[str, Any],
+    force: bool,
+    source: str,
+    target: str,
+    progress: Progress,
+) -> tuple[dict[str, Any], FloatArray, FloatArray]:
+    """The report on one file, and the samples that were scored, before and after."""
+    import numpy as np
+
+    from codec.container import ContainerReader, scan
+    from codec.files.audio import AudioReader, audio_output
+    from codec.files.paths import os_errors
+    from codec.speech.streams import GROUP, decode_stream, encode_stream
+
+    original: list[FloatArray] = []
+    decoded: list[FloatArray] = []
+    with tempfile.TemporaryFile() as coded:
         with (
-            Progress("encode", total) as progress,
-            AudioReader(args.input, warn=progress.note) as reader,
+            AudioReader(source, warn=progress.note) as reader,
             os_errors("write", "a temporary file"),
         ):
             reading = _Timed(_kept(progress.follow(reader), original))
@@ -83,33 +125,27 @@ def run(args: argparse.Namespace) -> int:
         coded.seek(0)
         found = scan(coded)
         coded.seek(0)
-        with Progress("decode", found.duration_s) as progress, audio_output(args.output) as writer:
+        with audio_output(target, force=force) as writer:
             container, length = ContainerReader(coded), found.total_samples
             decoder = codec.decoder(encoding["steps"])
             decoding = _Timed(decode_stream(decoder, container, total_samples=length))
             for block in _kept(progress.follow(decoding), decoded):
                 writer.write(block)
-        before, after = np.concatenate(original), np.concatenate(decoded)
-        seconds = found.duration_s
-        report: dict[str, Any] = {
-            "preset": codec.preset,
-            "model_id": codec.model_id,
-            "duration_s": seconds,
-            "frames": found.frames,
-            "payload_bits_per_s": found.payload_bits_per_s,
-            "total_bits_per_s": found.total_bits_per_s,
-            **_scores(before, after),
-            "scored_s": min(seconds, float(SCORED_SECONDS)),
-            "encode_real_time_factor": encode_seconds / seconds,
-            "decode_real_time_factor": decoding.seconds / seconds,
-        }
-        text = json.dumps(report, indent=2) if args.json else _as_text(report)
-        # With the audio on standard output, the report would land inside it.
-        print(text, file=sys.stderr if args.output == PIPE else sys.stdout)
-        # Last, so that a disk that is full by now costs no more than the picture.
-        if args.picture is not None:
-            picture.write(spectrograms_png(before, after))
-    return 0
+    before, after = np.concatenate(original), np.concatenate(decoded)
+    seconds = found.duration_s
+    report: dict[str, Any] = {
+        "preset": codec.preset,
+        "model_id": codec.model_id,
+        "duration_s": seconds,
+        "frames": found.frames,
+        "payload_bits_per_s": found.payload_bits_per_s,
+        "total_bits_per_s": found.total_bits_per_s,
+        **_scores(before, after),
+        "scored_s": min(seconds, float(SCORED_SECONDS)),
+        "encode_real_time_factor": encode_seconds / seconds,
+        "decode_real_time_factor": decoding.seconds / seconds,
+    }
+    return report, before, after
 
 
 def _warm_up(codec: SpeechCodec) -> None:
@@ -128,14 +164,14 @@ def _warm_up(codec: SpeechCodec) -> None:
 class _Timed:
     """An iterator of blocks, and the seconds spent waiting for them."""
 
-    def __init__(self, blocks: Iterable[NDArray[np.float32]]) -> None:
+    def __init__(self, blocks: Iterable[FloatArray]) -> None:
         self._blocks = iter(blocks)
         self.seconds = 0.0
 
     def __iter__(self) -> _Timed:
         return self
 
-    def __next__(self) -> NDArray[np.float32]:
+    def __next__(self) -> FloatArray:
         started = time.perf_counter()
         try:
             return next(self._blocks)
@@ -143,9 +179,7 @@ class _Timed:
             self.seconds += time.perf_counter() - started
 
 
-def _kept(
-    blocks: Iterable[NDArray[np.float32]], start: list[NDArray[np.float32]]
-) -> Iterator[NDArray[np.float32]]:
+def _kept(blocks: Iterable[FloatArray], start: list[FloatArray]) -> Iterator[FloatArray]:
     """The same blocks; copies of the first SCORED_SECONDS at 16 kHz are added to `start`."""
     from codec.signal.samples import SAMPLE_RATE
 
@@ -157,9 +191,7 @@ def _kept(
         yield block
 
 
-def _scores(
-    original: NDArray[np.float32], decoded: NDArray[np.float32]
-) -> dict[str, float | str | None]:
+def _scores(original: FloatArray, decoded: FloatArray) -> dict[str, float | str | None]:
     """PESQ and STOI, None where not defined (no speech, too short) or not installed."""
     names = ("pesq_nb", "pesq_wb", "stoi")
     try:

@@ -39,7 +39,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--sense-steps", type=positive_count, metavar="N", help="steps of its search")
     add_model(parser, "sotto train ganz")
     add_device(parser)
-    add("--json", metavar="FILE", help="every measurement")
+    output.add_json(parser, "every measurement")
     add("--curves", metavar="PNG", help="PSNR over the ratio")
     parser.set_defaults(measure=measure)
 
@@ -51,7 +51,9 @@ def measure(args: argparse.Namespace) -> int:
 
     ratios = ganz.RATIOS if args.ratios is None else args.ratios
     shares = ganz.SHARES if args.sense is None else args.sense
-    output.check(args.json, args.curves, plots=args.curves is not None)
+    output.check(
+        args.folder, args.json, args.curves, force=args.force, plots=args.curves is not None
+    )
     screen = output.screen(args.json)
     crops = ganz.middle_crops(args.folder, args.count, note)
     found: dict[str, list[ganz.GanzPoint]] = {}
@@ -65,9 +67,9 @@ def measure(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if sensed:
         print(ganz.sense_report(sensed), file=screen)
-    output.write_json(ganz.as_dict(found, sensed), args.json)
+    output.write_json(ganz.as_dict(found, sensed), args.json, force=args.force)
     if args.curves is not None:
-        output.draw([ganz.panel(found)], args.curves, size=(6, 4.5))
+        output.draw([ganz.panel(found)], args.curves, force=args.force, size=(6, 4.5))
     return 0
 
 

@@ -44,7 +44,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--at", type=positive, metavar="B", help="rate of the table (default: 0.29)")
     add_model(parser, "sotto train image")
     add_device(parser, "where sotto runs")
-    add("--json", metavar="FILE", help="every measurement")
+    output.add_json(parser, "every measurement")
     add("--curves", metavar="PNG", help="rate-quality curves")
     add("--crops", metavar="PNG", help="crops of the first pictures by every codec")
     add("--jobs", type=positive_count, metavar="N",
@@ -58,21 +58,22 @@ def measure(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from models.evaluation import image
 
-    output.check(args.json, args.curves, args.crops, plots=args.curves is not None)
-    files = image.find_pictures(args.folder)[: args.count]
+    files = args.json, args.curves, args.crops
+    output.check(args.folder, *files, force=args.force, plots=args.curves is not None)
+    pictures = image.find_pictures(args.folder)[: args.count]
     results = image.run(
-        files,
+        pictures,
         settings(image.Settings, args),
         jobs=args.jobs,
         timed=args.timed,
         done=lambda name: note(f"{name} done"),
     )
     print(results.report(), file=output.screen(args.json))
-    output.write_json(results.as_dict(), args.json)
+    output.write_json(results.as_dict(), args.json, force=args.force)
     if args.curves is not None:
-        output.draw(results.panels(), args.curves, size=(11, 5), columns=2)
+        output.draw(results.panels(), args.curves, force=args.force, size=(11, 5), columns=2)
     if args.crops is not None:
-        output.write(results.crops(files[:_SHOWN]), args.crops)
+        output.write(results.crops(pictures[:_SHOWN]), args.crops, force=args.force)
     return 0
 
 

@@ -51,8 +51,8 @@ def add_parser(subjects: Subparsers) -> None:
     add("--threads", type=int, default=1, metavar="N", help="threads of each end's networks (1)")
     add("--no-quality", action="store_false", dest="quality",
         help="leave out what is compared with offline coding, which takes minutes")  # fmt: skip
-    add("--json", metavar="FILE", help="write all figures; - is stdout")
-    add("--keep", metavar="DIR", help="keep recordings, logs and statistics there")
+    output.add_json(parser, "write all figures; - is stdout")
+    add("--keep", metavar="DIR", help="keep recordings, logs and statistics there, in new folders")
     parser.set_defaults(measure=measure)
 
 
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> int:
     from stream.bench.laboratory import Setup
     from stream.bench.talks import read_clips
 
-    output.check(args.json, args.plot, plots=args.plot is not None)
+    output.check(args.clips, args.json, args.plot, force=args.force, plots=args.plot is not None)
     if args.keep is not None:
         with os_errors("write", args.keep):
             os.makedirs(args.keep, exist_ok=True)
@@ -96,9 +96,9 @@ def measure(args: argparse.Namespace) -> int:
         "delays": args.delay,
         "clips": [clip.name for clip in clips],
     }
-    output.write_json(report.as_dict(results, about), args.json)
+    output.write_json(report.as_dict(results, about), args.json, force=args.force)
     if args.plot is not None:
-        output.draw(report.panels(results), args.plot, size=(15, 4.5), columns=3)
+        output.draw(report.panels(results), args.plot, force=args.force, size=(15, 4.5), columns=3)
     return 1 if any(result.failure for result in results) else 0
 
 

@@ -58,7 +58,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--nisqa", action="append", default=[], metavar="FILE",
         help="have NISQA judge with these weights; more than once for several")  # fmt: skip
     add("--lyra", metavar="DIR", help="run Lyra by the TFLite networks in this folder")
-    add("--json", metavar="FILE", help="write all figures; - is stdout")
+    output.add_json(parser, "write all figures; - is stdout")
     add("--plot", metavar="FILE", help="draw quality against rate as PNG")
     add_model(parser)
     add_device(parser, "where sotto runs")
@@ -77,23 +77,29 @@ def measure(args: argparse.Namespace) -> int:
         raise UsageError("--ablation measures the shipped model, not --model")
     if args.ablation and args.conditions:
         raise UsageError("--ablation measures clips as they are, without --conditions")
-    output.check(args.json, args.plot, plots=args.plot is not None)
+    beside = None
+    if args.plot is not None and args.ablation:
+        path = Path(args.plot)
+        beside = path.with_name(f"{path.stem}-tradeoff{path.suffix}")
+    output.check(
+        args.folder, args.json, args.plot, beside, force=args.force, plots=args.plot is not None
+    )
     benchmark = speech.benchmark(Path(args.folder), settings(speech.Settings, args))
     for name, reason in benchmark.skipped.items():
         note(f"{name} left out: {reason}")
     with _progress(benchmark.work) as step:
         benchmark.run(step)
     benchmark.print(output.screen(args.json))
-    output.write_json(benchmark.as_dict(), args.json)
+    output.write_json(benchmark.as_dict(), args.json, force=args.force)
     if args.plot is not None:
         panels = benchmark.panels()
         output.draw(
-            panels, args.plot, size=(15, 4.5 * -(-len(panels) // 3)), columns=3, shared_legend=True
-        )
-        if benchmark.points:
-            path = Path(args.plot)
-            beside = path.with_name(f"{path.stem}-tradeoff{path.suffix}")
-            output.draw([speech.tradeoff.panel(benchmark.points)], beside, size=(9, 6))
+            panels, args.plot, force=args.force, size=(15, 4.5 * -(-len(panels) // 3)), columns=3,
+            shared_legend=True,
+        )  # fmt: skip
+        if benchmark.points and beside is not None:
+            panel = speech.tradeoff.panel(benchmark.points)
+            output.draw([panel], beside, force=args.force, size=(9, 6))
     return 0
 
 
