@@ -487,11 +487,15 @@ def test_every_codec_is_measured_under_every_condition(tmp_path, clip_paths, cap
     rows = [f"{path.name}\t{language}" for path, language in languages]
     (tmp_path / "in" / "table.tsv").write_text("\n".join(["file\tlang", *rows]))
     out = tmp_path / "out.json"
-    options = ["--conditions", "noise5,talker", "--group", "language"]
+    options = ["--conditions", "noise5,talker", "--denoise", "--group", "language"]
     assert conditioned(tmp_path / "in", out, *options) == 0
     figures = json.loads(out.read_text())
     assert [system["name"] for system in figures["systems"]] == ["original", "noise"]
-    assert set(figures["conditions"]) == {"noise5", "talker"}
+    names = {"noise5", "noise5-denoised", "talker", "talker-denoised"}
+    assert set(figures["conditions"]) == names
+    noisy, denoised = (figures["conditions"][name] for name in ("noise5", "noise5-denoised"))
+    assert denoised["how"] == noisy["how"] + ", then denoised"
+    assert noisy["systems"][0]["clips"] != denoised["systems"][0]["clips"]
     assert set(figures["missing"]) == {"broken"}
     clean = figures["systems"][1]["summary"]
     for condition in figures["conditions"].values():
@@ -539,6 +543,7 @@ def test_a_talker_who_is_alone_is_refused(tmp_path, clip_path, capsys):
         (["speech", ".", "--conditions", "rain"], 2),
         (["speech", ".", "--conditions", "noise5,"], 2),
         (["speech", ".", "--conditions", "quiet", "--ablation"], 2),
+        (["speech", ".", "--denoise"], 2),
         (["speech", ".", "--group", "weather"], 2),
         (["speech", "/no/such/folder"], 1),
         (["speech", ".", "--json", "/no/such/folder/x.json"], 1),

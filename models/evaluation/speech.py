@@ -7,13 +7,14 @@ scores are computed afterwards, for several clips at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from codec.errors import SottoError
 from codec.packet import CALL_DELAY
+from codec.signal.samples import FloatArray
 from codec.speech.presets import PRESETS, presets_of
 from models.evaluation import context, estimates, tables, tradeoff
 from models.evaluation.clips import Clip, load_clips
@@ -66,6 +67,7 @@ _PANELS = {
     "phone_error_rate": "Phone error rate (to original)",
     "encode_real_time_factor": "Encoding time / speech time",
 }
+_DENOISED = "-denoised"  # after a condition's name: its clips went through the front end as well
 _CONDITIONS_NOTE = (
     "Under a condition, codecs are given the degraded input, and PESQ, STOI, ESTOI and judges with "
     "a reference compare with that; errors of phones and words are against the clean original."
@@ -85,7 +87,8 @@ class Settings:
     timeout_s: for one clip; judges: their names, or "all" for those that are
     installed; whisper: folder or name of its model; nisqa: files of its weights; lyra: folder of
     its networks; conditions: names from `CONDITIONS`, or "all", under which everything is measured
-    as well; group: "language" for means by language as well.
+    as well; front_end: what a microphone's sound goes through in a call, samples [n] to as many,
+    with which every condition is measured once more; group: "language" for means by language, too.
     """
 
     presets: Sequence[str] = ()
@@ -106,6 +109,7 @@ class Settings:
     nisqa: Sequence[str] = ()
     lyra: str | None = None
     conditions: Sequence[str] = ()
+    front_end: Callable[[FloatArray], FloatArray] | None = None
     group: str | None = None
 
 
@@ -218,7 +222,7 @@ class Benchmark:
             ],
             "conditions": {
                 name: {
-                    "how": CONDITIONS[name].how,
+                    "how": _how(name),
                     "systems": [self._system(result) for result in results],
                 }
                 for name, results in self.degraded_results.items()
@@ -280,7 +284,7 @@ class Benchmark:
         if self.degraded_results:
             console.print(_CONDITIONS_NOTE)
         for name, results in self.degraded_results.items():
-            console.print(_short_table(f"{name}: {CONDITIONS[name].how}", results))
+            console.print(_short_table(f"{name}: {_how(name)}", results))
             self._print_more(name, results, console)
         gains = search_gains(self.results.get(SEARCH, ()))
         if gains:
@@ -365,7 +369,12 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
         found = {SEARCH: [codec for group in groups for codec in group]}
         return Benchmark(settings, clips, skipped, found, {}, tradeoff.Grid(), **judging)
     names = CONDITIONS if "all" in settings.conditions else settings.conditions
-    degraded = {name: degrade(clips, name) for name in names}
+    degraded = {}
+    for name in names:
+        degraded[name] = degrade(clips, name)
+        if settings.front_end is not None:
+            denoised = [replace(c, samples=settings.front_end(c.samples)) for c in degraded[name]]
+            degraded[name + _DENOISED] = denoised
     lyra = None if settings.lyra is None else Path(settings.lyra)
     peers, absent = installed_peers(settings.peers, lyra)
     ours = sotto_codecs(
@@ -378,6 +387,12 @@ def benchmark(folder: Path, settings: Settings) -> Benchmark:
     )
     codecs = {CODECS: [Original(), *ours, *peers]}
     return Benchmark(settings, clips, skipped, codecs, absent, degraded=degraded, **judging)
+
+
+def _how(condition: str) -> str:
+    """What was done to the clips under a condition, for people."""
+    how = CONDITIONS[condition.removesuffix(_DENOISED)].how
+    return f"{how}, then denoised" if condition.endswith(_DENOISED) else how
 
 
 def summary(result: CodecResult) -> dict[str, Estimate]:

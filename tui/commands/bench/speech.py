@@ -17,6 +17,7 @@ from tui.terminal.errors import UsageError
 from tui.terminal.options import add_model
 
 if TYPE_CHECKING:
+    from codec.signal.samples import FloatArray
     from models.evaluation.coding import Step
     from tui.commands import Subparsers
 
@@ -52,6 +53,8 @@ def add_parser(subjects: Subparsers) -> None:
     add("--conditions", type=_conditions, default=[], metavar="NAME,...",
         help="also degrade the clips before they are coded, once for each: all, none (the "
         "default), or e.g. noise10,reverb")  # fmt: skip
+    add("--denoise", action="store_const", const=_denoised, dest="front_end",
+        help="under each condition, also lower noise as `sotto encode --denoise` does")  # fmt: skip
     add("--group", choices=["language"], help="also print means by the language of the clips")
     add("--whisper", metavar="MODEL",
         help="have words judged by this model: a folder, or a name to fetch (tiny.en)")  # fmt: skip
@@ -75,6 +78,8 @@ def measure(args: argparse.Namespace) -> int:
 
     if args.ablation and args.model is not None:
         raise UsageError("--ablation measures the shipped model, not --model")
+    if args.front_end is not None and not args.conditions:
+        raise UsageError("--denoise is for --conditions: clean clips have no noise")
     if args.ablation and args.conditions:
         raise UsageError("--ablation measures clips as they are, without --conditions")
     beside = None
@@ -121,6 +126,15 @@ def _conditions(text: str) -> list[str]:
     from models.evaluation.conditions import CONDITIONS
 
     return [] if text == "none" else names(text.lower(), ["all", *CONDITIONS])
+
+
+def _denoised(samples: FloatArray) -> FloatArray:
+    """Samples [n] as `sotto encode --denoise` lets them be coded."""
+    import numpy as np
+
+    from stream.audio.frontend import denoised
+
+    return np.concatenate(list(denoised([samples])))
 
 
 def _counts(text: str) -> list[int]:
