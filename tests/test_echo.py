@@ -1,0 +1,111 @@
+"""Whether there is an echo is found out, whoever talks, and without one nobody is taken for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from scipy.signal import fftconvolve
+
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.echo import EchoDetector
+from stream.audio.frontend import BLOCK, FrontEnd, Processing
+
+CLIPS = sorted((Path(__file__).parent / "clips").glob("*.flac"))
+
+
+def speech(first: int, seconds: float) -> FloatArray:
+    """Several clips in a row from one of them on, at an active level."""
+    count = int(seconds * SAMPLE_RATE)
+    parts: list[FloatArray] = []
+    at = first
+    while sum(map(len, parts)) < count:
+        samples, _ = soundfile.read(CLIPS[at % len(CLIPS)], dtype="float32")
+        parts.append(samples * np.float32(0.05 / samples.std()))
+        at += 1
+    return np.concatenate(parts)[:count]
+
+
+def room(played: FloatArray, gain_db: float, delay: float = 0.08) -> FloatArray:
+    """What comes of it to the microphone: late, reverberated (T60 0.4 s), at a gain."""
+    count = int(0.4 * SAMPLE_RATE)
+    tail = np.random.default_rng(4).normal(size=count) * 10 ** (-3 * np.arange(count) / count)
+    tail *= 10 ** (gain_db / 20) / np.linalg.norm(tail)
+    response = np.concatenate((np.zeros(int(delay * SAMPLE_RATE)), tail))
+    return fftconvolve(played, response)[: len(played)].astype(np.float32)
+
+
+def noise(count: int) -> FloatArray:
+    return np.random.default_rng(5).normal(0, 10 ** (-66 / 20), count).astype(np.float32)
+
+
+FAR, NEAR = speech(0, 14.0), speech(len(CLIPS) // 2, 14.0)
+QUIET = noise(len(FAR))
+
+
+def expected(played: FloatArray, heard: FloatArray, detector: EchoDetector | None = None) -> list:
+    """Whether there seemed to be an echo, after each block."""
+    detector = detector or EchoDetector()
+    found = []
+    for at in range(0, len(heard) - BLOCK + 1, BLOCK):
+        detector.render(played[at : at + BLOCK])
+        detector.capture(heard[at : at + BLOCK])
+        found.append(detector.echo)
+    return found
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.08, 0.3])
+@pytest.mark.parametrize("gain_db", [0.0, -10.0, -25.0])
+def test_an_echo_is_expected_from_the_beginning_and_goes_on_being(gain_db, delay):
+    assert all(expected(FAR, room(FAR, gain_db, delay) + QUIET))
+
+
+@pytest.mark.parametrize("near", [NEAR, 0 * NEAR], ids=["both talk", "one talks"])
+def test_without_an_echo_none_is_expected_after_a_while(near):
+    found = expected(FAR, near + QUIET)
+    assert all(found[:100]) and not any(found[300:])
+
+
+def test_an_echo_that_begins_is_found_and_one_that_ends_is_forgotten():
+    """Somebody pulls out the headphones, and puts them in again."""
+    detector = EchoDetector()
+    assert not expected(FAR, NEAR + QUIET, detector)[-1]
+    echo = room(FAR, -10.0)
+    assert expected(FAR[: 5 * SAMPLE_RATE], (echo + QUIET)[: 5 * SAMPLE_RATE], detector)[-1]
+    assert all(expected(FAR, NEAR + QUIET, detector))  # may be a doubt only
+    assert not expected(FAR, NEAR + QUIET, detector)[-1]
+
+
+def test_what_nobody_says_decides_nothing():
+    detector = EchoDetector()
+    silence = np.zeros(len(FAR), np.float32)
+    assert all(expected(silence, NEAR, detector))
+    assert all(expected(silence, silence, detector))
+    assert not expected(FAR, silence, detector)[-1]
+
+
+def test_hum_in_both_is_no_echo():
+    hum = np.sin(2 * np.pi * 60 * np.arange(len(FAR)) / SAMPLE_RATE).astype(np.float32) * 0.02
+    assert not any(expected(FAR + hum, NEAR + hum + QUIET)[300:])
+
+
+def test_one_side_that_stands_still_holds_nothing_back():
+    detector = EchoDetector()
+    for at in range(0, len(NEAR), BLOCK):
+        detector.capture(NEAR[at : at + BLOCK])
+    assert len(detector._near) == detector.WAITING
+
+
+def test_who_talks_at_the_same_time_as_the_other_is_left_alone():
+    """WebRTC's canceller by itself takes out much of it, though there is no echo."""
+    front_end = FrontEnd(Processing(noise_suppression=False, gain_control=False))
+    alone = FrontEnd(Processing(noise_suppression=False, gain_control=False))
+    heard, wished = [], []
+    for at in range(0, len(NEAR), BLOCK):
+        front_end.render(FAR[at : at + BLOCK])
+        heard.append(front_end.capture(NEAR[at : at + BLOCK]))
+        wished.append(alone.capture(NEAR[at : at + BLOCK]))
+    begun = 3 * SAMPLE_RATE
+    np.testing.assert_array_equal(np.concatenate(heard)[begun:], np.concatenate(wished)[begun:])
