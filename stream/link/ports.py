@@ -1,4 +1,4 @@
-"""Which ports listening takes, and whether they are free here."""
+"""Whether the port that listening takes is free here."""
 
 from __future__ import annotations
 
@@ -8,35 +8,21 @@ from codec.errors import SottoError
 from stream.link.address import Address, look_up
 from stream.link.proxy import listening_socket
 
-LAST_PORT = 65535
-
 
 @dataclass(frozen=True)
 class Port:
-    """A TCP port of a listener: its number, what for, and why it cannot be had ("" if it can)."""
+    """A TCP port: its number (0: any free one), and why it cannot be had ("" if it can)."""
 
     number: int
-    purpose: str
     problem: str = ""
 
 
-def listening_ports(bind: Address) -> tuple[Port, ...]:
-    """The port for calls, and the one after it, by which new callers learn our key (--trust-new).
-
-    Each is opened for a moment. Raises BadInput if the host is unknown.
-    """
+def listening_port(bind: Address) -> Port:
+    """Try the port at `bind` by opening it for a moment. Raises BadInput if the host is unknown."""
     found = look_up(bind)[0]
-    calls = _tried(found, "calls")
-    if not found.port or found.port == LAST_PORT:  # any free one; nothing comes after it
-        return (calls,)
-    return calls, _tried(Address(found.host, found.port + 1), "introductions")
-
-
-def _tried(address: Address, purpose: str) -> Port:
     try:
-        listening_socket(address).close()
+        listening_socket(found).close()
     except SottoError as error:
-        # For others to read: which addresses this host has is none of their business.
-        reason = str(error).rpartition(": ")[2]
-        return Port(address.port, purpose, reason)
-    return Port(address.port, purpose)
+        # Without the address: which ones this host has is none of a reader's business.
+        return Port(found.port, str(error).rpartition(": ")[2])
+    return Port(found.port)

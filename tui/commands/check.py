@@ -45,7 +45,7 @@ STEPS = {
     "tones": "one in the left ear, then one in the right",
     "speed": "of the search, and the --delay that it carries",
     "loopback": "yourself through the codec",
-    "ports": "that listening takes",
+    "ports": "whether the one that listening takes is free",
 }
 _SECONDS = 4.0
 _PATIENCE = 20.0  # seconds that a sound system has to open and close its devices
@@ -414,29 +414,20 @@ class Check:
 
     def _ports(self) -> Finding:
         from stream.link.address import parse_address
-        from stream.link.ports import listening_ports
+        from stream.link.ports import listening_port
 
-        ports = listening_ports(parse_address(self._args.bind))
-        verdict, lines = Verdict.OK, []
-        for port in ports:
-            state = f"not to be had: {port.problem}" if port.problem else "free"
-            number = port.number or "any"
-            lines.append(f"TCP {number} for {port.purpose}: {state}")
-            if port.problem:
-                failed = Verdict.FAILED if port is ports[0] else Verdict.NOTE
-                verdict = Verdict.FAILED if verdict is Verdict.FAILED else failed
-        if ports[0].problem:
+        port = listening_port(parse_address(self._args.bind))
+        state = f"not to be had: {port.problem}" if port.problem else "free"
+        lines = [f"TCP {port.number or '(any)'}: {state}"]
+        if port.problem:
             lines.append("another `sotto listen`, perhaps; --bind :PORT takes another port")
-        if ports[0].number:
-            both = " and ".join(str(port.number) for port in ports)
+        if port.number:
             lines.append(
-                f"who listens behind a firewall or router opens TCP {ports[0].number} there, for "
-                f"the first call of new callers (--trust-new) {both}; who calls opens none"
+                f"who listens behind a firewall or router lets TCP {port.number} in there, which "
+                "is enough for first calls and all others; who calls opens nothing"
             )
-        figures = {
-            "ports": [{**asdict(port), "free": not port.problem} for port in ports],
-        }
-        return Finding("ports", verdict, tuple(lines), figures)
+        verdict = Verdict.FAILED if port.problem else Verdict.OK
+        return Finding("ports", verdict, tuple(lines), {**asdict(port), "free": not port.problem})
 
     # --- what they share ----------------------------------------------------------------------
 
