@@ -433,6 +433,26 @@ def test_before_the_call_hanging_up_asks_nothing(name: str) -> None:
     assert app._exit
 
 
+@pytest.mark.parametrize("name", ["refused", "ended", "failed"])
+@pytest.mark.parametrize("keys", [(), ("question_mark",), ("h",), ("d",)])
+def test_a_call_of_so_many_seconds_waits_for_no_key(name: str, keys: tuple[str, ...]) -> None:
+    """Whatever dialog is open when it is over."""
+
+    async def act() -> CallApp:
+        call = FakeCall("talking")
+        app = CallApp(call, clock=lambda: call.time, poll_hz=NEVER, linger=False)
+        async with app.run_test(size=SMALL) as pilot:
+            app.poll()
+            await pilot.press(*keys)
+            assert not app._exit
+            call.scene = SCENES[name]
+            app.poll()
+            await pilot.pause()
+        return app
+
+    assert asyncio.run(act())._exit
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [("refused", "x"), ("refused", "escape"), ("ended", "m"), ("ended", "ctrl+q"), ("failed", "h")],

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 _MIB = 1 << 20
+_PLAIN_TERMINALS = ("", "dumb", "unknown")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -231,6 +232,8 @@ def run(
     _check_files(args)
     if args.record:
         check_recordable(args.record)
+    if not args.headless and (lacking := no_screen()):
+        raise UsageError(f"{lacking}: add --headless")
     source, sink = make_source(args), make_sink(args)
     with (
         statistics_file(args.stats_json) as statistics,
@@ -327,9 +330,21 @@ def _stay(call: Call, args: argparse.Namespace, watch: Callable[[], None]) -> in
 
     unwatched = args.stats_json is None and args.seconds is None
     with contextlib.nullcontext() if unwatched else following(call, watch):
-        app = CallApp(call, plain=args.plain)
+        app = CallApp(call, plain=args.plain, linger=args.seconds is None)
         app.run()
     return app.return_code or 0
+
+
+def no_screen() -> str:
+    """Why there can be no full screen here, "" if there can.
+
+    It is drawn on standard error, and its keys come by standard input.
+    """
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+        return "there is no terminal to show the call on"
+    if os.environ.get("TERM", "") in _PLAIN_TERMINALS:
+        return "this terminal cannot show a full screen (TERM)"
+    return ""
 
 
 @contextlib.contextmanager

@@ -84,9 +84,11 @@ class CallApp(App[None]):
         today: Callable[[], datetime] = datetime.now,
         poll_hz: float = POLL_HZ,
         plain: bool = False,
+        linger: bool = True,
     ) -> None:
         """colour: None asks the terminal; today: names the suggested recording; plain: begin as a
-        slow terminal needs it, with few bytes."""
+        slow terminal needs it, with few bytes; linger: when the call is over, stay until a key is
+        pressed."""
         self.colour = has_colour() if colour is None else colour
         with _told(self.colour):
             # Without colour, leave the terminal its own two: then none at all are sent.
@@ -100,6 +102,7 @@ class CallApp(App[None]):
         self._today = today
         self._poll_hz = poll_hz
         self.plain = plain
+        self._linger = linger
         self._snapshot: Snapshot | None = None
         self._selected = -1
         self._button = PushToTalk()
@@ -160,7 +163,9 @@ class CallApp(App[None]):
         if self._worth_drawing(snapshot):
             self._draw(snapshot)
         self._show_ring(snapshot)
-        if snapshot.state in _OVER and not isinstance(self.screen, Parting):
+        if snapshot.state in _OVER and not self._linger:
+            self._leave()
+        elif snapshot.state in _OVER and not isinstance(self.screen, Parting):
             self.push_screen(Parting(snapshot), self._on_parted)
 
     # --- keys ---------------------------------------------------------------------------------
