@@ -49,7 +49,7 @@ class LaboratoryError(SottoError):
 
 @dataclass(frozen=True)
 class Setup:
-    """How both ends are run."""
+    """How both ends are run. front_end: whether microphones have theirs."""
 
     preset: str = "2k"
     delay: int = CALL_DELAY
@@ -57,11 +57,16 @@ class Setup:
     tail: float | None = None
     threads: int | None = 1
     impair: str = ""
+    front_end: bool = True
 
     def options(self, name: Name) -> list[str]:
         """The options that both commands take."""
         options = ["--headless", "--name", name]
-        for option, value in asdict(self).items():
+        settings = asdict(self)
+        if not settings.pop("front_end"):
+            parts = ("echo-cancellation", "noise-suppression", "gain-control")
+            options += [f"--no-{part}" for part in parts]
+        for option, value in settings.items():
             if value not in (None, ""):
                 options += [f"--{option}", str(value)]
         return options
@@ -124,15 +129,17 @@ class Laboratory:
     """Sound cards and hosts "a" and "b"; a context manager.
 
     folder: for everything that is written; skewed: by how many ppm the clock of each card is fast;
-    they then keep recordings of their own instead of the common one. Where the machine allows it,
-    each end is in a network namespace of its own.
+    they then keep recordings of their own instead of the common one; rooms: each microphone hears
+    its own loudspeaker. Where the machine allows it, each end is in a network namespace of its own.
 
     Raises RigError on entering where sound cards cannot be had.
     """
 
-    def __init__(self, folder: Path, *, skewed: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, skewed: Mapping[str, float] | None = None, rooms: bool = False
+    ) -> None:
         self.folder = folder
-        self.cards = VirtualSoundCards([] if skewed else list(ENDS), skewed=skewed)
+        self.cards = VirtualSoundCards([] if skewed else list(ENDS), skewed=skewed, rooms=rooms)
         self.hosts: TwoHosts | None = TwoHosts() if rig_hosts.unavailable() is None else None
         self.address = (LOOPBACK, PORT)
         self.pairs: dict[Name, keys.KeyPair] = {}

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from codec.packet import FRAME_STEPS, STEP_MS
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from models.evaluation import estimates
 from models.evaluation.clips import Clip
-from stream.bench import runs, scenarios, telemetry
+from stream.bench import echo, runs, scenarios, telemetry
 from stream.bench.laboratory import ENDS, Name, Setup
 from stream.bench.report import Result
 from stream.bench.runs import Run, Step
@@ -102,8 +103,14 @@ def run_scenario(
     folder = Path(tempfile.mkdtemp(prefix="sotto-bench-"))
     try:
         run = runs.run(scenario, setup, clips, folder, step)
+        plain = None
+        if scenario.echo:
+            step("once more, without the front end")
+            without = folder / "without"
+            without.mkdir()
+            plain = runs.run(scenario, replace(setup, front_end=False), clips, without, step)
         step("measuring")
-        return measure(run, offline)
+        return measure(run, offline) if plain is None else measure_echo(run, plain)
     except SottoError as error:
         return Result(scenario, setup.delay, failure=str(error))
     finally:
@@ -149,6 +156,29 @@ def measure(run: Run, offline: Offline | None = None) -> Result:
             result.remarks.append(f"end {end} ended with status {run.status.get(end)}")
     if not run.isolated:
         result.remarks.append("without network namespaces: both ends on the loopback interface")
+    return result
+
+
+def measure_echo(run: Run, plain: Run) -> Result:
+    """All figures of a call whose microphones hear an echo, beside those without the front end."""
+    ways = {"with": echo.measure(run), "without": echo.measure(plain)}
+    result = measure(run)
+    for way, found in ways.items():
+        name = f"echo left of the microphone's, {way} the front end"
+        bars = scenarios.ECHO_LEFT_DB if way == "with" else (None, None)
+        result.add(name, "dB", {end: found[end].left_db for end in ENDS}, bars, 1)
+    for key in SCORES:
+        for together in (False, True):
+            for way, found in ways.items():
+                who = "both talk" if together else "one talks"
+                values = {end: found[end].score(key, together=together) for end in ENDS}
+                result.add(f"{_NAMES[key]} while {who}, {way} the front end", "", values)
+    result.details["utterances"] = {
+        way: {
+            end: [vars(item) for item in (*found[end].alone, *found[end].together)] for end in ENDS
+        }
+        for way, found in ways.items()
+    }
     return result
 
 

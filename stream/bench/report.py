@@ -26,6 +26,8 @@ HOW = {
     "phones": "PocketSphinx phone loop, against its own decoding of the microphone",
     "breaks": "energy of the second difference within 1 ms over that of the 8 ms around: its "
     "largest value, against the largest in the same talk coded offline",
+    "echo": "power of what comes back to an end that talks alone, over that of the echo in the "
+    "other end's microphone, from the sixth second on; PESQ and STOI against what was said",
     "memory": "proportional set size; CPU: user and system time of the process, in cores",
     "columns": "a listens, b calls; a column is about the voice or the process of that end, so "
     "what b received is in column a",

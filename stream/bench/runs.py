@@ -21,7 +21,7 @@ from stream.bench import scenarios, unknown_peer
 from stream.bench.laboratory import ENDS, End, Laboratory, LaboratoryError, Name, Recording, Setup
 from stream.bench.scenarios import Scenario
 from stream.bench.signals import LONGEST_DELAY
-from stream.bench.talks import Talk, room_noise, talk
+from stream.bench.talks import Talk, room_noise, talk, turns
 from stream.bench.telemetry import Snapshot, Usage, UsageMonitor
 
 Step = Callable[[str], None]
@@ -83,7 +83,7 @@ def run(
     setup = replace(setup, impair=scenario.impair)
     result = Run(scenario, _talks(scenario, clips), setup.delay)
     skewed = {"a": scenario.skew / 2, "b": -scenario.skew / 2} if scenario.soak else None
-    with Laboratory(folder, skewed=skewed) as lab:
+    with Laboratory(folder, skewed=skewed, rooms=scenario.echo) as lab:
         files = {name: result.talks[name].write(folder / f"{name}-says.wav") for name in ENDS}
         (_soak if scenario.soak else _short)(lab, setup, result, files, step)
     return result
@@ -93,6 +93,10 @@ def _talks(scenario: Scenario, clips: Sequence[Clip]) -> dict[Name, Talk]:
     """What each end says; they are half of the clips apart."""
     if scenario.silent:
         return {name: room_noise(scenario.seconds, seed=k) for k, name in enumerate(ENDS)}
+    if scenario.echo:
+        second, first = ENDS
+        pair = turns(clips, scenario.seconds, scenarios.ECHO_ALONE)
+        return dict(zip((first, second), pair, strict=True))
     seconds = min(_SOAK_TALK, scenario.seconds) if scenario.soak else scenario.seconds
     return {name: talk(clips, seconds, k * (len(clips) // 2)) for k, name in enumerate(ENDS)}
 

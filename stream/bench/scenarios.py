@@ -31,6 +31,7 @@ LATENCY_GROWTH: Bars = (0.02, None)
 UNHEARD: Bars = (0.0, None)
 UNEXPLAINED: Bars = (0.0, None)
 UNKNOWN_PEER_GETS: Bars = (0.0, None)
+ECHO_LEFT_DB: Bars = (-25.0, None)
 
 Trouble = Literal["none", "outage", "garbage"]
 
@@ -42,7 +43,8 @@ class Scenario:
     seconds: how long both ends talk (or keep silent: `silent`); impair: what happens to packets on
     their way, see `stream.link.impairment`; quality: score against the same talk coded offline;
     phones: count phone errors; every: seconds between two measurements of the delay; skew: how many
-    ppm the two sound cards are apart.
+    ppm the two sound cards are apart; echo: microphones hear their own loudspeakers, with the front
+    end and once more without it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Scenario:
     phones: bool = False
     every: float = 1.5
     skew: float = 0.0
+    echo: bool = False
 
     @property
     def soak(self) -> bool:
@@ -65,6 +68,8 @@ class Scenario:
 OUTAGE_AT, OUTAGE_SECONDS = 12.0, 10.0
 GARBAGE_AT, GARBAGE_RATE = 4.0, 10_000.0
 SILENCE_SETTLES = 15.0  # seconds; before the talk, the microphones heard digital silence
+
+ECHO_ALONE = 14.0  # seconds that each talks alone, before both do; a clip lasts up to 12
 
 # With these seeds the first minute has about the share and length of losses asked for.
 SCENARIOS = (
@@ -101,6 +106,7 @@ SCENARIOS = (
     Scenario("outage", "The link is down for 10 s", 40.0, trouble="outage"),
     Scenario("garbage", "An unknown peer floods the port with garbage", 28.0, trouble="garbage"),
     Scenario("silence", "Nobody speaks", 36.0, silent=True),
+    Scenario("echo", "Each microphone hears its own loudspeaker", 48.0, echo=True),
     Scenario(
         "soak", "Both talk for long, sound cards 100 ppm apart", 3600.0, every=10.0, skew=100.0
     ),

@@ -94,6 +94,32 @@ def talk(clips: Sequence[Clip], seconds: float, first: int = 0) -> Talk:
     return Talk(np.concatenate(parts), tuple(utterances))
 
 
+def turns(clips: Sequence[Clip], seconds: float, alone: float) -> tuple[Talk, Talk]:
+    """What two say who take turns, then both talk: first one for `alone` seconds, then the other,
+    then both for the rest of `seconds`. Raises BadInput without clips.
+    """
+    found = []
+    for turn in (0, 1):
+        first = turn * (len(clips) // 2)
+        own = talk(clips, alone, first)
+        both = talk(clips, seconds - 2.0 * alone, first + len(own.utterances))
+        found.append(_joined([(turn * alone, own), (2.0 * alone, both)]))
+    return found[0], found[1]
+
+
+def _joined(parts: Sequence[tuple[float, Talk]]) -> Talk:
+    """One talk of several, which begin at so many seconds."""
+    firsts = [round(start * SAMPLE_RATE) for start, _ in parts]
+    samples = np.zeros(firsts[-1] + len(parts[-1][1].samples), np.float32)
+    utterances: list[Utterance] = []
+    for first, (_, part) in zip(firsts, parts, strict=True):
+        samples[first : first + len(part.samples)] += part.samples
+        utterances += [
+            Utterance(each.name, each.first + first, each.last + first) for each in part.utterances
+        ]
+    return Talk(samples, tuple(utterances))
+
+
 def room_noise(seconds: float, level_db: float = -66.0, seed: int = 0) -> Talk:
     """A talk without speech: noise with the spectral slope of a room, RMS in dB of full scale."""
     count = round(seconds * SAMPLE_RATE)

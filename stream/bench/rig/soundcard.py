@@ -7,6 +7,7 @@ two of its channels, with no clock in between.
 
     talker ─ NAME_voice (remap sink) ──► rig channel 2k ── NAME_mic (remap source) ──► program
     program ── NAME_speaker (remap sink) ──► rig channel 2k+1
+    with rooms: rig channel 2k+1 ── NAME_ear (remap source) ──► room ──► NAME_voice
 
 A card can also have a clock of its own, see `stream.bench.rig.skewed`.
 """
@@ -21,16 +22,18 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from codec.signal.samples import SAMPLE_RATE
 from stream.bench.rig import RigError, command, end, prefer
+from stream.bench.rig.room import Room
 from stream.bench.rig.skewed import SkewedCard
 
 Part = Literal["microphone", "loudspeaker"]
 
 MAX_CARDS = 16  # PulseAudio knows 32 channels
 _LATENCY_MS = 10
+_ROOM_MS = 30  # an echo that stutters is no room's
 _START_SECONDS = 60.0
 _LONGEST_HEADER = 256
 _TOOLS = ("pulseaudio", "pactl", "paplay", "parecord")
@@ -71,13 +74,21 @@ class VirtualSoundCards:
     """Named sound cards on a PulseAudio of their own; a context manager.
 
     names: letters, digits and '_'. skewed: cards with a clock of their own, name to parts per
-    million by which it is fast; these are not in the rig's recording but keep their own.
+    million by which it is fast; these are not in the rig's recording but keep their own. rooms:
+    every microphone of `names` hears its own loudspeaker, see `stream.bench.rig.room`.
 
     Raises RigError on entering if PulseAudio is missing or does not start.
     """
 
-    def __init__(self, names: Sequence[str], *, skewed: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        skewed: Mapping[str, float] | None = None,
+        rooms: bool = False,
+    ) -> None:
         self.names = tuple(names)
+        self._rooms = rooms
         skews = dict(skewed or {})
         everyone = (*self.names, *skews)
         if len(set(everyone)) != len(everyone) or len(self.names) > MAX_CARDS:
@@ -162,17 +173,24 @@ class VirtualSoundCards:
             raise RigError(f"there is no card {card}")
 
     def _run(self, argv: list[str]) -> Running:
-        process = subprocess.Popen(
-            argv,
-            env={**os.environ, **self._client},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        return Running(self._started(argv))
+
+    def _started(self, argv: list[str], **files: int) -> subprocess.Popen[bytes]:
+        """A client of the server, which is ended with it."""
+        nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        streams: dict[str, Any] = {**nowhere, **files}
+        process = subprocess.Popen(argv, env={**os.environ, **self._client}, **streams)
         prefer(process.pid)
-        running = Running(process)
-        self._stack.callback(running.stop)
-        return running
+        self._stack.callback(end, process)
+        return process
+
+    def _open_rooms(self) -> None:
+        form = f"--raw --format=float32le --rate={SAMPLE_RATE} --channels=1"
+        for seed, name in enumerate(self.names):
+            recorder = f"parecord {form} --device={name}_ear --latency-msec={_LATENCY_MS}"
+            player = f"pacat --playback {form} --device={name}_voice --latency-msec={_ROOM_MS}"
+            room = Room(self._started, recorder.split(), player.split(), seed)
+            self._stack.callback(room.stop)
 
     def _start(self) -> None:
         # In /tmp whatever TMPDIR says: the path of a socket has at most 107 characters.
@@ -222,6 +240,8 @@ class VirtualSoundCards:
         # fine-grained, also before the first program has opened its sound card.
         argv = f"parecord --raw --device=rig.monitor --latency-msec={_LATENCY_MS} {os.devnull}"
         self._run(argv.split())
+        if self._rooms:
+            self._open_rooms()
 
     def _script(self, socket: Path) -> str:
         count = 2 * len(self.names)
@@ -231,11 +251,14 @@ class VirtualSoundCards:
             f"channels={max(count, 2)} channel_map={_aux(max(count, 2))}",
         ]
         for k, name in enumerate(self.names):
-            for kind, part, master, channel in (
+            views = [
                 ("sink", "voice", "rig", 2 * k),
                 ("source", "mic", "rig.monitor", 2 * k),
                 ("sink", "speaker", "rig", 2 * k + 1),
-            ):
+            ]
+            if self._rooms:
+                views.append(("source", "ear", "rig.monitor", 2 * k + 1))
+            for kind, part, master, channel in views:
                 lines.append(
                     f"load-module module-remap-{kind} {kind}_name={name}_{part} master={master} "
                     f"master_channel_map=aux{channel} channels=1 channel_map=mono remix=no"
