@@ -21,7 +21,10 @@ DOCUMENTS = [
 _PATH = re.compile(r"(?<![\w./-])(?:codec|docs|models|scripts|stream|tests|tui)/[\w./-]*\w/?")
 _DOTTED = re.compile(r"(?<![\w./-])(?:codec|models|stream|tests|tui)(?:\.[A-Za-z_]\w*)+")
 # Options of other programs, and of the tests' own.
-_FOREIGN = {"--plain", "--no-deps"}
+_FOREIGN = {
+    "--plain", "--no-deps",
+    "--build-arg", "--cap-drop", "--memory", "--rm", "--security-opt", "--userns",
+}  # fmt: skip
 
 
 def _code(text: str) -> str:
