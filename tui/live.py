@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,12 +32,13 @@ if TYPE_CHECKING:
     from stream.call.call import Call
     from stream.link.authentication import Security
     from stream.link.endpoint import Endpoint
-    from stream.link.events import Offer, Rings
+    from stream.link.events import Joined, Offer, Rings
     from stream.log import Journal
     from tui.terminal.status_line import StatusLine
 
 NONE = "none"
 _MIB = 1 << 20
+_REMEMBERED = 60.0  # seconds in which another call with the same party is the same one
 _PLAIN_TERMINALS = ("", "dumb", "unknown")
 
 
@@ -263,6 +266,7 @@ def run(
             ),
             recording_bytes=args.size_limit * _MIB,
             on_ring=_on_ring(getattr(args, "on_ring", None), journal),
+            on_joined=remembering(journal, outgoing=hasattr(args, "host")),
         )
         call = Call(codec, endpoint, source, sink, settings, journal)
         call.start()
@@ -319,6 +323,34 @@ def _on_ring(command: str | None, journal: Journal) -> Callable[[Rings], None] |
             journal.warning(f"cannot run --on-ring: {reason(error)}")
 
     return run
+
+
+def remembering(journal: Journal, *, outgoing: bool) -> Callable[[Joined], None]:
+    """Puts who joins among the recent calls, where a key says who that is.
+
+    Each at most once in a while: who keeps coming back does not keep the disk busy.
+    """
+    from stream.link.recent import RecentCall, RecentCalls
+
+    latest: dict[str, float] = {}
+
+    def write(call: RecentCall) -> None:
+        try:
+            RecentCalls().add(call)
+        except SottoError as error:
+            journal.warning(f"recent calls: {error}")
+
+    def joined(event: Joined) -> None:
+        now = time.monotonic()
+        # Without a code it is somebody whom another party of a room vouches for.
+        if not event.code or now - latest.get(event.fingerprint, -math.inf) < _REMEMBERED:
+            return
+        latest[event.fingerprint] = now
+        call = RecentCall(int(time.time()), outgoing, event.fingerprint, event.name)
+        # A disk may keep us waiting, and sound does not wait.
+        threading.Thread(target=write, args=(call,), name="sotto-recent").start()
+
+    return joined
 
 
 def _stay(call: Call, args: argparse.Namespace, watch: Callable[[], None]) -> int:

@@ -74,7 +74,7 @@ class CallSettings:
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
     when the source ends; processing: of a microphone's sound, by the front end; recording_bytes:
     the most that a recording takes (None: what its format holds); on_ring: called when a caller
-    rings, must not block.
+    rings, on_joined: when a party can be heard; neither may block.
     """
 
     preset: str
@@ -91,6 +91,7 @@ class CallSettings:
     processing: Processing = field(default_factory=Processing)
     recording_bytes: int | None = None
     on_ring: Callable[[Rings], None] | None = None
+    on_joined: Callable[[Joined], None] | None = None
 
 
 class Call:
@@ -413,6 +414,8 @@ class Call:
                 self._journal.caused(f"party {event.party}", "info", said)
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
+            if self._settings.on_joined is not None:
+                self._settings.on_joined(event)
         elif isinstance(event, KeyWanted):
             # The hub of a room asks for all of its parties.
             self._sender.want_key(lost=time.monotonic() - self._came > _NEW_SECONDS)

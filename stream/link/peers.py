@@ -283,7 +283,7 @@ class KnownPeers:
         """The lines, to be changed in place; written when the block ends, whole or not at all."""
         with os_errors("write", self.path):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(self.path.parent):
+        with locked(self.path.parent):
             lines = self._read()
             before = list(lines)
             yield lines
@@ -421,8 +421,8 @@ def _same_host(one: str, other: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other programs from changing the file at the same time, where the system can."""
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other programs from changing files of the folder meanwhile, where the system can."""
     try:
         import fcntl
     except ImportError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stream.link.keys import KeyPair
     from stream.link.peers import Peer
+    from stream.link.recent import RecentCall
     from tui.commands import Subparsers
 
 
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and add its arguments."""
     parser.description = (
         "The people we talk to: who may call us, and whom `sotto call NAME` reaches. Without an "
-        "action, list them."
+        "action, list them, and the latest calls."
     )
     parser.set_defaults(run=run_list, json=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
@@ -58,14 +60,17 @@ def _action(
 def run_list(args: argparse.Namespace) -> int:
     """List everybody; 0."""
     from stream.link.peers import KnownPeers
+    from stream.link.recent import RecentCalls
 
     peers = KnownPeers().peers()
+    calls = RecentCalls().calls()
     if args.json:
-        print(json.dumps([_plain(peer) for peer in peers], indent=2))
-    elif peers:
-        print(as_text(peers))
-    else:
-        print("nobody is known yet: sotto peers add NAME KEY")
+        latest = {call.fingerprint: call for call in calls}
+        print(json.dumps([_plain(peer, latest) for peer in peers], indent=2))
+        return 0
+    print(as_text(peers) if peers else "nobody is known yet: sotto peers add NAME KEY")
+    if calls:
+        print(f"\n{recent_as_text(calls, peers)}")
     return 0
 
 
@@ -131,9 +136,22 @@ def as_text(peers: Sequence[Peer]) -> str:
     )
 
 
-def _plain(peer: Peer) -> dict[str, object]:
+def recent_as_text(calls: Sequence[RecentCall], peers: Sequence[Peer]) -> str:
+    """A line for each call, newest first: when, in which direction, with whom."""
+    from codec.files.paths import display_name
+
+    lines = ["recent calls:"]
+    for call in calls:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call.seconds))
+        way = "we called" if call.outgoing else "called us"
+        lines.append(f"{when}  {way}  {display_name(call.shown(peers))}")
+    return "\n".join(lines)
+
+
+def _plain(peer: Peer, latest: Mapping[str, RecentCall]) -> dict[str, object]:
     from stream.link.keys import fingerprint
 
+    call = latest.get(fingerprint(peer.key))
     return {
         "name": peer.name,
         "role": peer.role.value,
@@ -141,6 +159,7 @@ def _plain(peer: Peer) -> dict[str, object]:
         "key": peer.key,
         "fingerprint": fingerprint(peer.key),
         "verified": peer.verified,
+        "last_call": None if call is None else call.seconds,
     }
 
 
