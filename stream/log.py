@@ -6,12 +6,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-LEVELS = ("debug", "info", "warning", "error")
-_KEPT = 500
+LEVELS = ("debug", "info", "said", "warning", "error")
+_SAID = "said"  # the level of what people write to each other
+KEPT_LINES = 500
+_KEPT_SAID = 200  # of them: what people write pushes out nothing else
 _LONGEST = 400
 _AT_ONCE = 12  # lines of one kind that others may cause
 _NEXT_SECONDS = 60.0  # and seconds to each further one: 500 last for a working day
@@ -22,12 +24,34 @@ _PAUSE = 0.05  # seconds before another try on a pipe that does not block and is
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line of the call's log. number: counts up from 0; level: debug, info, warning, error."""
+    """One line of the call's log. number: counts up from 0; level: one of LEVELS."""
 
     number: int
     seconds: float
     level: str
     text: str
+
+
+class Lines:
+    """The latest lines of a log: KEPT_LINES, and of those that people write _KEPT_SAID."""
+
+    def __init__(self) -> None:
+        self._lines: deque[LogLine] = deque(maxlen=KEPT_LINES)
+        self._said = 0
+
+    def __iter__(self) -> Iterator[LogLine]:
+        return iter(self._lines)
+
+    def append(self, line: LogLine) -> None:
+        """Add a line; the oldest one that is too many goes."""
+        if line.level == _SAID and self._said == _KEPT_SAID:
+            oldest = next(at for at, kept in enumerate(self._lines) if kept.level == _SAID)
+            del self._lines[oldest]
+            self._said -= 1
+        if len(self._lines) == KEPT_LINES:
+            self._said -= self._lines.popleft().level == _SAID
+        self._lines.append(line)
+        self._said += line.level == _SAID
 
 
 class Floodgate:
@@ -66,7 +90,7 @@ class Journal:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """sink: also write each line at or above the level `least` there, as logfmt."""
-        self._lines: deque[LogLine] = deque(maxlen=_KEPT)
+        self._lines = Lines()
         self._writer = None if sink is None else _Writer(sink)
         self._least = LEVELS.index(least)
         self._clock = clock
@@ -87,6 +111,10 @@ class Journal:
 
     def info(self, text: str) -> None:
         self.write("info", text)
+
+    def said(self, text: str) -> None:
+        """Add what somebody has written."""
+        self.write(_SAID, text)
 
     def warning(self, text: str) -> None:
         self.write("warning", text)

@@ -205,6 +205,9 @@ class FakeCall(Call):
         self.note("set_recording", path)
         self.recording = path or ""
 
+    def send_text(self, text: str) -> None:
+        self.note("send_text", text)
+
     def answer(self, answer: Answer) -> None:
         self.note("answer", answer)
         self.scene = replace(self.scene, rings=False)

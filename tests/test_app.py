@@ -27,6 +27,7 @@ import pytest
 from rich.cells import cell_len
 from rich.color import Color
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from stream.call.snapshot import QUIETEST_DB, FrontEndState, Latency, Snapshot, Spectrogram
 from stream.link.authentication import Security
@@ -36,7 +37,7 @@ from stream.link.keys import generate
 from stream.link.listener import Listener
 from stream.link.peers import KnownPeers
 from stream.link.ringing import Answer
-from stream.log import LogLine
+from stream.log import KEPT_LINES, LogLine
 from tests.app_pictures import grid, picture
 from tests.fake_call import OWN_KEY, PEER_KEY, SCENES, FakeCall, Scene
 from tests.link_peers import Ear
@@ -48,9 +49,10 @@ from tui.app.dialogs.confirm import Confirm
 from tui.app.dialogs.details import FRONT_END, Details
 from tui.app.dialogs.help import Help
 from tui.app.dialogs.parting import Parting
+from tui.app.dialogs.write import Write
 from tui.app.keys import BINDINGS
 from tui.app.latency_bar import PARTS, shares
-from tui.app.log_view import KEPT_LINES, LogView
+from tui.app.log_view import LogView
 from tui.app.meter import HOLD_SECONDS, PeakHold, bar
 from tui.app.painting import Painted, flow, width_of
 from tui.app.push_to_talk import HOLD_BEGINS, RELEASED_AFTER, PushToTalk
@@ -133,6 +135,7 @@ OVERLAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recording": ("talking", ("r", "enter")),
     "record-prompt": ("talking", ("r",)),
     "delays": ("talking", ("f",)),
+    "writing": ("talking", ("w", *"tea?")),
     "presets": ("talking", ("p",)),
     "devices": ("talking", ("d",)),
     "hang-up": ("talking", ("h",)),
@@ -364,6 +367,9 @@ CASES: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
         ("r", "enter", "r"),
         [("set_recording", "sotto-20260102-030405.wav"), ("set_recording", None)],
     ),
+    ("write", ("w", *"tea?", "enter"), [("send_text", "tea?")]),
+    ("write nothing", ("w", "space", "enter"), []),
+    ("do not write", ("w", "t", "escape"), []),
     ("hang up", ("h", "h"), [("hang_up",)]),
     ("hang up, yes", ("h", "y"), [("hang_up",)]),
     ("hang up, enter", ("h", "enter"), [("hang_up",)]),
@@ -634,6 +640,51 @@ def test_hanging_up_leaves_even_if_the_call_objects() -> None:
 
     _, app, _ = play("talking", keys=("h", "h"), prepare=fail)
     assert app._exit
+
+
+def test_a_line_that_is_too_long_is_not_sent_and_says_by_how_much() -> None:
+    async def write(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.press("w")
+        entry = app.screen.query_one(Input)
+        entry.value = "é" * 101
+        await pilot.press("enter")
+        assert isinstance(app.screen, Write) and commands(call) == []
+        assert "2 bytes too long" in grid(app)
+        await pilot.press("backspace", "enter")
+        assert commands(call) == [("send_text", "é" * 100)]
+
+    play("talking", write)
+
+
+def test_a_line_that_could_not_be_sent_is_there_to_be_sent_again() -> None:
+    async def again(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.pause()
+        assert "nobody is connected" in grid(app)
+        call.fails = None
+        call.reset()
+        await pilot.press("w", "!", "enter")
+        assert commands(call) == [("send_text", "tea?!")]
+        await pilot.press("w", "enter")
+        assert commands(call) == [("send_text", "tea?!")]
+
+    def fail(call: FakeCall) -> None:
+        call.fails = "nobody is connected"
+
+    play("talking", again, keys=("w", *"tea?", "enter"), prepare=fail)
+
+
+@pytest.mark.parametrize("size", [SMALL, (80, 16)], ids=["in the log", "without a log"])
+def test_a_line_of_the_others_is_seen_on_every_screen(size: tuple[int, int]) -> None:
+    async def hear(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        number = call.log[-1].number + 1
+        call.log.append(LogLine(number, 76.0, "said", "Ada: tea? [bold]"))
+        app.poll()
+        await pilot.pause()
+        shown = grid(app)
+        assert "Ada: tea? [bold]" in shown
+        assert ("» Ada: tea?" in shown) == (size == SMALL)
+
+    play("talking", hear, size=size)
 
 
 def test_holding_the_talk_key() -> None:

@@ -43,6 +43,7 @@ from stream.link.events import (
     Link,
     Notice,
     StateChanged,
+    TextArrived,
 )
 from stream.log import Journal, logfmt
 
@@ -81,6 +82,13 @@ class Wire:
 
     def announce_preset(self, preset: str) -> None:
         self.presets.append(preset)
+
+    def send_text(self, text: str) -> bool:
+        assert self.other is not None
+        if self.other.closed is not None:
+            return False
+        self.other.give(TextArrived(1, text))
+        return True
 
     def events(self, timeout: float) -> list[Event]:
         try:
@@ -288,6 +296,20 @@ def test_muting_sends_silence_and_costs_next_to_no_bits(codec):
     finally:
         call.close()
         other.close()
+
+
+def test_lines_of_text_are_in_the_log_of_both_sides_with_who_wrote_them(pair):
+    one, two = pair
+    for k in range(20):  # more than other events may say
+        one.send_text(f"line {k}")
+    wait_until(lambda: sum(line.level == "said" for line in two.log_lines(-1)) == 20)
+    for call, name in ((one, "you"), (two, '"not two"')):
+        said = [line.text for line in call.log_lines(-1) if line.level == "said"]
+        assert said == [f"{name}: line {k}" for k in range(20)]
+    two.close()
+    with pytest.raises(BadInput, match="nobody is connected"):
+        one.send_text("still there?")
+    assert sum(line.level == "said" for line in one.log_lines(-1)) == 20
 
 
 def test_push_to_talk_is_silent_until_pressed(pair):

@@ -210,6 +210,20 @@ def test_what_is_misspelt_is_said_before_loading(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_line_is_said_by_a_call_without_a_screen(running: type[Running]) -> None:
+    assert run(options("--say", "this is a recorder", "--seconds", "0.5")) == 0
+    (call,) = running.made
+    assert ("send_text", "this is a recorder") in call.calls
+
+
+def test_standard_input_is_not_both_lines_and_sound_or_keys(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for more in (["--headless", "--input", "-"], ["--headless", "--send-file", "-"], []):
+        assert main(["call", "127.0.0.1", "--insecure", "--say", "-", *more]) == 2
+        assert "standard input" in capsys.readouterr().err
+
+
 def test_looking_whether_one_can_record_leaves_no_trace(tmp_path: Path) -> None:
     before = tmp_path / "before.wav"
     before.write_bytes(b"an earlier call")

@@ -64,6 +64,7 @@ messages = st.one_of(
     st.builds(wire.Delay, parties, numbers),
     st.builds(wire.Bye, texts(200)),
     st.builds(wire.KeyWanted, parties),
+    st.builds(wire.Text, parties, texts(200)),
 )
 talks = st.builds(Talk, st.none() | numbers)
 
@@ -325,6 +326,7 @@ def test_a_handshake_that_does_not_fit_is_not_written(message):
         wire.Heartbeat(-1),
         wire.KeyWanted(256),
         wire.Bye("y" * 201),
+        wire.Text(1, "y" * 201),
     ],
     ids=lambda message: str(asdict(message))[:70],
 )

@@ -6,10 +6,12 @@ import contextlib
 import os
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from codec.errors import SottoError
 from codec.files.paths import PIPE, display_name, os_errors, reason
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from tui.terminal.status_line import StatusLine
 
 INTERVAL = 1.0
+_LOOK = 0.2  # seconds between looks whether somebody is there to be written to
+_READ = 4096
 
 
 @contextlib.contextmanager
@@ -70,6 +74,51 @@ def follow(
             statistics = None
         if status is not None:
             status.show(to_line(snapshot))
+
+
+def say(call: Call, text: str, warn: Callable[[str], None]) -> None:
+    """Write a line to the others once somebody is there, or each line of standard input if `text`
+    is '-'; returns at once. warn: told of lines that cannot be sent.
+    """
+    lines = iter([text])
+    if text == PIPE:
+        lines = iter(()) if sys.stdin is None else _lines_of(sys.stdin.fileno())
+    # Nobody waits for it: it may be waiting for a line that never comes.
+    threading.Thread(
+        target=write_lines, args=(call, lines, warn), name="sotto-lines", daemon=True
+    ).start()
+
+
+def write_lines(call: Call, lines: Iterator[str], warn: Callable[[str], None]) -> None:
+    """Write each line to the others, as fast as they take them, until the call is over."""
+    from stream.link.events import CallState
+    from stream.link.session import WRITER_SPARES, text_allowance
+
+    allowance = text_allowance(WRITER_SPARES + 1.0)
+    for line in lines:
+        while call.snapshot().state is not CallState.TALKING:
+            if call.wait(_LOOK):
+                return
+        if call.wait(allowance.owe(1.0, time.monotonic())):
+            return
+        try:
+            call.send_text(line)
+        except SottoError as error:
+            warn(str(error))
+
+
+def _lines_of(descriptor: int) -> Iterator[str]:
+    """The lines of a pipe or terminal, empty ones left out, and the ends of very long ones."""
+    # Past the buffer of the file, which a thread that waits in there keeps from being closed.
+    left, data = b"", b"\n"
+    while data:
+        try:
+            data = os.read(descriptor, _READ)
+        except OSError:
+            data = b""
+        *whole, left = (left + (data or b"\n")).split(b"\n")
+        left = left[:_READ]
+        yield from filter(None, (line.decode("utf-8", "replace").strip() for line in whole))
 
 
 def _add(line: str, statistics: TextIO, most_bytes: int | None) -> str:

@@ -89,6 +89,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     sound.add_argument("--send-file", metavar="AUDIO", help="say this instead of the microphone")
     sound.add_argument("--record", metavar="WAV", help="record the call: left us, right them")
     sound.add_argument("--push-to-talk", action="store_true", help="begin with the microphone off")
+    sound.add_argument(
+        "--say",
+        metavar="TEXT",
+        help="write this line to the other side once it is there; '-' writes each line of stdin",
+    )
     trust = parser.add_argument_group("trust")
     trust.add_argument("--key", metavar="FILE", help="our key (default: the one keygen made)")
     trust.add_argument(
@@ -140,6 +145,12 @@ def check_options(args: argparse.Namespace) -> None:
         raise UsageError("--send-file and --input are both where our voice comes from")
     if PIPE in (args.input, args.send_file, args.output) and not args.headless:
         raise UsageError("a pipe takes the terminal's place: add --headless")
+    if args.say == PIPE and PIPE in (args.input, args.send_file):
+        raise UsageError("standard input is either our voice or the lines of --say -")
+    if args.say == PIPE and not args.headless:
+        raise UsageError(
+            "--say - takes standard input, where the screen's keys are: add --headless"
+        )
     if args.output == PIPE and args.stats_json == PIPE:
         raise UsageError("--output - and --stats-json - cannot both be standard output")
     if args.insecure and (args.key or args.peer_key or args.trust_new):
@@ -223,7 +234,7 @@ def run(
     from stream.link.events import CallState, Offer
     from stream.link.impairment import parse_impairment
     from stream.log import Journal
-    from tui.headless import follow, statistics_file
+    from tui.headless import follow, say, statistics_file
 
     # What may be misspelt is looked at before the seconds that loading takes, and before anybody is
     # called.
@@ -282,6 +293,8 @@ def run(
                 seconds=args.seconds,
                 most_bytes=args.size_limit * _MIB,
             )
+            if args.say is not None:
+                say(call, args.say, journal.warning)
             returned = _stay(call, args, watch)
         finally:
             with undisturbed():  # a recording gets its name, the other side our goodbye

@@ -47,6 +47,7 @@ from stream.link.events import (
     RingOver,
     Rings,
     StateChanged,
+    TextArrived,
 )
 from stream.link.ringing import Answer
 from stream.log import Journal, LogLine
@@ -302,6 +303,12 @@ class Call:
         if path is not None:
             self._journal.info(f"recording to {path}")
 
+    def send_text(self, text: str) -> None:
+        """Write a line to the others. Raises BadInput where it cannot be sent."""
+        if not self._endpoint.send_text(text):
+            raise BadInput("nobody is connected: the line has not been sent")
+        self._journal.said(f"you: {text}")
+
     def answer(self, answer: Answer) -> None:
         """Decide about the caller that rings, if one does."""
         self._endpoint.answer(answer)
@@ -421,6 +428,10 @@ class Call:
             self._sender.want_key(lost=time.monotonic() - self._came > _NEW_SECONDS)
         elif isinstance(event, PresetChanged):
             self._receiver.set_preset(event.party, event.preset)
+        elif isinstance(event, TextArrived):
+            # The link has counted them: these are no flood.
+            name = self._present.get(event.party, "somebody")
+            self._journal.said(f"{name}: {event.text}")
         elif isinstance(event, Left):
             name = self._present.get(event.party, "somebody")
             text = f"{name} has left: {event.reason}"

@@ -21,6 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from codec.errors import BadInput, SottoError
 from stream.link import wire
+from stream.link.allowance import Allowance
 from stream.link.authentication import RateLimit, Security
 from stream.link.clock import LinkClock
 from stream.link.events import (
@@ -36,12 +37,20 @@ from stream.link.events import (
     Offer,
     PresetChanged,
     StateChanged,
+    TextArrived,
 )
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
 from stream.link.peers import Peer, Role, TrustWatch
 from stream.link.ringing import Answer
-from stream.link.session import KeyRequests, Outgoing, Participant, Session
+from stream.link.session import (
+    WRITER_SPARES,
+    KeyRequests,
+    Outgoing,
+    Participant,
+    Session,
+    text_allowance,
+)
 from stream.link.traffic import CURVE_BYTES, Traffic, envelope
 
 Socket = zmq.Socket[bytes]
@@ -68,9 +77,8 @@ _monitors = itertools.count()
 class Endpoint(ABC):
     """Our end of a connection.
 
-    `start` opens the sockets; from then on they belong to the I/O thread. `send`, `ask_for_key`,
-    `announce_preset`, `answer`, `link`, `wire_bytes`, `ip_bytes`, `one_way`, `rejected` and `close`
-    may be called from any thread and do not wait for the network; `events` from one consumer.
+    `start` opens the sockets; from then on they belong to the I/O thread. All else may be called
+    from any thread and does not wait for the network, but `events` from one consumer only.
     """
 
     def __init__(self, offer: Offer, security: Security, clock: Callable[[], float]) -> None:
@@ -86,11 +94,14 @@ class Endpoint(ABC):
         self._events = EventQueue()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
-        self._outgoing: deque[Outgoing | wire.Preset] = deque()
+        self._outgoing: deque[Outgoing | wire.Preset | wire.Text] = deque()
         self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
         self._answers: deque[Answer] = deque(maxlen=8)
         self._key_requests = KeyRequests(KEY_PAUSE)
         self._key_limits: dict[int, RateLimit] = {}
+        self._own_texts = text_allowance(WRITER_SPARES)
+        # By number on the wire, for as long as we are there: a party that comes anew gains nothing.
+        self._text_limits: dict[int, Allowance] = {}
         self._lock = threading.Lock()
         self._awake, self._wake = socket.socketpair()
         for end in (self._awake, self._wake):
@@ -174,6 +185,26 @@ class Endpoint(ABC):
         wire.Talk(None).encode(message)  # raises BadInput where it would not fit
         self._outgoing.append(message)
         self._wake_up()
+
+    def send_text(self, text: str) -> bool:
+        """Send a line of text to everybody; what could do harm on their screens becomes blanks.
+
+        False if nobody is connected. Raises BadInput for nothing, for more than MAX_TEXT bytes of
+        UTF-8, and for more lines at once than the others would take.
+        """
+        text = wire.harmless(text)
+        if not text:
+            raise BadInput("there is nothing in this line")
+        if (size := len(text.encode("utf-8"))) > wire.MAX_TEXT:
+            raise BadInput(f"a line has at most {wire.MAX_TEXT} bytes, and this one {size}")
+        if not self._audible or self._closing.is_set():
+            return False
+        with self._lock:
+            if not self._own_texts.take(1.0, self._clock()):
+                raise BadInput("these are many lines at once: wait a few seconds")
+            self._outgoing.append(wire.Text(wire.HUB, text))
+        self._wake_up()
+        return True
 
     def answer(self, answer: Answer) -> None:
         """Say what is to become of the caller that rings, if one does."""
@@ -309,9 +340,11 @@ class Endpoint(ABC):
             item = replace(self._outgoing.popleft(), party=self._party)
             if isinstance(item, Outgoing):
                 self._queue(item)
-            else:
+                continue
+            if isinstance(item, wire.Preset):
                 self._preset = item.preset
-                self._tell_all(item, self._clock())
+            if not self._tell_all(item, self._clock()) and isinstance(item, wire.Text):
+                self._notice("warning", "the line of text has not reached everybody")
 
     def _queue(self, item: Outgoing, but: Session | None = None) -> None:
         """Send a packet on all connections, now or soon."""
@@ -321,10 +354,10 @@ class Endpoint(ABC):
             if session is not but:
                 session.queue(item, self._clock())
 
-    def _tell_all(self, message: wire.Message, now: float, but: Session | None = None) -> None:
-        for session in self._sessions():
-            if session is not but:
-                session.say(message, now)
+    def _tell_all(self, message: wire.Message, now: float, but: Session | None = None) -> bool:
+        """Say something on all connections; False if one is full, or there are none."""
+        said = [session.say(message, now) for session in self._sessions() if session is not but]
+        return bool(said) and all(said)
 
     def _send_key_requests(self, now: float) -> float:
         """Ask for key packets; returns when that is next due."""
@@ -456,12 +489,15 @@ class Endpoint(ABC):
         if isinstance(message, wire.Bye):
             self._hung_up(sender, wire.clipped(message.reason) or "hung up")
             return True
-        if isinstance(message, (wire.Audio, wire.Preset)):
+        if isinstance(message, (wire.Audio, wire.Preset, wire.Text)):
             speaker = self._speaker(sender, message.party)
             if speaker is not None:
                 if isinstance(message, wire.Audio):
                     return self._take_audio(speaker, session, message, now) is not None
-                if speaker.presets.take(1.0, now):
+                if isinstance(message, wire.Text):
+                    if self._take_text(speaker, message, now) is not None:
+                        return True
+                elif speaker.presets.take(1.0, now):
                     self._take_preset(speaker, message)
                     return True
         elif isinstance(message, wire.Heartbeat):
@@ -511,6 +547,15 @@ class Endpoint(ABC):
         speaker.preset = wire.clipped(message.preset)
         self._events.put(PresetChanged(speaker.party, speaker.preset))
         self._notice("info", f"{speaker.shown or 'the other side'} now uses {speaker.preset}")
+
+    def _take_text(self, speaker: Participant, message: wire.Text, now: float) -> wire.Text | None:
+        """Report a line; returns it as it may be passed on, None if it is rejected."""
+        limit = self._text_limits.setdefault(message.party, text_allowance())
+        text = wire.clipped(message.text, wire.MAX_TEXT)
+        if not limit.take(1.0, now) or not text:
+            return None
+        self._events.put(TextArrived(speaker.party, text))
+        return wire.Text(speaker.party, text)
 
     # --- sockets ------------------------------------------------------------------------------
 

@@ -114,6 +114,14 @@ class KeyWanted:
 
 
 @dataclass(frozen=True)
+class TextArrived:
+    """A remote party has written a line, which is harmless to show."""
+
+    party: int
+    text: str
+
+
+@dataclass(frozen=True)
 class AudioArrived:
     """A session packet, not yet unpacked; times in seconds of our monotonic clock.
 
@@ -171,6 +179,7 @@ Event = (
     | PresetChanged
     | Left
     | AudioArrived
+    | TextArrived
     | KeyWanted
     | StateChanged
     | Rings

@@ -545,6 +545,12 @@ class Listener(Endpoint):
         message = wire.Preset(speaker.party, speaker.preset)
         self._tell_all(message, self._clock(), but=speaker.session)
 
+    def _take_text(self, speaker: Participant, message: wire.Text, now: float) -> wire.Text | None:
+        line = super()._take_text(speaker, message, now)
+        if line is not None:
+            self._tell_all(line, now, but=speaker.session)
+        return line
+
     def _hung_up(self, sender: int, why: str) -> None:
         self._remove(self._participants[sender], why)
 

@@ -44,6 +44,9 @@ _UNECHOED = 2048  # stamps
 RATE = 1.05 / wire.STEP_SECONDS  # latent steps per second that a voice may bring: clocks differ
 BURST = 96.0  # and at once: what a stall held back, 1.5 s before it shows, STALE after, and more
 
+TEXT_BURST, TEXT_SECONDS = 10.0, 5.0  # lines of text at once, and seconds for each one more
+WRITER_SPARES = 2.0  # of those at once, that who writes leaves to clocks and network
+
 
 # Messages per second, and at once, that a connection may bring. A hub that passes on seven voices
 # after a stall brings that many; anybody else sends an eighth of it.
@@ -97,6 +100,15 @@ def news_allowance() -> Allowance:
     Each is passed on to everybody, shown and logged.
     """
     return Allowance(1.0 / NEWS_SECONDS, NEWS_BURST)
+
+
+def text_allowance(spare: float = 0.0) -> Allowance:
+    """How many lines of text a party may write.
+
+    spare: of those at once, how many not. Who writes keeps to fewer than who reads lets pass, so
+    that none is lost between them.
+    """
+    return Allowance(1.0 / TEXT_SECONDS, TEXT_BURST - spare)
 
 
 class KeyRequests:

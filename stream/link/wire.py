@@ -28,6 +28,7 @@ CRC_BYTES = 4
 MAX_NAME = 64  # bytes of UTF-8
 MAX_PRESET = 16
 MAX_REASON = 200
+MAX_TEXT = 200
 MAX_PACKET = MAX_SESSION_PACKET
 AUDIO_BYTES = 8  # type and party, number, transmit and age, before the packet
 CAPTURE_BYTES = 1  # in some of these messages
@@ -70,6 +71,7 @@ class Type(IntEnum):
     WHO = 11
     KEY = 12
     KEY_WANTED = 13
+    TEXT = 14
     AUDIO = 0x80
 
 
@@ -190,6 +192,14 @@ class KeyWanted:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A party has written a line."""
+
+    party: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Preset:
     """A party codes its voice by another preset from its next frame on."""
 
@@ -225,7 +235,7 @@ class Key:
 
 
 Handshake = Hello | Welcome | Refuse | Who | Key
-Message = PartyJoined | PartyLeft | Audio | Heartbeat | Preset | Delay | Bye | KeyWanted
+Message = PartyJoined | PartyLeft | Audio | Heartbeat | Preset | Delay | Bye | KeyWanted | Text
 
 
 def encode(message: Handshake, session: int = 0) -> bytes:
@@ -340,10 +350,14 @@ def capture_seconds(steps: int) -> float | None:
     return None if steps == NO_CAPTURE else steps * CAPTURE_STEP
 
 
+def harmless(text: str) -> str:
+    """`text` on one line, with blanks for characters that control terminals or hide others."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
 def clipped(text: str, limit: int = MAX_REASON) -> str:
-    """`text` without control characters and cut to at most `limit` bytes of UTF-8."""
-    printable = "".join(c if c.isprintable() else " " for c in text).strip()
-    return printable.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+    """What is harmless of `text`, cut to at most `limit` bytes of UTF-8."""
+    return harmless(text).encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
 
 # --- fields ---------------------------------------------------------------------------------------
@@ -501,6 +515,7 @@ _FIELDS: dict[str, _Field] = {
     "preset": _Text(MAX_PRESET),
     "reason": _Text(MAX_REASON),
     "room": _Flag(8),
+    "text": _Text(MAX_TEXT),
     "transmit": _Number(STAMP_BITS),
 }
 
@@ -521,6 +536,7 @@ _TALK: dict[type, tuple[Type, tuple[str, ...]]] = {
     Delay: (Type.DELAY, ("party", "microseconds")),
     Bye: (Type.BYE, ("reason",)),
     KeyWanted: (Type.KEY_WANTED, ("party",)),
+    Text: (Type.TEXT, ("party", "text")),
 }
 _TALK_TYPES: dict[int, type] = {kind: message for message, (kind, _) in _TALK.items()}
 # AUDIO, which comes often, packs its type with two flags and the party: 1 e c 0 p p p p.

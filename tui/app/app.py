@@ -20,6 +20,7 @@ from codec.errors import SottoError
 from stream.call.snapshot import FrontEndState, Latency, Party, Snapshot, Talker
 from stream.link.events import CallState, Rings
 from stream.link.ringing import Answer as RingAnswer
+from stream.link.wire import MAX_TEXT
 from tui.app import keys
 from tui.app.alert import Alert
 from tui.app.call_bar import CallBar
@@ -31,6 +32,7 @@ from tui.app.dialogs.help import Help
 from tui.app.dialogs.parting import Parting
 from tui.app.dialogs.pick_devices import PickDevices
 from tui.app.dialogs.ring import Ring
+from tui.app.dialogs.write import Write
 from tui.app.key_bar import KeyBar
 from tui.app.latency_bar import LatencyBar
 from tui.app.log_view import LogView
@@ -56,6 +58,7 @@ _OVER = (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
 _IN_CALL = (CallState.TALKING, CallState.RECONNECTING)
 
 Answer = TypeVar("Answer")
+Question = Choose | AskPath | Confirm | Write
 
 
 class CallApp(App[None]):
@@ -111,6 +114,7 @@ class CallApp(App[None]):
         self._drawn: tuple[object, ...] = ()
         self._last_error = ""
         self._leaving = False
+        self._draft = ""  # a line that could not be sent
         self._rang: Rings | None = None
         self._signals = contextlib.ExitStack()
 
@@ -159,6 +163,9 @@ class CallApp(App[None]):
         fresh = self._ask(lambda: self._call.log_lines(log.last_number))
         if fresh:
             log.add(fresh)
+            for line in fresh:
+                if line.level == "said" and not log.display:  # on a low screen
+                    self.notify(line.text, markup=False)
         self._polls += 1
         if self._worth_drawing(snapshot):
             self._draw(snapshot)
@@ -231,6 +238,12 @@ class CallApp(App[None]):
             AskPath("record to", name),
             lambda path: self._change(lambda: self._call.set_recording(path)),
         )
+
+    def action_write(self) -> None:
+        def send(text: str) -> None:
+            self._draft = "" if self._change(lambda: self._call.send_text(text)) else text
+
+        self._open(Write(MAX_TEXT, self._draft), send)
 
     def action_log(self) -> None:
         self._main(LogView).screen.toggle_class("long-log")
@@ -334,7 +347,7 @@ class CallApp(App[None]):
         self._redraw()
         return done
 
-    def _open(self, dialog: Choose | AskPath | Confirm, then: Callable[..., object]) -> None:
+    def _open(self, dialog: Question, then: Callable[..., object]) -> None:
         def answered(answer: object) -> None:
             if answer is not None:
                 then(answer)

@@ -29,6 +29,7 @@ BINDINGS = (
     _key("h", "quit", "h", "hang up", "hang up, as do ctrl+q and ctrl+c"),
     _key("ctrl+q,ctrl+c", "quit", "", "", "", priority=True),
     _key("question_mark,f1", "help", "?", "help", "this help, also f1"),
+    _key("w", "write", "w", "write", "write a line to the others"),
     _key("l", "log", "l", "log", "a longer log, or a short one again"),
     _key("i", "details", "i", "details", "details: keys, counts, clocks"),
     _key("v", "plain", "v", "view", "plain view for a slow terminal, or the full one"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from textual import events
 
-from stream.log import LogLine
+from stream.log import Lines, LogLine
 from tui.app.figures import clean, clock, wrap
 from tui.app.painting import Line, Painted, heading
 
-KEPT_LINES = 500
-_MARKS = {"debug": (" ", "label"), "info": ("·", "label"), "warning": ("▲", "warn")}
+_MARKS = {
+    "debug": (" ", "label"),
+    "info": ("·", "label"),
+    "said": ("»", "key"),
+    "warning": ("▲", "warn"),
+}
+_TEXT_ROLES = {"debug": "label", "said": "strong"}
 _ERROR = ("✗", "bad")
 
 
@@ -21,7 +25,7 @@ class LogView(Painted):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._entries: deque[LogLine] = deque(maxlen=KEPT_LINES)
+        self._entries = Lines()
         self._wrapped: list[Line] = []
         self._wrapped_width = -1
         self._back = 0
@@ -72,7 +76,7 @@ class LogView(Painted):
 def _lines(entry: LogLine, width: int) -> list[Line]:
     mark, role = _MARKS.get(entry.level, _ERROR)
     stamp = f"{clock(entry.seconds):>7} "
-    text_role = "label" if entry.level == "debug" else "text"
+    text_role = _TEXT_ROLES.get(entry.level, "text")
     first, *more = wrap(clean(entry.text), max(width - len(stamp) - 2, 8))
     indent = " " * (len(stamp) + 2)
     return [
