@@ -64,6 +64,7 @@ class Scene:
     secured: bool = True
     compare: bool = False  # the keys, for nobody has yet
     rings: bool = False
+    recorded: bool = False  # by the first of the others
 
 
 SCENES = {
@@ -72,6 +73,7 @@ SCENES = {
     "connecting": Scene(CallState.CONNECTING, parties=0),
     "talking": Scene(),
     "compare": Scene(compare=True),
+    "recorded": Scene(recorded=True),
     "loss": Scene(lossy=True),
     "silence": Scene(silent=True),
     "reconnecting": Scene(CallState.RECONNECTING, "nothing heard for 3.1 s", silent=True),
@@ -258,6 +260,7 @@ class FakeCall(Call):
             fingerprint=PEER_KEY if scene.secured else "",
             code=CODE if scene.secured else "",
             verified=scene.secured and not scene.compare,
+            recording=scene.recorded and party == 0,
             preset="1k2" if party % 3 == 1 else "2k",
             delay=512 if party % 3 == 1 else 256,
             heard=not (scene.overloaded and party == scene.parties - 1),
@@ -311,6 +314,8 @@ def _log(scene: Scene) -> list[LogLine]:
             (62.9, "info", f"{NAMES[0]} is here (key {PEER_KEY})"),
             (62.9, "info", f"talking: {NAMES[0]} is back"),
         ]
+    if scene.recorded:
+        said.append((31.5, "warning", f"{NAMES[0]} records this call"))
     if scene.overloaded:
         late = f"this machine cannot decode {scene.parties} voices at once: "
         said.append((41.0, "warning", f"{late}{NAMES[scene.parties - 1]} is not heard"))

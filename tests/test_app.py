@@ -201,6 +201,7 @@ def test_looks(name: str) -> None:
         ("reconnecting", ["▲ connection lost, trying again: nothing heard for 3.1 s"]),
         ("insecure", ["✗ NOT secured"]),
         ("compare", ["code 39071 58842 00617 93386 14520 77219  same on both screens?"]),
+        ("recorded", ["▲ Ada records this call"]),
         ("overloaded", ["▲ overloaded"]),
         ("room", ["room of 5", "▸ Ada", "Hedy Lamarr", "↑↓ select"]),
         ("empty-room", ["nobody else is here"]),

@@ -42,6 +42,7 @@ from stream.link.events import (
     Left,
     Link,
     Notice,
+    RecordingChanged,
     StateChanged,
     TextArrived,
 )
@@ -82,6 +83,10 @@ class Wire:
 
     def announce_preset(self, preset: str) -> None:
         self.presets.append(preset)
+
+    def tell_recording(self, on: bool) -> None:
+        assert self.other is not None
+        self.other.give(RecordingChanged(1, on))
 
     def send_text(self, text: str) -> bool:
         assert self.other is not None
@@ -310,6 +315,57 @@ def test_lines_of_text_are_in_the_log_of_both_sides_with_who_wrote_them(pair):
     with pytest.raises(BadInput, match="nobody is connected"):
         one.send_text("still there?")
     assert sum(line.level == "said" for line in one.log_lines(-1)) == 20
+
+
+def recorded(call: Call) -> list[bool]:
+    return [party.recording for party in parties(call)]
+
+
+def test_the_other_side_sees_and_reads_that_it_is_recorded(pair, tmp_path):
+    one, two = pair
+    wait_until(lambda: parties(two))
+    one.set_recording(str(tmp_path / "a.wav"))
+    wait_until(lambda: recorded(two) == [True])
+    one.set_recording(str(tmp_path / "b.wav"))  # which changes nothing for them
+    assert recorded(one) == [False]
+    one.set_recording(None)
+    wait_until(lambda: recorded(two) == [False])
+    wait_until(lambda: two.log_lines(-1)[-1].text == '"not two" records no more')
+    lines = [line.text for line in two.log_lines(-1) if "record" in line.text]
+    assert lines == ['"not two" records this call', '"not two" records no more']
+
+
+def test_whoever_comes_next_is_not_taken_for_the_one_who_recorded(codec, monkeypatch):
+    monkeypatch.setattr("stream.call.receiver.Receiver.drained", lambda receiver, party: False)
+    one, _ = wires()
+    call = make(codec, one, lasting=True)
+    call.start()
+    try:
+        one.give(RecordingChanged(1, True))
+        wait_until(lambda: recorded(call) == [True])
+        one.give(Left(1, "bye"), Joined(1, "eve", "2k", ""))
+        wait_until(lambda: parties(call)[0].name == '"eve"')
+        assert recorded(call) == [False]
+    finally:
+        call.close()
+
+
+def test_a_recording_that_has_ended_by_itself_is_over_for_everybody(codec, tmp_path):
+    one, two = wires()
+    call, other = make(codec, one, recording_bytes=64_000), make(codec, two, clip=None)
+    call.start()
+    other.start()
+    try:
+        wait_until(lambda: parties(other))
+        call.set_recording(str(tmp_path / "a.wav"))
+        wait_until(lambda: recorded(other) == [True])
+        wait_until(lambda: not call.snapshot().recording)
+        wait_until(lambda: recorded(other) == [False])
+        wait_until(lambda: any("is full" in line.text for line in call.log_lines(-1)))
+    finally:
+        call.close()
+        other.close()
+    assert (tmp_path / "a.wav").exists()
 
 
 def test_push_to_talk_is_silent_until_pressed(pair):

@@ -53,6 +53,10 @@ def test_a_snapshot_as_text_holds_rate_and_delay():
     assert "1234 ms" in line
     assert line.endswith("in not heard")
     assert "grown" not in line
+    assert "records" not in line
     first, *others = snapshot().listeners
+    for recorded in (first, *others):
+        text = to_line(replace(snapshot(), listeners=(replace(recorded, recording=True),)))
+        assert text.endswith(" (records)")
     late = replace(snapshot(), listeners=(replace(first, grown=0.31), *others))
     assert "delay 1234 ms (grown by 310)" in to_line(late)

@@ -65,6 +65,7 @@ messages = st.one_of(
     st.builds(wire.Bye, texts(200)),
     st.builds(wire.KeyWanted, parties),
     st.builds(wire.Text, parties, texts(200)),
+    st.builds(wire.Recording, parties, st.booleans()),
 )
 talks = st.builds(Talk, st.none() | numbers)
 

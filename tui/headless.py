@@ -146,8 +146,9 @@ def to_line(snapshot: Snapshot) -> str:
         rates = f"{talker.rate.now:.0f} bit/s (IP {talker.rate.ip:.0f})"
         parts.append(f"out {talker.delay} ms {rates} {talker.steps} steps{dropped}")
     for party in snapshot.listeners:
+        recording = " (records)" if party.recording else ""
         if not party.heard:
-            parts.append("in not heard")
+            parts.append(f"in not heard{recording}")
             continue
         arrivals, total = party.arrivals, party.latency.total
         preset = f" {party.preset}" if party.preset else ""
@@ -156,6 +157,6 @@ def to_line(snapshot: Snapshot) -> str:
             delay += f" (grown by {1000 * party.grown:.0f})"
         parts.append(
             f"in{preset} {party.rate.now:.0f} bit/s lost {arrivals.lost}"
-            f" late {arrivals.late + arrivals.partly_late} delay {delay}"
+            f" late {arrivals.late + arrivals.partly_late} delay {delay}{recording}"
         )
     return " | ".join(parts)

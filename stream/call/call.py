@@ -44,6 +44,7 @@ from stream.link.events import (
     Left,
     Notice,
     PresetChanged,
+    RecordingChanged,
     RingOver,
     Rings,
     StateChanged,
@@ -121,6 +122,7 @@ class Call:
         self._preset = settings.preset
         self._recorder: Recorder | None = None
         self._recording = ""
+        self._changing_recording = threading.Lock()
         self._cards = Hotplug(source, sink, sound, journal)
         self._fall_back = FallBack()
         self._sender = Sender(
@@ -290,18 +292,8 @@ class Call:
 
     def set_recording(self, path: str | None) -> None:
         """Record both sides to `path`, or finish the recording. Raises SottoError."""
-        most = self._settings.recording_bytes
-        frames = MAX_FRAMES if most is None else most // FRAME_BYTES
-        recorder = None if path is None else Recorder(path, max_frames=frames)
-        if recorder is not None:
-            recorder.start()
-        self._recorder, before = recorder, self._recorder
-        finished, self._recording = self._recording, path or ""
-        if before is not None:
-            before.stop()
-            self._journal.info(before.error or f"recorded {finished}")
-        if path is not None:
-            self._journal.info(f"recording to {path}")
+        with self._changing_recording:
+            self._change_recording(path)
 
     def send_text(self, text: str) -> None:
         """Write a line to the others. Raises BadInput where it cannot be sent."""
@@ -315,6 +307,22 @@ class Call:
 
     def hang_up(self) -> None:
         self._end(CallState.ENDED, "hung up")
+
+    def _change_recording(self, path: str | None) -> None:
+        most = self._settings.recording_bytes
+        frames = MAX_FRAMES if most is None else most // FRAME_BYTES
+        recorder = None if path is None else Recorder(path, max_frames=frames)
+        if recorder is not None:
+            recorder.start()
+        self._recorder, before = recorder, self._recorder
+        finished, self._recording = self._recording, path or ""
+        if (recorder is None) != (before is None):
+            self._endpoint.tell_recording(recorder is not None)
+        if before is not None:
+            before.stop()
+            self._journal.info(before.error or f"recorded {finished}")
+        if path is not None:
+            self._journal.info(f"recording to {path}")
 
     # --- the call's own thread ----------------------------------------------------------------
 
@@ -340,6 +348,7 @@ class Call:
                     self._leave(party, reason)
             if self._fall_back.update(now, self._sender.behind):
                 self._take_longer()
+            self._notice_end_of_recording()
             if self._gone(now):
                 self._end(CallState.ENDED, "the other side is gone")
             if self._settings.hang_up and self._sender.source_ended.is_set():
@@ -347,6 +356,14 @@ class Call:
                     hang_up_at = now + _GOODBYE_SECONDS + self._sender.delay / 1000
                 if now > hang_up_at:
                     self._end(CallState.ENDED, "all input has been sent")
+
+    def _notice_end_of_recording(self) -> None:
+        """A recording that is full, or cannot be written, has ended by itself."""
+        if (recorder := self._recorder) is None or recorder.error is None:
+            return
+        with self._changing_recording:
+            if self._recorder is recorder:
+                self._change_recording(None)
 
     def _have_front_end(self) -> None:
         """Make the front end, where one is wanted and there is none yet."""
@@ -428,6 +445,12 @@ class Call:
             self._sender.want_key(lost=time.monotonic() - self._came > _NEW_SECONDS)
         elif isinstance(event, PresetChanged):
             self._receiver.set_preset(event.party, event.preset)
+        elif isinstance(event, RecordingChanged):
+            self._receiver.set_recording(event.party, event.on)
+            name = self._present.get(event.party, "somebody")
+            text = f"{name} records this call" if event.on else f"{name} records no more"
+            level = "warning" if event.on else "info"
+            self._journal.caused(f"recording {event.party}", level, text)
         elif isinstance(event, TextArrived):
             # The link has counted them: these are no flood.
             name = self._present.get(event.party, "somebody")
@@ -436,6 +459,7 @@ class Call:
             name = self._present.get(event.party, "somebody")
             text = f"{name} has left: {event.reason}"
             self._journal.caused(f"party {event.party}", "info", text)
+            self._receiver.set_recording(event.party, False)
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
         elif isinstance(event, StateChanged):
             self._change(event.state, event.reason)

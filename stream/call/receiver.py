@@ -120,6 +120,12 @@ class Receiver:
         if stream is not None:
             stream.preset = preset
 
+    def set_recording(self, party: int, on: bool) -> None:
+        """A party says that it records, or does so no more."""
+        stream = self._streams.get(party)
+        if stream is not None:
+            stream.recording = on
+
     def arrive(self, audio: AudioArrived) -> None:
         """Take a packet of a party; unknown parties are ignored."""
         stream = self._streams.get(audio.party)
@@ -203,7 +209,9 @@ class Receiver:
                 if old is not None and self._failed.pop(party, None) is not None:
                     stream = self._streams[party] = self._new_stream(party)
                     stream.name, stream.fingerprint = old.name, old.fingerprint
+                    stream.code, stream.verified = old.code, old.verified
                     stream.preset, stream.joined = old.preset, old.joined
+                    stream.recording = old.recording
             self._key_missed(party)
 
     def _new_stream(self, party: int) -> RemoteStream:

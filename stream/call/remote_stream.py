@@ -80,10 +80,10 @@ class RemoteStream:
 
     codec: whose model the packets must have been made with; decoder: takes the place of the
     codec's own. Attributes: party (its number), name (for people), fingerprint, code and verified
-    (as `Joined` has them), preset (as it says), joined (when it came), capture (seconds from the
-    air to its encoder, as it says), skipped (whether it is not listened to because the machine has
-    no time to decode it), key_missed (called when it has to be asked for a key packet, by the
-    decoder's thread).
+    (as `Joined` has them), preset and recording (as it says), joined (when it came), capture
+    (seconds from the air to its encoder, as it says), skipped (whether it is not listened to
+    because the machine has no time to decode it), key_missed (called when it has to be asked for a
+    key packet, by the decoder's thread).
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class RemoteStream:
             self._model = short_id(codec.model_id)
         self.party = party
         self.name = self.fingerprint = self.preset = self.code = ""
-        self.verified = False
+        self.verified = self.recording = False
         self.joined = clock()
         self.capture: float | None = None
         self.skipped = False
@@ -343,6 +343,7 @@ class RemoteStream:
                 preset=self.preset,
                 code=self.code,
                 verified=self.verified,
+                recording=self.recording,
                 delay=self._delay(),
                 heard=not self.skipped,
                 level_db=self._level.decibel(),

@@ -143,7 +143,8 @@ class Party:
 
     party: its number in the call; name: for people, what it is called here and in quotes what it
     calls itself; code, verified: the authentication string to compare, and whether a person has
-    made sure of the key; preset: what its speech is coded with, "" before that is known; delay:
+    made sure of the key; recording: it says that it records; preset: what its speech is coded with,
+    "" before that is known; delay:
     length of its packets in milliseconds; heard: False while the machine has no time to decode it;
     grown: seconds by which it is heard later than it was not long ago, 0 if that is not worth a
     word.
@@ -165,6 +166,7 @@ class Party:
     grown: float = 0.0
     code: str = ""
     verified: bool = False
+    recording: bool = False
 
 
 @dataclass(frozen=True)

@@ -403,6 +403,8 @@ class Caller(Endpoint):
         if not changed and wire.clipped(welcome.preset) != self._preset:
             # Changed since that HELLO was sent.
             session.say(wire.Preset(self._party, self._preset), now)
+        if self._recording is not None:
+            session.tell(wire.Recording(self._party, self._recording), now)
         self._audible = True
         name = self._participants[self._base + wire.HUB].shown or str(self._address)
         self._change(CallState.TALKING, f"{name} is back" if again else f"connected to {name}")

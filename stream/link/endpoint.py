@@ -36,6 +36,7 @@ from stream.link.events import (
     Notice,
     Offer,
     PresetChanged,
+    RecordingChanged,
     StateChanged,
     TextArrived,
 )
@@ -94,7 +95,7 @@ class Endpoint(ABC):
         self._events = EventQueue()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
-        self._outgoing: deque[Outgoing | wire.Preset | wire.Text] = deque()
+        self._outgoing: deque[Outgoing | wire.Preset | wire.Text | wire.Recording] = deque()
         self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
         self._answers: deque[Answer] = deque(maxlen=8)
         self._key_requests = KeyRequests(KEY_PAUSE)
@@ -114,6 +115,7 @@ class Endpoint(ABC):
         self._state: CallState | None = None
         self._preset = offer.preset
         self._party = wire.HUB  # our own number
+        self._recording: bool | None = None  # whether we record, None if we never did
         self._trust_watch = TrustWatch()
         self._peers_damaged = False
         self._notice_limit = RateLimit(10, 10.0)
@@ -205,6 +207,11 @@ class Endpoint(ABC):
             self._outgoing.append(wire.Text(wire.HUB, text))
         self._wake_up()
         return True
+
+    def tell_recording(self, on: bool) -> None:
+        """Tell the others, and whoever comes later, whether we record."""
+        self._outgoing.append(wire.Recording(wire.HUB, on))
+        self._wake_up()
 
     def answer(self, answer: Answer) -> None:
         """Say what is to become of the caller that rings, if one does."""
@@ -341,6 +348,10 @@ class Endpoint(ABC):
             if isinstance(item, Outgoing):
                 self._queue(item)
                 continue
+            if isinstance(item, wire.Recording):
+                self._recording = item.on
+                self._tell_recording(item, self._clock())
+                continue
             if isinstance(item, wire.Preset):
                 self._preset = item.preset
             if not self._tell_all(item, self._clock()) and isinstance(item, wire.Text):
@@ -358,6 +369,13 @@ class Endpoint(ABC):
         """Say something on all connections; False if one is full, or there are none."""
         said = [session.say(message, now) for session in self._sessions() if session is not but]
         return bool(said) and all(said)
+
+    def _tell_recording(
+        self, message: wire.Recording, now: float, but: Session | None = None
+    ) -> None:
+        for session in self._sessions():
+            if session is not but:
+                session.tell(message, now)
 
     def _send_key_requests(self, now: float) -> float:
         """Ask for key packets; returns when that is next due."""
@@ -489,7 +507,7 @@ class Endpoint(ABC):
         if isinstance(message, wire.Bye):
             self._hung_up(sender, wire.clipped(message.reason) or "hung up")
             return True
-        if isinstance(message, (wire.Audio, wire.Preset, wire.Text)):
+        if isinstance(message, (wire.Audio, wire.Preset, wire.Text, wire.Recording)):
             speaker = self._speaker(sender, message.party)
             if speaker is not None:
                 if isinstance(message, wire.Audio):
@@ -497,8 +515,11 @@ class Endpoint(ABC):
                 if isinstance(message, wire.Text):
                     if self._take_text(speaker, message, now) is not None:
                         return True
-                elif speaker.presets.take(1.0, now):
-                    self._take_preset(speaker, message)
+                elif speaker.changes.take(1.0, now):
+                    if isinstance(message, wire.Preset):
+                        self._take_preset(speaker, message)
+                    elif message.on != bool(speaker.recording):
+                        self._take_recording(speaker, message, now)
                     return True
         elif isinstance(message, wire.Heartbeat):
             return True
@@ -547,6 +568,11 @@ class Endpoint(ABC):
         speaker.preset = wire.clipped(message.preset)
         self._events.put(PresetChanged(speaker.party, speaker.preset))
         self._notice("info", f"{speaker.shown or 'the other side'} now uses {speaker.preset}")
+
+    def _take_recording(self, speaker: Participant, message: wire.Recording, now: float) -> None:
+        """A party begins to record, or does so no more."""
+        speaker.recording = message.on
+        self._events.put(RecordingChanged(speaker.party, message.on))
 
     def _take_text(self, speaker: Participant, message: wire.Text, now: float) -> wire.Text | None:
         """Report a line; returns it as it may be passed on, None if it is rejected."""

@@ -122,6 +122,14 @@ class TextArrived:
 
 
 @dataclass(frozen=True)
+class RecordingChanged:
+    """A remote party says that it records the call from now on, or does no more."""
+
+    party: int
+    on: bool
+
+
+@dataclass(frozen=True)
 class AudioArrived:
     """A session packet, not yet unpacked; times in seconds of our monotonic clock.
 
@@ -180,6 +188,7 @@ Event = (
     | Left
     | AudioArrived
     | TextArrived
+    | RecordingChanged
     | KeyWanted
     | StateChanged
     | Rings

@@ -477,6 +477,10 @@ class Listener(Endpoint):
             if line is not None:
                 self._proxy.let_go(line)
             return False
+        records = [(other.party, other.recording) for other in others]
+        for party, on in [(wire.HUB, self._recording), *records]:
+            if on is not None:  # also that it does no more: it may have been on before
+                session.tell(wire.Recording(party, on), now)
         self._disconnect(p)
         p.route, p.session, p.line = route, session, line
         self._routes[route] = p
@@ -544,6 +548,11 @@ class Listener(Endpoint):
         super()._take_preset(speaker, message)
         message = wire.Preset(speaker.party, speaker.preset)
         self._tell_all(message, self._clock(), but=speaker.session)
+
+    def _take_recording(self, speaker: Participant, message: wire.Recording, now: float) -> None:
+        super()._take_recording(speaker, message, now)
+        passed_on = wire.Recording(speaker.party, message.on)
+        self._tell_recording(passed_on, now, but=speaker.session)
 
     def _take_text(self, speaker: Participant, message: wire.Text, now: float) -> wire.Text | None:
         line = super()._take_text(speaker, message, now)

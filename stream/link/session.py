@@ -95,7 +95,8 @@ def voice_allowance() -> Allowance:
 
 
 def news_allowance() -> Allowance:
-    """How often a party may come, change its preset, or report who comes and goes.
+    """How often a party may come, change its preset, begin or end recording, or report who comes
+    and goes.
 
     Each is passed on to everybody, shown and logged.
     """
@@ -189,6 +190,7 @@ class Session:
         self._echoed_at = now
         self._waiting: deque[Outgoing] = deque()
         self._captures: dict[int, tuple[int, float]] = {}  # by party: what was said, and when
+        self._untold: dict[int, wire.Recording] = {}  # by party: for what there was no room yet
 
     def say(self, message: wire.Message, now: float) -> bool:
         """Send a message; False if the connection is full or gone."""
@@ -197,6 +199,17 @@ class Session:
         if sent:
             self.traffic.sent(len(data), now, self.remote.round_trip)
         return sent
+
+    def tell(self, message: wire.Recording, now: float) -> None:
+        """Say how a party stands, now or as soon as there is room; only the latest counts."""
+        self._untold[message.party] = message
+        self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        for party, message in list(self._untold.items()):
+            if not self.say(message, now):
+                return
+            del self._untold[party]
 
     def receive(self, data: bytes, now: float) -> wire.Message:
         """The message in `data`. Raises BadStream if it is damaged, of another session, or comes
@@ -213,13 +226,14 @@ class Session:
 
     def tick(self, now: float) -> float:
         """Send what is due; returns when something is next, if nothing comes before."""
+        self._tell(now)
         self._flush(now)
         if now >= self._beat_due():
             self._beats += 1
             self._next_first_beat = now + _FIRST_INTERVAL
             self._speak(wire.Heartbeat, now, beat=True)
         due = min(self._beat_due(), self.heard_at + self.patience)
-        return min(due, now + _RETRY) if self._waiting else due
+        return min(due, now + _RETRY) if self._waiting or self._untold else due
 
     def _beat_due(self) -> float:
         if self._beats < _FIRST_BEATS:
@@ -364,7 +378,7 @@ class Participant:
     preset: str
     window: ReplayWindow = field(default_factory=ReplayWindow)
     allowance: Allowance = field(default_factory=voice_allowance)
-    presets: Allowance = field(default_factory=news_allowance)  # how often it may change its own
+    changes: Allowance = field(default_factory=news_allowance)  # of its preset, and recordings
     session: Session | None = None
     route: bytes = b""
     line: Line | None = None
@@ -373,6 +387,7 @@ class Participant:
     lost_at: float = 0.0
     delay: float | None = None
     capture: int = wire.NO_CAPTURE  # the latest it has told, as on the wire
+    recording: bool | None = None  # whether it says that it records, None if it never did
     unconfirmed: bool = False
     local: str = ""
     code: str = ""

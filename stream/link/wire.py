@@ -72,6 +72,7 @@ class Type(IntEnum):
     KEY = 12
     KEY_WANTED = 13
     TEXT = 14
+    RECORDING = 15
     AUDIO = 0x80
 
 
@@ -200,6 +201,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """Whether a party records the call."""
+
+    party: int
+    on: bool
+
+
+@dataclass(frozen=True)
 class Preset:
     """A party codes its voice by another preset from its next frame on."""
 
@@ -235,7 +244,18 @@ class Key:
 
 
 Handshake = Hello | Welcome | Refuse | Who | Key
-Message = PartyJoined | PartyLeft | Audio | Heartbeat | Preset | Delay | Bye | KeyWanted | Text
+Message = (
+    PartyJoined
+    | PartyLeft
+    | Audio
+    | Heartbeat
+    | Preset
+    | Delay
+    | Bye
+    | KeyWanted
+    | Text
+    | Recording
+)
 
 
 def encode(message: Handshake, session: int = 0) -> bytes:
@@ -509,6 +529,7 @@ _FIELDS: dict[str, _Field] = {
     "name": _Text(MAX_NAME),
     "nonce": _Bytes(NONCE_BYTES),
     "number": _Number(NUMBER_BITS),
+    "on": _Flag(8),
     "origin": _Number(STAMP_BITS),
     "packet": _Packet(),
     "party": _Number(8),
@@ -537,6 +558,7 @@ _TALK: dict[type, tuple[Type, tuple[str, ...]]] = {
     Bye: (Type.BYE, ("reason",)),
     KeyWanted: (Type.KEY_WANTED, ("party",)),
     Text: (Type.TEXT, ("party", "text")),
+    Recording: (Type.RECORDING, ("party", "on")),
 }
 _TALK_TYPES: dict[int, type] = {kind: message for message, (kind, _) in _TALK.items()}
 # AUDIO, which comes often, packs its type with two flags and the party: 1 e c 0 p p p p.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.call.snapshot import Snapshot
+from stream.call.snapshot import Party, Snapshot
 from stream.link.events import CallState
 from tui.app.figures import clean, wrap
 from tui.app.painting import Line, Painted
@@ -44,17 +44,23 @@ class Alert(Painted):
         return [[(line, "warn")] for line in self._wrapped(width)]
 
 
+def shown(party: Party) -> str:
+    """What to call somebody."""
+    return clean(party.name) or f"party {party.party}"
+
+
 def alerts(snapshot: Snapshot) -> tuple[str, ...]:
     """The warnings to show, most urgent first."""
     texts = []
     if snapshot.state is CallState.RECONNECTING:
         reason = clean(snapshot.reason)
         texts.append(f"connection lost, trying again{': ' + reason if reason else ''}")
+    recording = [shown(party) for party in snapshot.listeners if party.recording]
+    if recording:
+        texts.append(f"{' and '.join(recording)} record{'s' * (len(recording) == 1)} this call")
     if snapshot.overloaded:
         texts.append("overloaded: this machine cannot keep up, so speech will have gaps")
-    unheard = [
-        clean(item.name) or f"party {item.party}" for item in snapshot.listeners if not item.heard
-    ]
+    unheard = [shown(party) for party in snapshot.listeners if not party.heard]
     if unheard:
         names = ", ".join(unheard)
         texts.append(f"this machine cannot decode so many voices at once; not heard: {names}")

@@ -384,7 +384,7 @@ class CallApp(App[None]):
             snapshot.recording,
             snapshot.overloaded,
             snapshot.preset,
-            len(snapshot.listeners),
+            tuple((party.party, party.recording) for party in snapshot.listeners),
         )
         divisor = PLAIN_DIVISOR if self.plain else IDLE_DIVISOR
         if switches == self._drawn and self._polls % divisor:
