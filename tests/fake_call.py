@@ -210,6 +210,10 @@ class FakeCall(Call):
     def send_text(self, text: str) -> None:
         self.note("send_text", text)
 
+    def verify(self, party: int, code: str) -> None:
+        self.note("verify", party, code)
+        self.scene = replace(self.scene, compare=False)
+
     def answer(self, answer: Answer) -> None:
         self.note("answer", answer)
         self.scene = replace(self.scene, rings=False)

@@ -39,12 +39,13 @@ from stream.link.peers import KnownPeers
 from stream.link.ringing import Answer
 from stream.log import KEPT_LINES, LogLine
 from tests.app_pictures import grid, picture
-from tests.fake_call import OWN_KEY, PEER_KEY, SCENES, FakeCall, Scene
+from tests.fake_call import CODE, OWN_KEY, PEER_KEY, SCENES, FakeCall, Scene
 from tests.link_peers import Ear
 from tui.app import figures
 from tui.app.app import IDLE_DIVISOR, PLAIN_DIVISOR, CallApp
 from tui.app.call_bar import CallBar
 from tui.app.colormap import colours
+from tui.app.dialogs.compare import Compare
 from tui.app.dialogs.confirm import Confirm
 from tui.app.dialogs.details import FRONT_END, Details
 from tui.app.dialogs.help import Help
@@ -135,6 +136,7 @@ OVERLAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recording": ("talking", ("r", "enter")),
     "record-prompt": ("talking", ("r",)),
     "delays": ("talking", ("f",)),
+    "comparing": ("compare", ("c",)),
     "writing": ("talking", ("w", *"tea?")),
     "presets": ("talking", ("p",)),
     "devices": ("talking", ("d",)),
@@ -672,6 +674,37 @@ def test_a_line_that_could_not_be_sent_is_there_to_be_sent_again() -> None:
         call.fails = "nobody is connected"
 
     play("talking", again, keys=("w", *"tea?", "enter"), prepare=fail)
+
+
+def test_a_code_that_is_the_same_is_said_with_one_key_only() -> None:
+    async def compare(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        for keys in (("n",), ("escape",), ("enter", "c", "h", "escape")):
+            await pilot.press("c")
+            assert isinstance(app.screen, Compare)
+            assert CODE in grid(app)
+            await pilot.press(*keys)
+            assert len(app.screen_stack) == 1 and commands(call) == []
+        await pilot.press("c", "y")
+        assert commands(call) == [("verify", 0, CODE)]
+        await pilot.press("c")
+        await pilot.pause()
+        assert "Ada is verified already" in grid(app)
+
+    play("compare", compare)
+
+
+@pytest.mark.parametrize(
+    ("scene", "text"),
+    [("insecure", "no code to compare with Ada"), ("empty-room", "no code to compare with nobody")],
+)
+def test_where_there_is_no_code_it_says_so(scene: str, text: str) -> None:
+    async def look(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.press("c")
+        await pilot.pause()
+        assert text in grid(app)
+        assert commands(call) == []
+
+    play(scene, look)
 
 
 @pytest.mark.parametrize("size", [SMALL, (80, 16)], ids=["in the log", "without a log"])

@@ -20,6 +20,7 @@ from stream.link.events import (
     Left,
     Notice,
     StateChanged,
+    Verified,
 )
 from stream.link.listener import Listener
 from stream.link.peers import KnownPeers, Role
@@ -68,6 +69,74 @@ def test_a_secured_call(ends, people):
     guest.audio(b"secret")
     assert guest.endpoint.link().secured
     assert guest.endpoint.link().own_fingerprint == guest_side.keys.fingerprint
+
+
+def test_a_key_is_verified_from_either_end_as_the_known_peers_do_it(ends, people):
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public)
+    host_side.known.add("eve", keys.generate().public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    guest_side.known.add("ann", host_side.keys.public, Address("127.0.0.1", 0))
+    guest_side.known.add("ann", host_side.keys.public)  # who calls us, too
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    for ear, side in ((host, host_side), (guest, guest_side)):
+        joined = ear.joined()
+        assert joined.code and not joined.verified
+        for party, code in ((joined.party, ""), (joined.party, joined.code[1:]), (9, joined.code)):
+            with pytest.raises(SottoError, match="not the code of anybody"):
+                ear.endpoint.verify(party, code)
+        assert not any(peer.verified for peer in side.known.peers())
+        ear.endpoint.verify(joined.party, joined.code)
+        assert ear.until(lambda event: isinstance(event, Verified)) == Verified(joined.party)
+        key = (guest_side if side is host_side else host_side).keys.public
+        assert all(peer.verified == (peer.key == key) for peer in side.known.peers())
+    guest.endpoint.close()
+    again = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    assert again.joined().verified
+
+
+def test_nobody_is_verified_who_is_not_known(ends, people):
+    host_side, guest_side = people
+    host_side = replace(host_side, peer_key=guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    guest_side = replace(guest_side, peer_key=host_side.keys.public)
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    for ear, side in ((host, host_side), (guest, guest_side)):
+        joined = ear.joined()
+        with pytest.raises(SottoError, match="not among the known peers"):
+            ear.endpoint.verify(joined.party, joined.code)
+        assert not side.known.path.exists()
+
+
+def test_of_others_in_a_room_the_hub_s_word_alone_is_no_code(ends, people, tmp_path):
+    host_side, guest_side = people
+    other_keys = keys.generate()
+    other_side = Security(
+        other_keys, KnownPeers(tmp_path / "other"), peer_key=host_side.keys.public
+    )
+    host_side.known.add("bob", guest_side.keys.public)
+    host_side.known.add("cyd", other_keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side, room=True))
+    guest_side = replace(guest_side, peer_key=host_side.keys.public)
+    guest_side.known.add("cyd", other_keys.public)
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    other = ends(Caller("127.0.0.1", host.endpoint.port, replace(GUEST, name="Cyd"), other_side))
+    other.state(CallState.TALKING)
+    cyd = guest.until(lambda event: isinstance(event, Joined) and event.name == "Cyd")
+    assert cyd.fingerprint == other_keys.fingerprint and not cyd.code
+    code = guest_side.code_with(other_keys.public)
+    for said in ("", code):
+        with pytest.raises(SottoError, match="not the code"):
+            guest.endpoint.verify(cyd.party, said)
+    assert not any(peer.verified for peer in guest_side.known.peers())
+
+
+def test_a_key_that_has_changed_meanwhile_is_not_verified(tmp_path):
+    known = KnownPeers(tmp_path / "known")
+    known.add("ann", keys.generate().public)
+    with pytest.raises(SottoError, match="another key now"):
+        known.verify("ann", key=keys.generate().public)
+    assert not known.peers()[0].verified
 
 
 def test_both_ends_show_one_code_and_say_secured_only_once_connected(ends, people):

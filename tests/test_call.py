@@ -45,6 +45,7 @@ from stream.link.events import (
     RecordingChanged,
     StateChanged,
     TextArrived,
+    Verified,
 )
 from stream.log import Journal, logfmt
 
@@ -315,6 +316,23 @@ def test_lines_of_text_are_in_the_log_of_both_sides_with_who_wrote_them(pair):
     with pytest.raises(BadInput, match="nobody is connected"):
         one.send_text("still there?")
     assert sum(line.level == "said" for line in one.log_lines(-1)) == 20
+
+
+def test_who_has_been_verified_is_shown_so_from_then_on(pair, monkeypatch):
+    one, _ = pair
+    wait_until(lambda: parties(one))
+    assert not parties(one)[0].verified
+    asked = []
+
+    def verify(party: int, code: str) -> None:
+        asked.append((party, code))
+        one._endpoint.give(Verified(party))
+
+    monkeypatch.setattr(one._endpoint, "verify", verify, raising=False)
+    one.verify(1, "12345")
+    wait_until(lambda: parties(one)[0].verified)
+    assert asked == [(1, "12345")]
+    wait_until(lambda: one.log_lines(-1)[-1].text == '"not one" is verified from now on')
 
 
 def recorded(call: Call) -> list[bool]:

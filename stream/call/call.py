@@ -49,6 +49,7 @@ from stream.link.events import (
     Rings,
     StateChanged,
     TextArrived,
+    Verified,
 )
 from stream.link.ringing import Answer
 from stream.log import Journal, LogLine
@@ -301,6 +302,10 @@ class Call:
             raise BadInput("nobody is connected: the line has not been sent")
         self._journal.said(f"you: {text}")
 
+    def verify(self, party: int, code: str) -> None:
+        """Remember that a person has compared the code with a party. Raises SottoError."""
+        self._endpoint.verify(party, code)
+
     def answer(self, answer: Answer) -> None:
         """Decide about the caller that rings, if one does."""
         self._endpoint.answer(answer)
@@ -445,6 +450,10 @@ class Call:
             self._sender.want_key(lost=time.monotonic() - self._came > _NEW_SECONDS)
         elif isinstance(event, PresetChanged):
             self._receiver.set_preset(event.party, event.preset)
+        elif isinstance(event, Verified):
+            self._receiver.set_verified(event.party)
+            name = self._present.get(event.party, "somebody")
+            self._journal.info(f"{name} is verified from now on")
         elif isinstance(event, RecordingChanged):
             self._receiver.set_recording(event.party, event.on)
             name = self._present.get(event.party, "somebody")

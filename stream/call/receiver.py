@@ -120,6 +120,12 @@ class Receiver:
         if stream is not None:
             stream.preset = preset
 
+    def set_verified(self, party: int) -> None:
+        """A person has made sure of a party's key."""
+        stream = self._streams.get(party)
+        if stream is not None:
+            stream.verified = True
+
     def set_recording(self, party: int, on: bool) -> None:
         """A party says that it records, or does so no more."""
         stream = self._streams.get(party)

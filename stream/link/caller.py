@@ -459,6 +459,10 @@ class Caller(Endpoint):
         listener.verified = known is not None and known.verified
         listener.code = listener.code or self._security.code_with(listener.key)
 
+    def _known_peer(self, participant: Participant) -> Peer | None:
+        at_the_other_end = participant.party == self._base + wire.HUB
+        return self._known_listener() if at_the_other_end else None
+
     def _known_listener(self) -> Peer | None:
         known = self._security.listener_at(self._address.host, self._address.port)
         return known if known and known.key == self._listener_key else None

@@ -39,6 +39,7 @@ from stream.link.events import (
     RecordingChanged,
     StateChanged,
     TextArrived,
+    Verified,
 )
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
@@ -98,6 +99,7 @@ class Endpoint(ABC):
         self._outgoing: deque[Outgoing | wire.Preset | wire.Text | wire.Recording] = deque()
         self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
         self._answers: deque[Answer] = deque(maxlen=8)
+        self._keys_verified: deque[str] = deque(maxlen=64)
         self._key_requests = KeyRequests(KEY_PAUSE)
         self._key_limits: dict[int, RateLimit] = {}
         self._own_texts = text_allowance(WRITER_SPARES)
@@ -218,6 +220,23 @@ class Endpoint(ABC):
         self._answers.append(answer)
         self._wake_up()
 
+    def verify(self, party: int, code: str) -> None:
+        """Remember with the known peers that a person has compared `code` with a party.
+
+        Writes their file. Raises SottoError if that fails, if the party has another code or none,
+        or if it is not among the known peers.
+        """
+        participant = self._participants.get(party)
+        if participant is None or not code or participant.code != code:
+            raise BadInput("this is not the code of anybody who is here now")
+        peer = self._known_peer(participant)
+        if peer is None:
+            shown = participant.shown or "this party"
+            raise BadInput(f"{shown} is not among the known peers: see sotto peers add")
+        self._security.known.verify(peer.name, key=peer.key)
+        self._keys_verified.append(peer.key)
+        self._wake_up()
+
     def events(self, timeout: float) -> list[Event]:
         """What has happened since the last call; waits up to `timeout` seconds for something."""
         return self._events.take(timeout)
@@ -303,6 +322,10 @@ class Endpoint(ABC):
         """Whom the known peers trust for our part in a call. Raises SottoError."""
 
     @abstractmethod
+    def _known_peer(self, participant: Participant) -> Peer | None:
+        """Whom the known peers have by a party's key, for its part in the call."""
+
+    @abstractmethod
     def _hung_up(self, sender: int, why: str) -> None:
         """`sender` has said goodbye."""
 
@@ -343,6 +366,12 @@ class Endpoint(ABC):
     def _take_requests(self) -> None:
         while self._keys_asked:
             self._key_requests.want(self._keys_asked.popleft())
+        while self._keys_verified:
+            key = self._keys_verified.popleft()
+            for participant in self._participants.values():
+                if participant.key == key and participant.code:
+                    participant.verified = True
+                    self._events.put(Verified(participant.party))
         while self._outgoing:
             item = replace(self._outgoing.popleft(), party=self._party)
             if isinstance(item, Outgoing):

@@ -96,6 +96,13 @@ class PresetChanged:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """A person has made sure of a remote party's key, just now."""
+
+    party: int
+
+
+@dataclass(frozen=True)
 class Left:
     """A remote party is gone for good."""
 
@@ -185,6 +192,7 @@ class Notice:
 Event = (
     Joined
     | PresetChanged
+    | Verified
     | Left
     | AudioArrived
     | TextArrived

@@ -377,7 +377,7 @@ class Listener(Endpoint):
 
     def _recognise(self, participant: Participant) -> None:
         """Look up what a party is called here."""
-        known = self._security.caller(participant.key) if participant.key else None
+        known = self._known_peer(participant)
         participant.local = "" if known is None else known.name
         participant.verified = known is not None and known.verified
         participant.code = participant.code or self._security.code_with(participant.key)
@@ -386,6 +386,9 @@ class Listener(Endpoint):
         # One that is not among the known peers now has this moment been taken out of them.
         if participant.key not in self._trusted_unrecorded | self._accepted:
             self._trust_watch.watch(participant.key)
+
+    def _known_peer(self, participant: Participant) -> Peer | None:
+        return self._security.caller(participant.key) if participant.key else None
 
     def _admits(self, key: str) -> bool:
         """Whether a key is let in; one that was taken out of the known peers only if it is back."""

@@ -206,9 +206,15 @@ class KnownPeers:
                     raise BadInput(f"{peer.name} is somebody else: forget or rename that one first")
             return _replace(lines, name, lambda peer: replace(peer, name=new))
 
-    def verify(self, name: str, verified: bool = True) -> list[Peer]:
-        """Say whether a person has made sure of somebody's key. Raises BadInput for nobody."""
+    def verify(self, name: str, verified: bool = True, key: str | None = None) -> list[Peer]:
+        """Say whether a person has made sure of somebody's key.
+
+        key: the one that it is about, if that is known. Raises BadInput if nobody is called so, or
+        somebody with another key.
+        """
         with self._changing() as lines:
+            if key is not None and any(peer.key != key for peer in _about(lines, name)):
+                raise BadInput(f"{name} is known by another key now")
             return _replace(lines, name, lambda peer: replace(peer, verified=verified))
 
     def forget(self, name: str) -> list[Peer]:

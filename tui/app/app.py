@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -22,10 +23,11 @@ from stream.link.events import CallState, Rings
 from stream.link.ringing import Answer as RingAnswer
 from stream.link.wire import MAX_TEXT
 from tui.app import keys
-from tui.app.alert import Alert
+from tui.app.alert import Alert, shown
 from tui.app.call_bar import CallBar
 from tui.app.dialogs.ask_path import AskPath
 from tui.app.dialogs.choose import Choose
+from tui.app.dialogs.compare import Compare
 from tui.app.dialogs.confirm import Confirm
 from tui.app.dialogs.details import Details
 from tui.app.dialogs.help import Help
@@ -58,7 +60,7 @@ _OVER = (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
 _IN_CALL = (CallState.TALKING, CallState.RECONNECTING)
 
 Answer = TypeVar("Answer")
-Question = Choose | AskPath | Confirm | Write
+Question = Choose | AskPath | Confirm | Compare | Write
 
 
 class CallApp(App[None]):
@@ -244,6 +246,18 @@ class CallApp(App[None]):
             self._draft = "" if self._change(lambda: self._call.send_text(text)) else text
 
         self._open(Write(MAX_TEXT, self._draft), send)
+
+    def action_compare(self) -> None:
+        """Ask whether the code is the same on both screens, where there is one to compare."""
+        party = self._chosen(self._snapshot) if self._snapshot is not None else None
+        if party is None or not party.code:
+            name = "nobody" if party is None else shown(party)
+            self.notify(f"there is no code to compare with {name}", markup=False)
+        elif party.verified:
+            self.notify(f"{shown(party)} is verified already", markup=False)
+        else:
+            verify = partial(self._call.verify, party.party, party.code)
+            self._open(Compare(party), lambda yes: self._change(verify))
 
     def action_log(self) -> None:
         self._main(LogView).screen.toggle_class("long-log")

@@ -72,7 +72,7 @@ class CallBar(Painted):
         line: Line = [("code ", "label"), (code, "strong")]
         if width_of(line) > width:
             return [[(part, "strong")] for part in wrap(code, width)]
-        said = "  same on both screens? compare aloud"
+        said = "  same on both screens? ask, press c"
         return [[*line, (said, "label")] if width_of(line) + len(said) <= width else line]
 
 

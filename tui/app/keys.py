@@ -33,6 +33,7 @@ BINDINGS = (
     _key("l", "log", "l", "log", "a longer log, or a short one again"),
     _key("i", "details", "i", "details", "details: keys, counts, clocks"),
     _key("v", "plain", "v", "view", "plain view for a slow terminal, or the full one"),
+    _key("c", "compare", "c", "", "compare the code on both screens, to verify who it is"),
     _key("e", "front_end", "e", "", "echo and noise of your microphone: leave in, or remove"),
     _key("pageup", "scroll_log(-1)", "PgUp PgDn", "", "older and newer log lines"),
     _key("pagedown", "scroll_log(1)", "", "", ""),
