@@ -33,6 +33,7 @@ from stream.call.snapshot import (
     Spectrogram,
     Talker,
 )
+from stream.call.volume import Volume
 from stream.link.events import CallState, Link, Rings
 from stream.link.ringing import Answer
 from stream.log import LogLine
@@ -122,6 +123,7 @@ class FakeCall(Call):
         self.input = "Built-in Audio Analog Stereo"
         self.output = "USB Headset"
         self.recording = ""
+        self.volumes: dict[int, Volume] = {}
         self.front_end = FrontEndState.ON
 
     @property
@@ -210,6 +212,10 @@ class FakeCall(Call):
     def send_text(self, text: str) -> None:
         self.note("send_text", text)
 
+    def set_volume(self, party: int, volume: Volume) -> None:
+        self.note("set_volume", party, volume)
+        self.volumes[party] = volume
+
     def verify(self, party: int, code: str) -> None:
         self.note("verify", party, code)
         self.scene = replace(self.scene, compare=False)
@@ -265,6 +271,7 @@ class FakeCall(Call):
             code=CODE if scene.secured else "",
             verified=scene.secured and not scene.compare,
             recording=scene.recorded and party == 0,
+            volume=self.volumes.get(party, Volume()),
             preset="1k2" if party % 3 == 1 else "2k",
             delay=512 if party % 3 == 1 else 256,
             heard=not (scene.overloaded and party == scene.parties - 1),

@@ -30,6 +30,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from stream.call.snapshot import QUIETEST_DB, FrontEndState, Latency, Snapshot, Spectrogram
+from stream.call.volume import Volume
 from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.events import CallState, Offer, Rings
@@ -137,6 +138,7 @@ OVERLAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "record-prompt": ("talking", ("r",)),
     "delays": ("talking", ("f",)),
     "comparing": ("compare", ("c",)),
+    "louder": ("room", ("plus", "plus", "down", "x")),
     "writing": ("talking", ("w", *"tea?")),
     "presets": ("talking", ("p",)),
     "devices": ("talking", ("d",)),
@@ -370,6 +372,22 @@ CASES: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
         ("r", "enter", "r"),
         [("set_recording", "sotto-20260102-030405.wav"), ("set_recording", None)],
     ),
+    ("louder", ("plus", "plus"), [("set_volume", 0, Volume(3)), ("set_volume", 0, Volume(6))]),
+    ("quieter", ("minus",), [("set_volume", 0, Volume(-3))]),
+    (
+        "mute a voice, and hear it again",
+        ("minus", "x", "x"),
+        [
+            ("set_volume", 0, Volume(-3)),
+            ("set_volume", 0, Volume(-3, muted=True)),
+            ("set_volume", 0, Volume(-3)),
+        ],
+    ),
+    (
+        "louder is not muted",
+        ("x", "plus"),
+        [("set_volume", 0, Volume(muted=True)), ("set_volume", 0, Volume(3))],
+    ),
     ("write", ("w", *"tea?", "enter"), [("send_text", "tea?")]),
     ("write nothing", ("w", "space", "enter"), []),
     ("do not write", ("w", "t", "escape"), []),
@@ -497,7 +515,7 @@ def test_help_names_every_key_and_closes() -> None:
         assert isinstance(app.screen, Help)
         shown = grid(app)
         aliases = {"question_mark": "?", "pageup": "PgUp", "pagedown": "PgDn"}
-        aliases |= {"up": "↑", "down": "↓"}
+        aliases |= {"up": "↑", "down": "↓", "plus": "+", "minus": "-"}
         for binding in BINDINGS:
             for key in binding.key.split(","):
                 assert aliases.get(key, key) in shown
@@ -643,6 +661,28 @@ def test_hanging_up_leaves_even_if_the_call_objects() -> None:
 
     _, app, _ = play("talking", keys=("h", "h"), prepare=fail)
     assert app._exit
+
+
+def test_in_a_room_the_volume_is_that_of_the_voice_that_is_shown() -> None:
+    async def change(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.press("down", *["plus"] * 6)
+        assert call.volumes == {1: Volume(12)}
+        await pilot.press("down", *["minus"] * 9)
+        assert call.volumes == {1: Volume(12), 2: Volume(-24)}
+        await pilot.press("x")
+        await pilot.pause()
+        shown = grid(app)
+        assert "✗ muted here" in shown
+        grace, alan = (next(line for line in shown.splitlines() if name in line) for name in
+                       ("Grace Hopper", "▸ Alan"))  # fmt: skip
+        assert " +12 " in grace and " -24 ✗" in alan
+
+    play("room", change, size=LARGE)
+
+
+def test_the_volume_of_nobody_is_not_changed() -> None:
+    call, _, _ = play("waiting", keys=("plus", "minus", "x"))
+    assert commands(call) == []
 
 
 def test_a_line_that_is_too_long_is_not_sent_and_says_by_how_much() -> None:

@@ -34,6 +34,7 @@ from stream.call.recorder import FRAME_BYTES, MAX_FRAMES, Recorder
 from stream.call.remote_stream import RemoteStream
 from stream.call.sender import SWITCH_SECONDS, Sender
 from stream.call.snapshot import FrontEndState, Snapshot
+from stream.call.volume import Volume
 from stream.link.events import (
     FAULT,
     AudioArrived,
@@ -301,6 +302,10 @@ class Call:
         if not self._endpoint.send_text(text):
             raise BadInput("nobody is connected: the line has not been sent")
         self._journal.said(f"you: {text}")
+
+    def set_volume(self, party: int, volume: Volume) -> None:
+        """Play a remote party louder or quieter; whoever has left is ignored."""
+        self._receiver.set_volume(party, volume)
 
     def verify(self, party: int, code: str) -> None:
         """Remember that a person has compared the code with a party. Raises SottoError."""

@@ -21,6 +21,7 @@ from stream.call.capacity import Capacity
 from stream.call.meters import LoadMeter, Throughput
 from stream.call.remote_stream import RemoteStream
 from stream.call.snapshot import Latency, Party
+from stream.call.volume import Volume
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
@@ -33,6 +34,7 @@ _IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen 
 _MIX_SECONDS = 0.005
 _LEAST_BLOCK = 64
 _LOOK_SECONDS = 0.5  # between looks whether there is time for all parties
+_MOST_VOLUMES = 64  # remembered
 _FAILED_SECONDS = 5.0  # in which a voice that could not be decoded is not tried again
 
 _T = TypeVar("_T")
@@ -66,6 +68,7 @@ class Receiver:
         self._make_stream = stream
         self._streams: dict[int, RemoteStream] = {}
         self._failed: dict[int, float] = {}  # voices that could not be decoded, and until when
+        self._volumes: dict[str, Volume] = {}  # of those who may come back, by their keys
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._something = threading.Event()  # has arrived
@@ -103,6 +106,10 @@ class Receiver:
                 stream = self._streams[party.party] = self._new_stream(party.party)
             else:
                 stream.returned()
+            # What was said last by another one of this number may still be playing.
+            known_by = party.fingerprint or party.shown
+            if known_by != (stream.fingerprint or stream.name):
+                stream.volume = self._volumes.get(party.fingerprint, Volume())
             stream.name, stream.fingerprint = party.shown, party.fingerprint
             stream.preset = party.preset
             stream.code, stream.verified = party.code, party.verified
@@ -119,6 +126,19 @@ class Receiver:
         stream = self._streams.get(party)
         if stream is not None:
             stream.preset = preset
+
+    def set_volume(self, party: int, volume: Volume) -> None:
+        """Play a party louder or quieter; who is known by a key is so again when it comes back."""
+        with self._lock:
+            stream = self._streams.get(party)
+            if stream is None:
+                return
+            stream.volume = volume
+            if stream.fingerprint:
+                self._volumes.pop(stream.fingerprint, None)
+                if len(self._volumes) >= _MOST_VOLUMES:
+                    del self._volumes[next(iter(self._volumes))]  # changed longest ago
+                self._volumes[stream.fingerprint] = volume
 
     def set_verified(self, party: int) -> None:
         """A person has made sure of a party's key."""
@@ -217,7 +237,7 @@ class Receiver:
                     stream.name, stream.fingerprint = old.name, old.fingerprint
                     stream.code, stream.verified = old.code, old.verified
                     stream.preset, stream.joined = old.preset, old.joined
-                    stream.recording = old.recording
+                    stream.recording, stream.volume = old.recording, old.volume
             self._key_missed(party)
 
     def _new_stream(self, party: int) -> RemoteStream:

@@ -29,6 +29,7 @@ from stream.call.jitter_buffer import PAUSE_LIMIT, Conceal, Decode, Feed, Jitter
 from stream.call.meters import ColumnHistory, LevelMeter, RateMeter
 from stream.call.snapshot import Latency, Party
 from stream.call.timescale import Timescale
+from stream.call.volume import Volume
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
@@ -82,8 +83,8 @@ class RemoteStream:
     codec's own. Attributes: party (its number), name (for people), fingerprint, code and verified
     (as `Joined` has them), preset and recording (as it says), joined (when it came), capture
     (seconds from the air to its encoder, as it says), skipped (whether it is not listened to
-    because the machine has no time to decode it), key_missed (called when it has to be asked for a
-    key packet, by the decoder's thread).
+    because the machine has no time to decode it), volume (how loud it is played), key_missed
+    (called when it has to be asked for a key packet, by the decoder's thread).
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class RemoteStream:
         self.joined = clock()
         self.capture: float | None = None
         self.skipped = False
+        self.volume = Volume()
         self.key_missed: Callable[[], None] = lambda: None
         self._decoder = decoder
         self._clock = clock
@@ -122,6 +124,7 @@ class RemoteStream:
         self._latest: Packet | None = None  # of those that have come
         self._broken = False  # the last pull ended in silence
         self._limiter = Limiter()
+        self._gain = self.volume.gain  # at the end of the last pull
         self._active = False
         self._history = ColumnHistory()
         self._level = LevelMeter()
@@ -321,10 +324,17 @@ class RemoteStream:
                 samples = fade_out(samples)
             out[:ready] = samples
         self._broken = ready < n
-        out = self._limiter.process(out)
+        out = self._limiter.process(self._as_loud_as_wanted(out))
         self._history.push(shown)
         self._level.push(out)
         return out
+
+    def _as_loud_as_wanted(self, samples: FloatArray) -> FloatArray:
+        """The samples by the volume, which changes gradually."""
+        before, self._gain = self._gain, self.volume.gain
+        if before == self._gain == 1.0:
+            return samples
+        return samples * np.linspace(before, self._gain, len(samples), dtype=np.float32)
 
     # --- for everyone --------------------------------------------------------------------------
 
@@ -344,6 +354,7 @@ class RemoteStream:
                 code=self.code,
                 verified=self.verified,
                 recording=self.recording,
+                volume=self.volume,
                 delay=self._delay(),
                 heard=not self.skipped,
                 level_db=self._level.decibel(),

@@ -16,6 +16,7 @@ import numpy as np
 
 from codec.signal.analysis import N_MELS
 from codec.signal.samples import FloatArray
+from stream.call.volume import AS_IT_CAME, Volume
 from stream.link.events import CallState, Link, Rings
 
 QUIETEST_DB = -100.0
@@ -147,7 +148,7 @@ class Party:
     "" before that is known; delay:
     length of its packets in milliseconds; heard: False while the machine has no time to decode it;
     grown: seconds by which it is heard later than it was not long ago, 0 if that is not worth a
-    word.
+    word; volume: how loud it is played here, which the level is of.
     """
 
     party: int = 0
@@ -167,6 +168,7 @@ class Party:
     code: str = ""
     verified: bool = False
     recording: bool = False
+    volume: Volume = AS_IT_CAME
 
 
 @dataclass(frozen=True)

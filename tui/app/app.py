@@ -19,6 +19,7 @@ from textual.containers import Horizontal, Vertical
 
 from codec.errors import SottoError
 from stream.call.snapshot import FrontEndState, Latency, Party, Snapshot, Talker
+from stream.call.volume import Volume
 from stream.link.events import CallState, Rings
 from stream.link.ringing import Answer as RingAnswer
 from stream.link.wire import MAX_TEXT
@@ -247,6 +248,20 @@ class CallApp(App[None]):
 
         self._open(Write(MAX_TEXT, self._draft), send)
 
+    def action_volume(self, steps: int) -> None:
+        """The voice that is shown is so many steps louder."""
+        self._set_volume(lambda volume: volume.louder(steps))
+
+    def action_silence(self) -> None:
+        """Mute the voice that is shown, or hear it again."""
+        self._set_volume(Volume.switched)
+
+    def _set_volume(self, change: Callable[[Volume], Volume]) -> None:
+        party = self._chosen(self._snapshot) if self._snapshot is not None else None
+        if party is not None:
+            number, volume = party.party, change(party.volume)
+            self._change(lambda: self._call.set_volume(number, volume))
+
     def action_compare(self) -> None:
         """Ask whether the code is the same on both screens, where there is one to compare."""
         party = self._chosen(self._snapshot) if self._snapshot is not None else None
@@ -398,7 +413,7 @@ class CallApp(App[None]):
             snapshot.recording,
             snapshot.overloaded,
             snapshot.preset,
-            tuple((party.party, party.recording) for party in snapshot.listeners),
+            tuple((each.party, each.recording, each.volume) for each in snapshot.listeners),
         )
         divisor = PLAIN_DIVISOR if self.plain else IDLE_DIVISOR
         if switches == self._drawn and self._polls % divisor:

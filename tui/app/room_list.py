@@ -58,17 +58,20 @@ class RoomList(Painted):
         name_width = min(max(width // 3, 6), 24)
         name = fit(clean(listener.name) or f"party {listener.party}", name_width)
         peak = self._peaks[listener.party].update(listener.level_db, self._now)
-        meter = max(width - name_width - 13, 1)
+        changed = any(each.volume.decibels for each in self._listeners)
+        volume = f" {listener.volume.decibels:>+3d}" if listener.volume.decibels else " " * 4
+        meter = max(width - name_width - 13 - 4 * changed, 1)
         return [
             ("▸ " if chosen else "  ", "key"),
             (set_cell_size(name, name_width) + " ", "strong" if chosen else "text"),
             *bar(listener.level_db, peak, meter),
             (" " + decibels(listener.level_db), "text"),
+            (volume if changed else "", "strong"),
             _mark(listener),
         ]
 
 
 def _mark(listener: Party) -> tuple[str, str]:
-    if not listener.heard:
+    if not listener.heard or listener.volume.muted:
         return " ✗", "bad"
     return (" ●", "good") if listener.active else (" ○", "label")

@@ -130,7 +130,8 @@ class HeardVoice(VoicePanel):
         self._title = clean(listener.name) or "caller"
         preset = clean(listener.preset)
         coded = f"{preset} {listener.delay} ms  " if preset else ""
-        self._notes = [(coded, "label"), heard_state(listener)]
+        loud = "" if listener.volume.muted else f"{listener.volume}  ".lstrip()
+        self._notes = [(coded, "label"), (loud, "strong"), heard_state(listener)]
         self._feed(listener.spectrogram, listener.rate, listener.level_db, now)
         if snapshot.room:
             self._level = None  # the list of listeners has it
@@ -163,6 +164,8 @@ def voice_state(active: bool) -> tuple[str, str]:
 
 def heard_state(listener: Party) -> tuple[str, str]:
     """Whether a remote party is speaking, and whether it can be heard."""
+    if listener.volume.muted:
+        return "✗ muted here", "bad"
     return voice_state(listener.active) if listener.heard else ("✗ not heard", "bad")
 
 
