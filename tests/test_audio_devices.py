@@ -251,7 +251,9 @@ def test_a_file_that_is_no_audio_is_refused(tmp_path):
         FileSource(bad)
 
 
-def through_a_pipe(data: bytes, tmp_path: Path) -> tuple[np.ndarray, PipeSource]:
+def through_a_pipe(
+    data: bytes, tmp_path: Path, *, raw: bool = False
+) -> tuple[np.ndarray, PipeSource]:
     """What a PipeSource makes of `data`, fed to it through a FIFO."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -261,7 +263,7 @@ def through_a_pipe(data: bytes, tmp_path: Path) -> tuple[np.ndarray, PipeSource]
             pipe.write(data)
 
     threading.Thread(target=feed, daemon=True).start()
-    source = PipeSource(path)
+    source = PipeSource(path, raw=raw)
     with source:
         pieces = []
         deadline = time.monotonic() + 60
@@ -274,7 +276,7 @@ def through_a_pipe(data: bytes, tmp_path: Path) -> tuple[np.ndarray, PipeSource]
 def test_raw_samples_from_a_pipe(tmp_path, clip):
     stored = (clip[:8000] * 32768).astype("<i2")
     begun = time.monotonic()
-    got, source = through_a_pipe(stored.tobytes() + b"\x01", tmp_path)
+    got, source = through_a_pipe(stored.tobytes() + b"\x01", tmp_path, raw=True)
     assert time.monotonic() - begun > 0.45  # as long as it is spoken
     assert np.array_equal(got, stored.astype(np.float32) / 32768)
     assert source.error is None

@@ -260,14 +260,11 @@ def test_endless_devices_are_refused_at_once() -> None:
 def test_damaged_wav_headers_never_crash(at: int, damage: bytes) -> None:
     data = bytearray(wav_bytes(tone(16_000, 0.01), 16_000, "FLOAT"))
     data[at : at + len(damage)] = damage
-    stream = io.BytesIO(bytes(data))
     try:
-        header = wav.read_format(stream.read(12), stream.read)
-        if header.format is not None:
-            length = wav.find_data(stream.read, header.long_length)
-            assert length is None or length >= 0
-            samples = wav.to_float(stream.read(), header.format)
-            assert samples.shape[1] == header.format.channels
+        with AudioReader("-", warn=lambda line: None, live=io.BytesIO(bytes(data)).read) as reader:
+            assert reader.duration is None or reader.duration >= 0
+            for block in reader:
+                assert np.abs(block).max() <= 1.0
     except BadInput as error:
         assert "\n" not in str(error)
 

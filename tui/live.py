@@ -40,6 +40,7 @@ NONE = "none"
 _MIB = 1 << 20
 _REMEMBERED = 60.0  # seconds in which another call with the same party is the same one
 _PLAIN_TERMINALS = ("", "dumb", "unknown")
+_PIPE_BEGINS = 2.0  # seconds that a pipe has to show what is in it
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +87,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("gain-control", "leave the microphone as loud as it is"),
     ):
         sound.add_argument(f"--no-{name}", action="store_true", help=what)
+    sound.add_argument(
+        "--raw", action="store_true",
+        help="a pipe holds 16-bit samples, 16 kHz, mono, and not an audio file",
+    )  # fmt: skip
     sound.add_argument("--send-file", metavar="AUDIO", help="say this instead of the microphone")
     sound.add_argument("--record", metavar="WAV", help="record the call: left us, right them")
     sound.add_argument("--push-to-talk", action="store_true", help="begin with the microphone off")
@@ -143,6 +148,8 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise UsageError where options contradict each other."""
     if args.send_file is not None and args.input is not None:
         raise UsageError("--send-file and --input are both where our voice comes from")
+    if args.raw and PIPE not in (args.send_file, args.input):
+        raise UsageError("--raw is about a pipe: --input - or --send-file -")
     if PIPE in (args.input, args.send_file, args.output) and not args.headless:
         raise UsageError("a pipe takes the terminal's place: add --headless")
     if args.say == PIPE and PIPE in (args.input, args.send_file):
@@ -159,16 +166,25 @@ def check_options(args: argparse.Namespace) -> None:
 
 def make_source(args: argparse.Namespace) -> Source:
     """Where our voice comes from. Raises SottoError when it cannot be had."""
-    from stream.audio.sources import FileSource, Microphone, PipeSource, Silence
+    from stream.audio.sources import FileSource, Microphone, Silence
 
     if args.send_file is not None:
-        return PipeSource() if args.send_file == PIPE else FileSource(args.send_file)
+        return _pipe(args) if args.send_file == PIPE else FileSource(args.send_file)
     if args.input == PIPE:
-        return PipeSource()
+        return _pipe(args)
     if args.input == NONE:
         return Silence()
     with suggesting("--input none or --send-file"):
         return Microphone(args.input)
+
+
+def _pipe(args: argparse.Namespace) -> Source:
+    """Standard input; BadInput where it begins with what is no audio."""
+    from stream.audio.sources import PipeSource
+
+    source = PipeSource(raw=args.raw)
+    source.check(_PIPE_BEGINS)
+    return source
 
 
 def make_sink(args: argparse.Namespace) -> Sink:

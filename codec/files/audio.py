@@ -1,8 +1,10 @@
 """Audio files and pipes: any readable one as 16 kHz mono, and 16 kHz mono written.
 
 Both directions run block by block in constant memory. Samples are float32, full scale 1. Channels
-are averaged, so that the mix is never louder than the loudest, whatever their layout. soxr
-resamples: its streaming form gives the same samples as its offline form, without delay.
+are averaged, so that the mix is never louder than the loudest, whatever their layout; where they
+cancel each other out, the loudest is taken. FFmpeg decodes (`codec.files.decoding`), libsndfile
+encodes, and soxr resamples: its streaming form gives the same samples as its offline form, without
+delay.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
@@ -31,10 +33,15 @@ from codec.files.paths import (
 )
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 
+if TYPE_CHECKING:
+    from codec.files.decoding import Bytes, Decoder
+
 MIN_RATE = 1_000
 MAX_RATE = 768_000
 MAX_SPOOL_BYTES = 4 << 30
 _BLOCK_VALUES = 1 << 16
+# Of the loudest channel's energy, by the square of how many there are: a mean below it is no mean.
+_CANCELLED = 0.04
 _COPY_BYTES = 1 << 20
 _WRITE_FRAMES = 1 << 13
 
@@ -49,14 +56,57 @@ WRITABLE: dict[str, tuple[str, str]] = {
     ".w64": ("W64", "PCM_16"), ".rf64": ("RF64", "PCM_16"), ".voc": ("VOC", "PCM_16"),
     ".sph": ("NIST", "PCM_16"), ".nist": ("NIST", "PCM_16"),
 }  # fmt: skip
-READABLE = frozenset(WRITABLE) | {".wave", ".iff", ".svx", ".sf", ".paf", ".pvf", ".avr"}
+READABLE = frozenset(WRITABLE) | {
+    ".wave", ".bwf", ".iff", ".svx", ".sf", ".paf", ".pvf", ".avr", ".mp2", ".mp1", ".mpga", ".mpa",
+    ".m4a", ".m4b", ".m4r", ".aac", ".adts", ".alac", ".ac3", ".eac3", ".amr", ".awb", ".3gp",
+    ".3g2", ".3ga", ".wma", ".asf", ".wmv", ".webm", ".weba", ".mka", ".mkv", ".mp4", ".m4v",
+    ".mov", ".qt", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".ape", ".wv", ".tta", ".tak", ".mpc",
+    ".dts", ".mlp", ".gsm", ".ra", ".rm", ".qcp", ".shn", ".dsf", ".mpg", ".mpeg", ".vob", ".ts",
+    ".m2ts",
+}  # fmt: skip
 
-# First bytes of formats that libsndfile may read from a copy of a pipe; other pipes are refused at
-# once rather than copied to disk without end.
+# First bytes of media files: of other pipes only so much is read as decides whether they are media.
 _MAGIC = (
-    b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b"caff", b".snd", b"dns.",
-    b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"NIST", b"Creative", b"PVF1",
+    b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"fLaC", b"OggS", b"FORM", b"caff", b".snd",
+    b"dns.", b"ID3", b"NIST", b"Creative", b"PVF1", b"#!AMR", b"\x1aE\xdf\xa3", b"wvpk", b"MAC ",
+    b"\x30\x26\xb2\x75", b"TTA1", b".RMF", b"FLV", b"\0\0\x01\xba",
 )  # fmt: skip
+# Of these FFmpeg finds all it needs in one go.
+_STREAMED = (b"RIFF", b"RF64", b"BW64", b"riff", b"fLaC", b".snd", b"\x1aE\xdf\xa3")
+
+
+# What MPEG-4 may begin with, behind a length; only its end may say what is in it.
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
+
+def _has_magic(start: bytes) -> bool:
+    # MPEG audio begins with eleven bits that are set; MPEG-4 names its first box, of any length.
+    mpeg = (
+        len(start) > 2
+        and start[0] == 0xFF
+        and start[1] & 0xE0 == 0xE0
+        and start[1:3] != b"\xff\xff"
+    )
+    return start.startswith(_MAGIC) or mpeg or start[4:8] in _BOXES
+
+
+def begins_like_audio(start: bytes) -> bool:
+    """Whether a pipe's first bytes are those of a format that is known by them."""
+    return len(start) >= 12 and _has_magic(start)
+
+
+def is_audio(start: bytes) -> bool:
+    """Whether what begins so can be decoded; takes longer than `begins_like_audio`."""
+    from codec.files.decoding import is_media
+
+    return begins_like_audio(start) or is_media(start)
+
+
+def _at_least(read: Callable[[int], bytes], start: bytes, count: int) -> bytes:
+    """`start` and what follows it, until that is `count` bytes or the end."""
+    while len(start) < count and (more := read(count - len(start))):
+        start += more
+    return start
 
 
 def looks_like_audio(path: str | os.PathLike[str]) -> bool:
@@ -68,63 +118,17 @@ def looks_like_audio(path: str | os.PathLike[str]) -> bool:
             start = file.read(12)
     except OSError:
         return False
-    return start.startswith(_MAGIC) and (start[:4] != b"RIFF" or start[8:12] == b"WAVE")
-
-
-class _SoundFileSource:
-    """What libsndfile reads from a regular file, in blocks [frames, channels]; empty at the end."""
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        # A descriptor, because soundfile cannot encode every file name.
-        self._name = name
-        try:
-            self._file = soundfile.SoundFile(descriptor, closefd=False)
-        except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
-            raise BadInput(f"{name} is not audio that can be read: {_libsndfile(error)}") from error
-        self.sample_rate: int = self._file.samplerate
-        frames: int = self._file.frames
-        # Formats without a length in the header claim the largest number there is.
-        self.frames = frames if 0 <= frames < 1 << 60 else None
-        self._block = max(1, _BLOCK_VALUES // self._file.channels)
-
-    def read_block(self) -> FloatArray:
-        try:
-            block: FloatArray = self._file.read(self._block, "float32", always_2d=True)
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise BadInput(f"{self._name} is damaged: {_libsndfile(error)}") from error
-        return block
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _WavPipeSource:
-    """Uncompressed WAV from a pipe; the header's length counts only if it can be true."""
-
-    def __init__(self, pipe: BinaryIO, header: wav.WavStream, form: wav.WavFormat) -> None:
-        self._pipe, self._form = pipe, form
-        length = wav.find_data(pipe.read, header.long_length)
-        self.sample_rate = form.sample_rate
-        self.frames = None if length is None else length // form.frame_bytes
-        self._left = length
-        self._block_bytes = max(1, _BLOCK_VALUES // 4 // form.channels) * form.frame_bytes
-
-    def read_block(self) -> FloatArray:
-        wanted = self._block_bytes if self._left is None else min(self._block_bytes, self._left)
-        data = self._pipe.read(wanted)
-        if self._left is not None:
-            self._left -= len(data)
-        return wav.to_float(data, self._form)
-
-    def close(self) -> None:
-        """The pipe stays open, for whoever opened it."""
+    return _has_magic(start) and (start[:4] != b"RIFF" or start[8:12] in (b"WAVE", b"AVI "))
 
 
 class AudioReader:
     """An audio file or pipe as blocks of 16 kHz mono float32; a context manager.
 
-    path: a file, FIFO or '-' (standard input). warn receives at most one line each about samples
-    that are not numbers (replaced by 0) and samples beyond full scale (clipped).
+    path: a file, FIFO or '-' (standard input). live: gives at most so many bytes of that pipe, as
+    soon as there are some, and none at its end; they are decoded at once. warn receives at most
+    one line each about samples that are not numbers (replaced by 0), samples beyond full scale
+    (clipped), channels that cancel each other out, further sound tracks, and what is damaged,
+    missing or left out.
 
     Attributes: name (for messages), duration (seconds, None if the source does not say).
 
@@ -132,24 +136,27 @@ class AudioReader:
     damaged, a rate outside 1..768 kHz, no samples.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, warn: Warn | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        warn: Warn | None = None,
+        live: Callable[[int], bytes] | None = None,
+    ) -> None:
         self.name = "standard input" if os.fspath(path) == PIPE else display_name(path)
         self._warn = warn or (lambda line: warnings.warn(line, RuntimeWarning, stacklevel=3))
         self._not_finite = 0
         self._beyond = 0
         self._peak = 1.0
+        self._loudest: int | None = None  # the channel that is taken where the mean is silence
         with contextlib.ExitStack() as stack:
-            source = self._source = self._open(path, stack)
+            source = self._source = self._open(path, live, stack)
             stack.callback(source.close)
-            if not MIN_RATE <= source.sample_rate <= MAX_RATE:
-                raise BadInput(
-                    f"{self.name} has a sample rate of {source.sample_rate} Hz; "
-                    f"{MIN_RATE} to {MAX_RATE} Hz can be read"
-                )
-            if source.frames == 0:
+            self._check_rate()
+            if source.empty:
                 raise BadInput(f"{self.name} holds no audio (0 samples)")
             self._stack = stack.pop_all()
-        self.duration = None if source.frames is None else source.frames / source.sample_rate
+        self.duration = source.seconds
 
     def __enter__(self) -> AudioReader:
         return self
@@ -163,13 +170,18 @@ class AudioReader:
 
     def __iter__(self) -> Iterator[FloatArray]:
         """Blocks [n] of 16 kHz mono samples in [-1, 1], until the end of the source."""
-        resample = None
-        if self._source.sample_rate != SAMPLE_RATE:
-            rates = self._source.sample_rate, SAMPLE_RATE
-            resample = soxr.ResampleStream(*rates, 1, "float32", "HQ")
+        resample: soxr.ResampleStream | None = None
+        rate = SAMPLE_RATE
         frames = given = 0
         while len(block := self._read_block()):
             frames += len(block)
+            if self._source.sample_rate != rate:
+                if resample is not None:
+                    yield from self._last(resample, given)
+                self._check_rate()
+                rate, given, resample = self._source.sample_rate, 0, None
+                if rate != SAMPLE_RATE:
+                    resample = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
             mono = self._to_mono(block)
             if resample is not None:
                 mono = _clip(resample.resample_chunk(mono))
@@ -179,57 +191,82 @@ class AudioReader:
         if not frames:
             raise BadInput(f"{self.name} holds no audio (0 samples)")
         if resample is not None:
-            rest = _clip(resample.resample_chunk(np.zeros(0, np.float32), last=True))
-            if not given and not len(rest):
-                # A few samples at a high rate are less than one at 16 kHz.
-                rest = np.zeros(1, np.float32)
-            if len(rest):
-                yield rest
+            yield from self._last(resample, given)
         self._report()
 
-    def _open(
-        self, path: str | os.PathLike[str], stack: contextlib.ExitStack
-    ) -> _SoundFileSource | _WavPipeSource:
-        file = stack.enter_context(open_input(path))
-        if is_special(path):
-            with os_errors("read", path):
-                return self._open_pipe(file, stack)
-        return _SoundFileSource(file.fileno(), self.name)
+    def _last(self, resample: soxr.ResampleStream, given: int) -> Iterator[FloatArray]:
+        """What a resampler still holds; given: how many samples it has given."""
+        rest = _clip(resample.resample_chunk(np.zeros(0, np.float32), last=True))
+        if not given and not len(rest):
+            # A few samples at a high rate are less than one at 16 kHz.
+            rest = np.zeros(1, np.float32)
+        if len(rest):
+            yield rest
 
-    def _open_pipe(
-        self, pipe: BinaryIO, stack: contextlib.ExitStack
-    ) -> _SoundFileSource | _WavPipeSource:
-        start = pipe.read(12)
+    def _check_rate(self) -> None:
+        rate = self._source.sample_rate
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise BadInput(
+                f"{self.name} has a sample rate of {rate} Hz; "
+                f"{MIN_RATE} to {MAX_RATE} Hz can be read"
+            )
+
+    def _open(
+        self,
+        path: str | os.PathLike[str],
+        live: Callable[[int], bytes] | None,
+        stack: contextlib.ExitStack,
+    ) -> Decoder:
+        from codec.files.decoding import Bytes, Decoder  # only here: FFmpeg takes a while to load
+
+        if live is not None:
+            data = self._pipe(live, stack, as_it_comes=True)
+            return Decoder(data, self.name, self._warn, live=True)
+        file = stack.enter_context(open_input(path))
+        with os_errors("read", path):
+            if is_special(path):
+                data = self._pipe(getattr(file, "read1", file.read), stack)
+            else:
+                data = Bytes.of_file(file)
+            if data.size == 0:
+                raise BadInput(f"{self.name} is not audio that can be read: it is empty")
+            return Decoder(data, self.name, self._warn)
+
+    def _pipe(
+        self,
+        read: Callable[[int], bytes],
+        stack: contextlib.ExitStack,
+        *,
+        as_it_comes: bool = False,
+    ) -> Bytes:
+        """A pipe as FFmpeg can read it: as it comes, or by a copy in which it can seek."""
+        from codec.files.decoding import PROBED_BYTES, Bytes, is_media
+
+        start = _at_least(read, b"", 12)
         if not start:
             raise BadInput(f"{self.name} is empty")
-        if not start.startswith(_MAGIC):
-            raise BadInput(
-                f"{self.name} is not audio that can be read from a pipe (WAV, FLAC, "
-                "Ogg, MP3, AIFF, AU or CAF)"
-            )
-        if start[8:12] == b"WAVE" and start[:4] in (b"RIFF", b"RF64"):
-            try:
-                header = wav.read_format(start, pipe.read)
-                if header.format is not None:
-                    return _WavPipeSource(pipe, header, header.format)
-            except BadInput as error:
-                raise BadInput(f"{self.name}: {error}") from error
-            start = header.prefix
+        seeks = start[4:8] in _BOXES or start.startswith((b"caff", b"FORM"))
+        if start.startswith(_STREAMED) or (as_it_comes and not seeks):
+            return Bytes.of_pipe(read, start)
+        if not _has_magic(start):
+            start = _at_least(read, start, PROBED_BYTES)
+            if not is_media(start):
+                raise BadInput(f"{self.name} is not audio that can be read")
         copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        self._spool(start, pipe, copy)
-        return _SoundFileSource(copy.fileno(), self.name)
+        self._spool(start, read, copy)
+        return Bytes.of_file(copy)
 
-    def _spool(self, start: bytes, pipe: BinaryIO, copy: IO[bytes]) -> None:
-        """Copy a pipe to a file, in which libsndfile can seek."""
+    def _spool(self, start: bytes, read: Callable[[int], bytes], copy: IO[bytes]) -> None:
+        """Copy a pipe to a file, in which FFmpeg can seek."""
         with os_errors("write", "a temporary copy of the input"):
             copy.write(start)
             size = len(start)
-            while data := pipe.read(_COPY_BYTES):
+            while data := read(_COPY_BYTES):
                 size += len(data)
                 if size > MAX_SPOOL_BYTES:
                     raise BadInput(
                         f"{self.name} is longer than {MAX_SPOOL_BYTES >> 30} GiB: "
-                        "pipe uncompressed WAV, or name the file"
+                        "pipe WAV or FLAC, or name the file"
                     )
                 copy.write(data)
             copy.flush()
@@ -253,7 +290,17 @@ class AudioReader:
         if block.shape[1] == 1:
             return np.ascontiguousarray(block[:, 0])
         mixed: FloatArray = block.mean(axis=1, dtype=np.float32)
-        return mixed
+        if self._loudest is None or self._loudest >= block.shape[1]:
+            energies = np.square(block, dtype=np.float64).sum(axis=0)
+            loudest = int(energies.argmax())
+            least = _CANCELLED * energies[loudest] / block.shape[1] ** 2
+            if np.square(mixed, dtype=np.float64).sum() >= least or energies[loudest] <= 0.0:
+                return mixed
+            self._loudest = loudest
+            self._warn(
+                f"{self.name}: the channels cancel each other out; channel {loudest + 1} is taken"
+            )
+        return np.ascontiguousarray(block[:, self._loudest])
 
     def _report(self) -> None:
         if self._not_finite:

@@ -15,14 +15,13 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soxr
 
 from codec.errors import BadInput, SottoError
-from codec.files import wav
-from codec.files.audio import AudioReader
+from codec.files.audio import AudioReader, begins_like_audio, is_audio
 from codec.files.paths import PIPE, display_name, open_input, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.devices import AudioDeviceError, CardStream, Device
@@ -38,8 +37,9 @@ BLOCK = SAMPLE_RATE // 100
 BEHIND = 4.0
 # Time stamps of capture older than this are nonsense (PulseAudio's are, for the first second).
 _OLDEST_STAMP = 0.25
-# What files of compressed audio begin with.
-_COMPRESSED = (b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd", b"\x1aE\xdf\xa3")
+# As much of a pipe as is looked at before a call.
+_CHECKED = 1 << 16
+_RAW = "raw samples take --raw"
 _NOTHING: tuple[FloatArray, float] = (np.zeros(0, np.float32), 0.0)
 
 
@@ -159,32 +159,57 @@ class FileSource(Source):
 
 
 class PipeSource(Source):
-    """Sound from standard input ('-') or a FIFO: WAV if it begins like WAV, else raw samples.
+    """Sound from standard input ('-') or a FIFO: any audio that `codec.files` reads.
 
-    Raw means 16-bit little-endian signed, 16 kHz, mono. A thread reads the pipe into a bounded
-    ring and waits when that is full; samples are given no faster than real time, so that a file
-    fed to the pipe is played at its own speed. A pipe that pauses is silent meanwhile: nothing is
-    given. The time of a sample is that of its reading.
+    raw: samples instead, 16-bit little-endian signed, 16 kHz, mono.
 
-    Compressed audio is refused (`error`), as it would be noise. Raises BadInput when started if
-    the pipe cannot be opened.
+    A thread reads the pipe into a bounded ring and waits when that is full; samples are given no
+    faster than real time, so that a file fed to the pipe is played at its own speed. A pipe that
+    pauses is silent meanwhile: nothing is given. The time of a sample is that of its reading.
+
+    What is no audio ends it (`error`), as it would be noise; `check` finds that out beforehand.
+    Raises BadInput when started if the pipe cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str] = PIPE) -> None:
+    def __init__(self, path: str | os.PathLike[str] = PIPE, *, raw: bool = False) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._raw = path, raw
         self.name = "standard input" if os.fspath(path) == PIPE else display_name(path)
+        self._seen = b""
         self._ring = SampleRing(2 * SAMPLE_RATE)
         self._pacer = Pacer()
         self._stack = contextlib.ExitStack()
+        self._opened: BinaryIO | None = None
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def check(self, seconds: float) -> None:
+        """Raise BadInput if what the pipe begins with, within so many seconds, is no audio."""
+        if self._raw:
+            return
+        pipe = self._open().fileno()
+        deadline = self._clock() + seconds
+        whole = False
+        while not whole and not begins_like_audio(self._seen):
+            left = deadline - self._clock()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                return  # more may come
+            data = os.read(pipe, _CHECKED)
+            self._seen += data
+            whole = not data or len(self._seen) >= _CHECKED
+        if whole and not is_audio(self._seen):
+            what = "is not audio that can be read" if self._seen else "is empty"
+            raise BadInput(f"{self.name} {what} ({_RAW})")
+
+    def _open(self) -> BinaryIO:
+        if self._opened is None:
+            self._opened = self._stack.enter_context(open_input(self._path))
+        return self._opened
+
     def start(self) -> None:
-        file = self._stack.enter_context(open_input(self._path))
         self._thread = threading.Thread(
-            target=self._pump, args=(file.fileno(),), name="pipe in", daemon=True
+            target=self._pump, args=(self._open().fileno(),), name="pipe in", daemon=True
         )
         self._thread.start()
 
@@ -226,59 +251,33 @@ class PipeSource(Source):
                     break
         except (SottoError, OSError) as error:
             why = reason(error) if isinstance(error, OSError) else str(error)
-            self.error = f"{self.name}: {why}"
+            self.error = why if self.name in why else f"{self.name}: {why}"
         finally:
             self._finished.set()
 
     def _samples(self, pipe: int) -> Iterator[FloatArray]:
-        """Blocks [n] of 16 kHz mono samples. Raises BadInput for what is neither WAV nor raw."""
-        exactly = partial(self._exactly, pipe)
-        start = exactly(12)
-        if start.startswith(_COMPRESSED):
-            raise BadInput("neither WAV nor raw samples (16 bit, 16 kHz, mono)")
-        form = wav.WavFormat(SAMPLE_RATE, 1, "i2")
-        left: int | None = None
-        if start[:4] in (b"RIFF", b"RF64") and start[8:12] == b"WAVE":
-            header = wav.read_format(start, exactly)
-            if header.format is None:
-                raise BadInput("compressed WAV cannot be read from a pipe")
-            form, left = header.format, wav.find_data(exactly, header.long_length)
-            start = b""
-        resample = None
-        if form.sample_rate != SAMPLE_RATE:
-            resample = soxr.ResampleStream(form.sample_rate, SAMPLE_RATE, 1, "float32", "HQ")
-        block_bytes = max(1, form.sample_rate // 100) * form.frame_bytes
-        held = start
-        while True:
-            wanted = block_bytes if left is None else min(block_bytes, left)
-            data = self._some(pipe, wanted) if wanted else b""
-            if left is not None:
-                left -= len(data)
+        """Blocks [n] of 16 kHz mono samples. Raises BadInput for what is no audio."""
+        some = partial(self._some, pipe)
+        if not self._raw:
+            with AudioReader(self._path, warn=lambda line: None, live=some) as reader:
+                yield from reader
+            return
+        held = b""
+        while data := some(2 * BLOCK):
             held += data
-            whole = len(held) // form.frame_bytes * form.frame_bytes
-            if whole:
-                values = np.nan_to_num(wav.to_float(held[:whole], form), posinf=1.0, neginf=-1.0)
-                mono = np.clip(values, -1.0, 1.0).mean(axis=1, dtype=np.float32)
-                yield mono if resample is None else resample.resample_chunk(mono)
+            whole = len(held) // 2 * 2
+            yield np.frombuffer(held[:whole], "<i2").astype(np.float32) / np.float32(32768.0)
             held = held[whole:]
-            if not data:
-                break
-        if resample is not None:
-            yield resample.resample_chunk(_NOTHING[0], last=True)
 
     def _some(self, pipe: int, most: int) -> bytes:
         """At least one byte as soon as there is one, b"" at the end or when asked to stop."""
+        if self._seen:
+            data, self._seen = self._seen[:most], self._seen[most:]
+            return data
         while not self._stopping.is_set():
             if select.select([pipe], [], [], 0.2)[0]:
                 return os.read(pipe, most)
         return b""
-
-    def _exactly(self, pipe: int, count: int) -> bytes:
-        """`count` bytes, fewer only at the end."""
-        data = b""
-        while len(data) < count and (more := self._some(pipe, count - len(data))):
-            data += more
-        return data
 
 
 class Microphone(Source):
