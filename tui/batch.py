@@ -9,12 +9,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codec.errors import BadInput, SottoError
-from codec.files.paths import PIPE, display_name, is_special, os_errors
+from codec.files.paths import (
+    APPLE_DOUBLE,
+    OWN_SUFFIXES,
+    PIPE,
+    display_name,
+    is_special,
+    os_errors,
+)
 from tui.terminal.console import note
 from tui.terminal.errors import UsageError
 from tui.terminal.outputs import check_outputs
 from tui.terminal.progress import Progress
 
+_NAMED = 3  # files passed over that are named
+_NO_SOUND = frozenset({
+    ".txt", ".md", ".rst", ".tex", ".rtf", ".doc", ".docx", ".odt", ".pdf", ".html", ".htm",
+    ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".xml", ".ini", ".cfg", ".log",
+    ".py", ".sh", ".c", ".h", ".js", ".css", ".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp",
+    ".tif", ".tiff", ".svg", ".ico", ".srt", ".vtt", ".lrc", ".cue", ".nfo", ".lab", ".trn",
+    ".trans", ".textgrid", ".phn", ".wrd", ".sha256", ".md5",
+})  # fmt: skip
+_SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", "LICENSE", "README", "Makefile"})
 _CONTAINER_SUFFIX = ".sotto"
 
 
@@ -79,6 +95,9 @@ class Work:
 def find(folder: str, audio: bool) -> list[Path]:
     """All audio files, or all .sotto files, below a directory, sorted.
 
+    Says in a line what else there is that might be meant, unless its name says that it is text, a
+    picture or an output of sotto's.
+
     Raises BadInput if there are none, or if a directory is unreadable.
     """
     from codec.files.audio import looks_like_audio
@@ -87,17 +106,34 @@ def find(folder: str, audio: bool) -> list[Path]:
         raise error
 
     found: list[Path] = []
+    others: list[str] = []
     with os_errors("read", folder):
         for place, _, names in os.walk(folder, onerror=fail):
             for name in names:
                 path = Path(place, name)
                 coded = path.suffix.lower() == _CONTAINER_SUFFIX
+                coded = coded and not name.startswith(APPLE_DOUBLE)
                 if path.is_file() and (looks_like_audio(path) if audio else coded):
                     found.append(path)
+                elif _may_be_meant(path, audio):
+                    others.append(display_name(path.relative_to(folder)))
     if not found:
         what = "audio files" if audio else f"{_CONTAINER_SUFFIX} files"
         raise BadInput(f"{display_name(folder)} holds no {what}")
+    if others:
+        others.sort()
+        named = ", ".join(others[:_NAMED])
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        note(f"{display_name(folder)}: passed over {named}{more}")
     return sorted(found)
+
+
+def _may_be_meant(path: Path, audio: bool) -> bool:
+    """Whether a file that is no input might be taken for one."""
+    suffix = path.suffix.lower()
+    if not audio:
+        return suffix == _CONTAINER_SUFFIX
+    return suffix not in _NO_SOUND | OWN_SUFFIXES and path.name not in _SYSTEM
 
 
 def _named(found: list[tuple[Path, Path]], target: str, suffix: str) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ import soxr
 from codec.errors import BadInput
 from codec.files import wav
 from codec.files.paths import (
+    APPLE_DOUBLE,
     PIPE,
     atomic_output,
     display_name,
@@ -61,8 +62,7 @@ READABLE = frozenset(WRITABLE) | {
     ".m4a", ".m4b", ".m4r", ".aac", ".adts", ".alac", ".ac3", ".eac3", ".amr", ".awb", ".3gp",
     ".3g2", ".3ga", ".wma", ".asf", ".wmv", ".webm", ".weba", ".mka", ".mkv", ".mp4", ".m4v",
     ".mov", ".qt", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".ape", ".wv", ".tta", ".tak", ".mpc",
-    ".dts", ".mlp", ".gsm", ".ra", ".rm", ".qcp", ".shn", ".dsf", ".mpg", ".mpeg", ".vob", ".ts",
-    ".m2ts",
+    ".dts", ".mlp", ".gsm", ".ra", ".rm", ".qcp", ".shn", ".dsf", ".mpg", ".mpeg", ".vob", ".m2ts",
 }  # fmt: skip
 
 # First bytes of media files: of other pipes only so much is read as decides whether they are media.
@@ -80,14 +80,11 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
 def _has_magic(start: bytes) -> bool:
-    # MPEG audio begins with eleven bits that are set; MPEG-4 names its first box, of any length.
-    mpeg = (
-        len(start) > 2
-        and start[0] == 0xFF
-        and start[1] & 0xE0 == 0xE0
-        and start[1:3] != b"\xff\xff"
-    )
-    return start.startswith(_MAGIC) or mpeg or start[4:8] in _BOXES
+    # MPEG audio begins with eleven bits that are set, and is layer II or III, or AAC; what begins
+    # with FF FE is text. MPEG-4 names its first box, behind a length of four bytes.
+    mpeg = len(start) > 2 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0
+    mpeg = mpeg and (start[1] & 0x06 in (2, 4) or start[1] & 0xF6 == 0xF0)
+    return start.startswith(_MAGIC) or mpeg or (start[:1] == b"\0" and start[4:8] in _BOXES)
 
 
 def begins_like_audio(start: bytes) -> bool:
@@ -111,7 +108,10 @@ def _at_least(read: Callable[[int], bytes], start: bytes, count: int) -> bytes:
 
 def looks_like_audio(path: str | os.PathLike[str]) -> bool:
     """Whether a file's suffix or first bytes are those of audio (it may still be damaged)."""
-    if Path(path).suffix.lower() in READABLE:
+    name = Path(path).name
+    if name.startswith(APPLE_DOUBLE):
+        return False
+    if Path(name).suffix.lower() in READABLE:
         return True
     try:
         with open(path, "rb") as file:

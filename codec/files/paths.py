@@ -25,6 +25,8 @@ from typing import BinaryIO
 from codec.errors import BadInput
 
 PIPE = "-"
+# What macOS leaves beside a file on other file systems begins so, and is never what it is called.
+APPLE_DOUBLE = "._"
 OWN_SUFFIXES = frozenset({".sotto", ".stim"})
 _NAMES = 1000  # tried for a file that must be new
 _LONGEST_NAME = 255  # bytes

@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import BadInput, SottoError
-from codec.files.audio import AudioReader
+from codec.files.audio import READABLE, AudioReader
 from codec.files.paths import display_name, os_errors
 from codec.signal.samples import SAMPLE_RATE
-
-SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"))
 
 MAX_FILES = 100_000
 MAX_TABLE_BYTES = 32 << 20
@@ -155,7 +153,7 @@ def _audio_files(folder: Path) -> Iterable[Path]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in READABLE:
                 yield Path(parent, name)
 
 

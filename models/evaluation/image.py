@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codec.device import choose_device
 from codec.errors import BadInput, SottoError
+from codec.files.paths import APPLE_DOUBLE
 from codec.image.base import ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
@@ -183,7 +184,11 @@ class Results:
 
 def find_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, by name. Raises BadInput if there are none."""
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(
+        file
+        for file in folder.glob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(APPLE_DOUBLE)
+    )
     if not files:
         raise BadInput(f"no pictures in {folder}")
     return files

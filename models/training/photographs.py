@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from codec.errors import BadInput
+from codec.files.paths import APPLE_DOUBLE
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
 MAX_SIDE = 4096
@@ -37,7 +38,11 @@ class Photographs:
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.crop = crop
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(APPLE_DOUBLE)
+        )
         with ThreadPoolExecutor(2) as pool:
             # From the headers, before any picture is loaded.
             pixels = list(pool.map(self._pixels, files))
