@@ -244,6 +244,7 @@ def test_a_loopback_says_what_came_of_it(codec, clip_path):
         seconds=60.0,
         delay=1024,
         iterations=0,
+        drain=100.0,
     )
     assert found.spoken >= 3
     assert found.packets < 12  # it ended with the file

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PARTY = 1
 _NUMBERS = 1 << 16  # steps are counted modulo this on the wire
 _LOOK_SECONDS = 0.1
-_DRAIN_SECONDS = 2.0  # beyond a packet, in which what was said last is to be heard
+DRAIN_SECONDS = 2.0  # beyond a packet, in which what was said last is to be heard
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,14 @@ def loop_back(
     iterations: int | None = None,
     tail: float | None = None,
     processing: Processing | None = None,
+    drain: float = DRAIN_SECONDS,
     progress: Callable[[float, float], None] = lambda level_db, left: None,
 ) -> Heard:
     """Say what `source` says to oneself for `seconds`, or until it ends or `stop` is set.
 
     delay: length of packets, milliseconds; iterations, tail: of the search, as in a call;
-    processing: of a microphone's sound (None: all there is); progress(level in dB, seconds left).
+    processing: of a microphone's sound (None: all there is); drain: seconds, beyond the length of a
+    packet, that what was said last has to be heard; progress(level in dB, seconds left).
     Raises SottoError if a device cannot be opened or breaks, or the codec fails.
     """
     streams: list[RemoteStream] = []
@@ -114,7 +116,7 @@ def loop_back(
         sender.call(True)
         sender.start()
         end = time.monotonic() + seconds
-        drained_by = end + delay / 1000.0 + _DRAIN_SECONDS
+        drained_by = end + delay / 1000.0 + drain
         while not stop.wait(_LOOK_SECONDS):
             now = time.monotonic()
             for failure in (sender.failure, receiver.failure, source.error, sink.error):
@@ -126,7 +128,7 @@ def loop_back(
                 totals.append(latency.total)
             progress(talker.level_db, max(end - now, 0.0))
             if sender.source_ended.is_set() and now < end:
-                end, drained_by = now, now + delay / 1000.0 + _DRAIN_SECONDS
+                end, drained_by = now, now + delay / 1000.0 + drain
             if now >= end:
                 if late is None:  # what follows is missed because nothing is sent
                     sender.call(False)
