@@ -167,6 +167,29 @@ def test_vorbis_of_any_length_is_exact(rate: int, count: int, tmp_path: Path) ->
     assert notes == []
 
 
+@pytest.mark.parametrize(
+    ("layout", "channels"), [("5.1", 6), ("6.1", 7), ("7.1", 8), ("hexadecagonal", 16)]
+)
+def test_many_channels_in_planes(layout: str, channels: int, tmp_path: Path) -> None:
+    codec = "aac" if channels <= 8 else "wavpack"
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as container:
+        stream: Any = container.add_stream(codec, rate=RATE)
+        stream.layout = layout
+        size = stream.codec_context.frame_size or 1024
+        kind = stream.codec_context.format.name
+        resampler = av.AudioResampler(kind, layout, RATE, frame_size=size)
+        packed = np.repeat(SPEECH[:19_000], channels)[None]
+        frame = av.AudioFrame.from_ndarray(packed, "flt", layout)
+        frame.sample_rate, frame.pts = RATE, 0
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    samples, _ = both(buffer.getvalue(), tmp_path)
+    assert abs(len(samples) - 19_000) <= 2_048
+    assert np.sqrt(np.mean(np.square(samples[2_000:15_000]))) > 0.2
+
+
 def test_the_sound_of_a_video(tmp_path: Path) -> None:
     samples, notes = both(muxed("mp4", "aac", video=True), tmp_path)
     assert seconds(samples) == SECONDS

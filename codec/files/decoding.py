@@ -31,6 +31,8 @@ _BLOCK_VALUES = 1 << 16
 _BUFFER = 1 << 15
 _HEAD_BYTES = 1 << 16
 _MOST_CHANNELS = 128
+# PyAV finds the end of the list of planes by a null pointer, which follows up to seven only.
+_MOST_PLANES = 7
 _MOST_BAD = 1000  # packets in a row without any sound among them
 _MOST_CHUNKS = 10_000
 _MOST_PARTS = 100_000
@@ -63,7 +65,7 @@ _FORMS = (b"RIFF", b"RF64", b"BW64", b"fLaC", b"OggS", b"FORM", b"caff")
 _FLAC = b"fLaC\0\0\0\x22"  # with the head of its first block, which is always the same
 _SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 # What one broken packet raises; the next may be whole.
-_BROKEN = (av.error.FFmpegError, ValueError)
+_BROKEN = (av.error.FFmpegError, ValueError, IndexError)
 
 
 class Bytes:
@@ -88,7 +90,7 @@ class Bytes:
             self.size = os.fstat(file.fileno()).st_size
             self.head = file.read(_HEAD_BYTES)
             file.seek(0)
-            self.seek, self.tell = file.seek, file.tell
+            self.seek, self.tell = self._seek, file.tell
 
     @classmethod
     def of_file(cls, file: BinaryIO) -> Bytes:
@@ -116,6 +118,13 @@ class Bytes:
         data = cls(read_some, start)
         data.wav = found
         return data
+
+    def _seek(self, offset: int, whence: int = 0) -> int:
+        # An exception would be printed by PyAV; FFmpeg knows a negative number for an error.
+        try:
+            return self._file.seek(offset, whence) if self._file is not None else -1
+        except (OSError, ValueError):
+            return -1
 
     def read(self, count: int) -> bytes:
         """At most `count` bytes; none at the end."""
@@ -303,7 +312,7 @@ class Decoder:
                     io_open=_refuse_open,
                 )
             )
-        except av.error.FFmpegError as error:
+        except _BROKEN as error:
             raise BadInput(f"{self._name} is not audio that can be read") from error
         assert isinstance(container, InputContainer)
         self._container = container
@@ -370,7 +379,11 @@ class Decoder:
         values = frames = rate = 0
         self._end = 0
         for frame in self._cut(expected):
-            block = _to_float(frame)
+            try:
+                block = _to_float(frame)
+            except _BROKEN:
+                self._bad += 1
+                continue
             if held and (frame.sample_rate, block.shape[1]) != (rate, held[0].shape[1]):
                 yield self._joined(held, rate)
                 held, values = [], 0
@@ -530,8 +543,13 @@ def _to_float(frame: Any) -> FloatArray:
     """[frames, channels] float32 of a decoded frame, full scale 1."""
     if isinstance(frame, _First):
         return _to_float(frame.frame)[: frame.samples]
-    values = frame.to_ndarray()
-    values = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
+    if frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES:
+        packed = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate)
+        values = np.concatenate([each.to_ndarray() for each in packed.resample(frame)], axis=1)
+        values = values.reshape(-1, frame.layout.nb_channels)
+    else:
+        values = frame.to_ndarray()
+        values = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
     kind = values.dtype.str[1:]
     if kind == "f4":
         return np.ascontiguousarray(values, np.float32)
