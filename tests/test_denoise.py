@@ -46,7 +46,7 @@ def test_noise_is_gone_from_the_beginning(clip: FloatArray) -> None:
 def coded(source: Path, *more: str) -> FloatArray:
     packed, decoded = source.with_suffix(".sotto"), source.with_suffix(".out.wav")
     assert main(["encode", "--no-search", *more, str(source), str(packed)]) == 0
-    assert main(["decode", str(packed), str(decoded)]) == 0
+    assert main(["decode", "--force", str(packed), str(decoded)]) == 0
     samples, _ = soundfile.read(decoded, dtype="float32")
     return samples
 

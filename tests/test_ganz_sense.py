@@ -145,6 +145,6 @@ def test_the_command(ganz: GanzCodec, monkeypatch, tmp_path: Path, capsys) -> No
         assert main([*base, "--preview", wrong]) == 2
         assert "same file" in capsys.readouterr().err
     assert before == (Path(source).read_bytes(), Path(target).read_bytes())
-    assert main([*base, "--measurements", "20"]) == 1
+    assert main([*base, "--force", "--measurements", "20"]) == 1
     assert "there can be" in capsys.readouterr().err
     assert main([*base, "--ratio-measured", "0.9"]) == 2

@@ -101,7 +101,7 @@ def test_encode_and_decode_with_a_model_of_ones_own(
         assert main(["decode", *own, coded, decoded]) == 0
         assert soundfile.info(decoded).frames == SECONDS * 16_000
         capsys.readouterr()
-        assert main(["decode", coded, decoded]) == 1
+        assert main(["decode", "--force", coded, decoded]) == 1
         err = capsys.readouterr().err
         assert id_of(model) in err and err.count("\n") == 1
 
