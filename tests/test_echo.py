@@ -107,5 +107,8 @@ def test_who_talks_at_the_same_time_as_the_other_is_left_alone():
         front_end.render(FAR[at : at + BLOCK])
         heard.append(front_end.capture(NEAR[at : at + BLOCK]))
         wished.append(alone.capture(NEAR[at : at + BLOCK]))
+    early = slice(SAMPLE_RATE // 4, 2 * SAMPLE_RATE)  # before it is known that there is no echo
+    lost = np.concatenate(heard)[early] - np.concatenate(wished)[early]
+    assert lost.std() < 0.4 * NEAR[early].std()
     begun = 3 * SAMPLE_RATE
     np.testing.assert_array_equal(np.concatenate(heard)[begun:], np.concatenate(wished)[begun:])

@@ -41,7 +41,8 @@ class EchoDetector:
     near, and to 0.6 and more with an echo of a synthetic room and nobody near, 10 to 30 dB below
     what was played: beyond FOUND mostly after a second, at the latest after 6.4.
 
-    Attribute echo: whether to expect one. True until SURE seconds have been played.
+    Attributes: echo (whether to expect one, True until that is known), known (there was one, or
+    SURE seconds have been played without a trace of it).
     """
 
     SURE = 1.1
@@ -53,7 +54,7 @@ class EchoDetector:
     WAITING = 50  # blocks of one side before the other is thought to stand still
 
     def __init__(self) -> None:
-        self.echo = True
+        self.echo, self.known = True, False
         self._far: deque[FloatArray] = deque(maxlen=self.WAITING)
         self._near: deque[FloatArray] = deque(maxlen=self.WAITING)
         self._pairs: list[tuple[FloatArray, FloatArray]] = []  # not yet a hop
@@ -121,10 +122,10 @@ class EchoDetector:
         alike = float(one @ other) / energy if energy > 0.0 else 0.0
         played = self._hops * _HOP_SECONDS
         if alike > self.FOUND:
-            self.echo = True
+            self.echo = self.known = True
             self._found_at = played
         elif alike < self.DOUBTFUL and played >= max(self.SURE, self._found_at + self.KEPT):
-            self.echo = False
+            self.echo, self.known = False, True
 
     def _response(self, cross: _Spectrum, power: FloatArray) -> FloatArray:
         """How what is heard follows what was played, [_LAGS]."""
