@@ -463,6 +463,7 @@ def test_an_introduction_holds_the_key_and_is_given_only_to_new_callers(ends, pe
 
     told = wire.encode(wire.Key(keys.key_bytes(people[0].keys.public)))
     assert answer(ends(Listener("127.0.0.1:0", HOST, replace(people[0], trust_new=True)))) == told
+    assert answer(ends(Listener("127.0.0.1:0", HOST, replace(people[0], ring=True)))) == told
     assert answer(ends(Listener("127.0.0.1:0", HOST, people[0]))) == b""
     assert answer(ends(Listener("127.0.0.1:0", HOST, replace(OPEN, trust_new=True)))) == b""
 

@@ -312,8 +312,8 @@ class Caller(Endpoint):
             return True
         self._attempts += 1  # the next address, if there are several
         self._trouble = (
-            f"no key is shown at {address}: nobody is there, or the listener runs without "
-            "--trust-new; then give its key with --peer-key"
+            f"no key is shown at {address}: nobody is there, or the listener takes no new "
+            "callers; then give its key with --peer-key"
         )
         return False
 

@@ -141,7 +141,7 @@ class Listener(Endpoint):
     def _bind_behind_proxy(self, address: Address) -> None:
         """Bind the port, to which anybody may connect, and what is behind it. Raises SottoError."""
         keys, introduction = self._security.keys, None
-        if keys is not None and self._security.trust_new:
+        if keys is not None and (self._security.trust_new or self._security.ring):
             answer = wire.encode(wire.Key(key_bytes(keys.public)))
             introduction = Introduction(wire.encode(wire.Who()), answer)
         limit = int(self._router.maxmsgsize)
