@@ -476,15 +476,16 @@ class Check:
                 answers.put((None, error))
 
         thread = threading.Thread(target=answer, name=f"sotto-check-{step}", daemon=True)
-        thread.start()
         try:
+            thread.start()
             value, error = answers.get(timeout=seconds)
         except queue.Empty:
             self.stuck = True
             raise BadInput(f"the sound system does not answer within {seconds:.0f} s") from None
         except BaseException:  # interrupted
             self._stop.set()
-            thread.join(_STOPPING)
+            if thread.ident is not None:
+                thread.join(_STOPPING)
             self.stuck = thread.is_alive()
             raise
         thread.join()
