@@ -19,11 +19,12 @@ from codec.signal.samples import SAMPLE_RATE, FloatArray
 _FACTOR = 4  # below 2 kHz is enough to tell
 _RATE = SAMPLE_RATE // _FACTOR
 _HOP = 256  # samples at that rate: 64 ms
-_LAGS = 2432  # in which an echo may come: 0.6 s
+_LAGS = 3200  # in which an echo may come, with what the pairing adds: 0.8 s
 _SIZE = _LAGS + _HOP  # of transforms: lags below _LAGS do not wrap around
 _LOWEST_HZ = 150.0  # below, two recordings may have the same hum
 _FILTER = firwin(63, 0.9 / _FACTOR).astype(np.float32)
 _ONE = np.ones(1, np.float32)
+_SILENCE = np.zeros(SAMPLE_RATE // 100, np.float32)
 _LOUD_DB = -55.0  # of what is played, for it to count
 _HOP_SECONDS = _HOP / _RATE
 
@@ -36,27 +37,30 @@ class EchoDetector:
     The cross-correlation of both, over the square root of the spectrum of what was played (a
     generalised cross-correlation as of Knapp and Carter, IEEE Trans. ASSP 24, 1976), is estimated
     from two halves of the last seconds, taken in turns. An echo is in both halves at the same lags,
-    whatever else is heard in one of them only: the correlation coefficient of the two tells. In 16
-    pairs of talks it rose to 0.13 with two people talking at once and no echo, to 0.06 with nobody
-    near, and to 0.6 and more with an echo of a synthetic room and nobody near, 10 to 30 dB below
-    what was played: beyond FOUND mostly after a second, at the latest after 6.4.
+    whatever else is heard in one of them only: the correlation coefficient of the two tells. In 17
+    pairs of talks it rose to 0.17 with two people talking at once and no echo, to 0.06 with nobody
+    near, and to 0.5 and more with an echo of a synthetic room and nobody near, 10 to 30 dB below
+    what was played, with hardly a doubt after SURE seconds.
 
     Attributes: echo (whether to expect one, True until that is known), known (there was one, or
     SURE seconds have been played without a trace of it).
     """
 
-    SURE = 1.1
+    SURE = 4.0
     MEMORY = 3.0  # seconds, a time constant
     TURN = 8  # hops for each half
     LOOK = 4  # hops from one look to the next
-    FOUND, DOUBTFUL = 0.17, 0.08
+    FOUND, DOUBTFUL = 0.2, 0.08
     KEPT = 20.0  # seconds of playing for which an echo that was found is expected
-    WAITING = 50  # blocks of one side before the other is thought to stand still
+    # Blocks of either side that wait for the other's, which come when threads have time: many at
+    # once. If there are more, the other side stood still, or had not begun, and they are forgotten.
+    WAITING = 60
+    BEHIND = 10  # blocks played later that what is heard is paired with, since threads differ
 
     def __init__(self) -> None:
         self.echo, self.known = True, False
-        self._far: deque[FloatArray] = deque(maxlen=self.WAITING)
-        self._near: deque[FloatArray] = deque(maxlen=self.WAITING)
+        self._far: deque[FloatArray] = deque()
+        self._near: deque[FloatArray] = deque(self.BEHIND * [_SILENCE])
         self._pairs: list[tuple[FloatArray, FloatArray]] = []  # not yet a hop
         self._count = 0  # samples of these
         self._states = [np.zeros(len(_FILTER) - 1, np.float32) for _ in range(2)]
@@ -70,14 +74,24 @@ class EchoDetector:
         self._found_at = -math.inf
 
     def render(self, block: FloatArray) -> None:
-        """What is played, [n] at 16 kHz. May be called by another thread than `capture`."""
+        """What is played, [160] at 16 kHz. May be called by another thread than `capture`."""
+        if len(self._far) >= self.WAITING:
+            self._begin()
         self._far.append(block)
 
     def capture(self, block: FloatArray) -> None:
-        """What is heard, [n], blocks as long as those of `render`."""
+        """What is heard, [160]."""
+        if len(self._near) >= self.WAITING:
+            self._begin()
         self._near.append(block)
         while self._far and self._near:
             self._take(self._far.popleft(), self._near.popleft())
+
+    def _begin(self) -> None:
+        """Pair anew what comes from now on."""
+        self._far.clear()
+        self._near.clear()
+        self._near.extend(self.BEHIND * [_SILENCE])
 
     def _take(self, far: FloatArray, near: FloatArray) -> None:
         self._pairs.append((far, near))
