@@ -42,11 +42,12 @@ class EchoDetector:
     near, and to 0.5 and more with an echo of a synthetic room and nobody near, 10 to 30 dB below
     what was played, with hardly a doubt after SURE seconds.
 
-    Attributes: echo (whether to expect one, True until that is known), known (there was one, or
-    SURE seconds have been played without a trace of it).
+    Attribute echo: whether to expect one. True until SURE seconds have been played without a trace
+    of it.
     """
 
-    SURE = 4.0
+    SURE = 8.0  # seconds of playing ...
+    CALM = 6.0  # ... of which the last ones have left no doubt
     MEMORY = 3.0  # seconds, a time constant
     TURN = 8  # hops for each half
     LOOK = 4  # hops from one look to the next
@@ -58,7 +59,7 @@ class EchoDetector:
     BEHIND = 10  # blocks played later that what is heard is paired with, since threads differ
 
     def __init__(self) -> None:
-        self.echo, self.known = True, False
+        self.echo = True
         self._far: deque[FloatArray] = deque()
         self._near: deque[FloatArray] = deque(self.BEHIND * [_SILENCE])
         self._pairs: list[tuple[FloatArray, FloatArray]] = []  # not yet a hop
@@ -71,7 +72,7 @@ class EchoDetector:
         self._cross: list[_Spectrum] = [np.zeros(len(bins), np.complex64) for _ in range(2)]
         self._power = [np.zeros(len(bins), np.float32) for _ in range(2)]
         self._hops = 0
-        self._found_at = -math.inf
+        self._found_at = self._doubted_at = -math.inf
 
     def render(self, block: FloatArray) -> None:
         """What is played, [160] at 16 kHz. May be called by another thread than `capture`."""
@@ -135,11 +136,13 @@ class EchoDetector:
         energy = math.sqrt(float(one @ one) * float(other @ other))
         alike = float(one @ other) / energy if energy > 0.0 else 0.0
         played = self._hops * _HOP_SECONDS
+        if alike > self.DOUBTFUL:
+            self._doubted_at = played
         if alike > self.FOUND:
-            self.echo = self.known = True
+            self.echo = True
             self._found_at = played
-        elif alike < self.DOUBTFUL and played >= max(self.SURE, self._found_at + self.KEPT):
-            self.echo, self.known = False, True
+        elif played >= max(self.SURE, self._found_at + self.KEPT, self._doubted_at + self.CALM):
+            self.echo = False
 
     def _response(self, cross: _Spectrum, power: FloatArray) -> FloatArray:
         """How what is heard follows what was played, [_LAGS]."""

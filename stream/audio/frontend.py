@@ -229,53 +229,35 @@ class EchoCanceller:
 
     Where nothing has been played lately, or nothing of it is heard, there is nothing to take out,
     and the sound stays as it is: WebRTC's canceller always takes what is below 100 Hz as well, and,
-    while both talk, much of who is near (2.4 of 4.6 PESQ-WB without any echo). Until it is known
-    whether there is one, what is louder than an echo will be is left as it is. Raises
+    while both talk, much of who is near (2.4 of 4.6 PESQ-WB without any echo). Raises
     FrontEndMissing when made.
     """
 
     delay = ECHO_DELAY
     QUIET_DB = -65.0  # echo of less is not heard
     TAIL = 100  # blocks after which an echo has come and gone
-    MOST_DB = -6.0  # an echo over what was played, as a rule
-    HELD = 10  # blocks for which somebody who was louder goes on talking
-    _FADES = 0.97  # per block, of what was played
 
     def __init__(self) -> None:
         self._module = _Module(echo_cancellation=True)
         self._detector = EchoDetector()
         self._dry = Delay(self.delay)
         self._left = 0  # blocks in which there may be an echo
-        self._played = 0.0  # power of the loudest that was played lately
-        self._louder = 0  # blocks in which somebody near talks
         self._used = False
 
     def process(self, block: FloatArray) -> FloatArray:
         dry, clean = self._dry.process(block), self._module.process(block)
         self._detector.capture(block)
-        before, self._used = self._used, self._left > 0 and self._may_be_echo(block)
+        before, self._used = self._used, self._left > 0 and self._detector.echo
         self._left = max(self._left - 1, 0)
         if before != self._used:
             return dry + (_RAMP if self._used else 1.0 - _RAMP) * (clean - dry)
         return clean if self._used else dry
 
-    def _may_be_echo(self, block: FloatArray) -> bool:
-        """Whether what is heard may be an echo, or hold one that matters."""
-        if self._detector.known:
-            return self._detector.echo
-        power = float(block @ block) / len(block)
-        if _decibel(power) > _decibel(self._played) + self.MOST_DB:
-            self._louder = self.HELD
-        self._louder = max(self._louder - 1, 0)
-        return not self._louder
-
     def render(self, block: FloatArray) -> None:
         """What the loudspeaker is given, [BLOCK]."""
         self._module.render(block)
         self._detector.render(block)
-        power = float(block @ block) / len(block)
-        self._played = max(power, self._FADES * self._played)
-        if _decibel(power) > self.QUIET_DB:
+        if _decibel(float(block @ block) / len(block)) > self.QUIET_DB:
             self._left = self.TAIL
 
     def set_delay(self, seconds: float) -> None:
