@@ -60,7 +60,8 @@ class EchoDetector:
 
     def __init__(self) -> None:
         self.echo = True
-        self._far: deque[FloatArray] = deque()
+        # One thread adds to the first, and the other alone takes from it.
+        self._far: deque[FloatArray] = deque(maxlen=self.WAITING)
         self._near: deque[FloatArray] = deque(self.BEHIND * [_SILENCE])
         self._pairs: list[tuple[FloatArray, FloatArray]] = []  # not yet a hop
         self._count = 0  # samples of these
@@ -76,13 +77,11 @@ class EchoDetector:
 
     def render(self, block: FloatArray) -> None:
         """What is played, [160] at 16 kHz. May be called by another thread than `capture`."""
-        if len(self._far) >= self.WAITING:
-            self._begin()
         self._far.append(block)
 
     def capture(self, block: FloatArray) -> None:
         """What is heard, [160]."""
-        if len(self._near) >= self.WAITING:
+        if max(len(self._near), len(self._far)) >= self.WAITING:
             self._begin()
         self._near.append(block)
         while self._far and self._near:
