@@ -52,6 +52,8 @@ def muxed(form: str, codec: str, rate: int = RATE, tracks: int = 1, video: bool 
         streams: list[Any] = [container.add_stream(codec, rate=rate) for _ in range(tracks)]
         for stream in streams:
             stream.layout = "mono"
+            if codec.startswith("wma"):
+                stream.bit_rate = 32_000  # it has no usual one for a low sampling rate
         if picture is not None:
             black = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
             container.mux(picture.encode(black))
@@ -146,11 +148,7 @@ def test_lengths_are_exact(form: str, codec: str, rate: int, tmp_path: Path) -> 
 def test_formats_that_do_not_say_how_long_they_are(
     form: str, codec: str, rate: int, most: int, tmp_path: Path
 ) -> None:
-    try:
-        data = muxed(form, codec, rate)
-    except (av.error.FFmpegError, av.codec.codec.UnknownCodecError) as error:
-        pytest.skip(f"this FFmpeg cannot write it: {error}")
-    samples, _ = both(data, tmp_path)
+    samples, _ = both(muxed(form, codec, rate), tmp_path)
     assert -800 <= len(samples) - len(SPEECH) <= most
     assert 0.2 < np.sqrt(np.mean(np.square(samples[3_000:15_000]))) < 0.4
 
