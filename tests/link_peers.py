@@ -9,6 +9,7 @@ import zmq
 
 from stream.link import wire
 from stream.link.authentication import Security, secure_caller
+from stream.link.caller import Caller
 from stream.link.events import (
     AudioArrived,
     Joined,
@@ -102,6 +103,21 @@ def reseal(message):
     import binascii
 
     return bytes(message[:-4]) + binascii.crc32(message[:-4]).to_bytes(4, "big")
+
+
+@contextlib.contextmanager
+def fake_listener(ends, *, room=False):
+    """A caller in talk with a listener driven by hand: its ear, and what says a message to it."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        router.sndhwm = 0
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
+        assert router.poll(int(1000 * WAIT))
+        route, _ = router.recv_multipart()
+        welcome = wire.Welcome(1, b"instance", MODEL, "2k", "Ann", room)
+        router.send_multipart([route, wire.encode(welcome, 5)])
+        yield guest, lambda message: router.send_multipart([route, wire.Talk(5).encode(message)])
 
 
 class FakeCaller:

@@ -34,6 +34,7 @@ from tests.link_peers import (
     WAIT,
     FakeCaller,
     audio_of,
+    fake_listener,
     measured,
     raw_dealer,
 )
@@ -105,19 +106,12 @@ def test_a_member_that_sends_too_much_is_heard_as_one_voice_and_others_without_a
 
 
 def test_a_listener_that_sends_too_much_is_heard_as_one_voice(ends):
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        router.linger = 0
-        port = router.bind_to_random_port("tcp://127.0.0.1")
-        guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
-        assert router.poll(int(1000 * WAIT))
-        route, _ = router.recv_multipart()
-        welcome = wire.Welcome(1, b"instance", MODEL, "2k", "Ann", False)
-        router.send_multipart([route, wire.encode(welcome, 5)])
+    with fake_listener(ends) as (guest, say):
         began = time.monotonic()
         count = 500
         for number in range(count):
             audio = wire.Audio(wire.HUB, number, 0, b"\0 packet")
-            router.send_multipart([route, wire.Talk(5).encode(audio)])
+            say(audio)
         party = guest.joined().party
         while len(audio_of(guest)) + guest.endpoint.rejected(party) < count:
             guest.heard += guest.endpoint.events(0.05)
@@ -168,24 +162,16 @@ def test_a_member_that_says_anything_without_end_is_not_read_to_the_end(ends):
 
 
 def test_a_listener_that_names_others_without_end_is_believed_now_and_then(ends):
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        router.linger = 0
-        router.sndhwm = 0
-        port = router.bind_to_random_port("tcp://127.0.0.1")
-        guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
-        assert router.poll(int(1000 * WAIT))
-        route, _ = router.recv_multipart()
-        welcome = wire.Welcome(1, b"instance", MODEL, "2k", "Ann", True)
-        router.send_multipart([route, wire.encode(welcome, 5)])
+    with fake_listener(ends, room=True) as (guest, say):
         began = time.monotonic()
         for _ in range(400):
             for message in (
                 wire.PartyJoined(2, wire.NO_KEY, "2k", "nobody"),
                 wire.PartyLeft(2, "gone"),
             ):
-                router.send_multipart([route, wire.Talk(5).encode(message)])
+                say(message)
         audio = wire.Audio(wire.HUB, 1, 0, b"\0 packet")
-        router.send_multipart([route, wire.Talk(5).encode(audio)])
+        say(audio)
         guest.audio(b"\0 packet")
         most = 7 * (NEWS_BURST + (time.monotonic() - began) / NEWS_SECONDS)
         news = [e for e in guest.heard if isinstance(e, (Joined, Left))]

@@ -9,7 +9,6 @@ from dataclasses import replace
 from queue import Queue
 
 import pytest
-import zmq
 
 from codec.errors import BadInput
 from stream.link import keys, wire
@@ -24,11 +23,10 @@ from tests.fake_call import FakeCall, Scene
 from tests.link_peers import (
     GUEST,
     HOST,
-    MODEL,
     OPEN,
-    WAIT,
     FakeCaller,
     audio_of,
+    fake_listener,
     raw_dealer,
 )
 from tui import headless
@@ -151,24 +149,16 @@ def test_of_a_flood_of_lines_a_few_are_read_and_nobody_else_suffers(ends, as_oft
 
 def test_a_listener_that_invents_parties_is_no_better_off(ends):
     """Sixteen numbers, however often their owners change."""
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        router.linger = 0
-        router.sndhwm = 0
-        port = router.bind_to_random_port("tcp://127.0.0.1")
-        guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
-        assert router.poll(int(1000 * WAIT))
-        route, _ = router.recv_multipart()
-        welcome = wire.Welcome(1, b"instance", MODEL, "2k", "Ann", True)
-        router.send_multipart([route, wire.encode(welcome, 5)])
+    with fake_listener(ends, room=True) as (guest, say):
         began = time.monotonic()
         for k in range(40):
             joined = wire.PartyJoined(2, wire.NO_KEY, "2k", f"nobody {k}")
-            router.send_multipart([route, wire.Talk(5).encode(joined)])
+            say(joined)
             for n in range(10):
                 line = wire.Text(2, f"line {k} {n}")
-                router.send_multipart([route, wire.Talk(5).encode(line)])
+                say(line)
         audio = wire.Audio(wire.HUB, 1, 0, b"\0 packet")
-        router.send_multipart([route, wire.Talk(5).encode(audio)])
+        say(audio)
         guest.audio(b"\0 packet")
         most = TEXT_BURST + (time.monotonic() - began) / TEXT_SECONDS
         assert TEXT_BURST <= len(texts_of(guest)) <= most

@@ -64,12 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="time for the search after a packet's last sample",
     )
     options.add_device(speech)
-    speech.add_argument(
-        "--threads",
-        type=options.count,
-        metavar="N",
-        help="processor threads for the networks (default: half of the processors)",
-    )
+    options.add_threads(speech)
     sound = parser.add_argument_group("sound")
     sound.add_argument(
         "--input",

@@ -104,12 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_delay(parser, options.CALL_DELAY)
     options.add_device(parser)
-    parser.add_argument(
-        "--threads",
-        type=options.count,
-        metavar="N",
-        help="processor threads for the networks (default: half of the processors)",
-    )
+    options.add_threads(parser)
     parser.add_argument(
         "--bind", default="", metavar="[ADDRESS][:PORT]", help="where `sotto listen` will listen"
     )

@@ -11,8 +11,8 @@ from tui.terminal.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
 __all__ = [
-    "CALL_DELAY", "add_delay", "add_device", "add_encoding", "add_model", "count", "encoding",
-    "positive",
+    "CALL_DELAY", "add_delay", "add_device", "add_encoding", "add_model", "add_threads",
+    "count", "encoding", "positive",
 ]  # fmt: skip
 
 FILE_DELAY = STEP_MS * FRAME_STEPS
@@ -63,6 +63,16 @@ def add_delay(parser: argparse._ActionsContainer, default: int) -> None:
         default=default,
         metavar="MS",
         help=f"speech in a packet: {', '.join(map(str, DELAYS))} ms (default: {default})",
+    )
+
+
+def add_threads(parser: argparse._ActionsContainer) -> None:
+    """--threads of a call, or None."""
+    parser.add_argument(
+        "--threads",
+        type=count,
+        metavar="N",
+        help="processor threads for the networks (default: half of the processors)",
     )
 
 
