@@ -622,9 +622,11 @@ def test_the_front_end_is_told_what_a_loudspeaker_plays(codec):
         def __init__(self, wanted: Processing) -> None:
             super().__init__(wanted, [])
             self.told: list[np.ndarray] = []
+            self.stamps: list[float | None] = []
 
-        def render(self, samples: np.ndarray) -> None:
+        def render(self, samples: np.ndarray, at: float | None = None) -> None:
             self.told.append(samples.copy())
+            self.stamps.append(at)
 
     for kind in (Speaker, CollectingSink):
         ends: list[Told] = []
@@ -642,6 +644,7 @@ def test_the_front_end_is_told_what_a_loudspeaker_plays(codec):
             call.close()
         if kind is Speaker:
             assert np.array_equal(np.concatenate(ends[0].told), np.concatenate(sink.played))
+            assert np.all(np.diff(np.array(ends[0].stamps, float)) >= 0.0)
         else:
             assert not ends[0].told
 

@@ -65,7 +65,7 @@ def test_an_echo_is_expected_from_the_beginning_and_goes_on_being(gain_db, delay
 @pytest.mark.parametrize("near", [NEAR, 0 * NEAR], ids=["both talk", "one talks"])
 def test_without_an_echo_none_is_expected_after_a_while(near):
     found = expected(FAR, near + QUIET)
-    assert all(found[:300]) and not any(found[1800:])
+    assert all(found[:100]) and not any(found[1000:])
 
 
 def test_an_echo_that_begins_is_found_and_one_that_ends_is_forgotten():
@@ -83,7 +83,8 @@ def test_what_nobody_says_decides_nothing():
     silence = np.zeros(len(FAR), np.float32)
     assert all(expected(silence, NEAR, detector))
     assert all(expected(silence, silence, detector))
-    assert not expected(FAR, silence, detector)[-1]
+    assert all(expected(FAR, silence, detector))  # a microphone that is switched off
+    assert not expected(FAR, QUIET, detector)[-1]
 
 
 def test_hum_in_both_is_no_echo():
@@ -95,35 +96,75 @@ def test_one_side_that_stands_still_holds_nothing_back():
     detector = EchoDetector()
     for at in range(0, len(NEAR), BLOCK):
         detector.capture(NEAR[at : at + BLOCK])
-    assert len(detector._near) <= detector.WAITING
-    for at in range(0, len(FAR), BLOCK):
-        detector.render(FAR[at : at + BLOCK])
-    assert len(detector._far) <= detector.WAITING
+    assert len(detector._hops) < 10
+    for _ in range(2):
+        for at in range(0, len(FAR), BLOCK):
+            detector.render(FAR[at : at + BLOCK])
+    assert len(detector._rendered) <= 500
 
 
+@pytest.mark.parametrize("apart", [-0.1, 0.0, 0.3], ids="{:+} s".format)
 @pytest.mark.parametrize("sooner", [-300, -20, 20, 300])
-def test_an_echo_is_found_whichever_side_begins_and_whenever_threads_have_time(sooner):
-    """sooner: blocks that the microphone has been open for when playing begins."""
+def test_an_echo_is_found_whichever_side_begins_and_whenever_threads_have_time(sooner, apart):
+    """sooner: blocks that the microphone is open for when playing begins; apart: what stamps err.
+
+    Samples are lost on either side, and what is played stops for a moment.
+    """
     detector = EchoDetector()
     heard = room(FAR, -10.0) + QUIET
     random = np.random.default_rng(6)
-    for _ in range(max(sooner, 0)):
-        detector.capture(QUIET[:BLOCK])
-    for _ in range(max(-sooner, 0)):
-        detector.render(QUIET[:BLOCK])
+    begun = 5000.0
+    for at in range(-max(sooner, 0) * BLOCK, 0, BLOCK):
+        detector.capture(QUIET[:BLOCK], begun + at / SAMPLE_RATE + apart)
+    for at in range(-max(-sooner, 0) * BLOCK, 0, BLOCK):
+        detector.render(QUIET[:BLOCK], begun + at / SAMPLE_RATE)
     far = near = 0
     found = []
     for end in range(0, len(FAR) - 6 * BLOCK, BLOCK):
         if random.integers(0, 5):  # a thread has no time
             continue
         while far < end + random.integers(0, 4) * BLOCK:
-            detector.render(FAR[far : far + BLOCK])
+            if random.integers(0, 200):
+                detector.render(FAR[far : far + BLOCK], begun + far / SAMPLE_RATE)
             far += BLOCK
         while near < end - random.integers(0, 3) * BLOCK:
-            detector.capture(heard[near : near + BLOCK])
+            if random.integers(0, 200):
+                stamp = begun + near / SAMPLE_RATE + apart + random.uniform(0.0, 0.004)
+                detector.capture(heard[near : near + BLOCK], stamp)
             near += BLOCK
             found.append(detector.echo)
     assert all(found)
+
+
+@pytest.mark.parametrize("near", [NEAR, 0 * NEAR], ids=["both talk", "one talks"])
+def test_a_lag_that_moves_hides_no_echo(near):
+    """Unknown to everybody a sound card plays later and later."""
+    parts = [room(FAR, -10.0, 0.04 + 0.02 * k) for k in range(8)]
+    third = 3 * SAMPLE_RATE
+    heard = np.concatenate([p[k * third : (k + 1) * third] for k, p in enumerate(parts)])
+    assert all(expected(FAR, heard + near + QUIET))
+
+
+def test_blocks_of_any_size_tell_the_same():
+    sizes = np.random.default_rng(7).integers(0, 900, 2000)
+    detector = EchoDetector()
+    heard = NEAR + QUIET
+    at = 0
+    for size in sizes:
+        detector.render(FAR[at : at + size])
+        detector.capture(heard[at : at + size])
+        at += size
+    assert at >= len(FAR) and detector.echo is expected(FAR, heard)[-1] is False
+
+
+def test_a_clock_that_jumps_is_followed():
+    detector = EchoDetector()
+    heard = room(FAR, -10.0) + QUIET
+    for begun in (9000.0, 10.0, 20_000.0):
+        for at in range(0, len(FAR), BLOCK):
+            detector.render(FAR[at : at + BLOCK], begun + at / SAMPLE_RATE)
+            detector.capture(heard[at : at + BLOCK], begun + at / SAMPLE_RATE)
+        assert detector.echo and detector._found_at > detector._compared * 0.064 - 5.0
 
 
 def test_who_talks_at_the_same_time_as_the_other_is_left_alone():

@@ -87,10 +87,12 @@ class FrontEnd:
         wanted = Processing() if wanted is None else wanted
         self.enabled = True
         self.error: str | None = None
+        self._detector: EchoDetector | None = None
         self._echo: EchoCanceller | None = None
         if stages is None:
             if wanted.echo_cancellation:
-                self._echo = EchoCanceller()
+                self._detector = EchoDetector()
+                self._echo = EchoCanceller(self._detector)
             made: list[Stage] = []
             if wanted.echo_cancellation or wanted.noise_suppression:
                 made.append(HighPass())
@@ -117,19 +119,27 @@ class FrontEnd:
         """How many samples have to go in until `count` more have come out; `count` > 0."""
         return -(-count // BLOCK) * BLOCK - len(self._near)
 
-    def capture(self, samples: FloatArray) -> FloatArray:
-        """What the microphone heard, any number of samples; returns what is ready of it."""
-        near = np.concatenate((self._near, cleaned(samples)))
+    def capture(self, samples: FloatArray, at: float | None = None) -> FloatArray:
+        """What the microphone heard, any number of samples; returns what is ready of it.
+
+        at: when the first was in the air, seconds; None: right after what came before.
+        """
+        samples = cleaned(samples)
+        if self._detector is not None and self.error is None:
+            self._detector.capture(samples, at)
+        near = np.concatenate((self._near, samples))
         count = len(near) // BLOCK
         self._near = near[count * BLOCK :].copy()
         blocks = [self._block(block) for block in near[: count * BLOCK].reshape(count, BLOCK)]
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
-    def render(self, samples: FloatArray) -> None:
-        """What the loudspeaker is given, any number of samples."""
-        if self._echo is None or self.error is not None:
+    def render(self, samples: FloatArray, at: float | None = None) -> None:
+        """What the loudspeaker is given, any number of samples; at: as in `capture`."""
+        if self._echo is None or self._detector is None or self.error is not None:
             return
-        far = np.concatenate((self._far, cleaned(samples)))
+        samples = cleaned(samples)
+        self._detector.render(samples, at)
+        far = np.concatenate((self._far, samples))
         count = len(far) // BLOCK
         self._far = far[count * BLOCK :].copy()
         try:
@@ -237,16 +247,16 @@ class EchoCanceller:
     QUIET_DB = -65.0  # echo of less is not heard
     TAIL = 100  # blocks after which an echo has come and gone
 
-    def __init__(self) -> None:
+    def __init__(self, detector: EchoDetector) -> None:
+        """detector: told by its owner what is played and heard."""
         self._module = _Module(echo_cancellation=True)
-        self._detector = EchoDetector()
+        self._detector = detector
         self._dry = Delay(self.delay)
         self._left = 0  # blocks in which there may be an echo
         self._used = False
 
     def process(self, block: FloatArray) -> FloatArray:
         dry, clean = self._dry.process(block), self._module.process(block)
-        self._detector.capture(block)
         before, self._used = self._used, self._left > 0 and self._detector.echo
         self._left = max(self._left - 1, 0)
         if before != self._used:
@@ -256,7 +266,6 @@ class EchoCanceller:
     def render(self, block: FloatArray) -> None:
         """What the loudspeaker is given, [BLOCK]."""
         self._module.render(block)
-        self._detector.render(block)
         if _decibel(float(block @ block) / len(block)) > self.QUIET_DB:
             self._left = self.TAIL
 

@@ -298,7 +298,7 @@ class Receiver:
         mix = self._limiter.process(mix)
         sink.write(mix)
         if self.front_end is not None and sink.is_card:
-            self.front_end.render(mix)
+            self.front_end.render(mix, play_time)
         if self._played is not None:
             self._played(mix, play_time)
 

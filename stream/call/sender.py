@@ -240,7 +240,7 @@ class Sender:
         if front_end is None:
             return samples, when
         front_end.set_delay(self._echo_delay())
-        ready = front_end.capture(samples)
+        ready = front_end.capture(samples, when - len(samples) / SAMPLE_RATE)
         if front_end.error is not None and not self._front_end_failed:
             self._front_end_failed = True
             self._journal.warning(front_end.error)
