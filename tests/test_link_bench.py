@@ -330,12 +330,13 @@ def test_silence_and_unknown_peers_have_their_figures(talk, coded, brief, brief_
     assert figure(measures.measure(run), "CPU, share of a core").verdict == "met"
     assert figure(measures.measure(run), "codec bits").verdict == "met"
     run = synthetic(find_scenario("garbage"), brief, brief_coded)
-    account = unknown_peer.Account(1000, 5, 5, 0, 1, 2.0)
+    account = unknown_peer.Account(1000, 5, 5, 0, 1, 7, 2.0)
     run.unknown_peer = vars(account)
     result = measures.measure(run)
     assert figure(result, "garbage packets per second").values == {"a": 500.0}
     assert figure(result, "bytes the unknown peer got beyond the greeting").verdict == "met"
     assert figure(result, "messages the unknown peer got").verdict == "missed"
+    assert figure(result, "its idle connections").values == {"a": 7}
 
 
 def test_jitter_explains_what_was_lost(brief, brief_coded):
@@ -404,8 +405,9 @@ def test_an_unknown_peer_counts_what_it_gets():
     secretive, talkative = Port(unknown_peer.greeting(b"CURVE")), Port(bytes(64) + b"hello")
     for port, extra in ((secretive, 0), (talkative, 5)):
         host, number = port.server.getsockname()
-        account = unknown_peer.flood(host, number, 2000.0, 0.5)
+        account = unknown_peer.flood(host, number, 2000.0, 0.5, idle=5)
         port.server.close()
+        assert account.idle == 5
         assert account.packets > 100
         assert account.connections >= 8
         assert port.bytes > 1000

@@ -146,7 +146,7 @@ def measure(run: Run, offline: Offline | None = None) -> Result:
     if run.outage is not None:
         _outage(run, result, *run.outage)
     if run.unknown_peer is not None:
-        _unknown_peer(run.unknown_peer, result)
+        _unknown_peer(run, run.unknown_peer, result)
     if run.scenario.soak:
         _memory(run, result)
     _arrivals(run, result)
@@ -360,16 +360,31 @@ def heard_again(run: Run, end: Name, up_at: float) -> float | None:
     return None
 
 
-def _unknown_peer(account: dict[str, Any], result: Result) -> None:
+def _unknown_peer(run: Run, account: dict[str, Any], result: Result) -> None:
     rate = account["packets"] / max(float(account["seconds"]), 1e-3)
     result.add("garbage packets per second", "1/s", {"a": rate}, digits=0)
     result.add("connections of the unknown peer", "", {"a": account["connections"]}, digits=0)
+    result.add("its idle connections", "", {"a": account["idle"]}, digits=0)
+    name = "mouth to ear, 95th percentile, growth by the flood"
+    result.add(name, "s", lambda end: _flooded(run, end), scenarios.FLOODED_LATENCY_GROWTH)
     for name, key in (
         ("bytes the unknown peer got beyond the greeting", "received_bytes"),
         ("messages the unknown peer got", "received_messages"),
     ):
         result.add(name, "", {"a": float(account[key])}, scenarios.UNKNOWN_PEER_GETS, 0)
     result.details["stranger"] = dict(account)
+
+
+def _flooded(run: Run, end: Name) -> float | None:
+    """By how many seconds later than before the flood a voice is heard in it."""
+    found = delays_of(run, end).found
+    begun = run.talk_from - run.tracks[end].began + scenarios.GARBAGE_AT
+    calm, flooded = (
+        [item.delay for item in found if (item.start < begun) == before] for before in (True, False)
+    )
+    if not calm or not flooded:
+        return None
+    return float(np.percentile(flooded, 95) - np.percentile(calm, 95))
 
 
 def _load(run: Run, result: Result) -> None:

@@ -206,7 +206,11 @@ def _make_trouble(result: Run, lab: Laboratory) -> None:
         _sleep_until(result.talk_from + scenarios.GARBAGE_AT)
         seconds = scenario.seconds - scenarios.GARBAGE_AT - 2.0
         argv = unknown_peer.command(
-            *lab.address, scenarios.GARBAGE_RATE, seconds, lab.pairs["a"].public
+            *lab.address,
+            scenarios.GARBAGE_RATE,
+            seconds,
+            lab.pairs["a"].public,
+            scenarios.GARBAGE_IDLE,
         )
         process = lab.run("b", argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         out, _ = process.communicate(timeout=seconds + 30.0)

@@ -30,6 +30,7 @@ MEMORY_GROWTH_MB: Bars = (5.0, None)
 LATENCY_GROWTH: Bars = (0.02, None)
 UNHEARD: Bars = (0.0, None)
 UNEXPLAINED: Bars = (0.0, None)
+FLOODED_LATENCY_GROWTH: Bars = (0.05, None)  # of the 95th percentile
 UNKNOWN_PEER_GETS: Bars = (0.0, None)
 ECHO_LEFT_DB: Bars = (-25.0, None)
 
@@ -66,7 +67,7 @@ class Scenario:
 
 
 OUTAGE_AT, OUTAGE_SECONDS = 12.0, 10.0
-GARBAGE_AT, GARBAGE_RATE = 4.0, 10_000.0
+GARBAGE_AT, GARBAGE_RATE, GARBAGE_IDLE = 14.0, 10_000.0, 1100
 SILENCE_SETTLES = 15.0  # seconds; before the talk, the microphones heard digital silence
 
 ECHO_ALONE = 14.0  # seconds that each talks alone, before both do; a clip lasts up to 12
@@ -104,7 +105,12 @@ SCENARIOS = (
         "jitter=1.5,duplicate=0.1,seed=4",
     ),
     Scenario("outage", "The link is down for 10 s", 40.0, trouble="outage"),
-    Scenario("garbage", "An unknown peer floods the port with garbage", 28.0, trouble="garbage"),
+    Scenario(
+        "garbage",
+        "An unknown peer floods the port with garbage, and keeps 1 100 idle connections to it",
+        38.0,
+        trouble="garbage",
+    ),
     Scenario("silence", "Nobody speaks", 36.0, silent=True),
     Scenario("echo", "Each microphone hears its own loudspeaker", 48.0, echo=True),
     Scenario(

@@ -1,4 +1,4 @@
-"""An unknown peer that floods a port with garbage and counts the replies.
+"""An unknown peer that floods a port with garbage and idle connections, and counts the replies.
 
 Random bytes over plain TCP, random bytes after a proper ZMTP greeting, and messages of a ZeroMQ
 client without a key and of one with a key of its own.
@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import resource
+import select
 import socket
 import sys
 import time
@@ -29,13 +31,14 @@ _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 @dataclass
 class Account:
     """Packets the system accepted, connections, greetings (which every ZeroMQ port sends to all),
-    bytes received beyond those, and messages received."""
+    bytes received beyond those, messages received, and the most idle connections held at once."""
 
     packets: int = 0
     connections: int = 0
     greetings: int = 0
     received_bytes: int = 0
     received_messages: int = 0
+    idle: int = 0
     seconds: float = 0.0
 
 
@@ -86,15 +89,66 @@ class GarbageStream:
                 raise ConnectionResetError
 
 
+class Crowd:
+    """Idle connections to a port; those that the other side closes are made anew."""
+
+    _AT_ONCE = 20  # connections made from one look to the next: others have to get through too
+
+    def __init__(self, address: tuple[str, int], count: int, account: Account) -> None:
+        self._address, self._count, self._account = address, count, account
+        self._poll = select.poll()
+        self._ends: dict[int, socket.socket] = {}
+        if count:
+            _allow_descriptors(count + 100)
+
+    def tend(self) -> None:
+        """Take away what was closed, and make some of what is missing."""
+        for number, _ in self._poll.poll(0):
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    gone = not self._ends[number].recv(65536)
+                except ConnectionError:
+                    gone = True
+                if gone:
+                    self._poll.unregister(number)
+                    self._ends.pop(number).close()
+        for _ in range(min(self._count - len(self._ends), self._AT_ONCE)):
+            end = socket.socket(socket.AF_INET)
+            end.setblocking(False)
+            end.connect_ex(self._address)
+            self._ends[end.fileno()] = end
+            self._poll.register(end, select.POLLIN)
+        self._account.idle = max(self._account.idle, len(self._ends))
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        for end in self._ends.values():
+            end.close()
+
+
+def _allow_descriptors(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < count:  # negative: no limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard < 0 else min(count, hard), hard))
+
+
 def greeting(mechanism: bytes) -> bytes:
     """A ZMTP 3.1 client's greeting for a security mechanism, 64 bytes."""
     return _SIGNATURE + b"\x03\x01" + mechanism.ljust(20, b"\0") + bytes(32)
 
 
 def flood(
-    host: str, port: int, rate: float, seconds: float, server_key: str | None = None
+    host: str,
+    port: int,
+    rate: float,
+    seconds: float,
+    server_key: str | None = None,
+    idle: int = 0,
 ) -> Account:
-    """Garbage at `rate` packets per second for `seconds`; server_key: the listener's, if known."""
+    """Garbage at `rate` packets per second for `seconds`.
+
+    server_key: the listener's, if known; idle: connections that say nothing, as well.
+    """
     account = Account()
     draw = random.Random(0)
     openings = (b"", greeting(b"NULL"), greeting(b"CURVE"))
@@ -102,6 +156,7 @@ def flood(
         GarbageStream((host, port), openings[k % len(openings)], account) for k in range(_STREAMS)
     ]
     context = zmq.Context()
+    crowd = Crowd((host, port), idle, account)
     sockets = [_client(context, host, port, None)]
     if server_key is not None:
         sockets.append(_client(context, host, port, server_key))
@@ -117,9 +172,11 @@ def flood(
                 else:
                     _exchange(sockets[turn - _STREAMS], data, account)
                 sent += 1
+            crowd.tend()
             time.sleep(_TICK)
         account.seconds = time.monotonic() - begun
     finally:
+        crowd.close()
         for stream in streams:
             stream.close()
         for client in sockets:
@@ -129,10 +186,16 @@ def flood(
 
 
 def command(
-    host: str, port: int, rate: float, seconds: float, server_key: str | None = None
+    host: str,
+    port: int,
+    rate: float,
+    seconds: float,
+    server_key: str | None = None,
+    idle: int = 0,
 ) -> list[str]:
     """The command line of `flood` as a program, which prints its account as a JSON object."""
-    return [sys.executable, "-m", __name__, json.dumps([host, port, rate, seconds, server_key])]
+    arguments = json.dumps([host, port, rate, seconds, server_key, idle])
+    return [sys.executable, "-m", __name__, arguments]
 
 
 def _client(
