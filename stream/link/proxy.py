@@ -48,7 +48,8 @@ _LAST_WORDS = 5.0  # and to be read of who has gone: a buffer full of it, on how
 _SPARE = 8  # descriptors that must be left for others before a connection is taken
 _SILENT = 3.0  # seconds after which a connection makes room where descriptors are few
 _NO_ROOM = 0.05  # seconds before another try, when a connection could not be taken
-_BETWEEN = 0.005  # seconds from one connection taken to the next
+_BETWEEN = 0.005  # seconds from one connection taken to the next ...
+_CROWDED = 0.015  # ... where another had to go for it: taking one costs a call milliseconds
 _FIRST_WORDS = 5.0  # seconds for a peer to begin with something
 _INTRODUCTIONS = 5.0  # a second, and at once
 _UNKNOWN_SECONDS = 15.0  # after which a connection has to be part of the call
@@ -265,7 +266,8 @@ class Proxy:
                 outer.close()
                 self.turned_away += 1
                 continue
-            if len(self._connections) >= CONNECTIONS:
+            crowded = len(self._connections) >= CONNECTIONS
+            if crowded:
                 self._turn_away_one()
             connection = _Connection(outer, inner, plain(address[0]), self._clock())
             with self._lock:
@@ -274,7 +276,7 @@ class Proxy:
             self._connections[task] = connection
             task.add_done_callback(self._connections.pop)
             await connection.taken.wait()
-            await asyncio.sleep(_BETWEEN)
+            await asyncio.sleep(_CROWDED if crowded else _BETWEEN)
 
     def _may_open(self, count: int) -> bool:
         """Whether there are so many descriptors left."""
