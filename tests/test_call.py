@@ -23,6 +23,7 @@ from codec.packet import short_id, unpack_session
 from codec.signal.analysis import STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE
 from codec.speech.codec import SpeechCodec
+from stream.audio.chime import chime
 from stream.audio.devices import DeviceNames
 from stream.audio.frontend import Delay, FrontEnd, FrontEndMissing, Processing
 from stream.audio.sinks import NullSink
@@ -647,6 +648,39 @@ def test_the_front_end_is_told_what_a_loudspeaker_plays(codec):
             assert np.all(np.diff(np.array(ends[0].stamps, float)) >= 0.0)
         else:
             assert not ends[0].told
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "heard"),
+    [("card", True, True), ("card", False, False), ("pipe", True, False)],
+)
+def test_a_loudspeaker_says_when_a_call_begins(codec, tmp_path, kind, wanted, heard):
+    """Once, whoever else comes, and not into a recording."""
+
+    class Speaker(CollectingSink):
+        is_card = kind == "card"
+
+    sink, recording = Speaker(), tmp_path / "call.wav"
+    wire = wires(peer=False)[0]
+    call = make(codec, wire, sink, clip=None, chime=wanted)
+    call.start()
+    try:
+        call.set_recording(str(recording))
+        for party in (1, 2):
+            wire.give(Joined(party, f"party {party}", "2k", "aaaa-bbbb"))
+            wait_until(lambda party=party: len(parties(call)) == party)
+        wait_until(lambda: sum(map(len, sink.played)) > SAMPLE_RATE)
+    finally:
+        call.close()
+    played = np.concatenate(sink.played)
+    notes = chime()
+    if heard:
+        first = int(np.flatnonzero(played)[0]) - int(np.flatnonzero(notes)[0])
+        np.testing.assert_allclose(played[first : first + len(notes)], notes, atol=1e-6)
+        played[first : first + len(notes)] = 0.0
+    assert not played.any()
+    _, theirs = soundfile.read(recording)[0].T
+    assert np.abs(theirs).max() < 1e-4
 
 
 def steps_in(packet: bytes, step: int = 0) -> int:

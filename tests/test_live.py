@@ -127,6 +127,16 @@ def test_what_a_microphone_goes_through_may_be_left_out(
     assert settings.processing == wanted
 
 
+@pytest.mark.parametrize(("more", "wanted"), [((), True), (("--no-chime",), False)])
+def test_a_call_begins_with_a_chime(
+    running: type[Running], more: tuple[str, ...], wanted: bool
+) -> None:
+    assert run(options("--seconds", "0.1", *more)) == 0
+    (call,) = running.made
+    (settings,) = [part for part in call.parts if isinstance(part, CallSettings)]
+    assert settings.chime is wanted
+
+
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> str:
     """A file of which nothing can be written; statistics try it often."""

@@ -83,6 +83,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ):
         sound.add_argument(f"--no-{name}", action="store_true", help=what)
     sound.add_argument(
+        "--no-chime", action="store_true", help="play no two notes when somebody is there"
+    )
+    sound.add_argument(
         "--raw", action="store_true",
         help="a pipe holds 16-bit samples, 16 kHz, mono, and not an audio file",
     )  # fmt: skip
@@ -289,6 +292,7 @@ def run(
             recording_bytes=args.size_limit * _MIB,
             on_ring=_on_ring(getattr(args, "on_ring", None), journal),
             on_joined=remembering(journal, outgoing=hasattr(args, "host")),
+            chime=not args.no_chime,
         )
         call = Call(codec, endpoint, source, sink, settings, journal)
         call.start()

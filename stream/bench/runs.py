@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ _SETTLE = 2.0
 _FOLLOW = 5.0
 _TAIL = LONGEST_DELAY + 1.0
 _SOAK_TALK = 120.0
+_ROOM_DB, _ROOM_SECONDS = -72.0, 300.0  # noise of a quiet room, longer than connecting and talking
 
 
 @dataclass
@@ -114,12 +115,23 @@ def _short(
         for player in players:
             player.wait(result.scenario.seconds + 60.0)
 
-    with Recording(lab.cards, lab.folder / "recording.wav") as recording:
+    with _rooms(lab), Recording(lab.cards, lab.folder / "recording.wav") as recording:
         _call(lab, setup, result, speak, step)
     channels = recording.channels()
     for name in ENDS:
         said, heard = channels[name, "microphone"], channels[name, "loudspeaker"]
         result.tracks[name] = Track(said, heard, recording.began)
+
+
+@contextlib.contextmanager
+def _rooms(lab: Laboratory) -> Iterator[None]:
+    """Every microphone hears the noise of its room, also before and after the talk."""
+    with contextlib.ExitStack() as stack:
+        for seed, name in enumerate(ENDS):
+            noise = room_noise(_ROOM_SECONDS, _ROOM_DB, 10 + seed)
+            path = noise.write(lab.folder / f"room-{name}.wav")
+            stack.callback(lab.cards.play(name, path).stop)
+        yield
 
 
 def _soak(

@@ -17,6 +17,7 @@ from codec.packet import CALL_DELAY, DELAYS, Packet, fits, pack_session
 from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import find_preset, presets_of
+from stream.audio.chime import chime
 from stream.audio.devices import DeviceNames
 from stream.audio.frontend import FrontEnd, FrontEndMissing, Processing
 from stream.audio.sinks import Sink
@@ -78,7 +79,8 @@ class CallSettings:
     given to come back; lasting: wait for the next caller when a call ends; hang_up: end the call
     when the source ends; processing: of a microphone's sound, by the front end; recording_bytes:
     the most that a recording takes (None: what its format holds); on_ring: called when a caller
-    rings, on_joined: when a party can be heard; neither may block.
+    rings, on_joined: when a party can be heard; neither may block; chime: whether a loudspeaker
+    plays two notes when a call begins.
     """
 
     preset: str
@@ -96,6 +98,7 @@ class CallSettings:
     recording_bytes: int | None = None
     on_ring: Callable[[Rings], None] | None = None
     on_joined: Callable[[Joined], None] | None = None
+    chime: bool = False
 
 
 class Call:
@@ -436,6 +439,8 @@ class Call:
             here = self._present.keys() - self._leaving.keys()
             if not here:
                 self._sender.call(False)  # those who are leaving get nothing of the new call
+                if self._settings.chime and self._cards.output.device.is_card:
+                    self._receiver.play(chime())
             self._came = time.monotonic()
             self._present[event.party] = name = event.shown or "somebody"
             self._leaving.pop(event.party, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -73,6 +74,7 @@ class Receiver:
         self._stop = threading.Event()
         self._something = threading.Event()  # has arrived
         self._limiter = Limiter()  # of the mix
+        self._sounds: deque[FloatArray] = deque()  # of our own, one after another
         self.front_end: FrontEnd | None = None
         self._load = LoadMeter()
         self._capacity = Capacity()
@@ -113,6 +115,10 @@ class Receiver:
             stream.name, stream.fingerprint = party.shown, party.fingerprint
             stream.preset = party.preset
             stream.code, stream.verified = party.code, party.verified
+
+    def play(self, sound: FloatArray) -> None:
+        """Play something of our own, [n] at 16 kHz, beside the voices."""
+        self._sounds.append(sound)
 
     def leave(self, party: int) -> None:
         """Forget a party."""
@@ -295,12 +301,26 @@ class Receiver:
         nothing = np.zeros(room, np.float32)
         for stream in self._sound():
             mix += self._guarded(stream, partial(stream.pull, room, play_time), nothing)
-        mix = self._limiter.process(mix)
+        own = self._own_sounds(room)
+        mix = self._limiter.process(mix + own)
         sink.write(mix)
         if self.front_end is not None and sink.is_card:
             self.front_end.render(mix, play_time)
         if self._played is not None:
-            self._played(mix, play_time)
+            self._played(mix - own, play_time)
+
+    def _own_sounds(self, count: int) -> FloatArray:
+        """The next samples of what `play` was given, [count]."""
+        samples = np.zeros(count, np.float32)
+        at = 0
+        while self._sounds and at < count:
+            sound = self._sounds.popleft()
+            part = sound[: count - at]
+            samples[at : at + len(part)] = part
+            at += len(part)
+            if len(part) < len(sound):
+                self._sounds.appendleft(sound[len(part) :])
+        return samples
 
 
 def split(latency: Latency, one_way: float | None, capture: float | None) -> Latency:
