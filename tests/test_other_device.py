@@ -154,6 +154,7 @@ def test_sensing(device: torch.device, prior: Any) -> None:
     assert np.square(found.astype(float) - pixels).mean() < 255**2 / 10**1.5
 
 
+@pytest.mark.slow
 @_COPIED
 def test_training(device: torch.device, packed: Path, tmp_path: Path) -> None:
     def run(steps: int) -> SpeechTraining:
@@ -180,6 +181,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photographs(tmp_path_factory.mktemp("photos"), 4)
 
 
+@pytest.mark.slow
 @_COPIED
 def test_training_of_the_papers_speech_system(
     device: torch.device, packed: Path, tmp_path: Path
@@ -196,6 +198,7 @@ def test_training_of_the_papers_speech_system(
     assert load_speech_model("paper", target).model_id == identity
 
 
+@pytest.mark.slow
 @_COPIED
 def test_training_of_the_papers_image_system(
     device: torch.device, pictures: Path, tmp_path: Path
