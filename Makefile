@@ -7,7 +7,7 @@ DIR ?= tests/clips
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,14 +34,17 @@ lint: $(VENV)/.ready-dev ## check style and types
 bench: $(VENV)/.ready-bench ## quality, bitrate and speed on a folder of speech (DIR=tests/clips)
 	$(BIN)/sotto bench speech $(DIR)
 
+wheel: $(VENV)/.ready-dev ## build dist/*.whl and try it where there is no compiler and no git
+	VENV=$(VENV) scripts/try-wheel
+
 clean: ## remove what was built (not .venv)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find codec models stream tui tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.ready-bench: pyproject.toml scripts/setup
+$(VENV)/.ready-bench: pyproject.toml scripts/setup scripts/install-torch
 	VENV=$(VENV) scripts/setup bench
 	@touch $@
 
-$(VENV)/.ready-dev: pyproject.toml scripts/setup
+$(VENV)/.ready-dev: pyproject.toml scripts/setup scripts/install-torch
 	VENV=$(VENV) scripts/setup dev
 	@touch $@ $(VENV)/.ready-bench
