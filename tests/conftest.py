@@ -21,6 +21,10 @@ CLIPS = Path(__file__).parent / "clips"
 settings.register_profile("sotto", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("sotto")
 
+# What is printed is compared with all its signs, also where no locale is set.
+if {os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")} <= {"", "C", "POSIX"}:
+    os.environ["LC_ALL"] = "C.UTF-8"
+
 # As from a terminal: what starts the tests in the background, or by nohup, has these ignored, and
 # so would have every program that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)

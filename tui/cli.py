@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from codec.errors import BadInput
 from tui.commands import COMMANDS
+from tui.terminal import signs
 from tui.terminal.errors import UsageError
 from tui.terminal.exit_status import DONE, USAGE, exit_status
 from tui.terminal.process import prepare
@@ -50,7 +51,7 @@ def _run(arguments: list[str]) -> int:
             warnings.simplefilter("ignore")
         if sys.stdout is None:
             sys.stdout = _NoOutput()
-        _escape_unwritable()
+        signs.choose()
         try:
             status = _dispatch(arguments)
         except SystemExit:
@@ -114,12 +115,6 @@ def sotto_version() -> str:
         return version("sotto")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-def _escape_unwritable() -> None:
-    """Write characters that standard output cannot encode as escapes, as stderr does."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_stdout() -> None:

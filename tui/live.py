@@ -387,9 +387,10 @@ def _stay(call: Call, args: argparse.Namespace, watch: Callable[[], None]) -> in
         watch()
         return 0
     from tui.app.app import CallApp
+    from tui.terminal import signs
 
     unwatched = args.stats_json is None and args.seconds is None
-    with contextlib.nullcontext() if unwatched else following(call, watch):
+    with contextlib.nullcontext() if unwatched else following(call, watch), signs.on_screen():
         app = CallApp(call, plain=args.plain, linger=args.seconds is None)
         app.run()
     return app.return_code or 0
