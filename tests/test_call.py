@@ -476,6 +476,26 @@ class Card(Dictated):
         return samples, self.BEGUN + self._given / SAMPLE_RATE
 
 
+def test_what_is_wrong_with_a_file_is_in_the_log(codec, tmp_path):
+    samples, rate = soundfile.read(CLIP, dtype="int16", frames=40_000)
+    path = tmp_path / "damaged.flac"
+    soundfile.write(path, samples, rate)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
+    path.write_bytes(data)
+    notes: list[str] = []
+    with AudioReader(path, warn=notes.append) as reader:
+        list(reader)
+    assert notes
+    log = io.StringIO()
+    call = make(codec, wires()[0], clip=path, log=log)
+    call.start()
+    try:
+        wait_until(lambda: all(note in log.getvalue() for note in notes))
+    finally:
+        call.close()
+
+
 class LateEcho(Delay):
     """Stands in for a stage of processing: nothing but late."""
 

@@ -153,6 +153,13 @@ def test_formats_that_do_not_say_how_long_they_are(
     assert 0.2 < np.sqrt(np.mean(np.square(samples[3_000:15_000]))) < 0.4
 
 
+def test_speex_in_ogg(tmp_path: Path) -> None:
+    """Written by speexenc: FFmpeg only reads it."""
+    samples, notes = both((Path(__file__).parent / "golden" / "tone.spx").read_bytes(), tmp_path)
+    assert abs(len(samples) - len(SPEECH)) <= 2 * 320 and notes == []
+    assert 0.2 < np.sqrt(np.mean(np.square(samples[3_000:15_000]))) < 0.4
+
+
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
 @pytest.mark.parametrize("count", [100, 500, 14_400, 19_200, 60_000, 100_000])
 def test_vorbis_of_any_length_is_exact(rate: int, count: int, tmp_path: Path) -> None:

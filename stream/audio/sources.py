@@ -13,6 +13,7 @@ import select
 import threading
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
@@ -39,16 +40,21 @@ BEHIND = 4.0
 _OLDEST_STAMP = 0.25
 # As much of a pipe as is looked at before a call.
 _CHECKED = 1 << 16
+_MOST_NOTES = 20
 _RAW = "raw samples take --raw"
 _NOTHING: tuple[FloatArray, float] = (np.zeros(0, np.float32), 0.0)
 
 
 class Source(Device):
-    """Samples as they fall due. Attribute ended: no more will come."""
+    """Samples as they fall due.
+
+    Attributes: ended (no more will come), notes (what else there is to say, taken by who reads).
+    """
 
     def __init__(self, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> None:
         super().__init__(clock=clock)
         self.ended = False
+        self.notes: deque[str] = deque(maxlen=_MOST_NOTES)
         self._sleep = sleep
         self._latest = 0.0
 
@@ -113,7 +119,7 @@ class FileSource(Source):
         sleep: Sleep = time.sleep,
     ) -> None:
         super().__init__(clock=clock, sleep=sleep)
-        self._reader = AudioReader(path, warn=lambda line: None)
+        self._reader = AudioReader(path, warn=self.notes.append)
         self.name = display_name(path)
         self._blocks: Iterator[FloatArray] = iter(self._reader)
         self._left = _NOTHING[0]
@@ -259,7 +265,7 @@ class PipeSource(Source):
         """Blocks [n] of 16 kHz mono samples. Raises BadInput for what is no audio."""
         some = partial(self._some, pipe)
         if not self._raw:
-            with AudioReader(self._path, warn=lambda line: None, live=some) as reader:
+            with AudioReader(self._path, warn=self.notes.append, live=some) as reader:
                 yield from reader
             return
         held = b""

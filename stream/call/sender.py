@@ -201,6 +201,7 @@ class Sender:
                 self._stop.wait(self._spare_time())
                 samples, when = self._slot.device.read(self._wanted(), _PATIENCE)
                 begun = time.monotonic()
+                self._say_notes()
                 if len(samples):
                     self._take(*self._processed(samples, when))
                 elif self._slot.device.ended:
@@ -245,6 +246,11 @@ class Sender:
             self._front_end_failed = True
             self._journal.warning(front_end.error)
         return ready, when - front_end.held / SAMPLE_RATE
+
+    def _say_notes(self) -> None:
+        notes = self._slot.device.notes
+        while notes:
+            self._journal.warning(notes.popleft())
 
     def _spare_time(self) -> float:
         """How long samples may gather without making the packet late."""
