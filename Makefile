@@ -7,10 +7,10 @@ DIR ?= tests/clips
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel clean
+.PHONY: help setup demo test lint bench manual wheel clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready-dev ## set up .venv for use and development, without running anything
 
@@ -33,6 +33,10 @@ lint: $(VENV)/.ready-dev ## check style and types
 
 bench: $(VENV)/.ready-bench ## quality, bitrate and speed on a folder of speech (DIR=tests/clips)
 	$(BIN)/sotto bench speech $(DIR)
+
+manual: $(VENV)/.ready-dev ## make the manual page, docs/sotto.1, from the command line's own options
+	$(BIN)/python -m tui.manual > docs/sotto.1.new
+	mv docs/sotto.1.new docs/sotto.1
 
 wheel: $(VENV)/.ready-dev ## build dist/*.whl and try it where there is no compiler and no git
 	VENV=$(VENV) scripts/try-wheel

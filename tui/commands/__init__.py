@@ -26,4 +26,5 @@ COMMANDS = {
     "check": "try microphone, ears, speed and ports before a call",
     "train": "train the networks",
     "bench": "quality, bitrate and speed against other codecs; latency of the live link",
+    "completion": "a script by which a shell completes commands and options",
 }
