@@ -25,6 +25,7 @@ SEALED = [case for case in GOLDEN if case["form"] != "secured"]
 
 numbers = st.integers(0, 2**32 - 1)
 parties = st.integers(0, 255)
+shorts = st.integers(0, 65535)
 stamps = st.integers(0, 2**24 - 1)
 models = st.binary(min_size=8, max_size=8).map(bytes.hex)
 eight = st.binary(min_size=8, max_size=8)
@@ -66,6 +67,18 @@ messages = st.one_of(
     st.builds(wire.KeyWanted, parties),
     st.builds(wire.Text, parties, texts(200)),
     st.builds(wire.Recording, parties, st.booleans()),
+    st.builds(
+        wire.Late,
+        parties,
+        shorts,
+        shorts,
+        st.booleans(),
+        st.booleans(),
+        shorts,
+        shorts,
+        packets,
+    ),
+    st.builds(wire.Got, parties, shorts, shorts),
 )
 talks = st.builds(Talk, st.none() | numbers)
 
@@ -231,14 +244,14 @@ def test_every_single_bit_flip_is_rejected(case):
 def test_cut_and_extended_messages_are_rejected(case):
     data = bytes.fromhex(case["bytes"])
     # Of an unsealed one, a shorter packet or no echo is a message too.
-    loose = case["message"] in ("Audio", "Heartbeat") and case["form"] == "secured"
+    loose = case["message"] in ("Audio", "Heartbeat", "Late") and case["form"] == "secured"
     for end in range(1 if loose else len(data)):
         with pytest.raises(BadStream):
             read(case, data[:end])
     if not loose:
         with pytest.raises(BadStream):
             read(case, data + b"\0")
-    if case["message"] != "Audio" and case["form"] != "secured":
+    if case["message"] not in ("Audio", "Late") and case["form"] != "secured":
         with pytest.raises(BadStream):
             read(case, checked(data[:-4] + b"\0"))
 

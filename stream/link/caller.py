@@ -30,6 +30,7 @@ from stream.link.endpoint import (
 )
 from stream.link.events import CallState, Left, Offer
 from stream.link.keys import fingerprint, key_text
+from stream.link.overs import Kept
 from stream.link.peers import Peer
 from stream.link.session import (
     NEWS_BURST,
@@ -93,6 +94,7 @@ class Caller(Endpoint):
         self._failures: dict[str, int] = {}
         self._trouble = ""
         self._session: Session | None = None
+        self._kept = Kept()  # what the listener has not got of our overs
         self._instance = b""
         # Who comes and goes: as much as a hub takes of seven others.
         self._news = Allowance(7.0 / NEWS_SECONDS, 7.0 * NEWS_BURST)
@@ -367,13 +369,16 @@ class Caller(Endpoint):
             self._received_bytes += envelope(len(data), self._security.secured)
             socket.linger = FAREWELL_MS
             descriptor = descriptor_of(frame)
-            found = self._new_session(session, self._transmit, descriptor, now)
+            found = self._new_session(session, self._transmit, descriptor, now, self._kept)
             self._welcomed(found, message, now)
 
     def _welcomed(self, session: Session, welcome: wire.Welcome, now: float) -> None:
         again = self._state is CallState.RECONNECTING
         self._session = session
         self._party = welcome.party
+        if welcome.instance != self._instance and not self._security.secured:
+            self._give_up_kept()  # who knows who that is
+        self._kept.move(welcome.party)
         self._handshake_growth = 1.0
         self._failures.clear()
         if self._introduced:
@@ -389,6 +394,8 @@ class Caller(Endpoint):
             self._preset = wire.clipped(welcome.preset)
             self._base += _PARTY_NUMBERS
             gone = list(self._participants)
+            for participant in self._participants.values():
+                self._forget(participant)
             self._participants = {}
         elif again:
             self._sweep_at = now + _REANNOUNCED
@@ -475,9 +482,14 @@ class Caller(Endpoint):
         return str(self._address) if known is None else known.name
 
     def _remove(self, party: int, why: str) -> None:
-        del self._participants[party]
+        self._forget(self._participants.pop(party))
         self._key_requests.forget(party)
         self._events.put(Left(party, why))
+
+    def _give_up_kept(self) -> None:
+        if seconds := self._kept.give_up():
+            text = f"{seconds:.0f} s of what you said have never reached the other side"
+            self._notice("warning", text)
 
     def _sweep(self) -> None:
         """Forget who left the room while we were away."""
@@ -509,6 +521,7 @@ class Caller(Endpoint):
 
     def _hung_up(self, sender: int, why: str) -> None:
         self._audible = False
+        self._give_up_kept()
         for party in list(self._participants):
             self._remove(party, why)
         self._change(CallState.ENDED, why)
@@ -532,6 +545,9 @@ class Caller(Endpoint):
 
     def _peer(self) -> str:
         return str(self._address)
+
+    def _places(self) -> list[tuple[Kept, Session | None]]:
+        return [(self._kept, self._session)] if self._participants else []
 
     def _sessions(self) -> list[Session]:
         return [] if self._session is None else [self._session]

@@ -14,12 +14,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from codec.errors import BadInput, SottoError
+from codec.errors import BadInput, BadStream, SottoError
 from stream.link import wire
 from stream.link.allowance import Allowance
 from stream.link.authentication import RateLimit, Security
@@ -35,6 +35,7 @@ from stream.link.events import (
     Link,
     Notice,
     Offer,
+    OverArrived,
     PresetChanged,
     RecordingChanged,
     StateChanged,
@@ -43,6 +44,7 @@ from stream.link.events import (
 )
 from stream.link.impairment import ImpairedQueue, Impairment
 from stream.link.keys import fingerprint
+from stream.link.overs import Kept, Over
 from stream.link.peers import Peer, Role, TrustWatch
 from stream.link.ringing import Answer
 from stream.link.session import (
@@ -76,6 +78,14 @@ _COUNTING = 0.25  # seconds between looks at the kernel's counters
 _monitors = itertools.count()
 
 
+@dataclass(frozen=True)
+class _OverEnded:
+    """An over of ours has ended. ended: our monotonic clock."""
+
+    over: int
+    ended: float
+
+
 class Endpoint(ABC):
     """Our end of a connection.
 
@@ -96,7 +106,9 @@ class Endpoint(ABC):
         self._events = EventQueue()
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
-        self._outgoing: deque[Outgoing | wire.Preset | wire.Text | wire.Recording] = deque()
+        self._outgoing: deque[Outgoing | wire.Preset | wire.Text | wire.Recording | _OverEnded] = (
+            deque()
+        )
         self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
         self._answers: deque[Answer] = deque(maxlen=8)
         self._keys_verified: deque[str] = deque(maxlen=64)
@@ -148,30 +160,46 @@ class Endpoint(ABC):
         self._started = True
         self._thread.start()
 
-    def send(self, packet: bytes, step: int, captured: float, capture: float | None = None) -> bool:
+    def send(
+        self,
+        packet: bytes,
+        step: int,
+        captured: float,
+        capture: float | None = None,
+        over: int | None = None,
+    ) -> bool:
         """Send one session packet to everybody.
 
         step: number of its first latent step since the voice began, not negative; captured: when
         its last sample was in the air, our monotonic clock; capture: seconds that samples take from
-        the air to the encoder.
+        the air to the encoder; over: the number of the over that it belongs to, if it is to be
+        delivered late where it cannot be at once (see `Kept`).
 
-        Never blocks. False if nobody is connected or the line is full: the packet is dropped.
+        Never blocks. False if the packet is dropped, as nobody is connected or the line is full.
         Raises BadInput for what can be no packet.
         """
         if not 0 < len(packet) <= wire.MAX_PACKET:
             raise BadInput(f"a packet of {len(packet)} bytes is no packet")
         if step < 0:
             raise BadInput(f"a packet cannot begin at step {step}")
-        if not self._audible or self._closing.is_set():
+        wanted = self._audible or (over is not None and bool(self._participants))
+        if not wanted or self._closing.is_set():
             return False
         number = step % (1 << wire.NUMBER_BITS)
         since, delay = self._clock(), wire.capture_steps(capture)
+        over = None if over is None else over % (1 << wire.NUMBER_BITS)
+        item = Outgoing(wire.HUB, number, captured, bytes(packet), since, delay, over)
         with self._lock:
             if len(self._outgoing) >= _OUTGOING:
                 return False
-            self._outgoing.append(Outgoing(wire.HUB, number, captured, bytes(packet), since, delay))
+            self._outgoing.append(item)
         self._wake_up()
         return True
+
+    def end_over(self, over: int, ended: float) -> None:
+        """An over has ended: no packet of it will follow. ended: when, our monotonic clock."""
+        self._outgoing.append(_OverEnded(over % (1 << wire.NUMBER_BITS), ended))
+        self._wake_up()
 
     def ask_for_key(self, party: int) -> None:
         """Ask a party for a key packet: something of its voice is lost.
@@ -310,6 +338,10 @@ class Endpoint(ABC):
         """The connections in talk."""
 
     @abstractmethod
+    def _places(self) -> list[tuple[Kept, Session | None]]:
+        """What each place we send to has not got of our overs, and the connection to it."""
+
+    @abstractmethod
     def _speaker(self, sender: int, party: int) -> Participant | None:
         """Whom a message of `sender` is about, None if it may not speak for `party`."""
 
@@ -346,6 +378,7 @@ class Endpoint(ABC):
                 self._take_requests()
                 now = self._clock()
                 wake_at = min(self._tick(now), self._send_key_requests(now))
+                self._tell_of_overs()
                 self._link = self._describe()
                 if now >= self._count_at:
                     self._count_at = now + _COUNTING
@@ -373,7 +406,12 @@ class Endpoint(ABC):
                     participant.verified = True
                     self._events.put(Verified(participant.party))
         while self._outgoing:
-            item = replace(self._outgoing.popleft(), party=self._party)
+            said = self._outgoing.popleft()
+            if isinstance(said, _OverEnded):
+                for kept, _ in self._places():
+                    kept.end(said.over, said.ended)
+                continue
+            item = replace(said, party=self._party)
             if isinstance(item, Outgoing):
                 self._queue(item)
                 continue
@@ -389,7 +427,12 @@ class Endpoint(ABC):
     def _queue(self, item: Outgoing, but: Session | None = None) -> None:
         """Send a packet on all connections, now or soon."""
         sessions = self._sessions()
-        self._dropped += not sessions
+        self._dropped += not sessions and item.over is None
+        if item.over is not None:
+            for kept, session in self._places():
+                kept.say(item.over, item.number, item.packet)
+                if session is None:
+                    kept.dropped(item.number)
         for session in sessions:
             if session is not but:
                 session.queue(item, self._clock())
@@ -412,6 +455,13 @@ class Endpoint(ABC):
             if party in self._participants:
                 self._request_key(party)
         return self._key_requests.next_at()
+
+    def _tell_of_overs(self) -> None:
+        """Tell people what has become of what they said."""
+        for kept, _ in self._places():
+            for text in kept.news:
+                self._notice("info", text)
+            kept.news.clear()
 
     def _count(self, now: float) -> None:
         """Look how much has gone over the network."""
@@ -468,6 +518,7 @@ class Endpoint(ABC):
             reconnections=self._reconnections,
             strangers=self._unknown_peers,
             dropped=self._dropped + sum(s.dropped for s in sessions),
+            kept=max((kept.seconds for kept, _ in self._places()), default=0.0),
         )
 
     def _reject(self, party: int) -> None:
@@ -536,11 +587,13 @@ class Endpoint(ABC):
         if isinstance(message, wire.Bye):
             self._hung_up(sender, wire.clipped(message.reason) or "hung up")
             return True
-        if isinstance(message, (wire.Audio, wire.Preset, wire.Text, wire.Recording)):
+        if isinstance(message, (wire.Audio, wire.Preset, wire.Text, wire.Recording, wire.Late)):
             speaker = self._speaker(sender, message.party)
             if speaker is not None:
                 if isinstance(message, wire.Audio):
                     return self._take_audio(speaker, session, message, now) is not None
+                if isinstance(message, wire.Late):
+                    return self._take_late(speaker, session, message, now)
                 if isinstance(message, wire.Text):
                     if self._take_text(speaker, message, now) is not None:
                         return True
@@ -552,6 +605,9 @@ class Endpoint(ABC):
                     return True
         elif isinstance(message, wire.Heartbeat):
             return True
+        elif isinstance(message, wire.Got):
+            if session.take_answer(message, now):
+                return True
         elif isinstance(message, wire.KeyWanted):
             if self._take_key_request(sender, message.party, now):
                 return True
@@ -593,6 +649,32 @@ class Endpoint(ABC):
         self._events.put(AudioArrived(speaker.party, number, packet, captured, now, delay))
         return Outgoing(speaker.party, number, captured, packet, now, speaker.capture)
 
+    def _take_late(
+        self, speaker: Participant, session: Session, late: wire.Late, now: float
+    ) -> bool:
+        """Take a packet of an over that was said a while ago; False if it is rejected."""
+        try:
+            overs = speaker.arriving.take(late, speaker.party, now)
+        except BadStream:
+            self._reject(speaker.party)
+            return False
+        session.answer(wire.Got(late.party, late.over, speaker.arriving.got(late.over)))
+        for over in overs:
+            self._take_over(speaker, over)
+        return True
+
+    def _take_over(self, speaker: Participant, over: Over) -> None:
+        """An over has come to its end, late."""
+        self._events.put(OverArrived(over))
+
+    def _forget(self, participant: Participant) -> None:
+        """A party is gone for good: what has come of its over, and what never reached it."""
+        for over in participant.arriving.finish(participant.party):
+            self._take_over(participant, over)
+        if seconds := participant.kept.give_up():
+            name = participant.shown or "the other side"
+            self._notice("warning", f"{seconds:.0f} s of what you said have never reached {name}")
+
     def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         speaker.preset = wire.clipped(message.preset)
         self._events.put(PresetChanged(speaker.party, speaker.preset))
@@ -628,12 +710,17 @@ class Endpoint(ABC):
         end.tcp_keepalive_cnt = 3
 
     def _new_session(
-        self, number: int, transmit: Callable[[bytes], bool], descriptor: int | None, now: float
+        self,
+        number: int,
+        transmit: Callable[[bytes], bool],
+        descriptor: int | None,
+        now: float,
+        kept: Kept,
     ) -> Session:
         """A connection comes into talk. descriptor: of its TCP socket, if that is known."""
         secured = self._security.secured
-        traffic = Traffic(secured, descriptor)
-        return Session(None if secured else number, self._link_clock, transmit, now, traffic)
+        session = None if secured else number
+        return Session(session, self._link_clock, transmit, now, Traffic(secured, descriptor), kept)
 
 
 def descriptor_of(frame: zmq.Frame) -> int | None:

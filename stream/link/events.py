@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+from stream.link.overs import Over
 from stream.link.peers import shown_name
 
 FAULT = "its program has failed"  # all that others are told of a fault of ours
@@ -38,7 +39,7 @@ class Link:
     secured: somebody is connected, by keys; own_fingerprint: "" if we have no keys; round_trip,
     clock_offset (remote clock minus ours): seconds, None before they are measured; strangers: times
     an unknown peer was turned away; dropped: packets dropped before they were sent, because a
-    connection stood still or was lost.
+    connection stood still or was lost; kept: seconds of our overs that are to be delivered late.
     """
 
     peer: str = ""
@@ -49,6 +50,7 @@ class Link:
     reconnections: int = 0
     strangers: int = 0
     dropped: int = 0
+    kept: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,13 @@ class RecordingChanged:
 
 
 @dataclass(frozen=True)
+class OverArrived:
+    """An over that a remote party had to send late, whole but for the end where it is `cut`."""
+
+    over: Over
+
+
+@dataclass(frozen=True)
 class AudioArrived:
     """A session packet, not yet unpacked; times in seconds of our monotonic clock.
 
@@ -197,6 +206,7 @@ Event = (
     | AudioArrived
     | TextArrived
     | RecordingChanged
+    | OverArrived
     | KeyWanted
     | StateChanged
     | Rings

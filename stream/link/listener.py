@@ -36,6 +36,7 @@ from stream.link.endpoint import (
 )
 from stream.link.events import CallState, Left, Link, Offer, RingOver, Rings
 from stream.link.keys import fingerprint, key_bytes
+from stream.link.overs import Kept, Over
 from stream.link.peers import Peer, Role, shown_name
 from stream.link.proxy import Introduction, Proxy
 from stream.link.ringing import Answer, Doorbell, Verdict
@@ -464,7 +465,7 @@ class Listener(Endpoint):
         line = self._proxy.keep(descriptor_of(frame))
         descriptor = None if line is None else line.descriptor
         session = self._new_session(
-            number, lambda data: self._transmit(route, data), descriptor, now
+            number, lambda data: self._transmit(route, data), descriptor, now, participant.kept
         )
         p, offer = participant, self._offer
         welcome = wire.Welcome(
@@ -563,6 +564,13 @@ class Listener(Endpoint):
             self._tell_all(line, now, but=speaker.session)
         return line
 
+    def _take_over(self, speaker: Participant, over: Over) -> None:
+        super()._take_over(speaker, over)
+        if not over.cut:
+            for participant in self._participants.values():
+                if participant is not speaker:
+                    participant.kept.pass_on(over)
+
     def _hung_up(self, sender: int, why: str) -> None:
         self._remove(self._participants[sender], why)
 
@@ -605,6 +613,7 @@ class Listener(Endpoint):
             self._accepted.discard(participant.key)
         self._key_requests.forget(participant.party)
         self._key_limits.pop(participant.party, None)
+        self._forget(participant)
         self._events.put(Left(participant.party, why))
         message = wire.PartyLeft(participant.party, why)
         self._tell_all(message, self._clock(), but=participant.session)
@@ -646,6 +655,9 @@ class Listener(Endpoint):
 
     def _peer(self) -> str:
         return ", ".join(p.shown or f"party {p.party}" for p in self._participants.values())
+
+    def _places(self) -> list[tuple[Kept, Session | None]]:
+        return [(p.kept, p.session) for p in self._participants.values()]
 
     def _sessions(self) -> list[Session]:
         return [p.session for p in self._participants.values() if p.session is not None]

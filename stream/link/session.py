@@ -21,6 +21,7 @@ from stream.link import wire
 from stream.link.allowance import Allowance
 from stream.link.clock import LinkClock, RemoteClock
 from stream.link.keys import fingerprint
+from stream.link.overs import Arriving, Kept
 from stream.link.peers import shown_name
 from stream.link.proxy import Line
 from stream.link.traffic import Traffic
@@ -146,7 +147,7 @@ class KeyRequests:
 @dataclass(frozen=True)
 class Outgoing:
     """A packet on its way out. number: of its first step, 16 bits; captured, since: our monotonic
-    clock; capture: as in Audio."""
+    clock; capture: as in Audio; over: of which over of ours it is, if of any."""
 
     party: int
     number: int
@@ -154,6 +155,7 @@ class Outgoing:
     packet: bytes
     since: float
     capture: int = wire.NO_CAPTURE
+    over: int | None = None
 
 
 class Session:
@@ -166,10 +168,12 @@ class Session:
         transmit: Callable[[bytes], bool],
         now: float,
         traffic: Traffic | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """number: the session id, None where CURVE vouches for the connection.
 
-        transmit: sends a message, or says that it cannot now; traffic: counts what passes.
+        transmit: sends a message, or says that it cannot now; traffic: counts what passes; kept:
+        the overs of who is at the other end, which outlast the connection.
         """
         self.traffic = Traffic(number is None, None) if traffic is None else traffic
         self.remote = RemoteClock()
@@ -191,6 +195,8 @@ class Session:
         self._waiting: deque[Outgoing] = deque()
         self._captures: dict[int, tuple[int, float]] = {}  # by party: what was said, and when
         self._untold: dict[int, wire.Recording] = {}  # by party: for what there was no room yet
+        self._kept = Kept() if kept is None else kept
+        self._answers: dict[int, wire.Got] = {}  # by party: to be given once what is here is read
 
     def say(self, message: wire.Message, now: float) -> bool:
         """Send a message; False if the connection is full or gone."""
@@ -210,6 +216,14 @@ class Session:
             if not self.say(message, now):
                 return
             del self._untold[party]
+
+    def answer(self, message: wire.Got) -> None:
+        """Say soon what of an over has come; of a party only the latest counts."""
+        self._answers[message.party] = message
+
+    def take_answer(self, message: wire.Got, now: float) -> bool:
+        """The other end says what it has of an over. False if that cannot be."""
+        return self._kept.got(message, now, self.remote.round_trip)
 
     def receive(self, data: bytes, now: float) -> wire.Message:
         """The message in `data`. Raises BadStream if it is damaged, of another session, or comes
@@ -232,8 +246,10 @@ class Session:
             self._beats += 1
             self._next_first_beat = now + _FIRST_INTERVAL
             self._speak(wire.Heartbeat, now, beat=True)
+        self._send_late(now)
         due = min(self._beat_due(), self.heard_at + self.patience)
-        return min(due, now + _RETRY) if self._waiting or self._untold else due
+        waits = self._waiting or self._untold or self._answers or self._kept.busy
+        return min(due, now + _RETRY) if waits else due
 
     def _beat_due(self) -> float:
         if self._beats < _FIRST_BEATS:
@@ -278,6 +294,7 @@ class Session:
                 del self._unechoed[stamp]
                 if stamp == echo.origin:
                     break
+            self._kept.acknowledged(sent)
             received = transmitted - echo.hold * wire.STAMP_STEP
             self.remote.exchange(sent, received, transmitted, now)
         self.remote.delayed(transmitted, now)
@@ -311,21 +328,27 @@ class Session:
     def queue(self, item: Outgoing, now: float) -> None:
         """Send a packet, now or soon; the oldest one that waits makes room if there is none."""
         if len(self._waiting) >= MAX_WAITING:
-            self._waiting.popleft()
-            self.dropped += 1
+            self._drop()
         self._waiting.append(item)
         self._flush(now)
 
     def discard(self) -> None:
         """Drop all that waits: the connection is gone."""
-        self.dropped += len(self._waiting)
-        self._waiting.clear()
+        while self._waiting:
+            self._drop()
+        self._kept.broken()
+
+    def _drop(self) -> None:
+        """Drop the packet that has waited for longest."""
+        item = self._waiting.popleft()
+        self.dropped += 1
+        if item.over is not None:
+            self._kept.dropped(item.number)
 
     def _flush(self, now: float) -> None:
         """Send what waits, unless the connection is stalled; drop what is stale."""
         while self._waiting and now - self._waiting[0].since > STALE:
-            self._waiting.popleft()
-            self.dropped += 1
+            self._drop()
         while self._waiting and not self._stalled(now):
             item = self._waiting[0]
             capture = item.capture if self._capture_due(item, now) else None
@@ -334,6 +357,20 @@ class Session:
             if capture is not None:
                 self._captures[item.party] = capture, now
             self._waiting.popleft()
+            if item.over is not None:
+                self._kept.sent(item.number, now)
+
+    def _send_late(self, now: float) -> None:
+        """Answer overs that come, and send those that are due while nothing live waits."""
+        for party, message in list(self._answers.items()):
+            if not self.say(message, now):
+                return
+            del self._answers[party]
+        while not self._waiting and not self._stalled(now):
+            late = self._kept.next(now)
+            if late is None or not self.say(late, now):
+                return
+            self._kept.took(now)
 
     def _capture_due(self, item: Outgoing, now: float) -> bool:
         """Whether a packet says its capture delay: now and then, and soon when that changes."""
@@ -379,6 +416,8 @@ class Participant:
     window: ReplayWindow = field(default_factory=ReplayWindow)
     allowance: Allowance = field(default_factory=voice_allowance)
     changes: Allowance = field(default_factory=news_allowance)  # of its preset, and recordings
+    arriving: Arriving = field(default_factory=Arriving)  # overs that it sends late
+    kept: Kept = field(default_factory=Kept)  # overs that it has not got, if it is at the other end
     session: Session | None = None
     route: bytes = b""
     line: Line | None = None

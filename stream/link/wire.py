@@ -49,6 +49,9 @@ AGE_STEP = 0.00025
 NO_AGE = (1 << AGE_BITS) - 1
 CAPTURE_STEP = 0.002
 NO_CAPTURE = 255
+AGO_STEP = 1 / 16  # seconds, of how long ago an over was said
+MOST_AGO = (1 << 16) - 1
+OVER_STEPS = 960  # of an over that is sent late, and of what is kept of a voice: a minute
 HUB = 0  # the listener's party number
 MAX_PARTY = 15  # that can speak
 
@@ -73,6 +76,8 @@ class Type(IntEnum):
     KEY_WANTED = 13
     TEXT = 14
     RECORDING = 15
+    LATE = 16
+    GOT = 17
     AUDIO = 0x80
 
 
@@ -209,6 +214,35 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class Late:
+    """A session packet of an over that was said a while ago.
+
+    over: counts a party's overs, modulo 2^16; index: of the packet in it; last: it ends the over;
+    again: some of the over was also sent when it was said; number: of the packet's first latent
+    step, modulo 2^16; ago: how long before this message was sent the over had ended, in steps of
+    AGO_STEP seconds, MOST_AGO for longer ones.
+    """
+
+    party: int
+    over: int
+    index: int
+    last: bool
+    again: bool
+    number: int
+    ago: int
+    packet: bytes
+
+
+@dataclass(frozen=True)
+class Got:
+    """Of an over that a party sends late, the first `count` packets have come."""
+
+    party: int
+    over: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Preset:
     """A party codes its voice by another preset from its next frame on."""
 
@@ -255,6 +289,8 @@ Message = (
     | KeyWanted
     | Text
     | Recording
+    | Late
+    | Got
 )
 
 
@@ -342,6 +378,16 @@ def packet_steps(packet: bytes) -> int:
     Three bits of its first byte are the logarithm; what else is in it is the codec's business.
     """
     return min(1 << (packet[0] >> 1 & 7), MAX_STEPS) if packet else 1
+
+
+def packet_chained(packet: bytes) -> bool:
+    """Whether a session packet says that it can be decoded only after the one before it."""
+    return bool(packet and packet[0] & 0x10)
+
+
+def ago_steps(seconds: float) -> int:
+    """How long ago an over was said, as it goes over the wire."""
+    return min(round(max(seconds, 0.0) / AGO_STEP), MOST_AGO)
 
 
 def age_steps(seconds: float | None) -> int:
@@ -516,14 +562,19 @@ def _checked(value: int, bits: int, name: str) -> int:
 
 
 _FIELDS: dict[str, _Field] = {
+    "again": _Flag(8),
     "age": _Number(AGE_BITS),
+    "ago": _Number(16),
     "attempt": _Number(32),
     "capture": _Number(8),
     "code": _Code(8),
+    "count": _Number(16),
     "echo": _MaybeEcho(),
     "hold": _Number(STAMP_BITS),
+    "index": _Number(16),
     "instance": _Bytes(NONCE_BYTES),
     "key": _Bytes(KEY_BYTES),
+    "last": _Flag(8),
     "microseconds": _Number(32),
     "model_id": _ModelId(),
     "name": _Text(MAX_NAME),
@@ -531,6 +582,7 @@ _FIELDS: dict[str, _Field] = {
     "number": _Number(NUMBER_BITS),
     "on": _Flag(8),
     "origin": _Number(STAMP_BITS),
+    "over": _Number(16),
     "packet": _Packet(),
     "party": _Number(8),
     "preset": _Text(MAX_PRESET),
@@ -559,6 +611,8 @@ _TALK: dict[type, tuple[Type, tuple[str, ...]]] = {
     KeyWanted: (Type.KEY_WANTED, ("party",)),
     Text: (Type.TEXT, ("party", "text")),
     Recording: (Type.RECORDING, ("party", "on")),
+    Late: (Type.LATE, ("party", "over", "index", "last", "again", "number", "ago", "packet")),
+    Got: (Type.GOT, ("party", "over", "count")),
 }
 _TALK_TYPES: dict[int, type] = {kind: message for message, (kind, _) in _TALK.items()}
 # AUDIO, which comes often, packs its type with two flags and the party: 1 e c 0 p p p p.
