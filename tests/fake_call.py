@@ -27,6 +27,7 @@ from stream.call.snapshot import (
     Arrivals,
     FrontEndState,
     Latency,
+    LateOver,
     Party,
     Rate,
     Snapshot,
@@ -66,6 +67,8 @@ class Scene:
     compare: bool = False  # the keys, for nobody has yet
     rings: bool = False
     recorded: bool = False  # by the first of the others
+    late: bool = False  # the first of the others is heard late
+    kept: float = 0.0  # seconds of ours that are to be delivered
 
 
 SCENES = {
@@ -75,6 +78,8 @@ SCENES = {
     "talking": Scene(),
     "compare": Scene(compare=True),
     "recorded": Scene(recorded=True),
+    "late": Scene(late=True),
+    "kept": Scene(CallState.RECONNECTING, "nothing heard for 3.1 s", silent=True, kept=4.3),
     "loss": Scene(lossy=True),
     "silence": Scene(silent=True),
     "reconnecting": Scene(CallState.RECONNECTING, "nothing heard for 3.1 s", silent=True),
@@ -148,13 +153,16 @@ class FakeCall(Call):
                 clock_offset=-0.0124 if scene.parties else None,
                 reconnections=int(scene.lossy or scene.state is CallState.RECONNECTING),
                 dropped=2,
+                kept=scene.kept,
             ),
             input_device=self.input,
             output_device=self.output,
             front_end=self.front_end,
             muted=self.muted,
             push_to_talk=self.push_to_talk,
-            talking=self.talking,
+            talking=self.talking and not scene.kept,
+            keeping=self.push_to_talk and self.talking and scene.kept > 0.0,
+            late=LateOver(NAMES[0], 12.4, 6.2, True, True, 3.1) if scene.late else None,
             recording=self.recording,
             delays=(64, 128, 256, 512, 1024),
             room=scene.room,

@@ -64,6 +64,8 @@ class Wire:
         self._reports: queue.Queue[tuple[Event, ...]] = queue.Queue(100)
         self.presets: list[str] = []
         self.sent: list[tuple[int, bytes]] = []  # (step, packet)
+        self.overs: list[int | None] = []  # of all packets
+        self.ended: list[int] = []
         self.closed: str | None = None
 
     def start(self) -> None:
@@ -71,13 +73,24 @@ class Wire:
         if self.peer:
             self.give(Joined(1, f"not {self.name}", "2k", "aaaa-bbbb"))
 
-    def send(self, packet: bytes, step: int, captured: float, capture: float | None) -> bool:
+    def send(
+        self,
+        packet: bytes,
+        step: int,
+        captured: float,
+        capture: float | None,
+        over: int | None = None,
+    ) -> bool:
         assert self.other is not None
+        self.overs.append(over)
         if self.other.closed is not None:
             return False
         self.sent.append((step, packet))
         self.other.give(AudioArrived(1, step & 0xFFFF, packet, captured, time.monotonic(), capture))
         return True
+
+    def end_over(self, over: int, ended: float) -> None:
+        self.ended.append(over)
 
     def give(self, *events: Event) -> None:
         """Report all of these at once."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from stream.call.snapshot import Latency, Party, Rate, Snapshot, Talker
+from stream.call.snapshot import Latency, LateOver, Party, Rate, Snapshot, Talker
 from stream.link.events import CallState, Link
 from tui.headless import to_line
 
@@ -58,5 +58,10 @@ def test_a_snapshot_as_text_holds_rate_and_delay():
     for recorded in (first, *others):
         text = to_line(replace(snapshot(), listeners=(replace(recorded, recording=True),)))
         assert text.endswith(" (records)")
+    kept = replace(snapshot(), link=replace(snapshot().link, kept=4.4))
+    assert " | kept 4 s | " in to_line(kept)
+    over = LateOver('"Ann"', 12.3, 5.0)
+    assert ' | late: "Ann", 12 s ago | ' in to_line(replace(snapshot(), late=over))
+    assert json.loads(replace(snapshot(), late=over).to_json())["late"]["ago"] == 12.3
     late = replace(snapshot(), listeners=(replace(first, grown=0.31), *others))
     assert "delay 1234 ms (grown by 310)" in to_line(late)

@@ -145,6 +145,10 @@ def to_line(snapshot: Snapshot) -> str:
         dropped = f" dropped {snapshot.link.dropped}" if snapshot.link.dropped else ""
         rates = f"{talker.rate.now:.0f} bit/s (IP {talker.rate.ip:.0f})"
         parts.append(f"out {talker.delay} ms {rates} {talker.steps} steps{dropped}")
+    if snapshot.link.kept >= 0.5:
+        parts.append(f"kept {snapshot.link.kept:.0f} s")
+    if (late := snapshot.late) is not None:
+        parts.append(f"late: {late.name}, {late.ago:.0f} s ago")
     for party in snapshot.listeners:
         recording = " (records)" if party.recording else ""
         if not party.heard:

@@ -91,7 +91,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     sound.add_argument("--send-file", metavar="AUDIO", help="say this instead of the microphone")
     sound.add_argument("--record", metavar="WAV", help="record the call: left us, right them")
-    sound.add_argument("--push-to-talk", action="store_true", help="begin with the microphone off")
+    sound.add_argument(
+        "--push-to-talk", action="store_true",
+        help="begin with the microphone off, which a key opens; what is said while the connection is "
+        "broken arrives late",
+    )  # fmt: skip
     sound.add_argument(
         "--say",
         metavar="TEXT",

@@ -45,6 +45,7 @@ from stream.link.events import (
     KeyWanted,
     Left,
     Notice,
+    OverArrived,
     PresetChanged,
     RecordingChanged,
     RingOver,
@@ -59,6 +60,7 @@ from stream.log import Journal, LogLine
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
     from stream.link.endpoint import Endpoint
+    from stream.link.overs import Over
 
 
 _EVENT_WAIT = 0.05
@@ -142,6 +144,8 @@ class Call:
             most_bytes=settings.most_bytes,
             encoded=self._record_sent,
             echo_delay=self._echo_delay,
+            send_over=endpoint.send,
+            end_over=endpoint.end_over,
         )
         self._receiver = Receiver(
             codec, self._cards.output, journal, self._record_received, endpoint.ask_for_key
@@ -213,6 +217,10 @@ class Call:
             muted=self._sender.muted,
             push_to_talk=self._sender.push_to_talk,
             talking=self._sender.open and self._state is CallState.TALKING,
+            keeping=self._sender.push_to_talk
+            and self._sender.open
+            and self._state is CallState.RECONNECTING,
+            late=self._receiver.late(now),
             recording=self._recording,
             delays=self.delays(),
             room=self._settings.room,
@@ -357,7 +365,9 @@ class Call:
                 self._end(CallState.FAILED, failure)
             for party, (deadline, reason) in tuple(self._leaving.items()):
                 # What was said before the goodbye is played to its end.
-                if now > deadline or self._receiver.drained(party):
+                drained = now > deadline or self._receiver.drained(party)
+                # That is bounded: at most two minutes of what comes late wait to be played.
+                if drained and not self._receiver.late_pending(party):
                     self._leave(party, reason)
             if self._fall_back.update(now, self._sender.behind):
                 self._take_longer()
@@ -470,6 +480,8 @@ class Call:
             text = f"{name} records this call" if event.on else f"{name} records no more"
             level = "warning" if event.on else "info"
             self._journal.caused(f"recording {event.party}", level, text)
+        elif isinstance(event, OverArrived):
+            self._take_late(event.over)
         elif isinstance(event, TextArrived):
             # The link has counted them: these are no flood.
             name = self._present.get(event.party, "somebody")
@@ -494,6 +506,18 @@ class Call:
         elif isinstance(event, Notice):
             kind = "notice " + event.text.partition(" ")[0]  # "refused", "lost", somebody's name
             self._journal.caused(kind, event.level, event.text)
+
+    def _take_late(self, over: Over) -> None:
+        """Something that could not be heard when it was said."""
+        name = self._present.get(over.party, "somebody")
+        ago = max(time.monotonic() - over.ended, 0.0)
+        text = f"{name}, {ago:.0f} s ago: {over.seconds:.0f} s of speech have come late"
+        text += ", once more and whole" if over.again else ""
+        text += ", without its end" if over.cut else ""
+        self._journal.caused(f"late {over.party}", "info", text)
+        if given_up := self._receiver.arrive_late(over, name):
+            text = f"{given_up:.0f} s of what {name} said before are given up: too much waits"
+            self._journal.caused(f"late {over.party}", "warning", text)
 
     def _agree(self, preset: str) -> None:
         """Use the preset that was agreed on; where we cannot, announce the one we use."""
@@ -528,6 +552,8 @@ class Call:
         if self._over.is_set():
             return
         self._state, self._reason = state, reason
+        if kept := self._endpoint.link().kept:
+            self._journal.warning(f"{kept:.0f} s of what you said have not been delivered")
         self._journal.write(
             "info" if state is CallState.ENDED else "error", f"{state.value}: {reason}"
         )

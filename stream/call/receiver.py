@@ -19,15 +19,17 @@ from stream.audio.limiter import Limiter
 from stream.audio.sinks import Sink
 from stream.audio.slots import DeviceSlot
 from stream.call.capacity import Capacity
+from stream.call.late import Decoded, LateVoice
 from stream.call.meters import LoadMeter, Throughput
 from stream.call.remote_stream import RemoteStream
-from stream.call.snapshot import Latency, Party
+from stream.call.snapshot import Latency, LateOver, Party
 from stream.call.volume import Volume
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
     from stream.link.endpoint import Endpoint
     from stream.link.events import AudioArrived, Joined
+    from stream.link.overs import Over
     from stream.log import Journal
 
 
@@ -47,7 +49,8 @@ class Receiver:
     The decoder thread does the heavy work; the mixer thread only moves samples, so that a frame
     which takes long to decode never starves the loudspeaker. played(samples, time_of_first): all
     that is played; key_missed(party): a party has to be asked for a key packet; stream(codec,
-    party): makes a party's stream.
+    party): makes a party's stream; decoded_late(over, name, samples): what comes late, once all of
+    it is decoded.
 
     Attribute front_end: is told what a loudspeaker plays, so that its echo can be cancelled.
     """
@@ -60,6 +63,7 @@ class Receiver:
         played: Callable[[FloatArray, float], None] | None = None,
         key_missed: Callable[[int], None] = lambda party: None,
         stream: Callable[[SpeechCodec, int], RemoteStream] = RemoteStream,
+        decoded_late: Decoded | None = None,
     ) -> None:
         self._codec = codec
         self._slot = slot
@@ -68,6 +72,8 @@ class Receiver:
         self._key_missed = key_missed
         self._make_stream = stream
         self._streams: dict[int, RemoteStream] = {}
+        self._decoded_late = decoded_late
+        self._late: LateVoice | None = None  # once something has come late
         self._failed: dict[int, float] = {}  # voices that could not be decoded, and until when
         self._volumes: dict[str, Volume] = {}  # of those who may come back, by their keys
         self._lock = threading.Lock()
@@ -168,13 +174,32 @@ class Receiver:
         self._guarded(stream, take, None)
         self._something.set()
 
+    def arrive_late(self, over: Over, name: str) -> float:
+        """Take an over that could not be sent when it was said. name: whose it is, for people.
+
+        Returns how many seconds of earlier ones have been given up for it.
+        """
+        if self._late is None:
+            self._late = LateVoice(self._codec, decoded=self._decoded_late)
+        given_up = self._late.add(over, name)
+        self._something.set()
+        return given_up
+
+    def late(self, now: float) -> LateOver | None:
+        """What is played late, or will be next."""
+        return None if self._late is None else self._late.snapshot(now)
+
+    def late_pending(self, party: int) -> bool:
+        """Whether something that came late from a party has not been played."""
+        return self._late is not None and self._late.pending(party)
+
     @property
     def overloaded(self) -> bool:
         """Whether the machine has no time to decode all that it is decoding."""
         return self._capacity.overloaded
 
     def drained(self, party: int) -> bool:
-        """Whether all that came from a party has been played."""
+        """Whether all that came from a party has been played, but for what came late."""
         stream = self._streams.get(party)
         return stream is None or party in self._failed or not stream.pending()
 
@@ -255,6 +280,7 @@ class Receiver:
         begun = time.monotonic()
         # Those that are skipped as well: what they said last is to end without a click.
         worked = [self._guarded(stream, stream.work, False) for stream in self._sound()]
+        worked.append(self._work_late())
         now = time.monotonic()
         if any(worked):
             self._load.push(begun, now)
@@ -269,6 +295,23 @@ class Receiver:
                 if (text := stream.look(now)) is not None:
                     name = stream.name or str(stream.party)
                     self._journal.caused(f"delay {stream.party}", "info", f"{name}: {text}")
+
+    def _work_late(self) -> bool:
+        """Decode something that came late; if that fails, in whatever way, only that is lost."""
+        if (late := self._late) is None:
+            return False
+        try:
+            return late.work()
+        except Exception as error:
+            name = late.give_up_current()
+            what = f"{type(error).__name__}: {error}"
+            text = f"what {name} said could not be decoded: {what}"
+            self._journal.caused("decoding late", "error", text)
+            return False
+
+    def _volume_of(self, party: int) -> float:
+        stream = self._streams.get(party)
+        return 1.0 if stream is None else stream.volume.gain
 
     def _balance(self, now: float) -> None:
         """Listen to as many parties as there is time to decode."""
@@ -299,8 +342,12 @@ class Receiver:
         play_time = sink.play_time()
         mix = np.zeros(room, np.float32)
         nothing = np.zeros(room, np.float32)
-        for stream in self._sound():
+        streams = self._sound()
+        for stream in streams:
             mix += self._guarded(stream, partial(stream.pull, room, play_time), nothing)
+        if self._late is not None:
+            quiet = not any(stream.active for stream in streams)
+            mix += self._late.pull(room, quiet=quiet, gain=self._volume_of)
         own = self._own_sounds(room)
         mix = self._limiter.process(mix + own)
         sink.write(mix)

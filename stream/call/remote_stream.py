@@ -367,6 +367,11 @@ class RemoteStream:
                 grown=self._growth.seconds,
             )
 
+    @property
+    def active(self) -> bool:
+        """Whether what came last is speech."""
+        return self._active
+
     def real_time(self) -> float:
         """Seconds of decoding per second of speech, lately."""
         with self._lock:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from stream.audio.slots import DeviceSlot
 from stream.audio.sources import Silence, Source
 from stream.call.delays import steps_of
 from stream.call.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
+from stream.call.overs import OverMarks
 from stream.call.snapshot import Talker
 
 if TYPE_CHECKING:
@@ -39,7 +40,21 @@ _HURRIED = 0.25  # of it
 SWITCH_SECONDS = 0.001
 _NICENESS = 5  # the search yields to sound, network and screen
 
-Send = Callable[[bytes, int, float, float | None], bool]
+
+class Send(Protocol):
+    """Takes packets on their way; see `Sender`."""
+
+    def __call__(
+        self, packet: bytes, step: int, captured: float, capture: float | None, /
+    ) -> bool: ...
+
+
+class SendOver(Protocol):
+    """Takes those of an over, which are not to be lost."""
+
+    def __call__(
+        self, packet: bytes, step: int, captured: float, capture: float | None, over: int, /
+    ) -> bool: ...
 
 
 class Sender:
@@ -47,7 +62,10 @@ class Sender:
 
     send(packet, step, captured, capture): a session packet, the number of its first step, the
     monotonic time at which its last sample was in the air, and how long samples take from there to
-    us; it returns False when the packet was dropped. encoded(samples, time_of_last): every sample
+    us; it returns False when the packet was dropped. send_over: as `send`, with the number of the
+    over that the packet belongs to, for what is said with push-to-talk (None: `send` has that too);
+    end_over(over, ended): all of it has been sent; ended: when its last sample was in the air.
+    encoded(samples, time_of_last): every sample
     that was encoded, for a recorder. echo_delay(): seconds that samples take from the receiver's
     mixer through both sound cards to us, as far as these say. delay: length of packets,
     milliseconds; tail: seconds of search after the last sample of a block (None: what suits the
@@ -72,6 +90,8 @@ class Sender:
         most_bytes: int | None = None,
         encoded: Callable[[FloatArray, float], None] | None = None,
         echo_delay: Callable[[], float] = lambda: 0.0,
+        send_over: SendOver | None = None,
+        end_over: Callable[[int, float], None] = lambda over, ended: None,
     ) -> None:
         from codec.speech.encoder import live_encoder, tail_of
 
@@ -87,7 +107,8 @@ class Sender:
         self._delay = delay
         self._requests: deque[Callable[[], None]] = deque(maxlen=64)
         self._slot = slot
-        self._send = send
+        self._send, self._send_over, self._end_over = send, send_over, end_over
+        self._marks = OverMarks()
         self._journal = journal
         self._encoded = encoded
         self._stop = threading.Event()
@@ -275,14 +296,18 @@ class Sender:
             self._another.clear()
             self._encoder.reset()
             self._pushed = self._end * STEP_SAMPLES
-        if not self.open:
+        is_open = self.open
+        down = is_open and self.push_to_talk
+        if not is_open:
             samples = np.zeros_like(samples)
         if self._encoded is not None:
             self._encoded(samples, when)
         while self._requests:
             self._requests.popleft()()
         self._encoder.set_budget(self._budget(lag))
-        self._pushed += len(samples)
+        first, self._pushed = self._pushed, self._pushed + len(samples)
+        if self._marks.push(first, self._pushed, down=down):
+            self._encoder.want_key()  # it may have to be understood without what was before
         self._latest_sample = when
         packets = self._encoder.push(samples)
         self._columns.push(self._encoder.columns())
@@ -307,8 +332,19 @@ class Sender:
         self._rate.push(len(packet), encoded.steps)
         if encoded.active:
             self._search_seconds.append(time.monotonic() - captured)
-        if packet and not self._send(packet, encoded.step, captured, median(self._capture_seconds)):
-            self._unsent += 1
+        length = encoded.steps * STEP_SAMPLES
+        first = encoded.step * STEP_SAMPLES
+        over, ended = self._marks.packet(first, first + length)
+        if ended is not None:
+            self._end_over(ended, captured - length / SAMPLE_RATE)
+        if not packet:
+            return
+        capture = median(self._capture_seconds)
+        if over is None or self._send_over is None:
+            sent = self._send(packet, encoded.step, captured, capture)
+        else:
+            sent = self._send_over(packet, encoded.step, captured, capture, over)
+        self._unsent += not sent
 
     def _go_silent(self) -> None:
         """The source has ended: stay on the line in silence, which also fills the last packet."""

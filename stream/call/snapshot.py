@@ -172,11 +172,29 @@ class Party:
 
 
 @dataclass(frozen=True)
+class LateOver:
+    """What a remote party said a while ago, and could not be heard then.
+
+    name: whose it is; ago, seconds: since it ended, and how long it lasts; again: some of it was
+    also heard when it was said; playing: now, else when it is quiet; waiting: seconds of others
+    after it.
+    """
+
+    name: str
+    ago: float
+    seconds: float
+    again: bool = False
+    playing: bool = False
+    waiting: float = 0.0
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Everything there is to see of a call.
 
-    presets, delays: those that may be changed to, the latter in milliseconds; ringing: a caller
-    that waits to be let in.
+    presets, delays: those that may be changed to, the latter in milliseconds; talking: our voice
+    is sent; keeping: it is kept, to be delivered late; late: what comes late of others; ringing: a
+    caller that waits to be let in.
     """
 
     state: CallState
@@ -193,6 +211,8 @@ class Snapshot:
     muted: bool = False
     push_to_talk: bool = False
     talking: bool = False
+    keeping: bool = False
+    late: LateOver | None = None
     recording: str = ""
     delays: tuple[int, ...] = ()
     room: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.call.snapshot import Party, Snapshot
+from stream.call.snapshot import LateOver, Party, Snapshot
 from stream.link.events import CallState
 from tui.app.figures import clean, wrap
 from tui.app.painting import Line, Painted
@@ -49,12 +49,24 @@ def shown(party: Party) -> str:
     return clean(party.name) or f"party {party.party}"
 
 
+def late_text(late: LateOver) -> str:
+    """What comes late, for people."""
+    when = "now playing" if late.playing else "to be played when it is quiet"
+    again = ", once more and whole" if late.again else ""
+    more = f"; {late.waiting:.0f} s more wait" if late.waiting >= 0.5 else ""
+    return f"late: {clean(late.name)}, {late.ago:.0f} s ago{again}: {when}{more}"
+
+
 def alerts(snapshot: Snapshot) -> tuple[str, ...]:
     """The warnings to show, most urgent first."""
     texts = []
     if snapshot.state is CallState.RECONNECTING:
         reason = clean(snapshot.reason)
         texts.append(f"connection lost, trying again{': ' + reason if reason else ''}")
+    if (late := snapshot.late) is not None:
+        texts.append(late_text(late))
+    if snapshot.link.kept >= 0.5:
+        texts.append(f"{snapshot.link.kept:.0f} s of what you said are kept, to arrive late")
     recording = [shown(party) for party in snapshot.listeners if party.recording]
     if recording:
         texts.append(f"{' and '.join(recording)} record{'s' * (len(recording) == 1)} this call")

@@ -410,6 +410,8 @@ class CallApp(App[None]):
             snapshot.front_end,
             snapshot.push_to_talk,
             snapshot.talking,
+            snapshot.keeping,
+            snapshot.late is not None and snapshot.late.playing,
             snapshot.recording,
             snapshot.overloaded,
             snapshot.preset,

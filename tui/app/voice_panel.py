@@ -173,6 +173,8 @@ def own_state(snapshot: Snapshot) -> tuple[str, str]:
     """Whether our voice is being sent."""
     if snapshot.muted:
         return "✗ MUTED", "bad"
+    if snapshot.keeping:
+        return "● kept for later", "warn"
     if snapshot.push_to_talk:
         return ("● ON AIR", "good") if snapshot.talking else ("○ off air: space to talk", "warn")
     return voice_state(snapshot.talker.active)
