@@ -41,7 +41,10 @@ _MID_DB = (CEILING_DB + FLOOR_DB) / 2.0
 def cleaned(samples: FloatArray) -> FloatArray:
     """Samples of any shape as float32, fit to be analysed: what is not finite becomes silence, the
     rest lies within ±LOUDEST."""
-    samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    samples = np.asarray(samples, np.float32)
+    if samples.size and samples.min() >= -LOUDEST and samples.max() <= LOUDEST:  # false with NaN
+        return samples.copy()
+    samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     return np.clip(samples, -LOUDEST, LOUDEST)
 
 

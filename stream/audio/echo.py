@@ -30,7 +30,6 @@ _SIZE = _LAGS + _HOP  # of transforms: lags below _LAGS do not wrap around
 _LOWEST_HZ = 300.0  # below, small loudspeakers play nothing, and two recordings may have one hum
 _LOW_PASS = firwin(63, 0.9 / _FACTOR).astype(np.float32)
 _HIGH_PASS = butter(2, _LOWEST_HZ, "high", fs=_RATE)
-_ONE = np.ones(1, np.float32)
 _LOUD_DB = -55.0  # of what is played, for it to count
 _AHEAD = 4 * _RATE  # what is to be played, kept at most
 _WAITING = 500  # blocks played, for a microphone that stands still
@@ -66,7 +65,8 @@ class EchoDetector:
     # Gains of an echo of which hardly anything is heard, and of the loudest that the correlation
     # may miss: with both talking, and clocks that wander, it tells little.
     FAINT_DB, LOW_DB = -28.0, -15.0
-    KEPT = 20.0  # seconds of playing for which an echo that was found is expected
+    # Seconds of playing for which an echo that was found is expected, and first not looked for.
+    KEPT, REST = 20.0, 10.0
 
     def __init__(self) -> None:
         self.echo = True
@@ -146,6 +146,8 @@ class EchoDetector:
             return
         half = self._compared // self.TURN % 2
         self._compared += 1
+        if self._compared * _HOP_SECONDS < self._found_at + self.REST:
+            return
         for spectrum in self._cross:
             spectrum *= self._keep
         for power in self._power:
@@ -239,7 +241,7 @@ class _Track:
     def __init__(self) -> None:
         self._waiting: list[FloatArray] = []
         self._begin = self._end = 0  # of these
-        self._low = np.zeros(len(_LOW_PASS) - 1, np.float32)
+        self._before = np.zeros(len(_LOW_PASS) - 1, np.float32)
         self._high = np.zeros(2)
 
     def push(self, block: FloatArray, at: float | None) -> Iterator[tuple[int, FloatArray]]:
@@ -257,9 +259,11 @@ class _Track:
         count = (self._end - self._begin) // _FACTOR
         if count * _FACTOR < max(least, _FACTOR):
             return
-        samples = np.concatenate(self._waiting)
-        self._waiting = [samples[count * _FACTOR :]]
-        low, self._low = lfilter(_LOW_PASS, _ONE, samples[: count * _FACTOR], zi=self._low)
-        band, self._high = lfilter(*_HIGH_PASS, low[::_FACTOR], zi=self._high)
+        samples = np.concatenate((self._before, *self._waiting))
+        kept = len(self._before) + count * _FACTOR
+        self._waiting = [samples[kept:]]
+        low = np.convolve(samples[:kept], _LOW_PASS, "valid")[::_FACTOR]
+        self._before = samples[kept - len(self._before) : kept]
+        band, self._high = lfilter(*_HIGH_PASS, low, zi=self._high)
         yield self._begin // _FACTOR, band.astype(np.float32)
         self._begin += count * _FACTOR
