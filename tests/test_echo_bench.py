@@ -148,6 +148,8 @@ def test_the_scenario_runs_with_and_without_the_front_end(monkeypatch, pair):
     name = "echo left of the microphone's, {} the front end"
     assert figure(result, name.format("with")).verdict == "met"
     assert figure(result, name.format("without")).verdict == ""
+    share = figure(result, "CPU of the front end, share of a core").values
+    assert all(0.0 < share[end] < 2.0 for end in ("a", "b"))
     for key in ("PESQ-WB", "STOI"):
         for who in ("one talks", "both talk"):
             values = [

@@ -8,12 +8,14 @@ that talks.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.frontend import FrontEnd, FrontEndMissing
 from stream.bench.laboratory import ENDS, Name
 from stream.bench.runs import Run
 from stream.bench.scenarios import ECHO_ALONE
@@ -25,6 +27,7 @@ _OTHER: dict[Name, Name] = {"a": "b", "b": "a"}
 _SAME = 0.8  # correlation of what was said with the microphone, which hears an echo as well
 _STRAYING = 2.0  # seconds by which a player that was held up may be late
 _STARTS = 20.0  # seconds until the players have begun
+_PIECE = SAMPLE_RATE // 50  # what a sound card gives at once
 _FLOOR = 1e-12  # power below which there is nothing
 
 
@@ -71,6 +74,21 @@ def measure(run: Run) -> dict[Name, Echo]:
             [item for item in scored if item.start >= together],
         )
     return found
+
+
+def front_end_share(microphone: FloatArray, loudspeaker: FloatArray) -> float | None:
+    """Seconds of one core for a second of these, [n] each; None where there is no front end."""
+    try:
+        front_end = FrontEnd()
+    except FrontEndMissing:
+        return None
+    count = min(len(microphone), len(loudspeaker)) // _PIECE * _PIECE
+    before = time.process_time()
+    for at in range(0, count, _PIECE):
+        front_end.render(loudspeaker[at : at + _PIECE])
+        front_end.capture(microphone[at : at + _PIECE])
+    taken = time.process_time() - before
+    return taken * SAMPLE_RATE / count if count and front_end.error is None else None
 
 
 def _starts(talk: Talk, microphone: FloatArray) -> list[int]:

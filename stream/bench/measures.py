@@ -161,8 +161,10 @@ def measure(run: Run, offline: Offline | None = None) -> Result:
 
 def measure_echo(run: Run, plain: Run) -> Result:
     """All figures of a call whose microphones hear an echo, beside those without the front end."""
+    share = {end: echo.front_end_share(run.tracks[end].said, run.tracks[end].heard) for end in ENDS}
     ways = {"with": echo.measure(run), "without": echo.measure(plain)}
     result = measure(run)
+    result.add("CPU of the front end, share of a core", "", share, scenarios.FRONT_END_CPU)
     for way, found in ways.items():
         name = f"echo left of the microphone's, {way} the front end"
         bars = scenarios.ECHO_LEFT_DB if way == "with" else (None, None)

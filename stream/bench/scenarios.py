@@ -32,6 +32,7 @@ UNHEARD: Bars = (0.0, None)
 UNEXPLAINED: Bars = (0.0, None)
 FLOODED_LATENCY_GROWTH: Bars = (0.05, None)  # of the 95th percentile
 UNKNOWN_PEER_GETS: Bars = (0.0, None)
+FRONT_END_CPU: Bars = (0.04, None)
 ECHO_LEFT_DB: Bars = (-25.0, None)
 
 Trouble = Literal["none", "outage", "garbage"]
