@@ -70,7 +70,6 @@ def conversation(
     front_end: FrontEnd, far: FloatArray, near: FloatArray, rendered: int, captured: int
 ) -> FloatArray:
     """Blocks as a mixer and a sender have them: render comes before what is heard of it."""
-    front_end.set_delay(0.06)
     told, heard = 0, []
     for start in range(0, len(near), captured):
         while told < min(start + captured, len(far)):

@@ -17,6 +17,7 @@ from scipy.fft import irfft, rfft, rfftfreq
 from scipy.signal import butter, firwin, lfilter
 
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.alignment import Stamps
 
 _FACTOR = 4  # below 2 kHz is enough to tell
 _RATE = SAMPLE_RATE // _FACTOR
@@ -230,33 +231,29 @@ class GainBound:
 
 
 class _Track:
-    """Blocks at 16 kHz become samples between _LOWEST_HZ and 2 kHz at _RATE, each with an index.
+    """Blocks at 16 kHz become samples between _LOWEST_HZ and 2 kHz at _RATE, each with an index."""
 
-    Stamps may err by SLACK before samples are taken to have been lost, or to have waited.
-    """
-
-    SLACK = SAMPLE_RATE // 50
     AT_ONCE = _FACTOR * _HOP  # a filter takes its time for each call
 
     def __init__(self) -> None:
+        self._stamps = Stamps()
         self._waiting: list[FloatArray] = []
-        self._begin = self._end = 0  # of these
+        self._begin = 0  # the place of the first of these
         self._before = np.zeros(len(_LOW_PASS) - 1, np.float32)
         self._high = np.zeros(2)
 
     def push(self, block: FloatArray, at: float | None) -> Iterator[tuple[int, FloatArray]]:
         """Give what is ready: the index of its first sample, and the samples."""
-        begin = self._end if at is None else round(at * SAMPLE_RATE)
-        if abs(begin - self._end) > self.SLACK:
+        end = self._stamps.end
+        begin = self._stamps.place(at, len(block))
+        if begin != end:
             yield from self._filtered(1)
-            self._begin = self._end = begin
-            self._waiting = []
+            self._begin, self._waiting = begin, []
         self._waiting.append(block)
-        self._end += len(block)
         yield from self._filtered(self.AT_ONCE)
 
     def _filtered(self, least: int) -> Iterator[tuple[int, FloatArray]]:
-        count = (self._end - self._begin) // _FACTOR
+        count = sum(map(len, self._waiting)) // _FACTOR
         if count * _FACTOR < max(least, _FACTOR):
             return
         samples = np.concatenate((self._before, *self._waiting))

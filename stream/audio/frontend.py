@@ -26,9 +26,9 @@ from scipy.signal import butter, lfilter
 from codec.errors import SottoError
 from codec.signal.analysis import cleaned
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.alignment import BLOCK, Playback, Stamps
 from stream.audio.echo import EchoDetector
 
-BLOCK = SAMPLE_RATE // 100  # what WebRTC takes at once: 10 ms
 # Samples by which what comes out is behind what went in, as measured: their blocks overlap.
 ECHO_DELAY, NOISE_DELAY = 64, 96
 # How far speech is above the noise, dB, where suppression begins, and where it is complete.
@@ -37,11 +37,10 @@ NOISE_KEPT = 0.1  # the least share of the noise that stays
 _KEPT_RATE = 0.5  # per second, by which that share changes
 _FULL_SCALE = np.float32(32767.0)
 _PER_UNIT = np.float32(1.0) / _FULL_SCALE
-_DELAY_STEP_MS = 5  # smaller changes are the scheduling of threads
 _RAMP = np.linspace(0.0, 1.0, BLOCK, dtype=np.float32)
 _SILENT = logging.NullHandler()
 _LEARNING = 4 * SAMPLE_RATE
-_LONGEST_DELAY = 0.5  # seconds from the loudspeaker to the microphone that can be cancelled
+_EARLY = 2 * BLOCK  # by which WebRTC is told what is played before it should be heard: stamps err
 
 
 class FrontEndMissing(SottoError):
@@ -106,7 +105,8 @@ class FrontEnd:
         self._stages = tuple(stages)
         self.delay = sum(stage.delay for stage in self._stages)
         self._near = np.zeros(0, np.float32)  # waits until it is a block
-        self._far = np.zeros(0, np.float32)
+        self._heard = Stamps()
+        self._playback = Playback()
         self._dry = Delay(self.delay)
         self._was_enabled = True
 
@@ -125,12 +125,16 @@ class FrontEnd:
         at: when the first was in the air, seconds; None: right after what came before.
         """
         samples = cleaned(samples)
+        begin = self._heard.place(at, len(samples)) - len(self._near)
         if self._detector is not None and self.error is None:
             self._detector.capture(samples, at)
         near = np.concatenate((self._near, samples))
         count = len(near) // BLOCK
         self._near = near[count * BLOCK :].copy()
-        blocks = [self._block(block) for block in near[: count * BLOCK].reshape(count, BLOCK)]
+        blocks = [
+            self._block(near[first : first + BLOCK], begin + first)
+            for first in range(0, count * BLOCK, BLOCK)
+        ]
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
     def render(self, samples: FloatArray, at: float | None = None) -> None:
@@ -139,29 +143,17 @@ class FrontEnd:
             return
         samples = cleaned(samples)
         self._detector.render(samples, at)
-        far = np.concatenate((self._far, samples))
-        count = len(far) // BLOCK
-        self._far = far[count * BLOCK :].copy()
-        try:
-            for block in far[: count * BLOCK].reshape(count, BLOCK):
-                self._echo.render(block)
-        except FrontEndMissing as error:
-            self.error = str(error)
+        self._playback.render(samples, at)
 
-    def set_delay(self, seconds: float) -> None:
-        """Say how long samples take from `render` through the air to `capture`."""
-        if self._echo is None or self.error is not None:
-            return
-        try:
-            self._echo.set_delay(seconds)
-        except FrontEndMissing as error:
-            self.error = str(error)
-
-    def _block(self, block: FloatArray) -> FloatArray:
+    def _block(self, block: FloatArray, index: int) -> FloatArray:
+        """A block for a block; index: of its first sample."""
         dry = self._dry.process(block)
         if self.error is not None:
             return dry
         try:
+            if self._echo is not None:
+                for far in self._playback.until(index + BLOCK + _EARLY):
+                    self._echo.render(far)
             for stage in self._stages:  # those that are switched off keep what they have learnt
                 block = stage.process(block)
         except FrontEndMissing as error:
@@ -276,11 +268,6 @@ class EchoCanceller:
             module.render(block)
         if _decibel(float(block @ block) / len(block)) > self.QUIET_DB:
             self._left = self.TAIL
-
-    def set_delay(self, seconds: float) -> None:
-        """Seconds from `render` to `process` of the same sound."""
-        if self._module is not None:
-            self._module.set_delay(seconds)
 
     @staticmethod
     def _new_module() -> _Module:
@@ -420,7 +407,6 @@ class _Module:
             echo_cancellation=echo_cancellation,
             noise_suppression=noise_suppression,
         )
-        self._delay_ms = -1
 
     def process(self, block: FloatArray) -> FloatArray:
         """A block [BLOCK] for a block. Raises FrontEndMissing where the library fails."""
@@ -432,13 +418,6 @@ class _Module:
         """What the loudspeaker is given, [BLOCK]. Raises FrontEndMissing."""
         _to_pcm(block, self._far_pcm)
         _ask(self._module.process_reverse_stream, self._far)
-
-    def set_delay(self, seconds: float) -> None:
-        """Seconds from `render` to `process` of the same sound. Raises FrontEndMissing."""
-        delay_ms = round(1000.0 * min(max(seconds, 0.0), _LONGEST_DELAY))
-        if abs(delay_ms - self._delay_ms) > _DELAY_STEP_MS:
-            self._delay_ms = delay_ms
-            _ask(self._module.set_stream_delay_ms, delay_ms)
 
 
 def _ask(function: Callable[[Any], None], argument: object) -> None:

@@ -143,7 +143,6 @@ class Call:
             delay=self._first_delay(),
             most_bytes=settings.most_bytes,
             encoded=self._record_sent,
-            echo_delay=self._echo_delay,
             send_over=endpoint.send,
             end_over=endpoint.end_over,
         )
@@ -406,10 +405,6 @@ class Call:
         if self._front_end is None or self._front_end.error is not None:
             return FrontEndState.MISSING
         return FrontEndState.ON if self._front_end.enabled else FrontEndState.OFF
-
-    def _echo_delay(self) -> float:
-        """Seconds from the mixer through the loudspeaker and the microphone to the encoder."""
-        return self._cards.output.device.latency + self._cards.input.device.latency
 
     def _first_delay(self) -> int:
         """The delay that is wished, or the next longer one that this machine is fast enough for."""

@@ -100,7 +100,6 @@ def loop_back(
         iterations=iterations,
         tail=tail,
         delay=delay,
-        echo_delay=lambda: sink.latency + source.latency,
     )
     if source.is_card:
         with contextlib.suppress(FrontEndMissing):

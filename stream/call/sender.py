@@ -65,11 +65,9 @@ class Sender:
     us; it returns False when the packet was dropped. send_over: as `send`, with the number of the
     over that the packet belongs to, for what is said with push-to-talk (None: `send` has that too);
     end_over(over, ended): all of it has been sent; ended: when its last sample was in the air.
-    encoded(samples, time_of_last): every sample
-    that was encoded, for a recorder. echo_delay(): seconds that samples take from the receiver's
-    mixer through both sound cards to us, as far as these say. delay: length of packets,
-    milliseconds; tail: seconds of search after the last sample of a block (None: what suits the
-    delay); most_bytes: of a packet.
+    encoded(samples, time_of_last): every sample that was encoded, for a recorder. delay: length of
+    packets, milliseconds; tail: seconds of search after the last sample of a block (None: what
+    suits the delay); most_bytes: of a packet.
     Raises BadInput for a delay that the codec's packets cannot have.
 
     Attributes: muted, push_to_talk, talking (with push-to-talk, whether the key is down), front_end
@@ -89,7 +87,6 @@ class Sender:
         delay: int = CALL_DELAY,
         most_bytes: int | None = None,
         encoded: Callable[[FloatArray, float], None] | None = None,
-        echo_delay: Callable[[], float] = lambda: 0.0,
         send_over: SendOver | None = None,
         end_over: Callable[[int, float], None] = lambda over, ended: None,
     ) -> None:
@@ -98,7 +95,6 @@ class Sender:
         self.muted = self.talking = False
         self.push_to_talk = push_to_talk
         self.front_end: FrontEnd | None = None
-        self._echo_delay = echo_delay
         self._front_end_failed = False
         self._tail = tail_of if tail is None else lambda steps: tail
         self._encoder = live_encoder(
@@ -261,7 +257,6 @@ class Sender:
         front_end = self._in_use
         if front_end is None:
             return samples, when
-        front_end.set_delay(self._echo_delay())
         ready = front_end.capture(samples, when - len(samples) / SAMPLE_RATE)
         if front_end.error is not None and not self._front_end_failed:
             self._front_end_failed = True

@@ -1,0 +1,81 @@
+"""What is played and what is heard, on one line of time.
+
+Threads bring samples when they have time, and sound cards lose some; only their stamps tell which
+of them belong together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+
+BLOCK = SAMPLE_RATE // 100  # 10 ms
+
+
+class Stamps:
+    """Gives samples their places on one line of time, 16 kHz.
+
+    Stamps may err by SLACK before samples are taken to have been lost, or to have waited.
+    """
+
+    SLACK = SAMPLE_RATE // 50
+
+    def __init__(self) -> None:
+        self.end = 0  # the place after the last sample
+
+    def place(self, at: float | None, count: int) -> int:
+        """The place of the first of `count` samples. at: seconds; None: after those before."""
+        begin = self.end if at is None else round(at * SAMPLE_RATE)
+        if abs(begin - self.end) <= self.SLACK:
+            begin = self.end
+        self.end = begin + count
+        return begin
+
+
+class Playback:
+    """What a loudspeaker plays, as blocks that keep step with what a microphone hears.
+
+    One thread says what is played, another takes it. So a canceller finds an echo always as late
+    after what was played, whenever threads have time, and where samples are lost.
+    """
+
+    _MOST = SAMPLE_RATE  # samples that wait, or are missing, before it begins anew
+
+    def __init__(self) -> None:
+        self._rendered: deque[tuple[FloatArray, float | None]] = deque(maxlen=500)
+        self._stamps = Stamps()
+        self._samples = np.zeros(0, np.float32)
+        self._next = 0  # the place of the first of these
+
+    def render(self, samples: FloatArray, at: float | None) -> None:
+        """What is played, any number of samples; at: when the first is in the air, or None."""
+        self._rendered.append((samples, at))
+
+    def until(self, end: int) -> Iterator[FloatArray]:
+        """The blocks [BLOCK] not yet taken up to a place, as far as they are known."""
+        while self._rendered:
+            self._add(*self._rendered.popleft())
+        if end - self._next > self._MOST:  # nothing was played for long
+            self._samples = self._samples[max(end - BLOCK - self._next, 0) :]
+            self._next = end - BLOCK
+        while self._next + BLOCK <= end and len(self._samples) >= BLOCK:
+            block, self._samples = self._samples[:BLOCK], self._samples[BLOCK:]
+            self._next += BLOCK
+            yield block
+
+    def _add(self, samples: FloatArray, at: float | None) -> None:
+        """Put samples to their place: silence where some are missing, without what came before."""
+        begin = self._stamps.place(at, len(samples))
+        missing = begin - self._next - len(self._samples)
+        if abs(missing) > self._MOST:
+            self._samples, self._next = samples, begin
+        elif missing >= 0:
+            self._samples = np.concatenate((self._samples, np.zeros(missing, np.float32), samples))
+        else:
+            kept = max(len(self._samples) + missing, 0)
+            late = max(self._next - begin, 0)
+            self._samples = np.concatenate((self._samples[:kept], samples[late:]))

@@ -1,0 +1,109 @@
+"""What is played keeps step with what is heard, whenever threads have time and whatever is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.alignment import BLOCK, Playback, Stamps
+from stream.audio.frontend import FrontEnd, Processing
+from tests.test_echo import FAR, QUIET, room
+
+BEGUN = 1000.0
+
+
+def samples(first: int, count: int) -> FloatArray:
+    """Samples that say where they belong."""
+    return np.arange(first, first + count, dtype=np.float32)
+
+
+def at(place: int) -> float:
+    return BEGUN + place / SAMPLE_RATE
+
+
+PLACE = round(BEGUN * SAMPLE_RATE)
+
+
+def test_stamps_that_err_a_little_are_in_a_row_and_others_are_not():
+    stamps = Stamps()
+    assert stamps.place(BEGUN, 160) == PLACE
+    assert stamps.place(at(160) + 0.015, 160) == PLACE + 160
+    assert stamps.place(None, 160) == PLACE + 320
+    assert stamps.place(at(480 + 800), 160) == PLACE + 480 + 800
+    assert stamps.place(at(0), 10) == PLACE
+
+
+@given(st.lists(st.integers(0, 500), max_size=40), st.lists(st.integers(1, 2000), max_size=20))
+def test_every_sample_is_given_once_and_in_its_place(sizes, steps):
+    playback = Playback()
+    given_ = []
+    first = 0
+    end = PLACE
+    playback.render(samples(0, 1), at(0))
+    first = 1
+    for k in range(max(len(sizes), len(steps))):
+        size = sizes[k] if k < len(sizes) else 0
+        playback.render(samples(first, size), at(first))
+        first += size
+        end = min(end + (steps[k] if k < len(steps) else 0), PLACE + first)
+        for block in playback.until(end):
+            assert len(block) == BLOCK
+            given_.append(block)
+    found = np.concatenate(given_) if given_ else np.zeros(0)
+    np.testing.assert_array_equal(found, np.arange(len(found)))
+    assert len(found) >= (end - PLACE) - BLOCK
+
+
+def test_what_is_missing_is_silence_and_what_comes_twice_is_replaced():
+    playback = Playback()
+    playback.render(samples(1, 320), at(0))
+    playback.render(samples(1001, 320), at(1000))  # 680 were lost
+    found = np.concatenate(list(playback.until(PLACE + 1280)))
+    assert len(found) == 1280
+    np.testing.assert_array_equal(found[:320], samples(1, 320))
+    assert not found[320:1000].any()
+    np.testing.assert_array_equal(found[1000:], samples(1001, 280))
+    playback.render(samples(1, 1600), at(700))  # 640 samples sooner than they should come
+    found = np.concatenate(list(playback.until(PLACE + 2240)))
+    np.testing.assert_array_equal(found, samples(581, 960))
+
+
+def test_nothing_is_kept_of_what_nobody_asks_for():
+    playback = Playback()
+    for first in range(0, 60 * SAMPLE_RATE, 800):
+        playback.render(samples(first, 800), at(first))
+    (block,) = playback.until(PLACE + 60 * SAMPLE_RATE)
+    assert block[0] == 60 * SAMPLE_RATE - BLOCK
+    assert not list(playback.until(PLACE + 90 * SAMPLE_RATE))
+    playback.render(samples(5, 800), at(95 * SAMPLE_RATE))
+    blocks = list(playback.until(PLACE + 95 * SAMPLE_RATE + 320))
+    assert [block[0] for block in blocks] == [5, 165]
+
+
+@pytest.mark.parametrize("late", [0.0, 0.04])
+def test_an_echo_goes_whenever_threads_have_time_and_though_playing_stumbles(late):
+    """late: seconds by which an echo comes later than stamps say."""
+    front_end = FrontEnd(Processing(noise_suppression=False, gain_control=False))
+    random = np.random.default_rng(8)
+    places, place = [], 0  # of the blocks that are played
+    for _ in range(0, len(FAR) - 160, 160):
+        places.append(place)
+        place += 160 + (480 if not random.integers(0, 200) else 0)  # the card has nothing to play
+    played = np.zeros(place, np.float32)
+    for k, place in enumerate(places):
+        played[place : place + 160] = FAR[160 * k : 160 * (k + 1)]
+    echo = room(played, -10.0, 0.02 + late) + np.resize(QUIET, len(played))
+    heard, left = [], []
+    told = 0
+    for first in range(0, len(echo) - 320, 320):
+        ahead = first + 640 + 160 * random.integers(0, 8)
+        while told < len(places) and places[told] < ahead:
+            front_end.render(FAR[160 * told : 160 * (told + 1)], at(places[told]))
+            told += 1
+        heard.append(echo[first : first + 320])
+        left.append(front_end.capture(heard[-1], at(first)))
+    before, after = (np.concatenate(each)[5 * SAMPLE_RATE :] for each in (heard, left))
+    assert 10 * np.log10(np.mean(after**2) / np.mean(before**2)) < -25.0
