@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
     from codec.speech.decoder import PacketDecoder
 
-_AHEAD = SAMPLE_RATE // 2  # samples decoded before they are due
+_AHEAD = 3 * SAMPLE_RATE  # samples decoded before they are due: nobody waits for them
+_BEGIN = SAMPLE_RATE // 2  # and before an over begins
 _QUIET = 0.3  # seconds in which nobody has spoken, before an over is played ...
 _PATIENCE = 10.0  # ... or that one waits for them at most
 _LONGEST_PAUSE = 8  # latent steps; longer ones in an over are shortened
@@ -227,7 +228,7 @@ class LateVoice:
 
     def _may_begin(self, now: float) -> bool:
         """Whether the over that is ready may be heard now."""
-        if not self._whole and len(self._queue) < _AHEAD:
+        if not self._whole and len(self._queue) < _BEGIN:
             return False
         if self._ready_since is None:
             self._ready_since = now
