@@ -217,6 +217,9 @@ class FakeCall(Call):
         self.note("set_recording", path)
         self.recording = path or ""
 
+    def record_overs(self, folder: str | None) -> None:
+        self.note("record_overs", folder)
+
     def send_text(self, text: str) -> None:
         self.note("send_text", text)
 

@@ -48,8 +48,8 @@ def clip() -> np.ndarray:
 
 
 def call_of(codec, endpoint, source, sink, **settings) -> Call:
-    settings = CallSettings("2k", iterations=2, **settings)
-    return Call(codec, endpoint, source, sink, settings, Journal(), no_devices())
+    chosen = CallSettings("2k", iterations=2, **settings)
+    return Call(codec, endpoint, source, sink, chosen, Journal(), no_devices())
 
 
 def log_of(call: Call) -> str:
@@ -69,6 +69,7 @@ def test_an_over_said_during_an_outage_is_heard_whole_and_as_late(codec, clip, t
     caller = Caller("127.0.0.1", relay.port, Offer(codec.model_id, "2k", "Ann"), OPEN)
     talker = call_of(codec, caller, FileSource(talk), NullSink(), push_to_talk=True)
     talker.start()
+    hearer.record_overs(str(tmp_path / "overs"))
     try:
         wait_until(lambda: talker.snapshot().state is CallState.TALKING)
         wait_until(lambda: hearer.snapshot().listeners)
@@ -81,8 +82,9 @@ def test_an_over_said_during_an_outage_is_heard_whole_and_as_late(codec, clip, t
         packets = round((len(clip) / SAMPLE_RATE + 1.3) / 0.256)  # the clip once round, and more
         wait_until(lambda: talker.snapshot().talker.frames >= frames + packets)
         talker.talk(False)
-        wait_until(lambda: talker.snapshot().link.kept >= 0.256 * (packets - 1))
-        said = 0.256 * packets
+        frames = talker.snapshot().talker.frames
+        wait_until(lambda: talker.snapshot().talker.frames >= frames + 3)  # the over has ended
+        assert talker.snapshot().link.kept >= 0.256 * (packets - 1)
         wait_until(lambda: time.monotonic() >= begun + OUTAGE)
         before = len(ear.played)
         assert not np.concatenate(ear.played).any()
@@ -102,15 +104,19 @@ def test_an_over_said_during_an_outage_is_heard_whole_and_as_late(codec, clip, t
         talker.close()
         hearer.close()
         relay.close()
-    print(
-        f"whole after {came:.2f} s, begins after {sounds:.2f} s, {said:.1f} s long, {ended:.2f} s"
-    )
+    length = f"{late.seconds:.1f} s long"
+    print(f"whole after {came:.2f} s, heard from {sounds:.2f} to {ended:.2f} s, {length}")
     heard = np.concatenate(ear.played[before:])
     assert median(likeness(clip, heard)) > 0.8
     # Once, and nothing of it as if it were said now.
     audible = np.flatnonzero(np.abs(heard) > 0.003) / SAMPLE_RATE
-    assert audible[-1] - audible[0] < said + 2.0
+    assert audible[-1] - audible[0] < late.seconds + 2.0
     assert talker.snapshot().link.kept == 0.0
+    (file,) = (tmp_path / "overs").iterdir()
+    assert file.name.endswith("-ann-late.wav")
+    samples, _ = soundfile.read(file, dtype="float32")
+    assert len(samples) / SAMPLE_RATE == pytest.approx(late.seconds, abs=0.6)
+    assert median(likeness(clip, samples)) > 0.8
 
 
 def test_the_overs_of_push_to_talk_are_told_apart_and_an_open_microphone_is_none(codec):

@@ -200,6 +200,7 @@ def test_statistics_are_added_to_a_file_until_it_is_full(
         (["listen", "--bind", "127.0.0.1", "--preset", "2kk"], "'2kk'"),
         (["listen", "--bind", "127.0.0.1", "--record", "talk.mp3"], "talk.mp3"),
         (["call", "127.0.0.1", "--record", "nowhere/talk.wav"], "nowhere/talk.wav"),
+        (["call", "127.0.0.1", "--record-overs", "/dev/null/overs"], "/dev/null/overs"),
     ],
 )
 def test_what_is_misspelt_is_said_before_loading(
@@ -232,6 +233,14 @@ def test_standard_input_is_not_both_lines_and_sound_or_keys(
     for more in (["--headless", "--input", "-"], ["--headless", "--send-file", "-"], []):
         assert main(["call", "127.0.0.1", "--insecure", "--say", "-", *more]) == 2
         assert "standard input" in capsys.readouterr().err
+
+
+def test_overs_are_recorded_to_the_folder_that_is_named(
+    running: type[Running], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "overs")
+    assert run(options("--record-overs", folder, "--seconds", "0.1")) == 0
+    assert ("record_overs", folder) in running.made[-1].calls
 
 
 def test_looking_whether_one_can_record_leaves_no_trace(tmp_path: Path) -> None:

@@ -92,9 +92,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     sound.add_argument("--send-file", metavar="AUDIO", help="say this instead of the microphone")
     sound.add_argument("--record", metavar="WAV", help="record the call: left us, right them")
     sound.add_argument(
+        "--record-overs", metavar="DIR", help="write what anybody says to a file of its own in DIR"
+    )
+    sound.add_argument(
         "--push-to-talk", action="store_true",
-        help="begin with the microphone off, which a key opens; what is said while the connection is "
-        "broken arrives late",
+        help="begin with the microphone off, which a key opens; what is said while the connection "
+        "is broken arrives late",
     )  # fmt: skip
     sound.add_argument(
         "--say",
@@ -133,7 +136,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=options.count,
         default=1024,
         metavar="MIB",
-        help="the most that --record and --stats-json may take, each (default: 1024)",
+        help="the most that --record, --record-overs and --stats-json may take, each "
+        "(default: 1024)",
     )
     output.add_argument("--log", metavar="FILE", help="the call's log (headless default: stderr)")
     output.add_argument(
@@ -248,6 +252,7 @@ def run(
     from codec.speech.presets import find_preset
     from stream.audio.frontend import Processing
     from stream.call.call import Call, CallSettings
+    from stream.call.over_files import check_folder
     from stream.call.recorder import check_recordable
     from stream.link.events import CallState, Offer
     from stream.link.impairment import parse_impairment
@@ -264,6 +269,8 @@ def run(
     _check_files(args)
     if args.record:
         check_recordable(args.record)
+    if args.record_overs:
+        check_folder(args.record_overs)
     if not args.headless and (lacking := no_screen()):
         raise UsageError(f"{lacking}: add --headless")
     source, sink = make_source(args), make_sink(args)
@@ -303,6 +310,8 @@ def run(
         try:
             if args.record:
                 call.set_recording(args.record)
+            if args.record_overs:
+                call.record_overs(args.record_overs)
             watch = partial(
                 follow,
                 call,

@@ -30,6 +30,7 @@ from stream.call.delays import (
     fitting,
     steps_of,
 )
+from stream.call.over_files import OverFiles
 from stream.call.receiver import Receiver
 from stream.call.recorder import FRAME_BYTES, MAX_FRAMES, Recorder
 from stream.call.remote_stream import RemoteStream
@@ -67,6 +68,7 @@ _EVENT_WAIT = 0.05
 _GOODBYE_SECONDS = 0.5  # from the end of the source to hanging up, beyond the length of a packet
 _NEW_SECONDS = 1.0  # in which a party that has come lacks a key packet for no other reason
 _DRAIN_SECONDS = 4.0  # in which what a party said last has to be played
+_OWN_LEAD = 0.2  # seconds before the first packet of speech that a recorded over of ours begins
 _LOG_SECONDS = 1.0  # for the reader of the log to take its last lines
 _OVER = (CallState.ENDED, CallState.REFUSED, CallState.FAILED)
 
@@ -129,6 +131,8 @@ class Call:
         self._preset = settings.preset
         self._recorder: Recorder | None = None
         self._recording = ""
+        self._over_files: OverFiles | None = None
+        self._told_recording = False
         self._changing_recording = threading.Lock()
         self._cards = Hotplug(source, sink, sound, journal)
         self._fall_back = FallBack()
@@ -147,7 +151,13 @@ class Call:
             end_over=endpoint.end_over,
         )
         self._receiver = Receiver(
-            codec, self._cards.output, journal, self._record_received, endpoint.ask_for_key
+            codec,
+            self._cards.output,
+            journal,
+            self._record_received,
+            endpoint.ask_for_key,
+            decoded_late=self._record_late,
+            heard=self._record_heard,
         )
         self._state = CallState.WAITING
         self._reason = ""
@@ -191,6 +201,7 @@ class Call:
             if self._thread.is_alive() and threading.current_thread() is not self._thread:
                 self._thread.join(5.0)
             self.set_recording(None)
+            self.record_overs(None)
             self._journal.close(_LOG_SECONDS)
 
     # --- what a screen shows ------------------------------------------------------------------
@@ -221,6 +232,7 @@ class Call:
             and self._state is CallState.RECONNECTING,
             late=self._receiver.late(now),
             recording=self._recording,
+            recording_overs="" if (files := self._over_files) is None else files.name,
             delays=self.delays(),
             room=self._settings.room,
             overloaded=self._receiver.overloaded or self._sender.behind,
@@ -307,6 +319,14 @@ class Call:
         with self._changing_recording:
             self._change_recording(path)
 
+    def record_overs(self, folder: str | None) -> None:
+        """Write each over of each speaker to a file in a folder, or do so no more.
+
+        Raises SottoError where nothing can be written.
+        """
+        with self._changing_recording:
+            self._change_over_files(folder)
+
     def send_text(self, text: str) -> None:
         """Write a line to the others. Raises BadInput where it cannot be sent."""
         if not self._endpoint.send_text(text):
@@ -336,13 +356,33 @@ class Call:
             recorder.start()
         self._recorder, before = recorder, self._recorder
         finished, self._recording = self._recording, path or ""
-        if (recorder is None) != (before is None):
-            self._endpoint.tell_recording(recorder is not None)
+        self._tell_recording()
         if before is not None:
             before.stop()
             self._journal.info(before.error or f"recorded {finished}")
         if path is not None:
             self._journal.info(f"recording to {path}")
+
+    def _change_over_files(self, folder: str | None) -> None:
+        most = self._settings.recording_bytes
+        files = None if folder is None else OverFiles(folder, most_bytes=most)
+        if files is not None:
+            files.start()
+        self._over_files, before = files, self._over_files
+        self._tell_recording()
+        if before is not None:
+            before.stop()
+            said = f"recorded {before.files} overs to {before.name}"
+            self._journal.info(before.error or said)
+        if files is not None:
+            self._journal.info(f"recording overs to {files.name}")
+
+    def _tell_recording(self) -> None:
+        """Tell the others whether we record, in one way or another, if that has changed."""
+        on = self._recorder is not None or self._over_files is not None
+        if on != self._told_recording:
+            self._told_recording = on
+            self._endpoint.tell_recording(on)
 
     # --- the call's own thread ----------------------------------------------------------------
 
@@ -381,11 +421,14 @@ class Call:
 
     def _notice_end_of_recording(self) -> None:
         """A recording that is full, or cannot be written, has ended by itself."""
-        if (recorder := self._recorder) is None or recorder.error is None:
-            return
-        with self._changing_recording:
-            if self._recorder is recorder:
-                self._change_recording(None)
+        if (recorder := self._recorder) is not None and recorder.error is not None:
+            with self._changing_recording:
+                if self._recorder is recorder:
+                    self._change_recording(None)
+        if (files := self._over_files) is not None and files.error is not None:
+            with self._changing_recording:
+                if self._over_files is files:
+                    self._change_over_files(None)
 
     def _have_front_end(self) -> None:
         """Make the front end, where one is wanted and there is none yet."""
@@ -557,10 +600,25 @@ class Call:
     def _record_sent(self, samples: FloatArray, time_of_last: float) -> None:
         if (recorder := self._recorder) is not None:
             recorder.sent(samples, time_of_last)
+        if (files := self._over_files) is not None:
+            # Speech is known for speech when its packet is whole.
+            lead = _OWN_LEAD + self._sender.delay / 1000
+            first = time_of_last - len(samples) / SAMPLE_RATE
+            files.push(None, "own", samples, self._sender.speaking, first, lead)
 
     def _record_received(self, samples: FloatArray, time_of_first: float) -> None:
         if (recorder := self._recorder) is not None:
             recorder.received(samples, time_of_first)
+
+    def _record_heard(
+        self, party: int, name: str, samples: FloatArray, active: bool, time_of_first: float
+    ) -> None:
+        if (files := self._over_files) is not None:
+            files.push(party, name or f"party {party}", samples, active, time_of_first)
+
+    def _record_late(self, over: Over, name: str, samples: FloatArray) -> None:
+        if (files := self._over_files) is not None:
+            files.late(name, samples, over.ended)
 
 
 def warm_up(codec: SpeechCodec, delay: int = CALL_DELAY) -> dict[int, float]:

@@ -41,6 +41,7 @@ _MOST_VOLUMES = 64  # remembered
 _FAILED_SECONDS = 5.0  # in which a voice that could not be decoded is not tried again
 
 _T = TypeVar("_T")
+Heard = Callable[[int, str, FloatArray, bool, float], None]
 
 
 class Receiver:
@@ -50,7 +51,8 @@ class Receiver:
     which takes long to decode never starves the loudspeaker. played(samples, time_of_first): all
     that is played; key_missed(party): a party has to be asked for a key packet; stream(codec,
     party): makes a party's stream; decoded_late(over, name, samples): what comes late, once all of
-    it is decoded.
+    it is decoded; heard(party, name, samples, active, time_of_first): what is heard of each party,
+    whatever its volume.
 
     Attribute front_end: is told what a loudspeaker plays, so that its echo can be cancelled.
     """
@@ -64,6 +66,7 @@ class Receiver:
         key_missed: Callable[[int], None] = lambda party: None,
         stream: Callable[[SpeechCodec, int], RemoteStream] = RemoteStream,
         decoded_late: Decoded | None = None,
+        heard: Heard | None = None,
     ) -> None:
         self._codec = codec
         self._slot = slot
@@ -72,7 +75,7 @@ class Receiver:
         self._key_missed = key_missed
         self._make_stream = stream
         self._streams: dict[int, RemoteStream] = {}
-        self._decoded_late = decoded_late
+        self._decoded_late, self._heard = decoded_late, heard
         self._late: LateVoice | None = None  # once something has come late
         self._failed: dict[int, float] = {}  # voices that could not be decoded, and until when
         self._volumes: dict[str, Volume] = {}  # of those who may come back, by their keys
@@ -274,6 +277,10 @@ class Receiver:
     def _new_stream(self, party: int) -> RemoteStream:
         stream = self._make_stream(self._codec, party)
         stream.key_missed = partial(self._key_missed, party)
+        if (heard := self._heard) is not None:
+            stream.tap = lambda samples, active, when: heard(
+                party, stream.name, samples, active, when
+            )
         return stream
 
     def _decode(self) -> None:

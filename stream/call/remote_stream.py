@@ -84,7 +84,9 @@ class RemoteStream:
     (as `Joined` has them), preset and recording (as it says), joined (when it came), capture
     (seconds from the air to its encoder, as it says), skipped (whether it is not listened to
     because the machine has no time to decode it), volume (how loud it is played), key_missed
-    (called when it has to be asked for a key packet, by the decoder's thread).
+    (called when it has to be asked for a key packet, by the decoder's thread), tap (is given what
+    is heard of it, whatever the volume, whether that is speech, and when its first sample is in the
+    air).
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class RemoteStream:
         self.skipped = False
         self.volume = Volume()
         self.key_missed: Callable[[], None] = lambda: None
+        self.tap: Callable[[FloatArray, bool, float], None] | None = None
         self._decoder = decoder
         self._clock = clock
         self._lock = threading.Lock()
@@ -324,6 +327,8 @@ class RemoteStream:
                 samples = fade_out(samples)
             out[:ready] = samples
         self._broken = ready < n
+        if self.tap is not None:
+            self.tap(out, self._active, play_time)
         out = self._limiter.process(self._as_loud_as_wanted(out))
         self._history.push(shown)
         self._level.push(out)

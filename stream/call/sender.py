@@ -178,6 +178,13 @@ class Sender:
         return not self.muted and (self.talking or not self.push_to_talk)
 
     @property
+    def speaking(self) -> bool:
+        """Whether we say something: the key is down, or speech came last from an open microphone,
+        as is known when a packet is whole."""
+        latest = self._latest
+        return self.open and (self.push_to_talk or (latest is not None and latest.active))
+
+    @property
     def behind(self) -> bool:
         """Whether the encoder does not keep up with the source."""
         return self._backlog > _BACKLOG

@@ -193,8 +193,9 @@ class Snapshot:
     """Everything there is to see of a call.
 
     presets, delays: those that may be changed to, the latter in milliseconds; talking: our voice
-    is sent; keeping: it is kept, to be delivered late; late: what comes late of others; ringing: a
-    caller that waits to be let in.
+    is sent; keeping: it is kept, to be delivered late; late: what comes late of others; recording,
+    recording_overs: the file and the folder that are written to, "" if none is; ringing: a caller
+    that waits to be let in.
     """
 
     state: CallState
@@ -214,6 +215,7 @@ class Snapshot:
     keeping: bool = False
     late: LateOver | None = None
     recording: str = ""
+    recording_overs: str = ""
     delays: tuple[int, ...] = ()
     room: bool = False
     overloaded: bool = False

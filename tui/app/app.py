@@ -413,6 +413,7 @@ class CallApp(App[None]):
             snapshot.keeping,
             snapshot.late is not None and snapshot.late.playing,
             snapshot.recording,
+            snapshot.recording_overs,
             snapshot.overloaded,
             snapshot.preset,
             tuple((each.party, each.recording, each.volume) for each in snapshot.listeners),

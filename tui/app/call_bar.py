@@ -119,7 +119,7 @@ def _call_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
 def _narrow_lines(snapshot: Snapshot, listener: Party | None, width: int) -> list[Line]:
     """State, security, key and devices, one below the other."""
     symbol, word, role = STATES[snapshot.state]
-    recording: Line = [("● REC", "bad")] if snapshot.recording else []
+    recording: Line = [("● REC", "bad")] if snapshot.recording or snapshot.recording_overs else []
     whose, key = _key(snapshot, listener)
     rows = [(whose, key), (_mic(snapshot), clean(snapshot.input_device) or UNKNOWN)]
     rows.append(("out ", clean(snapshot.output_device) or UNKNOWN))
@@ -144,7 +144,7 @@ def _mic(snapshot: Snapshot) -> str:
 
 
 def _device_line(snapshot: Snapshot, listener: Party | None, width: int) -> Line:
-    right: Line = [("● REC", "bad")] if snapshot.recording else []
+    right: Line = [("● REC", "bad")] if snapshot.recording or snapshot.recording_overs else []
     whose, key = _key(snapshot, listener)
     mic = _mic(snapshot)
     labels = len(whose) + len(mic) + len("out ") + 2 * 2 + (width_of(right) + 2 if right else 0)

@@ -55,7 +55,7 @@ def rows(snapshot: Snapshot, listener: Party | None) -> list[tuple[str, str]]:
         ("microphone", clean(snapshot.input_device) or UNKNOWN),
         ("", FRONT_END[snapshot.front_end]),
         ("loudspeaker", clean(snapshot.output_device) or UNKNOWN),
-        ("recording", clean(snapshot.recording) or "off"),
+        ("recording", clean(snapshot.recording or snapshot.recording_overs) or "off"),
         ("sent", f"{talker.frames} frames, {talker.silent_frames} silent, {talker.unsent} unsent"),
         ("", f"{link.dropped} packets dropped before they were sent"),
         ("", f"{bits(talker.rate.wire)} bit/s on the wire, {talker.overflows} capture gaps"),
