@@ -261,11 +261,13 @@ class ContainerWriter:
     The packets of a container are consecutive, numbered from 0 in packets (version 1) or latent
     steps (version 2). Raises `BadInput` for a packet that does not belong in this stream; lets
     `OSError` through from `fileobj`.
+
+    Attributes: header; frames, size: packets and bytes written so far.
     """
 
     def __init__(self, fileobj: BinaryIO, header: StreamHeader) -> None:
         self.header = header
-        self.frames = 0
+        self.frames = self.size = 0
         self._sink = fileobj
         self._model_id = short_id(header.model_id)
         self._content_crc = 0
@@ -318,6 +320,7 @@ class ContainerWriter:
         self._put(record[:-4] + zlib.crc32(record[:-4]).to_bytes(4, "big"))
 
     def _put(self, data: bytes) -> None:
+        self.size += len(data)
         view = memoryview(data)
         while view:
             # Unbuffered files may take less than all; buffered ones need not say how much.

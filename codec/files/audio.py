@@ -337,17 +337,21 @@ def audio_format(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def audio_output(
-    path: str | os.PathLike[str], *, force: bool = False
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    draft: str | os.PathLike[str] | None = None,
 ) -> Iterator[_WavSink | _SoundFileSink]:
     """16 kHz mono into a file, in the format of its suffix, or into a pipe as 16-bit WAV.
 
     Samples [n], full scale 1, go to `write`: beyond is clipped, not-a-number is 0. The file appears
     under its name when the block ends well, and not at all otherwise. force: replace a file that is
-    there. Raises BadInput when opened (unknown suffix, a file that is there, no such directory, no
-    permission) and while written (no space); BrokenPipeError when a pipe's reader has gone.
+    there; draft: as in `atomic_output`. Raises BadInput when opened (unknown suffix, a file that is
+    there, no such directory, no permission) and while written (no space); BrokenPipeError when a
+    pipe's reader has gone.
     """
     form, encoding = audio_format(path)
-    with atomic_output(path, force=force) as file:
+    with atomic_output(path, force=force, draft=draft) as file:
         wave = form == "WAV"
         sink = _WavSink(file, path) if wave else _SoundFileSink(file, path, form, encoding)
         try:

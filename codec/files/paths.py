@@ -142,7 +142,11 @@ def refuse_replacing(
 
 @contextlib.contextmanager
 def atomic_output(
-    path: str | os.PathLike[str], *, force: bool = False, new: bool = False
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    new: bool = False,
+    draft: str | os.PathLike[str] | None = None,
 ) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an exception.
 
@@ -154,10 +158,13 @@ def atomic_output(
     there when the block ends, ours gets the next free name, as in talk-2.wav; unless `new`, which
     expects that, BadInput then says so.
 
+    draft: a name of `new_draft`, under which the whole file is left for `publish`, perhaps by
+    another process; `path` must then be no pipe.
+
     Raises BadInput if the file must not be replaced, or if the operating system refuses (no such
     directory, no permission, no space), BrokenPipeError when a pipe's reader has gone.
     """
-    if os.fspath(path) == PIPE:
+    if draft is None and os.fspath(path) == PIPE:
         if sys.stdout is None or sys.stdout.closed:
             raise BadInput("cannot write standard output: it is closed")
         if sys.stdout.isatty():
@@ -166,35 +173,56 @@ def atomic_output(
             yield stream
             stream.flush()
         return
-    if is_special(path):
+    if draft is None and is_special(path):
         with os_errors("write", path), open(path, "wb") as device:
             yield device
         return
     refuse_replacing(path, force=force, new=new)
     with os_errors("write", path):
         final = _checked_target(path)
-    # Short, so that a final name of the longest legal length still works.
-    temporary = final.parent / f".sotto-{secrets.token_hex(6)}.part"
+    temporary = new_draft(path) if draft is None else Path(draft)
     try:
-        with os_errors("write", path):
-            with _create(temporary, like=final) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if force or (not new and final.suffix.lower() in OWN_SUFFIXES):
-                os.replace(temporary, final)
-                return
-            name = _rename_new(temporary, final)
-        if not new and name != final:
-            raise BadInput(
-                f"a file {display_name(path)} has been made meanwhile: "
-                f"the output is in {display_name(name)}"
-            )
+        with os_errors("write", path), _create(temporary, like=final) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if draft is None:
+            publish(temporary, path, force=force, new=new)
     except BaseException:
         # Missing if it was never created, or if the interruption came right after the rename.
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def new_draft(path: str | os.PathLike[str]) -> Path:
+    """A name of its own, beside the file at `path`, for what is to become that file."""
+    # Short, so that a final name of the longest legal length still works.
+    return Path(os.path.realpath(path)).parent / f".sotto-{secrets.token_hex(6)}.part"
+
+
+def publish(
+    draft: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    new: bool = False,
+) -> None:
+    """Give a whole file, written as `draft`, the name `path`; see `atomic_output`.
+
+    Raises BadInput as that does.
+    """
+    with os_errors("write", path):
+        final = _checked_target(path)
+        if force or (not new and final.suffix.lower() in OWN_SUFFIXES):
+            os.replace(draft, final)
+            return
+        name = _rename_new(Path(draft), final)
+    if not new and name != final:
+        raise BadInput(
+            f"a file {display_name(path)} has been made meanwhile: "
+            f"the output is in {display_name(name)}"
+        )
 
 
 @contextlib.contextmanager

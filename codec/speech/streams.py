@@ -22,8 +22,8 @@ _HELD_BACK = 2 * FRAME_SAMPLES  # of a stream whose end is not known yet
 
 def encode_stream(
     encoder: SpeechEncoder, header: StreamHeader, blocks: Iterable[FloatArray], sink: BinaryIO
-) -> None:
-    """Write 16 kHz mono blocks [n], full scale 1, to `sink` as a whole container."""
+) -> int:
+    """Write 16 kHz mono blocks [n], full scale 1, to `sink` as a whole container; its bytes."""
     writer = ContainerWriter(sink, header)
     samples = 0
     for block in blocks:
@@ -31,6 +31,7 @@ def encode_stream(
         _write(writer, encoder.push(block))
     _write(writer, encoder.finish())
     writer.finish(samples)
+    return writer.size
 
 
 def _write(writer: ContainerWriter, packets: list[EncodedPacket]) -> None:
