@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from codec.errors import BadInput, SottoError
@@ -41,18 +41,27 @@ class Work:
     a directory of some or several.
     """
 
-    def __init__(self, args: argparse.Namespace, suffix: str, *, folders: bool = True) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        suffix: str,
+        *,
+        folders: bool = True,
+        audio: bool | None = None,
+        known: Collection[str] = (),
+    ) -> None:
         """Read `input`, `output` and `force`; outputs in a directory end in `suffix`.
 
-        folders: an input may be a directory; its audio, or if `suffix` is audio, .sotto files are
-        meant, and its tree is mirrored.
+        folders: an input may be a directory; its audio files are meant, or if not `audio` (None:
+        where the outputs are audio) its .sotto files, and its tree is mirrored. known: outputs that
+        may be there, since whoever would replace one looks at it first.
 
         Raises UsageError if the two do not fit together, or an input would be overwritten, BadInput
         if another file would be, or an input directory is unreadable or holds no such files.
         """
         sources: list[str] = args.input
         target: str = args.output
-        self._audio = suffix == _CONTAINER_SUFFIX
+        self._audio = suffix == _CONTAINER_SUFFIX if audio is None else audio
         first = sources[0]
         inside = folders and os.path.isdir(first)
         ends = target.endswith(tuple(s for s in (os.sep, os.altsep) if s))
@@ -65,7 +74,10 @@ class Work:
             if len(sources) == 1 and inside:
                 found = [(path, name.relative_to(name.parts[0])) for path, name in found]
             self.pairs = _named(found, target, suffix)
-        check_outputs(*zip(*self.pairs, strict=True), force=args.force, mirrored=not self.single)
+        check_outputs(
+            *zip(*self.pairs, strict=True),
+            force=args.force, mirrored=not self.single, known=known,
+        )  # fmt: skip
 
     def _check_folder(self, sources: list[str], target: str, *, made: bool) -> None:
         """Raise UsageError unless outputs can go into `target`; made: it may be a new folder."""
@@ -160,39 +172,65 @@ def run_batch(
     label: str,
     pairs: list[tuple[str, str]],
     seconds: Callable[[str], float | None],
-    process: Callable[[str, str, Progress], None],
+    process: Callable[[str, str, Progress], object],
 ) -> int:
     """Call `process(input, output, progress)` for every pair, continuing after files that fail.
 
     seconds: duration of an input. Returns 1, after naming the files that failed, if there are any.
     Errors other than SottoError are not of one file alone, so they end the batch.
     """
-    failures: list[str] = []
-    written: dict[tuple[int, int], str] = {}
+    failures, written = Failures(len(pairs)), Written()
     with Progress(label, sum(_or_zero(seconds, source) for source, _ in pairs)) as progress:
         for number, (source, target) in enumerate(pairs, 1):
             progress.describe(f"{label} {number}/{len(pairs)} {display_name(Path(source).name)}")
             try:
                 with os_errors("write", target):
                     Path(target).parent.mkdir(parents=True, exist_ok=True)
-                # To some file systems a.wav and A.wav are one.
-                here = _identity(target)
-                if here is not None and (other := written.get(here)):
-                    raise BadInput(f"would replace {display_name(target)}, made of {other}")
+                written.refuse(target)
                 process(source, target, progress)
-                if (here := _identity(target)) is not None:
-                    written[here] = display_name(source)
+                written.add(target, source)
             except SottoError as error:
-                text = str(error)
-                name = display_name(source)
-                failures.append(text if name in text else f"{name}: {text}")
-    if not failures:
-        return 0
-    for failure in failures:
-        note(failure)
-    if len(pairs) > 1:
-        note(f"{len(failures)} of {len(pairs)} files failed")
-    return 1
+                failures.add(source, str(error))
+    return failures.status()
+
+
+class Failures:
+    """The files of a batch of `total` that failed, and why."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._lines: list[str] = []
+
+    def add(self, source: str, reason: str) -> None:
+        """This one failed."""
+        name = display_name(source)
+        self._lines.append(reason if name in reason else f"{name}: {reason}")
+
+    def status(self) -> int:
+        """The exit status; names the files that failed if there are any."""
+        for line in self._lines:
+            note(line)
+        if self._lines and self._total > 1:
+            note(f"{len(self._lines)} of {self._total} files failed")
+        return 1 if self._lines else 0
+
+
+class Written:
+    """The files that a batch has written: to some file systems a.wav and A.wav are one."""
+
+    def __init__(self) -> None:
+        self._sources: dict[tuple[int, int], str] = {}
+
+    def refuse(self, target: str) -> None:
+        """Raise BadInput where an output would replace another one."""
+        here = _identity(target)
+        if here is not None and (other := self._sources.get(here)):
+            raise BadInput(f"would replace {display_name(target)}, made of {other}")
+
+    def add(self, target: str, source: str) -> None:
+        """This output has been made of that input."""
+        if (here := _identity(target)) is not None:
+            self._sources[here] = display_name(source)
 
 
 def stored_seconds(source: str) -> float | None:

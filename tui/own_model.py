@@ -31,6 +31,28 @@ def named(model_id: str, place: Place) -> str:
     return f"{model_id} ({place})"
 
 
+def preset_id(preset: str, folder: Path | None) -> str:
+    """The id of the model that a preset codes with, found without loading it.
+
+    Raises BadInput for an unknown preset, and if there is no such model.
+    """
+    from codec.speech.presets import find_preset
+    from models.description import WEIGHTS
+
+    found = find_preset(preset)
+    return folder_id(folder or WEIGHTS / found.model)
+
+
+def folder_id(folder: Path) -> str:
+    """The id of the model in a folder. Raises BadInput if there is none."""
+    from models.description import DESCRIPTION, read_description
+
+    try:
+        return str(read_description(folder / DESCRIPTION)["model_id"])
+    except (OSError, LookupError, ValueError, RecursionError) as error:
+        raise BadInput(f"{display_name(folder)} holds no model that can be read") from error
+
+
 @contextlib.contextmanager
 def needing(source: str, model_id: str, preset: str, folder: Path | None) -> Iterator[None]:
     """Around the loading of the model in `folder`: an error says which one a file needs."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tui.own_model import needing
+from tui.corpora.options import add_workers, limit_threads, many
+from tui.own_model import folder_id, needing
 from tui.terminal import options
 from tui.terminal.arguments import between, number
 from tui.terminal.outputs import add_paths
@@ -15,7 +17,7 @@ from tui.terminal.outputs import add_paths
 if TYPE_CHECKING:
     from codec.container import StreamHeader, StreamInfo
     from codec.speech.codec import SpeechCodec
-    from tui.terminal.progress import Progress
+    from tui.corpora.corpus import Made, Watch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_model(parser)
     options.add_device(parser)
+    add_workers(parser)
     parser.set_defaults(run=run)
 
 
@@ -67,21 +70,28 @@ def run(args: argparse.Namespace) -> int:
         transitions(args.loss_rate, args.burst)
     except BadInput as error:
         raise UsageError(str(error)) from error
+    if many(args):
+        from tui.corpora.corpus import Coding, code_corpus, work_of
+
+        shaping = {"loss_rate": args.loss_rate, "burst": args.burst, "seed": args.seed}
+        model = "" if args.model is None else folder_id(args.model)
+        return code_corpus(work_of(args, ".wav"), Coding("decode", Job, args, model, shaping))
     work = Work(args, ".wav")
-    job = _Job(args)
+    job = Job(args)
     if not work.single:
-        return run_batch("decode", work.pairs, job.seconds, job.decode)
+        return run_batch("decode", work.pairs, job.seconds, job)
     source, target = work.pairs[0]
     audio_format(target)
     with Progress("decode", job.seconds(source)) as progress:
-        job.decode(source, target, progress)
+        job(source, target, progress)
     return 0
 
 
-class _Job:
+class Job:
     """Decodes files with the codecs that their headers ask for, each loaded once."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        """args: of this command."""
         self._args = args
         self._codec = cache(self._load)
         self._scanned = cache(_scanned)
@@ -91,16 +101,17 @@ class _Job:
         found = self._scanned(source)
         return None if found is None else found.duration_s
 
-    def decode(self, source: str, target: str, progress: Progress) -> None:
-        """Decode one file or pipe into another."""
+    def __call__(self, source: str, target: str, watch: Watch, draft: Path | None = None) -> Made:
+        """Decode one file or pipe into another; draft: see `codec.files.paths.atomic_output`."""
         from codec.container import ContainerReader
         from codec.errors import BadStream
         from codec.files.audio import audio_output
         from codec.files.paths import PIPE, display_name, open_input, os_errors
         from codec.packet_loss import losses
         from codec.speech.streams import decode_stream
+        from tui.corpora.corpus import Length, Made
 
-        args = self._args
+        args, length = self._args, Length()
         name = "standard input" if source == PIPE else display_name(source)
         found = self._scanned(source)
         total = None if found is None else found.total_samples
@@ -112,24 +123,27 @@ class _Job:
             with needing(source, header.model_id, header.preset, args.model):
                 codec = self._codec(header.preset)
             reader.require_model(codec.model_id, codec.preset)
-            with audio_output(target, force=args.force) as writer:
+            with audio_output(target, force=args.force, draft=draft) as writer:
                 decoder = codec.decoder(reader.header.steps)
                 blocks = decode_stream(decoder, reader, lost, total)
-                for block in progress.follow(blocks):
+                for block in length.of(watch.follow(blocks)):
                     writer.write(block)
                 if not reader.frames:
                     raise BadStream("the stream holds no frames")
         if not reader.intact:
-            progress.note(f"{name}: {reader.integrity()}; lost frames concealed")
+            watch.note(f"{name}: {reader.integrity()}; lost frames concealed")
         if lost is not None:
             received = reader.frames - reader.damaged_frames
             dropped = sum(islice(losses(args.loss_rate, args.burst, args.seed), received))
-            progress.note(f"{name}: {dropped} of {reader.frames} frames dropped and concealed")
+            watch.note(f"{name}: {dropped} of {reader.frames} frames dropped and concealed")
+        return Made(8 * reader.container_bytes, length.seconds, header.model_id)
 
     def _load(self, preset: str) -> SpeechCodec:
         from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-        return SpeechCodec.load(preset, self._args.device, self._args.model)
+        codec = SpeechCodec.load(preset, self._args.device, self._args.model)
+        limit_threads(self._args)
+        return codec
 
 
 def _scanned(source: str) -> StreamInfo | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tui.corpora.options import add_workers, limit_threads, many
+from tui.own_model import preset_id
 from tui.terminal import options
 from tui.terminal.outputs import add_paths
 
 if TYPE_CHECKING:
-    from codec.speech.codec import SpeechCodec
-    from tui.terminal.progress import Progress
+    from tui.corpora.corpus import Made, Watch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "IN", "OUT.sotto", "audio file")
     options.add_encoding(parser)
     parser.add_argument("--denoise", action="store_true", help="lower noise and rumble first")
+    add_workers(parser)
     parser.set_defaults(run=run)
 
 
@@ -29,46 +31,56 @@ def run(args: argparse.Namespace) -> int:
     from tui.terminal.progress import Progress
 
     encoding = options.encoding(args)
-    work = Work(args, ".sotto")
-    # Before the model: a misspelt name should not take seconds to be noticed.
-    total = stored_seconds(work.pairs[0][0]) if work.single else None
-
     if args.denoise:
         from stream.audio.frontend import check_available
 
         check_available()
+    if many(args):
+        from tui.corpora.corpus import Coding, code_corpus, work_of
 
-    from codec.speech.codec import SpeechCodec  # only here: this imports torch
-
-    codec = SpeechCodec.load(args.preset, args.device, args.model)
-    encode = partial(_encode, codec, encoding, args)
+        shaping = {**encoding, "preset": args.preset, "denoise": args.denoise}
+        model = preset_id(args.preset, args.model)
+        return code_corpus(work_of(args, ".sotto"), Coding("encode", Job, args, model, shaping))
+    work = Work(args, ".sotto")
+    # Before the model: a misspelt name should not take seconds to be noticed.
+    total = stored_seconds(work.pairs[0][0]) if work.single else None
+    job = Job(args)
     if not work.single:
-        return run_batch("encode", work.pairs, stored_seconds, encode)
+        return run_batch("encode", work.pairs, stored_seconds, job)
     with Progress("encode", total) as progress:
-        encode(*work.pairs[0], progress)
+        job(*work.pairs[0], progress)
     return 0
 
 
-def _encode(
-    codec: SpeechCodec,
-    encoding: dict[str, Any],
-    args: argparse.Namespace,
-    source: str,
-    target: str,
-    progress: Progress,
-) -> None:
-    from codec.files.audio import AudioReader
-    from codec.files.paths import atomic_output
-    from codec.speech.streams import GROUP, encode_stream
+class Job:
+    """Encodes files with a codec that is loaded once."""
 
-    with (
-        AudioReader(source, warn=progress.note) as reader,
-        atomic_output(target, force=args.force) as sink,
-    ):
-        encoder = codec.encoder(**encoding, group=GROUP)
-        blocks = progress.follow(reader)
-        if args.denoise:
-            from stream.audio.frontend import denoised
+    def __init__(self, args: argparse.Namespace) -> None:
+        """args: of this command. Raises BadInput if the codec cannot be loaded."""
+        from codec.speech.codec import SpeechCodec  # only here: this imports torch
 
-            blocks = denoised(blocks)
-        encode_stream(encoder, codec.header(encoding["steps"]), blocks, sink)
+        self._args, self._encoding = args, options.encoding(args)
+        self._codec = SpeechCodec.load(args.preset, args.device, args.model)
+        limit_threads(args)
+
+    def __call__(self, source: str, target: str, watch: Watch, draft: Path | None = None) -> Made:
+        """Encode one file or pipe into another; draft: see `codec.files.paths.atomic_output`."""
+        from codec.files.audio import AudioReader
+        from codec.files.paths import atomic_output
+        from codec.speech.streams import GROUP, encode_stream
+        from tui.corpora.corpus import Length, Made
+
+        args, codec, encoding = self._args, self._codec, self._encoding
+        length = Length()
+        with (
+            AudioReader(source, warn=watch.note) as reader,
+            atomic_output(target, force=args.force, draft=draft) as sink,
+        ):
+            encoder = codec.encoder(**encoding, group=GROUP)
+            blocks = length.of(watch.follow(reader))
+            if args.denoise:
+                from stream.audio.frontend import denoised
+
+                blocks = denoised(blocks)
+            size = encode_stream(encoder, codec.header(encoding["steps"]), blocks, sink)
+        return Made(8 * size, length.seconds, codec.model_id)

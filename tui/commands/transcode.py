@@ -10,15 +10,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tui.corpora.options import add_workers, limit_threads, many
+from tui.own_model import preset_id
 from tui.terminal import options
 from tui.terminal.outputs import add_force, check_outputs
 
 if TYPE_CHECKING:
     from codec.signal.samples import FloatArray
     from codec.speech.codec import SpeechCodec
-    from tui.terminal.progress import Progress
+    from tui.corpora.corpus import Made, Watch
 
 # PESQ is made for utterances; its fixed tables overflow on long recordings.
 SCORED_SECONDS = 30
@@ -30,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Encode and decode audio, and report bitrate, PESQ, STOI and speed. Quality "
         f"is scored on the first {SCORED_SECONDS} seconds."
     )
-    parser.add_argument("input", nargs="+", metavar="IN", help="audio file, several, or '-'")
+    parser.add_argument(
+        "input",
+        nargs="+",
+        metavar="IN",
+        help="audio file, several, '-', or with --jobs or --ray a directory",
+    )
     parser.add_argument("output", metavar="OUT.wav", help="audio file or '-' (of several: DIR/)")
     add_force(parser)
     options.add_encoding(parser)
@@ -38,18 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="for programs: an object, of several inputs a line each"
     )
+    add_workers(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Transcode and report. Returns 1 if some of several files failed."""
     from codec.files.audio import audio_format
-    from codec.files.paths import PIPE, atomic_output, display_name
+    from codec.files.paths import PIPE, atomic_output
     from tui.batch import Work, run_batch, stored_seconds
     from tui.terminal.errors import UsageError
     from tui.terminal.progress import Progress
 
     encoding = options.encoding(args)
+    if many(args):
+        from tui.corpora.corpus import Coding, code_corpus, work_of
+
+        if args.picture is not None:
+            raise UsageError("--picture shows a single input")
+        shaping = {**encoding, "preset": args.preset}
+        model = preset_id(args.preset, args.model)
+        work = work_of(args, ".wav", audio=True)
+        return code_corpus(work, Coding("transcode", Job, args, model, shaping))
     work = Work(args, ".wav", folders=False)
     if args.picture is not None:
         if not work.single:
@@ -67,24 +85,15 @@ def run(args: argparse.Namespace) -> int:
 
             picture = outputs.enter_context(atomic_output(args.picture, force=args.force))
 
-        from codec.speech.codec import SpeechCodec  # only here: this imports torch
-
-        codec = SpeechCodec.load(args.preset, args.device, args.model)
-        _warm_up(codec)
+        job = Job(args)
 
         def transcode(source: str, target: str, progress: Progress) -> None:
-            report, _, _ = _transcode(codec, encoding, args.force, source, target, progress)
-            if args.json:
-                print(json.dumps({"input": source, "output": target, **report}))
-            else:
-                print(f"{display_name(target)}\n{_as_text(report)}\n")
+            print(job(source, target, progress).report)
 
         if not work.single:
             return run_batch("transcode", work.pairs, stored_seconds, transcode)
         with Progress("transcode", None if total is None else 2 * total) as progress:
-            report, before, after = _transcode(
-                codec, encoding, args.force, *work.pairs[0], progress
-            )
+            report, before, after = job.transcode(*work.pairs[0], progress)
         text = json.dumps(report, indent=2) if args.json else _as_text(report)
         # With the audio on standard output, the report would land inside it.
         print(text, file=sys.stderr if args.output == PIPE else sys.stdout)
@@ -94,13 +103,48 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+class Job:
+    """Transcodes files with a codec that is loaded once."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """args: of this command. Raises BadInput if the codec cannot be loaded."""
+        from codec.speech.codec import SpeechCodec  # only here: this imports torch
+
+        self._args, self._encoding = args, options.encoding(args)
+        self._codec = SpeechCodec.load(args.preset, args.device, args.model)
+        limit_threads(args)
+        _warm_up(self._codec)
+
+    def __call__(self, source: str, target: str, watch: Watch, draft: Path | None = None) -> Made:
+        """Transcode one file of several; draft: see `codec.files.paths.atomic_output`."""
+        from codec.files.paths import display_name
+        from tui.corpora.corpus import Made
+
+        report, _, _ = self.transcode(source, target, watch, draft)
+        if self._args.json:
+            text = json.dumps({"input": source, "output": target, **report})
+        else:
+            text = f"{display_name(target)}\n{_as_text(report)}\n"
+        seconds = report["duration_s"]
+        bits = round(report["total_bits_per_s"] * seconds)
+        return Made(bits, seconds, self._codec.model_id, text)
+
+    def transcode(
+        self, source: str, target: str, watch: Watch, draft: Path | None = None
+    ) -> tuple[dict[str, Any], FloatArray, FloatArray]:
+        """The report on one file, and the samples that were scored, before and after."""
+        args = self._args
+        return _transcode(self._codec, self._encoding, args.force, source, target, watch, draft)
+
+
 def _transcode(
     codec: SpeechCodec,
     encoding: dict[str, Any],
     force: bool,
     source: str,
     target: str,
-    progress: Progress,
+    watch: Watch,
+    draft: Path | None,
 ) -> tuple[dict[str, Any], FloatArray, FloatArray]:
     """The report on one file, and the samples that were scored, before and after."""
     import numpy as np
@@ -114,10 +158,10 @@ def _transcode(
     decoded: list[FloatArray] = []
     with tempfile.TemporaryFile() as coded:
         with (
-            AudioReader(source, warn=progress.note) as reader,
+            AudioReader(source, warn=watch.note) as reader,
             os_errors("write", "a temporary file"),
         ):
-            reading = _Timed(_kept(progress.follow(reader), original))
+            reading = _Timed(_kept(watch.follow(reader), original))
             started = time.perf_counter()
             encoder = codec.encoder(**encoding, group=GROUP)
             encode_stream(encoder, codec.header(encoding["steps"]), reading, coded)
@@ -125,11 +169,11 @@ def _transcode(
         coded.seek(0)
         found = scan(coded)
         coded.seek(0)
-        with audio_output(target, force=force) as writer:
+        with audio_output(target, force=force, draft=draft) as writer:
             container, length = ContainerReader(coded), found.total_samples
             decoder = codec.decoder(encoding["steps"])
             decoding = _Timed(decode_stream(decoder, container, total_samples=length))
-            for block in _kept(progress.follow(decoding), decoded):
+            for block in _kept(watch.follow(decoding), decoded):
                 writer.write(block)
     before, after = np.concatenate(original), np.concatenate(decoded)
     seconds = found.duration_s

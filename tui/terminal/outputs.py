@@ -47,17 +47,19 @@ def check_outputs(
     *,
     force: bool = False,
     mirrored: bool = False,
+    known: Collection[str] = (),
 ) -> None:
     """Raise UsageError where an output is an input or another output, under whatever name.
 
-    mirrored: outputs are named after inputs, which may differ only in the case of letters.
+    mirrored: outputs are named after inputs, which may differ only in the case of letters; known:
+    outputs that may be there, since whoever would replace one looks at it first.
 
     Raises BadInput if an output must not be replaced. None stands for a file not asked for. What is
     in a folder that is read counts as read, except for JSON.
     """
     _tell_apart(inputs, outputs, mirrored)
     for output in outputs:
-        if output is not None:
+        if output is not None and output not in known:
             refuse_replacing(output, force=force)
 
 

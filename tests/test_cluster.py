@@ -1,0 +1,179 @@
+"""Corpora on Ray: the same outputs as without, whatever dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codec.errors import BadInput
+from tests.corpus_jobs import done, squares
+from tests.test_corpora import NAMES, code, corpus, lines, outputs, run_both, speech, stop
+from tui.cli import main
+from tui.corpora.cluster import check_address
+from tui.corpora.options import on_ray
+from tui.corpora.pool import spread
+
+# Not imported: Ray reads some of its settings then, and once only.
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("ray is not installed", allow_module_level=True)
+
+__all__ = ["corpus", "speech"]
+
+
+def test_addresses_are_told_from_files() -> None:
+    for address in ("auto", "local", "10.0.0.1:6379", "[fe80::1]:6379", "head.example:6379"):
+        assert check_address(address) == address
+    for name in ("out", "DIR/", "a:b", "ray://head:10001", "head", ""):
+        with pytest.raises(BadInput):
+            check_address(name)
+
+
+def test_a_cluster_codes_every_file_once(corpus: Path, capfd) -> None:
+    """Though one kills its worker, and another is bad; and what is done stays so."""
+    Path("in/2.wav").write_text("bad")
+    Path("in/5.wav").write_text("die")
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert code(ray="local") == 1
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    told = capfd.readouterr()
+    # Nothing of Ray's: the lines are the job's, and the list of what failed.
+    assert sorted(line for line in told.err.splitlines() if "is turned" not in line) == [
+        "sotto: 1 of 9 files failed", "sotto: in/2.wav is bad",
+    ]  # fmt: skip
+    names = [name for name in NAMES if name != "2.sotto"]
+    assert sorted(told.out.splitlines()) == sorted(f"made {Path(name).name}" for name in names)
+    assert sorted(outputs()) == names
+    assert sorted(each["output"] for each in lines() if not each["error"]) == names
+    assert len(lines()) == 9
+    assert done(corpus / "log").count("5.wav") == 2
+
+    begun = len(done(corpus / "log"))
+    Path("in/2.wav").write_text("good")
+    assert code() == 0
+    assert len(done(corpus / "log")) == begun + 1
+    found = outputs()
+    assert code(output="alone") == 0
+    assert outputs("alone") == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_driver_that_was_stopped_goes_on(
+    corpus: Path, how: signal.Signals, status: int, capsys
+) -> None:
+    assert stop(how, "after", "local") == status
+    assert len(lines()) == 4
+    assert code(".wav", ray="local") == 0
+    assert "4 of 9 files had been done" in capsys.readouterr().err
+    names = [name.replace(".sotto", ".wav") for name in NAMES]
+    assert sorted(path for path in outputs() if not path.endswith(".part")) == names
+    assert sorted(each["output"] for each in lines()) == names
+
+
+@pytest.mark.slow
+def test_a_cluster_writes_the_bytes_of_one_process(speech: Path, capsys) -> None:
+    run_both(["encode", "in", "--iterations", "4"], "one", "many", "--ray")
+    run_both(["decode", "one"], "back", "rays", "--jobs", "2", "--ray")
+
+
+@pytest.fixture
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster of two nodes, of one processor each, on this machine."""
+    ray = str(Path(sysconfig.get_path("scripts"), "ray"))
+    place = tmp_path_factory.mktemp("ray")
+    port = "46379"
+    variables = {
+        **os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }  # fmt: skip
+    common = ["--num-cpus=1", "--object-store-memory=134217728", "--block"]
+    nodes: list[subprocess.Popen[bytes]] = []
+    try:
+        for options in (
+            ["--head", f"--port={port}", "--include-dashboard=false"],
+            [f"--address=127.0.0.1:{port}"],
+        ):
+            with open(place / f"{len(nodes)}.log", "wb") as log:
+                nodes.append(
+                    subprocess.Popen(
+                        [ray, "start", *options, *common],
+                        env=variables, cwd=place, stdin=subprocess.DEVNULL, stdout=log,
+                        stderr=log,
+                    )
+                )  # fmt: skip
+            _wait_for_nodes(ray, port, len(nodes), variables)
+        yield f"127.0.0.1:{port}"
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            node.wait(60)
+
+
+def _wait_for_nodes(ray: str, port: str, count: int, variables: dict[str, str]) -> None:
+    """Until that many nodes have joined: `ray status` asks the head, and waits for it itself."""
+    for _ in range(60):
+        done = subprocess.run(
+            [ray, "status", f"--address=127.0.0.1:{port}"],
+            env=variables, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode == 0 and f"/{count}.0 CPU" in done.stdout:
+            return
+    pytest.fail(f"no {count} nodes: {done.stdout} {done.stderr}")
+
+
+ON_NODES = """
+import sys
+from tests.corpus_jobs import MODEL, Copier, arguments
+from tui.corpora import corpus
+from tui.terminal.exit_status import exit_status
+
+args = arguments(input=[sys.argv[1]], output=sys.argv[2], log=sys.argv[3], ray=sys.argv[4])
+coding = corpus.Coding("copy", Copier, args, MODEL, {})
+work = corpus.work_of(args, ".sotto", audio=True)
+sys.exit(exit_status(lambda: corpus.code_corpus(work, coding)))
+"""
+
+
+@pytest.mark.slow
+def test_two_nodes_share_the_work(corpus: Path, two_nodes: str) -> None:
+    Path("nodes.py").write_text(ON_NODES)
+
+    def code_there(*names: str) -> subprocess.CompletedProcess[str]:
+        variables = {
+            **os.environ, "RAY_AUTH_MODE": "disabled",
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+        }  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "nodes.py", *names, str(corpus / "log"), two_nodes],
+            env=variables, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    # The nodes run elsewhere, where there is no such folder.
+    done = code_there("in", "out")
+    assert done.returncode == 1
+    assert "sotto: 9 of 9 files failed" in done.stderr
+    done = code_there(str(corpus / "in"), str(corpus / "out"))
+    assert done.returncode == 0, done.stderr
+    assert sorted(outputs()) == NAMES
+    assert len(list((corpus / "log").glob("*.log"))) == 2
+
+
+@pytest.mark.slow
+def test_what_workers_give_in_order(corpus: Path) -> None:
+    with on_ray("local", squares, 20, print, 2) as pool:
+        assert dict(spread(pool, 20, lambda n: n)) == {n: n * n for n in range(20)}
+
+
+def test_a_cluster_that_is_not_there_is_one_line(corpus: Path, capsys) -> None:
+    assert main(["encode", "in", "out", "--ray", "127.0.0.1:9"]) == 1
+    assert "cannot reach Ray at 127.0.0.1:9" in capsys.readouterr().err
+    assert not outputs()

@@ -1,0 +1,103 @@
+"""--jobs, --ray and --threads: how many workers, where, and with how many threads each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from codec.errors import BadInput
+from tui.terminal.arguments import positive_count, whole
+
+if TYPE_CHECKING:
+    from tui.corpora.pool import Pool
+    from tui.corpora.worker import Make
+
+_MOST_JOBS = 1024
+
+
+def add_workers(parser: argparse._ActionsContainer) -> None:
+    """The options of commands that can code whole corpora."""
+    add = parser.add_argument
+    add("--jobs", type=whole(1, _MOST_JOBS), metavar="N",
+        help="code several files at a time, by N processes (with --ray, by N workers at most); a "
+        "manifest.jsonl beside the outputs says what became of each, and a run that was stopped "
+        "goes on from it")  # fmt: skip
+    add_ray(parser, "the same by the workers of a Ray cluster")
+    add("--threads", type=positive_count, metavar="N",
+        help="processor threads for the networks (default: all processors; of workers: 1)",
+        )  # fmt: skip
+
+
+def add_ray(parser: argparse._ActionsContainer, what: str) -> None:
+    """--ray, which becomes an address or None."""
+    parser.add_argument(
+        "--ray", nargs="?", const="local", type=_address, metavar="ADDRESS",
+        help=f"{what}: auto, or HOST:PORT; without an address, of a Ray that is started on this "
+        "machine and ended again (put it last)",
+    )  # fmt: skip
+
+
+def many(args: argparse.Namespace) -> bool:
+    """Whether workers are asked for."""
+    return args.jobs is not None or args.ray is not None
+
+
+def limit_threads(args: argparse.Namespace) -> None:
+    """--threads, where this program itself runs the networks."""
+    if args.threads is not None:
+        import torch
+
+        torch.set_num_threads(args.threads)
+
+
+@contextlib.contextmanager
+def workers(
+    args: argparse.Namespace, make: Make, tasks: int, note: Callable[[str], None]
+) -> Iterator[Pool]:
+    """The workers that --jobs, --ray, --threads and --device ask for, for so many tasks."""
+    threads = args.threads or 1
+    if args.ray is None:
+        from tui.corpora.processes import Processes
+
+        pool: Pool = Processes(make, min(args.jobs, tasks), threads)
+        try:
+            yield pool
+        finally:
+            pool.close()
+        return
+    with on_ray(args.ray, make, tasks, note, args.jobs, threads, args.device) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def on_ray(
+    address: str,
+    make: Make,
+    tasks: int,
+    note: Callable[[str], None],
+    jobs: int | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+) -> Iterator[Any]:
+    """Workers of a Ray cluster, at most `jobs`."""
+    from tui.corpora.cluster import Cluster, ray_at
+
+    most = min(jobs or tasks, tasks)
+    with ray_at(address, threads * min(jobs or os.cpu_count() or 1, most)) as ray:
+        pool = Cluster(ray, make, threads=threads, device=device, most=most, note=note)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def _address(text: str) -> str:
+    from tui.corpora.cluster import check_address
+
+    try:
+        return check_address(text)
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,132 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any
+
+from codec.errors import SottoError
+from tui.corpora.pool import Died
+from tui.corpora.worker import Failed, Make, Worker
+
+_STILLBORN = 3  # workers in a row that die before they are ready
+_ENDING_SECONDS = 5.0
+
+
+@dataclass
+class _Process:
+    """A worker process and its end of a pipe. task: what it does; ready: whether it can."""
+
+    process: multiprocessing.process.BaseProcess
+    pipe: connection.Connection
+    ready: bool = False
+    task: int | None = None
+
+
+class Processes:
+    """A `Pool` of `count` processes with so many threads each. Started as new programs."""
+
+    def __init__(self, make: Make, count: int, threads: int = 1) -> None:
+        self._make, self._threads = make, threads
+        self._stillborn = 0
+        self._workers: list[_Process] = []
+        try:
+            for _ in range(count):
+                self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def room(self) -> bool:
+        return any(each.ready and each.task is None for each in self._workers)
+
+    def give(self, number: int, task: Any) -> None:
+        worker = next(each for each in self._workers if each.ready and each.task is None)
+        worker.task = number
+        # One that has just died is found out by `wait`.
+        with contextlib.suppress(OSError):
+            worker.pipe.send(task)
+
+    def wait(self) -> list[tuple[int, Any]]:
+        pipes = {each.pipe: each for each in self._workers}
+        ended = []
+        for pipe in connection.wait(list(pipes)):
+            worker = pipes[pipe]  # type: ignore[index]
+            try:
+                result = worker.pipe.recv()
+            except (EOFError, OSError):
+                how = self._bury(worker)
+                if worker.task is not None:
+                    ended.append((worker.task, Died(how)))
+                self._start()
+                continue
+            if not worker.ready:
+                if isinstance(result, Failed):
+                    raise SottoError(result.reason)
+                worker.ready, self._stillborn = True, 0
+                continue
+            assert worker.task is not None
+            ended.append((worker.task, result))
+            worker.task = None
+        return ended
+
+    def close(self) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            if worker.task is None and worker.ready:
+                worker.pipe.close()  # at which it ends
+            else:
+                worker.process.kill()
+        for worker in workers:
+            worker.process.join(_ENDING_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        worker = Worker(self._make, self._threads)
+        process = context.Process(target=_serve, args=(there, worker), daemon=True)
+        with _interrupts_blocked():
+            process.start()
+        there.close()
+        self._workers.append(_Process(process, here))
+
+    def _bury(self, worker: _Process) -> str:
+        """How a worker ended. Raises SottoError if none of them gets as far as being ready."""
+        self._workers.remove(worker)
+        worker.pipe.close()
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        how = f"by signal {-code}" if code < 0 else f"with status {code}"
+        if not worker.ready:
+            self._stillborn += 1
+            if self._stillborn >= _STILLBORN:
+                raise SottoError(f"workers die before they begin, {how}")
+        return how
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Programs started within the block never see Ctrl-C, which a terminal sends to all of them;
+    it reaches this one afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: connection.Connection, worker: Worker) -> None:
+    """Do tasks until the other end of the pipe is closed."""
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send(worker.begin())
+        while True:
+            pipe.send(worker.do(pipe.recv()))
