@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -147,24 +148,42 @@ sys.exit(exit_status(lambda: corpus.code_corpus(work, coding)))
 def test_two_nodes_share_the_work(corpus: Path, two_nodes: str) -> None:
     Path("nodes.py").write_text(ON_NODES)
 
-    def code_there(*names: str) -> subprocess.CompletedProcess[str]:
-        variables = {
-            **os.environ, "RAY_AUTH_MODE": "disabled",
-            "PYTHONPATH": str(Path(__file__).parent.parent),
-        }  # fmt: skip
-        return subprocess.run(
-            [sys.executable, "nodes.py", *names, str(corpus / "log"), two_nodes],
-            env=variables, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-
-    # The nodes run elsewhere, where there is no such folder.
-    done = code_there("in", "out")
-    assert done.returncode == 1
-    assert "sotto: 9 of 9 files failed" in done.stderr
-    done = code_there(str(corpus / "in"), str(corpus / "out"))
+    variables = {
+        **os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(Path(__file__).parent.parent),
+    }  # fmt: skip
+    # The nodes run elsewhere; what is named here is found there.
+    done = subprocess.run(
+        [sys.executable, "nodes.py", "in", "out", str(corpus / "log"), two_nodes],
+        env=variables, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sorted(outputs()) == NAMES
     assert len(list((corpus / "log").glob("*.log"))) == 2
+
+
+@pytest.mark.slow
+def test_recordings_are_packed_on_a_cluster(speech: Path, capsys) -> None:
+    Path("in/bad.wav").write_text("no audio")
+    train = ["train", "speech", "--data", "in", "--stage", "prepare", "--work"]
+    assert main([*train, "here", "--processes", "1"]) == 0
+    here = capsys.readouterr().err
+    assert main([*train, "there", "--ray"]) == 0
+    assert capsys.readouterr().err.replace("there/data", "here/data") == here
+    assert outputs("here/data") == outputs("there/data")
+
+
+@pytest.mark.slow
+def test_clips_are_measured_on_a_cluster(speech: Path, capsys) -> None:
+    bench = ["bench", "speech", "in", "--peers", "none", "--presets", "1k2", "--no-phones"]
+    figures = []
+    for options in (["here.json"], ["there.json", "--ray"]):
+        assert main([*bench, "--json", *options]) == 0
+        systems = json.loads(Path(options[0]).read_text())["systems"]
+        figures.append(
+            [(each["name"], [clip["pesq_wb"] for clip in each["clips"]]) for each in systems]
+        )
+    assert figures[0] == figures[1]
+    assert "do several things at once" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.container import ContainerWriter, StreamHeader
-from codec.errors import BadInput, BadStream
+from codec.errors import BadInput, BadStream, SottoError
 from codec.packet import Packet, short_id
 from models.evaluation import clips, coding, estimates, peers, phones, scores, speech, tables
 from tests.measured_codecs import Broken, Noise, noisy
@@ -379,6 +379,32 @@ def test_a_failing_codec_is_reported_and_not_fatal(spoken, how):
     assert result.failure
     assert "\n" not in result.failure
     assert result.coded == []
+
+
+def test_clips_are_coded_and_scored_elsewhere_as_here(spoken, monkeypatch):
+    """In parts, of which one that fails is reported as its codec's failure."""
+    monkeypatch.setattr(coding, "_PART", 1)
+    codecs = [coding.Original(), Noise("noise", ratio=0.3), Broken(), Noise("lost", ratio=0.2)]
+    steps: list[str] = []
+
+    def elsewhere(function, items):
+        for number, item in enumerate(items):
+            yield "3 workers died of it" if number == 7 else function(item)
+
+    there = coding.code_elsewhere(codecs, spoken, elsewhere, step=steps.append)
+    assert [each.name for each in there] == ["original", "noise", "broken", "lost"]
+    assert steps == [each.name for each in codecs for _ in spoken]
+    assert "RuntimeError" in str(there[2].failure) and not there[2].coded
+    assert there[3].failure == "3 workers died of it" and not there[3].coded
+    for clip, coded in zip(spoken, there[1].coded, strict=True):
+        np.testing.assert_array_equal(coded.decoded, codecs[1].run(clip.samples).decoded)
+    scored = [
+        scores.score_codings(there[:2], spoken, workers=0, with_phones=False, elsewhere=where)
+        for where in (None, lambda function, items: map(function, items))
+    ]
+    assert scored[0] == scored[1]
+    with pytest.raises(SottoError, match="could not be scored"):
+        scores.score_codings(there[:2], spoken, elsewhere=lambda _, items: ("no" for _ in items))
 
 
 class StoredCodec:

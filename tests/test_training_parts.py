@@ -6,6 +6,7 @@ import json
 import signal
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -331,6 +332,25 @@ def test_any_folder_of_recordings_can_be_packed(tmp_path: Path):
     assert done.utterances == len(shards.index) == 5
     assert {entry["speaker"] for entry in shards.index} == {"a.wav", "ann", "first day", "bob"}
     assert shards.columns == pytest.approx(6.5 * 125, abs=20)
+
+
+def test_recordings_packed_elsewhere_are_the_same(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        write_speech(tmp_path / "data" / name / "1.wav", 1.0, 16_000)
+    asked = []
+
+    def elsewhere(function: Any, items: Any) -> Any:
+        for item in items:
+            asked.append(item.path)
+            yield "3 workers died of it" if item.name == "b/1.wav" else function(item)
+
+    done = prepare(tmp_path / "data", tmp_path / "there", elsewhere=elsewhere)
+    assert done.skipped == {"b/1.wav": "3 workers died of it"}
+    assert len(asked) == 3 and all(path.is_absolute() for path in asked)
+    (tmp_path / "data" / "b" / "1.wav").write_bytes(b"no audio")
+    prepare(tmp_path / "data", tmp_path / "here", processes=1)
+    for path in (tmp_path / "here").iterdir():
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
 
 
 def test_long_recordings_are_packed_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

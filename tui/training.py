@@ -30,6 +30,7 @@ from models.training.paper import (
 from models.training.photographs import Photographs
 from models.training.schedule import Schedule, packed_data, train_speech
 from models.training.speech import SpeechSettings
+from tui.corpora.options import OnRay
 from tui.terminal.progress import StageProgress
 from tui.terminal.signals import stopping
 
@@ -54,6 +55,10 @@ def _status(run: Run, done: bool) -> int:
     if not done:
         run.note("paused; the same command goes on from the checkpoint")
     return 0
+
+
+def _elsewhere(args: argparse.Namespace, run: Run) -> OnRay | None:
+    return None if args.ray is None else OnRay(args.ray, run.note)
 
 
 def _out(args: argparse.Namespace) -> Path:
@@ -87,7 +92,7 @@ def _speech(args: argparse.Namespace) -> int:
     team = join(args.device)
     try:
         with _run(args, quiet=not team.leads) as run:
-            done = train_speech(schedule, args.data, stages, team, run)
+            done = train_speech(schedule, args.data, stages, team, run, _elsewhere(args, run))
             if done and "export" in stages and args.dev is not None and team.leads:
                 scores = evaluate(_out(args), args.dev, team.device, note=run.note)
                 write_scores(scores, args.work / "scores.json")
@@ -101,7 +106,9 @@ def _paper(args: argparse.Namespace) -> int:
     settings = PaperSettings(**args.length, batch=args.batch, seed=args.seed)
     device = choose_device(args.device)
     with _run(args) as run:
-        shards = FrameShards(packed_data(args.data, args.work, args.processes, run))
+        elsewhere = _elsewhere(args, run)
+        packed = packed_data(args.data, args.work, args.processes, run, elsewhere)
+        shards = FrameShards(packed)
         if run.stops:
             return _status(run, False)
         return _two_stages(PaperTask(shards, settings, run, device), args.work, args)

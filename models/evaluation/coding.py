@@ -27,6 +27,7 @@ from codec.packet import FRAME_STEPS, SESSION_HEADER_BYTES, STEP_MS
 from codec.signal.analysis import FRAME_SAMPLES, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS
+from models.elsewhere import Elsewhere
 from models.evaluation.clips import Clip
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 CLIP_TIMEOUT_S = 900.0
 START_TIMEOUT_S = 300.0
 _MIN_DECODED = 0.5
+_PART = 8  # clips that are coded together elsewhere, since a codec has to be loaded first
 _LIVE_CHUNK = SAMPLE_RATE // 25  # samples passed to a live encoder at a time, as in a call
 
 Step = Callable[[str], None]
@@ -280,6 +282,54 @@ def code_clips(
     peaks = [coded.peak_bytes for coded in coding.coded if coded.peak_bytes is not None]
     coding.peak_bytes = max(peaks, default=coding.peak_bytes)
     return coding
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the clips that a codec is to code."""
+
+    codec: Codec
+    clips: Sequence[Clip]
+    timeout_s: float
+
+
+def _code_part(part: _Part) -> Coding:
+    return code_clips(part.codec, part.clips, timeout_s=part.timeout_s)
+
+
+def code_elsewhere(
+    codecs: Sequence[Codec],
+    clips: Sequence[Clip],
+    elsewhere: Elsewhere,
+    *,
+    timeout_s: float = CLIP_TIMEOUT_S,
+    step: Step = lambda name: None,
+) -> list[Coding]:
+    """Run codecs over all clips on other machines, some clips at a time; see `code_clips`.
+
+    Seconds and memory are then those of machines that do other things as well.
+    """
+    parts = [
+        _Part(codec, clips[first : first + _PART], timeout_s)
+        for codec in codecs
+        for first in range(0, len(clips), _PART)
+    ]
+    codings = {codec.name: Coding(codec.name, codec.line) for codec in codecs}
+    for part, result in zip(parts, elsewhere(_code_part, parts), strict=True):
+        coding = codings[part.codec.name]
+        failure = result if isinstance(result, str) else result.failure
+        if failure is not None:
+            coding.failure = coding.failure or failure
+        else:
+            coding.coded += result.coded
+            peaks = [each.peak_bytes for each in (coding, result) if each.peak_bytes is not None]
+            coding.peak_bytes = max(peaks, default=None)
+        for _ in part.clips:
+            step(part.codec.name)
+    return [
+        coding if coding.failure is None else Coding(name, coding.line, failure=coding.failure)
+        for name, coding in codings.items()
+    ]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from codec.errors import BadInput, SottoError
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from models.elsewhere import Elsewhere
 from models.evaluation import phones
 from models.evaluation.clips import Clip
 from models.evaluation.coding import Coding, Step
@@ -226,11 +227,13 @@ def score_codings(
     workers: int = 2,
     with_phones: bool = True,
     step: Step = lambda name: None,
+    elsewhere: Elsewhere | None = None,
 ) -> list[CodecResult]:
     """Score everything that was coded against the clips, after all timing is done.
 
     Phones are compared with those of the original, which clips of the same name share. workers:
-    processes to use; 0 scores in this one. Raises SottoError if a scoring process dies.
+    processes to use; 0 scores in this one; elsewhere: scores on other machines instead. Raises
+    SottoError if a scoring process dies.
     """
     # Codec -1 stands for the originals, of which only phones are recognised.
     work: dict[tuple[int, int], _Work] = {}
@@ -241,7 +244,7 @@ def score_codings(
         for c, coded in enumerate(coding.coded):
             work[k, c] = clips[c].samples, coded.decoded, with_phones
     scored: dict[tuple[int, int], _Scored] = {}
-    for key, value in _map(work, workers):
+    for key, value in _map(work, workers) if elsewhere is None else _spread(work, elsewhere):
         scored[key] = value
         step("scoring")
     return [
@@ -275,6 +278,15 @@ def _score_one(work: _Work) -> _Scored:
     reference, decoded, with_phones = work
     values = {} if reference is None else score(reference, decoded)
     return values, phones.decode_phones(decoded) if with_phones else []
+
+
+def _spread(
+    work: dict[tuple[int, int], _Work], elsewhere: Elsewhere
+) -> Iterator[tuple[tuple[int, int], _Scored]]:
+    for key, result in zip(work, elsewhere(_score_one, list(work.values())), strict=True):
+        if isinstance(result, str):
+            raise SottoError(f"a clip could not be scored: {result}")
+        yield key, result
 
 
 def _map(

@@ -7,7 +7,7 @@ scores are computed afterwards, for several clips at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,14 +16,17 @@ from codec.errors import SottoError
 from codec.packet import CALL_DELAY
 from codec.signal.samples import FloatArray
 from codec.speech.presets import PRESETS, presets_of
+from models.elsewhere import Elsewhere
 from models.evaluation import context, estimates, tables, tradeoff
 from models.evaluation.clips import Clip, load_clips
 from models.evaluation.coding import (
     CLIP_TIMEOUT_S,
     Codec,
+    Coding,
     Original,
     Step,
     code_clips,
+    code_elsewhere,
     search_codecs,
     sotto_codecs,
 )
@@ -145,8 +148,11 @@ class Benchmark:
         total = (2 + len(self.judges)) * coded + (clips if self.settings.with_phones else 0)
         return total + (self.grid.work(clips) if self.grid else 0)
 
-    def run(self, step: Step = lambda name: None) -> None:
-        """Code and score everything. Raises SottoError if no codec could run."""
+    def run(self, step: Step = lambda name: None, elsewhere: Elsewhere | None = None) -> None:
+        """Code and score everything; elsewhere: on other machines, except for judges and ablation.
+
+        Raises SottoError if no codec could run.
+        """
         settings, clips = self.settings, self.clips
         if self.grid is not None:
             self.points = tradeoff.run(
@@ -154,9 +160,14 @@ class Benchmark:
             )
             self.gain = context.measure(clips, device=settings.device)
         given = [*clips, *(clip for degraded in self.degraded.values() for clip in degraded)]
+        codecs = [codec for group in self.codecs.values() for codec in group]
+        limit: dict[str, Any] = {"timeout_s": settings.timeout_s, "step": step}
+        if elsewhere is None:
+            coded: Iterable[Coding] = (code_clips(codec, given, **limit) for codec in codecs)
+        else:
+            coded = code_elsewhere(codecs, given, elsewhere, **limit)
         codings = []
-        for codec in (codec for group in self.codecs.values() for codec in group):
-            coding = code_clips(codec, given, timeout_s=settings.timeout_s, step=step)
+        for codec, coding in zip(codecs, coded, strict=True):
             if coding.failure is None:
                 codings.append(coding)
             else:
@@ -167,6 +178,7 @@ class Benchmark:
             workers=settings.workers,
             with_phones=settings.with_phones,
             step=step,
+            elsewhere=elsewhere,
         )
         if not found:
             reasons = dict.fromkeys(f"{name}: {reason}" for name, reason in self.absent.items())

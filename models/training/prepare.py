@@ -14,7 +14,7 @@ import multiprocessing
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from codec.errors import BadInput, SottoError
 from codec.files.audio import AudioReader
 from codec.files.paths import atomic_output, display_name, os_errors
 from codec.signal import analysis
+from models.elsewhere import Elsewhere
 from models.evaluation.clips import Entry, find_clips
 from models.training import timit
 
@@ -56,6 +57,7 @@ class Prepared:
 
 Row = dict[str, str]
 Packed = tuple[Row, NDArray[np.uint8]]
+PackedFile = tuple[str, list[Packed], str]  # as `pack_file` returns it
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,18 @@ def prepare(
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    elsewhere: Elsewhere | None = None,
 ) -> Prepared:
     """Pack the recordings of a folder into shards in `target`; unreadable files are skipped.
+
+    elsewhere: calls a function of this module for many recordings on other machines, in place of
+    `processes` of this one.
 
     The files are shuffled, so every shard is a fair sample. `train.json` is written last: a folder
     without it is incomplete. Raises BadInput if nothing could be packed.
     """
-    jobs = recordings(data)
+    # Absolute: other machines run in other folders.
+    jobs = recordings(data if elsewhere is None else data.absolute())
     random.Random(seed).shuffle(jobs)
     training = [job for job in jobs if not job.core_test]
     held = [job for job in jobs if job.core_test]
@@ -161,20 +168,22 @@ def prepare(
 
     if held:
         apart = target / CORE_TEST_FOLDER
-        skipped = _pack(data, held, apart, processes, shard_bytes, progress).skipped
-    done = _pack(data, training, target, processes, shard_bytes, more)
+        packed = _packed(held, processes, elsewhere)
+        skipped = _pack(data, held, packed, apart, shard_bytes, progress).skipped
+    packed = _packed(training, processes, elsewhere)
+    done = _pack(data, training, packed, target, shard_bytes, more)
     return replace(done, skipped={**skipped, **done.skipped})
 
 
 def _pack(
     data: Path,
     jobs: list[Recording],
+    recorded: Iterable[PackedFile],
     target: Path,
-    processes: int,
     shard_bytes: int,
     progress: Callable[[int, int], None],
 ) -> Prepared:
-    """Pack recordings of `data` in this order."""
+    """Pack recordings of `data` in this order; recorded: what `pack_file` made of each."""
     target.mkdir(parents=True, exist_ok=True)
     for old in (target / "train.json", *target.glob("train-*.npy")):
         old.unlink(missing_ok=True)
@@ -191,7 +200,7 @@ def _pack(
                 np.save(file, np.concatenate(shard))
             shard, size, number = [], 0, number + 1
 
-    for done, (name, packed, trouble) in enumerate(_packed(jobs, processes), 1):
+    for done, (name, packed, trouble) in enumerate(recorded, 1):
         if trouble:
             skipped[name] = trouble
         for row, all_columns in packed:
@@ -222,7 +231,13 @@ def _pack(
     return Prepared(len(index), hours, number, skipped)
 
 
-def _packed(jobs: list[Recording], processes: int) -> Iterator[tuple[str, list[Packed], str]]:
+def _packed(
+    jobs: list[Recording], processes: int, elsewhere: Elsewhere | None
+) -> Iterator[PackedFile]:
+    if elsewhere is not None:
+        for job, result in zip(jobs, elsewhere(pack_file, jobs), strict=True):
+            yield (job.name, [], result) if isinstance(result, str) else result
+        return
     if processes <= 1:
         yield from map(pack_file, jobs)
         return
@@ -236,7 +251,7 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def pack_file(job: Recording) -> tuple[str, list[Packed], str]:
+def pack_file(job: Recording) -> PackedFile:
     """(name, utterances as uint8 columns, why nothing or not all could be used or "")."""
     packed: list[Packed] = []
     trouble = ""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from codec.errors import BadInput
 from codec.files.paths import display_name
+from models.elsewhere import Elsewhere
 from models.folder import WEIGHTS, load_speech_model
 from models.model import finite, sizes
 from models.networks.features import FeatureDistance, load_features
@@ -77,18 +78,24 @@ class Schedule:
 
 
 def train_speech(
-    schedule: Schedule, data: Path, stages: Sequence[str], team: Team, run: Run
+    schedule: Schedule,
+    data: Path,
+    stages: Sequence[str],
+    team: Team,
+    run: Run,
+    elsewhere: Elsewhere | None = None,
 ) -> bool:
     """Run stages in order: prepare, features, one, centres, two, export, or some of them.
 
-    data: recordings (see `prepare`), or a folder of packed shards. Returns False if the run ended
+    data: recordings (see `prepare`), or a folder of packed shards; elsewhere: packs recordings on
+    other machines. Returns False if the run ended
     before the last stage did; the same call resumes there. Raises BadInput if a stage lacks the
     output of an earlier one, and for unusable data.
     """
     packed = _packed(data, schedule.work)
     if "prepare" in stages:
         if team.leads:
-            packed_data(data, schedule.work, schedule.processes, run)
+            packed_data(data, schedule.work, schedule.processes, run, elsewhere)
         team.wait()
         packed = _packed(data, schedule.work)
     rest = [stage for stage in stages if stage != "prepare"]
@@ -108,15 +115,19 @@ def train_speech(
     return True
 
 
-def packed_data(data: Path, work: Path, processes: int, run: Run) -> Path:
+def packed_data(
+    data: Path, work: Path, processes: int, run: Run, elsewhere: Elsewhere | None = None
+) -> Path:
     """The folder of packed shards: WORK/data, or `data` itself; prepared if neither is one yet.
+
+    processes, elsewhere: as in `prepare`.
 
     Raises BadInput for unusable data.
     """
     packed = _packed(data, work)
     if packed is None:
         packed = work / "data"
-        _prepare(data, packed, processes, run)
+        _prepare(data, packed, processes, run, elsewhere)
     elif packed != data:
         run.note(f"training on what is packed in {packed}; remove it to pack {data} anew")
     return packed
@@ -129,11 +140,13 @@ def _packed(data: Path, work: Path) -> Path | None:
     return data if any(data.glob("train-*.npy")) else None
 
 
-def _prepare(data: Path, target: Path, processes: int, run: Run) -> None:
+def _prepare(
+    data: Path, target: Path, processes: int, run: Run, elsewhere: Elsewhere | None
+) -> None:
     def progress(done: int, total: int) -> None:
         run.progress("prepare", done / total, f"{done}/{total} files")
 
-    result = prepare(data, target, processes=processes, progress=progress)
+    result = prepare(data, target, processes=processes, progress=progress, elsewhere=elsewhere)
     for name, reason in islice(result.skipped.items(), _NAMED):
         run.note(f"left out {display_name(name)}: {reason}")
     if len(result.skipped) > _NAMED:

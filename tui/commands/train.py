@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from tui.corpora.options import add_ray
 from tui.terminal.arguments import (
     add_device,
     between,
@@ -17,6 +18,7 @@ from tui.terminal.arguments import (
     positive_count,
     whole,
 )
+from tui.terminal.errors import UsageError
 from tui.terminal.outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 SPEECH_STAGES = ("prepare", "features", "one", "centres", "two", "export")
 IMAGE_STAGES = ("train", "export")
+_PREPARING = ("prepare", "all")
 _RECORDINGS = "a folder of recordings, or of packed shards"
 _PHOTOGRAPHS = "a folder of photographs"
 
@@ -43,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, once the command line is known to be right."""
     from tui.terminal.exit_status import extra
 
+    if getattr(args, "ray", None) is not None and getattr(args, "stage", "all") not in _PREPARING:
+        raise UsageError(f"--ray prepares data, which is no part of --stage {args.stage}")
     out = args.out or args.work / "model"
     read = [args.data, getattr(args, "start", None), getattr(args, "dev", None)]
     check_outputs(read, [out], force=True)
@@ -205,6 +210,7 @@ def _length(args: argparse.Namespace) -> Length:
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=positive_count, default=2, metavar="N",
                         help="processes that prepare data (default: 2)")  # fmt: skip
+    add_ray(parser, "prepare data by the workers of a Ray cluster")
 
 
 def _add_rate(parser: argparse.ArgumentParser, peak: float) -> None:

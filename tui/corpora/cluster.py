@@ -23,12 +23,12 @@ from typing import Any
 
 from codec.errors import BadInput, SottoError
 from codec.files.paths import reason
+from tui.corpora.options import LOCAL
 from tui.corpora.pool import Died
 from tui.corpora.worker import Failed, Make, Worker, in_a_line
 from tui.terminal.exit_status import extra
 from tui.terminal.signals import ENDING
 
-LOCAL = "local"  # the address of a Ray of our own
 _ADDRESS = re.compile(r"auto|local|(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
 _STORE_BYTES = 128 << 20  # of results on their way; more goes to the disk
 _WAIT_SECONDS = 1.0

@@ -30,7 +30,7 @@ from codec.files.paths import (
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from tui.batch import Failures, Work, Written
 from tui.corpora.manifest import NAME, Manifest, Record, file_hash, options_hash, read_manifest
-from tui.corpora.options import workers
+from tui.corpora.options import LOCAL, workers
 from tui.corpora.pool import spread
 from tui.corpora.worker import Do, Failed
 from tui.terminal.console import Bar
@@ -223,6 +223,8 @@ def code_corpus(work: Work, coding: Coding) -> int:
         workers(args, make, len(pairs), progress.note) as pool,
     ):
         drafts: dict[int, Path] = {}
+        # Machines of a cluster run in folders of their own.
+        place = str if args.ray in (None, LOCAL) else os.path.abspath
 
         def task(number: int) -> Task:
             source, target = pairs[number]
@@ -231,10 +233,11 @@ def code_corpus(work: Work, coding: Coding) -> int:
             if number in drafts:
                 _remove(drafts[number])  # of a worker that died
             drafts[number] = new_draft(target)
+            names = place(source), place(target)
             before = manifest.records.get(_name(folder, target))
             if before is not None and (before.error is not None or before.options != key):
                 before = None
-            return Task(source, target, drafts[number], args.force, before)
+            return Task(*names, drafts[number], args.force, before)
 
         try:
             for number, result in spread(pool, len(pairs), task):

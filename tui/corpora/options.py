@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import BadInput
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tui.corpora.pool import Pool
     from tui.corpora.worker import Make
 
+LOCAL = "local"  # the address of a Ray of our own
 _MOST_JOBS = 1024
 
 
@@ -34,7 +36,7 @@ def add_workers(parser: argparse._ActionsContainer) -> None:
 def add_ray(parser: argparse._ActionsContainer, what: str) -> None:
     """--ray, which becomes an address or None."""
     parser.add_argument(
-        "--ray", nargs="?", const="local", type=_address, metavar="ADDRESS",
+        "--ray", nargs="?", const=LOCAL, type=_address, metavar="ADDRESS",
         help=f"{what}: auto, or HOST:PORT; without an address, of a Ray that is started on this "
         "machine and ended again (put it last)",
     )  # fmt: skip
@@ -92,6 +94,31 @@ def on_ray(
             yield pool
         finally:
             pool.close()
+
+
+class OnRay:
+    """Calls a function of a module for many items on a Ray cluster.
+
+    Ray is started or joined when the first results are asked for, so that nobody waits for it who
+    turns out not to need it. note: gets lines for the user.
+    """
+
+    def __init__(self, address: str, note: Callable[[str], None], device: str = "cpu") -> None:
+        self._address, self._note, self._device = address, note, device
+
+    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """The results in the order of the items; where there is none, why, as a string."""
+        from tui.corpora.pool import in_order, spread
+        from tui.corpora.worker import Failed, always
+
+        if not items:
+            return
+        make, count = partial(always, function), len(items)
+        with on_ray(self._address, make, count, self._note, device=self._device) as pool:
+            # What is kept until its turn comes stays little.
+            ahead = 4 * pool.size
+            for result in in_order(spread(pool, count, items.__getitem__, ahead=ahead)):
+                yield result.reason if isinstance(result, Failed) else result
 
 
 def _address(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tui.commands.bench import output
 from tui.commands.bench.options import delays, names, settings
+from tui.corpora.options import OnRay, add_ray
 from tui.terminal.arguments import add_device, amount, positive_count
 from tui.terminal.console import Bar, note
 from tui.terminal.errors import UsageError
@@ -69,6 +70,7 @@ def add_parser(subjects: Subparsers) -> None:
         help="scoring processes")  # fmt: skip
     add("--timeout", type=_SECONDS, dest="timeout_s", metavar="TIMEOUT",
         help="seconds a clip may take (900)")  # fmt: skip
+    add_ray(parser, "code and score by the workers of a Ray cluster")
     parser.set_defaults(measure=measure)
 
 
@@ -78,6 +80,8 @@ def measure(args: argparse.Namespace) -> int:
 
     if args.ablation and args.model is not None:
         raise UsageError("--ablation measures the shipped model, not --model")
+    if args.ablation and args.ray is not None:
+        raise UsageError("--ablation measures on this machine, without --ray")
     if args.front_end is not None and not args.conditions:
         raise UsageError("--denoise is for --conditions: clean clips have no noise")
     if args.ablation and args.conditions:
@@ -92,8 +96,11 @@ def measure(args: argparse.Namespace) -> int:
     benchmark = speech.benchmark(Path(args.folder), settings(speech.Settings, args))
     for name, reason in benchmark.skipped.items():
         note(f"{name} left out: {reason}")
+    elsewhere = None if args.ray is None else OnRay(args.ray, note, args.device)
+    if elsewhere is not None:
+        note("speed and memory are those of machines that do several things at once")
     with _progress(benchmark.work) as step:
-        benchmark.run(step)
+        benchmark.run(step, elsewhere)
     benchmark.print(output.screen(args.json))
     output.write_json(benchmark.as_dict(), args.json, force=args.force)
     if args.plot is not None:
