@@ -23,7 +23,7 @@ from codec.packet import short_id, unpack_session
 from codec.signal.analysis import STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE
 from codec.speech.codec import SpeechCodec
-from stream.audio.chime import chime
+from stream.audio.chime import call_begins
 from stream.audio.devices import DeviceNames
 from stream.audio.frontend import Delay, FrontEnd, FrontEndMissing, Processing
 from stream.audio.sinks import NullSink
@@ -706,7 +706,7 @@ def test_a_loudspeaker_says_when_a_call_begins(codec, tmp_path, kind, wanted, he
     finally:
         call.close()
     played = np.concatenate(sink.played)
-    notes = chime()
+    notes = call_begins()
     if heard:
         first = int(np.flatnonzero(played)[0]) - int(np.flatnonzero(notes)[0])
         np.testing.assert_allclose(played[first : first + len(notes)], notes, atol=1e-6)

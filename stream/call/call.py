@@ -17,7 +17,7 @@ from codec.packet import CALL_DELAY, DELAYS, Packet, fits, pack_session
 from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import find_preset, presets_of
-from stream.audio.chime import chime
+from stream.audio.chime import call_begins
 from stream.audio.devices import DeviceNames
 from stream.audio.frontend import FrontEnd, FrontEndMissing, Processing
 from stream.audio.sinks import Sink
@@ -488,7 +488,7 @@ class Call:
             if not here:
                 self._sender.call(False)  # those who are leaving get nothing of the new call
                 if self._settings.chime and self._cards.output.device.is_card:
-                    self._receiver.play(chime())
+                    self._receiver.play(call_begins())
             self._came = time.monotonic()
             self._present[event.party] = name = event.shown or "somebody"
             self._leaving.pop(event.party, None)

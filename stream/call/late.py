@@ -20,6 +20,7 @@ from codec.errors import SottoError
 from codec.packet import SEQUENCE_MODULUS, short_id, unpack_session
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.signal.synthesis import SpeechSynthesiser
+from stream.audio.chime import late_begins
 from stream.audio.limiter import Limiter
 from stream.call.remote_stream import fade_in, fade_out
 from stream.call.snapshot import LateOver
@@ -36,9 +37,7 @@ _QUIET = 0.3  # seconds in which nobody has spoken, before an over is played ...
 _PATIENCE = 10.0  # ... or that one waits for them at most
 _LONGEST_PAUSE = 8  # latent steps; longer ones in an over are shortened
 _MOST_STEPS = 2 * OVER_STEPS  # of a party's overs that wait
-_MARK = ((660.0, 0.09), (440.0, 0.09))  # hertz and seconds of the tones before an over
-_MARK_LEVEL = 0.05
-_MARK_PAUSE = 0.12
+_MARK_PAUSE = round(0.12 * SAMPLE_RATE)  # samples between the notes and what they are about
 
 Decoded = Callable[[Over, str, FloatArray], None]
 
@@ -50,7 +49,7 @@ class _Waiting:
 
 
 class LateVoice:
-    """What was said a while ago, behind two tones that tell it from what is said now.
+    """What was said a while ago, behind two notes that tell it from what is said now.
 
     An over is played when nobody speaks, and beside them if they go on for too long. decoder: makes
     what decodes an over, in place of the codec's own; decoded(over, name, samples): every over,
@@ -154,7 +153,7 @@ class LateVoice:
                 if not self._waiting:
                     return False
                 self._current = self._waiting.popleft()
-                self._queue = _mark()
+                self._queue = np.pad(late_begins(), (0, _MARK_PAUSE))
                 self._at, self._parts = 0, []
                 self._synthesiser = SpeechSynthesiser(variable=True)
                 begins = True
@@ -236,14 +235,3 @@ class LateVoice:
         silent = since is not None and now - since >= _QUIET
         self._playing = silent or now - self._ready_since >= _PATIENCE
         return self._playing
-
-
-def _mark() -> FloatArray:
-    """Two falling tones, quieter than speech: what follows is late."""
-    parts = []
-    for hertz, seconds in _MARK:
-        at = np.arange(round(seconds * SAMPLE_RATE))
-        window = np.sin(np.pi * at / len(at)) ** 2
-        parts.append(_MARK_LEVEL * window * np.sin(2 * np.pi * hertz * at / SAMPLE_RATE))
-    parts.append(np.zeros(round(_MARK_PAUSE * SAMPLE_RATE)))
-    return np.concatenate(parts).astype(np.float32)
