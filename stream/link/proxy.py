@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import itertools
 import os
@@ -439,6 +440,7 @@ def plain(host: str) -> str:
     return host.removeprefix(_MAPPED).partition("%")[0]
 
 
+@functools.lru_cache(maxsize=4 * CONNECTIONS)  # asked for each of them when another comes
 def network(host: str) -> str:
     """Whose a peer's address is: all of IPv4's, 64 bits of IPv6's."""
     try:
