@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import count
 
 import pytest
@@ -362,6 +363,15 @@ def test_nobody_has_more_taken_than_a_voice_says():
         except BadStream:
             pass
     assert steps <= 1.1 * wire.OVER_STEPS + 20.0 * 1.05 / 0.064 + 16
+
+
+def test_tiny_overs_are_few():
+    arriving = Arriving()
+    overs = 0
+    for number in range(5000):
+        with contextlib.suppress(BadStream):
+            overs += len(arriving.take(late(0, over=number, last=True, steps=1), 18, 0.0))
+    assert 60 <= overs <= 120
 
 
 @given(

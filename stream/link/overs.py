@@ -27,6 +27,8 @@ _PATIENCE = 5.0  # seconds without an answer before an over is sent once more
 _TRIES = 3
 _SLOWEST_TRIP = 0.25  # seconds, while the round trip is not known
 # What may come late of a party, in latent steps: nobody says more than one step each 64 ms.
+# An over takes some more than its own, so that nobody fills logs and queues with tiny ones.
+_OVER_STEPS = 8.0
 _RATE, _BURST = 1.05 / wire.STEP_SECONDS, 1.1 * wire.OVER_STEPS
 _REMEMBERED = 64  # overs of a party that are whole
 
@@ -431,7 +433,7 @@ class Arriving:
             offset = (late.number - self._pieces[0].number) % _NUMBERS
             if not span(self._pieces) <= offset <= wire.OVER_STEPS - steps:
                 raise BadStream("the packets of an over overlap, or last for too long")
-        if not self._allowance.take(float(steps), now):
+        if not self._allowance.take(steps + (_OVER_STEPS if new else 0.0), now):
             raise BadStream("more overs than anybody says")
         found = self.finish(party) if new else []  # its sender has given it up
         self._number = late.over
