@@ -28,7 +28,7 @@ from tui.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-SUBCOMMANDS_OF = {"image", "train", "bench"}
+SUBCOMMANDS_OF = {"image", "train", "bench", "export"}
 # Commands of a no-test block that are the shell's or the system's own.
 FOREIGN = {"cd", "git", "sudo", "source", "."}
 BLOCK_SECONDS = 600

@@ -25,6 +25,7 @@ COMMANDS = {
     "devices": "audio devices and the rates they accept",
     "check": "try microphone, ears, speed and ports before a call",
     "train": "train the networks",
+    "export": "the networks in another format",
     "bench": "quality, bitrate and speed against other codecs; latency of the live link",
     "completion": "a script by which a shell completes commands and options",
 }
