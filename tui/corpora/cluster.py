@@ -78,6 +78,8 @@ def ray_at(address: str, cpus: int) -> Iterator[Any]:
                 else:
                     ray.init(address=address, **quiet)
         except (Exception, SystemExit) as error:  # the latter is Ray's, after minutes
+            with contextlib.suppress(Exception):
+                ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
             what = "start Ray" if address == LOCAL else f"reach Ray at {address}"
             raise SottoError(f"cannot {what}: {_first_line(error)}") from error
