@@ -15,7 +15,7 @@ from codec.signal.samples import SAMPLE_RATE
 from codec.speech.codec import SpeechCodec
 from stream.audio.sinks import NullSink
 from stream.audio.sources import FileSource, Silence
-from stream.call.call import Call, CallSettings
+from stream.call.call import Call, CallSettings, warm_up
 from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.events import CallState, Offer
@@ -38,7 +38,9 @@ OUTAGE = 10.0
 
 @pytest.fixture(scope="module")
 def codec() -> SpeechCodec:
-    return SpeechCodec.load("2k", "cpu")
+    codec = SpeechCodec.load("2k", "cpu")
+    warm_up(codec)
+    return codec
 
 
 @pytest.fixture(scope="module")
