@@ -47,9 +47,7 @@ class Voice:
             first = 0b10100 if self.packets else 0b100
             packet = bytes([first, 3, self.over, k]).ljust(BYTES, b"\7")
             self.packets.append(packet)
-            now = time.monotonic()
-            await_that(lambda: not self.ear.endpoint._outgoing)  # as fast as it takes them
-            taken += self.ear.endpoint.send(packet, self.step, now, over=self.over)
+            taken += self.ear.endpoint.send(packet, self.step, time.monotonic(), over=self.over)
             self.step += STEPS
         return taken
 

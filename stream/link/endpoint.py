@@ -190,7 +190,8 @@ class Endpoint(ABC):
         over = None if over is None else over % (1 << wire.NUMBER_BITS)
         item = Outgoing(wire.HUB, number, captured, bytes(packet), since, delay, over)
         with self._lock:
-            if len(self._outgoing) >= _OUTGOING:
+            # What is kept is not to be lost on its way to where it is.
+            if len(self._outgoing) >= (_OUTGOING if over is None else wire.OVER_STEPS):
                 return False
             self._outgoing.append(item)
         self._wake_up()
