@@ -19,7 +19,6 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
 from codec.errors import BadInput
 from codec.files import wav
@@ -35,6 +34,8 @@ from codec.files.paths import (
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 
 if TYPE_CHECKING:
+    import soxr
+
     from codec.files.decoding import Bytes, Decoder
 
 MIN_RATE = 1_000
@@ -181,7 +182,7 @@ class AudioReader:
                 self._check_rate()
                 rate, given, resample = self._source.sample_rate, 0, None
                 if rate != SAMPLE_RATE:
-                    resample = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+                    resample = _resampler(rate)
             mono = self._to_mono(block)
             if resample is not None:
                 mono = _clip(resample.resample_chunk(mono))
@@ -453,6 +454,12 @@ class _SoundFileSink:
             os.lseek(descriptor, 0, os.SEEK_END)
             os.write(descriptor, bytes(1 << 16))
         return BadInput(f"cannot write {display_name(self._path)}: {_libsndfile(error)}")
+
+
+def _resampler(rate: int) -> soxr.ResampleStream:
+    import soxr  # only here: decoding does without
+
+    return soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
 
 
 def _clip(samples: FloatArray) -> FloatArray:
