@@ -11,7 +11,7 @@ from typing import Any
 
 from codec.errors import SottoError
 from codec.files.paths import atomic_output
-from tui.corpora.corpus import Made, Watch
+from tui.corpora.job import Made, Watch
 
 MODEL = "0123456789abcdef"
 
@@ -56,15 +56,18 @@ class Copier:
     """A job that needs no model: the output is the input, turned round.
 
     What it does is logged, a line each, in the folder `log`, by process. A file that says "die"
-    kills its worker the first time; where there is a file `hold`, work stands still after its
-    first file until that goes.
+    kills its worker the first time. meet: two workers wait for each other before they begin.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
+        self._meeting = args.meet
 
     def __call__(self, source: str, target: str, watch: Watch, draft: Path | None = None) -> Made:
         log = Path(self._args.log)
+        if self._meeting:
+            self._meeting = False
+            _meet(log / "meeting")
         with open(log / f"{os.getpid()}.log", "a") as file:
             file.write(f"{Path(source).name}\n")
         data = Path(source).read_bytes()
@@ -81,6 +84,16 @@ class Copier:
         return Made(8 * len(data), 1.0, MODEL, f"made {Path(target).name}")
 
 
+def _meet(place: Path) -> None:
+    """Wait for the other end of a pipe, whoever makes it."""
+    try:
+        os.mkfifo(place)
+        how = os.O_RDONLY
+    except FileExistsError:
+        how = os.O_WRONLY
+    os.close(os.open(place, how))
+
+
 def done(log: Path) -> list[str]:
     """The names of the files that workers have begun, sorted."""
     return sorted(name for each in log.glob("*.log") for name in each.read_text().splitlines())
@@ -89,6 +102,6 @@ def done(log: Path) -> list[str]:
 def arguments(**changes: Any) -> argparse.Namespace:
     values = {
         "input": ["in"], "output": "out", "force": False, "jobs": 2, "ray": None, "threads": None,
-        "device": "cpu", "log": "log",
+        "device": "cpu", "log": "log", "meet": False,
     }  # fmt: skip
     return argparse.Namespace(**values | changes)

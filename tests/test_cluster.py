@@ -137,7 +137,8 @@ from tests.corpus_jobs import MODEL, Copier, arguments
 from tui.corpora import corpus
 from tui.terminal.exit_status import exit_status
 
-args = arguments(input=[sys.argv[1]], output=sys.argv[2], log=sys.argv[3], ray=sys.argv[4])
+names = {"input": [sys.argv[1]], "output": sys.argv[2], "log": sys.argv[3]}
+args = arguments(**names, ray=sys.argv[4], meet=True)
 coding = corpus.Coding("copy", Copier, args, MODEL, {})
 work = corpus.work_of(args, ".sotto", audio=True)
 sys.exit(exit_status(lambda: corpus.code_corpus(work, coding)))

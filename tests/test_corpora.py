@@ -520,5 +520,5 @@ def test_arguments_of_the_tests_are_those_of_commands() -> None:
     from tui.cli import build_parser
 
     parsed = build_parser(["encode"]).parse_args(["encode", "in", "out", "--jobs", "2"])
-    assert set(vars(arguments())) - {"log"} <= set(vars(parsed))
+    assert set(vars(arguments())) - {"log", "meet"} <= set(vars(parsed))
     assert isinstance(parsed, argparse.Namespace)

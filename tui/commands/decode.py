@@ -17,7 +17,7 @@ from tui.terminal.outputs import add_paths
 if TYPE_CHECKING:
     from codec.container import StreamHeader, StreamInfo
     from codec.speech.codec import SpeechCodec
-    from tui.corpora.corpus import Made, Watch
+    from tui.corpora.job import Made, Watch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +109,7 @@ class Job:
         from codec.files.paths import PIPE, display_name, open_input, os_errors
         from codec.packet_loss import losses
         from codec.speech.streams import decode_stream
-        from tui.corpora.corpus import Length, Made
+        from tui.corpora.job import Length, Made
 
         args, length = self._args, Length()
         name = "standard input" if source == PIPE else display_name(source)

@@ -12,7 +12,7 @@ from tui.terminal import options
 from tui.terminal.outputs import add_paths
 
 if TYPE_CHECKING:
-    from tui.corpora.corpus import Made, Watch
+    from tui.corpora.job import Made, Watch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ class Job:
         from codec.files.audio import AudioReader
         from codec.files.paths import atomic_output
         from codec.speech.streams import GROUP, encode_stream
-        from tui.corpora.corpus import Length, Made
+        from tui.corpora.job import Length, Made
 
         args, codec, encoding = self._args, self._codec, self._encoding
         length = Length()

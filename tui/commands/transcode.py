@@ -21,7 +21,7 @@ from tui.terminal.outputs import add_force, check_outputs
 if TYPE_CHECKING:
     from codec.signal.samples import FloatArray
     from codec.speech.codec import SpeechCodec
-    from tui.corpora.corpus import Made, Watch
+    from tui.corpora.job import Made, Watch
 
 # PESQ is made for utterances; its fixed tables overflow on long recordings.
 SCORED_SECONDS = 30
@@ -118,7 +118,7 @@ class Job:
     def __call__(self, source: str, target: str, watch: Watch, draft: Path | None = None) -> Made:
         """Transcode one file of several; draft: see `codec.files.paths.atomic_output`."""
         from codec.files.paths import display_name
-        from tui.corpora.corpus import Made
+        from tui.corpora.job import Made
 
         report, _, _ = self.transcode(source, target, watch, draft)
         if self._args.json:

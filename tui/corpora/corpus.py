@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from codec.errors import BadInput, SottoError
 from codec.files.paths import (
@@ -27,8 +27,9 @@ from codec.files.paths import (
     publish,
     refuse_replacing,
 )
-from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.signal.samples import FloatArray
 from tui.batch import Failures, Work, Written
+from tui.corpora.job import Job, Made
 from tui.corpora.manifest import NAME, Manifest, Record, file_hash, options_hash, read_manifest
 from tui.corpora.options import LOCAL, workers
 from tui.corpora.pool import spread
@@ -38,30 +39,6 @@ from tui.terminal.errors import UsageError
 from tui.terminal.signals import undisturbed
 
 _MOST_NOTES = 20  # of a file
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a job made of a file. bits: of the coded file; model: its id; report: to print."""
-
-    bits: int
-    seconds: float
-    model: str
-    report: str | None = None
-
-
-class Watch(Protocol):
-    """Who sees how a job gets on: `tui.terminal.progress.Progress`, or `Notes` in a worker."""
-
-    def note(self, line: str) -> None:
-        """A line for the user."""
-
-    def follow(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        """The same blocks [n] of 16 kHz samples."""
-
-
-# job(input, output, watch, draft): codes a file; draft: see `codec.files.paths.atomic_output`.
-Job = Callable[[str, str, Watch, "Path | None"], Made]
 
 
 @dataclass(frozen=True)
@@ -123,22 +100,6 @@ class Notes:
 
     def follow(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         return iter(blocks)
-
-
-class Length:
-    """Counts the samples of blocks that pass by."""
-
-    def __init__(self) -> None:
-        self.samples = 0
-
-    def of(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        for block in blocks:
-            self.samples += len(block)
-            yield block
-
-    @property
-    def seconds(self) -> float:
-        return self.samples / SAMPLE_RATE
 
 
 def opened(coding: Coding) -> Do:
