@@ -231,8 +231,8 @@ class FakeCall(Call):
         self.note("verify", party, code)
         self.scene = replace(self.scene, compare=False)
 
-    def answer(self, answer: Answer) -> None:
-        self.note("answer", answer)
+    def answer(self, answer: Answer, ringing: Rings) -> None:
+        self.note("answer", answer, ringing)
         self.scene = replace(self.scene, rings=False)
 
     def hang_up(self) -> None:

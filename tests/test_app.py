@@ -39,6 +39,7 @@ from stream.link.listener import Listener
 from stream.link.peers import KnownPeers
 from stream.link.ringing import Answer
 from stream.log import KEPT_LINES, LogLine
+from tests import fake_call
 from tests.app_pictures import grid, picture
 from tests.fake_call import CODE, OWN_KEY, PEER_KEY, SCENES, FakeCall, Scene
 from tests.link_peers import Ear
@@ -833,7 +834,7 @@ def test_a_caller_that_rings_is_asked_about_once(key: str, answer: Answer) -> No
         assert '"Eve" calls' not in grid(app)
 
     call, _, _ = play("ringing", decide)
-    assert commands(call) == [("answer", answer)]
+    assert commands(call) == [("answer", answer, fake_call.RINGING)]
 
 
 @pytest.mark.parametrize(
@@ -859,7 +860,7 @@ def test_only_an_unknown_key_can_be_remembered(ringing: Rings, said: str, monkey
         assert said not in grid(app)
 
     call, _, _ = play("ringing", decide)
-    assert commands(call) == [("answer", Answer.ACCEPT)]
+    assert commands(call) == [("answer", Answer.ACCEPT, ringing)]
 
 
 def test_the_question_goes_when_the_caller_gives_up() -> None:
@@ -874,6 +875,30 @@ def test_the_question_goes_when_the_caller_gives_up() -> None:
 
     call, _, _ = play("ringing", give_up)
     assert commands(call) == []
+
+
+def test_an_answer_is_about_the_caller_that_was_asked_about(monkeypatch) -> None:
+    second = Rings('"Mallory"', "eeee-ffff-gggg-hhhh")
+
+    async def decide(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        app.poll()
+        await pilot.pause()
+        first = fake_call.RINGING
+        monkeypatch.setattr(fake_call, "RINGING", second)
+        await pilot.press("a")  # the screen does not know yet who rings now
+        await pilot.pause()
+        assert commands(call) == [("answer", Answer.ACCEPT, first)]
+        call.scene = SCENES["ringing"]
+        app.poll()
+        await pilot.pause()
+        monkeypatch.setattr(fake_call, "RINGING", first)
+        assert '"Mallory" calls' in grid(app)
+        for _ in range(2):
+            app.poll()
+            await pilot.pause()
+        assert '"Eve" calls' in grid(app) and "Mallory" not in grid(app)
+
+    play("ringing", decide)
 
 
 # Cost

@@ -55,6 +55,21 @@ def test_many_keys_ring_a_few_times_only():
     assert rung == 5 * 5
 
 
+def test_those_nobody_knows_keep_nobody_known_from_ringing():
+    bell = Doorbell()
+    for now in range(5):
+        assert bell.call(f"unknown {now}", float(now)) is Verdict.RINGS
+        bell.answer(Answer.REFUSE, float(now))
+    assert bell.call("unknown", 6.0) is Verdict.BUSY  # they have rung enough
+    assert bell.call("known", 7.0, known=True) is Verdict.RINGS
+    assert bell.call("other", 8.0, known=True) is Verdict.BUSY
+    bell.answer(Answer.REFUSE, 9.0)
+    assert bell.call("unknown", 61.0) is Verdict.RINGS
+    assert bell.call("other", 62.0, known=True) is Verdict.RINGS
+    assert bell.call("unknown", 63.0) is Verdict.BUSY
+    assert bell.answer(Answer.REFUSE, 64.0) == "other"
+
+
 @pytest.fixture
 def line(ends, tmp_path):
     """A listener with a person before its screen: its ear, its security, and a caller's."""
@@ -114,6 +129,24 @@ def test_who_gives_up_rings_no_more(ends, line):
     host.until(lambda e: isinstance(e, Rings))
     guest.endpoint.close()
     assert host.until(lambda e: isinstance(e, RingOver)).reason == "the caller has given up"
+
+
+def test_an_answer_lets_in_nobody_else(ends, line, tmp_path):
+    """Who rang goes, another one rings, and then comes what a person said to the first."""
+    host, side, guest_side = line
+    side.known.add("robert", guest_side.keys.public)
+    mallory = replace(guest_side, keys=keys.generate(), peers=KnownPeers(tmp_path / "mallory"))
+    first = call(ends, host, mallory)
+    about_mallory = host.until(lambda e: isinstance(e, Rings))
+    guest = call(ends, host, guest_side)  # whom we know, and who need not wait for the other
+    about_bob = host.until(lambda e: isinstance(e, Rings) and e.known)
+    assert host.until(lambda e: isinstance(e, RingOver)).reason == "somebody known calls"
+    host.endpoint.answer(Answer.ACCEPT, about_mallory)
+    assert first.state(CallState.REFUSED).reason == "another caller is ringing"
+    assert not any(isinstance(e, Joined) for e in host.heard + host.endpoint.events(0.2))
+    host.endpoint.answer(Answer.ACCEPT, about_bob)
+    guest.state(CallState.TALKING)
+    assert host.joined().local == "robert"
 
 
 def test_known_callers_ring_too_and_are_let_in_at_once_where_nobody_is_asked(ends, line):

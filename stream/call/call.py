@@ -341,9 +341,9 @@ class Call:
         """Remember that a person has compared the code with a party. Raises SottoError."""
         self._endpoint.verify(party, code)
 
-    def answer(self, answer: Answer) -> None:
-        """Decide about the caller that rings, if one does."""
-        self._endpoint.answer(answer)
+    def answer(self, answer: Answer, ringing: Rings) -> None:
+        """Decide about a caller that rings, if it still does."""
+        self._endpoint.answer(answer, ringing)
 
     def hang_up(self) -> None:
         self._end(CallState.ENDED, "hung up")

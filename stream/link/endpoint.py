@@ -38,6 +38,7 @@ from stream.link.events import (
     OverArrived,
     PresetChanged,
     RecordingChanged,
+    Rings,
     StateChanged,
     TextArrived,
     Verified,
@@ -110,7 +111,7 @@ class Endpoint(ABC):
             deque()
         )
         self._keys_asked: deque[int] = deque(maxlen=64)  # parties whose key packets we want
-        self._answers: deque[Answer] = deque(maxlen=8)
+        self._answers: deque[tuple[Answer, Rings | None]] = deque(maxlen=8)
         self._keys_verified: deque[str] = deque(maxlen=64)
         self._key_requests = KeyRequests(KEY_PAUSE)
         self._key_limits: dict[int, RateLimit] = {}
@@ -244,9 +245,13 @@ class Endpoint(ABC):
         self._outgoing.append(wire.Recording(wire.HUB, on))
         self._wake_up()
 
-    def answer(self, answer: Answer) -> None:
-        """Say what is to become of the caller that rings, if one does."""
-        self._answers.append(answer)
+    def answer(self, answer: Answer, ringing: Rings | None = None) -> None:
+        """Say what is to become of the caller that rings, if one does.
+
+        ringing: the event that the answer is about, None for whoever rings. Another caller may ring
+        by the time a person has decided; nothing then happens.
+        """
+        self._answers.append((answer, ringing))
         self._wake_up()
 
     def verify(self, party: int, code: str) -> None:

@@ -109,6 +109,7 @@ class Listener(Endpoint):
         self._accepted: set[str] = set()  # keys that a person has let in for this call alone
         self._doorbell = Doorbell()
         self._waiting: tuple[bytes, zmq.Frame, wire.Hello] | None = None  # who rings, or may enter
+        self._rings: Rings | None = None  # what has been said of who rings
         self.port = 0  # the TCP port we are bound to, once started
 
     # --- opening ------------------------------------------------------------------------------
@@ -198,10 +199,10 @@ class Listener(Endpoint):
         if self._proxy.failure is not None:
             raise SottoError(self._proxy.failure)
         while self._answers:
-            self._take_answer(self._answers.popleft(), now)
+            self._take_answer(*self._answers.popleft(), now)
         if self._doorbell.given_up(now):
             self._waiting = None
-            self._events.put(RingOver("the caller has given up"))
+            self._ring_over("the caller has given up")
         for key in self._revoked(now):
             self._distrust(key, now)
         wake_at = now + 1.0
@@ -343,7 +344,8 @@ class Listener(Endpoint):
 
         Until then it hears nothing from us, and dials anew now and then.
         """
-        verdict = self._doorbell.call(key or hello.nonce.hex(), now)
+        known_key = bool(key) and self._security.knows_caller(key)
+        verdict = self._doorbell.call(key or hello.nonce.hex(), now, known=known_key)
         if verdict is Verdict.ACCEPTED:
             return True
         if verdict is Verdict.REFUSED:
@@ -353,15 +355,23 @@ class Listener(Endpoint):
         else:
             self._waiting = route, frame, hello
             if verdict is Verdict.RINGS:
+                if self._rings is not None:
+                    self._ring_over("somebody known calls")
                 known = self._security.caller(key) if key else None
                 name = shown_name(known.name if known else "", wire.clipped(hello.name))
                 print_ = fingerprint(key) if key else ""
-                known_key = bool(key) and self._security.knows_caller(key)
-                self._events.put(Rings(name, print_, known=known_key))
+                self._rings = Rings(name, print_, known=known_key)
+                self._events.put(self._rings)
         return False
 
-    def _take_answer(self, answer: Answer, now: float) -> None:
+    def _ring_over(self, why: str) -> None:
+        self._rings = None
+        self._events.put(RingOver(why))
+
+    def _take_answer(self, answer: Answer, ringing: Rings | None, now: float) -> None:
         """A person has decided about who rings."""
+        if ringing is not None and ringing is not self._rings:
+            return  # it was about somebody who has gone
         who = self._doorbell.answer(answer, now)
         waiting, self._waiting = self._waiting, None
         if not who or waiting is None:
@@ -369,10 +379,10 @@ class Listener(Endpoint):
         route, frame, hello = waiting
         key = who if self._security.secured else ""
         if answer is Answer.REFUSE:
-            self._events.put(RingOver("refused"))
+            self._ring_over("refused")
             self._refuse(route, wire.Refusal.OTHER, _NOT_TAKEN, now)
             return
-        self._events.put(RingOver("accepted"))
+        self._ring_over("accepted")
         # If this connection has been given up, the caller is let in on its next one.
         self._admit(route, frame, hello, key, now)
 

@@ -51,22 +51,28 @@ class Doorbell:
         self._heard_at = -math.inf
         self._accepted: _Accepted | None = None
         self._refused: dict[str, float] = {}  # until when
-        self._limit = RateLimit(_RINGS, _RINGS_SECONDS)
+        self._known = False  # who rings is known
+        # Those nobody knows use up no ring of those who are known.
+        self._limits = {known: RateLimit(_RINGS, _RINGS_SECONDS) for known in (False, True)}
 
-    def call(self, key: str, now: float) -> Verdict:
-        """A caller calls, or calls again while it waits."""
+    def call(self, key: str, now: float, *, known: bool = False) -> Verdict:
+        """A caller calls, or calls again while it waits.
+
+        One that is known takes the place of one that is not: else whoever has enough keys could
+        keep everybody else from ringing.
+        """
         accepted = self._accepted
         if accepted is not None and accepted.key == key and now < accepted.until:
             return Verdict.ACCEPTED
         if now < self._refused.get(key, -math.inf):
             return Verdict.REFUSED
-        if self.key and self.key != key:
-            return Verdict.BUSY
-        if not self.key and not self._limit.allow(now):
-            return Verdict.BUSY
-        verdict = Verdict.WAITS if self.key else Verdict.RINGS
-        self.key, self._heard_at = key, now
-        return verdict
+        waits = self.key == key
+        if not waits:
+            taken = bool(self.key) and (self._known or not known)
+            if taken or not self._limits[known].allow(now):
+                return Verdict.BUSY
+        self.key, self._known, self._heard_at = key, known, now
+        return Verdict.WAITS if waits else Verdict.RINGS
 
     def answer(self, answer: Answer, now: float) -> str:
         """A person answers; returns who the caller is, "" if nobody rings any more."""

@@ -321,18 +321,20 @@ class CallApp(App[None]):
         """Ask about a caller that rings, once; take the question back when it does no more."""
         asked = next((screen for screen in self.screen_stack if isinstance(screen, Ring)), None)
         ringing = snapshot.ringing
-        if ringing is None:
+        if asked is not None and asked.ringing is not ringing:
             self._rang = None
-            if asked is not None and asked is self.screen:
+            if asked is self.screen:
                 asked.dismiss(None)
+        elif ringing is None:
+            self._rang = None
         elif ringing is not self._rang and asked is None:
             self._rang = ringing
             self.bell()
-            self.push_screen(Ring(ringing), self._on_ring_answered)
+            self.push_screen(Ring(ringing), partial(self._on_ring_answered, ringing))
 
-    def _on_ring_answered(self, answer: RingAnswer | None) -> None:
+    def _on_ring_answered(self, ringing: Rings, answer: RingAnswer | None) -> None:
         if answer is not None:
-            self._change(lambda: self._call.answer(answer))
+            self._change(lambda: self._call.answer(answer, ringing))
 
     # --- polling and drawing ------------------------------------------------------------------
 
