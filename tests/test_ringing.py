@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,3 +217,39 @@ def test_a_name_reaches_the_command_as_a_value_only(tmp_path: Path) -> None:
     assert heard.read_text() == f'"$(touch {tmp_path}/evil); touch {tmp_path}/evil" aaaa\n'
     assert not (tmp_path / "evil").exists()
     assert _on_ring(None, Journal()) is None
+
+
+def test_commands_that_do_not_end_become_no_crowd(tmp_path: Path) -> None:
+    """Strangers may ring all day, and fill neither the machine nor the log."""
+    begun, going = tmp_path / "begun", tmp_path / "going"
+    begun.touch()
+    going.touch()
+    journal = Journal()
+    run = _on_ring(f"echo >> {begun}; while [ -e {going} ]; do sleep 0.05; done", journal)
+    assert run is not None
+    for _ in range(100):
+        run(Rings("eve", "aaaa"))
+    await_that(lambda: len(begun.read_text()) == 4)
+    assert len(journal.after(-1)) == 12
+    going.unlink()
+
+    def runs_again() -> bool:
+        run(Rings("eve", "aaaa"))
+        return len(begun.read_text()) > 4
+
+    await_that(runs_again)
+
+
+def test_no_name_keeps_a_command_from_running(tmp_path: Path) -> None:
+    """Also where the locale's encoding has no letters for it."""
+    heard = tmp_path / "heard"
+    program = (
+        "from tui.live import _on_ring; from stream.log import Journal\n"
+        "from stream.link.events import Rings\n"
+        f"_on_ring('printf %s \"$SOTTO_CALLER\" > {heard}.part; mv {heard}.part {heard}',"
+        " Journal())(Rings('\\u0416\\U0001f600', 'aaaa'))"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, **ascii_only})
+    await_that(heard.exists)
+    assert heard.read_text("utf-8") == "\u0416\U0001f600"

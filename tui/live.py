@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 NONE = "none"
 _MIB = 1 << 20
 _REMEMBERED = 60.0  # seconds in which another call with the same party is the same one
+_MOST_COMMANDS = 4  # of --on-ring, at a time
 _PLAIN_TERMINALS = ("", "dumb", "unknown")
 _PIPE_BEGINS = 2.0  # seconds that a pipe has to show what is in it
 
@@ -343,25 +344,41 @@ def _check_files(args: argparse.Namespace) -> None:
 
 
 def _on_ring(command: str | None, journal: Journal) -> Callable[[Rings], None] | None:
-    """Runs a command of the user's when somebody rings; nobody waits for it."""
+    """Runs a command of the user's when somebody rings; nobody waits for it.
+
+    While some that it was run for before go on, those who ring run no more: strangers may ring all
+    day. Whatever goes wrong is the command's affair, and not the call's.
+    """
     if not command:
         return None
+    running: list[subprocess.Popen[bytes]] = []
 
     def run(ringing: Rings) -> None:
+        running[:] = [each for each in running if each.poll() is None]
+        if len(running) >= _MOST_COMMANDS:
+            text = f"--on-ring is not run: {len(running)} commands that it has begun go on"
+            journal.caused("on-ring", "warning", text)
+            return
         # What the caller calls itself reaches the shell as the value of a variable, never as text.
-        variables = {**os.environ, "SOTTO_CALLER": ringing.name, "SOTTO_KEY": ringing.fingerprint}
+        # In UTF-8, which holds any name, whatever the locale's encoding.
+        said = {"SOTTO_CALLER": ringing.name, "SOTTO_KEY": ringing.fingerprint}
+        encoded = {name: value.encode("utf-8", "replace") for name, value in said.items()}
+        variables = {name: os.fsdecode(value) for name, value in encoded.items()}
         try:
-            subprocess.Popen(
+            begun = subprocess.Popen(
                 command,
                 shell=True,
-                env=variables,
+                env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        except OSError as error:
-            journal.warning(f"cannot run --on-ring: {reason(error)}")
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            journal.caused("on-ring", "warning", f"cannot run --on-ring: {why}")
+        else:
+            running.append(begun)
 
     return run
 
