@@ -44,6 +44,8 @@ from stream.link.events import (
     Link,
     Notice,
     RecordingChanged,
+    RingOver,
+    Rings,
     StateChanged,
     TextArrived,
     Verified,
@@ -892,6 +894,27 @@ def test_what_cannot_be_handled_ends_the_call_with_a_reason(codec, monkeypatch):
     assert call.wait(60.0)
     call.close()
     assert call.snapshot().reason == "internal error: RuntimeError: no idea"
+
+
+def test_nobody_fills_the_log_by_ringing_or_by_other_party_numbers(codec):
+    """As strangers who keep ringing, or a listener that seems to be started again and again, do."""
+    one, _ = wires(peer=False)
+    call = make(codec, one, lasting=True)
+    call.start()
+    try:
+        for k in range(200):
+            one.give(Rings('"eve"', "aaaa-bbbb"), RingOver("the caller has given up"))
+            party = 16 * k
+            one.give(Joined(party, "eve", "2k", "", code=str(k)), Left(party, "restarted"))
+        one.give(Rings("ada", "cccc-dddd", known=True), RingOver("refused"))
+        one.give(TextArrived(0, "the end"))
+        wait_until(lambda: any("the end" in line.text for line in call.log_lines(-1)))
+        lines = [line.text for line in call.log_lines(-1)]
+    finally:
+        call.close()
+    assert len(lines) < 60
+    assert "ada rings (key cccc-dddd)" in lines
+    assert "it rings no more: refused" in lines
 
 
 def test_a_lasting_listener_waits_for_the_next_caller(codec):

@@ -222,6 +222,25 @@ def test_a_listener_that_is_restarted_is_another_party(ends):
     assert guest.until(lambda e: isinstance(e, Left)) == Left(party, "the listener was restarted")
 
 
+def test_a_listener_that_keeps_letting_in_and_hanging_up_is_dialled_seldom(ends):
+    """Each time as if it had been started again; after 16 times at once, once a second."""
+    port, begun = 0, time.monotonic()
+    for k in range(19):
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+            router.linger = 1000
+            if port:
+                router.bind(f"tcp://127.0.0.1:{port}")
+            else:
+                port = router.bind_to_random_port("tcp://127.0.0.1")
+                guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
+            assert router.poll(int(1000 * WAIT))
+            welcome = wire.Welcome(1, b"again%03d" % k, MODEL, "2k", "Ann", False)
+            router.send_multipart([router.recv_multipart()[0], wire.encode(welcome, 5)])
+            guest.state(CallState.TALKING)
+            guest.forget()
+    assert time.monotonic() - begun > 1.5
+
+
 def test_a_lost_caller_has_left_after_a_while(ends):
     host = ends(Listener("127.0.0.1:0", HOST, OPEN, patience=0.3))
     with raw_dealer(host.endpoint.port) as dealer:

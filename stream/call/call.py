@@ -56,6 +56,7 @@ from stream.link.events import (
     Verified,
 )
 from stream.link.ringing import Answer
+from stream.link.wire import PARTIES
 from stream.log import Journal, LogLine
 
 if TYPE_CHECKING:
@@ -494,11 +495,11 @@ class Call:
             self._leaving.pop(event.party, None)
             self._sender.call(True)
             key = f" (key {event.fingerprint})" if event.fingerprint else ""
-            self._journal.caused(f"party {event.party}", "info", f"{name} is here{key}")
+            self._journal.caused(_kind("party", event.party), "info", f"{name} is here{key}")
             if event.code and not event.verified and self._compared.get(event.party) != event.code:
                 self._compared[event.party] = event.code
                 said = f"code, the same on both screens: {event.code}"
-                self._journal.caused(f"party {event.party}", "info", said)
+                self._journal.caused(_kind("party", event.party), "info", said)
             if event.agreed and event.preset != self._preset:
                 self._agree(event.preset)
             if self._settings.on_joined is not None:
@@ -517,7 +518,7 @@ class Call:
             name = self._present.get(event.party, "somebody")
             text = f"{name} records this call" if event.on else f"{name} records no more"
             level = "warning" if event.on else "info"
-            self._journal.caused(f"recording {event.party}", level, text)
+            self._journal.caused(_kind("recording", event.party), level, text)
         elif isinstance(event, OverArrived):
             self._take_late(event.over)
         elif isinstance(event, TextArrived):
@@ -527,7 +528,7 @@ class Call:
         elif isinstance(event, Left):
             name = self._present.get(event.party, "somebody")
             text = f"{name} has left: {event.reason}"
-            self._journal.caused(f"party {event.party}", "info", text)
+            self._journal.caused(_kind("party", event.party), "info", text)
             self._receiver.set_recording(event.party, False)
             self._leaving[event.party] = (time.monotonic() + _DRAIN_SECONDS, event.reason)
         elif isinstance(event, StateChanged):
@@ -535,12 +536,15 @@ class Call:
         elif isinstance(event, Rings):
             self._ringing = event
             key = f"key {event.fingerprint}" if event.fingerprint else "without a key"
-            self._journal.warning(f"{event.name or 'somebody'} rings ({key})")
+            text = f"{event.name or 'somebody'} rings ({key})"
+            # Strangers may ring as long as we listen, and leave the lines of the known ones alone.
+            self._journal.caused(f"rings {event.known}", "warning", text)
             if self._settings.on_ring is not None:
                 self._settings.on_ring(event)
         elif isinstance(event, RingOver):
-            self._ringing = None
-            self._journal.info(f"it rings no more: {event.reason}")
+            known, self._ringing = self._ringing is not None and self._ringing.known, None
+            text = f"it rings no more: {event.reason}"
+            self._journal.caused(f"rings no more {known}", "info", text)
         elif isinstance(event, Notice):
             kind = "notice " + event.text.partition(" ")[0]  # "refused", "lost", somebody's name
             self._journal.caused(kind, event.level, event.text)
@@ -552,10 +556,10 @@ class Call:
         text = f"{name}, {ago:.0f} s ago: {over.seconds:.0f} s of speech have come late"
         text += ", once more and whole" if over.again else ""
         text += ", without its end" if over.cut else ""
-        self._journal.caused(f"late {over.party}", "info", text)
+        self._journal.caused(_kind("late", over.party), "info", text)
         if given_up := self._receiver.arrive_late(over, name):
             text = f"{given_up:.0f} s of what {name} said before are given up: too much waits"
-            self._journal.caused(f"late {over.party}", "warning", text)
+            self._journal.caused(_kind("late", over.party), "warning", text)
 
     def _agree(self, preset: str) -> None:
         """Use the preset that was agreed on; where we cannot, announce the one we use."""
@@ -619,6 +623,15 @@ class Call:
     def _record_late(self, over: Over, name: str, samples: FloatArray) -> None:
         if (files := self._over_files) is not None:
             files.late(name, samples, over.ended)
+
+
+def _kind(what: str, party: int) -> str:
+    """Of which kind a line about a party is, for the journal's floodgate.
+
+    A listener that says that it has been started again brings parties with new numbers: they are of
+    the kinds of those before them.
+    """
+    return f"{what} {party % PARTIES}"
 
 
 def warm_up(codec: SpeechCodec, delay: int = CALL_DELAY) -> dict[int, float]:

@@ -38,11 +38,12 @@ from stream.link.session import (
     Participant,
     ReplayWindow,
     Session,
+    news_allowance,
 )
 from stream.link.traffic import envelope
 
 GIVE_UP = 30.0
-_PARTY_NUMBERS = 16  # of one listener; another one that answers in its place gets the next ones
+_PARTY_NUMBERS = wire.PARTIES  # another listener that answers in one's place gets the next ones
 _LEAST_CONNECT = 0.3  # seconds for a TCP connection to where one was before
 _PATIENT = 8  # every so many attempts, one is given four times as long: the way may be another now
 _FIRST_CONNECT = 1.5
@@ -96,6 +97,7 @@ class Caller(Endpoint):
         self._session: Session | None = None
         self._kept = Kept()  # what the listener has not got of our overs
         self._instance = b""
+        self._talks = news_allowance()  # connections that came into talk, soon after each other
         # Who comes and goes: as much as a hub takes of seven others.
         self._news = Allowance(7.0 / NEWS_SECONDS, 7.0 * NEWS_BURST)
         self._base = -_PARTY_NUMBERS
@@ -512,7 +514,8 @@ class Caller(Endpoint):
         self._session = None
         self._audible = False
         self._drop_socket()
-        self._next_attempt = now
+        # At once, but not for ever where a listener keeps letting us in and hanging up.
+        self._next_attempt = now + self._talks.owe(1.0, now)
         self._change(CallState.RECONNECTING, why)
 
     def _trusted_peers(self) -> list[Peer]:

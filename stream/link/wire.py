@@ -53,7 +53,8 @@ AGO_STEP = 1 / 16  # seconds, of how long ago an over was said
 MOST_AGO = (1 << 16) - 1
 OVER_STEPS = 960  # of an over that is sent late, and of what is kept of a voice: a minute
 HUB = 0  # the listener's party number
-MAX_PARTY = 15  # that can speak
+PARTIES = 16  # numbers that a party can have, to speak
+MAX_PARTY = PARTIES - 1
 
 _HEADER = struct.Struct(">BBI")
 _MODEL_ID = re.compile(r"[0-9a-f]{16}")
