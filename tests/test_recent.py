@@ -171,3 +171,34 @@ def test_a_call_without_a_name_shows_whom_to_call(
     assert main(["call", "--headless"]) == 2
     out = capsys.readouterr().out
     assert out.startswith("radio ") and "ada" in out.rpartition("recent calls:")[2]
+
+
+@pytest.mark.parametrize("name", ["known-peers", "recent-calls"])
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "link to a pipe"])
+def test_what_is_no_file_is_not_waited_for(recent: RecentCalls, name: str, what: str) -> None:
+    """The thread that looks up keys is the one that carries the call."""
+    place = recent.path.parent / name
+    place.parent.mkdir(mode=0o700)
+    if what == "folder":
+        place.mkdir(mode=0o700)
+    elif what == "device":
+        place.symlink_to("/dev/zero")
+    else:
+        pipe = place if what == "pipe" else place.with_name("pipe")
+        os.mkfifo(pipe, 0o600)
+        if what != "pipe":
+            place.symlink_to(pipe)
+    asked = threading.Thread(target=_refused, args=(name, refused := []), daemon=True)
+    asked.start()
+    asked.join(30.0)
+    assert refused and refused[0].startswith(f"cannot read {place}: ")
+
+
+def _refused(name: str, refused: list[str]) -> None:
+    try:
+        if name == "known-peers":
+            KnownPeers().peers()
+        else:
+            RecentCalls().calls()
+    except BadInput as error:
+        refused.append(str(error))

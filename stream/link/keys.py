@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from codec.errors import BadInput
 from codec.files.paths import display_name, os_errors
@@ -156,6 +158,26 @@ def write_key_pair(
             if not force:
                 private.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file for reading, by our own name or through links. Raises OSError.
+
+    Of a pipe one would wait for who may never come, with the call's own thread, and of a device for
+    no end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - the descriptor is ours
+        yield file
+    finally:
+        os.close(descriptor)
 
 
 def refuse_writable(descriptor: int, path: str | os.PathLike[str]) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from codec.errors import BadInput
 from codec.files.paths import display_name, os_errors
 from stream.link.address import ANY, Address, parse_address
-from stream.link.keys import home, key_bytes, prepared, refuse_writable
+from stream.link.keys import home, key_bytes, opened, prepared, refuse_writable
 
 MAX_PEERS = 4096
 _LONGEST_FILE = 1 << 20
@@ -254,7 +254,7 @@ class KnownPeers:
         """The lines of the file, and who they are about."""
         with os_errors("read", self.path):
             try:
-                with open(self.path, "rb") as file:
+                with opened(self.path) as file:
                     refuse_writable(file.fileno(), self.path)
                     data = file.read(_LONGEST_FILE + 1)
             except FileNotFoundError:

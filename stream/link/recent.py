@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codec.files.paths import os_errors
-from stream.link.keys import fingerprint, home, prepared
+from stream.link.keys import fingerprint, home, opened, prepared
 from stream.link.peers import Peer, locked, shown_name
 
 MOST_CALLS = 20
@@ -59,7 +59,7 @@ class RecentCalls:
         """
         with os_errors("read", self.path):
             try:
-                with open(self.path, "rb") as file:
+                with opened(self.path) as file:
                     data = file.read(_LONGEST_FILE)
             except FileNotFoundError:
                 return ()
