@@ -188,7 +188,8 @@ def test_what_is_no_file_is_not_waited_for(recent: RecentCalls, name: str, what:
         os.mkfifo(pipe, 0o600)
         if what != "pipe":
             place.symlink_to(pipe)
-    asked = threading.Thread(target=_refused, args=(name, refused := []), daemon=True)
+    refused: list[str] = []
+    asked = threading.Thread(target=_refused, args=(name, refused), daemon=True)
     asked.start()
     asked.join(30.0)
     assert refused and refused[0].startswith(f"cannot read {place}: ")
