@@ -17,6 +17,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ _WAIT_SECONDS = 1.0
 _PATIENCE_SECONDS = 60.0  # until somebody is told that there is no room in the cluster
 _STILLBORN = 3
 _REACH_SECONDS = 10.0
+_CLEARINGS, _CLEARING_SECONDS = 20, 0.25
 _OWN = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
@@ -80,14 +82,23 @@ def ray_at(address: str, cpus: int) -> Iterator[Any]:
         except (Exception, SystemExit) as error:  # the latter is Ray's, after minutes
             with contextlib.suppress(Exception):
                 ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear_away(folder)
             what = "start Ray" if address == LOCAL else f"reach Ray at {address}"
             raise SottoError(f"cannot {what}: {_first_line(error)}") from error
         try:
             yield ray
         finally:
             ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear_away(folder)
+
+
+def _clear_away(folder: str) -> None:
+    """Remove Ray's folder, in which its processes may still be writing as they end."""
+    for _ in range(_CLEARINGS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.lexists(folder):
+            return
+        time.sleep(_CLEARING_SECONDS)
 
 
 def _try_to_reach(address: str) -> None:
