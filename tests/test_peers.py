@@ -218,6 +218,8 @@ def test_people_are_shown_by_our_name_for_them_and_their_claim_in_quotes() -> No
     assert shown_name("", "Bob") == '"Bob"'
     assert shown_name("", "") == ""
     assert shown_name("eve", 'x" is ada  "') == "eve \"x' is ada '\""
+    for mark in ("\u201c", "\u201d", "\u2033", "\uff02", "\u02ba", "\u301e", "\u05f4", "''"):
+        assert shown_name("", f"x{mark} is ada") == '"x\' is ada"'
 
 
 @given(st.text(max_size=30))
@@ -337,3 +339,8 @@ def test_what_has_not_changed_is_not_parsed_again(
     os.utime(peers.path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert peers.caller(ONE) is None and peers.caller(TWO) is not None
     assert len(parsed) == before + 1
+
+
+def test_no_name_has_what_cannot_be_seen(peers):
+    with pytest.raises(BadInput, match="cannot be a peer's name"):
+        peers.add("ada\u3164", keys.generate().public)

@@ -389,3 +389,25 @@ def test_ages_go_over_the_wire_in_quarters_of_a_millisecond(seconds, heard):
 def test_a_packet_says_how_many_steps_it_holds(logarithm, steps):
     for others in (0x00, 0xF1):
         assert wire.packet_steps(bytes([others | logarithm << 1, 42]) + b"payload") == steps
+
+
+@pytest.mark.parametrize(
+    ("hostile", "seen"),
+    [
+        ("Z" + "\u0351\u0338" * 40, "Z\u0351\u0338\u0351\u0338"),  # piled up
+        (
+            "A\u20dd\u0489" * 3 + "\u20dd" * 9,
+            "A\u20dd\u0489" * 2 + "A" + "\u20dd\u0489\u20dd\u20dd",
+        ),
+        ("\u0338eve \u0338\u0351x", "eve x"),  # they would stand on what is before
+        ("ada\u3164", "ada"),
+        ("\u115f\u2800\uffa0\u1160", ""),
+        ("a\u034fd\ufe0fa\U000e0100", "ada"),
+        ("ada\u200b\u2060\u202e\ud800", "ada"),
+        ("e\u0301a\u0308 \u0e01\u0e34\u0e48 \u05e9\u05c1\u05b8", None),  # marks that belong there
+        ("\u0928\u092e\u0938\u094d\u0924\u0947 \u6f22\u5b57 \U0001f600", None),
+    ],
+)
+def test_marks_and_what_cannot_be_seen_are_harmless(hostile, seen):
+    assert wire.harmless(hostile) == (hostile if seen is None else seen)
+    assert wire.clipped(hostile) == wire.harmless(hostile)

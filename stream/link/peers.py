@@ -31,6 +31,7 @@ from codec.errors import BadInput
 from codec.files.paths import display_name, os_errors
 from stream.link.address import ANY, Address, parse_address
 from stream.link.keys import home, key_bytes, opened, prepared, refuse_writable
+from stream.link.wire import harmless
 
 MAX_PEERS = 4096
 _LONGEST_FILE = 1 << 20
@@ -38,6 +39,9 @@ _LONGEST_NAME = 64
 _LONGEST_RECORDED = 32
 # Begins with a letter, and has nothing that an address needs.
 _NAME = re.compile(r"[^\W\d_][\w+@'\-]*")
+# Quotation marks that are, or look like, the one that ends what somebody claims.
+_QUOTES = re.compile("[\"\u02ba\u02dd\u02ee\u05f4\u201c-\u201f\u2033\u2034\u2036\u2037\u2057"
+    "\u275d\u275e\u301d-\u301f\uff02]|''+")  # fmt: skip
 _RESERVED = "localhost"
 _VERIFIED = "verified"
 _LOOK_INTERVAL = 1.0  # seconds
@@ -84,7 +88,7 @@ class Peer:
 
 def check_name(name: str) -> str:
     """`name`, if a peer may be called so. Raises BadInput: names must not look like addresses."""
-    if len(name) > _LONGEST_NAME or not name.isprintable() or not _NAME.fullmatch(name):
+    if len(name) > _LONGEST_NAME or harmless(name) != name or not _NAME.fullmatch(name):
         raise BadInput(
             f"{display_name(name[:_LONGEST_NAME])} cannot be a peer's name: that begins with a "
             f"letter and has at most {_LONGEST_NAME} letters, digits, - and _"
@@ -119,7 +123,7 @@ def shown_name(local: str, claimed: str) -> str:
 
     Either may be ""; what is in quotes cannot end them.
     """
-    local, claimed = (" ".join(text.replace('"', "'").split()) for text in (local, claimed))
+    local, claimed = (" ".join(_QUOTES.sub("'", text).split()) for text in (local, claimed))
     quoted = f'"{claimed}"' if claimed and claimed != local else ""
     return " ".join(filter(None, (local, quoted)))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
+import unicodedata
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
@@ -55,6 +56,19 @@ OVER_STEPS = 960  # of an over that is sent late, and of what is kept of a voice
 HUB = 0  # the listener's party number
 PARTIES = 16  # numbers that a party can have, to speak
 MAX_PARTY = PARTIES - 1
+
+# Letters of the world's languages have three marks at most, and rarely four.
+_MOST_MARKS = 4
+# Printable to Python, and yet nothing is seen of them: fillers of Hangul, the blank of Braille ...
+_UNSEEN = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+# ... and marks that join, or choose among forms of a character.
+_UNSEEN_MARKS = frozenset(
+    map(
+        chr,
+        (0x034F, 0x17B4, 0x17B5, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10),
+         *range(0xE0100, 0xE01F0)),
+    )
+)  # fmt: skip
 
 _HEADER = struct.Struct(">BBI")
 _MODEL_ID = re.compile(r"[0-9a-f]{16}")
@@ -418,8 +432,21 @@ def capture_seconds(steps: int) -> float | None:
 
 
 def harmless(text: str) -> str:
-    """`text` on one line, with blanks for characters that control terminals or hide others."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
+    """`text` on one line, with blanks for characters that control terminals, hide others or cannot
+    be seen, and without marks that stand on nothing or are piled up on a letter.
+    """
+    kept: list[str] = []
+    marks = _MOST_MARKS  # on what is before, which at first is what somebody else has written
+    for c in text:
+        if unicodedata.category(c) in ("Mn", "Me"):
+            marks += 1
+            if marks <= _MOST_MARKS and c not in _UNSEEN_MARKS:
+                kept.append(c)
+            continue
+        c = c if c.isprintable() and c not in _UNSEEN else " "
+        marks = _MOST_MARKS if c.isspace() else 0
+        kept.append(c)
+    return "".join(kept).strip()
 
 
 def clipped(text: str, limit: int = MAX_REASON) -> str:
