@@ -13,7 +13,7 @@ import zmq
 from stream.link import keys, wire
 from stream.link.authentication import Security, secure_caller
 from stream.link.caller import Caller
-from stream.link.events import AudioArrived, CallState, Joined, Left, PresetChanged
+from stream.link.events import AudioArrived, CallState, Joined, Left, Notice, PresetChanged
 from stream.link.listener import Listener
 from stream.link.peers import KnownPeers
 from stream.link.session import (
@@ -34,6 +34,7 @@ from tests.link_peers import (
     WAIT,
     FakeCaller,
     audio_of,
+    await_that,
     fake_listener,
     measured,
     raw_dealer,
@@ -203,3 +204,17 @@ def test_a_key_that_comes_and_goes_without_end_is_let_in_now_and_then(ends, tmp_
     hub.heard += hub.endpoint.events(0.2)
     came = [e for e in hub.heard if isinstance(e, Joined)]
     assert len(came) <= NEWS_BURST + (time.monotonic() - began) / NEWS_SECONDS
+
+
+def test_those_who_are_refused_use_up_nothing_of_the_log_of_those_who_are_there(ends):
+    hub = ends(Listener("127.0.0.1:0", HOST, OPEN, room=True))
+    with raw_dealer(hub.endpoint.port) as dealer, raw_dealer(hub.endpoint.port) as other:
+        fake = FakeCaller(dealer)
+        hello = wire.Hello("0" * 16, "2k", "eve", False, b"12345678", 1)
+        for _ in range(30):
+            other.send(wire.encode(hello))
+        await_that(lambda: hub.endpoint.link().strangers >= 30)
+        fake.say(wire.Preset(fake.welcome.party, "1k2"))
+        about = hub.until(lambda e: isinstance(e, Notice) and "now uses 1k2" in e.text)
+    assert str(fake.welcome.party) in about.kind  # whatever its name is
+    assert sum(isinstance(e, Notice) for e in hub.heard) <= 11

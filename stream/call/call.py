@@ -546,7 +546,7 @@ class Call:
             text = f"it rings no more: {event.reason}"
             self._journal.caused(f"rings no more {known}", "info", text)
         elif isinstance(event, Notice):
-            kind = "notice " + event.text.partition(" ")[0]  # "refused", "lost", somebody's name
+            kind = "notice " + (event.kind or event.text.partition(" ")[0])  # "refused", "lost"
             self._journal.caused(kind, event.level, event.text)
 
     def _take_late(self, over: Over) -> None:

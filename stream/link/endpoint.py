@@ -133,7 +133,8 @@ class Endpoint(ABC):
         self._recording: bool | None = None  # whether we record, None if we never did
         self._trust_watch = TrustWatch()
         self._peers_damaged = False
-        self._notice_limit = RateLimit(10, 10.0)
+        # Unknown peers use up nothing of what is to be said of those in the call.
+        self._notice_limits = {unknown: RateLimit(10, 10.0) for unknown in (False, True)}
         # Written by the I/O thread alone, replaced or incremented as a whole, read by anyone.
         self._sent_bytes = self._received_bytes = 0
         self._ip_bytes = self._ip_bytes_before = (0, 0)  # in all; on connections that are over
@@ -507,10 +508,13 @@ class Endpoint(ABC):
             with contextlib.suppress(Exception):
                 self._tell_all(wire.Bye(FAULT), math.nan)  # the clock may be why
 
-    def _notice(self, level: str, text: str) -> None:
-        """Add a line to the log, unless somebody fills it."""
-        if self._notice_limit.allow(self._clock()):
-            self._events.put(Notice(level, text))
+    def _notice(self, level: str, text: str, kind: str = "", *, unknown: bool = False) -> None:
+        """Add a line to the log, unless somebody fills it.
+
+        kind: see `Notice`; unknown: an unknown peer has caused it.
+        """
+        if self._notice_limits[unknown].allow(self._clock()):
+            self._events.put(Notice(level, text, kind))
 
     def _describe(self) -> Link:
         sessions = self._sessions()
@@ -684,7 +688,8 @@ class Endpoint(ABC):
     def _take_preset(self, speaker: Participant, message: wire.Preset) -> None:
         speaker.preset = wire.clipped(message.preset)
         self._events.put(PresetChanged(speaker.party, speaker.preset))
-        self._notice("info", f"{speaker.shown or 'the other side'} now uses {speaker.preset}")
+        text = f"{speaker.shown or 'the other side'} now uses {speaker.preset}"
+        self._notice("info", text, f"preset {speaker.party % wire.PARTIES}")
 
     def _take_recording(self, speaker: Participant, message: wire.Recording, now: float) -> None:
         """A party begins to record, or does so no more."""

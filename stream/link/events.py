@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from stream.link.overs import Over
@@ -192,10 +192,15 @@ class RingOver:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the log. level: debug, info, warning or error."""
+    """A line for the log.
+
+    level: debug, info, warning or error; kind: lines of one kind count as one flood, "" for those
+    that begin with the same word.
+    """
 
     level: str
     text: str
+    kind: str = field(default="", compare=False)
 
 
 Event = (

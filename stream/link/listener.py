@@ -439,7 +439,7 @@ class Listener(Endpoint):
     def _refuse(self, route: bytes, code: wire.Refusal, why: str, now: float) -> bool:
         self._unknown_peers += 1
         if self._refusals.allow(now):
-            self._notice("warning", f"refused a caller: {why}")
+            self._notice("warning", f"refused a caller: {why}", unknown=True)
             self._send(route, wire.encode(wire.Refuse(code, wire.clipped(why))))
         return False
 
@@ -447,7 +447,8 @@ class Listener(Endpoint):
         self._unknown_peers += 1
         hosts = self._proxy.unknown_hosts()
         origin = f" from {hosts.pop()}" if len(hosts) == 1 else ""  # whose it is of several is open
-        self._notice("warning", f"refused a caller{origin}: its key {print_} is not known")
+        text = f"refused a caller{origin}: its key {print_} is not known"
+        self._notice("warning", text, unknown=True)
 
     def _explain(self, failures: list[tuple[int, int]]) -> None:
         for event, value in failures:
@@ -455,9 +456,10 @@ class Listener(Endpoint):
             if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 continue
             if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-                self._notice("warning", "refused a caller that uses no keys")
+                self._notice("warning", "refused a caller that uses no keys", unknown=True)
             elif value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
-                self._notice("warning", "a caller expected another key than ours")
+                text = "a caller expected another key than ours"
+                self._notice("warning", text, unknown=True)
 
     # --- participants -------------------------------------------------------------------------
 
