@@ -19,19 +19,30 @@ BLOCK = SAMPLE_RATE // 100  # 10 ms
 class Stamps:
     """Gives samples their places on one line of time, 16 kHz.
 
-    Stamps may err by SLACK before samples are taken to have been lost, or to have waited.
+    Stamps err, and how much changes slowly. Only where they change by more than SLACK at once have
+    samples been lost, or have waited. When they are wrong by APART, they are followed.
     """
 
     SLACK = SAMPLE_RATE // 50
+    APART = SAMPLE_RATE // 10
+    _LEARNT = 0.02  # of what a stamp errs, by each
 
     def __init__(self) -> None:
         self.end = 0  # the place after the last sample
+        self._error = 0.0  # usual, of stamps: samples
 
     def place(self, at: float | None, count: int) -> int:
         """The place of the first of `count` samples. at: seconds; None: after those before."""
-        begin = self.end if at is None else round(at * SAMPLE_RATE)
-        if abs(begin - self.end) <= self.SLACK:
-            begin = self.end
+        begin = self.end
+        if at is not None:
+            sudden = at * SAMPLE_RATE - self.end - self._error
+            if abs(sudden) > self.SLACK:
+                begin += round(sudden)
+            elif abs(self._error) > self.APART:
+                begin += round(self._error)
+                self._error = 0.0
+            else:
+                self._error += self._LEARNT * sudden
         self.end = begin + count
         return begin
 
