@@ -29,6 +29,14 @@ if importlib.util.find_spec("ray") is None:
 __all__ = ["corpus", "speech"]
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers find the jobs of these tests, as this process does by pytest's settings."""
+    root = str(Path(__file__).resolve().parents[1])
+    known = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(part for part in (root, known) if part))
+
+
 def test_addresses_are_told_from_files() -> None:
     for address in ("auto", "local", "10.0.0.1:6379", "[fe80::1]:6379", "head.example:6379"):
         assert check_address(address) == address
