@@ -109,6 +109,13 @@ def test_a_recording_gets_its_name_whatever_signals_come(
     assert call.closing == ["started", f"recording {record}", "closing", "recording None", "closed"]
 
 
+def settings_of(running: type[Running]) -> CallSettings:
+    """Those of the one call that was made."""
+    (call,) = running.made
+    (settings,) = [part for part in call.parts if isinstance(part, CallSettings)]
+    return settings
+
+
 @pytest.mark.parametrize(
     ("more", "wanted"),
     [
@@ -122,9 +129,7 @@ def test_what_a_microphone_goes_through_may_be_left_out(
     running: type[Running], more: tuple[str, ...], wanted: Processing
 ) -> None:
     assert run(options("--seconds", "0.1", *more)) == 0
-    (call,) = running.made
-    (settings,) = [part for part in call.parts if isinstance(part, CallSettings)]
-    assert settings.processing == wanted
+    assert settings_of(running).processing == wanted
 
 
 @pytest.mark.parametrize(("more", "wanted"), [((), True), (("--no-chime",), False)])
@@ -132,9 +137,7 @@ def test_a_call_begins_with_a_chime(
     running: type[Running], more: tuple[str, ...], wanted: bool
 ) -> None:
     assert run(options("--seconds", "0.1", *more)) == 0
-    (call,) = running.made
-    (settings,) = [part for part in call.parts if isinstance(part, CallSettings)]
-    assert settings.chime is wanted
+    assert settings_of(running).chime is wanted
 
 
 @pytest.fixture
