@@ -46,9 +46,9 @@ class EchoDetector:
     from two halves of the last seconds, taken in turns. An echo is in both halves at the same lags,
     whatever else is heard in one of them only: the correlation coefficient of the two tells. In 24
     pairs of talks of 30 seconds it rose to 0.18 at most with two people talking at once and no
-    echo, to 0.05 with nobody near, and to about 0.2 or more in each with an echo of a synthetic room, 10
-    or 30 dB below what was played, and nobody near. With both talking and an echo of -20 dB it
-    tells little: in 18 of the pairs that was given up, for the time that both talk.
+    echo, to 0.05 with nobody near, and to about 0.2 or more in each with an echo of a synthetic
+    room, 10 or 30 dB below what was played, and nobody near. With both talking and an echo of
+    -20 dB it tells little: in 18 of the pairs that was given up, for the time that both talk.
 
     Where it is quiet between the words of who is near, `GainBound` tells sooner: of those pairs,
     without an echo, half fell below FAINT_DB within 3.4 seconds and all within 9.4.
