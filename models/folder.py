@@ -55,6 +55,11 @@ def load_speech_model(name: str, folder: Path | None = None) -> FrameModel:
     return _load(folder or WEIGHTS / name, SpeechModel, PaperModel)
 
 
+def model_folder(name: Path) -> Path:
+    """The folder of a model: `name` itself, or else that of the shipped model of this name."""
+    return name if name.exists() else WEIGHTS / str(name)
+
+
 def load_photo_model(name: str, folder: Path | None = None) -> PhotoModel:
     """The shipped (or given) model of preset `photo`. Raises BadInput when it is unusable."""
     from models.networks.photo import PhotoModel

@@ -148,6 +148,15 @@ class PriorModel(Model):
     def described(self) -> dict[str, Any]:
         return {self.prices_key: self.log_prices}
 
+    def networks(self) -> Self:
+        """A new model with these networks and prices, for training: without entropy coders, which
+        cannot be copied.
+        """
+        model = type(self)(self.shape)
+        model.load_state_dict(self.state_dict())
+        model.log_prices = self.log_prices
+        return model
+
     def tables(self) -> dict[str, NDArray[Any]]:
         prior = {f"prior.{key}": v.numpy() for key, v in halved(self.prior.state_dict()).items()}
         return arrays_of("context", self.context) | prior

@@ -20,7 +20,7 @@ from models.evaluation.image_codecs import MeasuredCodec
 from models.evaluation.rate_quality import Point, bd_rate, mean_at, mean_bd_rate
 from models.networks.photo import PhotoModel, PhotoShape
 from models.training import photographs
-from models.training.image import ImageSettings, ImageTask
+from models.training.image import ImageSettings, ImageTask, trained_networks
 from models.training.linear_start import lapped_basis, start_image
 from models.training.objectives import image_objective
 from models.training.photographs import Photographs
@@ -125,6 +125,24 @@ def test_training_resumes_exports_and_codes(
     assert codec.decode(data).shape == (48, 48, 3)
     (tmp_path / "other").mkdir()
     assert main([*base, "--stage", "export", "--out", str(tmp_path / "other")]) == 1
+
+
+def test_a_training_starts_from_a_model(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tiny_codec(tmp_path / "photo").model
+    base = ["train", "image", "--data", str(pictures), "--work", str(tmp_path), "--crop", "64"]
+    base += ["--batch", "2", "--steps", "2", "--stage", "train", "--device", "cpu"]
+    assert main([*base, "--start", str(tmp_path / "nothing")]) == 1
+    assert "nothing is no folder with a model" in capsys.readouterr().err
+    assert main([*base, "--start", str(tmp_path / "photo")]) == 0
+    entry = json.loads((tmp_path / "image" / "log.jsonl").read_text().splitlines()[-1])
+    assert any(key.startswith("psnr") for key in entry)  # the generator trains from the first step
+    found = trained_networks(tmp_path / "image")
+    assert found.shape == start.shape
+    ours, given = found.generator.basis, start.generator.basis
+    torch.testing.assert_close(ours, given, atol=1e-2, rtol=0)
+    assert not torch.equal(ours, given)
 
 
 def _defaults() -> tuple[object, ...]:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from codec.device import choose_device
@@ -134,12 +135,14 @@ def _image(args: argparse.Namespace) -> int:
     settings = ImageSettings(
         **args.length, batch=args.batch, rate=args.rate, hold=args.hold, seed=args.seed
     )
+    if args.start is not None:
+        settings = replace(settings, prior_steps=0)
     with _run(args) as run:
         photographs = Photographs(args.data, crop=args.crop, note=run.note)
         return _train_and_export(
             args, run, folder,
             lambda: ImageTask(
-                initial_networks(folder, photographs, args.seed), photographs,
+                initial_networks(folder, photographs, args.seed, args.start), photographs,
                 choose_device(args.device), settings,
             ),
             lambda: export_image(

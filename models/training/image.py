@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.folder import load_photo_model, model_folder
 from models.model import finite, sizes
 from models.networks.photo import PhotoModel, PhotoShape, anchor_weights
 from models.training import checkpoints
@@ -35,10 +36,14 @@ _START_CROPS = 96
 
 @dataclass(frozen=True)
 class ImageSettings(LoopSettings):
-    """How the training runs. `rate` is the peak learning rate."""
+    """How the training runs. `rate` is the peak learning rate.
+
+    prior_steps: the first steps, of the prior alone, which are many times as fast; none are needed
+    where the networks are trained already.
+    """
 
     batch: int = 6
-    prior_steps: int = 200  # first steps, of the prior alone: they are many times as fast
+    prior_steps: int = 200
     rate: float = 1e-3
     hold: float = 0.4
     floor: float = 0.02
@@ -157,11 +162,19 @@ class ImageTask(Task):
         self.model.log_prices = self.average.log_prices = prices
 
 
-def initial_networks(folder: Path, photographs: Photographs, seed: int) -> PhotoModel:
-    """Networks of the newest checkpoint's sizes, or new ones started at the lapped transform."""
+def initial_networks(
+    folder: Path, photographs: Photographs, seed: int, start: Path | None = None
+) -> PhotoModel:
+    """Networks of the newest checkpoint's sizes; else those of the model `start`, a folder or the
+    name of a shipped one; else new ones that start at the lapped transform.
+
+    Raises BadInput if there is no such model.
+    """
     newest = checkpoints.latest_checkpoint(folder)
     if newest is not None:
         return _sized(checkpoints.load_checkpoint(newest)[1], newest)
+    if start is not None:
+        return load_photo_model("photo", model_folder(start)).networks()
     torch.manual_seed(seed)
     model = PhotoModel(PhotoShape())
     start_image(model, photographs.batch(_START_CROPS, np.random.default_rng((seed, 1 << 20))))

@@ -20,7 +20,7 @@ from torch import Tensor
 from codec.errors import BadInput
 from codec.files.paths import display_name
 from models.elsewhere import Elsewhere
-from models.folder import WEIGHTS, load_speech_model
+from models.folder import load_speech_model, model_folder
 from models.model import finite, sizes
 from models.networks.features import FeatureDistance, load_features
 from models.networks.speech import SpeechModel, SpeechShape
@@ -275,16 +275,10 @@ class SpeechTraining:
         """The model that stage one starts from. Raises BadInput if there is no such model."""
         schedule, start = self.schedule, self.schedule.start
         if start is not None:
-            # If there is no such folder, it is the name of a shipped model.
-            folder = start if start.exists() else WEIGHTS / str(start)
-            found = load_speech_model("speech", folder)
+            found = load_speech_model("speech", model_folder(start))
             if not isinstance(found, SpeechModel):
                 raise BadInput(f"{start} is the paper's system; `sotto train paper` trains it")
-            # Training copies networks, and entropy coders cannot be copied.
-            model = SpeechModel(found.shape)
-            model.load_state_dict(found.state_dict())
-            model.log_prices = found.log_prices
-            return model
+            return found.networks()
         torch.manual_seed(seed)
         model = SpeechModel(schedule.shape)
         if checkpoints.latest_checkpoint(schedule.work / "one") is None:

@@ -71,8 +71,7 @@ def _speech(subjects: Subparsers) -> None:
     add = parser.add_argument
     _add_stages(parser, SPEECH_STAGES)
     parser.set_defaults(stages=SPEECH_STAGES)
-    add("--start", type=Path, metavar="MODEL",
-        help="train on from a model folder, or a shipped one by name (speech)")  # fmt: skip
+    _add_start(parser, "speech")
     _add_training(parser, 60.0, 48, "frames per process", note="; `all` shares it out")
     _add_rate(parser, 1.2e-3)
     add("--sliding", type=between(0, 1), default=0.5, metavar="SHARE",
@@ -113,6 +112,7 @@ def _image(subjects: Subparsers) -> None:
         data=_PHOTOGRAPHS,
     )
     _add_stages(parser, IMAGE_STAGES)
+    _add_start(parser, "photo")
     _add_training(parser, 60.0, 6, "crops per step")
     add = parser.add_argument
     _add_crop(parser)
@@ -211,6 +211,11 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=positive_count, default=2, metavar="N",
                         help="processes that prepare data (default: 2)")  # fmt: skip
     add_ray(parser, "prepare data by the workers of a Ray cluster")
+
+
+def _add_start(parser: argparse.ArgumentParser, shipped: str) -> None:
+    parser.add_argument("--start", type=Path, metavar="MODEL",
+        help=f"train on from a model folder, or a shipped one by name ({shipped})")  # fmt: skip
 
 
 def _add_rate(parser: argparse.ArgumentParser, peak: float) -> None:
