@@ -473,6 +473,7 @@ def test_each_search_is_compared_with_none_and_with_the_one_before_it():
         "2k: back-propagation, 30",
         "2k: ADMM, 30",
         "2k: ADMM and moves, 30",
+        "2k: mean field, 30",
     ]
     results = [scores.CodecResult(name, "", []) for name in names]
     pairs = [(a.name, b.name) for a, b in speech.search_gains(results)]
@@ -482,6 +483,8 @@ def test_each_search_is_compared_with_none_and_with_the_one_before_it():
         ("2k: ADMM, 30", "2k: back-propagation, 30"),
         ("2k: ADMM and moves, 30", "2k: no search"),
         ("2k: ADMM and moves, 30", "2k: ADMM, 30"),
+        ("2k: mean field, 30", "2k: no search"),
+        ("2k: mean field, 30", "2k: ADMM and moves, 30"),
     ]
 
 

@@ -16,7 +16,7 @@ from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from codec.errors import BadInput, BadStream
 from codec.packet import HEADER_BYTES, Entropy, Packet, pack, short_id
-from codec.search.admm import search
+from codec.search.engine import search
 from codec.search.problem import SearchSettings
 from codec.signal import analysis
 from codec.signal.samples import FloatArray

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from codec.entropy.speech_context import MAX_INDEX
-from codec.search.admm import Descent, refine, search
-from codec.search.problem import Networks, SearchResult, SearchSettings, StepModel
-from codec.search.rdoq import LAST_SHARES, Rdoq
+from codec.search.admm import Descent
+from codec.search.engine import search
+from codec.search.problem import Networks, SearchSettings, StepModel
+from codec.search.rdoq import Rdoq
 from models.folder import load_speech_model, search_networks
 from models.networks.speech import Prior, SpeechShape
 from models.networks.speech_distance import FrameDistance
@@ -95,61 +96,6 @@ def test_a_round_never_makes_a_frame_worse() -> None:
     assert (costs[-1] < 0.5 * costs[0]).all()
 
 
-def test_the_last_round_takes_the_best_of_several_numbers_of_steps() -> None:
-    x = targets(6)
-    rdoq = toy_rdoq(x, torch.zeros_like(x))
-    before = rdoq.steps
-    sign, gain = rdoq._gains(before)
-    tried = [
-        true_cost(x, rdoq._stepped(sign, gain, share * (gain < 0).sum((1, 2))))
-        for share in LAST_SHARES
-    ]
-    rdoq.last_round()
-    after = rdoq.steps
-    best = torch.minimum(torch.stack(tried).min(0).values, before.cost)
-    torch.testing.assert_close(after.cost, best)
-    torch.testing.assert_close(after.cost, true_cost(x, after.latents))
-    torch.testing.assert_close(after.bits, price_of(after.latents).sum((1, 2)))
-    assert (after.cost < before.cost).all()
-
-
-def test_the_last_round_keeps_within_the_limit_and_makes_nothing_worse() -> None:
-    x = targets(7) * 20.0
-    none = torch.zeros(3)
-    rdoq = toy_rdoq(x, torch.zeros_like(x), none)
-    rdoq.last_round()
-    assert (rdoq.latents == 0).all()
-    rdoq = toy_rdoq(targets(8), targets(8).round())
-    for _ in range(40):
-        rdoq.round()
-    found = rdoq.latents
-    rdoq.last_round()
-    assert torch.equal(rdoq.latents, found)
-
-
-def test_rdoq_alone_is_a_search() -> None:
-    """It says what it found, and ends in time, where nothing helps, or after so many rounds."""
-    x, ones = targets(4), torch.ones(3)
-
-    def found(iterations: int, budget: float | None = None) -> SearchResult:
-        ticks = itertools.count()
-        settings = SearchSettings(iterations=iterations, budget=budget)
-        return refine(
-            toy_networks(), ToyDistance(), x, ones, PRICE * ones, settings,
-            start=0.8 * x, clock=lambda: float(next(ticks)),
-        )  # fmt: skip
-
-    few, many = found(3), found(10_000)
-    assert few.iterations == 3 and 3 < many.iterations < 100
-    assert (many.cost < few.cost).all() and (few.cost < few.start_cost).all()
-    torch.testing.assert_close(few.start_cost, true_cost(x, (0.8 * x).round()))
-    for each in (few, many):
-        torch.testing.assert_close(each.cost, true_cost(x, each.indices))
-        torch.testing.assert_close(each.bits, price_of(each.indices).sum((1, 2)))
-    assert found(10_000, budget=0.0).iterations == 1
-    assert 2 <= found(10_000, budget=6.0).iterations <= 6
-
-
 def test_steps_stay_within_the_limit_of_bits_and_in_range() -> None:
     x = targets(3) * 20.0
     limit = torch.tensor([60.0, 90.0, 1e9])
@@ -201,7 +147,7 @@ def test_the_search_ends_with_rdoq() -> None:
     rough = torch.randn(2, 16, 192, generator=random) * torch.linspace(2.0, 0.1, 192)
     ones = torch.ones(2)
     x = networks.generator(rough, ones).clamp(-1.0, 1.0)
-    settings = SearchSettings(iterations=24)
+    settings = SearchSettings("rdoq", iterations=24)
     best, admm = (
         search(networks, FrameDistance(), x, ones, ones * 2e-4, s)
         for s in (settings, replace(settings, method="admm"))
@@ -215,7 +161,8 @@ def test_few_steps_and_models_without_whole_latents_leave_it_out() -> None:
     paper = search_networks(load_speech_model("paper"))
     assert paper.steps is None
     x, ones = torch.zeros(1, 128, 128), torch.ones(1)
-    few, static = SearchSettings(iterations=6), SearchSettings(iterations=8, penalty=0.002)
+    few = SearchSettings("rdoq", iterations=6)
+    static = SearchSettings("mean-field", iterations=8, penalty=0.002)
     for model, settings, price in ((networks, few, 2e-4), (paper, static, 0.0)):
         best, admm = (
             search(model, FrameDistance(), x, ones, ones * price, s)

@@ -24,7 +24,7 @@ from codec.packet import (
     pack_session,
     unpack_session,
 )
-from codec.search.admm import search
+from codec.search.engine import search
 from codec.signal import analysis
 from codec.signal.analysis import STEP_HOPS, STEP_SAMPLES
 from codec.signal.samples import FloatArray

@@ -16,7 +16,7 @@ from codec.container import ContainerReader, scan
 from codec.entropy.quantiser import thin_out
 from codec.errors import BadInput, BadStream, SottoError, WrongModel
 from codec.packet import Packet, pack
-from codec.search.admm import search
+from codec.search.engine import search
 from codec.search.problem import SearchResult
 from codec.signal import analysis
 from codec.signal.samples import FloatArray

@@ -36,7 +36,7 @@ from codec.image.tiling import (
     read_tiles,
 )
 from codec.packet import Entropy
-from codec.search.admm import search
+from codec.search.engine import search
 from codec.search.problem import SearchSettings
 
 if TYPE_CHECKING:

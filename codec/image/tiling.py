@@ -225,7 +225,7 @@ def _gather(spans: list[tuple[int, int]], side: int) -> list[tuple[int, int]]:
 
 
 class WindowTask:
-    """One area of a picture, prepared for `codec.search.admm`.
+    """One area of a picture, prepared for `codec.search.engine`.
 
     A frame holds the area's cells; the latents around the area stay fixed. networks: for the
     search; target: the pixels that count, [1 or B, 3, H, W].

@@ -1,1 +1,1 @@
-"""The latent search: ADMM and rate-distortion optimised quantisation."""
+"""The latent search: mean-field rounding, ADMM, rate-distortion optimised quantisation."""

@@ -1,51 +1,19 @@
-"""Latent search: the quantised latents whose generator output best matches a frame, at a rate.
-
-ADMM (Liu et al. 2020, eq. 2-6) with a rate term. Per iteration
+"""ADMM with a rate term (Liu et al. 2020, eq. 2-6). Per iteration
 
     z  <-  one Adam step on  F(x, G(z)) + λ R(z) + μ/2 ‖z - u + η‖²
     u  <-  Q(z + η)
     η  <-  η + z - u
 
-from the encoder's output as a warm start. Every few iterations the *quantised* candidates are
-decoded and scored by their true cost F(x, G(u)) + λ R(u); the best one ever seen is what the search
-returns, so it may stop at any time. Where latents are whole numbers, RDOQ (`codec.search.rdoq`)
-follows. Frames of a batch are independent of each other.
+from the encoder's output as a warm start.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from codec.search.problem import Distance, Networks, SearchResult, SearchSettings
+from codec.search.problem import Distance, Networks, SearchSettings
 from codec.search.rdoq import Rdoq
-
-_RDOQ = 0.25  # share of the iterations, or of the time, that is for RDOQ
-_FEWEST_WITH_RDOQ = 8  # iterations
-LAST_ROUND = 0.6  # time that the last round of `refine` takes, as a share of another
-
-
-@contextmanager
-def threads_for(x: Tensor) -> Iterator[None]:
-    """Use one thread while a single frame of x [B, T, M] is searched on the CPU.
-
-    The products of one frame are too small to share, and where another program keeps a core busy,
-    every one of them would wait for it.
-    """
-    threads = torch.get_num_threads()
-    if len(x) > 1 or x.device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Descent:
@@ -53,7 +21,18 @@ class Descent:
 
     `z` [B, S, C] are the latents, `age` [B, S, 1] the steps each latent step has taken, and
     `candidates` the quantised latents that the last step proposed. `weight` [B] is the bit price.
+
+    moments: decay of Adam's first and second moment; slowing: by what share steps get smaller from
+    the beginning of a search to its end.
     """
+
+    moments = (0.9, 0.98)
+    slowing = 0.9
+
+    @staticmethod
+    def first_step(iterations: int) -> float:
+        """The size of the first of so many steps, in quantisation steps, where none is given."""
+        return 0.04
 
     def __init__(
         self,
@@ -68,6 +47,7 @@ class Descent:
     ) -> None:
         self._networks, self._distance, self._settings = networks, distance, settings
         self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
+        self._size = settings.step or self.first_step(settings.iterations)
         self._x = x
         with torch.no_grad():
             self._reference = distance.reference(x)
@@ -129,10 +109,10 @@ class Descent:
         else:
             self._whole_bits = bits
 
-    def step(self, size: float | Tensor) -> None:
-        """One iteration; `size` of the Adam step in quantisation steps, a number or [B, S, 1]."""
+    def step(self, done: float) -> None:
+        """One iteration; done: the share of the search that is behind, 0 to 1."""
         networks, settings = self._networks, self._settings
-        quantise, reach = networks.quantise, networks.reach
+        quantise = networks.quantise
         z = self.z.requires_grad_(True)
         # The prior sees quantised latents; the gradient of the relaxed ones passes through them:
         # what a latent makes those after it cost is as much its price as its own bits.
@@ -144,154 +124,44 @@ class Descent:
         z = z.detach()
         self._relaxed = bits.detach()
         if self.allowed_bits is not None:
-            # Steer towards the allowance: dearer bits above it, back to the price below.
             if self._rounded is None:
                 if self._whole_bits is None:
                     with torch.no_grad():
                         whole = networks.prior.bits(quantise(z, 0.0), self.rate)
                     self._whole_bits = whole.sum((1, 2))
                 self._rounded = self._whole_bits / self._relaxed.clamp_min(1.0)
-            taken, goal = self._relaxed * self._rounded, 0.98 * self.allowed_bits
-            if settings.steering is None:
-                factor = torch.where(taken > goal, 1.06, 0.96)
-            else:
-                factor = (taken / goal).pow(settings.steering).clamp(0.9, 1.5)
-            self._price = torch.maximum(self._price * factor, self.weight)
+            self._steer(self._relaxed * self._rounded)
         if settings.method != "backprop":
             coupling = settings.coupling * self.weight[:, None, None]
             if settings.penalty is not None:
                 coupling = torch.full_like(coupling, settings.penalty)
             gradient = gradient + coupling * (z - self._u + self._dual)
-        self.age = self.age + 1.0
-        self._first = self._first.lerp(gradient, 0.1)
-        self._second = self._second.lerp(gradient.square(), 0.02)
-        mean = self._first / (1 - 0.9**self.age).to(z.dtype)
-        scale = (self._second / (1 - 0.98**self.age).to(z.dtype)).sqrt() + 1e-9
-        self.z = (z - size * mean / scale).clamp(-reach, reach)
+        self._move(gradient, done)
         self.candidates = [quantise(self.z, settings.dead_zone)]
         if settings.method != "backprop":
             self._u = quantise(self.z + self._dual, settings.dead_zone)
             self._dual = self._dual + self.z - self._u
             self.candidates.append(self._u)
 
+    def _steer(self, taken: Tensor) -> None:
+        """Dearer bits where rounded latents take more than is allowed, back to the price below."""
+        if self.allowed_bits is None:
+            return
+        goal = 0.98 * self.allowed_bits
+        if self._settings.steering is None:
+            factor = torch.where(taken > goal, 1.06, 0.96)
+        else:
+            factor = (taken / goal).pow(self._settings.steering).clamp(0.9, 1.5)
+        self._price = torch.maximum(self._price * factor, self.weight)
 
-def search(
-    networks: Networks,
-    distance: Distance,
-    x: Tensor,
-    rate: Tensor,
-    weight: Tensor,
-    settings: SearchSettings,
-    *,
-    start: Tensor | None = None,
-    allowed_bits: Tensor | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    report: Callable[[float, float, int], None] | None = None,
-) -> SearchResult:
-    """Quantised latents of the frames x [B, T, M] at rate points [B] and bit prices `weight` [B].
-
-    Candidates above `allowed_bits` [B] are kept only if there is no other: then the smallest one.
-    `start` replaces the encoder's warm start. `report` is called after every iteration with the
-    share done, the best cost relative to the start, and the number of iterations.
-    """
-    begun, done = clock(), 0
-    if start is None:
-        with torch.no_grad():
-            start = networks.encoder(x, rate)
-    descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
-    first = descent.candidates[0]
-    costs, sizes = descent.score()
-    best = SearchResult(first, costs[0], sizes[0], costs[0], 0)
-    if settings.method == "none" or settings.iterations == 0:
-        return best
-    stepping = settings.method == "rdoq" and networks.steps is not None
-    stepping = stepping and settings.iterations >= _FEWEST_WITH_RDOQ
-    descended = 1.0 - _RDOQ if stepping else 1.0
-
-    def progress() -> float:
-        """How far along the search is, 1 at its end: by iterations, or by time if that is more."""
-        share = done / settings.iterations
-        if settings.budget is not None:
-            share = max(share, (clock() - begun) / max(settings.budget, 1e-9))
-        return share
-
-    def tell() -> None:
-        if report is not None:
-            share = float((best.cost / best.start_cost).mean())
-            report(min(progress(), 1.0), share, done)
-
-    while (share := progress()) < descended:
-        descent.step(settings.step * (1.0 - 0.9 * share / descended))
-        done += 1
-        if done % settings.check_every == 0:
-            best = best.improved(descent.candidates, *descent.score(below=best.cost))
-        tell()
-    if done % settings.check_every:
-        best = best.improved(descent.candidates, *descent.score(below=best.cost))
-    if share < 1.0:
-        rdoq, done = descent.rdoq(best.indices), done + 1
-        while progress() < 1.0 and rdoq.round():
-            done += 1
-            tell()
-        found = [rdoq.latents]
-        best = best.improved(found, *descent.score(found, best.cost))
-    tell()
-    return replace(best, iterations=done)
-
-
-def refine(
-    networks: Networks,
-    distance: Distance,
-    x: Tensor,
-    rate: Tensor,
-    weight: Tensor,
-    settings: SearchSettings,
-    *,
-    start: Tensor,
-    allowed_bits: Tensor | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> SearchResult:
-    """As `search`, by RDOQ alone from the nearest quantised latents of `start` [B, S, C].
-
-    In a dozen iterations that finds more than ADMM with RDOQ after it. The last iteration, which is
-    always done, is `Rdoq.last_round`, the others are rounds; the beginning takes as long as a
-    round, the end LAST_ROUND of one. Costs are those by the fast generator: nothing is decoded to
-    score it. Raises ValueError as `Rdoq`.
-    """
-    begun, done = clock(), 0
-    descent = Descent(networks, distance, x, rate, weight, settings, start, allowed_bits)
-    rdoq = descent.rdoq(descent.candidates[0])
-    first = rdoq.steps
-    while done < settings.iterations - 1:
-        if settings.budget is not None:
-            spent = clock() - begun
-            # The next round and the last one will take as long as those before, or less.
-            if spent * (done + 2 + LAST_ROUND) / (done + 1) > settings.budget:
-                break
-        if not rdoq.round():
-            break
-        done += 1
-    rdoq.last_round()
-    found = rdoq.steps
-    return SearchResult(found.latents, found.cost, found.bits, first.cost, done + 1)
-
-
-def cheapen(
-    networks: Networks, z: Tensor, rate: Tensor, limit: Tensor, steps: int = 80, size: float = 0.1
-) -> Tensor:
-    """Move latents z [B, S, C] down the rate until their quantised form takes `limit` [B] bits.
-
-    Frames within their limit are unchanged. The cheapest latents are those that the prior expects,
-    which need not be zero. Ends above the limit if `steps` steps of `size` do not suffice.
-    """
-    for _ in range(steps):
-        quantised = networks.quantise(z, 0.0)
-        with torch.no_grad():
-            above = networks.prior.bits(quantised, rate).sum((1, 2)) > limit
-        if not above.any():
-            break
-        z = z.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(networks.prior.bits(z, rate, quantised).sum(), z)
-        scale = slope.square().mean((1, 2), keepdim=True).sqrt() + 1e-9
-        z = torch.where(above[:, None, None], z - size * slope / scale, z).detach()
-    return z
+    def _move(self, gradient: Tensor, done: float) -> None:
+        """Adam's step (Kingma & Ba 2015)."""
+        (keep, keep_square), dtype = self.moments, self.z.dtype
+        size = self._size * (1.0 - self.slowing * done)
+        self.age = self.age + 1.0
+        self._first = self._first.lerp(gradient, 1.0 - keep)
+        self._second = self._second.lerp(gradient.square(), 1.0 - keep_square)
+        mean = self._first / (1 - keep**self.age).to(dtype)
+        scale = (self._second / (1 - keep_square**self.age).to(dtype)).sqrt() + 1e-9
+        reach = self._networks.reach
+        self.z = (self.z.detach() - size * mean / scale).clamp(-reach, reach)

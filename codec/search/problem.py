@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec.entropy.speech_context import MAX_INDEX
 
-Method = Literal["rdoq", "admm", "backprop", "none"]
+Method = Literal["mean-field", "rdoq", "admm", "backprop", "none"]
 
 
 def quantise(z: Tensor, dead_zone: float = 0.0, limit: int = MAX_INDEX) -> Tensor:
@@ -76,13 +76,16 @@ class Networks:
 class SearchSettings:
     """Settings of a search. Steps are in units of one quantisation step.
 
-    method: "rdoq" is ADMM followed by RDOQ where the model's latents are whole numbers.
+    method: "mean-field" is mean-field rounding followed by RDOQ where the model's latents are whole
+    numbers, else ADMM; "rdoq" is ADMM followed by RDOQ. firmness: of mean-field rounding at its
+    beginning and its end, in units of the curvature that the model tells.
     """
 
-    method: Method = "rdoq"
+    method: Method = "mean-field"
     iterations: int = 60
     budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
-    step: float = 0.04
+    step: float | None = None  # the first; None: as the method has it
+    firmness: tuple[float, float] = (2.0, 2.0)
     coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 20
@@ -95,7 +98,7 @@ class SearchResult:
     """Result of a search over B frames.
 
     indices: [B, S, C] quantised latents (whole numbers where Q rounds); cost, bits (by the prior):
-    [B]; iterations run.
+    [B]; iterations run; relaxed: the latents before Q, of a search that can be gone on with.
     """
 
     indices: Tensor
@@ -103,6 +106,7 @@ class SearchResult:
     bits: Tensor
     start_cost: Tensor
     iterations: int
+    relaxed: Tensor | None = None
 
     def improved(self, candidates: list[Tensor], costs: Tensor, bits: Tensor) -> SearchResult:
         """Replace frames by cheaper candidates [B, S, C]; costs and bits: [candidates, B]."""

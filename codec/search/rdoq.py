@@ -9,12 +9,12 @@ are tried next, else fewer, since their effects do not simply add up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from codec.search.problem import Networks
+from codec.search.problem import Networks, StepModel
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,6 @@ class Schedule:
 
 SPEECH = Schedule(0.04, 1.5, 0.5, 0.5, 2.0, bits_first=True)
 IMAGE = Schedule(0.6, 1.0, 0.3, 1.0, 1.0, bits_first=False)
-# Parts of the promising steps that a last round tries; chosen on eight development clips.
-LAST_SHARES = (0.02, 0.05, 0.12)
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,18 @@ class Steps:
                        for a, b in pairs))  # fmt: skip
 
 
+def curvature(model: StepModel, error: Tensor, along: Tensor, rate: Tensor) -> Tensor:
+    """Approximate second derivative of F by each index, [B, S, C].
+
+    error, along: of the decoded frames, and the slope of F by them, both like the target. That of
+    the linear synthesis, weighted by what a squared error counts in each latent step: the
+    slope of the distance along the present error. Exact for a mean squared error.
+    """
+    slope, square = (model.pooled(part) for part in (along * error, error.square()))
+    weight = (slope / square.clamp_min(1e-12)).clamp_min(0.0)
+    return weight * model.energy(rate)
+
+
 class Rdoq:
     """RDOQ of B frames at once, round by round; `steps` are those of the best latents so far.
 
@@ -104,7 +114,8 @@ class Rdoq:
         y = networks.fast_generator(z, rate)
         away = distance(y)
         slope, along = torch.autograd.grad(away.sum(), (z, y))
-        self._curvature = self._curvature_of(y.detach() - x, along)
+        self._curvature = curvature(networks.steps, y.detach() - x, along, rate)
+        self._curvature = schedule.stiffness * self._curvature
         self.steps = self._steps(latents, away.detach(), slope)
 
     @property
@@ -134,39 +145,6 @@ class Rdoq:
         self._share = share.clamp(max=schedule.most)
         return True
 
-    @torch.no_grad()
-    def last_round(self) -> None:
-        """Try several numbers of steps side by side and keep the best; no round can follow.
-
-        Without a slope it takes less than a round.
-        """
-        before = self.steps
-        sign, gain = self._gains(before)
-        promising = (gain < 0).sum((1, 2))
-        if not promising.any():
-            return
-        for_each = [self._stepped(sign, gain, share * promising) for share in LAST_SHARES]
-        z, count = torch.cat(for_each), len(for_each)
-        rate = self._rate.repeat(count)
-        y = self._networks.fast_generator(z, rate)
-        # One target is compared with all of them at once.
-        parts = y.chunk(count) if len(promising) > 1 else (y,)
-        away = torch.cat([self._distance(part) for part in parts])
-        bits = self._networks.prior.bits(z, rate).sum((1, 2))
-        cost = away + self._price.repeat(count) * bits
-        if self._limit is not None:
-            cost = torch.where(bits > self._limit.repeat(count), torch.inf, cost)
-        cost, best = cost.view(count, -1).min(0)
-        every = torch.arange(len(best), device=best.device)
-        pick = best * len(best) + every
-        better = cost < before.cost
-        self.steps = replace(
-            before,
-            latents=torch.where(better[:, None, None], z[pick], before.latents),
-            cost=torch.where(better, cost, before.cost),
-            bits=torch.where(better, bits[pick], before.bits),
-        )
-
     def _stepped(self, sign: Tensor, gain: Tensor, counts: Tensor) -> Tensor:
         """The present latents with the `counts` [B] most promising steps, one at least."""
         rows = zip(gain.flatten(1), counts.long().clamp(min=1).cpu().tolist(), strict=True)
@@ -184,16 +162,6 @@ class Rdoq:
             gain = distance + price * bits
         inside = (steps.latents + sign).abs() <= self._networks.reach
         return sign, torch.where(inside, gain, torch.zeros_like(gain))
-
-    def _curvature_of(self, error: Tensor, along: Tensor) -> Tensor:
-        """Approximate second derivative of F by each index, [B, S, C]; error and slope are like x.
-
-        That of the linear synthesis, weighted by what a squared error counts in each latent step:
-        the slope of the distance along the present error. Exact for a mean squared error.
-        """
-        slope, square = (self._model.pooled(part) for part in (along * error, error.square()))
-        weight = (slope / square.clamp_min(1e-12)).clamp_min(0.0)
-        return self._schedule.stiffness * weight * self._model.energy(self._rate)
 
     @torch.no_grad()
     def _steps(self, latents: Tensor, distance: Tensor, slope: Tensor) -> Steps:

@@ -49,7 +49,7 @@ class SpeechCodec(SpeechEngine):
         search: bool = True,
         entropy: EntropyName | None = None,
         group: int = 1,
-        method: Method = "rdoq",
+        method: Method = "mean-field",
         steps: int = FRAME_STEPS,
         most_bytes: int | None = None,
     ) -> SpeechEncoder:
@@ -76,7 +76,7 @@ class SpeechCodec(SpeechEngine):
         budget: float | None = None,
         search: bool = True,
         entropy: EntropyName | None = None,
-        method: Method = "rdoq",
+        method: Method = "mean-field",
         group: int = GROUP,
         steps: int = FRAME_STEPS,
         most_bytes: int | None = None,

@@ -31,7 +31,7 @@ from codec.packet import (
     Packet,
     short_id,
 )
-from codec.search.admm import LAST_ROUND, cheapen, refine, search, threads_for
+from codec.search.engine import cheapen, refine, search, threads_for, whole_steps
 from codec.search.problem import Distance, Method, Networks, SearchResult, SearchSettings
 from codec.search.sliding import NewestDistance, following
 from codec.signal import analysis
@@ -286,7 +286,7 @@ class SpeechEncoder:
         codec: SpeechEngine,
         iterations: int | None = None,
         budget: float | None = None,
-        method: Method = "rdoq",
+        method: Method = "mean-field",
         entropy: EntropyName | None = None,
         group: int = 1,
         *,
@@ -581,15 +581,15 @@ class SpeechEncoder:
         begun = self._clock()
         found = refine(
             networks, self._distance(), x, target.rate, target.weight, settings,
-            start=start, allowed_bits=target.limit, clock=self._clock,
+            start=start, allowed_bits=target.limit, pace=self._round, clock=self._clock,
         )  # fmt: skip
-        taken = (self._clock() - begun) / (found.iterations + LAST_ROUND)
+        taken = (self._clock() - begun) / found.iterations
         self._round += _LEARNING * (taken - self._round)
         return found
 
     def _in_haste(self, settings: SearchSettings) -> bool:
-        """Whether the time is limited, and the model one that RDOQ alone can search."""
-        able = settings.method == "rdoq" and self._codec.searchable.steps is not None
+        """Whether the time is limited, and the method one that serves in little of it."""
+        able = settings.method == "mean-field" and whole_steps(self._codec.searchable, settings)
         return self._budget is not None and able
 
     def _look_at_growth(self, window: torch.Tensor, networks: Networks) -> Bits:
@@ -626,7 +626,8 @@ class SpeechEncoder:
             guess, _ = coder.guess(window, own, steps, quality)
             target = coder.target([Plan(quality, np.inf)], steps)
             found = self._refined(own, x, target, settings, guess)
-        self._head = _Head(found.indices, target.rate, found.iterations)
+        relaxed = found.indices if found.relaxed is None else found.relaxed
+        self._head = _Head(relaxed, target.rate, found.iterations)
         self._seconds += self._clock() - begun
 
     def _begun(self, guess: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
@@ -673,7 +674,7 @@ class SpeechEncoder:
             left = (1.0 if last else AHEAD) * self._budget - (self._clock() - begun)
             # A little late rather than without the round that pays most: others are as late.
             grace = _GRACE if last else 0.0
-            if left + grace <= (1.0 + LAST_ROUND) * self._round:
+            if left + grace <= self._round:
                 # One moment in which the machine stood still must not end all searches.
                 self._round *= _FORGETTING
                 return replace(settings, method="none")

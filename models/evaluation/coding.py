@@ -224,7 +224,8 @@ def sotto_codecs(
 SEARCHES: Mapping[str, Mapping[str, Any]] = {
     "back-propagation": {"method": "backprop"},
     "ADMM": {"method": "admm"},
-    "ADMM and moves": {},
+    "ADMM and moves": {"method": "rdoq"},
+    "mean field": {},
 }
 
 

@@ -476,7 +476,11 @@ def search_gains(results: Sequence[CodecResult]) -> list[tuple[CodecResult, Code
     for result in results:
         preset, _, variant = result.name.partition(": ")
         method, _, steps = variant.partition(", ")
-        simpler = {"ADMM": "back-propagation", "ADMM and moves": "ADMM"}.get(method)
+        simpler = {
+            "ADMM": "back-propagation",
+            "ADMM and moves": "ADMM",
+            "mean field": "ADMM and moves",
+        }.get(method)
         for base in ("no search", f"{simpler}, {steps}"):
             other = by_name.get(f"{preset}: {base}")
             if other is not None and other is not result:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from codec.device import choose_device
 from codec.entropy.speech_context import MAX_INDEX
-from codec.search.admm import search
+from codec.search.engine import search
 from codec.search.problem import Networks, SearchSettings
 from codec.signal import analysis
 from codec.signal.samples import FloatArray

@@ -24,7 +24,7 @@ from codec.image.ganz_search import search_tile
 from codec.image.photo_encoder import search_settings as image_search_settings
 from codec.image.photo_prior import PhotoTask, round_latents
 from codec.image.tiling import Window, frames_of
-from codec.search.admm import Descent, search
+from codec.search.engine import descent, search
 from codec.search.problem import SearchSettings, quantise
 from models.folder import (
     load_ganz_model,
@@ -143,14 +143,14 @@ def _image_examples(
             task = PhotoTask(model, window, z, x, size)
             distance = ImageDistance("psnr", float(model.price(rate)))
             settings = image_search_settings(steps)
-            descent = Descent(
+            path = descent(
                 task.networks, distance, task.target, rate, torch.ones(1), settings,
                 frames_of(z),
             )  # fmt: skip
             for step in range(steps):
-                descent.step(settings.step * (1.0 - 0.9 * step / steps))
-            costs, _ = descent.score()
-            found = descent.candidates[int(costs[:, 0].argmin())]
+                path.step(step / steps)
+            costs, _ = path.score()
+            found = path.candidates[int(costs[:, 0].argmin())]
         indices = found[0].detach().reshape(cells, cells, -1).numpy().astype(np.int16)
         examples.append((indices, quality))
     return examples

@@ -26,7 +26,7 @@ from codec.entropy.static import SymbolCounts, count_symbols
 from codec.image.container import STRIDE, Area
 from codec.image.paper import search_settings, window_task
 from codec.image.tiling import frames_of, map_of
-from codec.search.admm import search
+from codec.search.engine import search
 from codec.search.problem import SearchSettings
 from models.folder import new_model_folder, save_model, search_networks
 from models.networks.common import SignalDistance

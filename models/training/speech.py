@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.search.admm import search
+from codec.search.engine import search
 from codec.search.problem import Networks, SearchSettings
 from models.model import finite
 from models.networks.discriminator import PatchDiscriminator, generator_loss

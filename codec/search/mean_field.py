@@ -1,0 +1,83 @@
+"""Mean-field rounding: a search among whole latents that keeps a gradient.
+
+A relaxed latent z stands for an independent random choice between the two whole numbers beside it,
+with mean z. With r = z - ⌊z⌋ and κ the curvature of F, the expected cost of all choices together is
+
+    F(x, G(z)) + ½ Σ κ r (1 - r) + λ E[bits],
+
+to second order in F; the bits are those of the two neighbours, between which they are linear. Since
+the second term cancels the curvature of the first, the minima are whole numbers. It is brought in
+little by little, as mean-field annealing does (Peterson & Anderson, Complex Systems 1, 1987).
+
+Stochastic Gumbel annealing (Yang, Bamler & Mandt, NeurIPS 2020) draws the choices instead; without
+the noise of the draws the same cost is reached in a fraction of the steps. Unlike ADMM, which
+compares relaxed bits, every step already knows what the rounding to come will cost.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codec.search.admm import Descent
+from codec.search.problem import Distance, Networks, SearchSettings
+from codec.search.rdoq import curvature
+
+
+class MeanField(Descent):
+    """A descent on the expected cost of random rounding.
+
+    cost: [B], that of the latents before the last step. For models whose latents are whole numbers;
+    ValueError for others.
+    """
+
+    # Kinks at whole numbers make old gradients useless sooner than on the smooth cost of ADMM.
+    moments = (0.6, 0.8)
+    slowing = 0.7
+
+    def __init__(
+        self,
+        networks: Networks,
+        distance: Distance,
+        x: Tensor,
+        rate: Tensor,
+        weight: Tensor,
+        settings: SearchSettings,
+        start: Tensor,
+        allowed_bits: Tensor | None = None,
+    ) -> None:
+        super().__init__(networks, distance, x, rate, weight, settings, start, allowed_bits)
+        if networks.steps is None:
+            raise ValueError("the latents of this model are not whole numbers")
+        self._model = networks.steps
+        self.cost = torch.zeros_like(weight)
+
+    @staticmethod
+    def first_step(iterations: int) -> float:
+        # Few steps cannot make good what the first ones, all of this size, do wrong; many need not
+        # be large to get as far.
+        return min(0.05 + 0.035 * iterations, 0.18, max(0.05, 3.0 / max(iterations, 1)))
+
+    def step(self, done: float) -> None:
+        networks = self._networks
+        z = self.z.requires_grad_(True)
+        y = networks.fast_generator(z, self.rate)
+        away = self._distance.against(self._reference, y)
+        slope, along = torch.autograd.grad(away.sum(), (z, y))
+        z = z.detach()
+        whole = networks.quantise(z, 0.0)
+        bits, lower, higher = self._model.bits(whole, self.rate)
+        self._steer(bits.sum((1, 2)))
+        offset = z - whole
+        up = offset >= 0
+        towards = torch.where(up, higher, -lower)
+        stiff = curvature(self._model, y.detach() - self._x, along, self.rate)
+        first, last = self._settings.firmness
+        firm = first + (last - first) * done
+        expected = (bits + offset * towards).sum((1, 2))
+        spread = (stiff * offset.abs() * (1.0 - offset.abs())).sum((1, 2))
+        self.cost = away.detach() + 0.5 * spread + self.weight * expected
+        price = self._price[:, None, None].to(z.dtype)
+        kink = torch.where(up, 0.5, -0.5) - offset
+        self._move(slope + price * towards + firm * stiff * kink, done)
+        self.candidates = [networks.quantise(self.z, self._settings.dead_zone)]
