@@ -15,6 +15,8 @@ import soundfile
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from tests.browser import browser, open_page  # noqa: F401 - fixtures
+
 CLIPS = Path(__file__).parent / "clips"
 
 # No deadline: the first call of a numba kernel compiles it. In CI every run draws the same cases.
