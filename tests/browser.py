@@ -73,6 +73,18 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     assert not wrong, "\n".join(wrong)
 
 
+def findings(page: Page) -> list[str]:
+    """What axe-core finds serious or critical on a page, a line each."""
+    page.evaluate((Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text("utf-8"))
+    violations = page.evaluate("axe.run().then((found) => found.violations)")
+    return [
+        f"{each['impact']}: {each['id']}: {node['html'][:200]}"
+        for each in violations
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
 def scrolls_sideways(page: Page) -> bool:
     """Whether the page is wider than the window."""
     wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")

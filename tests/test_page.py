@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.errors import BadInput
-from tests.browser import WIDTHS, OpenPage, scrolls_sideways
+from tests.browser import WIDTHS, OpenPage, findings, scrolls_sideways
 from tui.pages import site, sounds
 from tui.terminal.errors import UsageError
 
@@ -338,4 +338,5 @@ def test_a_version_that_comes_late_joins_in(tones: Path, open_page: OpenPage) ->
 def test_the_frame_fits_every_width(tones: Path, open_page: OpenPage, width: int) -> None:
     page = open_page(tones, viewport={"width": width, "height": 800})
     assert not scrolls_sideways(page)
+    assert findings(page) == []
     assert page.title() == "Two tones"

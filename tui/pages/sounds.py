@@ -44,8 +44,8 @@ def flac(samples: Samples) -> bytes:
 def text(data: bytes) -> str:
     """Bytes as text of 15 bits a character, the last of which is filled up with zeros."""
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    bits = np.pad(bits, (0, -len(bits) % _UNIT_BITS)).reshape(-1, _UNIT_BITS)
-    units = bits.astype(np.uint16) @ (1 << np.arange(_UNIT_BITS, dtype=np.uint16)[::-1])
+    rows = np.pad(bits, (0, -len(bits) % _UNIT_BITS)).reshape(-1, _UNIT_BITS)
+    units = rows.astype(np.uint16) @ (1 << np.arange(_UNIT_BITS, dtype=np.uint16)[::-1])
     return (units + _FIRST_UNIT).astype("<u2").tobytes().decode("utf-16-le")
 
 
