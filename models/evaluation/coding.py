@@ -70,6 +70,11 @@ class Codec(ABC):
     name: str
     line: str
 
+    @property
+    def delay_ms(self) -> int | None:
+        """Milliseconds of speech in a packet, if the codec can have packets of several lengths."""
+        return None
+
     def missing(self) -> str | None:
         """Why it cannot run here, found without loading it; None if no reason is known."""
         return None
@@ -106,6 +111,10 @@ class Sotto(Codec):
     device: str = "auto"
     model: Path | None = None
 
+    @property
+    def delay_ms(self) -> int:
+        return int(self.options.get("steps", FRAME_STEPS)) * STEP_MS
+
     def prepare(self) -> None:
         self.run(np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32))
 
@@ -124,6 +133,10 @@ class LiveSotto(Sotto):
     """The encoder of a call, which has little time for each block. steps: of a packet."""
 
     steps: int = 4
+
+    @property
+    def delay_ms(self) -> int:
+        return self.steps * STEP_MS
 
     def run(self, samples: FloatArray) -> Coded:
         from codec.signal.synthesis import SpeechSynthesiser

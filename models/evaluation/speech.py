@@ -35,7 +35,14 @@ from models.evaluation.estimates import Estimate
 from models.evaluation.judges import Judge, choose_judges, judge_codings
 from models.evaluation.peers import installed_peers
 from models.evaluation.plots import Line, Panel
-from models.evaluation.scores import SCORE_KEYS, CodecResult, Figure, score_codings
+from models.evaluation.scores import (
+    SCORE_KEYS,
+    CodecResult,
+    Figure,
+    Samples,
+    aligned,
+    score_codings,
+)
 
 CODECS = "Speech codecs"
 SEARCH = "What the search gains"
@@ -70,6 +77,7 @@ _PANELS = {
     "phone_error_rate": "Phone error rate (to original)",
     "encode_real_time_factor": "Encoding time / speech time",
 }
+_INPUT = "input"  # instead of "original", under a condition
 _DENOISED = "-denoised"  # after a condition's name: its clips went through the front end as well
 _CONDITIONS_NOTE = (
     "Under a condition, codecs are given the degraded input, and PESQ, STOI, ESTOI and judges with "
@@ -91,7 +99,8 @@ class Settings:
     installed; whisper: folder or name of its model; nisqa: files of its weights; lyra: folder of
     its networks; conditions: names from `CONDITIONS`, or "all", under which everything is measured
     as well; front_end: what a microphone's sound goes through in a call, samples [n] to as many,
-    with which every condition is measured once more; group: "language" for means by language, too.
+    with which every condition is measured once more; group: "language" for means by language, too;
+    keep: what was decoded stays in memory, for `Benchmark.heard`.
     """
 
     presets: Sequence[str] = ()
@@ -114,6 +123,7 @@ class Settings:
     conditions: Sequence[str] = ()
     front_end: Callable[[FloatArray], FloatArray] | None = None
     group: str | None = None
+    keep: bool = False
 
 
 @dataclass
@@ -123,7 +133,8 @@ class Benchmark:
     codecs: in titled groups; absent: why others cannot run; skipped: why clips were left out;
     judges, absent_judges: likewise; degraded: the clips after each condition; points, gain: of the
     ablation; results: of the clips as they are, by group; degraded_results: by condition, with the
-    degraded clips themselves as "input".
+    degraded clips themselves as "input"; codings: what was decoded, if it was to be kept, of the
+    clips as they are and then of those after each condition.
     """
 
     settings: Settings
@@ -139,6 +150,7 @@ class Benchmark:
     degraded_results: dict[str, list[CodecResult]] = field(default_factory=dict)
     points: list[tradeoff.Point] = field(default_factory=list)
     gain: context.ContextGain | None = None
+    codings: Sequence[Coding] = ()
 
     @property
     def work(self) -> int:
@@ -201,6 +213,27 @@ class Benchmark:
         for k, name in enumerate(self.degraded, 1):
             part = range(k * len(clips), (k + 1) * len(clips))
             self.degraded_results[name] = [_as_input(_of_clips(result, part)) for result in found]
+        if settings.keep:
+            self.codings = codings
+
+    def heard(self, place: int, condition: str | None = None) -> dict[str, Samples]:
+        """What every codec made of one clip, [n] each at 16 kHz, aligned and level-matched as it
+        was scored, under the names of the results; of what `run` kept.
+
+        place: of the clip; condition: the one it was coded under.
+        """
+        clips = self.clips if condition is None else self.degraded[condition]
+        turn = 0 if condition is None else 1 + list(self.degraded).index(condition)
+        reference = clips[place].samples
+        return {
+            _INPUT if condition is not None and coding.line == Original.line else coding.name:
+            aligned(reference, coding.coded[turn * len(self.clips) + place].decoded)[1]
+            for coding in self.codings
+        }  # fmt: skip
+
+    def figures(self) -> Sequence[Figure]:
+        """What the judges add to the scores."""
+        return next(iter(self._all_results())).figures
 
     def as_dict(self) -> dict[str, Any]:
         """Everything measured, as plain values."""
@@ -227,6 +260,7 @@ class Benchmark:
                 if judge.name not in self.absent_judges
             },
             "missing_judges": self.absent_judges,
+            "figures": [asdict(figure) for figure in self.figures()],
             "systems": [
                 {"section": title, **self._system(result)}
                 for title, results in self.results.items()
@@ -258,6 +292,7 @@ class Benchmark:
         values = {
             "name": result.name,
             "family": result.line,
+            "delay_ms": self._delays().get(result.name),
             "peak_bytes": result.peak_bytes,
             "summary": _plain_summary(result),
             "clips": [tables.flat(clip) for clip in result.clips],
@@ -268,6 +303,10 @@ class Benchmark:
                 for language, part in self._languages().items()
             }
         return values
+
+    def _delays(self) -> dict[str, int | None]:
+        codecs = [codec for group in self.codecs.values() for codec in group]
+        return {codec.name: codec.delay_ms for codec in codecs}
 
     def _languages(self) -> dict[str, list[int]]:
         """The places of the clips of each language, if they are to be told apart."""
@@ -340,10 +379,9 @@ class Benchmark:
         """Quality against total bit rate: a panel for each measure, with a line for each codec."""
         lines: dict[str, list[dict[str, Estimate]]] = {}
         for result in self._all_results():
-            if result.line != "original":
+            if result.line != Original.line:
                 lines.setdefault(result.line, []).append(summary(result))
-        figures = next(iter(self._all_results())).figures
-        panels = _PANELS | {each.key: " ".join(each.head.split("\n")) for each in figures}
+        panels = _PANELS | {each.key: " ".join(each.head.split("\n")) for each in self.figures()}
         return [
             Panel(
                 [_plot_line(k, *line, key) for k, line in enumerate(lines.items())],
@@ -448,7 +486,7 @@ def _of_clips(result: CodecResult, places: Sequence[int]) -> CodecResult:
 
 def _as_input(result: CodecResult) -> CodecResult:
     """Under a condition, what is not coded is no original."""
-    return replace(result, name="input") if result.line == "original" else result
+    return replace(result, name=_INPUT) if result.line == Original.line else result
 
 
 def paired_gain(better: CodecResult, base: CodecResult) -> dict[str, Estimate]:

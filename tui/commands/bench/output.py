@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from codec.errors import BadInput
-from codec.files.paths import PIPE, atomic_output
+from codec.files.paths import PIPE, atomic_output, display_name
+from tui.terminal.console import note
 from tui.terminal.outputs import add_force, check_outputs
 
 if TYPE_CHECKING:
     from models.evaluation.plots import Panel
+    from tui.pages.site import Site
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
@@ -22,13 +25,30 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     add_force(parser)
 
 
-def check(source: str | Path, *files: str | Path | None, force: bool, plots: bool = False) -> None:
+def add_page(parser: argparse.ArgumentParser, what: str) -> None:
+    """--page OUT."""
+    parser.add_argument("--page", metavar="OUT",
+        help=f"write a page for a browser into the folder OUT: {what}")  # fmt: skip
+
+
+def check(
+    source: str | Path,
+    *files: str | Path | None,
+    force: bool,
+    plots: bool = False,
+    page: str | Path | None = None,
+) -> None:
     """Raise before the minutes a benchmark takes: UsageError, BadInput, or ImportError without
     matplotlib.
 
-    source: the folder that is read; files: those to be written, None for one not asked for.
+    source: the folder that is read; files: those to be written, None for one not asked for; page:
+    the folder of a page, likewise.
     """
     check_outputs([source], files, force=force)
+    if page is not None:
+        from tui.pages import site
+
+        site.check(page, [source], files, force=force)
     for file in files:
         if file is not None and file != PIPE and not Path(file).resolve().parent.is_dir():
             raise BadInput(f"cannot write {file}: there is no such folder")
@@ -55,6 +75,16 @@ def write(data: bytes, file: str, *, force: bool) -> None:
     """Write a file whole or not at all; force: replace one that is there."""
     with atomic_output(file, force=force) as target:
         target.write(data)
+
+
+@contextlib.contextmanager
+def new_page(folder: str | Path, *, force: bool) -> Iterator[Site]:
+    """A page that appears when the block ends, and a line that says where."""
+    from tui.pages.site import new_site
+
+    with new_site(folder, force=force) as site:
+        yield site
+    note(f"look and listen: {display_name(Path(folder) / 'index.html')}")
 
 
 def draw(panels: Sequence[Panel], file: str | Path, *, force: bool, **layout: Any) -> None:

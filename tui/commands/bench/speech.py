@@ -64,6 +64,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--lyra", metavar="DIR", help="run Lyra by the TFLite networks in this folder")
     output.add_json(parser, "write all figures; - is stdout")
     add("--plot", metavar="FILE", help="draw quality against rate as PNG")
+    output.add_page(parser, "the figures, and every clip to hear and to see")
     add_model(parser)
     add_device(parser, "where sotto runs")
     add("--workers", type=positive_count, default=min(os.cpu_count() or 1, 8),
@@ -86,13 +87,17 @@ def measure(args: argparse.Namespace) -> int:
         raise UsageError("--denoise is for --conditions: clean clips have no noise")
     if args.ablation and args.conditions:
         raise UsageError("--ablation measures clips as they are, without --conditions")
+    if args.ablation and args.page is not None:
+        raise UsageError("--ablation has no --page: it measures parts of sotto")
     beside = None
     if args.plot is not None and args.ablation:
         path = Path(args.plot)
         beside = path.with_name(f"{path.stem}-tradeoff{path.suffix}")
     output.check(
-        args.folder, args.json, args.plot, beside, force=args.force, plots=args.plot is not None
-    )
+        args.folder, args.json, args.plot, beside, force=args.force, plots=args.plot is not None,
+        page=args.page,
+    )  # fmt: skip
+    args.keep = args.page is not None
     benchmark = speech.benchmark(Path(args.folder), settings(speech.Settings, args))
     for name, reason in benchmark.skipped.items():
         note(f"{name} left out: {reason}")
@@ -112,6 +117,11 @@ def measure(args: argparse.Namespace) -> int:
         if benchmark.points and beside is not None:
             panel = speech.tradeoff.panel(benchmark.points)
             output.draw([panel], beside, force=args.force, size=(9, 6))
+    if args.page is not None:
+        from tui.pages import speech as page
+
+        with output.new_page(args.page, force=args.force) as site:
+            page.write(site, benchmark)
     return 0
 
 
