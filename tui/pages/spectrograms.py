@@ -38,5 +38,5 @@ def picture(samples: NDArray[np.floating], size: tuple[int, int] = _SIZE) -> byt
     grey = Image.fromarray(np.round(255 * np.clip(levels[::-1], 0.0, 1.0)).astype(np.uint8))
     indices = np.asarray(grey.resize(size, Image.Resampling.BOX))
     file = io.BytesIO()
-    Image.fromarray(colours(256)[indices]).save(file, "WEBP", quality=_QUALITY, method=4)
+    Image.fromarray(colours(256)[indices]).save(file, "WEBP", quality=_QUALITY, method=2)
     return file.getvalue()

@@ -57,6 +57,11 @@
         }),
       ],
     });
+    // To a screen reader it is one picture.
+    for (const each of svg.querySelectorAll("[aria-label], [aria-description]")) {
+      each.removeAttribute("aria-label");
+      each.removeAttribute("aria-description");
+    }
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `${panel.head} against ${axis.label}; a table has the figures`);
     return svg;
