@@ -14,12 +14,15 @@ help: ## show this list
 
 setup: $(VENV)/.ready-dev ## set up .venv for use and development, without running anything
 
-demo: $(VENV)/.ready-bench ## set up, put a clip of speech through the codec, say how it came out
+demo: $(VENV)/.ready-bench ## set up, put speech through the codec, say how it came out, and make a page of it
 	@mkdir -p build
 	$(BIN)/sotto transcode --force $(CLIP) build/demo.wav --picture build/demo.png
+	$(BIN)/sotto bench speech $(DIR) --clips 2 --max-seconds 5 --presets 1k2,2k,3k6 --peers none \
+		--no-phones --page build/page --force >build/page.txt
 	@echo
 	@echo "listen:    build/demo.wav   (before: $(CLIP))"
 	@echo "look:      build/demo.png"
+	@echo "both:      build/page/index.html in a browser   (its table: build/page.txt)"
 	@echo "more:      $(BIN)/sotto --help"
 
 # A process for each core with one thread each: threads of several processes would only get in each

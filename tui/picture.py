@@ -10,7 +10,7 @@ import io
 from codec.errors import BadInput
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from tui.app.colormap import colours
-from tui.pages.spectrograms import FLOOR_DB, spectrogram
+from tui.pages.spectrograms import SHOWN_DB, spectrogram
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -31,14 +31,14 @@ def spectrograms_png(original: FloatArray, decoded: FloatArray) -> bytes:
             origin="lower",
             aspect="auto",
             cmap=ListedColormap(colours(256) / 255),
-            vmin=FLOOR_DB,
-            vmax=0.0,
+            vmin=SHOWN_DB[0],
+            vmax=SHOWN_DB[1],
             extent=(0.0, len(samples) / SAMPLE_RATE, 0.0, SAMPLE_RATE / 2000),
         )
         ax.set_title(title)
         ax.set_ylabel("kHz")
     axes[-1].set_xlabel("seconds")
-    figure.colorbar(image, ax=axes, label="dB")
+    figure.colorbar(image, ax=axes, label="dB", extend="both")
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
