@@ -232,6 +232,41 @@ def test_joined_mp3s_are_read_to_the_end(tmp_path: Path) -> None:
     assert seconds(samples) == pytest.approx(2.4, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("others", "length"),
+    [
+        ([written("OGG", "VORBIS", np.stack([SPEECH, SPEECH], 1))], 2.4),
+        ([written("OGG", "VORBIS", SPEECH, 8_000)], 3.6),
+        ([written("OGG", "OPUS"), muxed("ogg", "flac")], 3.6),
+    ],
+)
+def test_links_of_ogg_that_differ(others: list[bytes], length: float, tmp_path: Path) -> None:
+    samples, notes = both(written("OGG", "VORBIS") + b"".join(others), tmp_path)
+    assert seconds(samples) == pytest.approx(length, abs=0.01)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"), [("ipod", "aac"), ("asf", "wmav2"), ("mp4", "alac"), ("mov", "pcm_s16le")]
+)
+def test_other_joined_files_are_read_to_the_end(form: str, codec: str, tmp_path: Path) -> None:
+    one, _ = both(muxed(form, codec), tmp_path)
+    samples, notes = both(2 * muxed(form, codec), tmp_path)
+    np.testing.assert_allclose(samples, np.tile(one, 2), atol=1e-3)
+    assert notes == []
+
+
+@pytest.mark.parametrize("form", ["AIFF", "CAF", "W64"])
+def test_further_samples_in_a_file_of_chunks(form: str, tmp_path: Path) -> None:
+    """A second chunk of them, and then another file."""
+    data = written(form, "PCM_16")
+    name = {"AIFF": b"SSND", "CAF": b"data", "W64": b"data\xf3\xac\xd3\x11"}[form]
+    again = data[data.index(name) :]
+    samples, notes = both(data + again + again + data, tmp_path)
+    np.testing.assert_allclose(samples, np.tile(SPEECH, 4), atol=1e-4)
+    assert notes == []
+
+
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "RF64"])
 def test_joined_files_are_read_to_the_end(form: str, tmp_path: Path) -> None:
     samples, notes = both(2 * written(form, "PCM_16"), tmp_path)
@@ -318,6 +353,81 @@ def test_a_recorder_that_died(tmp_path: Path) -> None:
     samples, notes = both(bytes(data), tmp_path)
     np.testing.assert_allclose(samples, SPEECH, atol=1e-4)
     assert len(notes) == 1 and "read to the end" in notes[0]
+
+
+@pytest.mark.parametrize("form", ["AIFF", "AU", "CAF", "RF64", "W64"])
+def test_a_recorder_that_died_in_other_formats(form: str, tmp_path: Path) -> None:
+    """It has left the lengths as they are before there is any sound."""
+    data = bytearray(written(form, "PCM_16"))
+    none = written(form, "PCM_16", SPEECH[:0])
+    data[: len(none)] = none
+    samples, notes = both(bytes(data), tmp_path)
+    np.testing.assert_allclose(samples, SPEECH, atol=1e-4)
+    assert len(notes) == 1 and "read to the end" in notes[0]
+
+
+@pytest.mark.parametrize(("start", "length"), [(b"RF64", -1), (b"BW64", 1 << 63)])
+def test_a_long_file_that_does_not_say_how_long(start: bytes, length: int, tmp_path: Path) -> None:
+    data = bytearray(written("RF64", "PCM_16"))
+    at = data.index(b"ds64") + 16
+    data[:4] = start
+    data[at : at + 8] = (length % (1 << 64)).to_bytes(8, "little")
+    samples, _ = both(bytes(data), tmp_path)
+    np.testing.assert_allclose(samples, SPEECH, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["AIFF", "AU", "CAF", "RF64", "W64", "WAV", "FLAC"])
+def test_a_file_without_samples_gets_one_line(form: str, tmp_path: Path) -> None:
+    (tmp_path / "talk").write_bytes(written(form, "PCM_16", SPEECH[:0]))
+    notes: list[str] = []
+    with pytest.raises(BadInput, match="audio"), AudioReader(tmp_path / "talk", warn=notes.append):
+        pass
+    assert notes == []
+
+
+@pytest.mark.parametrize("length", [20, 3_000_000])
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
+def test_a_tag_in_front(form: str, length: int, tmp_path: Path) -> None:
+    subtype = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}.get(form, "PCM_16")
+    data = written(form, subtype)
+    plain, _ = both(data, tmp_path)
+    size = bytes((length >> shift) & 127 for shift in (21, 14, 7, 0))
+    tag = b"ID3\x04\0\0" + size + bytes(length)
+    samples, notes = both(tag + data, tmp_path)
+    np.testing.assert_array_equal(samples, plain)
+    assert notes == []
+
+
+def test_a_tag_that_says_it_is_longer_than_the_file(tmp_path: Path) -> None:
+    samples, _ = both(b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + muxed("adts", "aac"), tmp_path)
+    assert seconds(samples) > SECONDS
+
+
+def test_alac_in_caf_is_not_cut_off_twice(tmp_path: Path) -> None:
+    samples, notes = both(muxed("caf", "alac"), tmp_path)
+    assert seconds(samples) == SECONDS and notes == []
+
+
+def test_mpeg4_that_was_never_finished_says_what_is_missing(tmp_path: Path) -> None:
+    data = muxed("ipod", "aac")
+    (tmp_path / "talk.m4a").write_bytes(data[: data.index(b"moov") - 4])
+    with pytest.raises(BadInput, match="index of its sound is missing"):
+        read(tmp_path / "talk.m4a")
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [("ogg", "libopus"), ("ogg", "flac"), ("matroska", "flac"), ("webm", "libopus"),
+     ("wav", "adpcm_ms"), ("avi", "pcm_s16le")],
+)  # fmt: skip
+def test_a_missing_end_is_said_of_other_formats(form: str, codec: str, tmp_path: Path) -> None:
+    rate = 48_000 if codec == "libopus" else RATE
+    data = muxed(form, codec, rate)
+    samples, notes = both(data, tmp_path)
+    assert notes == []
+    samples, notes = both(data[: len(data) * 9 // 10], tmp_path)
+    assert seconds(samples) < SECONDS
+    assert len([note for note in notes if "can be read" in note]) == 1
 
 
 def test_caf_of_unknown_length(tmp_path: Path) -> None:

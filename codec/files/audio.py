@@ -145,7 +145,9 @@ class AudioReader:
         live: Callable[[int], bytes] | None = None,
     ) -> None:
         self.name = "standard input" if os.fspath(path) == PIPE else display_name(path)
-        self._warn = warn or (lambda line: warnings.warn(line, RuntimeWarning, stacklevel=3))
+        self._pass_on = warn or (lambda line: warnings.warn(line, RuntimeWarning, stacklevel=4))
+        # Of a file that turns out to hold no sound only that is said.
+        self._early: list[str] | None = []
         self._not_finite = 0
         self._beyond = 0
         self._peak = 1.0
@@ -157,7 +159,16 @@ class AudioReader:
             if source.empty:
                 raise BadInput(f"{self.name} holds no audio (0 samples)")
             self._stack = stack.pop_all()
+        early, self._early = self._early, None
+        for line in early:
+            self._warn(line)
         self.duration = source.seconds
+
+    def _warn(self, line: str) -> None:
+        if self._early is None:
+            self._pass_on(line)
+        else:
+            self._early.append(line)
 
     def __enter__(self) -> AudioReader:
         return self

@@ -13,7 +13,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import av
@@ -22,6 +22,7 @@ from av.audio.codeccontext import AudioCodecContext
 from av.container import InputContainer
 
 from codec.errors import BadInput
+from codec.files.layout import FILES, Layout, layout_of, mended_head, promised_end
 from codec.signal.samples import FloatArray
 
 Note = Callable[[str], None]
@@ -41,6 +42,7 @@ _PLACEHOLDER = 0x7FFF0000
 _SEE_DS64 = 0xFFFFFFFF
 # Of what is to be cut off at the end, more is no padding of an encoder.
 _MOST_PADDING = 4096
+_FAR = 1 << 63
 _SKIP_MANUALLY = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL
 
 # Demuxers of media files that stand alone. Those of playlists, manifests, devices, raw samples and
@@ -60,8 +62,8 @@ _OPTIONS = {
     "max_streams": "100",
 }
 # Whose headers say exactly how long the sound is; of others the length is a guess.
-_EXACT = frozenset({"flac", "aiff", "au", "mov", "ogg"})
-_FORMS = (b"RIFF", b"RF64", b"BW64", b"fLaC", b"OggS", b"FORM", b"caff")
+_EXACT = frozenset({"flac", "aiff", "au", "caf", "mov", "ogg", "matroska"})
+_WAV_OF_ANY_LENGTH = b"RIFF\xff\xff\xff\xffWAVE"
 _FLAC = b"fLaC\0\0\0\x22"  # with the head of its first block, which is always the same
 _SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 # What one broken packet raises; the next may be whole.
@@ -72,59 +74,96 @@ class Bytes:
     """What FFmpeg reads: bytes taken from a file already, then the rest of it.
 
     read_some: gives at most so many bytes, none at the end. file: where FFmpeg may go back and
-    forth in, if given; `start` must be empty then.
+    forth in, if given, within what `layout` says; `start` must be empty then.
     """
 
     def __init__(
-        self, read_some: Callable[[int], bytes], start: bytes = b"", file: BinaryIO | None = None
+        self,
+        read_some: Callable[[int], bytes],
+        start: bytes = b"",
+        file: BinaryIO | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self._read, self._start, self._file = read_some, start, file
         self._flac = start.startswith(_FLAC)
         self.next: bytes | None = None
         self._left: int | None = None
-        self._tail, self._position = b"", 0
+        self._tail, self._position, self._at_end = b"", 0, False
         self.size: int | None = None
         self.wav: WavHead | None = None
-        self.head = start
+        self.layout = layout or Layout(promised=promised_end(start))
         if file is not None:
-            self.size = os.fstat(file.fileno()).st_size
-            self.head = file.read(_HEAD_BYTES)
-            file.seek(0)
-            self.seek, self.tell = self._seek, file.tell
+            end = self.layout.end
+            whole = os.fstat(file.fileno()).st_size if end is None else end
+            self.size = whole - self.layout.start
+            self._seek(0)
+            self.head = self.read(_HEAD_BYTES)
+            self._seek(0)
+            self.seek, self.tell = self._seek, self._tell
+        else:
+            self.head = start
 
     @classmethod
-    def of_file(cls, file: BinaryIO) -> Bytes:
-        """A regular file."""
-        start = file.read(12)
-        if _is_wav(start) or start.startswith(_FLAC[:4]):
+    def of_file(cls, file: BinaryIO, start: int = 0, front: bytes = b"") -> Bytes:
+        """A regular file, or what begins in it at `start`, behind `front`."""
+        layout = layout_of(file, start, front)
+        file.seek(layout.start)
+        begin = file.read(12)
+        if _is_wav(begin) or begin.startswith(_FLAC[:4]):
             # FFmpeg would take the last samples of a WAV file for all there are, if it could seek.
-            data = cls.of_pipe(file.read, start)
-            data.size = os.fstat(file.fileno()).st_size
+            data = cls.of_pipe(file.read, begin)
+            data.size = os.fstat(file.fileno()).st_size - layout.start
             return data
-        file.seek(0)
-        return cls(file.read, file=file)
+        if begin[:4] == b".snd" and (mended := mended_head(begin)) is not None and mended[1]:
+            layout = replace(layout, head=mended[0], empty=True)
+        return cls(file.read, file=file, layout=layout)
 
     @classmethod
     def of_pipe(cls, read_some: Callable[[int], bytes], start: bytes) -> Bytes:
         """A pipe; start: its first bytes, 12 or more if there are so many."""
         if not _is_wav(start):
-            return cls(read_some, start)
+            while (
+                (mended := mended_head(start)) is None
+                and len(start) < _HEAD_BYTES
+                and (more := read_some(_BUFFER))
+            ):
+                start += more
+            if mended is None:
+                return cls(read_some, start)
+            head, empty = mended
+            return cls(read_some, head, layout=Layout(empty=empty, promised=promised_end(head)))
         while (
             (found := WavHead.find(start)) is None
             and len(start) < PROBED_BYTES
             and (more := read_some(_BUFFER))
         ):
             start += more
+        if found is not None and found.length is None and start[:4] != b"RIFF":
+            # FFmpeg takes the length in the head of a long file for the truth, whatever it is.
+            before = _WAV_OF_ANY_LENGTH + found.form + b"data" + b"\xff" * 4
+            start = before + start[found.at :]
+            found = replace(found, at=len(before))
         data = cls(read_some, start)
         data.wav = found
         return data
 
+    @property
+    def ends_at(self) -> int | None:
+        """How many bytes there are, if that is known."""
+        return self._position if self.size is None and self._at_end else self.size
+
     def _seek(self, offset: int, whence: int = 0) -> int:
         # An exception would be printed by PyAV; FFmpeg knows a negative number for an error.
+        assert self._file is not None and self.size is not None
         try:
-            return self._file.seek(offset, whence) if self._file is not None else -1
-        except (OSError, ValueError):
+            offset += {0: 0, 1: self._tell(), 2: self.size}[whence]
+            return self._file.seek(self.layout.start + offset) - self.layout.start
+        except (OSError, ValueError, KeyError):
             return -1
+
+    def _tell(self) -> int:
+        assert self._file is not None
+        return self._file.tell() - self.layout.start
 
     def read(self, count: int) -> bytes:
         """At most `count` bytes; none at the end."""
@@ -134,10 +173,13 @@ class Bytes:
             count = min(count, self._left)
             if not count:
                 return b""
+        if self._file is not None:
+            return self._read_file(count)
         if self._start:
             data, self._start = self._start[:count], self._start[count:]
         else:
             data = self._read(count)
+            self._at_end |= not data and count > 0
         if self._flac and (at := (self._tail[-7:] + data).find(_FLAC, self._position == 0)) >= 0:
             # Another file begins here, of which the parser would lose the first frame.
             at -= len(self._tail[-7:])
@@ -145,11 +187,16 @@ class Bytes:
             data = data[: max(at, 0)]
         if self._left is not None:
             self._left -= len(data)
-        if self._file is None:
-            # FFmpeg reads ahead of what it decodes, by no more than its buffer.
-            self._tail = (self._tail + data)[-4 * _BUFFER :]
-            self._position += len(data)
+        # FFmpeg reads ahead of what it decodes, by no more than its buffer.
+        self._tail = (self._tail + data)[-4 * _BUFFER :]
+        self._position += len(data)
         return data
+
+    def _read_file(self, count: int) -> bytes:
+        assert self.size is not None
+        at, head = self._tell(), self.layout.head
+        data = self._read(max(0, min(count, self.size - at)))
+        return head[at : at + len(data)] + data[max(len(head) - at, 0) :] if at >= 0 else b""
 
     def only_samples(self) -> None:
         """Leave out the head of a WAV file, and what follows its samples."""
@@ -158,16 +205,19 @@ class Bytes:
         self._left = self.wav.length
 
     def after(self, position: int) -> Rest | None:
-        """All that follows `position`; None if that is lost."""
+        """All that follows `position` of what cannot seek; None if that is lost."""
         if self.next is not None:
             return Rest(self._read, self.next + self._start)
-        if self._file is not None:
-            self._file.seek(position)
-            return Rest(self._file.read)
         behind = self._position - position
         if not 0 <= behind <= len(self._tail):
             return None
         return Rest(self._read, self._tail[len(self._tail) - behind :] + self._start)
+
+    def following(self) -> Bytes | None:
+        """What begins behind this in a file that can seek."""
+        if self._file is None or self.layout.end is None:
+            return None
+        return Bytes.of_file(self._file, self.layout.end, self.layout.front)
 
 
 class Rest:
@@ -231,7 +281,7 @@ class WavHead:
             if name == b"data":
                 if long_length is not None and size == _SEE_DS64:
                     size = long_length
-                known = 0 < size < _PLACEHOLDER or (long_length == size and size < 1 << 62)
+                known = 0 < size < _PLACEHOLDER or (size == long_length and 0 < size < 1 << 62)
                 return cls(form, size if known else None, size == 0, at + 8) if form else None
             body = head[at : at + 8 + size + size % 2]
             if name == b"fmt ":
@@ -264,6 +314,7 @@ class Decoder:
         self._block_values = 1 if live else _BLOCK_VALUES
         self._bad = 0
         self._total = 0.0
+        self._skipped = False
         self._blocks = self._decode()
         self._open(data)
         self.sample_rate: int = self._context.sample_rate
@@ -313,7 +364,8 @@ class Decoder:
                 )
             )
         except _BROKEN as error:
-            raise BadInput(f"{self._name} is not audio that can be read") from error
+            why = ": the index of its sound is missing" if data.layout.without_index else ""
+            raise BadInput(f"{self._name} is not audio that can be read{why}") from error
         assert isinstance(container, InputContainer)
         self._container = container
         self._form = container.format.name.split(",")[0]
@@ -333,7 +385,9 @@ class Decoder:
         # FFmpeg cuts short files of Vorbis off too early: it takes the first block, which gives no
         # samples, for sound.
         self._vorbis = self._form == "ogg" and context.name == "vorbis"
-        if self._vorbis:
+        # In CAF it cuts a last frame that is short already.
+        self._short = self._form == "caf" and context.name == "alac"
+        if self._vorbis or self._short:
             context.flags2 |= _SKIP_MANUALLY
         # Threads would hold back frames, and a decoder of sound has no use for them.
         context.thread_count = 1
@@ -349,6 +403,9 @@ class Decoder:
             if bits := re.match(r"pcm_[suf](\d+)", context.name):
                 rate = context.sample_rate * context.channels * int(bits[1])
             return 8.0 * wav.length / rate if wav.length and rate else None
+        if self._form == "matroska" and len(self._container.streams) == 1:
+            stored = self._container.duration
+            return stored / av.time_base if stored is not None and 0 < stored < 1e15 else None
         if stream.duration is None or stream.time_base is None or stream.duration <= 0:
             return None
         seconds = float(stream.duration * stream.time_base)
@@ -358,22 +415,33 @@ class Decoder:
         """Blocks of all parts of a file, one behind the other."""
         for _ in range(_MOST_PARTS):
             yield from self._part()
+            if not self._open_following():
+                break
+        if self._bad:
+            places = "place" if self._bad == 1 else "places"
+            self._note(f"{self._name}: damaged in {self._bad} {places}; the rest is read")
+
+    def _open_following(self) -> bool:
+        """Go on to what begins behind the last part; False if there is nothing more to read."""
+        for _ in range(_MOST_PARTS):
             following = self._following()
             if following is None:
                 break
             try:
                 self._open(following)
             except BadInput:
-                self._note(f"{self._name}: what follows {self._total:.1f} s is not audio; left out")
-                break
-        if self._bad:
-            places = "place" if self._bad == 1 else "places"
-            self._note(f"{self._name}: damaged in {self._bad} {places}; the rest is read")
+                if not self._skipped:
+                    there = f"what follows {self._total:.1f} s"
+                    self._note(f"{self._name}: {there} is not audio; left out")
+                self._skipped, self._bytes, self._form = True, following, ""
+                continue
+            return True
+        return False
 
     def _part(self) -> Iterator[FloatArray]:
         """Blocks of one part, whose length is added to `_total`."""
         expected, wav = self.seconds, self._bytes.wav
-        if wav is not None and wav.empty and self._bytes.size:
+        if (wav.empty if wav is not None else self._bytes.layout.empty) and self._bytes.size:
             self._note(f"{self._name}: its header says that it is empty; read to the end")
         held: list[FloatArray] = []
         values = frames = rate = 0
@@ -398,15 +466,25 @@ class Decoder:
             yield self._joined(held, rate)
         seconds = frames / rate if rate else 0.0
         self._total += seconds
-        if expected is not None and expected - seconds > 0.02 and self._is_exact():
+        slack = 0.1 if self._form == "matroska" else 0.02  # its length includes what is cut off
+        if expected is not None and expected - seconds > slack and self._is_exact():
             there = f"{seconds:.1f} of {expected:.1f} s"
             self._note(f"{self._name}: only {there} can be read; the rest is missing or damaged")
-        elif (end := _promised_end(self._form, self._bytes.head)) > (self._bytes.size or end):
+        elif self._bytes.layout.torn or self._promised() > (self._bytes.ends_at or _FAR):
             self._note(f"{self._name}: its end is missing; {seconds:.1f} s can be read")
+        if self._bytes.layout.left_out:
+            self._note(f"{self._name}: what follows its sound is not audio; left out")
+
+    def _promised(self) -> int:
+        """Where the part ends by its header; 0 if that does not say."""
+        wav = self._bytes.wav
+        if wav is not None and not self._is_exact():
+            return wav.at + (wav.length or 0)
+        return self._bytes.layout.promised
 
     def _cut(self, expected: float | None) -> Iterator[Any]:
         """Frames without an encoder's padding at the end, where FFmpeg leaves that in."""
-        if expected is None or not (self._form == "mov" or self._vorbis):
+        if expected is None or not (self._form == "mov" or self._vorbis or self._short):
             yield from self._frames()
             return
         frames = 0
@@ -469,7 +547,9 @@ class Decoder:
                 bad += 1
 
     def _following(self) -> Bytes | None:
-        """What is left of a WAV file behind its samples: further samples, or another file."""
+        """What begins behind a part: further samples, another file, a link of an Ogg stream."""
+        if (following := self._bytes.following()) is not None:
+            return following
         if self._bytes.next is None and (self._form != "wav" or not self._end):
             return None
         rest = self._bytes.after(self._end)
@@ -482,10 +562,10 @@ class Decoder:
             name = start[:4]
             if len(start) < 8 or not name.strip(b"\0"):
                 return None
-            if name in _FORMS:
+            if start.startswith(FILES):
                 return rest.bytes()
             if name == b"data" and self._bytes.wav is not None:
-                return rest.bytes(b"RIFF\xff\xff\xff\xffWAVE" + self._bytes.wav.form)
+                return rest.bytes(_WAV_OF_ANY_LENGTH + self._bytes.wav.form)
             if not all(32 <= byte < 127 for byte in name):
                 self._note(f"{self._name}: what follows its sound is not audio; left out")
                 return None
@@ -503,23 +583,6 @@ def is_media(start: bytes) -> bool:
         return False
     decoder.close()
     return not decoder.empty
-
-
-def _promised_end(form: str, head: bytes) -> int:
-    """Where the samples of a CAF or W64 file end by its header; 0 if it does not say so."""
-    at, key, size, layout = {
-        "caf": (8, b"data", 12, ">q"), "w64": (40, b"data\xf3\xac\xd3\x11", 24, "<Q"),
-    }.get(form, (0, b"", 0, ""))  # fmt: skip
-    while layout and len(head) >= at + size:
-        length: int = struct.unpack(layout, head[at + size - 8 : at + size])[0]
-        if form == "w64":
-            length = -(-length // 8) * 8 - size
-        if length < 0 or length >= 1 << 62:
-            return 0
-        if head.startswith(key, at):
-            return at + size + length - 8 * (form == "w64")
-        at += size + length
-    return 0
 
 
 @dataclass(frozen=True)
