@@ -106,20 +106,14 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }  # fmt: skip
     common = ["--num-cpus=1", "--object-store-memory=134217728", "--block"]
     nodes: list[subprocess.Popen[bytes]] = []
+    log = place / "nodes.log"
     try:
         for options in (
             ["--head", f"--port={port}", "--include-dashboard=false"],
             [f"--address=127.0.0.1:{port}"],
         ):
-            with open(place / f"{len(nodes)}.log", "wb") as log:
-                nodes.append(
-                    subprocess.Popen(
-                        [ray, "start", *options, *common],
-                        env=variables, cwd=place, stdin=subprocess.DEVNULL, stdout=log,
-                        stderr=log,
-                    )
-                )  # fmt: skip
-            _wait_for_nodes(ray, port, len(nodes), variables)
+            command = [ray, "start", *options, *common]
+            nodes.append(_join(command, f"127.0.0.1:{port}", len(nodes) + 1, variables, log))
         yield f"127.0.0.1:{port}"
     finally:
         for node in reversed(nodes):
@@ -127,16 +121,30 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             node.wait(60)
 
 
-def _wait_for_nodes(ray: str, port: str, count: int, variables: dict[str, str]) -> None:
-    """Until that many nodes have joined: `ray status` asks the head, and waits for it itself."""
-    for _ in range(60):
-        done = subprocess.run(
-            [ray, "status", f"--address=127.0.0.1:{port}"],
-            env=variables, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode == 0 and f"/{count}.0 CPU" in done.stdout:
-            return
-    pytest.fail(f"no {count} nodes: {done.stdout} {done.stderr}")
+def _join(
+    command: list[str], address: str, count: int, variables: dict[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a node, with which a cluster has `count` of them.
+
+    Ray gives a node half a minute to start and then ends it, which a busy machine may not do in.
+    `ray status` asks the head, and waits for it itself.
+    """
+    ask = [command[0], "status", f"--address={address}"]
+    for _ in range(4):
+        with open(log, "ab") as lines_of_ray:
+            node = subprocess.Popen(
+                command, env=variables, cwd=log.parent, stdin=subprocess.DEVNULL,
+                stdout=lines_of_ray, stderr=lines_of_ray,
+            )  # fmt: skip
+        for _ in range(30):
+            if node.poll() is not None:
+                break
+            told = subprocess.run(ask, env=variables, capture_output=True, text=True)
+            if told.returncode == 0 and f"/{count}.0 CPU" in told.stdout:
+                return node
+        node.terminate()
+        node.wait(60)
+    pytest.fail(f"no {count} nodes: {log.read_text()[-2000:]}")
 
 
 ON_NODES = """
