@@ -65,6 +65,8 @@ _OPTIONS = {
 _EXACT = frozenset({"flac", "aiff", "au", "caf", "mov", "ogg", "matroska"})
 _WAV_OF_ANY_LENGTH = b"RIFF\xff\xff\xff\xffWAVE"
 _FLAC = b"fLaC\0\0\0\x22"  # with the head of its first block, which is always the same
+# What another file of its kind begins with, in a stream.
+_MARKS = (_FLAC, b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00")
 _SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 # What one broken packet raises; the next may be whole.
 _BROKEN = (av.error.FFmpegError, ValueError, IndexError)
@@ -85,7 +87,7 @@ class Bytes:
         layout: Layout | None = None,
     ) -> None:
         self._read, self._start, self._file = read_some, start, file
-        self._flac = start.startswith(_FLAC)
+        self._mark = next((each for each in _MARKS if start.startswith(each)), b"")
         self.next: bytes | None = None
         self._left: int | None = None
         self._tail, self._position, self._at_end = b"", 0, False
@@ -180,9 +182,10 @@ class Bytes:
         else:
             data = self._read(count)
             self._at_end |= not data and count > 0
-        if self._flac and (at := (self._tail[-7:] + data).find(_FLAC, self._position == 0)) >= 0:
-            # Another file begins here, of which the parser would lose the first frame.
-            at -= len(self._tail[-7:])
+        before = self._tail[1 - len(self._mark) :] if self._mark else b""
+        if self._mark and (at := (before + data).find(self._mark, self._position == 0)) >= 0:
+            # Another file begins here, of which FFmpeg would lose the first frame or all.
+            at -= len(before)
             self.next = data[at:] if at >= 0 else self._tail[at:] + data
             data = data[: max(at, 0)]
         if self._left is not None:
