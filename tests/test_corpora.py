@@ -207,6 +207,15 @@ def test_a_file_of_somebody_elses_is_not_added_to(tmp_path: Path) -> None:
     assert path.read_text() == '{"audio": "a.wav", "text": "hello"}\n'
 
 
+def test_no_pipe_is_waited_for_in_the_place_of_a_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match="no manifest"), Manifest(path):
+        pass
+    with pytest.raises(BadInput, match="no manifest"):
+        read_manifest(path)
+
+
 def test_two_programs_do_not_write_one_manifest(tmp_path: Path) -> None:
     with (
         Manifest(tmp_path / NAME),

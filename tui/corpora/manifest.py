@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from codec.errors import BadInput
-from codec.files.paths import atomic_output, display_name, os_errors
+from codec.files.paths import atomic_output, display_name, is_special, os_errors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,6 +83,7 @@ def read_manifest(path: Path) -> dict[str, Record]:
     """
     if not os.path.lexists(path):
         return {}
+    _refuse_pipe(path)
     records: dict[str, Record] = {}
     whole = 0
     with os_errors("read", path), open(path, "rb") as file:
@@ -94,6 +95,12 @@ def read_manifest(path: Path) -> dict[str, Record]:
     if whole and not records:
         raise BadInput(f"{display_name(path)} is there, and is no manifest of sotto's")
     return records
+
+
+def _refuse_pipe(path: Path) -> None:
+    """Raise BadInput for a pipe in the place of a manifest, for whose other end we would wait."""
+    if is_special(path):
+        raise BadInput(f"{display_name(path)} is there, and is no manifest of sotto's")
 
 
 class Manifest:
@@ -109,6 +116,7 @@ class Manifest:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
+        _refuse_pipe(self._path)
         with os_errors("write", self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = open(self._path, "ab")
