@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.errors import BadInput
-from models.evaluation import clips, coding, judges, scores, speech
+from models.evaluation import clips, coding, judges, scores, speech, words
 from tui import cli
 
 WORD = st.text(string.ascii_lowercase, min_size=1, max_size=4)
@@ -39,10 +39,10 @@ def noisy(samples, ratio):
 
 
 def test_words_are_told_apart():
-    assert judges.words("She's WONDERFUL -- more, than\nanybody's; re-do 12 “x’y” '") == [
+    assert words.words("She's WONDERFUL -- more, than\nanybody's; re-do 12 “x’y” '") == [
         "she's", "wonderful", "more", "than", "anybody's", "re", "do", "12", "x'y",
     ]  # fmt: skip
-    assert judges.words("... - '") == []
+    assert words.words("... - '") == []
 
 
 @pytest.mark.parametrize(
@@ -57,15 +57,15 @@ def test_words_are_told_apart():
     ],
 )
 def test_word_errors_of_known_pairs(reference, heard, expected):
-    assert judges.word_errors(reference, heard) == expected
+    assert words.word_errors(reference, heard) == expected
 
 
 @given(TEXT, TEXT, TEXT)
 def test_word_errors_are_a_metric(a, b, c):
     def errors(reference, heard):
-        return judges.word_errors(reference, heard)[0]
+        return words.word_errors(reference, heard)[0]
 
-    assert judges.word_errors(a, b)[1] == len(a.split())
+    assert words.word_errors(a, b)[1] == len(a.split())
     assert errors(a, b) == errors(b, a)
     assert (errors(a, b) == 0) == (a == b)
     assert errors(a, c) <= errors(a, b) + errors(b, c)
@@ -75,14 +75,14 @@ def test_word_errors_are_a_metric(a, b, c):
 
 @given(TEXT, TEXT, WORD)
 def test_one_more_word_is_at_most_one_more_error(reference, heard, word):
-    errors, _ = judges.word_errors(reference, heard)
-    assert abs(judges.word_errors(reference, f"{heard} {word}")[0] - errors) <= 1
-    assert judges.word_errors(f"{reference} {word}", f"{heard} {word}")[0] == errors
+    errors, _ = words.word_errors(reference, heard)
+    assert abs(words.word_errors(reference, f"{heard} {word}")[0] - errors) <= 1
+    assert words.word_errors(f"{reference} {word}", f"{heard} {word}")[0] == errors
 
 
 @given(TEXT, st.sampled_from([str.upper, str.title, " {}. ".format, '"{}"'.format]))
 def test_case_and_punctuation_are_no_errors(text, change):
-    assert judges.word_errors(text, change(text)) == (0, len(text.split()))
+    assert words.word_errors(text, change(text)) == (0, len(text.split()))
 
 
 # --- choosing -------------------------------------------------------------------------------

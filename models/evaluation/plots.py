@@ -1,4 +1,4 @@
-"""Line plots as PNG; only drawing them needs matplotlib."""
+"""Line and box plots as PNG; only drawing them needs matplotlib."""
 
 from __future__ import annotations
 
@@ -35,6 +35,50 @@ class Panel:
     log_y: bool = False
 
 
+@dataclass(frozen=True)
+class Box:
+    """The spread of values [n] under a label; mean: is marked as well."""
+
+    label: str
+    values: Sequence[float]
+    mean: float
+
+
+def draw_boxes(
+    boxes: Sequence[Box], file: BinaryIO, *, y_label: str, bands: Sequence[str], title: str = ""
+) -> None:
+    """Boxes of quartiles with whiskers of 1.5 interquartile ranges, beside each other.
+
+    bands: names of equal parts of the scale from 0 to 100, from below.
+    """
+    figure = _figure((max(6.0, 1.1 * len(boxes) + 2), 5.5))
+    axis = figure.subplots()
+    places = range(1, len(boxes) + 1)
+    axis.boxplot([box.values for box in boxes], positions=places, widths=0.55)
+    axis.plot(places, [box.mean for box in boxes], "D", color="C0", label="mean")
+    axis.set_xticks(places, [box.label for box in boxes], rotation=30, ha="right", parse_math=False)
+    step = 100 / len(bands)
+    for place, name in enumerate(bands):
+        axis.axhline(place * step, color="0.85", linewidth=0.8, zorder=0)
+        axis.annotate(
+            name, (1.01, (place + 0.5) * step), xycoords=("axes fraction", "data"), va="center"
+        )
+    axis.set_ylim(-2, 102)
+    axis.set_ylabel(y_label)
+    axis.set_title(title, parse_math=False)
+    axis.legend()
+    figure.savefig(file, format="png", dpi=110)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def draw(
     panels: Sequence[Panel],
     file: BinaryIO,
@@ -47,11 +91,7 @@ def draw(
 
     shared_legend: one legend below all panels, where it covers no points, instead of one in each.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(size)
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.remove()

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from models.evaluation.estimates import Estimate
 
@@ -38,6 +39,11 @@ def table(title: str, labels: Sequence[str], figures: Sequence[str]) -> Table:
     for head in figures:
         made.add_column(head, justify="right")
     return made
+
+
+def plain(text: str) -> Text:
+    """A name for a cell, whatever it holds: none of it is markup."""
+    return Text(text)
 
 
 def number(value: float | None, digits: int, sign: str = "") -> str:

@@ -32,7 +32,7 @@ def add_page(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def check(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *files: str | Path | None,
     force: bool,
     plots: bool = False,
@@ -41,14 +41,15 @@ def check(
     """Raise before the minutes a benchmark takes: UsageError, BadInput, or ImportError without
     matplotlib.
 
-    source: the folder that is read; files: those to be written, None for one not asked for; page:
-    the folder of a page, likewise.
+    source: what is read, a folder or several files and folders; files: those to be written, None
+    for one not asked for; page: the folder of a page, likewise.
     """
-    check_outputs([source], files, force=force)
+    sources = [source] if isinstance(source, str | Path) else source
+    check_outputs(sources, files, force=force)
     if page is not None:
         from tui.pages import site
 
-        site.check(page, [source], files, force=force)
+        site.check(page, sources, files, force=force)
     for file in files:
         if file is not None and file != PIPE and not Path(file).resolve().parent.is_dir():
             raise BadInput(f"cannot write {file}: there is no such folder")
