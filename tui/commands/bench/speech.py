@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codec.errors import BadInput
+from codec.files.paths import display_name
 from tui.commands.bench import output
 from tui.commands.bench.options import delays, names, settings
 from tui.corpora.options import OnRay, add_ray
@@ -19,10 +21,17 @@ from tui.terminal.options import add_model
 
 if TYPE_CHECKING:
     from codec.signal.samples import FloatArray
-    from models.evaluation.coding import Step
+    from models.evaluation.coding import Codec, Coding, Step
+    from models.evaluation.speech import Benchmark
     from tui.commands import Subparsers
+    from tui.pages.site import Site
 
 _SECONDS = amount("seconds", 0.5, 3600)
+_TESTS = {
+    "mushra": "ratings after ITU-R BS.1534 (8 clips)",
+    "ab": "which of two is preferred (12 clips)",
+    "words": "sentences are typed as they are understood (24 clips with a transcript)",
+}
 
 
 def add_parser(subjects: Subparsers) -> None:
@@ -38,6 +47,9 @@ def add_parser(subjects: Subparsers) -> None:
     add("--presets", type=names, help="presets of sotto, e.g. 2k,paper")
     add("--iterations", type=_counts, help="search steps to add, e.g. 10,30,100")
     add("--peers", type=_peers, help="all, none, or e.g. codec2,opus")
+    add("--system", action="append", default=[], dest="systems", metavar="NAME",
+        help="of these, only the one that the table calls so, e.g. 'sotto 2k, no search'; more "
+        "than once for several")  # fmt: skip
     add("--clips", type=positive_count, help="clips to use (24)")
     add("--max-seconds", type=_SECONDS, help="longer clips are cropped (15)")
     add("--ablation", action="store_true",
@@ -65,6 +77,10 @@ def add_parser(subjects: Subparsers) -> None:
     output.add_json(parser, "write all figures; - is stdout")
     add("--plot", metavar="FILE", help="draw quality against rate as PNG")
     output.add_page(parser, "the figures, and every clip to hear and to see")
+    tests = parser.add_mutually_exclusive_group()
+    for kind, what in _TESTS.items():
+        tests.add_argument(f"--{kind}", action="store_const", const=kind, dest="listening",
+            help=f"make the page a blind listening test: {what}")  # fmt: skip
     add_model(parser)
     add_device(parser, "where sotto runs")
     add("--workers", type=positive_count, default=min(os.cpu_count() or 1, 8),
@@ -89,6 +105,8 @@ def measure(args: argparse.Namespace) -> int:
         raise UsageError("--ablation measures clips as they are, without --conditions")
     if args.ablation and args.page is not None:
         raise UsageError("--ablation has no --page: it measures parts of sotto")
+    if args.listening is not None:
+        _prepare_test(args)
     beside = None
     if args.plot is not None and args.ablation:
         path = Path(args.plot)
@@ -101,6 +119,10 @@ def measure(args: argparse.Namespace) -> int:
     benchmark = speech.benchmark(Path(args.folder), settings(speech.Settings, args))
     for name, reason in benchmark.skipped.items():
         note(f"{name} left out: {reason}")
+    if args.systems:
+        _choose(benchmark, args.systems)
+    if args.listening is not None:
+        _announce_test(args.listening, benchmark)
     elsewhere = None if args.ray is None else OnRay(args.ray, note, args.device)
     if elsewhere is not None:
         note("speed and memory are those of machines that do several things at once")
@@ -118,11 +140,72 @@ def measure(args: argparse.Namespace) -> int:
             panel = speech.tradeoff.panel(benchmark.points)
             output.draw([panel], beside, force=args.force, size=(9, 6))
     if args.page is not None:
-        from tui.pages import speech as page
-
         with output.new_page(args.page, force=args.force) as site:
-            page.write(site, benchmark)
+            if args.listening is not None:
+                _write_test(site, args.listening, benchmark)
+            else:
+                from tui.pages import speech as page
+
+                page.write(site, benchmark)
     return 0
+
+
+def _choose(benchmark: Benchmark, systems: Collection[str]) -> None:
+    """Leave out all systems but the original and those of these names. Raises BadInput."""
+    groups = benchmark.codecs.values()
+    known = {name.casefold(): name for codecs in groups for name in _tested(codecs)}
+    wanted = {name.strip().casefold() for name in systems}
+    for name in systems:
+        if name.strip().casefold() not in known:
+            raise BadInput(
+                f"no system is called {display_name(name)}: there are {'; '.join(known.values())}"
+            )
+    benchmark.codecs = {
+        title: [
+            codec for codec in codecs if not _tested([codec]) or codec.name.casefold() in wanted
+        ]
+        for title, codecs in benchmark.codecs.items()
+    }
+
+
+def _prepare_test(args: argparse.Namespace) -> None:
+    """Raise UsageError where a listening test cannot be; see to its number of clips."""
+    from tui.pages.listening import CLIPS
+
+    if args.page is None:
+        raise UsageError(f"--{args.listening} is for --page: it makes the page a listening test")
+    if args.conditions:
+        raise UsageError(f"--{args.listening} tests clips as they are, without --conditions")
+    if args.clips is None:
+        args.clips = CLIPS[args.listening]
+
+
+def _announce_test(kind: str, benchmark: Benchmark) -> None:
+    """Say what a listener will have to do. Raises BadInput, before anything is measured, if it is
+    too much or nothing.
+    """
+    from models.evaluation.speech import CODECS
+    from tui.pages import listening
+
+    plan = listening.plan(kind, len(_tested(benchmark.codecs[CODECS])), benchmark.clips)
+    used = set(listening.usable(kind, benchmark.clips))
+    for place, clip in enumerate(benchmark.clips):
+        if place not in used:
+            note(f"{display_name(clip.name)} is not in the test: its transcript is not known")
+    note(f"a listener has {plan.trials} trials, of about {plan.minutes} min altogether")
+
+
+def _write_test(site: Site, kind: str, benchmark: Benchmark) -> None:
+    from tui.pages import listening
+
+    listening.write(site, kind, benchmark.clips, _tested(benchmark.codings), benchmark.heard)
+
+
+def _tested(codecs: Iterable[Codec] | Iterable[Coding]) -> list[str]:
+    """The names of all but the original."""
+    from models.evaluation.coding import Original
+
+    return [codec.name for codec in codecs if codec.line != Original.line]
 
 
 def _peers(text: str) -> list[str] | None:
