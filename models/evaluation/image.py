@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import multiprocessing
 import os
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
 _OURS, _UNSEARCHED = "sotto", "encoder"
+_SHOWN_SIDE = 1024  # pixels
 _CROP = 256  # pixels
 _LABEL = 22  # pixels above a row of crops
 
@@ -93,6 +95,47 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A picture as one codec decodes it: figures of the whole, pixels [h, w, 3] of a part."""
+
+    codec: str
+    bpp: float
+    psnr: float
+    ms_ssim: float
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A picture of width x height pixels, coded by every codec at or below one rate, to be seen.
+
+    original [h, w, 3]: what is shown of it, the part at `left`, `top`; decoded: the same part.
+    """
+
+    picture: str
+    width: int
+    height: int
+    left: int
+    top: int
+    original: NDArray[np.uint8]
+    decoded: list[Shown]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A codec in the table: its means, seconds per picture, and the BD-rates of sotto against it by
+    PSNR and by MS-SSIM (fractions; None where it is no curve)."""
+
+    codec: str
+    bpp: float
+    psnr: float
+    ms_ssim: float
+    encode_s: float
+    decode_s: float
+    bd_rates: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class Results:
     """All points of every codec by name; timed: those of a few pictures measured alone."""
 
@@ -108,45 +151,69 @@ class Results:
             for part, found in (("points", self.points), ("timed", self.timed))
         }
 
-    def report(self) -> str:
-        """A table: quality at one mean rate, BD-rates of sotto against each codec, mean times."""
-        lines = [
-            f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
-            "BD-rate of sotto: PSNR, MS-SSIM"
-        ]
-        at, own = self.at, self.points[_OURS]
+    def rows(self) -> list[Row]:
+        """Quality of every codec at one mean rate, BD-rates of sotto against it, mean times."""
+        rows, own = [], self.points[_OURS]
         for name, points in self.points.items():
-            found = means(points) if single(points) else (at, *mean_at(points, at))
-            rate, score, similarity = found
+            found = means(points) if single(points) else (self.at, *mean_at(points, self.at))
             encode_s, decode_s = (
                 float(np.mean([getattr(p, key) for p in self.timed[name]]))
                 for key in ("encode_s", "decode_s")
             )
-            line = (
-                f"{name:<13} {rate:6.4f} {score:6.2f} {similarity:7.4f} {encode_s:6.2f} s "
-                f"{decode_s:5.2f} s"
-            )
+            gains = None
             if name != _OURS and not single(points):
-                gains = [100.0 * mean_bd_rate(own, points, key) for key in ("psnr", "ms_ssim")]
-                line += "   " + ", ".join("none" if math.isnan(g) else f"{g:+.1f} %" for g in gains)
+                gains = mean_bd_rate(own, points, "psnr"), mean_bd_rate(own, points, "ms_ssim")
+            rows.append(Row(name, *found, encode_s, decode_s, gains))
+        return rows
+
+    def search_gain(self) -> float:
+        """By how many dB the search raises the PSNR at the table's rate; NaN where unknown."""
+        if _UNSEARCHED not in self.points:
+            return math.nan
+        searched, first = (self.points[name] for name in (_OURS, _UNSEARCHED))
+        return mean_at(searched, self.at)[0] - mean_at(first, self.at)[0]
+
+    def report(self) -> str:
+        """The rows as a table."""
+        lines = [
+            f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
+            "BD-rate of sotto: PSNR, MS-SSIM"
+        ]
+        for row in self.rows():
+            line = (
+                f"{row.codec:<13} {row.bpp:6.4f} {row.psnr:6.2f} {row.ms_ssim:7.4f} "
+                f"{row.encode_s:6.2f} s {row.decode_s:5.2f} s"
+            )
+            if row.bd_rates is not None:
+                gains = ("none" if math.isnan(g) else f"{100.0 * g:+.1f} %" for g in row.bd_rates)
+                line += "   " + ", ".join(gains)
             lines.append(line)
-        if _UNSEARCHED in self.points:
-            gain = mean_at(own, at)[0] - mean_at(self.points[_UNSEARCHED], at)[0]
-            if not math.isnan(gain):
-                lines.append(f"the search gains {gain:.2f} dB at {at:g} bpp")
+        if not math.isnan(gain := self.search_gain()):
+            lines.append(f"the search gains {gain:.2f} dB at {self.at:g} bpp")
         return "\n".join(lines)
+
+    def curves(self) -> dict[str, list[tuple[float, float, float]]]:
+        """Mean PSNR and MS-SSIM over the mean rate, from 0.08 to 1.2 bpp: (bpp, PSNR, MS-SSIM).
+
+        One point of a codec that was measured at one setting; NaN beyond the mean curve's ends.
+        """
+        found = {}
+        for name, points in self.points.items():
+            if single(points):
+                found[name] = [means(points)]
+                continue
+            low, high = min(p.bpp for p in points), max(p.bpp for p in points)
+            rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24).tolist()
+            found[name] = [(rate, *mean_at(points, rate)) for rate in rates]
+        return found
 
     def panels(self) -> list[Panel]:
         """Mean PSNR and MS-SSIM (in dB) over the mean rate."""
         lines: tuple[list[Line], list[Line]] = ([], [])
-        for name, points in self.points.items():
-            if single(points):
-                rows, style = [means(points)], {"linestyle": "none", "marker": "o"}
-            else:
-                low, high = min(p.bpp for p in points), max(p.bpp for p in points)
-                rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24).tolist()
-                rows, style = [(rate, *mean_at(points, rate)) for rate in rates], {}
-            rates, scores, similarities = zip(*rows, strict=True)
+        for name, curve in self.curves().items():
+            alone = single(self.points[name])
+            style = {"linestyle": "none", "marker": "o"} if alone else {}
+            rates, scores, similarities = zip(*curve, strict=True)
             in_db = -10.0 * np.log10(1.0 - np.array(similarities))
             lines[0].append(Line(name, rates, scores, style=style))
             lines[1].append(Line(name, rates, in_db.tolist(), style=style))
@@ -201,18 +268,23 @@ def run(
     jobs: int | None = None,
     timed: int = 3,
     done: Callable[[str], None] = lambda name: None,
+    show: Callable[[Comparison], None] | None = None,
 ) -> Results:
     """Measure all codecs on all pictures, `jobs` at a time; done: called with each picture's name.
 
-    timed: pictures that are timed one at a time afterwards, if there are several jobs. Raises
-    SottoError if a measuring process dies.
+    timed: pictures that are timed one at a time afterwards, if there are several jobs; show: gets
+    each picture as the codecs decode it, which are not kept. Raises SottoError if a measuring
+    process dies.
     """
     codecs = settings.load()
     jobs = min(jobs or settings.default_jobs(), len(files))
     points: dict[str, list[Point]] = {codec.name: [] for codec in codecs}
-    for file, found in zip(files, _measured(files, codecs, settings, jobs), strict=True):
+    measured = _measured(files, codecs, settings, jobs, show is not None)
+    for file, (found, comparison) in zip(files, measured, strict=True):
         for name, part in found.items():
             points[name] += part
+        if show is not None and comparison is not None:
+            show(comparison)
         done(file.name)
     # Jobs slow each other down, so a few pictures are timed alone.
     alone = points
@@ -229,31 +301,61 @@ def _start_worker(settings: Settings) -> None:
     _worker_codecs[:] = settings.load()
 
 
-def _by_worker(file: Path) -> dict[str, list[Point]]:
-    return _picture(file, _worker_codecs)
+_Measured = tuple[dict[str, list[Point]], Comparison | None]
+
+
+def _by_worker(file: Path, at: float | None) -> _Measured:
+    return _picture(file, _worker_codecs, at)
 
 
 def _measured(
-    files: Sequence[Path], codecs: list[MeasuredCodec], settings: Settings, jobs: int
-) -> Iterator[dict[str, list[Point]]]:
+    files: Sequence[Path],
+    codecs: list[MeasuredCodec],
+    settings: Settings,
+    jobs: int,
+    shown: bool,
+) -> Iterator[_Measured]:
     """Every codec at every setting, picture by picture; several jobs run on one thread each."""
+    at = settings.at if shown else None
     if jobs == 1:
-        yield from (_picture(file, codecs) for file in files)
+        yield from (_picture(file, codecs, at) for file in files)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _start_worker, (settings,)) as pool:
         try:
-            yield from pool.map(_by_worker, files)
+            yield from pool.map(_by_worker, files, itertools.repeat(at))
         except BrokenProcessPool:
             raise SottoError("a measuring process died; fewer --jobs need less memory") from None
 
 
-def _picture(file: Path, codecs: list[MeasuredCodec]) -> dict[str, list[Point]]:
+def _picture(file: Path, codecs: list[MeasuredCodec], at: float | None) -> _Measured:
+    """All points of a picture, and how it looks at a rate; at: None if nobody looks."""
     pixels = read_picture(str(file)).rgb
-    return {
-        codec.name: [measure(codec, setting, file.name, pixels) for setting in codec.settings]
-        for codec in codecs
-    }
+    points: dict[str, list[Point]] = {}
+    whole = slice(0, None), slice(0, None)
+    place = whole if at is None else _busiest(pixels, _SHOWN_SIDE)
+    shown = []
+    for codec in codecs:
+        points[codec.name] = found = []
+        for setting in codec.settings:
+            point, decoded = _code(codec, setting, file.name, pixels)
+            found.append(point)
+        if at is None:
+            continue
+        if codec.span is not None:
+            data = codec.encode_at(pixels, at)
+            decoded = codec.decode(data)
+            scores = _bits_per_pixel(data, pixels), *_likeness(pixels, decoded)
+        elif len(found) == 1:
+            scores = point.bpp, point.psnr, point.ms_ssim
+        else:  # a curve without a rate of its own; the same codec is measured at `at`, too
+            continue
+        shown.append(Shown(codec.name, *scores, np.ascontiguousarray(decoded[place])))
+    if at is None:
+        return points, None
+    (height, width), (top, left) = pixels.shape[:2], (each.start for each in place)
+    original = np.ascontiguousarray(pixels[place])
+    return points, Comparison(file.name, width, height, left, top, original, shown)
 
 
 def _timed(
@@ -270,39 +372,48 @@ def _timed(
 
 def measure(codec: MeasuredCodec, setting: float, name: str, pixels: NDArray[np.uint8]) -> Point:
     """Code and decode one picture [H, W, 3] with one codec."""
+    return _code(codec, setting, name, pixels)[0]
+
+
+def _code(
+    codec: MeasuredCodec, setting: float, name: str, pixels: NDArray[np.uint8]
+) -> tuple[Point, NDArray[np.uint8]]:
+    """The measurements of one picture [H, W, 3], and the picture decoded."""
     begun = time.perf_counter()
     data = codec.encode(pixels, setting)
     encoded = time.perf_counter()
     decoded = codec.decode(data)
     ended = time.perf_counter()
+    likeness = _likeness(pixels, decoded)
+    rate = _bits_per_pixel(data, pixels)
+    return Point(name, rate, *likeness, encoded - begun, ended - encoded), decoded
+
+
+def _likeness(pixels: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> tuple[float, float]:
+    """PSNR and MS-SSIM."""
 
     def tensor(x: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(x.copy()).permute(2, 0, 1)[None].double() / 255.0
 
-    return Point(
-        name,
-        _bits_per_pixel(data, pixels),
-        psnr(pixels, decoded),
-        float(ms_ssim(tensor(pixels), tensor(decoded))),
-        encoded - begun,
-        ended - encoded,
-    )
+    return psnr(pixels, decoded), float(ms_ssim(tensor(pixels), tensor(decoded)))
 
 
 def _bits_per_pixel(data: bytes, pixels: NDArray[np.uint8]) -> float:
     return 8.0 * len(data) / (pixels.shape[0] * pixels.shape[1])
 
 
-def _busiest(pixels: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """The position of the crop with the strongest edges."""
+def _busiest(pixels: NDArray[np.uint8], side: int = _CROP) -> tuple[slice, slice]:
+    """The position of the crop of up to side x side pixels with the strongest edges."""
+    if pixels.shape[0] <= side and pixels.shape[1] <= side:
+        return slice(0, pixels.shape[0]), slice(0, pixels.shape[1])
     brightness = pixels.astype(np.float32).mean(axis=2)
     edges = np.abs(np.diff(brightness, axis=0))[:, :-1] + np.abs(np.diff(brightness, axis=1))[:-1]
     sums = np.pad(edges.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    height, width = (min(_CROP, n) for n in edges.shape)
+    height, width = (min(side, n) for n in edges.shape)
     inside = sums[height:, width:] - sums[:-height, width:]
     inside = inside - (sums[height:, :-width] - sums[:-height, :-width])
     top, left = (int(v) for v in np.unravel_index(inside.argmax(), inside.shape))
-    return slice(top, top + _CROP), slice(left, left + _CROP)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _cell(crop: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
