@@ -90,6 +90,14 @@ class End:
         """Its statistics so far."""
         return read_snapshots(self.statistics) if self.statistics.exists() else []
 
+    def clock(self) -> float | None:
+        """The moment (monotonic) at which the seconds of its statistics began; None without any."""
+        if not (snapshots := self.snapshots()):
+            return None
+        # The last of them was written when it was taken.
+        written = self.statistics.stat().st_mtime + time.monotonic() - time.time()
+        return written - float(snapshots[-1]["seconds"])
+
     def state(self) -> str:
         """The state of its latest snapshot, "" before the first."""
         snapshots = self.snapshots()

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from codec.packet import FRAME_STEPS, STEP_MS
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from models.evaluation import estimates
 from models.evaluation.clips import Clip
-from stream.bench import echo, runs, scenarios, telemetry
+from stream.bench import course, echo, runs, scenarios, telemetry
 from stream.bench.laboratory import ENDS, Name, Setup
 from stream.bench.report import Result
 from stream.bench.runs import Run, Step
@@ -93,12 +93,14 @@ def run_scenario(
     offline: Offline | None,
     *,
     keep: str | None = None,
+    sounds: bool = False,
     step: Step = lambda text: None,
 ) -> Result:
     """Run and measure one scenario in a folder of its own; a failure is part of the result.
 
     offline: None leaves out what is compared with offline coding; keep: a folder for a copy of
-    everything it leaves behind. Raises BadInput if that cannot be written.
+    everything it leaves behind; sounds: they are part of the result. Raises BadInput if the copy
+    cannot be written.
     """
     folder = Path(tempfile.mkdtemp(prefix="sotto-bench-"))
     try:
@@ -110,7 +112,12 @@ def run_scenario(
             without.mkdir()
             plain = runs.run(scenario, replace(setup, front_end=False), clips, without, step)
         step("measuring")
-        return measure(run, offline) if plain is None else measure_echo(run, plain)
+        result = measure(run, offline) if plain is None else measure_echo(run, plain)
+        if sounds and result.course is not None:
+            # Only where it has been coded offline already.
+            known = None if scenario.soak or scenario.echo else offline
+            result.sounds = course.sounds(run, result.course, known)
+        return result
     except SottoError as error:
         return Result(scenario, setup.delay, failure=str(error))
     finally:
@@ -138,11 +145,14 @@ def measure(run: Run, offline: Offline | None = None) -> Result:
     """All figures of a run; those that compare with offline coding only if `offline` is given."""
     result = Result(run.scenario, run.delay)
     result.add("connected after", "s", lambda _: run.connected_after, digits=1)
+    delays: dict[Name, Delays] = {}
     if not run.scenario.silent:
-        _latency(run, result)
+        delays = {end: delays_of(run, end) for end in ENDS}
+        _latency(run, result, delays)
         _breaks(run, result, None if run.scenario.soak else offline)
         if run.scenario.quality and offline is not None:
             _quality(run, result, offline)
+    result.course = course.course(run, delays)
     if run.outage is not None:
         _outage(run, result, *run.outage)
     if run.unknown_peer is not None:
@@ -196,9 +206,8 @@ def delays_of(run: Run, end: Name) -> Delays:
     )
 
 
-def _latency(run: Run, result: Result) -> None:
+def _latency(run: Run, result: Result, delays: Mapping[Name, Delays]) -> None:
     scenario = run.scenario
-    delays = {end: delays_of(run, end) for end in ENDS}
     calm = scenario.impair == "" and scenario.trouble != "outage"
     none = (None, None)
     for name, share, bars in (

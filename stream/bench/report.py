@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from codec.packet import CALL_DELAY
 from models.evaluation import tables
 from models.evaluation.plots import Line, Panel
+from stream.bench.course import Course, Sounds
 from stream.bench.laboratory import ENDS, Name
 from stream.bench.scenarios import Bars, Scenario
 from stream.bench.telemetry import Gap
@@ -67,7 +68,8 @@ class Figure:
 @dataclass
 class Result:
     """Outcome of a scenario at a delay (milliseconds of speech in a packet): figures, under- and
-    overflows, remarks, or why it could not run."""
+    overflows, remarks, or why it could not run; course: what happened when; sounds: by voice, if
+    they are wanted."""
 
     scenario: Scenario
     delay: int = CALL_DELAY
@@ -76,6 +78,8 @@ class Result:
     remarks: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
+    course: Course | None = None
+    sounds: dict[Name, Sounds] = field(default_factory=dict)
 
     def add(
         self,
@@ -108,6 +112,7 @@ def as_dict(results: Sequence[Result], about: Mapping[str, Any]) -> dict[str, An
                 ],
                 "gaps": [vars(gap) for gap in result.gaps],
                 "remarks": result.remarks,
+                "course": None if result.course is None else asdict(result.course),
                 "details": result.details,
             }
             for result in results

@@ -52,7 +52,8 @@ class Run:
 
     delay: milliseconds of speech in a packet; status, stop_seconds: how each end ended, and how
     long it took; outage: when the link went down and came back; unknown_peer: its account; missed:
-    samples a sound card itself got late; traffic: bytes of IP that each end sent during the talk.
+    samples a sound card itself got late; traffic: bytes of IP that each end sent during the talk;
+    clocks: when the seconds of its statistics began.
     """
 
     scenario: Scenario
@@ -70,6 +71,7 @@ class Run:
     unknown_peer: dict[str, Any] | None = None
     missed: dict[Name, int] = field(default_factory=dict)
     traffic: dict[Name, int] = field(default_factory=dict)
+    clocks: dict[Name, float] = field(default_factory=dict)
     isolated: bool = False
 
 
@@ -195,6 +197,8 @@ def _call(
     result.status["a"], _ = a.stop()
     result.stop_seconds["a"] = time.monotonic() - begun
     result.snapshots = {end.name: end.snapshots() for end in (a, b)}
+    clocks = {end.name: end.clock() for end in (a, b)}
+    result.clocks = {name: clock for name, clock in clocks.items() if clock is not None}
     result.usage = monitor.samples
     result.isolated = lab.hosts is not None
 

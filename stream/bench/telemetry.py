@@ -96,8 +96,29 @@ def search_steps(snapshots: Sequence[Snapshot]) -> float | None:
 
 def latencies(snapshots: Sequence[Snapshot]) -> list[float]:
     """The total latencies in seconds that the call itself reports."""
-    found = [party["latency"]["total"] for s in snapshots if (party := listener(s)) is not None]
-    return [float(value) for value in found if value is not None]
+    return [latency for _, latency in latencies_at(snapshots)]
+
+
+def latencies_at(snapshots: Sequence[Snapshot]) -> list[tuple[float, float]]:
+    """When, in seconds of the call, it reported which total latency in seconds."""
+    return [
+        (float(s["seconds"]), float(party["latency"]["total"]))
+        for s in snapshots
+        if (party := listener(s)) is not None and party["latency"]["total"] is not None
+    ]
+
+
+def losses(snapshots: Sequence[Snapshot]) -> list[tuple[float, float]]:
+    """Every rise of the count of lost packets: at which second of the call, and by how many."""
+    found: list[tuple[float, float]] = []
+    before = 0.0
+    for snapshot in snapshots:
+        if (party := listener(snapshot)) is None:
+            continue
+        if (now := float(party["arrivals"]["lost"])) > before:
+            found.append((float(snapshot["seconds"]), now - before))
+        before = now
+    return found
 
 
 def gaps(snapshots: Sequence[Snapshot], end: str) -> list[Gap]:
