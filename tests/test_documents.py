@@ -75,6 +75,26 @@ def test_what_a_document_names_exists(document: Path, options: frozenset[str]) -
     assert sorted(target for target in local if not (document.parent / target).exists()) == []
 
 
+_HEADINGS = (
+    "Rate", "Band", "Data", "Training", "Licences", "Figures", "Known failures", "Not for",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.name for path in (ROOT / "models" / "weights").iterdir() if path.is_dir()),
+)
+def test_every_model_has_a_card(folder: str) -> None:
+    text = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
+    card = re.compile(r"^## Model card: `weights/([^`]+)`\n(.*?)(?=^## |\Z)", re.M | re.S)
+    part = re.compile(r"^- \*\*([^*]+)\.\*\* (.*?)(?=^- \*\*|\Z)", re.M | re.S)
+    found = part.findall(dict(card.findall(text))[folder])
+    assert tuple(name for name, _ in found) == _HEADINGS
+    told = dict(found)
+    assert "GPL-3.0-or-later" in told["Licences"] and "CC BY" in told["Licences"]
+    assert "`sotto " in told["Figures"]  # the command that prints them
+
+
 def test_paths_and_modules_are_found_in_code() -> None:
     code = _code("see `a/codec/x.py`, `tui/app/` and `stream.link`\n```\ncodec/y\n```\n")
     assert _PATH.findall(code) == ["tui/app/", "codec/y"]
