@@ -29,7 +29,15 @@ from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
 from codec.image.settings import EncodeSettings
 from models.evaluation.image_codecs import PEERS, MeasuredCodec, own_codec, peers
 from models.evaluation.plots import Line, Panel
-from models.evaluation.rate_quality import Point, mean_at, mean_bd_rate, means, psnr, single
+from models.evaluation.rate_quality import (
+    Point,
+    mean_at,
+    mean_bd_rate,
+    mean_curve,
+    means,
+    psnr,
+    single,
+)
 from models.networks.image_distance import ms_ssim
 
 if TYPE_CHECKING:
@@ -193,27 +201,20 @@ class Results:
         return "\n".join(lines)
 
     def curves(self) -> dict[str, list[tuple[float, float, float]]]:
-        """Mean PSNR and MS-SSIM over the mean rate, from 0.08 to 1.2 bpp: (bpp, PSNR, MS-SSIM).
-
-        One point of a codec that was measured at one setting; NaN beyond the mean curve's ends.
-        """
-        found = {}
-        for name, points in self.points.items():
-            if single(points):
-                found[name] = [means(points)]
-                continue
-            low, high = min(p.bpp for p in points), max(p.bpp for p in points)
-            rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24).tolist()
-            found[name] = [(rate, *mean_at(points, rate)) for rate in rates]
-        return found
+        """Of every codec the mean rate, PSNR and MS-SSIM at each of its settings."""
+        return {name: mean_curve(points) for name, points in self.points.items()}
 
     def panels(self) -> list[Panel]:
         """Mean PSNR and MS-SSIM (in dB) over the mean rate."""
         lines: tuple[list[Line], list[Line]] = ([], [])
-        for name, curve in self.curves().items():
-            alone = single(self.points[name])
-            style = {"linestyle": "none", "marker": "o"} if alone else {}
-            rates, scores, similarities = zip(*curve, strict=True)
+        for name, points in self.points.items():
+            if single(points):
+                rows, style = [means(points)], {"linestyle": "none", "marker": "o"}
+            else:
+                low, high = min(p.bpp for p in points), max(p.bpp for p in points)
+                rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24).tolist()
+                rows, style = [(rate, *mean_at(points, rate)) for rate in rates], {}
+            rates, scores, similarities = zip(*rows, strict=True)
             in_db = -10.0 * np.log10(1.0 - np.array(similarities))
             lines[0].append(Line(name, rates, scores, style=style))
             lines[1].append(Line(name, rates, in_db.tolist(), style=style))

@@ -119,15 +119,20 @@ def single(points: list[Point]) -> bool:
     return len({p.picture for p in points}) == len(points)
 
 
-def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
-    """Mean PSNR and MS-SSIM at a mean rate of `bpp`, with the same codec setting for all pictures;
-    interpolated between settings. NaN outside the curve."""
+def mean_curve(points: list[Point]) -> list[tuple[float, float, float]]:
+    """Mean bits per pixel, PSNR and MS-SSIM at each setting of a codec, by rate."""
     settings: dict[int, list[Point]] = {}
     for name in {p.picture for p in points}:
         of_picture = sorted((p for p in points if p.picture == name), key=lambda p: p.bpp)
         for k, p in enumerate(of_picture):
             settings.setdefault(k, []).append(p)
-    rates, *scores = zip(*sorted(means(group) for group in settings.values()), strict=True)
+    return sorted(means(group) for group in settings.values())
+
+
+def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
+    """Mean PSNR and MS-SSIM at a mean rate of `bpp`, with the same codec setting for all pictures;
+    interpolated between settings. NaN outside the curve."""
+    rates, *scores = zip(*mean_curve(points), strict=True)
     if not rates[0] <= bpp <= rates[-1]:
         return math.nan, math.nan
     score, similarity = (float(np.interp(np.log(bpp), np.log(rates), s)) for s in scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ def add_parser(subjects: Subparsers) -> None:
     output.add_json(parser, "every measurement")
     add("--curves", metavar="PNG", help="rate-quality curves")
     add("--crops", metavar="PNG", help="crops of the first pictures by every codec")
+    add("--page", metavar="DIR",
+        help="write a page to look at: figures, curves, pictures before and after")  # fmt: skip
     add("--jobs", type=positive_count, metavar="N",
         help="pictures at a time (default: one per processor; on a GPU one)")  # fmt: skip
     add("--timed", type=positive_count, default=3, metavar="N",
@@ -57,23 +60,34 @@ def add_parser(subjects: Subparsers) -> None:
 def measure(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from models.evaluation import image
+    from tui.pages import site
+    from tui.pages.image import ImagePage
 
     files = args.json, args.curves, args.crops
     output.check(args.folder, *files, force=args.force, plots=args.curves is not None)
     pictures = image.find_pictures(args.folder)[: args.count]
-    results = image.run(
-        pictures,
-        settings(image.Settings, args),
-        jobs=args.jobs,
-        timed=args.timed,
-        done=lambda name: note(f"{name} done"),
-    )
-    print(results.report(), file=output.screen(args.json))
-    output.write_json(results.as_dict(), args.json, force=args.force)
-    if args.curves is not None:
-        output.draw(results.panels(), args.curves, force=args.force, size=(11, 5), columns=2)
-    if args.crops is not None:
-        output.write(results.crops(pictures[:_SHOWN]), args.crops, force=args.force)
+    chosen = settings(image.Settings, args)
+    with contextlib.ExitStack() as stack:
+        page = None
+        if args.page is not None:
+            site.check(args.page, [args.folder, args.model], files, force=args.force)
+            page = ImagePage(stack.enter_context(site.new_site(args.page, force=args.force)))
+        results = image.run(
+            pictures,
+            chosen,
+            jobs=args.jobs,
+            timed=args.timed,
+            done=lambda name: note(f"{name} done"),
+            show=None if page is None else page.show,
+        )
+        print(results.report(), file=output.screen(args.json))
+        output.write_json(results.as_dict(), args.json, force=args.force)
+        if args.curves is not None:
+            output.draw(results.panels(), args.curves, force=args.force, size=(11, 5), columns=2)
+        if args.crops is not None:
+            output.write(results.crops(pictures[:_SHOWN]), args.crops, force=args.force)
+        if page is not None:
+            page.finish(results, chosen)
     return 0
 
 

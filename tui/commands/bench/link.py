@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -45,6 +46,8 @@ def add_parser(subjects: Subparsers) -> None:
     add("--delay", type=delays, default=[CALL_DELAY], metavar="MS,...",
         help=f"speech in a packet in milliseconds, a run for each ({CALL_DELAY})")  # fmt: skip
     add("--plot", metavar="FILE", help="draw delay, quality and wire rate as PNG")
+    add("--page", metavar="DIR",
+        help="write a page to look at and listen to: calls over time, figures, sounds")  # fmt: skip
     add("--preset", default="2k", help="what both ends code with (2k)")
     add("--iterations", type=int, metavar="N", help="search steps per frame")
     add("--tail", type=float, metavar="SECONDS", help="search after a frame's last sample")
@@ -66,8 +69,13 @@ def measure(args: argparse.Namespace) -> int:
     from stream.bench import measures, report
     from stream.bench.laboratory import Setup
     from stream.bench.talks import read_clips
+    from tui.pages import site
+    from tui.pages.link import LinkPage
 
     output.check(args.clips, args.json, args.plot, force=args.force, plots=args.plot is not None)
+    if args.page is not None:
+        outputs = args.json, args.plot, args.keep
+        site.check(args.page, [args.clips], outputs, force=args.force)
     if args.keep is not None:
         with os_errors("write", args.keep):
             os.makedirs(args.keep, exist_ok=True)
@@ -75,30 +83,43 @@ def measure(args: argparse.Namespace) -> int:
     clips = read_clips(Path(args.clips))
     setup = Setup(args.preset, CALL_DELAY, args.iterations, args.tail, args.threads)
     offline = measures.Offline(lambda: SpeechCodec.load(setup.preset, "cpu"))
-    results = []
-    for scenario, delay in itertools.product(_chosen(args), args.delay):
-        begun = time.monotonic()
-        setup = replace(setup, delay=delay)
-
-        name = f"{scenario.name}, {delay} ms"
-
-        def step(text: str, name: str = name, begun: float = begun) -> None:
-            if sys.stderr is not None and sys.stderr.isatty():
-                print(f"{name}: {text} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
-
-        result = measures.run_scenario(
-            scenario, setup, clips, offline if args.quality else None, keep=args.keep, step=step
-        )
-        report.print_result(result, output.screen(args.json))
-        results.append(result)
     about = {
         **{key: asdict(setup)[key] for key in ("preset", "iterations", "tail", "threads")},
         "delays": args.delay,
         "clips": [clip.name for clip in clips],
     }
-    output.write_json(report.as_dict(results, about), args.json, force=args.force)
-    if args.plot is not None:
-        output.draw(report.panels(results), args.plot, force=args.force, size=(15, 4.5), columns=3)
+    results = []
+    with contextlib.ExitStack() as stack:
+        page = None
+        if args.page is not None:
+            page = LinkPage(stack.enter_context(site.new_site(args.page, force=args.force)))
+        for scenario, delay in itertools.product(_chosen(args), args.delay):
+            begun = time.monotonic()
+            name = f"{scenario.name}, {delay} ms"
+
+            def step(text: str, name: str = name, begun: float = begun) -> None:
+                if sys.stderr is not None and sys.stderr.isatty():
+                    print(f"{name}: {text} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
+
+            result = measures.run_scenario(
+                scenario,
+                replace(setup, delay=delay),
+                clips,
+                offline if args.quality else None,
+                keep=args.keep,
+                sounds=page is not None,
+                step=step,
+            )
+            report.print_result(result, output.screen(args.json))
+            results.append(result)
+            if page is not None:
+                page.add(result)
+        output.write_json(report.as_dict(results, about), args.json, force=args.force)
+        if args.plot is not None:
+            panels = report.panels(results)
+            output.draw(panels, args.plot, force=args.force, size=(15, 4.5), columns=3)
+        if page is not None:
+            page.finish(about)
     return 1 if any(result.failure for result in results) else 0
 
 
