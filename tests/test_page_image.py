@@ -48,11 +48,16 @@ class Fakes(image.Settings):
 
     def load(self):
         return [
-            coarse("sotto", (120, 150, 170, 185)),
-            coarse("encoder", (110, 140, 160, 180)),
+            coarse("sotto", (120, 150, 170)),
+            coarse("encoder", (110, 140, 160)),
             coarse("sotto --bpp", (150,)),
-            coarse("jpeg & more", (1, 40, 80, 95), (1, 95), best=140),
+            coarse("jpeg & more", (1, 80, 95), (1, 95), best=140),
         ]
+
+
+class One(image.Settings):
+    def load(self):
+        return [coarse("sotto --bpp", (150,))]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +75,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings() -> Fakes:
-    return Fakes(at=2.0, device="cpu")
+    return Fakes(at=0.62, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +108,9 @@ def test_pictures_are_shown_as_they_were_decoded(pictures: Path, settings: Fakes
     ours, peer = first.decoded
     point = found.points["sotto --bpp"][0]
     assert (ours.bpp, ours.psnr, ours.ms_ssim) == (point.bpp, point.psnr, point.ms_ssim)
-    assert peer.bpp <= 2.0
+    assert peer.bpp <= 0.62
     codec = settings.load()[-1]
-    np.testing.assert_array_equal(peer.pixels, codec.decode(codec.encode_at(original, 2.0)))
+    np.testing.assert_array_equal(peer.pixels, codec.decode(codec.encode_at(original, 0.62)))
     assert ours.psnr == pytest.approx(image.psnr(original, ours.pixels))
 
 
@@ -114,12 +119,12 @@ def test_of_a_large_picture_the_busiest_part_is_shown(tmp_path: Path) -> None:
     pixels[16:48, 1200:1390:2] = 255
     Image.fromarray(pixels).save(tmp_path / "large.png")
     shown: list[image.Comparison] = []
-    image.run([tmp_path / "large.png"], Fakes(device="cpu"), jobs=1, show=shown.append)
+    image.run([tmp_path / "large.png"], One(device="cpu"), jobs=1, show=shown.append)
     (one,) = shown
     assert (one.width, one.height, one.top) == (1400, 64, 0)
     assert one.original.shape == (64, 1024, 3)
     np.testing.assert_array_equal(one.original, pixels[:, one.left : one.left + 1024])
-    assert one.left >= 366
+    assert 1390 - 1024 - 2 <= one.left <= 1400 - 1024
     assert all(each.pixels.shape == one.original.shape for each in one.decoded)
 
 
@@ -127,8 +132,8 @@ def test_the_curves_are_means_by_setting(pictures: Path, settings: Fakes) -> Non
     found = image.run(image.find_pictures(pictures), settings, jobs=1)
     curve = found.curves()["sotto"]
     points = found.points["sotto"]
-    assert len(curve) == 4
-    assert curve[0][0] == pytest.approx((points[0].bpp + points[4].bpp) / 2)
+    assert len(curve) == 3
+    assert curve[0][0] == pytest.approx((points[0].bpp + points[3].bpp) / 2)
     assert [rate for rate, *_ in curve] == sorted(rate for rate, *_ in curve)
     row = found.rows()[0]
     assert row.codec == "sotto" and row.bd_rates is None
@@ -151,8 +156,8 @@ def test_the_page_holds_every_picture_and_figure(out: Path) -> None:
         f"{number:03d}-{k}.webp" for number in (1, 2) for k in range(3)
     ]
     values = json.loads((out / "results.json").read_text())
-    assert len(values["points"]["sotto"]) == 8
-    assert values["setup"]["at"] == 2.0
+    assert len(values["points"]["sotto"]) == 6
+    assert values["setup"]["at"] == 0.62
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -167,7 +172,7 @@ def test_the_page_fits_and_is_accessible(out: Path, open_page: OpenPage, width: 
 def test_curves_and_legend_are_drawn(out: Path, open_page: OpenPage) -> None:
     page = open_page(out)
     for number in (0, 1):
-        lines = page.locator(f"[data-chart='{number}'] > svg g[aria-label=line] path")
+        lines = page.locator(f"[data-chart='{number}'] > svg g[data-mark=line] path")
         assert lines.count() == 3
         assert all("NaN" not in path.get_attribute("d") for path in lines.all())
     assert page.locator(".legend li").all_inner_texts() == [
@@ -230,9 +235,13 @@ def test_the_difference_is_amplified(out: Path, open_page: OpenPage) -> None:
     )
     expected = np.minimum(AMPLIFICATION * np.abs(before - after), 255)
     assert expected.mean() > 20
-    # Away from the label in the corner, and where the window has whole pixels.
-    part = (slice(20, 120), slice(20, 200))
-    assert np.abs(seen[part] - expected[part]).mean() < 6
+    # Away from the label in the corner; the stage may begin between two pixels of the window.
+    apart = [
+        np.abs(seen[20 + y : 120 + y, 20 + x : 200 + x] - expected[20:120, 20:200]).mean()
+        for y in (-1, 0, 1)
+        for x in (-1, 0, 1)
+    ]
+    assert min(apart) < 1
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
     assert view.get_by_role("slider").is_enabled()
@@ -244,7 +253,7 @@ def test_without_scripts_all_pictures_are_there(out: Path, open_page: OpenPage) 
     assert plates.count() == 3
     assert all(plate.is_visible() for plate in plates.all())
     assert not picture(page).locator(".view").is_visible()
-    assert page.locator("details table tbody tr").count() == 3 * 4 + 1
+    assert page.locator("details table tbody tr").count() == 3 * 3 + 1
 
 
 def test_it_prints_pictures_side_by_side(out: Path, open_page: OpenPage) -> None:

@@ -142,18 +142,18 @@ def test_figures_have_their_verdicts(out: Path, open_page: OpenPage) -> None:
 def test_the_course_is_drawn_with_what_befell_it(out: Path, open_page: OpenPage) -> None:
     page = open_page(out)
     chart = run(page, 0).locator(".course")
-    lines = chart.locator("svg").first.locator("g[aria-label=line] path")
+    lines = chart.locator("svg").first.locator("g[data-mark=line] path")
     # Two voices, and what the call itself said of one.
     assert lines.count() == 3
     assert all("NaN" not in path.get_attribute("d") for path in lines.all())
-    rows = chart.locator("svg").nth(1).locator("g[aria-label='y-axis tick label'] text")
+    rows = chart.locator("svg").nth(1).locator("g[data-mark='y-axis tick label'] text")
     assert rows.all_text_contents() == ["a lost", "b lost", "a unheard", "a overflow", "b underrun"]
-    ticks = chart.locator("svg").nth(1).locator("g[aria-label=tick] line")
+    ticks = chart.locator("svg").nth(1).locator("g[data-mark=tick] line")
     assert ticks.count() == 6
-    assert chart.locator("g[aria-label=rect] rect").count() == 0
+    assert chart.locator("g[data-mark=rect] rect").count() == 0
     assert "3 packets of voice a were lost." in run(page, 0).inner_text()
     down = run(page, 2).locator(".course")
-    assert down.locator("g[aria-label=rect] rect").count() == 1
+    assert down.locator("g[data-mark=rect] rect").count() == 1
     assert "link down" in (down.text_content() or "")
     assert page.locator("[data-chart] > svg").count() == 2  # PESQ is not known of both delays
     assert run(page, 3).locator(".course").count() == 0

@@ -2,6 +2,7 @@
 //
 //   sotto.charts.draw(element, chart, more)   draws, and again when the width changes
 //   sotto.charts.legend(element, lines)       which sign is whose
+//   sotto.charts.picture(svg)                 makes one picture of a plot's parts
 //
 // chart: {lines: [{name, own, line, dots, points: [[x, y], ...]}], x: label, y: label}; own: in the
 // accent colour; line: false for single points; dots: false for a thin line without any. Where a y
@@ -99,13 +100,23 @@ window.sotto = window.sotto || {};
           ),
         ],
       });
-      plot.setAttribute("role", "img");
+      picture(plot);
       for (const old of element.querySelectorAll(":scope > svg")) old.remove();
       element.append(plot);
       if (extra.below) element.append(extra.below);
     };
     again();
     new ResizeObserver(again).observe(element);
+  }
+
+  // A plot is one picture to a screen reader: its parts may have no names of their own.
+  function picture(svg) {
+    svg.setAttribute("role", "img");
+    for (const part of svg.querySelectorAll("[aria-label]")) {
+      part.dataset.mark = part.getAttribute("aria-label");
+      part.removeAttribute("aria-label");
+    }
+    return svg;
   }
 
   // The sign of a line, as drawn, before its name.
@@ -125,7 +136,7 @@ window.sotto = window.sotto || {};
         style: { background: "none" },
         marks: sampled(style, line),
       });
-      sample.setAttribute("aria-hidden", "true");
+      picture(sample).setAttribute("aria-hidden", "true");
       item.append(sample, line.name);
       list.append(item);
     });
@@ -148,5 +159,5 @@ window.sotto = window.sotto || {};
     return [...(line.line ? [rule] : []), ...(line.dots === false ? [] : [dot])];
   }
 
-  sotto.charts = { draw, legend };
+  sotto.charts = { draw, legend, picture };
 })();

@@ -116,7 +116,7 @@
         }),
       ],
     });
-    svg.setAttribute("role", "img");
+    sotto.charts.picture(svg);
     svg.setAttribute("aria-label", rows.length ? `When: ${rows.join(", ")}` : "Time axis");
     return svg;
   }
