@@ -48,8 +48,7 @@ def add_parser(subjects: Subparsers) -> None:
     output.add_json(parser, "every measurement")
     add("--curves", metavar="PNG", help="rate-quality curves")
     add("--crops", metavar="PNG", help="crops of the first pictures by every codec")
-    add("--page", metavar="DIR",
-        help="write a page to look at: figures, curves, pictures before and after")  # fmt: skip
+    output.add_page(parser, "figures, curves, pictures before and after")
     add("--jobs", type=positive_count, metavar="N",
         help="pictures at a time (default: one per processor; on a GPU one)")  # fmt: skip
     add("--timed", type=positive_count, default=3, metavar="N",
@@ -64,14 +63,16 @@ def measure(args: argparse.Namespace) -> int:
     from tui.pages.image import ImagePage
 
     files = args.json, args.curves, args.crops
-    output.check(args.folder, *files, force=args.force, plots=args.curves is not None)
+    plots = args.curves is not None
+    output.check(args.folder, *files, force=args.force, plots=plots, page=args.page)
+    if args.page is not None:
+        site.check(args.page, [args.model], force=args.force)
     pictures = image.find_pictures(args.folder)[: args.count]
     chosen = settings(image.Settings, args)
     with contextlib.ExitStack() as stack:
         page = None
         if args.page is not None:
-            site.check(args.page, [args.folder, args.model], files, force=args.force)
-            page = ImagePage(stack.enter_context(site.new_site(args.page, force=args.force)))
+            page = ImagePage(stack.enter_context(output.new_page(args.page, force=args.force)))
         results = image.run(
             pictures,
             chosen,

@@ -46,8 +46,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--delay", type=delays, default=[CALL_DELAY], metavar="MS,...",
         help=f"speech in a packet in milliseconds, a run for each ({CALL_DELAY})")  # fmt: skip
     add("--plot", metavar="FILE", help="draw delay, quality and wire rate as PNG")
-    add("--page", metavar="DIR",
-        help="write a page to look at and listen to: calls over time, figures, sounds")  # fmt: skip
+    output.add_page(parser, "calls over time, figures, and what was heard")
     add("--preset", default="2k", help="what both ends code with (2k)")
     add("--iterations", type=int, metavar="N", help="search steps per frame")
     add("--tail", type=float, metavar="SECONDS", help="search after a frame's last sample")
@@ -72,10 +71,10 @@ def measure(args: argparse.Namespace) -> int:
     from tui.pages import site
     from tui.pages.link import LinkPage
 
-    output.check(args.clips, args.json, args.plot, force=args.force, plots=args.plot is not None)
+    plots = args.plot is not None
+    output.check(args.clips, args.json, args.plot, force=args.force, plots=plots, page=args.page)
     if args.page is not None:
-        outputs = args.json, args.plot, args.keep
-        site.check(args.page, [args.clips], outputs, force=args.force)
+        site.check(args.page, outputs=[args.keep], force=args.force)
     if args.keep is not None:
         with os_errors("write", args.keep):
             os.makedirs(args.keep, exist_ok=True)
@@ -92,7 +91,7 @@ def measure(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         page = None
         if args.page is not None:
-            page = LinkPage(stack.enter_context(site.new_site(args.page, force=args.force)))
+            page = LinkPage(stack.enter_context(output.new_page(args.page, force=args.force)))
         for scenario, delay in itertools.product(_chosen(args), args.delay):
             begun = time.monotonic()
             name = f"{scenario.name}, {delay} ms"

@@ -4,11 +4,15 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
 
+  const rates = data.charts[0].lines.flatMap(({ points }) => points.map(([x]) => x));
+  const [lowest, highest] = d3.extent(rates);
+  const ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 24];
+
   for (const element of document.querySelectorAll("[data-chart]")) {
     sotto.charts.draw(element, data.charts[Number(element.dataset.chart)], (width) => ({
       x: {
         type: "log",
-        ticks: [0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3],
+        ticks: ticks.filter((tick) => tick >= lowest && tick <= highest),
         tickFormat: (value) => `${value}`,
         label: "bits per pixel",
       },

@@ -52,7 +52,9 @@
   }
 
   function span(course) {
-    return [-0.5, Math.max(course.seconds, 1)];
+    // A window may begin before its voice does.
+    const moments = ENDS.flatMap((end) => (course.delays[end] || []).map(([at]) => at));
+    return [Math.min(-0.5, ...moments), Math.max(course.seconds, 1, ...moments)];
   }
 
   function bands(course) {
