@@ -12,8 +12,9 @@ import pytest
 
 from stream.bench import measures
 from stream.bench.course import Course, Sounds
+from stream.bench.laboratory import ENDS, Name
 from stream.bench.report import Result
-from stream.bench.scenarios import find_scenario
+from stream.bench.scenarios import Bars, find_scenario
 from stream.bench.telemetry import Gap
 from tests.browser import WIDTHS, OpenPage, findings, scrolls_sideways
 from tui import cli
@@ -31,12 +32,12 @@ def tone(hertz, seconds=1.5):
     return (0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * RATE)) / RATE)).astype("f4")
 
 
-def course(late=0.4, outage=None):
+def course(late: float = 0.4, outage: tuple[float, float] | None = None) -> Course:
     """A call of 30 s whose delay rises by 0.1 s in the middle."""
     moments = [1.5 * k for k in range(18)]
-    delays = {
+    delays: dict[Name, list[tuple[float, float]]] = {
         end: [(at, late + 0.05 * (end == "b") + 0.1 * (at > 15)) for at in moments if at != 9.0]
-        for end in ("a", "b")
+        for end in ENDS
     }
     return Course(
         30.0,
@@ -51,20 +52,15 @@ def course(late=0.4, outage=None):
 
 def calm(delay):
     result = Result(find_scenario("quiet-network"), delay, course=course(0.1 + delay / 1000))
-    for name, unit, values, bars, digits in (
+    rows: tuple[tuple[str, str, dict[Name, float | None], Bars, int], ...] = (
         ("mouth to ear, median", "s", {"a": 0.4 + delay / 1e4, "b": 0.45}, (None, None), 3),
         ("mouth to ear, 95th percentile", "s", {"a": 0.41, "b": 0.55}, (0.42, 0.38), 3),
         ("windows not heard", "", {"a": 0, "b": 0}, (0.0, None), 0),
         ("PESQ-WB, through the link", "", {"a": 3.1, "b": math.nan}, (None, None), 3),
         ("CPU, share of a core", "", {"a": 0.3, "b": 0.2}, (0.7, 0.2), 2),
-        (
-            "IP bits sent, on the cable",
-            "bit/s",
-            {"a": 5000.0 - delay, "b": 5100.0},
-            (6800, None),
-            0,
-        ),
-    ):
+        ("IP bits sent, on the cable", "bit/s", {"a": 5e3 - delay, "b": 5.1e3}, (6800, None), 0),
+    )
+    for name, unit, values, bars, digits in rows:
         result.add(name, unit, values, bars, digits)
     result.remarks.append("a remark of <script>")
     result.sounds = {
@@ -145,7 +141,7 @@ def test_the_course_is_drawn_with_what_befell_it(out: Path, open_page: OpenPage)
     lines = chart.locator("svg").first.locator("g[data-mark=line] path")
     # Two voices, and what the call itself said of one.
     assert lines.count() == 3
-    assert all("NaN" not in path.get_attribute("d") for path in lines.all())
+    assert all("NaN" not in (path.get_attribute("d") or "NaN") for path in lines.all())
     rows = chart.locator("svg").nth(1).locator("g[data-mark='y-axis tick label'] text")
     assert rows.all_text_contents() == ["a lost", "b lost", "a unheard", "a overflow", "b underrun"]
     ticks = chart.locator("svg").nth(1).locator("g[data-mark=tick] line")
