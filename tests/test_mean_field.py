@@ -117,6 +117,7 @@ def test_a_search_in_a_hurry() -> None:
     assert (true_cost(x, many.indices) < start).all()
     assert refined(10_000, budget=0.0).iterations == 1
     assert 2 <= refined(10_000, budget=6.0).iterations <= 6
+    assert refined(3, budget=float("inf"), pace=1.0).iterations == 3
     # Steps that are expected to take long are few, and large ones.
     assert refined(10_000, budget=6.0, pace=2.0).iterations <= 3
 

@@ -153,7 +153,7 @@ def refine(
     begun, done = clock(), 0
     planned = settings.iterations
     if settings.budget is not None and pace > 0.0:
-        planned = min(planned, int(settings.budget / pace))
+        planned = int(min(planned, settings.budget / pace))
     planned = max(planned, 1)
     planned_settings = replace(settings, iterations=planned)
     found = MeanField(networks, distance, x, rate, weight, planned_settings, start, allowed_bits)
