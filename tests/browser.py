@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _LOCAL = ("file:", "data:", "blob:", "about:")
 WIDTHS = (360, 768, 1280)
+# For what takes seconds: the middle one, which differs least, with the slow tests.
+SOME_WIDTHS = (WIDTHS[0], pytest.param(WIDTHS[1], marks=pytest.mark.slow), WIDTHS[2])
 
 OpenPage = Callable[..., "Page"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models.evaluation import speech
-from tests.browser import WIDTHS, OpenPage, findings, scrolls_sideways
+from tests.browser import SOME_WIDTHS, WIDTHS, OpenPage, findings, scrolls_sideways
 from tests.page_results import benchmark, tone_clip
 from tui import cli
 from tui.pages import site
@@ -291,7 +291,7 @@ def test_a_clip_that_is_gone_is_said(tmp_path: Path, browser) -> None:
         assert "cannot be played" in (alert.text_content() or "")
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", SOME_WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_and_is_accessible(
     folder: Path, open_page: OpenPage, width: int, scheme: str
