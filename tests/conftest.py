@@ -39,6 +39,7 @@ LONGEST = (
     "test_link_live.py", "test_app.py", "test_readme.py", "test_other_device.py",
     "test_training.py", "test_evaluation.py", "test_sliding_encoder.py", "test_ratecontrol.py",
     "test_call.py", "test_audio_devices.py", "test_room.py", "test_reconnection.py",
+    "test_listening_page.py", "test_decoding.py", "test_page_speech.py",
 )  # fmt: skip
 
 
