@@ -81,7 +81,7 @@ def test_models_without_whole_latents_are_searched_by_admm() -> None:
     settings = SearchSettings(penalty=1e-3)
     assert type(descent(networks, ToyDistance(), x, ones, ones, settings, start)) is not MeanField
     with pytest.raises(ValueError, match="not whole numbers"):
-        MeanField(networks, ToyDistance(), x, ones, ones, settings, start)
+        MeanField(networks, ToyDistance(), x, ones, ones, settings, start).step(0.0)
 
 
 def refined(

@@ -21,7 +21,7 @@ from codec.image.photo_prior import PhotoTask, round_latents, tile_bits
 from codec.image.presets import Tune
 from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
 from codec.search.engine import descent
-from codec.search.problem import Distance, Method, SearchResult, SearchSettings
+from codec.search.problem import Distance, SearchResult, SearchSettings
 from codec.search.rdoq import IMAGE, Rdoq, Steps
 
 if TYPE_CHECKING:
@@ -219,8 +219,8 @@ class PhotoEncoder:
         """Search quantised latents, near the allowance if there is one.
 
         All latents are searched at the same bit price; the rate point is chosen to meet the
-        allowance. It is chosen again after a third of the search, and up to twice more if the
-        result is too far off to be corrected by moving single indices.
+        allowance. It is chosen again after a third of the search, and as often more as the tuning's
+        landing has it, while the result is too far off.
         """
         tune, budget = self.settings.tune, self.settings.budget
         plan = StepPlan(iterations, budget, self.job.clock, self.allowed is not None, tune)
@@ -487,13 +487,11 @@ class StepPlan:
         return self._begun + self._budget * until / self.total
 
 
-def search_settings(
-    iterations: int, tune: Tune = "psnr", method: Method = "mean-field"
-) -> SearchSettings:
+def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
     """Search settings; the fewer the iterations, the larger the steps."""
     long, short = TUNINGS[tune].steps
     step = min(short, max(long, _WAY / max(iterations, 1)))
-    return SearchSettings(method, iterations, step=step, coupling=5.0, firmness=(0.3, 1.0))
+    return SearchSettings(iterations=iterations, step=step, firmness=(0.3, 1.0))
 
 
 def _rdoq(task: PhotoTask, distance: Distance, rate: Tensor, latents: Tensor) -> Rdoq:

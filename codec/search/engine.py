@@ -26,9 +26,9 @@ _RDOQ = 0.25  # share of the iterations, or of the time, that is for RDOQ
 _FEWEST_WITH_RDOQ = 8  # iterations
 
 
-def whole_steps(networks: Networks, settings: SearchSettings) -> bool:
-    """Whether the search knows of steps between whole latents: by its method and the model's."""
-    return settings.method in ("mean-field", "rdoq") and networks.steps is not None
+def by_mean_field(networks: Networks, settings: SearchSettings) -> bool:
+    """Whether mean-field rounding is the method, and the model's latents are whole numbers."""
+    return settings.method == "mean-field" and networks.steps is not None
 
 
 def descent(
@@ -42,8 +42,7 @@ def descent(
     allowed_bits: Tensor | None = None,
 ) -> Descent:
     """A descent by the method of the settings; by ADMM where mean-field rounding cannot be."""
-    mean_field = settings.method == "mean-field" and networks.steps is not None
-    kind = MeanField if mean_field else Descent
+    kind = MeanField if by_mean_field(networks, settings) else Descent
     return kind(networks, distance, x, rate, weight, settings, start, allowed_bits)
 
 
@@ -88,7 +87,8 @@ def search(
     if start is None:
         with torch.no_grad():
             start = networks.encoder(x, rate)
-    stepping = whole_steps(networks, settings) and settings.iterations >= _FEWEST_WITH_RDOQ
+    stepping = settings.method in ("mean-field", "rdoq") and networks.steps is not None
+    stepping = stepping and settings.iterations >= _FEWEST_WITH_RDOQ
     descended = 1.0 - _RDOQ if stepping else 1.0
     before = replace(settings, iterations=round(descended * settings.iterations))
     found = descent(networks, distance, x, rate, weight, before, start, allowed_bits)
@@ -150,24 +150,23 @@ def refine(
     before the last step, and the latents are made cheaper where they exceed `allowed_bits`. Raises
     ValueError for a model whose latents are not whole numbers.
     """
-    begun, done = clock(), 0
+    begun = clock()
     planned = settings.iterations
     if settings.budget is not None and pace > 0.0:
         planned = int(min(planned, settings.budget / pace))
     planned = max(planned, 1)
     planned_settings = replace(settings, iterations=planned)
     found = MeanField(networks, distance, x, rate, weight, planned_settings, start, allowed_bits)
-    first = found.cost
+    found.step(0.0)
+    first, done = found.cost, 1
     while done < planned:
-        if done and settings.budget is not None:
+        if settings.budget is not None:
             spent = clock() - begun
             # The next iteration will take as long as those before.
             if spent * (done + 1) / done > settings.budget:
                 break
         found.step(done / planned)
         done += 1
-        if done == 1:
-            first = found.cost
     z = found.z
     if allowed_bits is not None:
         z = cheapen(networks, z, rate, allowed_bits)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from codec.search.admm import Descent
-from codec.search.problem import Distance, Networks, SearchSettings
 from codec.search.rdoq import curvature
 
 
@@ -28,29 +27,14 @@ class MeanField(Descent):
     """A descent on the expected cost of random rounding.
 
     cost: [B], that of the latents before the last step. For models whose latents are whole numbers;
-    ValueError for others.
+    a step raises ValueError for others.
     """
+
+    cost: Tensor
 
     # Kinks at whole numbers make old gradients useless sooner than on the smooth cost of ADMM.
     moments = (0.6, 0.8)
     slowing = 0.7
-
-    def __init__(
-        self,
-        networks: Networks,
-        distance: Distance,
-        x: Tensor,
-        rate: Tensor,
-        weight: Tensor,
-        settings: SearchSettings,
-        start: Tensor,
-        allowed_bits: Tensor | None = None,
-    ) -> None:
-        super().__init__(networks, distance, x, rate, weight, settings, start, allowed_bits)
-        if networks.steps is None:
-            raise ValueError("the latents of this model are not whole numbers")
-        self._model = networks.steps
-        self.cost = torch.zeros_like(weight)
 
     @staticmethod
     def first_step(iterations: int) -> float:
@@ -59,19 +43,21 @@ class MeanField(Descent):
         return min(0.05 + 0.035 * iterations, 0.18, max(0.05, 3.0 / max(iterations, 1)))
 
     def step(self, done: float) -> None:
-        networks = self._networks
+        networks, model = self._networks, self._networks.steps
+        if model is None:
+            raise ValueError("the latents of this model are not whole numbers")
         z = self.z.requires_grad_(True)
         y = networks.fast_generator(z, self.rate)
         away = self._distance.against(self._reference, y)
         slope, along = torch.autograd.grad(away.sum(), (z, y))
         z = z.detach()
         whole = networks.quantise(z, 0.0)
-        bits, lower, higher = self._model.bits(whole, self.rate)
+        bits, lower, higher = model.bits(whole, self.rate)
         self._steer(bits.sum((1, 2)))
         offset = z - whole
         up = offset >= 0
         towards = torch.where(up, higher, -lower)
-        stiff = curvature(self._model, y.detach() - self._x, along, self.rate)
+        stiff = curvature(model, y.detach() - self._x, along, self.rate)
         first, last = self._settings.firmness
         firm = first + (last - first) * done
         expected = (bits + offset * towards).sum((1, 2))

@@ -31,7 +31,7 @@ from codec.packet import (
     Packet,
     short_id,
 )
-from codec.search.engine import cheapen, refine, search, threads_for, whole_steps
+from codec.search.engine import by_mean_field, cheapen, refine, search, threads_for
 from codec.search.problem import Distance, Method, Networks, SearchResult, SearchSettings
 from codec.search.sliding import NewestDistance, following
 from codec.signal import analysis
@@ -589,8 +589,7 @@ class SpeechEncoder:
 
     def _in_haste(self, settings: SearchSettings) -> bool:
         """Whether the time is limited, and the method one that serves in little of it."""
-        able = settings.method == "mean-field" and whole_steps(self._codec.searchable, settings)
-        return self._budget is not None and able
+        return self._budget is not None and by_mean_field(self._codec.searchable, settings)
 
     def _look_at_growth(self, window: torch.Tensor, networks: Networks) -> Bits:
         """How bits grow with quality, which is looked at once in a frame's time."""
