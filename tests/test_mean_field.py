@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codec.search.engine import descent, refine, search
 from codec.search.mean_field import MeanField
-from codec.search.problem import SearchResult, SearchSettings
+from codec.search.problem import Problem, SearchResult, SearchSettings
 from models.folder import load_speech_model, search_networks
 from models.networks.speech_distance import FrameDistance
 from tests.test_rdoq import PRICE, price_of, targets, toy_networks, true_cost
@@ -26,9 +26,8 @@ def toy_descent(x: Tensor, start: Tensor, settings: SearchSettings = SETTINGS) -
     ones, networks = torch.ones(len(x)), toy_networks()
     assert networks.steps is not None
     exact = replace(networks.steps, energy=lambda rate: 2.0 * networks.steps.energy(rate))  # type: ignore[union-attr]
-    made = descent(
-        replace(networks, steps=exact), ToyDistance(), x, ones, PRICE * ones, settings, start
-    )
+    exactly = replace(networks, steps=exact)
+    made = descent(Problem(exactly, ToyDistance(), x, ones, PRICE * ones), settings, start)
     assert isinstance(made, MeanField)
     return made
 
@@ -68,7 +67,7 @@ def test_it_finds_more_than_admm_in_a_quarter_of_the_steps() -> None:
     ones = torch.ones(2)
     x = networks.generator(rough, ones).clamp(-1.0, 1.0)
     found, admm = (
-        search(networks, FrameDistance(), x, ones, ones * 2e-4, settings)
+        search(Problem(networks, FrameDistance(), x, ones, ones * 2e-4), settings)
         for settings in (SearchSettings(iterations=10), SearchSettings("rdoq", iterations=40))
     )
     assert (found.iterations, admm.iterations) == (10, 40)
@@ -77,11 +76,11 @@ def test_it_finds_more_than_admm_in_a_quarter_of_the_steps() -> None:
 
 def test_models_without_whole_latents_are_searched_by_admm() -> None:
     x, ones = torch.zeros(2, 16, 12), torch.ones(2)
-    networks, start = smooth_networks(), torch.zeros(2, 4, 8)
-    settings = SearchSettings(penalty=1e-3)
-    assert type(descent(networks, ToyDistance(), x, ones, ones, settings, start)) is not MeanField
+    problem = Problem(smooth_networks(), ToyDistance(), x, ones, ones)
+    settings, start = SearchSettings(penalty=1e-3), torch.zeros(2, 4, 8)
+    assert type(descent(problem, settings, start)) is not MeanField
     with pytest.raises(ValueError, match="not whole numbers"):
-        MeanField(networks, ToyDistance(), x, ones, ones, settings, start).step(0.0)
+        MeanField(problem, settings, start).step(0.0)
 
 
 def refined(
@@ -96,9 +95,8 @@ def refined(
     settings = SearchSettings(iterations=iterations, budget=budget)
     allowed = None if limit is None else limit * ones
     return refine(
-        toy_networks(), ToyDistance(), x, ones, PRICE * ones, settings,
-        start=0.8 * x if start is None else start, allowed_bits=allowed, pace=pace,
-        clock=lambda: float(next(ticks)),
+        Problem(toy_networks(), ToyDistance(), x, ones, PRICE * ones, allowed), settings,
+        start=0.8 * x if start is None else start, pace=pace, clock=lambda: float(next(ticks)),
     )  # fmt: skip
 
 

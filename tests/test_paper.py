@@ -17,7 +17,7 @@ from codec.entropy.static import SymbolCounts
 from codec.errors import BadInput, BadStream
 from codec.packet import HEADER_BYTES, Entropy, Packet, pack, short_id
 from codec.search.engine import search
-from codec.search.problem import SearchSettings
+from codec.search.problem import Problem, SearchSettings
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec
@@ -147,9 +147,8 @@ def test_a_packet_fits_its_header(codec: SpeechCodec, clip: FloatArray) -> None:
 def test_search_returns_centres_only() -> None:
     model = tiny_model()
     x = torch.rand(2, 128, 128) * 2.0 - 1.0
-    none = torch.zeros(2)
     settings = SearchSettings(iterations=4, check_every=2, penalty=model.penalty)
-    found = search(search_networks(model), FrameDistance(), x, none, none, settings)
+    found = search(Problem.without_bits(search_networks(model), FrameDistance(), x), settings)
     assert torch.isin(found.indices, model.quantiser.centres).all()
     assert (found.cost <= found.start_cost).all()
     symbols = model.indices_of(found.indices)

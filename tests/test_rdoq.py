@@ -12,7 +12,7 @@ from torch import Tensor
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent
 from codec.search.engine import search
-from codec.search.problem import Networks, SearchSettings, StepModel
+from codec.search.problem import Networks, Problem, SearchSettings, StepModel
 from codec.search.rdoq import Rdoq
 from models.folder import load_speech_model, search_networks
 from models.networks.speech import Prior, SpeechShape
@@ -149,7 +149,7 @@ def test_the_search_ends_with_rdoq() -> None:
     x = networks.generator(rough, ones).clamp(-1.0, 1.0)
     settings = SearchSettings("rdoq", iterations=24)
     best, admm = (
-        search(networks, FrameDistance(), x, ones, ones * 2e-4, s)
+        search(Problem(networks, FrameDistance(), x, ones, ones * 2e-4), s)
         for s in (settings, replace(settings, method="admm"))
     )
     assert best.iterations == admm.iterations == 24
@@ -165,7 +165,7 @@ def test_few_steps_and_models_without_whole_latents_leave_it_out() -> None:
     static = SearchSettings("mean-field", iterations=8, penalty=0.002)
     for model, settings, price in ((networks, few, 2e-4), (paper, static, 0.0)):
         best, admm = (
-            search(model, FrameDistance(), x, ones, ones * price, s)
+            search(Problem(model, FrameDistance(), x, ones, ones * price), s)
             for s in (settings, replace(settings, method="admm"))
         )
         torch.testing.assert_close(best.indices, admm.indices)
@@ -175,6 +175,7 @@ def test_latents_that_are_no_whole_numbers_are_refused() -> None:
     x, ones = targets(), torch.ones(3)
 
     networks = Networks(same, same, ToyPrior(), same)
-    descent = Descent(networks, ToyDistance(), x, ones, ones, SearchSettings(), x)
+    problem = Problem(networks, ToyDistance(), x, ones, ones)
+    descent = Descent(problem, SearchSettings(), x)
     with pytest.raises(ValueError, match="not whole numbers"):
         descent.rdoq(x.round())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent
 from codec.search.engine import search, threads_for
-from codec.search.problem import Networks, SearchSettings, quantise
+from codec.search.problem import Networks, Problem, SearchResult, SearchSettings, quantise
 
 STEPS, CHANNELS, HOPS, MELS = 4, 8, 16, 12
 
@@ -55,10 +56,19 @@ def targets(count: int) -> Tensor:
     return networks.generator(z, torch.ones(count))
 
 
-def run(settings: SearchSettings, count: int = 4, price: float = 1e-4, **options: object):
-    x = targets(count)
-    ones = torch.ones(count)
-    return search(toy_networks(), ToyDistance(), x, ones, ones * price, settings, **options)  # type: ignore[arg-type]
+def toy_problem(x: Tensor, price: float = 1e-4, allowed_bits: Tensor | None = None) -> Problem:
+    ones = torch.ones(len(x))
+    return Problem(toy_networks(), ToyDistance(), x, ones, ones * price, allowed_bits)
+
+
+def run(
+    settings: SearchSettings,
+    count: int = 4,
+    price: float = 1e-4,
+    allowed_bits: Tensor | None = None,
+    **options: Any,
+) -> SearchResult:
+    return search(toy_problem(targets(count), price, allowed_bits), settings, **options)
 
 
 def test_search_lowers_the_cost() -> None:
@@ -81,9 +91,7 @@ def test_result_is_quantised_and_its_cost_is_true() -> None:
 
 def test_no_search_returns_the_rounded_encoder_output() -> None:
     x = targets(3)
-    result = search(
-        toy_networks(), ToyDistance(), x, torch.ones(3), torch.ones(3), SearchSettings("none")
-    )
+    result = search(toy_problem(x, 1.0), SearchSettings("none"))
     assert torch.equal(result.indices, quantise(toy_networks().encoder(x, torch.ones(3))))
     assert result.iterations == 0
 
@@ -107,14 +115,9 @@ def test_a_budget_that_ends_between_scorings_still_counts() -> None:
 
 def test_frames_of_a_batch_do_not_affect_each_other() -> None:
     x, settings = targets(5), SearchSettings(iterations=20)
-    together = search(
-        toy_networks(), ToyDistance(), x, torch.ones(5), torch.full((5,), 1e-4), settings
-    )
+    together = search(toy_problem(x), settings)
     for row in range(5):
-        alone = search(
-            toy_networks(), ToyDistance(), x[row : row + 1], torch.ones(1), torch.tensor([1e-4]),
-            settings,
-        )  # fmt: skip
+        alone = search(toy_problem(x[row : row + 1]), settings)
         assert torch.equal(alone.indices[0], together.indices[row])
 
 
@@ -150,8 +153,8 @@ def test_candidates_that_their_bits_rule_out_are_not_decoded() -> None:
 
     start = networks.encoder(x, ones)
     watched = replace(networks, generator=counted)
-    settings = SearchSettings(penalty=1e-3, step=0.1)
-    descent = Descent(watched, ToyDistance(), x, ones, ones * 1e-4, settings, start, ones * 200.0)
+    problem = replace(toy_problem(x, allowed_bits=ones * 200.0), networks=watched)
+    descent = Descent(problem, SearchSettings(penalty=1e-3, step=0.1), start)
     for _ in range(3):
         descent.step(0.0)
     costs, bits = descent.score()

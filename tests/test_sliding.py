@@ -25,6 +25,7 @@ from codec.packet import (
     unpack_session,
 )
 from codec.search.engine import search
+from codec.search.problem import Problem, SearchResult
 from codec.signal import analysis
 from codec.signal.analysis import STEP_HOPS, STEP_SAMPLES
 from codec.signal.samples import FloatArray
@@ -117,8 +118,8 @@ def test_decoded_columns_are_those_that_the_encoder_scored(
     """Of the last block of every packet: those before it are drawn with what follows in sight."""
     scored: list[tuple[int, FloatArray]] = []
 
-    def noted(networks: Any, distance: Any, x: Any, rate: Any, *rest: Any, **options: Any) -> Any:
-        result = search(networks, distance, x, rate, *rest, **options)
+    def noted(problem: Problem, *rest: Any, **options: Any) -> SearchResult:
+        result, networks, rate = search(problem, *rest, **options), problem.networks, problem.rate
         with torch.no_grad():
             columns = networks.generator(result.indices, rate)[0].numpy()
         scored.append((round(8 * float(rate)), columns))
@@ -145,8 +146,8 @@ def test_the_first_block_of_a_whole_frame_has_no_past(
     """As for a decoder, to which a frame is all that there is."""
     seen: list[int] = []
 
-    def noted(networks: Any, distance: Any, x: Any, rate: Any, *rest: Any, **options: Any) -> Any:
-        result = search(networks, distance, x, rate, *rest, **options)
+    def noted(problem: Problem, *rest: Any, **options: Any) -> SearchResult:
+        result, networks, rate = search(problem, *rest, **options), problem.networks, problem.rate
         with torch.no_grad():
             alone = codec.searchable.generator(result.indices, rate)
             seen.append(not same(networks.generator(result.indices, rate).numpy(), alone.numpy()))
@@ -365,8 +366,8 @@ def test_the_history_goes_through_a_change_of_rate(
     """The generator's past is in the units of another rate point: both ends convert it alike."""
     scored: list[FloatArray] = []
 
-    def noted(networks: Any, distance: Any, x: Any, rate: Any, *rest: Any, **options: Any) -> Any:
-        result = search(networks, distance, x, rate, *rest, **options)
+    def noted(problem: Problem, *rest: Any, **options: Any) -> SearchResult:
+        result, networks, rate = search(problem, *rest, **options), problem.networks, problem.rate
         with torch.no_grad():
             scored.append(networks.generator(result.indices, rate)[0].numpy())
         return result

@@ -37,7 +37,7 @@ from codec.image.tiling import (
 )
 from codec.packet import Entropy
 from codec.search.engine import search
-from codec.search.problem import SearchSettings
+from codec.search.problem import Problem, SearchSettings
 
 if TYPE_CHECKING:
     from models.folder import PaperImageModel
@@ -120,7 +120,7 @@ class PaperCodec(ImageCodec):
         distance = self.model.picture_distance(job.settings.tune)
         x = padded_planes(job.picture.rgb).to(self.device)
         z = encode_map(self.model.encoder, x, 0.0)
-        latents, none = self.model.quantise(z), z.new_zeros(1)
+        latents = self.model.quantise(z)
         windows = list(areas(*job.header.cells, SEARCH_WINDOW)) if job.steps else []
         begun, seconds, cost = job.clock(), job.settings.budget, None
         for number, window in enumerate(windows):
@@ -136,7 +136,7 @@ class PaperCodec(ImageCodec):
 
             task = window_task(self.model, window, latents, x)
             found = search(
-                task.networks, distance, task.target, none, none,
+                Problem.without_bits(task.networks, distance, task.target),
                 search_settings(self.model.penalty, job.steps, budget),
                 start=frames_of(window.of(z)), clock=job.clock, report=report,
             )  # fmt: skip

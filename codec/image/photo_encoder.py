@@ -21,7 +21,7 @@ from codec.image.photo_prior import PhotoTask, round_latents, tile_bits
 from codec.image.presets import Tune
 from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
 from codec.search.engine import descent
-from codec.search.problem import Distance, SearchResult, SearchSettings
+from codec.search.problem import Distance, Problem, SearchResult, SearchSettings
 from codec.search.rdoq import IMAGE, Rdoq, Steps
 
 if TYPE_CHECKING:
@@ -293,9 +293,8 @@ class PhotoEncoder:
         At the end of the search, also the effects of single-index steps from the integer ones.
         """
         settings = plan.settings
-        found = descent(
-            task.networks, distance, task.target, rate, torch.ones_like(rate), settings, start
-        )
+        problem = Problem(task.networks, distance, task.target, rate, torch.ones_like(rate))
+        found = descent(problem, settings, start)
         best: SearchResult | None = None
         if until >= plan.main:
             costs, sizes = found.score()

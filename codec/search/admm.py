@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codec.search.problem import Distance, Networks, SearchSettings
+from codec.search.problem import Problem, SearchSettings
 from codec.search.rdoq import Rdoq
 
 
@@ -34,23 +34,16 @@ class Descent:
         """The size of the first of so many steps, in quantisation steps, where none is given."""
         return 0.04
 
-    def __init__(
-        self,
-        networks: Networks,
-        distance: Distance,
-        x: Tensor,
-        rate: Tensor,
-        weight: Tensor,
-        settings: SearchSettings,
-        start: Tensor,
-        allowed_bits: Tensor | None = None,
-    ) -> None:
-        self._networks, self._distance, self._settings = networks, distance, settings
-        self.rate, self.weight, self.allowed_bits = rate, weight, allowed_bits
+    def __init__(self, problem: Problem, settings: SearchSettings, start: Tensor) -> None:
+        self._networks, self._distance = problem.networks, problem.distance
+        self._x, self._settings = problem.x, settings
+        self.rate, self.weight, self.allowed_bits = (
+            problem.rate, problem.weight, problem.allowed_bits,
+        )  # fmt: skip
         self._size = settings.step or self.first_step(settings.iterations)
-        self._x = x
         with torch.no_grad():
-            self._reference = distance.reference(x)
+            self._reference = self._distance.reference(self._x)
+        networks, weight = self._networks, self.weight
         self.z = start.clamp(-networks.reach, networks.reach)
         self._u = networks.quantise(self.z, 0.0)
         self._dual, self._first, self._second = (torch.zeros_like(self.z) for _ in range(3))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from codec.search.admm import Descent
 from codec.search.mean_field import MeanField
-from codec.search.problem import Distance, Networks, SearchResult, SearchSettings
+from codec.search.problem import Networks, Problem, SearchResult, SearchSettings
 
 _RDOQ = 0.25  # share of the iterations, or of the time, that is for RDOQ
 _FEWEST_WITH_RDOQ = 8  # iterations
@@ -31,19 +31,11 @@ def by_mean_field(networks: Networks, settings: SearchSettings) -> bool:
     return settings.method == "mean-field" and networks.steps is not None
 
 
-def descent(
-    networks: Networks,
-    distance: Distance,
-    x: Tensor,
-    rate: Tensor,
-    weight: Tensor,
-    settings: SearchSettings,
-    start: Tensor,
-    allowed_bits: Tensor | None = None,
-) -> Descent:
-    """A descent by the method of the settings; by ADMM where mean-field rounding cannot be."""
-    kind = MeanField if by_mean_field(networks, settings) else Descent
-    return kind(networks, distance, x, rate, weight, settings, start, allowed_bits)
+def descent(problem: Problem, settings: SearchSettings, start: Tensor) -> Descent:
+    """A descent from latents [B, S, C] by the method of the settings; by ADMM where mean-field
+    rounding cannot be."""
+    kind = MeanField if by_mean_field(problem.networks, settings) else Descent
+    return kind(problem, settings, start)
 
 
 @contextmanager
@@ -65,33 +57,29 @@ def threads_for(x: Tensor) -> Iterator[None]:
 
 
 def search(
-    networks: Networks,
-    distance: Distance,
-    x: Tensor,
-    rate: Tensor,
-    weight: Tensor,
+    problem: Problem,
     settings: SearchSettings,
     *,
     start: Tensor | None = None,
-    allowed_bits: Tensor | None = None,
     clock: Callable[[], float] = time.monotonic,
     report: Callable[[float, float, int], None] | None = None,
 ) -> SearchResult:
-    """Quantised latents of the frames x [B, T, M] at rate points [B] and bit prices `weight` [B].
+    """The best quantised latents found.
 
-    Candidates above `allowed_bits` [B] are kept only if there is no other: then the smallest one.
-    `start` replaces the encoder's warm start. `report` is called after every iteration with the
-    share done, the best cost relative to the start, and the number of iterations.
+    Candidates above the allowed bits are kept only if there is no other: then the smallest one.
+    start: latents [B, S, C] that replace the encoder's; report: called after every iteration with
+    the share done, the best cost relative to the start, and the number of iterations.
     """
     begun, done = clock(), 0
     if start is None:
         with torch.no_grad():
-            start = networks.encoder(x, rate)
-    stepping = settings.method in ("mean-field", "rdoq") and networks.steps is not None
+            start = problem.networks.encoder(problem.x, problem.rate)
+    whole = problem.networks.steps is not None
+    stepping = settings.method in ("mean-field", "rdoq") and whole
     stepping = stepping and settings.iterations >= _FEWEST_WITH_RDOQ
     descended = 1.0 - _RDOQ if stepping else 1.0
     before = replace(settings, iterations=round(descended * settings.iterations))
-    found = descent(networks, distance, x, rate, weight, before, start, allowed_bits)
+    found = descent(problem, before, start)
     first = found.candidates[0]
     costs, sizes = found.score()
     best = SearchResult(first, costs[0], sizes[0], costs[0], 0)
@@ -130,15 +118,10 @@ def search(
 
 
 def refine(
-    networks: Networks,
-    distance: Distance,
-    x: Tensor,
-    rate: Tensor,
-    weight: Tensor,
+    problem: Problem,
     settings: SearchSettings,
     *,
     start: Tensor,
-    allowed_bits: Tensor | None = None,
     pace: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> SearchResult:
@@ -147,16 +130,15 @@ def refine(
     In a dozen iterations that finds more than with RDOQ after it. One iteration is always done, and
     as many more as `pace`, the seconds that one is expected to take, and what they do take let the
     budget hold. Nothing is decoded to score it: costs are the expected ones at the beginning and
-    before the last step, and the latents are made cheaper where they exceed `allowed_bits`. Raises
-    ValueError for a model whose latents are not whole numbers.
+    before the last step, and the latents are made cheaper where they exceed the allowed bits.
+    Raises ValueError for a model whose latents are not whole numbers.
     """
     begun = clock()
     planned = settings.iterations
     if settings.budget is not None and pace > 0.0:
         planned = int(min(planned, settings.budget / pace))
     planned = max(planned, 1)
-    planned_settings = replace(settings, iterations=planned)
-    found = MeanField(networks, distance, x, rate, weight, planned_settings, start, allowed_bits)
+    found = MeanField(problem, replace(settings, iterations=planned), start)
     found.step(0.0)
     first, done = found.cost, 1
     while done < planned:
@@ -167,9 +149,9 @@ def refine(
                 break
         found.step(done / planned)
         done += 1
-    z = found.z
-    if allowed_bits is not None:
-        z = cheapen(networks, z, rate, allowed_bits)
+    networks, rate, z = problem.networks, problem.rate, found.z
+    if problem.allowed_bits is not None:
+        z = cheapen(networks, z, rate, problem.allowed_bits)
     u = networks.quantise(z, 0.0)
     with torch.no_grad():
         bits = networks.prior.bits(u, rate).sum((1, 2))

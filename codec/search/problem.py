@@ -73,6 +73,29 @@ class Networks:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """What is searched for: latents of B frames, which do not depend on each other.
+
+    distance: F; x: the frames, [B, T, M] or as `distance` wants them; rate: their rate points [B];
+    weight: prices of a bit [B], λ; allowed_bits: the most bits [B] that they may take, None for any
+    number.
+    """
+
+    networks: Networks
+    distance: Distance
+    x: Tensor
+    rate: Tensor
+    weight: Tensor
+    allowed_bits: Tensor | None = None
+
+    @classmethod
+    def without_bits(cls, networks: Networks, distance: Distance, x: Tensor) -> Problem:
+        """That of a model with one rate, whose latents cost the same whatever they are."""
+        none = x.new_zeros(len(x))
+        return cls(networks, distance, x, none, none)
+
+
+@dataclass(frozen=True)
 class SearchSettings:
     """Settings of a search. Steps are in units of one quantisation step.
 

@@ -32,7 +32,14 @@ from codec.packet import (
     short_id,
 )
 from codec.search.engine import by_mean_field, cheapen, refine, search, threads_for
-from codec.search.problem import Distance, Method, Networks, SearchResult, SearchSettings
+from codec.search.problem import (
+    Distance,
+    Method,
+    Networks,
+    Problem,
+    SearchResult,
+    SearchSettings,
+)
 from codec.search.sliding import NewestDistance, following
 from codec.signal import analysis
 from codec.signal.activity import ActivityDetector
@@ -75,6 +82,10 @@ class Target:
     rate: torch.Tensor
     weight: torch.Tensor
     limit: torch.Tensor
+
+    def problem(self, networks: Networks, distance: Distance, x: torch.Tensor) -> Problem:
+        """That of finding the latents of x [B, T, M]."""
+        return Problem(networks, distance, x, self.rate, self.weight, self.limit)
 
 
 @dataclass(frozen=True)
@@ -554,13 +565,11 @@ class SpeechEncoder:
                 codec.networks.indices_of(latents)[0], plan, float(bits) * overhead, before
             )
         else:
+            problem = target.problem(networks, self._distance(), x)
             if self._in_haste(settings):
-                found = self._refined(networks, x, target, settings, start)
+                found = self._refined(problem, settings, start)
             else:
-                found = search(
-                    networks, self._distance(), x, target.rate, target.weight, settings,
-                    start=start, allowed_bits=target.limit, clock=self._clock,
-                )  # fmt: skip
+                found = search(problem, settings, start=start, clock=self._clock)
             block = _Block(
                 codec.networks.indices_of(found.indices)[0], plan,
                 float(found.bits[0]) * overhead,
@@ -570,19 +579,11 @@ class SpeechEncoder:
         return block
 
     def _refined(
-        self,
-        networks: Networks,
-        x: torch.Tensor,
-        target: Target,
-        settings: SearchSettings,
-        start: torch.Tensor,
+        self, problem: Problem, settings: SearchSettings, start: torch.Tensor
     ) -> SearchResult:
         """A search in limited time, which tells how long the next one's iterations will take."""
         begun = self._clock()
-        found = refine(
-            networks, self._distance(), x, target.rate, target.weight, settings,
-            start=start, allowed_bits=target.limit, pace=self._round, clock=self._clock,
-        )  # fmt: skip
+        found = refine(problem, settings, start=start, pace=self._round, clock=self._clock)
         taken = (self._clock() - begun) / found.iterations
         self._round += _LEARNING * (taken - self._round)
         return found
@@ -624,7 +625,8 @@ class SpeechEncoder:
             own = networks(quality)
             guess, _ = coder.guess(window, own, steps, quality)
             target = coder.target([Plan(quality, np.inf)], steps)
-            found = self._refined(own, x, target, settings, guess)
+            problem = target.problem(own, self._distance(), x)
+            found = self._refined(problem, settings, guess)
         relaxed = found.indices if found.relaxed is None else found.relaxed
         self._head = _Head(relaxed, target.rate, found.iterations)
         self._seconds += self._clock() - begun
@@ -798,10 +800,8 @@ class SpeechEncoder:
             if settings.budget is not None:
                 settings = replace(settings, budget=settings.budget * len(frames))
             start = coder.start(x, codec.searchable, FRAME_STEPS, target.rate, target.limit)
-            result = search(
-                codec.searchable, codec.distance, x, target.rate, target.weight, settings,
-                start=start, allowed_bits=target.limit, clock=self._clock,
-            )  # fmt: skip
+            problem = target.problem(codec.searchable, codec.distance, x)
+            result = search(problem, settings, start=start, clock=self._clock)
             indices = codec.networks.indices_of(result.indices)
         packets = []
         seconds = (self._clock() - begun) / len(frames)

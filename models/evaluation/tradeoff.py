@@ -21,7 +21,7 @@ from torch import Tensor
 from codec.device import choose_device
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.engine import search
-from codec.search.problem import Networks, SearchSettings
+from codec.search.problem import Networks, Problem, SearchSettings
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
 from codec.signal.synthesis import synthesise_columns
@@ -178,11 +178,13 @@ class Bench:
         )
         found = [
             search(
-                restricted(self.networks, allowed),
-                self.distance,
-                part,
-                self._rates(part, quality),
-                torch.zeros(len(part), device=self.device),
+                Problem(
+                    restricted(self.networks, allowed),
+                    self.distance,
+                    part,
+                    self._rates(part, quality),
+                    torch.zeros(len(part), device=self.device),
+                ),
                 settings,
             )
             for part in self.x[::every].split(_AT_ONCE)

@@ -25,7 +25,7 @@ from codec.image.photo_encoder import search_settings as image_search_settings
 from codec.image.photo_prior import PhotoTask, round_latents
 from codec.image.tiling import Window, frames_of
 from codec.search.engine import descent, search
-from codec.search.problem import SearchSettings, quantise
+from codec.search.problem import Problem, SearchSettings, quantise
 from models.folder import (
     load_ganz_model,
     load_photo_model,
@@ -95,7 +95,7 @@ def _speech_examples(
         if search_steps:
             price = torch.tensor([model.rate_weight(float(r)) for r in rate])
             settings = SearchSettings(iterations=search_steps, check_every=search_steps)
-            indices = search(networks, distance, x, rate, price, settings).indices
+            indices = search(Problem(networks, distance, x, rate, price), settings).indices
         else:
             with torch.no_grad():
                 indices = quantise(model.encoder(x, rate))
@@ -143,10 +143,8 @@ def _image_examples(
             task = PhotoTask(model, window, z, x, size)
             distance = ImageDistance("psnr", float(model.price(rate)))
             settings = image_search_settings(steps)
-            path = descent(
-                task.networks, distance, task.target, rate, torch.ones(1), settings,
-                frames_of(z),
-            )  # fmt: skip
+            problem = Problem(task.networks, distance, task.target, rate, torch.ones(1))
+            path = descent(problem, settings, frames_of(z))
             for step in range(steps):
                 path.step(step / steps)
             costs, _ = path.score()

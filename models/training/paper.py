@@ -27,7 +27,7 @@ from codec.image.container import STRIDE, Area
 from codec.image.paper import search_settings, window_task
 from codec.image.tiling import frames_of, map_of
 from codec.search.engine import search
-from codec.search.problem import SearchSettings
+from codec.search.problem import Problem, SearchSettings
 from models.folder import new_model_folder, save_model, search_networks
 from models.networks.common import SignalDistance
 from models.networks.discriminator import PatchDiscriminator, generator_loss
@@ -308,11 +308,11 @@ class PaperTask(TwoStageTask):
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
     ) -> tuple[Tensor, Tensor]:
-        none = x.new_zeros(len(x))
         settings = SearchSettings(
             iterations=iterations, check_every=check_every, penalty=model.penalty
         )
-        found = search(search_networks(model), self.distance, x, none, none, settings)
+        problem = Problem.without_bits(search_networks(model), self.distance, x)
+        found = search(problem, settings)
         return found.indices, found.cost
 
 
@@ -346,11 +346,11 @@ class PaperImageTask(TwoStageTask):
         own = cast(PaperImageModel, model)
         whole = Area(0, 0, self._cells, self._cells)
         held = x.new_zeros(1, self.shape.channels, self._cells, self._cells)
-        networks, none = window_task(own, whole, held, x).networks, x.new_zeros(len(x))
+        networks = window_task(own, whole, held, x).networks
+        problem = Problem.without_bits(networks, self.distance, x)
         with torch.no_grad():
-            start = frames_of(own.encoder(x, none))
-        settings = search_settings(own.penalty, iterations)
-        found = search(networks, self.distance, x, none, none, settings, start=start)
+            start = frames_of(own.encoder(x, problem.rate))
+        found = search(problem, search_settings(own.penalty, iterations), start=start)
         return map_of(found.indices, whole), found.cost / self.scale
 
 

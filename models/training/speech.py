@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from codec.search.engine import search
-from codec.search.problem import Networks, SearchSettings
+from codec.search.problem import Networks, Problem, SearchSettings
 from models.model import finite
 from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.speech import SpeechModel
@@ -150,7 +150,8 @@ class SpeechTask(Task):
         with self.autocast():
             networks = Networks(m.encoder, m.generator, m.prior, m.generator)
             settings = SearchSettings(iterations=steps, check_every=max(steps, 1))
-            return search(networks, self.distance, x, rate, price, settings).indices
+            problem = Problem(networks, self.distance, x, rate, price)
+            return search(problem, settings).indices
 
     def held_out(self) -> dict[str, float]:
         return {} if self._held_out is None else self._held_out.figures(self.average)
