@@ -424,6 +424,8 @@ def test_a_reason_of_several_lines_is_still_one(
         ["encode", "IN", "b", "--entropy", "zip"],
         ["encode", "IN", "b", "--device", "tpu"],
         ["encode", "IN", "b", "--no-search", "--iterations", "3"],
+        ["encode", "IN", "b", "--no-search", "--method", "admm"],
+        ["encode", "IN", "b", "--method", "luck"],
         ["encode", "IN", "IN"],
         ["encode", "DIR", "-"],
         ["encode", "DIR", "IN"],

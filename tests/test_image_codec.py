@@ -32,6 +32,7 @@ from codec.image.pictures import (
 )
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.image.tiling import cut_windows, decode_map, encode_map, frames_of
+from codec.search.methods import METHODS
 from models.folder import load_photo_model
 from models.networks.image_distance import ImageDistance, ms_ssim
 from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec
@@ -81,6 +82,18 @@ def test_the_search_pays(codec: PhotoCodec) -> None:
 
     without = cost(EncodeSettings(quality=50, search=False))
     assert cost(EncodeSettings(quality=50, iterations=25)) < 0.95 * without
+
+
+def test_every_method_searches(codec: PhotoCodec) -> None:
+    """Better than the encoder alone, and not as another does."""
+    picture = photograph(100, 75)
+    settings = EncodeSettings(bpp=1.0, iterations=12)
+    plain = codec.decode(codec.encode(picture, replace(settings, search=False)))
+    files = [codec.encode(picture, replace(settings, method=method)) for method in METHODS]
+    for data in files:
+        assert psnr(codec.decode(data), picture) > psnr(plain, picture)
+    assert len(set(files)) == len(METHODS)
+    assert files[0] == codec.encode(picture, settings)
 
 
 def test_the_search_sees_what_an_index_does_to_later_ones(codec: PhotoCodec) -> None:

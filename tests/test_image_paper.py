@@ -154,6 +154,8 @@ def test_one_rate(codec: PaperCodec) -> None:
         codec.encode(picture, EncodeSettings(quality=50))
     with pytest.raises(BadInput, match="no places"):
         codec.encode(picture, EncodeSettings(places="fixed"))
+    with pytest.raises(BadInput, match="searched by admm or backprop, not by mean-field"):
+        codec.encode(picture, EncodeSettings(method="mean-field"))
     steps: list[SearchProgress] = []
     with pytest.raises(BadInput, match="one rate"):
         codec.encode(picture, EncodeSettings(bpp=0.05), progress=steps.append)

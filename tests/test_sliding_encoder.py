@@ -12,6 +12,7 @@ import torch
 from codec.errors import BadInput
 from codec.packet import SESSION_HEADER_BYTES, STEPS, Kind, Packet, pack_session
 from codec.search.engine import cheapen, refine
+from codec.search.methods import Method
 from codec.search.problem import SearchResult
 from codec.signal import analysis
 from codec.signal.activity import ActivityDetector
@@ -244,10 +245,10 @@ def test_a_search_that_took_long_is_not_the_last(
 
 
 @pytest.mark.parametrize(
-    ("preset", "method"), [("paper", "mean-field"), ("2k", "rdoq"), ("2k", "admm")]
+    ("preset", "method"), [("paper", None), ("2k", "rdoq"), ("2k", "admm")]
 )
 def test_what_mean_field_rounding_cannot_search_is_searched_in_limited_time_too(
-    clip: FloatArray, preset: str, method: str, monkeypatch: pytest.MonkeyPatch
+    clip: FloatArray, preset: str, method: Method | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("codec.speech.encoder.refine")
     encoder = encoder_of(

@@ -17,6 +17,7 @@ from codec.entropy.quantiser import thin_out
 from codec.errors import BadInput, BadStream, SottoError, WrongModel
 from codec.packet import Packet, pack
 from codec.search.engine import search
+from codec.search.methods import METHODS, OF_ANY_LATENTS, Method
 from codec.search.problem import SearchResult
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
@@ -53,6 +54,27 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[SearchResult]:
 
     monkeypatch.setattr("codec.speech.encoder.search", noted)
     return results
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_searches(
+    codec: SpeechCodec, clip: FloatArray, searches: list[SearchResult], method: Method
+) -> None:
+    """And none finds what another does."""
+    found = codec.encode(clip[:49_152], 16_000, iterations=24, method=method)
+    assert searches[0].cost.sum() < searches[0].start_cost.sum()
+    usual = codec.encode(clip[:49_152], 16_000, iterations=24)
+    assert (found == usual) == (method == codec.settings.method)
+
+
+def test_a_model_says_what_cannot_search_it(clip: FloatArray) -> None:
+    paper = SpeechCodec.load("paper", "cpu")
+    for method in METHODS:
+        if method in OF_ANY_LATENTS:
+            assert paper.encode(clip[:16_384], 16_000, iterations=2, method=method)
+        else:
+            with pytest.raises(BadInput, match=f"searched by admm or backprop, not by {method}"):
+                paper.encode(clip[:16_384], 16_000, method=method)
 
 
 def packets_of(container: bytes) -> list[Packet]:

@@ -20,6 +20,7 @@ from codec.image.pictures import Picture, from_array, from_image, pack_alpha
 from codec.image.presets import DEFAULT_IMAGE_PRESET, ImagePreset, find_image_preset
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy
+from codec.search.methods import Method
 
 if TYPE_CHECKING:
     import torch
@@ -65,12 +66,13 @@ class ImageCodec(ABC):
     """A loaded preset.
 
     tile: the most cells that a tile of its files is wide and high; has_places: whether it knows
-    `EncodeSettings.places`.
+    `EncodeSettings.places`; methods: of search that it has, the usual one first.
     """
 
     model: Model
     tile: int
     has_places = False
+    methods: tuple[Method, ...] = ()
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         self.preset, self.device = preset, device
@@ -119,6 +121,11 @@ class ImageCodec(ABC):
         settings = settings or EncodeSettings()
         if settings.places is not None and not self.has_places:
             raise BadInput(f"preset {self.preset.name} has no places to choose: preset ganz has")
+        if settings.method is not None and settings.method not in self.methods:
+            known = " or ".join(self.methods) or "a method of its own"
+            raise BadInput(
+                f"preset {self.preset.name} is searched by {known}, not by {settings.method}"
+            )
         return self.encode_job(Job(self, picture, settings, progress, clock))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:

@@ -37,6 +37,7 @@ from codec.image.tiling import (
 )
 from codec.packet import Entropy
 from codec.search.engine import search
+from codec.search.methods import OF_ANY_LATENTS, Method
 from codec.search.problem import Problem, SearchSettings
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class PaperCodec(ImageCodec):
 
     model: PaperImageModel
     tile = 8  # cells a side; a damaged packet costs one tile
+    methods = OF_ANY_LATENTS
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.folder import load_photo_paper_model
@@ -137,7 +139,9 @@ class PaperCodec(ImageCodec):
             task = window_task(self.model, window, latents, x)
             found = search(
                 Problem.without_bits(task.networks, distance, task.target),
-                search_settings(self.model.penalty, job.steps, budget),
+                search_settings(
+                    self.model.penalty, job.steps, budget, job.settings.method or "admm"
+                ),
                 start=frames_of(window.of(z)), clock=job.clock, report=report,
             )  # fmt: skip
             window.of(latents)[:] = map_of(found.indices, window)
@@ -152,10 +156,12 @@ def _static_coder(kind: Entropy, table: tuple[int, ...], cells: int, channels: i
     return made(SymbolCounts(np.array(table, np.int64)), cells, channels)
 
 
-def search_settings(penalty: float, iterations: int, budget: float | None = None) -> SearchSettings:
-    """ADMM with an explicit penalty, since there is no bit price to derive it from."""
+def search_settings(
+    penalty: float, iterations: int, budget: float | None = None, method: Method = "admm"
+) -> SearchSettings:
+    """With an explicit penalty for ADMM, since there is no bit price to derive it from."""
     return SearchSettings(
-        iterations=iterations, budget=budget, step=STEP, penalty=penalty,
+        method, iterations, budget=budget, step=STEP, penalty=penalty,
         check_every=max(min(iterations // 4, 10), 1),
     )  # fmt: skip
 

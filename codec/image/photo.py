@@ -16,6 +16,7 @@ from codec.image.photo_encoder import TILE, PhotoEncoder
 from codec.image.pictures import Picture
 from codec.image.presets import ImagePreset
 from codec.image.tiling import decode_map, fill_lost, picture_of, read_tiles
+from codec.search.methods import METHODS
 
 if TYPE_CHECKING:
     from models.folder import PhotoModel
@@ -26,6 +27,7 @@ class PhotoCodec(ImageCodec):
 
     model: PhotoModel
     tile = TILE
+    methods = METHODS
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.folder import load_photo_model

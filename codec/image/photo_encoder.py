@@ -21,6 +21,7 @@ from codec.image.photo_prior import PhotoTask, round_latents, tile_bits
 from codec.image.presets import Tune
 from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
 from codec.search.engine import descent
+from codec.search.methods import Method
 from codec.search.problem import Distance, Problem, SearchResult, SearchSettings
 from codec.search.rdoq import IMAGE, Rdoq, Steps
 
@@ -223,7 +224,10 @@ class PhotoEncoder:
         landing has it, while the result is too far off.
         """
         tune, budget = self.settings.tune, self.settings.budget
-        plan = StepPlan(iterations, budget, self.job.clock, self.allowed is not None, tune)
+        plan = StepPlan(
+            iterations, budget, self.job.clock, self.allowed is not None, tune,
+            self.settings.method or "mean-field",
+        )  # fmt: skip
         allowed = 0.0 if self.allowed is None else self._tile_bits_allowed()
         if plan.first:
             z, latents = self._descend(quality, z, plan, 0, plan.first)
@@ -322,7 +326,8 @@ class PhotoEncoder:
             return found.z, found.candidates[0], None
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
         rdoq = _rdoq(task, distance, rate, best.indices)
-        for _ in range(rounds if self._tuning.rdoq else 0):
+        moves = self._tuning.rdoq and plan.settings.method in ("mean-field", "rdoq")
+        for _ in range(rounds if moves else 0):
             if not rdoq.round():
                 break
         return found.z, rdoq.latents, rdoq.steps
@@ -469,6 +474,7 @@ class StepPlan:
         clock: Callable[[], float],
         corrected: bool,
         tune: Tune,
+        method: Method,
     ) -> None:
         tuning = TUNINGS[tune]
         self.first = self.correction = 0
@@ -476,7 +482,7 @@ class StepPlan:
             self.first, self.correction = iterations // 3, max(iterations // 8, 1)
         self.main = iterations
         self.total = self.main + tuning.landing.corrections * self.correction
-        self.settings = search_settings(iterations, tune)
+        self.settings = search_settings(iterations, tune, method)
         self._begun, self._budget = clock(), budget
 
     def deadline(self, until: int) -> float | None:
@@ -486,11 +492,13 @@ class StepPlan:
         return self._begun + self._budget * until / self.total
 
 
-def search_settings(iterations: int, tune: Tune = "psnr") -> SearchSettings:
+def search_settings(
+    iterations: int, tune: Tune = "psnr", method: Method = "mean-field"
+) -> SearchSettings:
     """Search settings; the fewer the iterations, the larger the steps."""
     long, short = TUNINGS[tune].steps
     step = min(short, max(long, _WAY / max(iterations, 1)))
-    return SearchSettings(iterations=iterations, step=step, firmness=(0.3, 1.0))
+    return SearchSettings(method, iterations, step=step, coupling=5.0, firmness=(0.3, 1.0))
 
 
 def _rdoq(task: PhotoTask, distance: Distance, rate: Tensor, latents: Tensor) -> Rdoq:

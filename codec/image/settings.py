@@ -10,6 +10,7 @@ import numpy as np
 from codec.errors import BadInput
 from codec.image.pictures import Picture
 from codec.image.presets import ImagePreset, Tune
+from codec.search.methods import METHODS, Method
 
 DEFAULT_BPP = 0.29
 # Bytes that a file may always have if no rate is given, however small the picture.
@@ -28,7 +29,7 @@ class EncodeSettings:
     budget: seconds for the search; fast: few steps; search: False keeps the encoder's output;
     entropy: the coder, if the preset has more than one (`paper`, `ganz`: huffman or range);
     places: for preset `ganz`, which entries its latents reach: the same in all pictures (`fixed`),
-    or chosen for each tile (the default).
+    or chosen for each tile (the default); method: of the search, if the preset has more than one.
     """
 
     bpp: float | None = None
@@ -41,6 +42,7 @@ class EncodeSettings:
     tune: Tune = "psnr"
     entropy: Literal["huffman", "range"] | None = None
     places: Literal["chosen", "fixed"] | None = None
+    method: Method | None = None
 
     def __post_init__(self) -> None:
         if sum(v is not None for v in (self.bpp, self.ratio, self.quality)) > 1:
@@ -59,6 +61,8 @@ class EncodeSettings:
             raise BadInput(f"unknown entropy coder {self.entropy!r} (huffman or range)")
         if self.places not in (None, "chosen", "fixed"):
             raise BadInput(f"unknown places {self.places!r} (chosen or fixed)")
+        if self.method not in (None, *METHODS):
+            raise BadInput(f"unknown search method {self.method!r} ({', '.join(METHODS)})")
 
     def steps(self, preset: ImagePreset) -> int:
         """The most steps of the search; with a budget, more than there is time for."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from codec.entropy.speech_context import MAX_INDEX
-
-Method = Literal["mean-field", "rdoq", "admm", "backprop", "none"]
+from codec.search.methods import Method
 
 
 def quantise(z: Tensor, dead_zone: float = 0.0, limit: int = MAX_INDEX) -> Tensor:

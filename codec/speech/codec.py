@@ -11,7 +11,7 @@ from codec.container import ContainerReader, StreamHeader
 from codec.device import choose_device
 from codec.errors import BadInput
 from codec.packet import FRAME_STEPS, check_fits
-from codec.search.problem import Method
+from codec.search.methods import Method
 from codec.signal import analysis
 from codec.signal.analysis import STEP_SAMPLES
 from codec.signal.samples import FloatArray
@@ -49,7 +49,7 @@ class SpeechCodec(SpeechEngine):
         search: bool = True,
         entropy: EntropyName | None = None,
         group: int = 1,
-        method: Method = "mean-field",
+        method: Method | None = None,
         steps: int = FRAME_STEPS,
         most_bytes: int | None = None,
     ) -> SpeechEncoder:
@@ -76,7 +76,7 @@ class SpeechCodec(SpeechEngine):
         budget: float | None = None,
         search: bool = True,
         entropy: EntropyName | None = None,
-        method: Method = "mean-field",
+        method: Method | None = None,
         group: int = GROUP,
         steps: int = FRAME_STEPS,
         most_bytes: int | None = None,

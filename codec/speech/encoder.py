@@ -32,9 +32,9 @@ from codec.packet import (
     short_id,
 )
 from codec.search.engine import by_mean_field, cheapen, refine, search, threads_for
+from codec.search.methods import OF_ANY_LATENTS, Method
 from codec.search.problem import (
     Distance,
-    Method,
     Networks,
     Problem,
     SearchResult,
@@ -297,7 +297,7 @@ class SpeechEncoder:
         codec: SpeechEngine,
         iterations: int | None = None,
         budget: float | None = None,
-        method: Method = "mean-field",
+        method: Method | None = None,
         entropy: EntropyName | None = None,
         group: int = 1,
         *,
@@ -311,13 +311,14 @@ class SpeechEncoder:
     ) -> None:
         """iterations: search steps of a block (None: the preset's, or as many as the budget
         allows); budget: seconds of search of a block, from when it is whole, and of its first half
-        before that (None: files' search, which is as long as it takes); entropy: the entropy
-        coder (None: the preset's); session: whether packets take their session form (None: all but
-        whole frames do); chained: whether they look back (None: the short ones do); activity: finds
-        the pauses, which become comfort noise and then nothing (None: all is speech); most_bytes:
-        of a packet with its header.
+        before that (None: files' search, which is as long as it takes); method: of the search
+        (None: the preset's); entropy: the entropy coder (None: the preset's); session: whether
+        packets take their session form (None: all but whole frames do); chained: whether they look
+        back (None: the short ones do); activity: finds the pauses, which become comfort noise and
+        then nothing (None: all is speech); most_bytes: of a packet with its header.
 
-        Raises BadInput for values out of range, and for shorter packets than a model can code.
+        Raises BadInput for values out of range, and for what a model cannot do: shorter packets,
+        or a method of search.
         """
         if iterations is not None and iterations < 0:
             raise BadInput("search steps cannot be negative")
@@ -325,7 +326,9 @@ class SpeechEncoder:
             iterations = 10_000
         self._codec, self._activity, self._clock = codec, activity, clock
         self._iterations, self._budget = iterations, budget
-        self._settings = SearchSettings(method=method, penalty=codec.networks.penalty)
+        self._settings = SearchSettings(
+            method=check_method(codec, method), penalty=codec.networks.penalty
+        )
         self._coder = BlockCoder(codec, entropy, check_most_bytes(most_bytes))
         if block is not None and block not in STEPS:
             raise BadInput(f"a block cannot be of {block} latent steps (one of {STEPS})")
@@ -870,6 +873,19 @@ def check_steps(codec: SpeechEngine, steps: int) -> int:
     if steps != FRAME_STEPS and not codec.sliding:
         raise BadInput(f"preset {codec.preset} codes whole frames of 1024 ms only")
     return steps
+
+
+def check_method(codec: SpeechEngine, method: Method | None) -> Method:
+    """The search method, the preset's own if it is None. Raises BadInput if it cannot search the
+    latents of the codec."""
+    if method is None:
+        return codec.settings.method
+    if method in ("none", *OF_ANY_LATENTS) or codec.searchable.steps is not None:
+        return method
+    raise BadInput(
+        f"preset {codec.preset} has no whole latents: it is searched by admm or backprop, "
+        f"not by {method}"
+    )
 
 
 def check_most_bytes(most: int | None) -> int | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from codec.errors import BadInput
+from codec.search.methods import Method
 
 EntropyName = Literal["range", "huffman"]
 
@@ -17,7 +18,7 @@ class Preset:
 
     model: folder of its weights; rate: bits per second of its packets, headers included; quality:
     usual rate point (in eighths); iterations: default search steps of a frame; price: scale of the
-    trained bit price in the search; entropy: default coder.
+    trained bit price in the search; entropy: default coder; method: default search.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Preset:
     iterations: int = 60
     price: float = 0.48
     entropy: EntropyName = "range"
+    method: Method = "mean-field"
 
     @property
     def family(self) -> str:
@@ -40,7 +42,7 @@ PRESETS: dict[str, Preset] = {
         Preset("1k2", "speech", 1262.5, 0),
         Preset("2k", "speech", 1998.5, 8),
         Preset("3k6", "speech", 3592.5, 16),
-        Preset("paper", "paper", 2062.5, 0, entropy="huffman"),
+        Preset("paper", "paper", 2062.5, 0, entropy="huffman", method="admm"),
     )
 }
 DEFAULT_PRESET = "2k"

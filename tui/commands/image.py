@@ -69,6 +69,7 @@ def _add_encode(actions: Subparsers) -> None:
     add("--budget", type=options.positive, metavar="SECONDS", help="time for the search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="take the encoder's output as it is")
+    options.add_method(parser)
     add("--preset", default="photo", metavar="NAME",
         help="the model: photo, paper or ganz (default: photo)")  # fmt: skip
     options.add_model(parser, TRAINING)
@@ -104,13 +105,15 @@ def run_encode(args: argparse.Namespace) -> int:
 
     if args.no_search and (args.iterations is not None or args.budget is not None or args.fast):
         raise UsageError("--no-search leaves nothing for --iterations, --budget or --fast to limit")
+    if args.no_search and args.method is not None:
+        raise UsageError("--no-search leaves nothing to do by --method")
     if args.fast and (args.iterations is not None or args.budget is not None):
         raise UsageError("--fast is a number of iterations of its own")
     check_outputs([args.input, args.model], [args.output, args.preview], force=args.force)
     settings = EncodeSettings(
         bpp=args.bpp, ratio=args.ratio, quality=args.quality, iterations=args.iterations,
         budget=args.budget, fast=args.fast, search=not args.no_search, tune=args.tune,
-        entropy=args.entropy, places=args.places,
+        entropy=args.entropy, places=args.places, method=args.method,
     )  # fmt: skip
     # Before the model: a misspelt name should not take seconds to be noticed.
     find_image_preset(args.preset)

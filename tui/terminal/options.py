@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from codec.packet import CALL_DELAY, DELAYS, FRAME_STEPS, STEP_MS
+from codec.search.methods import METHODS
 from tui.terminal.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
 __all__ = [
-    "CALL_DELAY", "add_delay", "add_device", "add_encoding", "add_model", "add_threads",
-    "count", "encoding", "positive",
+    "CALL_DELAY", "add_delay", "add_device", "add_encoding", "add_method", "add_model",
+    "add_threads", "count", "encoding", "positive",
 ]  # fmt: skip
 
 FILE_DELAY = STEP_MS * FRAME_STEPS
@@ -31,6 +32,7 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-search", action="store_true", help="take the encoder's output as it is"
     )
+    add_method(parser)
     add_delay(parser, FILE_DELAY)
     parser.add_argument(
         "--packet-limit",
@@ -42,6 +44,16 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
         "--entropy", choices=("range", "huffman"), help="the entropy coder (default: the preset's)"
     )
     add_device(parser)
+
+
+def add_method(parser: argparse._ActionsContainer) -> None:
+    """--method of a search, or None."""
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        help="how the search descends: mean-field rounding, ADMM with moves of single indices "
+        "(rdoq), ADMM, or plain back-propagation (default: the preset's)",
+    )
 
 
 def add_model(parser: argparse._ActionsContainer, training: str = "sotto train speech") -> None:
@@ -81,12 +93,16 @@ def encoding(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises UsageError if they contradict each other.
     """
-    if args.no_search and (args.iterations is not None or args.budget is not None):
-        raise UsageError("--no-search leaves nothing for --iterations or --budget to limit")
+    if args.no_search:
+        if args.iterations is not None or args.budget is not None:
+            raise UsageError("--no-search leaves nothing for --iterations or --budget to limit")
+        if args.method is not None:
+            raise UsageError("--no-search leaves nothing to do by --method")
     return {
         "iterations": args.iterations,
         "budget": args.budget,
         "search": not args.no_search,
+        "method": args.method,
         "entropy": args.entropy,
         "steps": args.delay // STEP_MS,
         "most_bytes": args.packet_limit,
