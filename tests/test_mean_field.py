@@ -134,3 +134,18 @@ def test_it_goes_on_from_where_it_was() -> None:
     assert first.relaxed is not None
     then = refined(6, start=first.relaxed)
     assert (true_cost(x, then.indices) <= true_cost(x, first.indices) + 1e-6).all()
+
+
+def test_few_steps_under_a_tight_limit_find_something() -> None:
+    """The descent ends above the limit, as it wants more bits than are allowed at this price."""
+    networks = search_networks(load_speech_model("speech"))
+    rough = torch.randn(4, 16, 192, generator=torch.Generator().manual_seed(4))
+    ones = torch.ones(4)
+    x = networks.generator(rough * torch.linspace(2.0, 0.1, 192), ones).clamp(-1.0, 1.0)
+    free = Problem(networks, FrameDistance(), x, ones, ones * 5e-5)
+    few, none = SearchSettings(iterations=4), SearchSettings("none")
+    limit = search(free, none).bits
+    assert (search(free, few).bits > limit).all()
+    found = search(replace(free, allowed_bits=limit), few)
+    assert (found.bits <= limit).all()
+    assert (found.cost < found.start_cost).all()

@@ -106,6 +106,11 @@ def search(
         tell()
     if done % settings.check_every:
         best = best.improved(found.candidates, *found.score(below=best.cost))
+    if problem.allowed_bits is not None:
+        # In few steps the price may not have grown enough for what is allowed.
+        networks, rate = problem.networks, problem.rate
+        held = [networks.quantise(cheapen(networks, found.z, rate, problem.allowed_bits), 0.0)]
+        best = best.improved(held, *found.score(held, best.cost))
     if share < 1.0:
         rdoq, done = found.rdoq(best.indices), done + 1
         while progress() < 1.0 and rdoq.round():
