@@ -125,6 +125,14 @@ def test_what_cannot_be_written_is_said_first(
     assert cli.main([*bench, "--page", str(tmp_path / "p"), "--ablation"]) == WRONG_USAGE
     inside = str(tmp_path / "p" / "a.json")
     assert cli.main([*bench, "--page", str(tmp_path / "p"), "--json", inside]) == WRONG_USAGE
+    model, weights = tmp_path / "runs" / "model", tmp_path / "judge" / "nisqa.tar"
+    for each in (model, weights.parent):
+        each.mkdir(parents=True)
+    weights.touch()
+    for option, read in (("--model", model), ("--lyra", model), ("--nisqa", weights)):
+        for out in {read if read.is_dir() else read.parent, read.parent}:
+            page = "--page", str(out), "--force"
+            assert cli.main([*bench, option, str(read), *page]) == WRONG_USAGE
     assert "no page of sotto's" in capsys.readouterr().err
     assert (mine / "a.wav").read_bytes() == b"RIFF"
 

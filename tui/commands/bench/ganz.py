@@ -51,9 +51,8 @@ def measure(args: argparse.Namespace) -> int:
 
     ratios = ganz.RATIOS if args.ratios is None else args.ratios
     shares = ganz.SHARES if args.sense is None else args.sense
-    output.check(
-        args.folder, args.json, args.curves, force=args.force, plots=args.curves is not None
-    )
+    read = [args.folder, args.model]
+    output.check(read, args.json, args.curves, force=args.force, plots=args.curves is not None)
     screen = output.screen(args.json)
     crops = ganz.middle_crops(args.folder, args.count, note)
     found: dict[str, list[ganz.GanzPoint]] = {}

@@ -59,14 +59,12 @@ def add_parser(subjects: Subparsers) -> None:
 def measure(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from models.evaluation import image
-    from tui.pages import site
     from tui.pages.image import ImagePage
 
     files = args.json, args.curves, args.crops
     plots = args.curves is not None
-    output.check(args.folder, *files, force=args.force, plots=plots, page=args.page)
-    if args.page is not None:
-        site.check(args.page, [args.model], force=args.force)
+    read = [args.folder, args.model]
+    output.check(read, *files, force=args.force, plots=plots, page=args.page)
     pictures = image.find_pictures(args.folder)[: args.count]
     chosen = settings(image.Settings, args)
     with contextlib.ExitStack() as stack:

@@ -32,7 +32,7 @@ def add_page(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def check(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path | None],
     *files: str | Path | None,
     force: bool,
     plots: bool = False,
@@ -41,8 +41,8 @@ def check(
     """Raise before the minutes a benchmark takes: UsageError, BadInput, or ImportError without
     matplotlib.
 
-    source: what is read, a folder or several files and folders; files: those to be written, None
-    for one not asked for; page: the folder of a page, likewise.
+    source: what is read, a folder or several files and folders; files: those to be written; page:
+    the folder of a page. None stands for one not given.
     """
     sources = [source] if isinstance(source, str | Path) else source
     check_outputs(sources, files, force=force)

@@ -111,8 +111,9 @@ def measure(args: argparse.Namespace) -> int:
     if args.plot is not None and args.ablation:
         path = Path(args.plot)
         beside = path.with_name(f"{path.stem}-tradeoff{path.suffix}")
+    read = [args.folder, args.model, args.lyra, *args.nisqa]
     output.check(
-        args.folder, args.json, args.plot, beside, force=args.force, plots=args.plot is not None,
+        read, args.json, args.plot, beside, force=args.force, plots=args.plot is not None,
         page=args.page,
     )  # fmt: skip
     args.keep = args.page is not None
