@@ -170,8 +170,6 @@ def test_a_clip_is_brought_down_as_a_whole() -> None:
 
 # --- in a browser --------------------------------------------------------------------------------
 
-SCRIPTS = ("sounds", "player")
-
 
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -179,9 +177,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tones") / "out"
     with site.new_site(out) as made:
         made.add_assets("base.css", "sounds.js", "player.js")
-        html = made.page("base.html", title="Two tones")
-        scripts = "".join(f'<script src="assets/{name}.js"></script>' for name in SCRIPTS)
-        made.write("index.html", html.replace("</body>", scripts + "</body>"))
+        made.render("base.html", title="Two tones")
         made.write("sound/000.js", sounds.script("000", {"a": tone(400), "b": tone(600, level=2)}))
     return out
 

@@ -163,6 +163,19 @@ def test_the_command_writes_the_page(
 # --- in a browser --------------------------------------------------------------------------------
 
 
+def test_curves_have_their_points_intervals_and_legend(folder: Path, open_page: OpenPage) -> None:
+    page = open_page(folder)
+    by_rate = page.locator("[data-along=rate]")
+    assert by_rate.locator("> svg").count() == 7  # five measures, and two judges
+    names = ["sotto", "sotto, no search", "sotto, by delay", "codec2", "opus"]
+    assert by_rate.locator(".legend li").all_inner_texts() == names
+    first = by_rate.first
+    assert first.locator("g[data-mark=line] path").count() == 2  # those of more than one point
+    assert first.locator("g[data-mark=dot] path, g[data-mark=dot] circle").count() == 7
+    assert first.locator("g[data-mark=rule] line").count() == 7
+    assert page.locator("[data-along=delay] > svg").count() == 7
+
+
 def state(page, clip=0):
     """What the player of a clip shows: playing, position, system, picture."""
     return page.evaluate(
@@ -306,7 +319,7 @@ def test_it_fits_and_is_accessible(
     folder: Path, open_page: OpenPage, width: int, scheme: str
 ) -> None:
     page = open_page(folder, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page.wait_for_selector(".curves figure svg")
+    page.wait_for_selector(".chart > svg")
     assert not scrolls_sideways(page)
     if (width, scheme) in ((WIDTHS[0], "light"), (WIDTHS[-1], "dark")):
         assert findings(page) == []
@@ -325,7 +338,7 @@ def test_without_a_script_all_is_there_but_sound(folder: Path, open_page: OpenPa
 
 def test_it_prints(folder: Path, open_page: OpenPage) -> None:
     page = open_page(folder)
-    page.wait_for_selector(".curves figure svg")
+    page.wait_for_selector(".chart > svg")
     page.emulate_media(media="print")
     assert not page.locator(".play").first.is_visible()
     assert all(each.is_visible() for each in page.locator(".clip").first.locator("img").all())

@@ -64,7 +64,7 @@ class ImagePage:
             _RESULTS,
             tables.to_json({"setup": about, "machine": machine, **results.as_dict()}),
         )
-        site.add_assets("base.css", "charts.css", "image.css", "charts.js", "image.js", "vendor")
+        site.add_assets("base.css", "charts.css", "image.css", "vendor", "charts.js", "image.js")
         curves = results.curves()
         site.render(
             "image.html",

@@ -61,11 +61,11 @@ class LinkPage:
             "base.css",
             "charts.css",
             "link.css",
+            "vendor",
+            "charts.js",
             "sounds.js",
             "player.js",
-            "charts.js",
             "link.js",
-            "vendor",
         )
         runs = [
             _run(number, result, players)

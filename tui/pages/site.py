@@ -68,13 +68,18 @@ class Site:
                     relative = file.relative_to(_HERE / "assets").as_posix()
                     self.write(f"assets/{relative}", file.read_bytes())
 
-    def page(self, template: str, **values: Any) -> str:
-        """What a template makes of values; text in them is escaped."""
-        return self._templates.get_template(template).render(values)
+    def render(self, template: str, **values: Any) -> None:
+        """Add what a template makes of values as index.html; text in them is escaped.
 
-    def render(self, template: str, name: str = "index.html", **values: Any) -> None:
-        """Add what a template makes of values."""
-        self.write(name, self.page(template, **values))
+        It loads the styles and scripts among the assets that were added, in their order. data: of
+        plain values, what the scripts are given.
+        """
+        styles, scripts = (
+            [name for name in self._files if name.startswith("assets/") and name.endswith(suffix)]
+            for suffix in (".css", ".js")
+        )
+        page = self._templates.get_template(template)
+        self.write("index.html", page.render(styles=styles, scripts=scripts, **values))
 
     def finish(self) -> None:
         """Add the list of contents."""

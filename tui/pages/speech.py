@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codec.files.paths import display_name
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _MOST_CLIPS = 60
 _MOST_DEGRADED = 4  # of each condition
 _TICKS_HZ = (8, 6, 4, 2, 0)  # kHz
-_ASSETS = ("base.css", "speech.css", "sounds.js", "player.js", "clips.js", "curves.js", "vendor")
+_ASSETS = ("base.css", "charts.css", "speech.css", "sounds.js", "player.js", "clips.js")
+_CHARTS = ("vendor", "charts.js", "speech.js")
 _ORIGINALS = ("original", "input")
+_OWN = "sotto"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,12 @@ def write(site: Site, benchmark: Benchmark) -> None:
         clips.append(_clip(site, f"{number:03d}", shown, benchmark, values, judged))
     systems = values["systems"]
     count, speakers = len(values["clips"]), len({clip["speaker"] for clip in values["clips"]})
-    site.add_assets(*_ASSETS)
+    curves = {
+        "rate": _curves(systems, judged, "total_bits_per_s"),
+        "delay": _curves([s for s in systems if s["delay_ms"]], judged, "delay_ms")
+        if _has_delays(systems) else [],
+    }  # fmt: skip
+    site.add_assets(*_ASSETS, *(_CHARTS if curves["rate"] else ()))
     site.write("figures.json", tables.to_json(values))
     site.render(
         "speech.html",
@@ -98,11 +105,7 @@ def write(site: Site, benchmark: Benchmark) -> None:
         judges=values["judges"],
         machine=values["machine"],
         delay_table=_delay_table(systems, judged),
-        curves={
-            "rate": _curves(systems, judged, "total_bits_per_s"),
-            "delay": _curves([s for s in systems if s["delay_ms"]], judged, "delay_ms")
-            if _has_delays(systems) else [],
-        },
+        data={"curves": curves},
         khz=_TICKS_HZ,
     )  # fmt: skip
 
@@ -314,30 +317,45 @@ def _delay_table(
 def _curves(
     systems: Sequence[Mapping[str, Any]], judged: Sequence[Column], along: str
 ) -> list[dict[str, Any]]:
-    """A panel for each measure: points with intervals, by the line that they belong to."""
-    panels = []
-    for column in (*_COLUMNS, *judged):
-        if column.key not in _CURVES and column not in judged:
-            continue
+    """A chart of each measure for assets/charts.js, all with the same lines."""
+    by_delay = along == "delay_ms"
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for system in systems:
+        if system["name"] not in _ORIGINALS:
+            line = _delay_line(system) if by_delay else system["family"]
+            lines.setdefault(line, []).append(system)
+
+    def drawn(name: str, column: Column) -> dict[str, Any]:
         points = []
-        for system in systems:
-            estimate = system["summary"][column.key]
-            if system["name"] in _ORIGINALS or estimate["value"] is None:
-                continue
-            by_delay = along == "delay_ms"
-            points.append(
-                {
-                    "name": system["name"],
-                    "line": _delay_line(system) if by_delay else system["family"],
-                    "x": system["delay_ms"] if by_delay else system["summary"][along]["value"],
-                    "y": estimate["value"],
-                    "low": estimate["low"],
-                    "high": estimate["high"],
-                }
-            )
-        if points:
-            panels.append({**asdict(column), "points": points})
-    return panels
+        for system in lines[name]:
+            x = system[along] if by_delay else system["summary"][along]["value"] / 1000
+            found = system["summary"][column.key]
+            if found["value"] is not None:
+                points.append(
+                    {
+                        "at": [round(x, 3), round(found["value"], column.digits + 1)],
+                        "interval": [found["low"], found["high"]],
+                        "name": system["name"],
+                    }
+                )
+        points.sort(key=lambda point: point["at"][0])
+        return {
+            "name": name,
+            "own": name.startswith(_OWN),
+            "line": len(lines[name]) > 1,
+            "points": [point["at"] for point in points],
+            "intervals": [point["interval"] for point in points],
+            "names": [point["name"] for point in points],
+        }
+
+    charts = []
+    for column in (*_COLUMNS, *judged):
+        if column.key in _CURVES or column in judged:
+            found = [drawn(name, column) for name in lines]
+            if any(line["points"] for line in found):
+                x = "ms in a packet" if by_delay else "kbit/s"
+                charts.append({"lines": found, "x": x, "y": column.head, "better": column.better})
+    return charts
 
 
 def _number(count: int, what: str) -> str:

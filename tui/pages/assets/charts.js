@@ -4,9 +4,10 @@
 //   sotto.charts.legend(element, lines)       which sign is whose
 //   sotto.charts.picture(svg)                 makes one picture of a plot's parts
 //
-// chart: {lines: [{name, own, line, dots, points: [[x, y], ...]}], x: label, y: label}; own: in the
-// accent colour; line: false for single points; dots: false for a thin line without any. Where a y
-// is null the line is broken.
+// chart: {lines: [{name, own, line, dots, points: [[x, y], ...], intervals, names}], x: label, y:
+// label}; own: in the accent colour; line: false for single points; dots: false for a thin line
+// without any; intervals: [[low, high], ...] of the points, names: theirs, if they are not the
+// line's. Where a y is null the line is broken.
 // more(width) -> options of Plot that are added; marks `under` and `over` the curves; `below`, an
 // element under the plot.
 "use strict";
@@ -16,15 +17,16 @@ window.sotto = window.sotto || {};
 (() => {
   const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "plus"];
   const DASHES = ["none", "6 3", "2 3", "8 3 2 3", "12 3"];
+  const COLORS = 7; // in charts.css
   const HEIGHT = 340;
 
-  // Own lines in the accent colour, the others in that of the text; told apart by sign and dashes.
+  // Own lines in the accent colour; all are told apart by sign and dashes, too.
   function styles(lines) {
     let own = 0;
     let others = 0;
     return lines.map((line, k) => ({
       symbol: SYMBOLS[k % SYMBOLS.length],
-      color: line.own ? "var(--accent)" : "var(--soft)",
+      color: line.own ? "var(--accent)" : `var(--line-${others % COLORS})`,
       dash: DASHES[(line.own ? own++ : others++) % DASHES.length],
       width: line.dots === false ? 1 : line.own ? 2 : 1.5,
     }));
@@ -33,8 +35,17 @@ window.sotto = window.sotto || {};
   function marks(lines) {
     const found = [];
     styles(lines).forEach((style, k) => {
-      const { name, line, points } = lines[k];
+      const { name, line, points, intervals } = lines[k];
       const rows = points.map(([x, y]) => ({ x, y, name }));
+      if (intervals) {
+        const bars = points.map(([x], at) => ({ x, low: intervals[at][0], high: intervals[at][1] }));
+        found.push(
+          Plot.ruleX(
+            bars.filter(({ low, high }) => low !== null && high !== null),
+            { x: "x", y1: "low", y2: "high", stroke: style.color, strokeOpacity: 0.55 },
+          ),
+        );
+      }
       if (line) {
         found.push(
           Plot.line(rows, {
@@ -64,9 +75,9 @@ window.sotto = window.sotto || {};
 
   function draw(element, chart, more = () => ({})) {
     let drawn = 0;
-    const all = chart.lines.flatMap(({ name, points }) =>
-      points.filter(([, y]) => y !== null).map(([x, y]) => ({ x, y, name })),
-    );
+    const all = chart.lines.flatMap(({ name, names, points }) =>
+      points.map(([x, y], at) => ({ x, y, name: names ? names[at] : name })),
+    ).filter(({ y }) => y !== null);
     const again = () => {
       const width = Math.floor(element.clientWidth);
       if (!width || width === drawn) return;
