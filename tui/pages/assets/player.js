@@ -7,16 +7,20 @@
 // Properties: position, duration (seconds), playing, selected, region ([from, to] or null), keys.
 // Events: "time" (about once a picture while it plays), "state" (plays or not), "selected".
 // All versions run at the same time, each through a gain of its own; only that of the selected one
-// is open. A player that begins to play pauses the one that plays.
+// is open. At a switch the one is faded out before the other is faded in, never across, as ITU-R
+// BS.1534-3, section 5.3, asks: both at once would be a sound that neither of them is. A player that
+// begins to play pauses the one that plays.
 "use strict";
 
 window.sotto = window.sotto || {};
 
 (() => {
   const RATE = 16000; // of all sounds, so that nothing is resampled before it is stored
-  const TAU = 0.0025; // of every change of a gain: 98 % of it within 10 ms
-  const FADE = 0.01; // at both ends of a loop
+  const TAU = 0.0025; // of what begins or ends: 98 % of it within 10 ms
+  const FADE = 0.005; // of a version at a switch, and at both ends of a loop
   const LEAD = 0.01; // from a command to the first sample, so that all versions get ready
+  const PIECES = 32; // straight lines that make up a raised cosine
+  const NOTICE = 0.02; // from a command to a fade, all of which the audio thread must know before
   const GONE = 0.05; // after so long what was faded out is silent
 
   let shared = null;
@@ -125,9 +129,11 @@ window.sotto = window.sotto || {};
     // Which version is heard; it may be one that is still to be loaded.
     select(key) {
       if (key === this.#selected) return;
+      const last = this.#selected;
       this.#selected = key;
       if (this.#run) {
-        for (const [each, voice] of this.#run.voices) this.#open(voice.gain.gain, each === key);
+        this.#fade(this.#run, last, false);
+        this.#fade(this.#run, key, true);
       }
       this.dispatchEvent(new Event("selected"));
     }
@@ -165,10 +171,20 @@ window.sotto = window.sotto || {};
       return start + ((at - start) % (end - start));
     }
 
-    #open(gain, wide) {
-      const now = this.#context.currentTime;
-      gain.cancelScheduledValues(now);
-      gain.setTargetAtTime(wide ? 1 : 0, now, TAU);
+    // Fades in or out. Fades begin one after the other, and none is broken off. Of curves that follow
+    // at once upon another (setValueCurveAtTime) Chromium plays some samples twice.
+    #fade(run, key, rise) {
+      const voice = run.voices.get(key);
+      if (!voice) return;
+      const { gain } = voice.gain;
+      const begin = Math.max(run.settled, this.#context.currentTime + NOTICE);
+      gain.setValueAtTime(rise ? 0 : 1, begin);
+      for (let piece = 1; piece <= PIECES; piece += 1) {
+        const part = piece / PIECES;
+        const level = 0.5 - 0.5 * Math.cos(Math.PI * (rise ? part : 1 - part));
+        gain.linearRampToValueAtTime(level, begin + FADE * part);
+      }
+      run.settled = begin + FADE;
     }
 
     #start(seconds) {
@@ -182,7 +198,7 @@ window.sotto = window.sotto || {};
       out.gain.setValueAtTime(0, context.currentTime);
       out.gain.setTargetAtTime(1, begun, TAU);
       out.connect(context.destination);
-      const run = { begun, from, region, out, voices: new Map() };
+      const run = { begun, settled: begun, from, region, out, voices: new Map() };
       this.#run = run;
       for (const key of this.#versions.keys()) this.#join(run, key);
     }
@@ -195,8 +211,8 @@ window.sotto = window.sotto || {};
       const at = this.#whole(this.#positionAt(run, when));
       const buffer = this.#versions.get(key);
       const gain = context.createGain();
-      gain.gain.value = key === this.#selected && when === run.begun ? 1 : 0;
-      if (key === this.#selected) gain.gain.setTargetAtTime(1, when, TAU);
+      const first = key === this.#selected && when === run.begun;
+      gain.gain.setValueAtTime(first ? 1 : 0, context.currentTime);
       gain.connect(run.out);
       const source = context.createBufferSource();
       source.connect(gain);
@@ -210,6 +226,10 @@ window.sotto = window.sotto || {};
         source.start(when, Math.min(at, buffer.duration));
       }
       run.voices.set(key, { source, gain });
+      if (key === this.#selected && !first) {
+        run.settled = Math.max(run.settled, when);
+        this.#fade(run, key, true);
+      }
     }
 
     // The part of a version that is repeated, its ends faded.
