@@ -16,7 +16,7 @@ import numpy as np
 
 CLIPS = [f"clip-{k}.flac" for k in range(8)]
 REFERENCE = {"role": "reference", "name": "original"}
-ANCHOR = {"role": "anchor", "name": "3.5 kHz low-pass"}
+ANCHORS = [{"role": "anchor", "name": f"{kilohertz} kHz low-pass"} for kilohertz in ("3.5", "7")]
 
 Scores = Callable[[int], Sequence[float]]
 
@@ -43,8 +43,8 @@ def result(kind: str, trials: Sequence[Any], conditions: Sequence[Any], **change
 def mushra(
     listener: str, systems: Sequence[str], scores: Scores, clips: Sequence[str] = CLIPS
 ) -> Any:
-    """Ratings; scores: of a clip's place, of the reference, the anchor and then the systems."""
-    conditions = [REFERENCE, ANCHOR, *({"role": "system", "name": name} for name in systems)]
+    """Ratings; scores: of a clip's place, of the reference, both anchors and then the systems."""
+    conditions = [REFERENCE, *ANCHORS, *({"role": "system", "name": name} for name in systems)]
     trials = [
         {
             "clip": clip,
@@ -65,8 +65,9 @@ def attentive(means: Mapping[str, float], rng: np.random.Generator) -> Scores:
     def scores(clip: int) -> list[float]:
         own = np.array(list(means.values())) + leaning + tastes + rng.normal(0, 7, len(means))
         reference = 100.0 if rng.random() < 0.9 else float(rng.integers(91, 100))
-        anchor = float(np.clip(rng.normal(35, 9), 0, 100))
-        return [reference, anchor, *np.clip(own, 0, 100).round(1).tolist()]
+        low = float(np.clip(rng.normal(35, 9), 0, 100))
+        middle = float(np.clip(rng.normal(75, 5), 0, 90))
+        return [reference, low, middle, *np.clip(own, 0, 100).round(1).tolist()]
 
     return scores
 

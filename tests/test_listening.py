@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from codec.errors import BadInput
-from models.evaluation import listening, sessions
+from models.evaluation import listening, sessions, significance
 from tests import panels
 from tui.cli import main
 
@@ -64,7 +64,7 @@ def test_intervals_hold_the_mean_in_about_95_of_100_panels():
                  for name, mean in MEANS.items()]  # fmt: skip
     assert 0.9 <= np.mean(held) < 1
     many = np.random.default_rng(9).normal(60, 8, (4000, 20))
-    inside = [each.low < 60 < each.high for each in map(listening.student, many.tolist())]
+    inside = [each.low < 60 < each.high for each in map(significance.student, many.tolist())]
     assert 0.94 < np.mean(inside) < 0.96
 
 
@@ -81,19 +81,23 @@ def test_systems_that_are_alike_are_seldom_told_apart():
 
 
 def lazy(score: float) -> panels.Scores:
-    return lambda clip: [score] * (2 + len(MEANS))
+    return lambda clip: [score] * (3 + len(MEANS))
 
 
 def guessing(seed: int) -> panels.Scores:
     rng = np.random.default_rng(seed)
-    return lambda clip: rng.integers(0, 101, 2 + len(MEANS)).tolist()
+    return lambda clip: rng.integers(0, 101, 3 + len(MEANS)).tolist()
 
 
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
         (lazy(50), "rated the hidden reference below 90 in 8 of 8 trials"),
-        (lazy(100), "rated an anchor above 90 in 8 of 8 trials"),
+        (
+            lazy(100),
+            "rated the anchor 3.5 kHz low-pass above 90 in 8 of 8 trials and rated the "
+            "anchor 7 kHz low-pass above 90 in 8 of 8 trials",
+        ),
         (guessing(1), "rated the hidden reference below 90"),
         (guessing(2), "rated the hidden reference below 90"),
     ],
@@ -110,25 +114,60 @@ def test_one_wrong_trial_in_eight_is_forgiven_and_two_are_not():
 
     def slips(count: int) -> Any:
         return panels.mushra(
-            "slips", list(MEANS), lambda clip: [89.9 if clip < count else 90, 30, *MEANS.values()]
+            "slips",
+            list(MEANS),
+            lambda clip: [89.9 if clip < count else 90, 30, 60, *MEANS.values()],
         )
 
     assert not report(*honest, slips(1)).excluded
     assert [who for who, _, _ in report(*honest, slips(2)).excluded] == ["slips"]
 
 
-def test_an_anchor_that_spoils_nothing_is_not_held_against_anybody():
-    """A quarter of the listeners praise the anchor of some clips: it is the clips."""
+@pytest.mark.parametrize("anchor", ["low", "mid"])
+def test_an_anchor_that_spoils_nothing_is_not_held_against_anybody(anchor):
+    """More than a quarter of the listeners praise the anchor of some clips: it is the clips."""
 
     def results(praising: int) -> list[Any]:
         def scores(listener: int) -> panels.Scores:
-            return lambda clip: [100, 95 if clip < 2 and listener < praising else 30, 50]
+            def rate(clip: int) -> list[float]:
+                high = 95 if clip < 2 and listener < praising else 30
+                return [100, high, 30, 50] if anchor == "low" else [100, 30, high, 50]
+
+            return rate
 
         return [panels.mushra(f"{k}", ["a"], scores(k)) for k in range(8)]
 
     assert not report(*results(3)).excluded
     assert len(report(*results(2)).excluded) == 2
     assert len(report(*results(1)[:2]).excluded) == 1  # nobody else heard it that way
+
+
+def test_an_anchor_like_the_original_leaves_the_other_as_it_is():
+    """Everybody takes that of 7 kHz for the original, and one listener that of 3.5 kHz, too."""
+    results = [
+        panels.mushra(f"{k}", ["a"], lambda clip, own=95 if k == 0 else 20: [100, own, 97, 50])
+        for k in range(8)
+    ]
+    found = report(*results)
+    assert found.excluded == [
+        ("0", "0.json", "rated the anchor 3.5 kHz low-pass above 90 in 8 of 8 trials")
+    ]
+
+
+def test_results_with_one_anchor_are_read_and_screened():
+    """As pages saved them before that of 7 kHz came."""
+
+    def old(listener: str, anchor: float) -> Any:
+        values = panels.mushra(listener, ["a"], lambda clip: [100, anchor, 0, 50])
+        del values["conditions"][2]
+        for trial in values["trials"]:
+            trial["ratings"] = [
+                {"condition": k, "score": score} for k, score in enumerate([100, anchor, 50])
+            ]
+        return values
+
+    found = report(*(old(f"{k}", 20) for k in range(7)), old("lazy", 95))
+    assert [who for who, _, _ in found.excluded] == ["lazy"]
 
 
 def test_a_panel_of_which_nobody_is_left(tmp_path, capsys):
@@ -144,8 +183,8 @@ def test_a_panel_of_which_nobody_is_left(tmp_path, capsys):
 
 def test_two_listeners_by_hand():
     rows: dict[str, list[list[float]]] = {
-        "Ada": [[100, 20, 40, 60], [100, 30, 50, 80]],
-        "Bob": [[100, 10, 60, 60], [96, 20, 70, 70]],
+        "Ada": [[100, 20, 70, 40, 60], [100, 30, 70, 50, 80]],
+        "Bob": [[100, 10, 70, 60, 60], [96, 20, 70, 70, 70]],
     }
     found = report(
         *(panels.mushra(who, ["a", "b"], own.__getitem__, ["1", "2"]) for who, own in rows.items())
@@ -165,25 +204,25 @@ def test_two_listeners_by_hand():
 def test_holm_by_hand():
     assert holm_of(0.01, 0.04, 0.03, 0.005) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm_of(0.5, 0.6) == [1.0, 1.0]
-    assert math.isnan(listening.holm([math.nan, 0.03])[0])
-    assert listening.holm([math.nan, 0.03])[1] == 0.03
+    assert math.isnan(significance.holm([math.nan, 0.03])[0])
+    assert significance.holm([math.nan, 0.03])[1] == 0.03
 
 
 @given(st.lists(st.integers(-30, 30).filter(bool), min_size=2, max_size=12, unique_by=abs))
 def test_signed_ranks_are_those_of_scipy_where_no_ranks_are_tied(gaps):
-    assert listening.signed_ranks(gaps) == pytest.approx(stats.wilcoxon(gaps).pvalue)
+    assert significance.signed_ranks(gaps) == pytest.approx(stats.wilcoxon(gaps).pvalue)
 
 
 def test_signed_ranks_by_hand():
     # Ranks 1.5, 1.5, 3, 4 and of the 16 choices of signs two have a sum of 1.5 or less on either
     # side with one of the first two alone, and one has none: (1 + 2) / 16, twice.
-    assert listening.signed_ranks([1, -1, 2, 3, 0]) == pytest.approx(2 * 3 / 16)
-    assert listening.signed_ranks([0, 0]) == 1
-    assert listening.signed_ranks(np.arange(1.0, 301)) < 1e-40
+    assert significance.signed_ranks([1, -1, 2, 3, 0]) == pytest.approx(2 * 3 / 16)
+    assert significance.signed_ranks([0, 0]) == 1
+    assert significance.signed_ranks(np.arange(1.0, 301)) < 1e-40
 
 
 def holm_of(*values: float) -> list[float]:
-    return listening.holm(values)
+    return significance.holm(values)
 
 
 def test_one_listener_has_no_interval(capsys):
@@ -196,7 +235,7 @@ def test_one_listener_has_no_interval(capsys):
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=2, max_size=30))
 def test_a_ratio_over_equal_denominators_is_a_mean(pairs):
     tops = [top for top, _ in pairs]
-    mean, ratio = listening.student(tops), listening.student_ratio(tops, [4] * len(tops))
+    mean, ratio = significance.student(tops), significance.student_ratio(tops, [4] * len(tops))
     assert ratio.value == pytest.approx(mean.value / 4)
     assert ratio.high == pytest.approx(mean.high / 4)
     low, high = stats.t.interval(0.95, len(tops) - 1, np.mean(tops), max(stats.sem(tops), 1e-300))
@@ -326,6 +365,17 @@ def test_one_test_with_other_systems_is_left_out(tmp_path):
     assert "other systems" in found.skipped[str(tmp_path / "001.json")]
 
 
+def test_two_kinds_of_transducer_are_remarked(tmp_path):
+    for ears, count in (("headphones", 0), ("earphones", 0), ("loudspeakers", 1), ("", 0)):
+        results = [
+            {**words("Ada", (1, "one")), "ears": "headphones"},
+            {**words("Bob", (1, "one")), "ears": ears},
+        ]
+        found = sessions.read_panel(panels.save(results, tmp_path))
+        assert len(found.remarks) == count
+        assert all("section 8" in remark for remark in found.remarks)
+
+
 def test_two_sittings_of_one_name_are_remarked(tmp_path):
     first, second = words("Ada", (1, "one")), words("ADA", (1, "one"))
     found = sessions.read_panel(panels.save([first, second], tmp_path))
@@ -377,6 +427,7 @@ def test_a_whole_result_is_read(kind):
         ("ab", lambda v: v["conditions"].pop(), "does not have these roles"),
         ("ab", lambda v: v["trials"][0].update(a=-1), "no whole number"),
         ("ab", lambda v: v.update(listener="x" * 300), "longer than 200"),
+        ("ab", lambda v: v.update(ears="walls"), "ears \"walls\" is none of"),
         ("words", lambda v: v["trials"][0].update(condition=2), "no whole number from 0 to 1"),
         ("words", lambda v: v["trials"][0].update(typed="x" * 9999), "longer than 4000"),
         ("mushra", lambda v: v["trials"][0]["ratings"].pop(), "not rated"),

@@ -1,10 +1,8 @@
 """Statistics of listening tests: ratings of MUSHRA, preferences, and words that were understood.
 
 Listeners are the sample: what one of them answers is no independent observation. Means are those of
-listeners' means, and intervals are Student's t over listeners, as ITU-R BS.1534-3 computes them for
-one clip. Listeners of MUSHRA are screened afterwards by the rules of that recommendation, with its
-rule for the mid-range anchor applied to the anchor of 3.5 kHz, the only one that our pages have:
-one of 7 kHz would be close to the original, which ends at 8 kHz.
+listeners' means, and intervals are Student's t over listeners. Listeners of MUSHRA are screened
+afterwards.
 """
 
 from __future__ import annotations
@@ -12,47 +10,45 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import combinations
 from typing import Any, TextIO
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import stats
 
 from models.evaluation import tables
 from models.evaluation.estimates import Estimate
 from models.evaluation.plots import Box
+from models.evaluation.screening import rated_trials, screen
 from models.evaluation.sessions import (
-    ANCHOR,
     KINDS,
-    REFERENCE,
     SYSTEM,
     Compared,
     Condition,
     Panel,
-    Rated,
     Session,
     Typed,
 )
+from models.evaluation.significance import (
+    LEVEL,
+    holm,
+    paired_t,
+    signed_ranks,
+    student,
+    student_ratio,
+)
 from models.evaluation.words import word_errors
 
-HIGH = 90.0  # the reference belongs there, an anchor above it was not heard
-MOST_TRIALS = 0.15  # in which a listener may be wrong
-MOST_LISTENERS = 0.25  # above HIGH, with an anchor: the clip hardly suffers from it
 BANDS = ("bad", "poor", "fair", "good", "excellent")  # fifths of the scale from 0 to 100
-_LEVEL = 0.95
-_MANY = 200  # differences, whose signs are no longer counted one by one
-
 _HOW = {
     "mushra": {
         "mean": "over listeners, of each one's mean over clips; the interval is Student's t over "
         "listeners, 95 %",
         "quartiles": "of all ratings that count",
-        "post_screening": "ITU-R BS.1534-3: a listener is left out who rates the hidden reference "
-        "below 90 in more than 15 % of the trials, or an anchor above 90; the recommendation says "
-        "that of its mid-range anchor, here it is that of 3.5 kHz. A clip whose anchor more than "
-        "a quarter of the listeners, and more than one, rate above 90 does not count for that",
+        "post_screening": "ITU-R BS.1534-3, 4.1.2: a listener is left out who rates the hidden "
+        "reference below 90 in more than 15 % of the trials, or an anchor above 90; the "
+        "recommendation says the latter of that of 7 kHz alone. A clip whose anchor more than a "
+        "quarter of the listeners, and more than one, rate above 90 does not count for that anchor",
         "pairs": "two-sided tests of listeners' means for each pair of systems: paired t and "
         "Wilcoxon's signed ranks (exact), each corrected by Holm over all pairs",
     },
@@ -201,87 +197,7 @@ def report(panel: Panel) -> Report:
     return {"mushra": _rate, "ab": _prefer, "words": _understand}[panel.kind](panel)
 
 
-def student(values: Sequence[float]) -> Estimate:
-    """The mean of values [n], one of each listener, with its interval by Student's t.
-
-    The interval is NaN for less than two.
-    """
-    return student_ratio(values, [1.0] * len(values))
-
-
-def student_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
-    """A ratio of sums over listeners, [n] each, with its interval by Student's t.
-
-    The variance is that of the linearised ratio (Cochran, Sampling Techniques, section 6.3), which
-    for equal denominators is that of a mean. Listeners whose denominator is 0 are left out.
-    """
-    top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    known = bottom > 0
-    missing = int(len(top) - known.sum())
-    top, bottom = top[known], bottom[known]
-    count = len(top)
-    if not count:
-        return Estimate(math.nan, math.nan, math.nan, missing)
-    value = float(top.sum() / bottom.sum())
-    if count < 2:
-        return Estimate(value, math.nan, math.nan, missing)
-    rests = (top - value * bottom) / bottom.mean()
-    error = math.sqrt(float((rests**2).sum()) / (count - 1) / count)
-    half = _quantile(count - 1) * error
-    return Estimate(value, value - half, value + half, missing)
-
-
-@lru_cache
-def _quantile(freedom: int) -> float:
-    """Of Student's t, for an interval to both sides."""
-    return float(special.stdtrit(freedom, 0.5 + _LEVEL / 2))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """p of several tests, corrected after Holm (Scandinavian J. Statistics 6, 1979).
-
-    NaNs are no tests, and stay.
-    """
-    order = sorted((p, place) for place, p in enumerate(values) if not math.isnan(p))
-    found = list(values)
-    largest = 0.0
-    for done, (p, place) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - done) * p))
-        found[place] = largest
-    return found
-
-
 # --- MUSHRA ----------------------------------------------------------------------------------
-
-
-def screen(sessions: Sequence[Session]) -> dict[int, str]:
-    """{place: why} of those who are left out by the rules above."""
-    conditions = sessions[0].conditions
-    reference = next(k for k, each in enumerate(conditions) if each.role == REFERENCE)
-    anchors = [k for k, each in enumerate(conditions) if each.role == ANCHOR]
-    trials = [_ratings(session) for session in sessions]
-    high: dict[str, list[bool]] = {}
-    for some in trials:
-        for trial in some:
-            praised = any(trial.scores[anchor] > HIGH for anchor in anchors)
-            high.setdefault(trial.clip, []).append(praised)
-    weak = {clip for clip, over in high.items() if sum(over) > max(1.0, MOST_LISTENERS * len(over))}
-    found: dict[int, str] = {}
-    for place, some in enumerate(trials):
-        low = sum(trial.scores[reference] < HIGH for trial in some)
-        over = [
-            any(trial.scores[anchor] > HIGH for anchor in anchors)
-            for trial in some
-            if trial.clip not in weak
-        ]
-        reasons = []
-        if low > MOST_TRIALS * len(some):
-            reasons.append(f"rated the hidden reference below 90 in {low} of {len(some)} trials")
-        if sum(over) > MOST_TRIALS * len(over):
-            reasons.append(f"rated an anchor above 90 in {sum(over)} of {len(over)} trials")
-        if reasons:
-            found[place] = " and ".join(reasons)
-    return found
 
 
 def _rate(panel: Panel) -> Report:
@@ -295,9 +211,9 @@ def _rate(panel: Panel) -> Report:
         return Report(panel, counted, excluded)
     conditions = panel.conditions
     means = np.array(  # [listeners, conditions]
-        [np.mean([trial.scores for trial in _ratings(each)], axis=0) for each in counted]
+        [np.mean([trial.scores for trial in rated_trials(each)], axis=0) for each in counted]
     )
-    everything = [trial for each in counted for trial in _ratings(each)]
+    everything = [trial for each in counted for trial in rated_trials(each)]
     clips = sorted({trial.clip for trial in everything})
     ratings = []
     for place, condition in enumerate(conditions):
@@ -338,7 +254,7 @@ def _differences(means: Mapping[str, Sequence[float]]) -> list[Difference]:
     for (name, ours), (other, theirs) in combinations(means.items(), 2):
         gaps = np.subtract(ours, theirs)
         difference = student(gaps.tolist())
-        found.append(Difference(name, other, difference, _paired_t(gaps), signed_ranks(gaps)))
+        found.append(Difference(name, other, difference, paired_t(gaps), signed_ranks(gaps)))
     both = zip(
         found, holm([each.t for each in found]), holm([each.wilcoxon for each in found]),
         strict=True,
@@ -347,44 +263,6 @@ def _differences(means: Mapping[str, Sequence[float]]) -> list[Difference]:
         Difference(each.system, each.other, each.difference, each.t, each.wilcoxon, t, wilcoxon)
         for each, t, wilcoxon in both
     ]
-
-
-def _paired_t(gaps: NDArray[np.float64]) -> float:
-    """p of Student's test that differences [n] are 0 on average; NaN for less than two."""
-    if len(gaps) < 2:
-        return math.nan
-    if np.ptp(gaps) == 0:  # where t is not defined
-        return 1.0 if gaps[0] == 0 else 0.0
-    t = gaps.mean() / (gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    return 2 * float(special.stdtr(len(gaps) - 1, -abs(t)))
-
-
-def signed_ranks(gaps: ArrayLike) -> float:
-    """p of Wilcoxon's test that differences [n] are symmetric about 0; NaN for less than two.
-
-    Zeros are left out, and ties share their ranks. Exact, by counting the sums of ranks that
-    every choice of signs has; from 200 differences on by the normal distribution.
-    """
-    values = np.asarray(gaps, np.float64)
-    if len(values) < 2:
-        return math.nan
-    values = values[values != 0]
-    if not len(values):
-        return 1.0
-    if len(values) >= _MANY:
-        return float(stats.wilcoxon(values, method="approx").pvalue)
-    ranks = np.rint(2 * stats.rankdata(np.abs(values))).astype(int)  # whole, with halves for ties
-    total = int(ranks.sum())
-    chances = np.zeros(total + 1)
-    chances[0] = 1.0
-    for rank in ranks:
-        chances = 0.5 * (chances + np.concatenate([np.zeros(rank), chances[:-rank]]))
-    smaller = int(min(ranks[values > 0].sum(), ranks[values < 0].sum()))
-    return min(1.0, 2 * float(chances[: smaller + 1].sum()))
-
-
-def _ratings(session: Session) -> list[Rated]:
-    return [trial for trial in session.trials if isinstance(trial, Rated)]
 
 
 def _print_ratings(found: Report, console: tables.Console) -> None:
@@ -469,7 +347,7 @@ def _preference(system: str, other: str, answers: Mapping[int, Sequence[int]]) -
     p, share = math.nan, Estimate(math.nan, math.nan, math.nan, signs.count(0))
     if wins + losses:
         test = stats.binomtest(wins, wins + losses)
-        interval = test.proportion_ci(_LEVEL)
+        interval = test.proportion_ci(LEVEL)
         p = float(test.pvalue)
         share = Estimate(
             wins / (wins + losses), float(interval.low), float(interval.high), signs.count(0)

@@ -4,6 +4,7 @@ The file is JSON of form 1, an object:
 
     sotto: "listening test"; form: 1; test: {id, kind, title}, where id is that of the page and kind
     one of `KINDS`; session: of this listener, of one sitting; listener: a name or pseudonym;
+    ears: "headphones", "earphones", "loudspeakers" or "", what was listened with, may be missing;
     planned: the number of trials; conditions: [{role, name}], role one of `ROLES`; trials: [...]
 
 and a trial, by kind, where conditions are given by their places:
@@ -32,6 +33,7 @@ from codec.files.paths import display_name, open_input, os_errors
 FORM = 1
 KINDS = {"mushra": "MUSHRA", "ab": "preference", "words": "intelligibility"}
 REFERENCE, ANCHOR, SYSTEM = ROLES = ("reference", "anchor", "system")
+EARS = ("", "headphones", "earphones", "loudspeakers")
 
 MAX_BYTES = 4 << 20
 MAX_FILES = 10_000
@@ -83,7 +85,8 @@ class Typed:
 class Session:
     """One listener's answers in one sitting.
 
-    test, title: identity and title of the page; key: identity of the sitting; trials: of `kind`.
+    test, title: identity and title of the page; key: identity of the sitting; ears: one of `EARS`;
+    trials: of `kind`.
     """
 
     file: str
@@ -92,6 +95,7 @@ class Session:
     title: str
     key: str
     listener: str
+    ears: str
     conditions: Sequence[Condition]
     trials: Sequence[Rated] | Sequence[Compared] | Sequence[Typed]
 
@@ -224,6 +228,7 @@ def _session(values: Mapping[str, Any], name: str) -> Session:
         _name(test, "title"),
         _id(values, "session"),
         _name(values, "listener"),
+        _choice(values, "ears", EARS) if "ears" in values else "",
         conditions,
         trials,
     )
@@ -231,7 +236,7 @@ def _session(values: Mapping[str, Any], name: str) -> Session:
 
 def _check_roles(kind: str, roles: Sequence[str]) -> None:
     wanted = {"mushra": (1, 1, 1), "ab": (0, 0, 2), "words": (0, 0, 1)}[kind]
-    most = {"mushra": (1, 1), "ab": (0, 0), "words": (1, 0)}[kind]
+    most = {"mushra": (1, 2), "ab": (0, 0), "words": (1, 0)}[kind]
     counts = [roles.count(role) for role in ROLES]
     if any(count < least for count, least in zip(counts, wanted, strict=True)) or any(
         count > bound for count, bound in zip(counts, most, strict=False)
@@ -299,12 +304,20 @@ def _remarks(sessions: Sequence[Session]) -> list[str]:
     named: dict[str, list[str]] = {}
     for session in sessions:
         named.setdefault(session.listener.casefold(), []).append(session.file)
-    return [
+    remarks = [
         f"{len(files)} sittings bear the same name, and count as those of {len(files)} listeners: "
         + ", ".join(files)
         for name, files in named.items()
         if name and len(files) > 1
     ]
+    ears = [session.ears for session in sessions if session.ears]
+    loud = ears.count("loudspeakers")
+    if 0 < loud < len(ears):
+        remarks.append(
+            f"{loud} listened with loudspeakers, {len(ears) - loud} with headphones or earphones: "
+            "BS.1534-3 wants one kind for all (section 8)"
+        )
+    return remarks
 
 
 def _no_number(text: str) -> NoReturn:
