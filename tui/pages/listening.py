@@ -1,9 +1,9 @@
 """Pages of listening tests: blind, shuffled and level-matched, with results that the browser saves.
 
-`mushra` is after ITU-R BS.1534-3, `ab` asks for preferences and `words` has sentences typed. Which
-system is which stands nowhere in the page but in `sealed`: a text that nobody reads by accident,
-which the page's script opens when everything is answered, and puts into the results. It keeps no
-secret from those who want to know.
+`mushra` is after ITU-R BS.1534-3, whose sections are named below, `ab` asks for preferences and
+`words` has sentences typed. Which system is which stands nowhere in the page but in `sealed`: a
+text that nobody reads by accident, which the page's script opens when everything is answered, and
+puts into the results. It keeps no secret from those who want to know.
 """
 
 from __future__ import annotations
@@ -39,15 +39,22 @@ from models.evaluation.sessions import (
 from tui.pages import sounds
 from tui.pages.site import Site
 
-MOST_STIMULI = 12  # in a trial of MUSHRA, by the recommendation
+MOST_STIMULI = 12  # in a trial of MUSHRA (5.3)
+SECONDS, LONGEST = 10.0, 12.0  # of a clip of MUSHRA: about, and at most (5.1)
 MOST_PAIRS = 48  # trials of a preference test
 PLAYS = 2  # of a sentence that is to be typed
-ANCHOR_NAME = "3.5 kHz low-pass"
+# The two that are mandatory (5.1), by the frequency in Hz up to which they are the original.
+ANCHORS = {"3.5 kHz low-pass": 3500.0, "7 kHz low-pass": 7000.0}
 # Clips of a test, if nobody says how many: a listener is busy for less than half an hour.
 CLIPS = {"mushra": 8, "ab": 12, "words": 24}
 
 _LEVEL = 10 ** (-26 / 20)  # RMS of every clip, full scale 1: usual for speech in such tests
-_TAPS = 129  # of the anchor's filter
+_TAPS = 129  # of an anchor's filter
+_SLOPE = 500.0  # Hz from its pass band to its stop band
+_ASSETS = (
+    "base.css", "listening.css", "sounds.js", "player.js", "trials.js", "deck.js", "tasks.js",
+    "results.js", "listening.js",
+)  # fmt: skip
 _SOUNDS = "{:03}"
 _SECONDS = {"mushra": 15, "ab": 20, "words": 25}  # of a listener, for a stimulus or trial
 
@@ -78,12 +85,12 @@ def plan(kind: str, systems: int, clips: Sequence[Clip]) -> Plan:
     if not systems:
         raise BadInput("there is no system to listen to")
     if kind == "mushra":
-        stimuli = systems + 2
+        stimuli = systems + 1 + len(ANCHORS)
         if stimuli > MOST_STIMULI:
             raise BadInput(
-                f"MUSHRA has at most {MOST_STIMULI} sounds in a trial, two of them the hidden "
-                f"reference and the anchor: of {systems} systems choose {MOST_STIMULI - 2} with "
-                "--presets, --peers or --system"
+                f"MUSHRA has at most {MOST_STIMULI} sounds in a trial, three of them the hidden "
+                f"reference and the anchors: of {systems} systems choose "
+                f"{MOST_STIMULI - 1 - len(ANCHORS)} with --presets, --peers or --system"
             )
         seconds = count * stimuli * _SECONDS[kind]
     elif kind == "ab":
@@ -96,8 +103,9 @@ def plan(kind: str, systems: int, clips: Sequence[Clip]) -> Plan:
     else:
         count -= _practice(count)
         seconds = count * _SECONDS[kind]
-    if systems + 2 > MAX_CONDITIONS:
-        raise BadInput(f"a listening test has at most {MAX_CONDITIONS - 2} systems")
+    most = MAX_CONDITIONS - 1 - len(ANCHORS)
+    if systems > most:
+        raise BadInput(f"a listening test has at most {most} systems")
     return Plan(kind, count, max(1, round(seconds / 60)))
 
 
@@ -106,20 +114,16 @@ def usable(kind: str, clips: Sequence[Clip]) -> list[int]:
     return [k for k, clip in enumerate(clips) if kind != "words" or (clip.text or "").strip()]
 
 
-def low_pass(samples: Samples) -> Samples:
-    """The anchor: [n] at 16 kHz, without what is above 3.5 kHz, and not delayed.
+def low_pass(samples: Samples, hertz: float) -> Samples:
+    """An anchor: [n] at 16 kHz, without what is above a frequency, and not delayed.
 
-    ITU-R BS.1534-3 asks for a ripple of 0.1 dB at most up to 3.5 kHz, for 25 dB of attenuation at
-    4 kHz, and 50 dB from 4.5 kHz on. A Kaiser window gives 60 dB from 4 kHz on.
+    For that of 3.5 kHz section 5.1 asks for a ripple of 0.1 dB at most in the pass band, and for
+    25 dB of attenuation at 4 kHz, 50 dB at 4.5 kHz; of that of 7 kHz it gives only the frequency.
+    Here both have a slope of 500 Hz, and 60 dB from its end on, by a Kaiser window.
     """
-    return np.convolve(samples, _filter(), mode="full")[_TAPS // 2 :][: len(samples)]
-
-
-def _filter() -> Samples:
-    found: Samples = signal.firwin(
-        _TAPS, 3760.0, window=("kaiser", signal.kaiser_beta(62.0)), fs=SAMPLE_RATE
-    )
-    return found
+    window = "kaiser", signal.kaiser_beta(62.0)
+    taps = signal.firwin(_TAPS, hertz + 0.52 * _SLOPE, window=window, fs=SAMPLE_RATE)
+    return np.convolve(samples, taps, mode="full")[_TAPS // 2 :][: len(samples)]
 
 
 def write(
@@ -171,7 +175,7 @@ def write(
         "pairs": MOST_PAIRS,
         "sealed": blind.sealed(used),
     }
-    site.add_assets("base.css", "listening.css", "sounds.js", "player.js", "listening.js")
+    site.add_assets(*_ASSETS)
     site.render(
         "listening.html", title=title, kind=kind, plan=found, data=data, plays=plays,
         clips=len(used), stimuli=len(blind.conditions),
@@ -189,7 +193,7 @@ class Blind:
         if kind != "ab":
             conditions.append(Condition(REFERENCE, "original"))
         if kind == "mushra":
-            conditions.append(Condition(ANCHOR, ANCHOR_NAME))
+            conditions += [Condition(ANCHOR, name) for name in ANCHORS]
         rng.shuffle(conditions)
         self.conditions = conditions
 
@@ -201,8 +205,10 @@ class Blind:
             if condition.role == REFERENCE:
                 samples = reference
             else:
-                low = condition.role == ANCHOR
-                samples = low_pass(reference) if low else decoded[condition.name]
+                if condition.role == ANCHOR:
+                    samples = low_pass(reference, ANCHORS[condition.name])
+                else:
+                    samples = decoded[condition.name]
                 assert len(samples) == len(reference), condition.name
                 samples = match_level(reference, np.asarray(samples, np.float64))
             found[str(number)] = samples

@@ -51,7 +51,7 @@ def add_parser(subjects: Subparsers) -> None:
         help="of these, only the one that the table calls so, e.g. 'sotto 2k, no search'; more "
         "than once for several")  # fmt: skip
     add("--clips", type=positive_count, help="clips to use (24)")
-    add("--max-seconds", type=_SECONDS, help="longer clips are cropped (15)")
+    add("--max-seconds", type=_SECONDS, help="longer clips are cropped (15; --mushra: 10)")
     add("--ablation", action="store_true",
         help="measure parts of sotto instead: latent size against levels, and what the search "
         "gains; --plot then also writes FILE with -tradeoff in its name")  # fmt: skip
@@ -171,7 +171,7 @@ def _choose(benchmark: Benchmark, systems: Collection[str]) -> None:
 
 def _prepare_test(args: argparse.Namespace) -> None:
     """Raise UsageError where a listening test cannot be; see to its number of clips."""
-    from tui.pages.listening import CLIPS
+    from tui.pages.listening import CLIPS, SECONDS
 
     if args.page is None:
         raise UsageError(f"--{args.listening} is for --page: it makes the page a listening test")
@@ -179,6 +179,8 @@ def _prepare_test(args: argparse.Namespace) -> None:
         raise UsageError(f"--{args.listening} tests clips as they are, without --conditions")
     if args.clips is None:
         args.clips = CLIPS[args.listening]
+    if args.listening == "mushra" and args.max_seconds is None:
+        args.max_seconds = SECONDS
 
 
 def _announce_test(kind: str, benchmark: Benchmark) -> None:
@@ -193,6 +195,11 @@ def _announce_test(kind: str, benchmark: Benchmark) -> None:
     for place, clip in enumerate(benchmark.clips):
         if place not in used:
             note(f"{display_name(clip.name)} is not in the test: its transcript is not known")
+    long = sum(clip.seconds > listening.LONGEST for clip in benchmark.clips)
+    if kind == "mushra" and long:
+        seconds = f"{listening.SECONDS:.0f}"
+        note(f"{long} clip{'s' * (long != 1)} of more than {listening.LONGEST:.0f} s: "
+             f"BS.1534 asks for about {seconds} s (--max-seconds {seconds})")  # fmt: skip
     note(f"a listener has {plan.trials} trials, of about {plan.minutes} min altogether")
 
 
