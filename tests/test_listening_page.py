@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import csv
+import itertools
 import json
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -513,29 +515,84 @@ def test_a_listener_types(pages, open_page: OpenPage, tmp_path: Path, capsys):
     assert len(json.loads(capsys.readouterr().out)["systems"]) == 3
 
 
-@pytest.mark.parametrize("kind", sessions.KINDS)
-def test_every_step_is_accessible_and_fits(pages, open_page: OpenPage, kind: str):
-    scheme = "dark" if kind == "ab" else "light"
-    page = open_page(pages[kind], color_scheme=scheme)
+def resume(page: Page, step: str) -> None:
+    """Come back to a test of which everything but the last trial was answered, or all of it."""
+    page.evaluate(
+        """(step) => {
+          const plan = JSON.parse(document.getElementById("data").textContent);
+          const [key] = Object.keys(localStorage);
+          const state = JSON.parse(localStorage[key]);
+          const all = sotto.trials(plan, state.seed, state.number);
+          const answers = all.map(({places}) => ({
+            mushra: {scores: places.map((place) => [place, 20 * place]), heard: places},
+            ab: {answer: "none", heard: places},
+            words: {typed: "one two", nothing: false, plays: 1},
+          }[plan.kind]));
+          if (step === "trial") answers[all.length - 1] = null;
+          const kept = {...state, step, answers, trial: all.length - 1};
+          localStorage[key] = JSON.stringify(kept);
+          location.reload();
+        }""",
+        step,
+    )
+    page.wait_for_function("(step) => !document.getElementById(step)?.hidden", arg=step)
 
-    def look() -> None:
-        assert findings(page) == []
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 800})
-            assert not scrolls_sideways(page), width
 
-    look()
+def screens(page: Page, kind: str) -> Iterator[str]:
+    """Walk through a test, and stop at everything that there is to see."""
+    yield "start"
+    page.get_by_role("button", name="Begin").click()
+    yield "start, without a name"
     page.get_by_label("Your name").fill("Ada")
     page.get_by_role("button", name="Begin").click()
-    look()
+    page.get_by_role("button", name="Continue").click()
+    yield "check, not answered"
     page.get_by_label("headphones", exact=True).check()
     page.get_by_role("button", name="Continue").click()
+    yield "practice"
+    page.get_by_role("button", name="Begin the test").click()
+    for summary in page.locator("summary:visible").all():
+        summary.click()
+    assert problem(page)
+    yield "practice, not heard, with all that is folded"
+    resume(page, "trial")
     if kind == "mushra":
         rate(page, "B", 34)
-        assert page.get_by_role("slider", name="Rating of sound B").get_attribute(
-            "aria-valuetext"
-        ) == "34, poor"  # fmt: skip
-    look()
+        slider = page.get_by_role("slider", name="Rating of sound B")
+        assert slider.get_attribute("aria-valuetext") == "34, poor"
+    elif kind == "ab":
+        page.keyboard.press("b")
+        page.get_by_label("I prefer B").check()
+    else:
+        page.get_by_label("What was said?").fill("one two")
+    yield "trial"
+    resume(page, "end")
+    yield "end"
+    page.get_by_role("button", name="Next listener").click()
+    page.get_by_role("button", name="Save the results").click()
+    yield "end, saved"
+
+
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+LOOKS = tuple(itertools.product(WIDTHS, SCHEMES))
+
+
+@pytest.mark.parametrize("kind", sessions.KINDS)
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_screen_is_accessible_and_fits(pages, open_page: OpenPage, kind: str, every: bool):
+    """Each at one width in one scheme, all of which come up; and, slowly, each at all of them."""
+    page = open_page(pages[kind], reduced_motion="reduce")  # no colours on their way to others
+    seen = 0
+    for number, screen in enumerate(screens(page, kind)):
+        for width, scheme in LOOKS if every else LOOKS[number % len(LOOKS) :][:1]:
+            page.set_viewport_size({"width": width, "height": 800})
+            page.emulate_media(color_scheme=scheme)
+            assert findings(page) == [], (screen, width, scheme)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            assert not scrolls_sideways(page), (screen, width)
+        seen += 1
+    assert seen == 8
 
 
 @pytest.mark.parametrize("kind", ["ab", "words"])
