@@ -96,12 +96,12 @@ def data(values: Any) -> Markup:
 
 
 def check(
-    folder: Name, inputs: Collection[Name] = (), outputs: Collection[Name | None] = (),
+    folder: Name, inputs: Collection[Name | None] = (), outputs: Collection[Name | None] = (),
     *, force: bool = False,
 ) -> None:  # fmt: skip
     """Raise before the minutes a benchmark takes, if a page cannot be written to `folder`.
 
-    inputs: what is read; outputs: the other files to be written, None for one not asked for.
+    inputs: what is read; outputs: the other files to be written; None stands for one not given.
     Raises UsageError if the folder is or holds one of them, and BadInput if it holds something
     else that must not be replaced, or cannot be made.
     """
