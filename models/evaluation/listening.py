@@ -182,7 +182,7 @@ class Report:
             _print_preferences(self, console)
         else:
             _print_understood(self, console)
-        if len(self.counted) < 2:
+        if len(self.counted) == 1 and first.kind != "ab":  # those of a share are over answers
             say("Of one listener there are no intervals.")
         for what, text in _HOW[first.kind].items():
             say(f"{what.capitalize().replace('_', '-')}: {text}.")
