@@ -5,7 +5,7 @@
 //
 // It fills the element `stage`. places: versions in the order shown; answer: what was answered before,
 // or null; changed(answer): called at every change; done(): whoever types is ready. A task has
-// missing(): what is still to do, answer(): to be kept, key(name): whether a key did something.
+// missing(practice): what is still to do, answer(): to be kept, key(name): whether a key did something.
 "use strict";
 
 window.sotto = window.sotto || {};
