@@ -369,6 +369,12 @@ def test_only_what_is_heard_can_be_rated(pages, open_page: OpenPage):
     page.keyboard.press("d")
     page.keyboard.press("End")
     assert sliders["D"].input_value() == "100"
+    for width in WIDTHS:  # it needs no second line
+        page.set_viewport_size({"width": width, "height": 800})
+        heights = page.locator(".value").evaluate_all(
+            "(all) => all.map((each) => each.offsetHeight)"
+        )
+        assert len(set(heights)) == 1
     page.keyboard.press("0")
     assert page.get_by_role("button", name="Play the original").evaluate(
         "(button) => button === document.activeElement"
