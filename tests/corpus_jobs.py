@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
+import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,46 @@ def deadly(folder: str, times: int) -> Callable[[int], tuple[int, int]]:
         return number, os.getpid()
 
     return do
+
+
+def halved(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number // 2
+
+
+def blocked(item: object) -> set[int]:
+    """The signals that do not reach this process."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def blocked_there(connection: Connection) -> None:
+    connection.send(blocked(None))
+
+
+def hang(task: tuple[str, bool]) -> None:
+    """Wait for a program that never ends, with a temporary folder beside a file `pids`.
+
+    task: where, and whether to be deaf to SIGTERM, as in the middle of a long calculation.
+    """
+    place, deaf = task
+    if deaf:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    with tempfile.TemporaryDirectory(dir=place), subprocess.Popen(["sleep", "600"]) as program:
+        try:
+            Path(place, "pids").write_text(f"{os.getpid()} {program.pid}")
+            program.wait()
+        finally:
+            program.kill()
+
+
+def hang_there(connection: Connection, task: tuple[str, bool]) -> None:
+    hang(task)
+
+
+def hang_later(task: tuple[str, bool] | None) -> None:
+    if task is not None:
+        hang(task)
 
 
 class Copier:

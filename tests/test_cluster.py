@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from codec.errors import BadInput
+from models.workers.pool import spread
 from tests.corpus_jobs import done, squares
 from tests.test_corpora import NAMES, code, corpus, lines, outputs, run_both, speech, stop
 from tui.cli import main
 from tui.corpora.cluster import check_address
 from tui.corpora.options import on_ray
-from tui.corpora.pool import spread
 
 # Not imported: Ray reads some of its settings then, and once only.
 if importlib.util.find_spec("ray") is None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,134 +15,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from codec.errors import BadInput, SottoError
-from tests import corpus_jobs
+from codec.errors import BadInput
 from tests.corpus_jobs import MODEL, Copier, arguments, done
 from tui.cli import main
 from tui.corpora.corpus import Coding, code_corpus, work_of
 from tui.corpora.manifest import NAME, Manifest, Record, file_hash, options_hash, read_manifest
-from tui.corpora.pool import TRIES, Died, in_order, spread
-from tui.corpora.processes import Processes
-from tui.corpora.worker import Failed, Worker, always
 from tui.terminal.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-# --- which worker gets which task ----------------------------------------------------------------
-
-
-class Scripted:
-    """A pool of `workers` that ends what it was given last first; `deaths`: of each task."""
-
-    def __init__(self, workers: int, deaths: dict[int, int] | None = None) -> None:
-        self.workers, self.deaths = workers, dict(deaths or {})
-        self.under_way: list[tuple[int, Any]] = []
-        self.given: list[int] = []
-        self.most = self.farthest = 0
-
-    def room(self) -> bool:
-        return len(self.under_way) < self.workers
-
-    def give(self, number: int, task: Any) -> None:
-        self.under_way.append((number, task))
-        self.given.append(number)
-        self.most = max(self.most, len(self.under_way))
-        oldest = min(each for each, _ in self.under_way)
-        self.farthest = max(self.farthest, number - oldest)
-
-    def wait(self) -> list[tuple[int, Any]]:
-        number, task = self.under_way.pop()
-        if self.deaths.get(number, 0):
-            self.deaths[number] -= 1
-            return [(number, Died("by signal 9"))]
-        return [(number, task)]
-
-    def close(self) -> None:
-        pass
-
-
-def test_every_task_ends_once_and_no_more_are_under_way_than_workers() -> None:
-    pool = Scripted(3)
-    results = list(spread(pool, 20, lambda number: f"task {number}"))
-    assert sorted(results) == [(n, f"task {n}") for n in range(20)]
-    assert pool.most == 3
-
-
-def test_a_task_whose_worker_dies_is_done_by_another() -> None:
-    pool = Scripted(2, {4: 1, 7: TRIES - 1, 9: TRIES})
-    results = dict(spread(pool, 12, lambda number: number))
-    assert set(results) == set(range(12))
-    assert [n for n, result in results.items() if result != n] == [9]
-    assert results[9] == Failed("3 workers died of it, the last one by signal 9")
-    assert [pool.given.count(n) for n in (3, 4, 7, 9)] == [1, 2, TRIES, TRIES]
-
-
-def test_tasks_in_order_are_never_far_ahead() -> None:
-    pool = Scripted(3)
-    results = list(in_order(spread(pool, 30, lambda number: number, ahead=5)))
-    assert results == list(range(30))
-    assert pool.farthest == 4
-
-
-def test_nothing_to_do_is_done_at_once() -> None:
-    assert list(spread(Scripted(1), 0, lambda number: number)) == []
-
-
-# --- processes -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def processes(make: Any, count: int = 2):
-    pool = Processes(make, count)
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def test_processes_answer_and_outlive_errors_and_deaths(tmp_path: Path) -> None:
-    with processes(corpus_jobs.odd_ones_fail) as pool:
-        results = dict(spread(pool, 6, lambda number: number))
-    assert results[4] == 4
-    assert results[5] == Failed("unexpected ValueError: it is odd")
-    (tmp_path / "once").mkdir()
-    with processes(partial(corpus_jobs.deadly, str(tmp_path / "once"), 1)) as pool:
-        answers = dict(spread(pool, 8, lambda number: number))
-    assert sorted(number for number, _ in answers.values()) == list(range(8))
-    assert os.getpid() not in {process for _, process in answers.values()}
-
-
-def test_a_task_that_kills_every_worker_fails_alone(tmp_path: Path) -> None:
-    with processes(partial(corpus_jobs.deadly, str(tmp_path), TRIES)) as pool:
-        results = dict(spread(pool, 5, lambda number: number))
-    assert results.pop(3) == Failed("3 workers died of it, the last one by signal 9")
-    assert sorted(results) == [0, 1, 2, 4]
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [(corpus_jobs.unusable, "there is no model"), (corpus_jobs.stillborn, "before they begin")],
-)
-def test_workers_that_cannot_begin_end_it_all(make: Any, reason: str) -> None:
-    with processes(make) as pool, pytest.raises(SottoError, match=reason):
-        list(spread(pool, 3, lambda number: number))
-
-
-def test_a_worker_limits_its_threads_before_it_loads_anything(monkeypatch) -> None:
-    seen: dict[str, str] = {}
-
-    def make() -> Any:
-        seen.update(os.environ)
-        return lambda task: task
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    worker = Worker(make, 1, gpu=False)
-    assert worker.begin() is None
-    assert (seen["OMP_NUM_THREADS"], seen["CUDA_VISIBLE_DEVICES"]) == ("1", "")
-    assert worker.do(5) == 5
 
 
 # --- the manifest --------------------------------------------------------------------------------
@@ -519,10 +397,6 @@ def test_transcoding_tells_of_every_file(speech: Path, capsys) -> None:
 @pytest.mark.slow
 def test_searched_bytes_are_the_same_too(speech: Path) -> None:
     run_both(["encode", "in", "--iterations", "4"], "one", "many", "--jobs", "2")
-
-
-def test_always_needs_nothing() -> None:
-    assert always(abs)(-3) == 3
 
 
 def test_arguments_of_the_tests_are_those_of_commands() -> None:

@@ -190,7 +190,7 @@ class Dying(image.Settings):
 
 
 def test_a_measuring_process_that_dies_is_reported(pictures: Path) -> None:
-    with pytest.raises(SottoError, match="process died"):
+    with pytest.raises(SottoError, match="workers die before they begin, with status 1"):
         image.run(image.find_pictures(pictures)[:2], Dying(device="cpu"), jobs=2)
 
 

@@ -29,12 +29,14 @@ from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS
 from models.elsewhere import Elsewhere
 from models.evaluation.clips import Clip
+from models.workers.processes import end, interrupts_blocked, unwind_when_terminated
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
 
 CLIP_TIMEOUT_S = 900.0
 START_TIMEOUT_S = 300.0
+_ENDING_S = 10.0
 _MIN_DECODED = 0.5
 _PART = 8  # clips that are coded together elsewhere, since a codec has to be loaded first
 _LIVE_CHUNK = SAMPLE_RATE // 25  # samples passed to a live encoder at a time, as in a call
@@ -350,24 +352,27 @@ def code_elsewhere(
 def fresh_process(serve: Callable[..., None], *arguments: object) -> Iterator[Connection]:
     """A process that runs serve(connection, *arguments); its connection is that of the other end.
 
-    The process has ended when the context is left: by itself, or by force after an exception.
+    The process has ended when the context is left: by itself, or by force after an exception. It
+    never sees Ctrl-C; ended by force, it removes its temporary files and ends its programs.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, *arguments))
-    process.start()
+    process = context.Process(target=_unwinding, args=(serve, there, *arguments))
+    with interrupts_blocked():
+        process.start()
     there.close()
     try:
         yield here
-    except BaseException:
-        process.terminate()
-        raise
+        here.close()
+        process.join(_ENDING_S)
     finally:
         here.close()
-        process.join(10)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        end([process])
+
+
+def _unwinding(serve: Callable[..., None], *arguments: object) -> None:
+    unwind_when_terminated()
+    serve(*arguments)
 
 
 @contextmanager
@@ -417,8 +422,6 @@ def _serve(connection: Connection, codec: Codec, clips: Sequence[FloatArray]) ->
         connection.send(("peak", _own_peak_bytes()))
     except Exception as error:  # any failure of a codec becomes one line in the report
         connection.send(("error", one_line(error)))
-    except KeyboardInterrupt:
-        os._exit(1)
 
 
 def _own_peak_bytes() -> int:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import itertools
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codec.device import choose_device
 from codec.errors import BadInput, SottoError
-from codec.files.paths import APPLE_DOUBLE
+from codec.files.paths import APPLE_DOUBLE, display_name
 from codec.image.base import ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
@@ -39,6 +37,9 @@ from models.evaluation.rate_quality import (
     single,
 )
 from models.networks.image_distance import ms_ssim
+from models.workers.pool import for_each
+from models.workers.processes import Processes
+from models.workers.worker import Failed
 
 if TYPE_CHECKING:
     from codec.image.presets import Tune
@@ -274,8 +275,8 @@ def run(
     """Measure all codecs on all pictures, `jobs` at a time; done: called with each picture's name.
 
     timed: pictures that are timed one at a time afterwards, if there are several jobs; show: gets
-    each picture as the codecs decode it, which are not kept. Raises SottoError if a measuring
-    process dies.
+    each picture as the codecs decode it, which are not kept. Raises SottoError if a picture cannot
+    be measured.
     """
     codecs = settings.load()
     jobs = min(jobs or settings.default_jobs(), len(files))
@@ -294,19 +295,12 @@ def run(
     return Results(codecs, points, alone, settings.at)
 
 
-_worker_codecs: list[MeasuredCodec] = []
-
-
-def _start_worker(settings: Settings) -> None:
-    torch.set_num_threads(1)
-    _worker_codecs[:] = settings.load()
-
-
 _Measured = tuple[dict[str, list[Point]], Comparison | None]
 
 
-def _by_worker(file: Path, at: float | None) -> _Measured:
-    return _picture(file, _worker_codecs, at)
+def _opened(settings: Settings, at: float | None) -> Callable[[Path], _Measured]:
+    """In a worker: what measures a picture."""
+    return partial(_picture, codecs=settings.load(), at=at)
 
 
 def _measured(
@@ -321,12 +315,11 @@ def _measured(
     if jobs == 1:
         yield from (_picture(file, codecs, at) for file in files)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _start_worker, (settings,)) as pool:
-        try:
-            yield from pool.map(_by_worker, files, itertools.repeat(at))
-        except BrokenProcessPool:
-            raise SottoError("a measuring process died; fewer --jobs need less memory") from None
+    with contextlib.closing(Processes(partial(_opened, settings, at), jobs)) as pool:
+        for file, result in zip(files, for_each(pool, files), strict=True):
+            if isinstance(result, Failed):
+                raise SottoError(f"{display_name(file)} was not measured: {result.reason}")
+            yield result
 
 
 def _picture(file: Path, codecs: list[MeasuredCodec], at: float | None) -> _Measured:

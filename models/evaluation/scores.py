@@ -10,11 +10,8 @@ is Taal et al., IEEE TASLP 19(7), 2011; ESTOI is Jensen & Taal, IEEE/ACM TASLP 2
 from __future__ import annotations
 
 import math
-import multiprocessing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +25,7 @@ from models.elsewhere import Elsewhere
 from models.evaluation import phones
 from models.evaluation.clips import Clip
 from models.evaluation.coding import Coding, Step
+from models.workers.processes import OnProcesses
 
 SCORE_KEYS = ("pesq_wb", "pesq_nb", "stoi", "estoi")
 
@@ -233,7 +231,7 @@ def score_codings(
 
     Phones are compared with those of the original, which clips of the same name share. workers:
     processes to use; 0 scores in this one; elsewhere: scores on other machines instead. Raises
-    SottoError if a scoring process dies.
+    SottoError if a clip cannot be scored.
     """
     # Codec -1 stands for the originals, of which only phones are recognised.
     work: dict[tuple[int, int], _Work] = {}
@@ -244,7 +242,9 @@ def score_codings(
         for c, coded in enumerate(coding.coded):
             work[k, c] = clips[c].samples, coded.decoded, with_phones
     scored: dict[tuple[int, int], _Scored] = {}
-    for key, value in _map(work, workers) if elsewhere is None else _spread(work, elsewhere):
+    if elsewhere is None and workers:
+        elsewhere = OnProcesses(workers)
+    for key, value in _scored(work, elsewhere):
         scored[key] = value
         step("scoring")
     return [
@@ -280,32 +280,17 @@ def _score_one(work: _Work) -> _Scored:
     return values, phones.decode_phones(decoded) if with_phones else []
 
 
-def _spread(
-    work: dict[tuple[int, int], _Work], elsewhere: Elsewhere
+def _scored(
+    work: dict[tuple[int, int], _Work], elsewhere: Elsewhere | None
 ) -> Iterator[tuple[tuple[int, int], _Scored]]:
+    if elsewhere is None:
+        for key, item in work.items():
+            yield key, _score_one(item)
+        return
     for key, result in zip(work, elsewhere(_score_one, list(work.values())), strict=True):
         if isinstance(result, str):
             raise SottoError(f"a clip could not be scored: {result}")
         yield key, result
-
-
-def _map(
-    work: dict[tuple[int, int], _Work], workers: int
-) -> Iterator[tuple[tuple[int, int], _Scored]]:
-    if workers == 0:
-        for key, item in work.items():
-            yield key, _score_one(item)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        jobs = {pool.submit(_score_one, item): key for key, item in work.items()}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        except BrokenProcessPool:
-            raise SottoError("a scoring process died") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _phone_counts(

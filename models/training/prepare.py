@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import random
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from codec.signal import analysis
 from models.elsewhere import Elsewhere
 from models.evaluation.clips import Entry, find_clips
 from models.training import timit
+from models.workers.processes import OnProcesses
 
 CORE_TEST_FOLDER = "core-test"  # beside the shards, with shards of its own
 SHARD_BYTES = 30 << 20
@@ -234,21 +233,12 @@ def _pack(
 def _packed(
     jobs: list[Recording], processes: int, elsewhere: Elsewhere | None
 ) -> Iterator[PackedFile]:
-    if elsewhere is not None:
-        for job, result in zip(jobs, elsewhere(pack_file, jobs), strict=True):
-            yield (job.name, [], result) if isinstance(result, str) else result
-        return
-    if processes <= 1:
+    if elsewhere is None and processes <= 1:
         yield from map(pack_file, jobs)
         return
-    # Not forked: that is unsafe once a process has run torch or numba threads.
-    with multiprocessing.get_context("spawn").Pool(processes, _ignore_interrupts) as pool:
-        yield from pool.imap(pack_file, jobs, chunksize=4)
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which a terminal sends to all its processes, to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    elsewhere = elsewhere or OnProcesses(processes)
+    for job, result in zip(jobs, elsewhere(pack_file, jobs), strict=True):
+        yield (job.name, [], result) if isinstance(result, str) else result
 
 
 def pack_file(job: Recording) -> PackedFile:

@@ -24,9 +24,9 @@ from typing import Any
 
 from codec.errors import BadInput, SottoError
 from codec.files.paths import reason
+from models.workers.pool import Died
+from models.workers.worker import Failed, Make, Worker, in_a_line
 from tui.corpora.options import LOCAL
-from tui.corpora.pool import Died
-from tui.corpora.worker import Failed, Make, Worker, in_a_line
 from tui.terminal.exit_status import extra
 from tui.terminal.signals import ENDING
 

@@ -28,12 +28,12 @@ from codec.files.paths import (
     refuse_replacing,
 )
 from codec.signal.samples import FloatArray
+from models.workers.pool import spread
+from models.workers.worker import Do, Failed
 from tui.batch import Failures, Work, Written
 from tui.corpora.job import Job, Made
 from tui.corpora.manifest import NAME, Manifest, Record, file_hash, options_hash, read_manifest
 from tui.corpora.options import LOCAL, workers
-from tui.corpora.pool import spread
-from tui.corpora.worker import Do, Failed
 from tui.terminal.console import Bar
 from tui.terminal.errors import UsageError
 from tui.terminal.signals import undisturbed

@@ -13,8 +13,8 @@ from codec.errors import BadInput
 from tui.terminal.arguments import positive_count, whole
 
 if TYPE_CHECKING:
-    from tui.corpora.pool import Pool
-    from tui.corpora.worker import Make
+    from models.workers.pool import Pool
+    from models.workers.worker import Make
 
 LOCAL = "local"  # the address of a Ray of our own
 _MOST_JOBS = 1024
@@ -62,7 +62,7 @@ def workers(
     """The workers that --jobs, --ray, --threads and --device ask for, for so many tasks."""
     threads = args.threads or 1
     if args.ray is None:
-        from tui.corpora.processes import Processes
+        from models.workers.processes import Processes
 
         pool: Pool = Processes(make, min(args.jobs, tasks), threads)
         try:
@@ -108,16 +108,14 @@ class OnRay:
 
     def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         """The results in the order of the items; where there is none, why, as a string."""
-        from tui.corpora.pool import in_order, spread
-        from tui.corpora.worker import Failed, always
+        from models.workers.pool import for_each
+        from models.workers.worker import Failed, always
 
         if not items:
             return
         make, count = partial(always, function), len(items)
         with on_ray(self._address, make, count, self._note, device=self._device) as pool:
-            # What is kept until its turn comes stays little.
-            ahead = 4 * pool.size
-            for result in in_order(spread(pool, count, items.__getitem__, ahead=ahead)):
+            for result in for_each(pool, items):
                 yield result.reason if isinstance(result, Failed) else result
 
 

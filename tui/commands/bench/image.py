@@ -50,7 +50,8 @@ def add_parser(subjects: Subparsers) -> None:
     add("--crops", metavar="PNG", help="crops of the first pictures by every codec")
     output.add_page(parser, "figures, curves, pictures before and after")
     add("--jobs", type=positive_count, metavar="N",
-        help="pictures at a time (default: one per processor; on a GPU one)")  # fmt: skip
+        help="pictures at a time; fewer need less memory (default: one per processor; on a GPU "
+        "one)")  # fmt: skip
     add("--timed", type=positive_count, default=3, metavar="N",
         help="pictures whose times are taken, alone (default: 3)")  # fmt: skip
     parser.set_defaults(measure=measure)

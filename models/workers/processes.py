@@ -5,24 +5,28 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any
 
 from codec.errors import SottoError
-from tui.corpora.pool import Died
-from tui.corpora.worker import Failed, Make, Worker
+from models.workers.pool import Died, for_each
+from models.workers.worker import Failed, Make, Worker, always
 
 _STILLBORN = 3  # workers in a row that die before they are ready
-_ENDING_SECONDS = 5.0
+_GRACE_SECONDS = 1.0  # for temporary files to be removed
 
 
 @dataclass
 class _Process:
     """A worker process and its end of a pipe. task: what it does; ready: whether it can."""
 
-    process: multiprocessing.process.BaseProcess
+    process: BaseProcess
     pipe: connection.Connection
     ready: bool = False
     task: int | None = None
@@ -32,6 +36,7 @@ class Processes:
     """A `Pool` of `count` processes with so many threads each. Started as new programs."""
 
     def __init__(self, make: Make, count: int, threads: int = 1) -> None:
+        self.size = count
         self._make, self._threads = make, threads
         self._stillborn = 0
         self._workers: list[_Process] = []
@@ -77,16 +82,8 @@ class Processes:
 
     def close(self) -> None:
         workers, self._workers = self._workers, []
+        end([worker.process for worker in workers])
         for worker in workers:
-            if worker.task is None and worker.ready:
-                worker.pipe.close()  # at which it ends
-            else:
-                worker.process.kill()
-        for worker in workers:
-            worker.process.join(_ENDING_SECONDS)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
             worker.pipe.close()
 
     def _start(self) -> None:
@@ -94,7 +91,7 @@ class Processes:
         here, there = context.Pipe()
         worker = Worker(self._make, self._threads)
         process = context.Process(target=_serve, args=(there, worker), daemon=True)
-        with _interrupts_blocked():
+        with interrupts_blocked():
             process.start()
         there.close()
         self._workers.append(_Process(process, here))
@@ -114,7 +111,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """Programs started within the block never see Ctrl-C, which a terminal sends to all of them;
     it reaches this one afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -126,7 +123,52 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _serve(pipe: connection.Connection, worker: Worker) -> None:
     """Do tasks until the other end of the pipe is closed."""
+    unwind_when_terminated()
     with contextlib.suppress(EOFError, OSError):
         pipe.send(worker.begin())
         while True:
             pipe.send(worker.do(pipe.recv()))
+
+
+def end(processes: Collection[BaseProcess]) -> None:
+    """End processes, within a second whatever they do."""
+    for process in processes:
+        process.terminate()
+    try:
+        until = time.monotonic() + _GRACE_SECONDS
+        for process in processes:
+            process.join(max(until - time.monotonic(), 0.0))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def unwind_when_terminated() -> None:
+    """In a process of its own: SIGTERM unwinds the stack, so that temporary files are removed and
+    programs that it has started are ended."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # one is enough
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+class OnProcesses:
+    """Calls a function of a module for many items in `count` processes of this machine.
+
+    They are there from the first result that is asked for until there are no more, or nobody asks.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """The results in the order of the items; where there is none, why, as a string."""
+        if not items:
+            return
+        pool = Processes(partial(always, function), min(self._count, len(items)))
+        with contextlib.closing(pool):
+            for result in for_each(pool, items):
+                yield result.reason if isinstance(result, Failed) else result

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tui.corpora.worker import Failed
+from models.workers.worker import Failed
 
 TRIES = 3  # of a task, each on another worker
+_AHEAD = 4  # tasks for each worker that may be done before it is their turn
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,12 @@ class Died:
 
 
 class Pool(Protocol):
-    """Workers that do one task at a time each. What dies is replaced."""
+    """Workers that do one task at a time each. What dies is replaced.
+
+    size: how many there are.
+    """
+
+    size: int
 
     def room(self) -> bool:
         """Whether a worker waits for a task."""
@@ -93,3 +99,9 @@ def in_order(results: Iterator[tuple[int, Any]]) -> Iterator[Any]:
         while turn in early:
             yield early.pop(turn)
             turn += 1
+
+
+def for_each(pool: Pool, items: Sequence[Any]) -> Iterator[Any]:
+    """The results of tasks, or `Failed`, in their order; few are kept until it is their turn."""
+    ahead = _AHEAD * pool.size
+    yield from in_order(spread(pool, len(items), items.__getitem__, ahead=ahead))
