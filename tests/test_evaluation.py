@@ -495,14 +495,15 @@ def test_the_command_writes_table_figures_and_plot(tmp_path, clip_path, capsys, 
     out, plot = tmp_path / "out.json", tmp_path / "out.png"
     argv = ["bench", "speech", str(tmp_path / "in"), "--peers", "none", "--max-seconds", "2"]
     argv += ["--workers", "1", "--no-phones", "--json", str(out), "--plot", str(plot)]
-    assert cli.main(argv) == 0
+    assert cli.main(argv) == 1
     printed = capsys.readouterr()
     assert "noise" in printed.out
     assert "broken: RuntimeError: two lines" in printed.out
-    assert printed.err == ""
+    assert printed.err == "sotto: broken was not measured: RuntimeError: two lines\n"
     figures = json.loads(out.read_text())
     by_name = {system["name"]: system for system in figures["systems"]}
     assert set(by_name) == {"original", "noise"}
+    assert figures["failed"] == figures["missing"] == {"broken": "RuntimeError: two lines"}
     assert by_name["noise"]["summary"]["total_bits_per_s"]["value"] == pytest.approx(2000)
     assert by_name["noise"]["summary"]["phone_error_rate"]["value"] is None
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -523,7 +524,7 @@ def test_every_codec_is_measured_under_every_condition(tmp_path, clip_paths, cap
     (tmp_path / "in" / "table.tsv").write_text("\n".join(["file\tlang", *rows]))
     out = tmp_path / "out.json"
     options = ["--conditions", "noise5,talker", "--denoise", "--group", "language"]
-    assert conditioned(tmp_path / "in", out, *options) == 0
+    assert conditioned(tmp_path / "in", out, *options) == 1
     figures = json.loads(out.read_text())
     assert [system["name"] for system in figures["systems"]] == ["original", "noise"]
     names = {"noise5", "noise5-denoised", "talker", "talker-denoised"}
@@ -599,7 +600,7 @@ def test_one_subprocess_run_is_quiet_in_a_pipe(tmp_path, clip_path):
     done = subprocess.run(
         command, capture_output=True, timeout=300, cwd=Path(__file__).parents[1], check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     figures = json.loads(done.stdout)
     assert [system["name"] for system in figures["systems"]] == ["original"]
     assert any("no-such-preset" in name for name in figures["missing"])

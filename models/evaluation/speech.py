@@ -131,7 +131,8 @@ class Benchmark:
     """What to measure and, after `run`, the results.
 
     codecs: in titled groups; absent: why others cannot run; skipped: why clips were left out;
-    judges, absent_judges: likewise; degraded: the clips after each condition; points, gain: of the
+    judges, absent_judges: likewise; failed: those of absent and absent_judges that could run, as it
+    seemed, and then did not; degraded: the clips after each condition; points, gain: of the
     ablation; results: of the clips as they are, by group; degraded_results: by condition, with the
     degraded clips themselves as "input"; codings: what was decoded, if it was to be kept, of the
     clips as they are and then of those after each condition.
@@ -145,6 +146,7 @@ class Benchmark:
     grid: tradeoff.Grid | None = None
     judges: Sequence[Judge] = ()
     absent_judges: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     degraded: Mapping[str, list[Clip]] = field(default_factory=dict)
     results: dict[str, list[CodecResult]] = field(default_factory=dict)
     degraded_results: dict[str, list[CodecResult]] = field(default_factory=dict)
@@ -183,7 +185,7 @@ class Benchmark:
             if coding.failure is None:
                 codings.append(coding)
             else:
-                self.absent[codec.name] = coding.failure
+                self.absent[codec.name] = self.failed[codec.name] = coding.failure
         found = score_codings(
             codings,
             given,
@@ -205,6 +207,7 @@ class Benchmark:
             step=step,
         )
         self.absent_judges.update(failed)
+        self.failed.update(failed)
         by_name = {result.name: _of_clips(result, range(len(clips))) for result in found}
         self.results = {
             title: [by_name[codec.name] for codec in group if codec.name in by_name]
@@ -260,6 +263,7 @@ class Benchmark:
                 if judge.name not in self.absent_judges
             },
             "missing_judges": self.absent_judges,
+            "failed": self.failed,
             "figures": [asdict(figure) for figure in self.figures()],
             "systems": [
                 {"section": title, **self._system(result)}

@@ -17,6 +17,7 @@ from tui.corpora.options import OnRay, add_ray
 from tui.terminal.arguments import add_device, amount, positive_count
 from tui.terminal.console import Bar, note
 from tui.terminal.errors import UsageError
+from tui.terminal.exit_status import DONE, FAILED
 from tui.terminal.options import add_model
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def add_parser(subjects: Subparsers) -> None:
 
 
 def measure(args: argparse.Namespace) -> int:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, and write what was asked for. Returns 1 if a system or a judge failed."""
     from models.evaluation import speech
 
     if args.ablation and args.model is not None:
@@ -148,7 +149,9 @@ def measure(args: argparse.Namespace) -> int:
                 from tui.pages import speech as page
 
                 page.write(site, benchmark)
-    return 0
+    for name, reason in benchmark.failed.items():
+        note(f"{name} was not measured: {reason}")
+    return FAILED if benchmark.failed else DONE
 
 
 def _choose(benchmark: Benchmark, systems: Collection[str]) -> None:
