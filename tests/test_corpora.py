@@ -165,6 +165,18 @@ def test_a_corpus_is_coded_once(corpus: Path, capsys) -> None:
     assert Path("out", NAME).read_bytes() == before
 
 
+def test_names_that_differ_only_in_case_are_told_apart(corpus: Path, capsys) -> None:
+    Path("in/deep/0.WAV").write_text("loud")
+    Path("in/Deep").mkdir()
+    Path("in/Deep/0.wav").write_text("Deep")
+    assert code() == 0
+    assert "deep/0-2.sotto, out/deep/0-3.sotto: numbered" in capsys.readouterr().err
+    more = {"Deep/0.sotto", "deep/0-2.sotto", "deep/0-3.sotto"}
+    assert set(outputs()) == set(NAMES) - {"deep/0.sotto"} | more
+    assert code() == 0
+    assert "11 of 11 files had been done before" in capsys.readouterr().err
+
+
 def test_what_has_changed_is_done_again_and_nothing_else(corpus: Path) -> None:
     assert code() == 0
     Path("in/1.wav").write_text("other")

@@ -14,10 +14,11 @@ import soundfile
 from PIL import Image
 
 from codec.errors import BadInput
-from codec.files.paths import atomic_output, same_file
+from codec.files.paths import atomic_output, folded, same_file
 from models.folder import new_model_folder
 from stream.bench.measures import _keep
 from tests.fake_speech import stand_in
+from tui.batch import Written
 from tui.cli import main
 from tui.commands.bench import output
 
@@ -302,22 +303,49 @@ def test_equal_names_from_two_folders_are_told_apart_or_refused(said) -> None:
 
 
 def test_two_outputs_that_a_file_system_takes_for_one(said) -> None:
-    # As where letters have no case: the second name leads to the first one's file.
     os.mkdir("d")
     for name in ("d/a.wav", "d/b.wav"):
         soundfile.write(name, TONE, 16_000)
     os.mkdir("out")
     os.symlink("a.sotto", "out/b.sotto")
-    assert "out/b.sotto, made of d/a.wav" in said(1, "encode", "d", "out")
-    assert os.path.islink("out/b.sotto") and os.path.isfile("out/a.sotto")
+    assert "two outputs are the same file: out/b.sotto" in said(2, "encode", "d", "out")
+    assert os.listdir("out") == ["b.sotto"]
 
 
-def test_inputs_that_differ_only_in_the_case_of_letters(said) -> None:
-    os.mkdir("d")
-    for name in ("d/a.wav", "d/A.wav"):
-        soundfile.write(name, TONE, 16_000)
-    said(0, "encode", "d", "out")
-    assert len(contents("out")) == 2
+def test_an_output_that_turns_out_to_be_another_one_is_kept() -> None:
+    """As where letters are alike by rules that only the file system knows."""
+    written = Written()
+    Path("a.sotto").write_text("whole")
+    written.refuse("a.sotto")
+    written.add("a.sotto", "d/a.wav")
+    os.link("a.sotto", "\u0131.sotto")
+    with pytest.raises(BadInput, match=r"would replace \u0131\.sotto, made of d/a\.wav"):
+        written.refuse("\u0131.sotto")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ("a.wav A.WAV", "A.sotto a-2.sotto"),
+        ("a.wav a.WAV", "a.sotto a-2.sotto"),
+        ("a.wav A.wav a-2.wav", "A.sotto a-2.sotto a-3.sotto"),
+        ("a.wav A.wav x.flac X.wav", "A.sotto a-2.sotto X.wav.sotto x.flac.sotto"),
+        ("deep/a.wav Deep/a.wav Deep/b.wav", "Deep/a.sotto deep/a-2.sotto Deep/b.sotto"),
+        ("\u00e9.wav e\u0301.wav", "e\u0301.sotto \u00e9-2.sotto"),
+        ("Aa.wav aA.wav aa.wav", "Aa.sotto aA-2.sotto aa-3.sotto"),
+    ],
+)
+def test_inputs_that_differ_only_in_the_case_of_letters(inputs: str, outputs: str, said) -> None:
+    for name in inputs.split():
+        Path("d", name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(f"d/{name}", TONE, 16_000, format=name.split(".")[-1].upper())
+    told = said(0, "encode", "d", "out")
+    assert told.count("\n") == 1 and ": numbered, since" in told
+    assert sorted(contents("out")) == sorted(f"out/{name}" for name in outputs.split())
+    names = [str(Path("d", name)) for name in inputs.split() if "/" not in name]
+    if names:
+        said(0, "encode", *names, "two.wav", "several/")
+        assert len({folded(name) for name in contents("several")}) == len(names) + 1
 
 
 def test_several_are_transcoded(said, capsys) -> None:

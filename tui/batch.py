@@ -14,6 +14,7 @@ from codec.files.paths import (
     OWN_SUFFIXES,
     PIPE,
     display_name,
+    folded,
     is_special,
     os_errors,
 )
@@ -22,7 +23,7 @@ from tui.terminal.errors import UsageError
 from tui.terminal.outputs import check_outputs
 from tui.terminal.progress import Progress
 
-_NAMED = 3  # files passed over that are named
+_NAMED = 3  # files of many that are named in a line
 _NO_SOUND = frozenset({
     ".txt", ".md", ".rst", ".tex", ".rtf", ".doc", ".docx", ".odt", ".pdf", ".html", ".htm",
     ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".xml", ".ini", ".cfg", ".log",
@@ -74,10 +75,7 @@ class Work:
             if len(sources) == 1 and inside:
                 found = [(path, name.relative_to(name.parts[0])) for path, name in found]
             self.pairs = _named(found, target, suffix)
-        check_outputs(
-            *zip(*self.pairs, strict=True),
-            force=args.force, mirrored=not self.single, known=known,
-        )  # fmt: skip
+        check_outputs(*zip(*self.pairs, strict=True), force=args.force, known=known)
 
     def _check_folder(self, sources: list[str], target: str, *, made: bool) -> None:
         """Raise UsageError unless outputs can go into `target`; made: it may be a new folder."""
@@ -133,10 +131,7 @@ def find(folder: str, audio: bool) -> list[Path]:
         what = "audio files" if audio else f"{_CONTAINER_SUFFIX} files"
         raise BadInput(f"{display_name(folder)} holds no {what}")
     if others:
-        others.sort()
-        named = ", ".join(others[:_NAMED])
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        note(f"{display_name(folder)}: passed over {named}{more}")
+        note(f"{display_name(folder)}: passed over {_some(sorted(others))}")
     return sorted(found)
 
 
@@ -152,20 +147,56 @@ def _named(found: list[tuple[Path, Path]], target: str, suffix: str) -> list[tup
     """(input, output) of (input, its name in `target`), whose suffix is replaced.
 
     Where two inputs differ only in their suffix, both keep it (`b.flac.sotto`, `b.wav.sotto`).
+    Outputs that many file systems would take for one, since they differ only in the case of letters
+    or in how accents are composed, are numbered (`A.sotto`, `a-2.sotto`), and a line says so.
+
     Raises BadInput if two would still become the same file (`b.flac`, `b.wav` and `b.flac.wav`).
     """
-    stems = Counter(name.with_suffix("") for name in {name for _, name in found})
-    sources: dict[str, str] = {}
-    for path, name in found:
-        stem = name if stems[name.with_suffix("")] > 1 else name.with_suffix("")
+    stems = Counter(str(Path(name).with_suffix("")) for name in {folded(name) for _, name in found})
+    sources, outputs = [], []
+    known: dict[Path, Path] = {}  # the input of each name
+    first: dict[str, Path] = {}  # the name that an output was first made of
+    for path, name in dict.fromkeys(found):
+        stem = name.with_suffix("")
+        if stems[folded(stem)] > 1:
+            stem = name
         output = str(Path(target, stem.parent, stem.name + suffix))
-        other = sources.setdefault(output, str(path))
-        if other != str(path):
+        other = name if name in known else first.setdefault(output, name)
+        if name in known or folded(other) != folded(name):
             raise BadInput(
-                f"{display_name(other)} and {display_name(path)} would both become "
+                f"{display_name(known[other])} and {display_name(path)} would both become "
                 f"{display_name(output)}"
             )
-    return [(path, output) for output, path in sources.items()]
+        known[name] = path
+        sources.append(str(path))
+        outputs.append(output)
+    return list(zip(sources, _numbered(outputs, suffix), strict=True))
+
+
+def _numbered(outputs: list[str], suffix: str) -> list[str]:
+    """The same names in the same order, numbered where one is `folded` another before it."""
+    taken, seen = set(map(folded, outputs)), set[str]()
+    names, changed = [], []
+    for name in outputs:
+        if (key := folded(name)) in seen:
+            stem, number = name.removesuffix(suffix), 2
+            while (key := folded(name := f"{stem}-{number}{suffix}")) in taken:
+                number += 1
+            taken.add(key)
+            changed.append(display_name(name))
+        seen.add(key)
+        names.append(name)
+    if changed:
+        note(
+            f"{_some(changed)}: numbered, since names that differ only in the case of letters are "
+            "the same file to many systems"
+        )
+    return names
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def run_batch(
@@ -216,7 +247,7 @@ class Failures:
 
 
 class Written:
-    """The files that a batch has written: to some file systems a.wav and A.wav are one."""
+    """The files that a batch has written: two names may be one to a file system all the same."""
 
     def __init__(self) -> None:
         self._sources: dict[tuple[int, int], str] = {}

@@ -115,9 +115,15 @@ def identities(path: str | os.PathLike[str], *, output: bool = False) -> set[tup
             return found
         found.add((status.st_dev, status.st_ino))
     if not pipe and "\0" not in os.fsdecode(path):
-        name = os.fsdecode(os.path.realpath(path))
-        found.add((unicodedata.normalize("NFC", name).casefold(),))
+        found.add((folded(os.path.realpath(path)),))
     return found
+
+
+def folded(path: str | os.PathLike[str]) -> str:
+    """A name as file systems compare it to which neither the case of letters nor how accents are
+    composed makes a difference.
+    """
+    return unicodedata.normalize("NFC", os.fsdecode(path)).casefold()
 
 
 def refuse_replacing(

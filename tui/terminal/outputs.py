@@ -46,18 +46,16 @@ def check_outputs(
     outputs: Collection[Name],
     *,
     force: bool = False,
-    mirrored: bool = False,
     known: Collection[str] = (),
 ) -> None:
     """Raise UsageError where an output is an input or another output, under whatever name.
 
-    mirrored: outputs are named after inputs, which may differ only in the case of letters; known:
-    outputs that may be there, since whoever would replace one looks at it first.
+    known: outputs that may be there, since whoever would replace one looks at it first.
 
     Raises BadInput if an output must not be replaced. None stands for a file not asked for. What is
     in a folder that is read counts as read, except for JSON.
     """
-    _tell_apart(inputs, outputs, mirrored)
+    _tell_apart(inputs, outputs)
     for output in outputs:
         if output is not None and output not in known:
             refuse_replacing(output, force=force)
@@ -77,7 +75,7 @@ def check_lines(inputs: Collection[Name], outputs: Collection[Name]) -> None:
             )
 
 
-def _tell_apart(inputs: Iterable[Name], outputs: Iterable[Name], mirrored: bool = False) -> None:
+def _tell_apart(inputs: Iterable[Name], outputs: Iterable[Name]) -> None:
     sources = [source for source in inputs if source is not None]
     read = {key: source for source in sources for key in identities(source)}
     folders = [source for source in sources if os.path.isdir(source)]
@@ -91,8 +89,6 @@ def _tell_apart(inputs: Iterable[Name], outputs: Iterable[Name], mirrored: bool 
         for folder in folders:
             if _is_in(folder, output):
                 raise UsageError(_SAME.format(display_name(output), display_name(folder)))
-        if mirrored:
-            known = {key for key in known if len(key) > 1}
         if known & written:
             raise UsageError(f"two outputs are the same file: {display_name(output)}")
         written |= known
