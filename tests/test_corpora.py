@@ -17,6 +17,7 @@ import soundfile
 
 from codec.errors import BadInput
 from tests.corpus_jobs import MODEL, Copier, arguments, done
+from tests.full_disk import full_after
 from tui.cli import main
 from tui.corpora.corpus import Coding, code_corpus, work_of
 from tui.corpora.manifest import NAME, Manifest, Record, file_hash, options_hash, read_manifest
@@ -101,6 +102,16 @@ def test_two_programs_do_not_write_one_manifest(tmp_path: Path) -> None:
         Manifest(tmp_path / NAME),
     ):
         pass
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    with pytest.raises(BadInput) as caught, full_after(300), Manifest(path) as manifest:
+        manifest.add(record())
+    assert str(caught.value) == f"cannot write {path}: file too large"
+    with Manifest(path) as manifest:
+        manifest.add(record("b.sotto"))
+    assert list(read_manifest(path)) == ["b.sotto"]
 
 
 def test_options_and_model_decide() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from codec.errors import BadInput
 from tests.browser import WIDTHS, OpenPage, findings, scrolls_sideways
+from tests.full_disk import full_after
 from tui.pages import site, sounds
 from tui.terminal.errors import UsageError
 
@@ -128,6 +131,35 @@ def test_a_page_takes_the_place_of_nothing_that_is_read_or_written(
     for bad in (tmp_path / "file", tmp_path / "none" / "out"):
         with pytest.raises(BadInput, match="cannot write"):
             site.check(bad, force=True)
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    new = site.new_site(tmp_path / "out")
+    with pytest.raises(BadInput) as caught, new as made, full_after(1000):
+        made.write("sound/a.js", bytes(999))
+        made.write("sound/b.js", bytes(1001))
+    assert str(caught.value) == f"cannot write {tmp_path}/out/sound/b.js: file too large"
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_signals_wait_until_a_page_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise files of others, that are moved to the new page, would stay in the old one."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    rename = os.rename
+
+    def interrupted(old: Path, new: Path) -> None:
+        rename(old, new)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), site.new_site(tmp_path / "out", force=True) as made:
+        made.write("index.html", "new")
+    assert sorted(os.listdir(tmp_path)) == ["out"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["contents.json", "index.html", "mine"]
 
 
 def test_names_do_not_leave_the_folder(tmp_path: Path) -> None:

@@ -152,8 +152,9 @@ class Manifest:
                     for record in self.records.values():
                         file.write(record.line)
         finally:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with os_errors("write", self._path):  # a line that did not fit is tried once more
+                file.close()
 
     def add(self, record: Record) -> None:
         """Write a line, which is on the disk when this returns. Raises BadInput."""

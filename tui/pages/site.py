@@ -23,6 +23,7 @@ from markupsafe import Markup
 from codec.errors import BadInput
 from codec.files.paths import display_name, identities, is_special, os_errors
 from tui.terminal.errors import UsageError
+from tui.terminal.signals import undisturbed
 
 _HERE = Path(__file__).parent
 _CONTENTS = "contents.json"
@@ -34,10 +35,13 @@ Name = str | os.PathLike[str]
 
 
 class Site:
-    """A page that is being written. Names of its files are relative, with forward slashes."""
+    """A page that is being written. Names of its files are relative, with forward slashes.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    folder: that it is written in; named: what messages call that.
+    """
+
+    def __init__(self, folder: Path, named: Name) -> None:
+        self._folder, self._named = folder, named
         self._files: dict[str, str] = {}
         loader = jinja2.FileSystemLoader(_HERE / "templates")
         self._templates = jinja2.Environment(
@@ -53,7 +57,7 @@ class Site:
         if isinstance(content, str):
             content = content.encode("utf-8", "backslashreplace")
         path = self._folder.joinpath(*parts)
-        with os_errors("write", path):
+        with os_errors("write", Path(self._named, *parts)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         self._files[name] = hashlib.sha256(content).hexdigest()
@@ -151,11 +155,12 @@ def new_site(folder: Name, *, force: bool = False) -> Iterator[Site]:
     with os_errors("write", folder):
         draft.mkdir()
     try:
-        site = Site(draft)
+        site = Site(draft, folder)
         yield site
         site.finish()
         check(folder, force=force)
-        with os_errors("write", folder):
+        # Between two names a page would be nowhere.
+        with undisturbed(), os_errors("write", folder):
             _publish(draft, final)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
