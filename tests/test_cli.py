@@ -209,6 +209,23 @@ def test_reader_that_goes_away_is_no_noise(tmp_path: Path) -> None:
     assert done.stdout == b"141\n"
 
 
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [(["info", "none.sotto"], 1), (["nonsense"], 2), (["--help"], 141), (["keygen", "k.key"], 0)],
+)
+def test_messages_that_nobody_reads_change_no_status(
+    args: list[str], status: int, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*FAKE, *args], stderr=writing, stdout=writing if status == 141 else subprocess.DEVNULL,
+        env=ENVIRONMENT, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == status
+
+
 def test_standard_output_that_is_full(coded: Path) -> None:
     for args in (["decode", str(coded), "-"], ["info", str(coded)], ["--help"], ["encode", "-h"]):
         with open("/dev/full", "wb") as full:

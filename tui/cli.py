@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from codec.errors import BadInput
 from tui.commands import COMMANDS
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare()
     status = exit_status(lambda: _run(arguments))
     if status != DONE:
-        _drop_stdout()
+        _drop_unwritten(sys.stdout)
+    _drop_unwritten(sys.stderr)
     return status
 
 
@@ -117,14 +118,16 @@ def sotto_version() -> str:
         return "(not installed)"
 
 
-def _drop_stdout() -> None:
-    """Discard unwritten output, which Python would try to write again on exit."""
+def _drop_unwritten(stream: TextIO | None) -> None:
+    """Discard output that cannot be written, which Python would try again on exit and fail."""
+    if stream is None:
+        return
     try:
-        sys.stdout.flush()
+        stream.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
 
 
