@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
@@ -185,6 +186,34 @@ def test_workers_end_in_the_middle_of_their_tasks(tmp_path: Path, busy: Any, dea
     else:
         assert gone(program)
         assert sorted(os.listdir(tmp_path)) == ["pids"]
+
+
+PROGRAM = """
+import sys
+from models.workers.processes import OnProcesses
+from tests.corpus_jobs import hang
+
+if __name__ == "__main__":
+    list(OnProcesses(1)(hang, [(sys.argv[1], False)]))
+"""
+
+
+def test_workers_end_when_their_program_is_killed(tmp_path: Path, busy: Any) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    root = Path(__file__).resolve().parents[1]
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as running:
+        pids = busy()
+        running.kill()
+    limit = time.monotonic() + 30
+    while not all(map(gone, pids)):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    while sorted(os.listdir(tmp_path)) != ["pids", "program.py"]:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 def test_a_process_that_is_left_ends(tmp_path: Path, busy: Any) -> None:

@@ -29,7 +29,7 @@ from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.speech.presets import PRESETS
 from models.elsewhere import Elsewhere
 from models.evaluation.clips import Clip
-from models.workers.processes import end, interrupts_blocked, unwind_when_terminated
+from models.workers.processes import end, end_in_order, interrupts_blocked
 
 if TYPE_CHECKING:
     from codec.speech.codec import SpeechCodec
@@ -357,7 +357,7 @@ def fresh_process(serve: Callable[..., None], *arguments: object) -> Iterator[Co
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_unwinding, args=(serve, there, *arguments))
+    process = context.Process(target=_in_order, args=(serve, there, *arguments))
     with interrupts_blocked():
         process.start()
     there.close()
@@ -370,8 +370,8 @@ def fresh_process(serve: Callable[..., None], *arguments: object) -> Iterator[Co
         end([process])
 
 
-def _unwinding(serve: Callable[..., None], *arguments: object) -> None:
-    unwind_when_terminated()
+def _in_order(serve: Callable[..., None], *arguments: object) -> None:
+    end_in_order()
     serve(*arguments)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +125,7 @@ def interrupts_blocked() -> Iterator[None]:
 
 def _serve(pipe: connection.Connection, worker: Worker) -> None:
     """Do tasks until the other end of the pipe is closed."""
-    unwind_when_terminated()
+    end_in_order()
     with contextlib.suppress(EOFError, OSError):
         pipe.send(worker.begin())
         while True:
@@ -144,15 +146,26 @@ def end(processes: Collection[BaseProcess]) -> None:
             process.join()
 
 
-def unwind_when_terminated() -> None:
+def end_in_order() -> None:
     """In a process of its own: SIGTERM unwinds the stack, so that temporary files are removed and
-    programs that it has started are ended."""
+    programs that it has started are ended; and so does the end of the program that started it.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # one is enough
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 class OnProcesses:
