@@ -194,6 +194,18 @@ def test_a_measuring_process_that_dies_is_reported(pictures: Path) -> None:
         image.run(image.find_pictures(pictures)[:2], Dying(device="cpu"), jobs=2)
 
 
+class NoCodecs(image.Settings):
+    def load(self) -> list[MeasuredCodec]:
+        return []
+
+
+def test_a_picture_that_a_process_cannot_read_is_named(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    files = [image.find_pictures(pictures)[0], tmp_path / "broken.png"]
+    with pytest.raises(SottoError, match=r"broken\.png was not measured: .*broken\.png"):
+        image.run(files, NoCodecs(device="cpu"), jobs=2)
+
+
 def test_bench(
     pictures: Path,
     tmp_path: Path,

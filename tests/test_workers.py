@@ -16,7 +16,7 @@ import pytest
 
 from codec.errors import SottoError
 from models.evaluation.coding import fresh_process
-from models.workers.pool import TRIES, Died, in_order, spread
+from models.workers.pool import TRIES, Died, for_each, in_order, spread
 from models.workers.processes import OnProcesses, Processes
 from models.workers.worker import Failed, Worker, always
 from tests import corpus_jobs
@@ -28,13 +28,13 @@ class Scripted:
     """A pool of `workers` that ends what it was given last first; `deaths`: of each task."""
 
     def __init__(self, workers: int, deaths: dict[int, int] | None = None) -> None:
-        self.workers, self.deaths = workers, dict(deaths or {})
+        self.size, self.deaths = workers, dict(deaths or {})
         self.under_way: list[tuple[int, Any]] = []
         self.given: list[int] = []
         self.most = self.farthest = 0
 
     def room(self) -> bool:
-        return len(self.under_way) < self.workers
+        return len(self.under_way) < self.size
 
     def give(self, number: int, task: Any) -> None:
         self.under_way.append((number, task))
@@ -75,6 +75,12 @@ def test_tasks_in_order_are_never_far_ahead() -> None:
     results = list(in_order(spread(pool, 30, lambda number: number, ahead=5)))
     assert results == list(range(30))
     assert pool.farthest == 4
+
+
+def test_few_results_wait_for_their_turn() -> None:
+    pool = Scripted(2)
+    assert list(for_each(pool, range(30))) == list(range(30))
+    assert pool.farthest < 8
 
 
 def test_nothing_to_do_is_done_at_once() -> None:

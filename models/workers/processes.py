@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
@@ -177,7 +177,9 @@ class OnProcesses:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def __call__(
+        self, function: Callable[[Any], Any], items: Sequence[Any]
+    ) -> Generator[Any, None, None]:
         """The results in the order of the items; where there is none, why, as a string."""
         if not items:
             return
