@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from codec.errors import BadInput, BadStream, SottoError
 from codec.files.paths import display_name, open_input, os_errors
+from codec.image.colour import to_srgb
 from codec.image.container import MAX_PIXELS, MAX_SIDE
 
 MAX_PICTURE_BYTES = 1 << 29
@@ -27,7 +28,10 @@ Pixels = NDArray[np.uint8]
 
 @dataclass
 class Picture:
-    """rgb: [H, W, 3]; alpha: [H, W] or None; grey: whether the three colours are always equal."""
+    """8-bit pixels in sRGB.
+
+    rgb: [H, W, 3]; alpha: [H, W] or None; grey: whether the three colours are always equal.
+    """
 
     rgb: Pixels
     alpha: Pixels | None = None
@@ -61,7 +65,7 @@ def read_picture(path: str) -> Picture:
 
 
 def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
-    """The first frame of a picture file, upright, as 8-bit pixels. Raises BadInput."""
+    """The first frame of a picture file, upright, as 8-bit pixels in sRGB. Raises BadInput."""
     try:
         with warnings.catch_warnings():
             # Warnings would be extra lines on stderr; the size limit below is our own.
@@ -73,8 +77,8 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
                 if frames > 1:
                     notes.append(f"{name} holds {frames} frames; only the first is used")
                 image.load()
-                picture = from_image(_upright(image))
-                picture.notes += notes
+                picture = from_image(_upright(image), name)
+                picture.notes[:0] = notes
                 return picture
     except UnidentifiedImageError:
         raise BadInput(f"{name} is not a readable picture") from None
@@ -119,16 +123,23 @@ def _check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def from_image(image: Image.Image) -> Picture:
-    """A Pillow image of any mode as 8-bit pixels. Raises BadInput for a size out of range."""
-    _check_size(image.width, image.height, "the picture")
+def from_image(image: Image.Image, name: str = "the picture") -> Picture:
+    """A Pillow image of any mode as 8-bit pixels in sRGB, by its ICC profile if it has one.
+
+    Raises BadInput for a size out of range.
+    """
+    _check_size(image.width, image.height, name)
     alpha = None
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         image = _eight_bits(image)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+    image, problem = to_srgb(image)
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
-    return _picture(np.asarray(image.convert("RGB")), alpha)
+    picture = _picture(np.asarray(image.convert("RGB")), alpha)
+    if problem is not None:
+        picture.notes.append(f"{name}: {problem}")
+    return picture
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -141,7 +152,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         full = 255.0 if image.mode == "I" and most <= 255.0 else 65_535.0
     scaled = np.clip(values * (255.0 / full), 0.0, 255.0)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    eight = Image.fromarray(np.rint(scaled).astype(np.uint8))
+    eight.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+    return eight
 
 
 def from_array(pixels: NDArray[np.generic]) -> Picture:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codec.errors import BadInput
 from codec.files.paths import APPLE_DOUBLE
+from codec.image.colour import to_srgb
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
 MAX_SIDE = 4096
@@ -96,9 +97,9 @@ class Photographs:
 
 
 def _load(file: Path) -> Image.Image | None:
-    """A picture in RGB; None if Pillow cannot read it."""
+    """A picture in sRGB; None if Pillow cannot read it."""
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
+            return to_srgb(image)[0].convert("RGB")
     except Exception:
         return None

@@ -1,0 +1,172 @@
+"""Picture files as people have them: colour profiles, hidden pixels, cut ends, icons."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from codec.image.pictures import (
+    Picture,
+    from_image,
+    open_picture,
+    picture_bytes,
+    save_format,
+)
+from tests.icc_profiles import (
+    ADOBE_RGB,
+    DISPLAY_P3,
+    SRGB,
+    cmyk_profile,
+    grey_profile,
+    matrix_of,
+    rgb_profile,
+)
+from tests.tiny_image_model import photograph, psnr
+
+
+def saved(image: Image.Image, form: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def opened(data: bytes, name: str = "a.picture") -> Picture:
+    return open_picture(io.BytesIO(data), name)
+
+
+def srgb_of(linear: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1: linear light to bytes."""
+    linear = linear.clip(0, 1)
+    curved = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return 255 * curved
+
+
+# --- Colour profiles.
+
+
+@pytest.mark.parametrize("colours", [DISPLAY_P3, ADOBE_RGB])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_wide_colours_become_srgb(colours, form: str) -> None:
+    pixels = np.array([(200, 60, 60), (90, 160, 70), (60, 60, 160), (128, 128, 128)], np.uint8)
+    image = Image.fromarray(pixels.repeat(16, axis=0).reshape(4, 16, 3).repeat(16, axis=0))
+    options = {"quality": 100, "subsampling": 0} if form == "JPEG" else {}
+    options |= {"lossless": True} if form == "WEBP" else {}
+    picture = opened(saved(image, form, icc_profile=rgb_profile(colours, 2.2), **options))
+    light = np.linalg.inv(matrix_of(SRGB)) @ matrix_of(colours) @ ((pixels / 255.0) ** 2.2).T
+    found = picture.rgb[8::16, 8].astype(int)
+    assert np.abs(found - srgb_of(light.T)).max() < 3
+    assert np.abs(found - pixels).max() > 12
+    assert picture.notes == []
+
+
+def test_alpha_and_palettes_are_kept_by_a_profile() -> None:
+    profile = rgb_profile(DISPLAY_P3, 2.2)
+    image = photograph(20, 16)
+    wanted = opened(saved(image, "PNG", icc_profile=profile)).rgb
+    assert psnr(wanted, np.asarray(image)) < 40
+    plane = (np.arange(320).reshape(16, 20) % 250 + 1).astype(np.uint8)
+    clear = image.copy()
+    clear.putalpha(Image.fromarray(plane))
+    picture = opened(saved(clear, "PNG", icc_profile=profile))
+    assert (picture.rgb == wanted).all()
+    assert picture.alpha is not None
+    assert (picture.alpha == plane).all()
+    few = image.quantize(16)
+    picture = opened(saved(few, "PNG", icc_profile=profile))
+    assert (picture.rgb == opened(saved(few.convert("RGB"), "PNG", icc_profile=profile)).rgb).all()
+    few.info["transparency"] = 3
+    picture = opened(saved(few, "PNG", icc_profile=profile))
+    assert picture.alpha is not None
+    assert ((picture.alpha == 0) == (np.asarray(few) == 3)).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+@pytest.mark.parametrize("profile", [grey_profile(1.0), rgb_profile(SRGB, 1.0)])
+def test_grey_stays_grey(mode: str, profile: bytes) -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(257 * ramp.astype(np.uint16)) if "16" in mode else Image.fromarray(ramp)
+    if mode == "LA":
+        image.putalpha(Image.fromarray(ramp // 2 + 1))
+    picture = opened(saved(image, "PNG", icc_profile=profile))
+    assert picture.grey
+    assert (picture.alpha is not None) == (mode == "LA")
+    assert np.abs(picture.rgb[:, :, 0] - srgb_of(ramp / 255.0)).max() < 2
+
+
+def test_inks_become_srgb() -> None:
+    """A press whose black is dark blue and whose other inks do nothing."""
+    lab = np.full((2, 2, 2, 2, 3), (100.0, 0.0, 0.0))
+    lab[..., 1, :] = (30.0, 20.0, -50.0)
+    inks = np.zeros((16, 48, 4), np.uint8)
+    inks[:, 16:32, :3] = 255
+    inks[:, 32:, 3] = 255
+    image = Image.fromarray(inks, "CMYK")
+    for form in ("TIFF", "JPEG"):
+        options = {"quality": 100} if form == "JPEG" else {}
+        data = saved(image, form, icc_profile=cmyk_profile(lab), **options)
+        picture = opened(data)
+        paper, cyan, black = (picture.rgb[8, x].astype(int) for x in (4, 24, 44))
+        assert min(paper) > 250, form
+        assert min(cyan) > 250, form
+        assert black[2] > black[0] + 60, form
+        assert picture.notes == []
+        plain = opened(saved(image, form, **options)).rgb
+        assert plain[8, 24].max() < 60  # as Pillow has it: all inks at full
+
+
+def test_srgb_is_left_as_it_is() -> None:
+    image = photograph(40, 30)
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert (opened(saved(image, "PNG", icc_profile=data)).rgb == np.asarray(image)).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile", "said"),
+    [
+        ("RGB", b"no profile", "damaged"),
+        ("RGB", rgb_profile(DISPLAY_P3, 2.2)[:150], "damaged"),
+        ("RGB", rgb_profile(DISPLAY_P3, 2.2)[:128] + bytes(300), "damaged"),
+        ("CMYK", cmyk_profile(np.zeros((2, 2, 2, 2, 3)))[:-900], "damaged"),
+        ("RGB", grey_profile(2.2), "for GRAY"),
+        ("RGB", cmyk_profile(np.zeros((2, 2, 2, 2, 3))), "for CMYK"),
+        ("CMYK", rgb_profile(DISPLAY_P3, 2.2), "for RGB"),
+        ("L", cmyk_profile(np.zeros((2, 2, 2, 2, 3))), "for CMYK"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_a_note(mode: str, profile: bytes, said: str) -> None:
+    image = photograph(20, 16).convert(mode)
+    plain, data = saved(image, "TIFF"), saved(image, "TIFF", icc_profile=profile)
+    picture = opened(data, "photo.tif")
+    assert (picture.rgb == opened(plain).rgb).all()
+    (note,) = picture.notes
+    assert note.startswith("photo.tif: its colour profile is ")
+    assert said in note
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_to_a_profile_is_survived(data: st.DataObject) -> None:
+    profile = bytearray(data.draw(st.sampled_from([
+        rgb_profile(ADOBE_RGB, 2.2), cmyk_profile(np.zeros((2, 2, 2, 2, 3))), grey_profile(1.8),
+    ])))  # fmt: skip
+    for _ in range(data.draw(st.integers(1, 6))):
+        profile[data.draw(st.integers(0, min(400, len(profile) - 1)))] = data.draw(
+            st.integers(0, 255)
+        )
+    image = photograph(9, 7).convert(data.draw(st.sampled_from(["RGB", "CMYK", "L", "LA", "P"])))
+    image.info["icc_profile"] = bytes(profile)
+    assert from_image(image).rgb.shape == (7, 9, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".gif", ".jp2"])
+def test_written_pictures_have_no_profile_and_their_size(suffix: str) -> None:
+    data = saved(photograph(240, 160), "PNG", icc_profile=rgb_profile(DISPLAY_P3, 2.2))
+    written = picture_bytes(opened(data).image(), save_format("a" + suffix))
+    with Image.open(io.BytesIO(written)) as image:
+        assert image.size == (240, 160)
+        assert "icc_profile" not in image.info
