@@ -20,16 +20,11 @@ from PIL import Image, ImageCms, ImageOps
 from codec import ImageCodec
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import photo_encoder
+from codec.image.alpha import pack_alpha, unpack_alpha
 from codec.image.container import ImageHeader, Payload, read_image, write_image
 from codec.image.photo import PhotoCodec
 from codec.image.photo_prior import WindowPrior
-from codec.image.pictures import (
-    from_array,
-    from_image,
-    open_picture,
-    pack_alpha,
-    unpack_alpha,
-)
+from codec.image.pictures import from_array, from_image, open_picture
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.image.tiling import cut_windows, decode_map, encode_map, frames_of
 from codec.search.methods import METHODS

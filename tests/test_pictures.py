@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from codec.image.alpha import fill_hidden, pack_alpha
 from codec.image.pictures import (
     Picture,
+    from_array,
     from_image,
     open_picture,
     picture_bytes,
     save_format,
 )
+from codec.image.settings import EncodeSettings
 from tests.icc_profiles import (
     ADOBE_RGB,
     DISPLAY_P3,
@@ -26,7 +30,7 @@ from tests.icc_profiles import (
     matrix_of,
     rgb_profile,
 )
-from tests.tiny_image_model import photograph, psnr
+from tests.tiny_image_model import photograph, psnr, tiny_codec
 
 
 def saved(image: Image.Image, form: str, **options: object) -> bytes:
@@ -161,6 +165,69 @@ def test_any_damage_to_a_profile_is_survived(data: st.DataObject) -> None:
     image = photograph(9, 7).convert(data.draw(st.sampled_from(["RGB", "CMYK", "L", "LA", "P"])))
     image.info["icc_profile"] = bytes(profile)
     assert from_image(image).rgb.shape == (7, 9, 3)
+
+
+# --- What transparency hides.
+
+
+def hidden_noise(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture [H, W, 3], the same with noise but for an ellipse, and the alpha plane of it."""
+    height, width = inside.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    seen = ((y / height - 0.5) / 0.42) ** 2 + ((x / width - 0.5) / 0.3) ** 2 < 1
+    noise = np.random.default_rng(0).integers(0, 256, inside.shape).astype(np.uint8)
+    return inside, np.where(seen[:, :, None], inside, noise), (255 * seen).astype(np.uint8)
+
+
+def test_what_is_hidden_costs_next_to_nothing(tmp_path: Path) -> None:
+    codec = tiny_codec(tmp_path / "photo")
+    inside, noisy, alpha = hidden_noise(np.asarray(photograph(160, 120)))
+    quality = EncodeSettings(quality=60, search=False)
+    filled = from_array(np.dstack((noisy, alpha)))
+    assert filled.alpha is not None
+    assert (filled.rgb[alpha > 0] == inside[alpha > 0]).all()
+    plane = len(pack_alpha(alpha))
+    sizes = [
+        len(codec.encode(picture, quality)) - plane * (picture.alpha is not None)
+        for picture in (filled, Picture(noisy, alpha), from_array(inside))
+    ]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert sizes[0] < 0.9 * sizes[2]
+    seen = alpha > 0
+
+    def score(picture: Picture) -> float:
+        decoded = codec.decode(codec.encode(picture, quality))[:, :, :3]
+        return psnr(decoded[seen][None], inside[seen][None])
+
+    assert score(filled) > score(Picture(noisy, alpha)) + 2.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 1000))
+def test_hidden_pixels_lie_among_the_visible(
+    height: int, width: int, share: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    rgb = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    alpha = np.where(random.random((height, width)) < share, 0, 1 + 254 * (rgb[:, :, 0] > 99))
+    before, alpha = rgb.copy(), alpha.astype(np.uint8)
+    filled = fill_hidden(rgb, alpha)
+    assert (rgb == before).all()
+    seen = alpha > 0
+    assert (filled[seen] == rgb[seen]).all()
+    if seen.any():
+        assert (filled >= rgb[seen].min(axis=0)).all()
+        assert (filled <= rgb[seen].max(axis=0)).all()
+    else:
+        assert len(np.unique(filled)) == 1
+    equal = fill_hidden(rgb[:, :, :1].repeat(3, axis=2), alpha)
+    assert (equal == equal[:, :, :1]).all()
+
+
+def test_a_grey_picture_is_grey_whatever_hides_in_it() -> None:
+    grey = np.asarray(photograph(40, 30).convert("L"))[:, :, None].repeat(3, axis=2)
+    _, noisy, alpha = hidden_noise(grey)
+    assert from_array(np.dstack((noisy, alpha))).grey
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".gif", ".jp2"])

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import GIVE_MODEL, BadInput, WrongModel
+from codec.image.alpha import pack_alpha
 from codec.image.container import ImageFile, ImageHeader, read_image, write_image
-from codec.image.pictures import Picture, from_array, from_image, pack_alpha
+from codec.image.pictures import Picture, from_array, from_image
 from codec.image.presets import DEFAULT_IMAGE_PRESET, ImagePreset, find_image_preset
 from codec.image.settings import EncodeSettings, SearchProgress
 from codec.packet import Entropy

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from codec.errors import BadInput, BadStream, SottoError
+from codec.errors import BadInput, SottoError
 from codec.files.paths import display_name, open_input, os_errors
+from codec.image.alpha import fill_hidden
 from codec.image.colour import to_srgb
 from codec.image.container import MAX_PIXELS, MAX_SIDE
 
@@ -173,10 +173,12 @@ def from_array(pixels: NDArray[np.generic]) -> Picture:
 
 
 def _picture(rgb: Pixels, alpha: Pixels | None) -> Picture:
-    """A picture; an alpha plane that is opaque everywhere is dropped."""
-    grey = bool((rgb == rgb[:, :, :1]).all())
+    """A picture; an alpha plane that is opaque everywhere is dropped, and what it hides filled."""
     if alpha is not None and (alpha == 255).all():
         alpha = None
+    if alpha is not None:
+        rgb = fill_hidden(rgb, alpha)
+    grey = bool((rgb == rgb[:, :, :1]).all())
     return Picture(np.ascontiguousarray(rgb), alpha, grey)
 
 
@@ -206,24 +208,3 @@ def picture_bytes(image: Image.Image, form: str) -> bytes:
         reason = " ".join(str(error).split())
         raise BadInput(f"cannot write the picture as {form}: {reason}") from None
     return out.getvalue()
-
-
-def pack_alpha(alpha: Pixels) -> bytes:
-    """Compress an alpha plane [H, W] losslessly: differences to the row above, deflated."""
-    rows = alpha.astype(np.uint8)
-    differences = rows.copy()
-    differences[1:] -= rows[:-1]
-    return zlib.compress(differences.tobytes(), 9)
-
-
-def unpack_alpha(data: bytes, height: int, width: int) -> Pixels:
-    """Inverse of `pack_alpha`. Raises BadStream for other data; inflates no more than the plane."""
-    stream = zlib.decompressobj()
-    try:
-        plain = stream.decompress(data, height * width + 1)
-    except zlib.error:
-        raise BadStream("the alpha plane is damaged") from None
-    if len(plain) != height * width:
-        raise BadStream("the alpha plane is damaged")
-    differences = np.frombuffer(plain, np.uint8).reshape(height, width)
-    return np.cumsum(differences, axis=0, dtype=np.uint8)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from codec.device import fast_in_half
 from codec.errors import BadStream
+from codec.image.alpha import unpack_alpha
 from codec.image.container import STRIDE, Area, ImageFile, Payload
-from codec.image.pictures import Picture, unpack_alpha
+from codec.image.pictures import Picture
 from codec.search.problem import Networks, RateModel
 
 WINDOW = 64  # largest side of a window, in cells
