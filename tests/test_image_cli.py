@@ -79,9 +79,10 @@ BAD: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
     "text": lambda: b"this is no picture\n" * 40,
     "signature": lambda: b"\x89PNG\r\n\x1a\n",
-    "truncated.png": lambda: as_png(photograph(64, 48))[:700],
-    "truncated.jpg": lambda: (_saved(photograph(200, 150), "JPEG"))[:900],
+    "no-pixels.png": lambda: as_png(photograph(64, 48))[:60],
+    "no-pixels.jpg": lambda: _saved(photograph(200, 150), "JPEG")[:600],
     "no-end.gif": lambda: _saved(photograph(64, 48), "GIF")[:300],
+    "icon.ico": lambda: _saved(photograph(64, 64), "ICO"),
     "crc.png": lambda: _flipped(as_png(photograph(64, 48)), 20),
     "bomb-200-megapixels.png": lambda: with_header(as_png(photograph(8, 8)), 20_000, 10_000),
     "bomb-4-gigapixels.png": lambda: with_header(as_png(photograph(8, 8)), 65_535, 65_535),
@@ -109,6 +110,26 @@ def test_what_is_no_picture_is_one_line(
     assert sotto("encode", source, coded) == 1
     assert name in one_line(capsys)
     assert sorted(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("name", ["truncated.png", "truncated.jpg"])
+def test_what_is_left_of_a_picture_is_coded(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = _saved(photograph(64, 48), "PNG" if name.endswith("png") else "JPEG")
+    (tmp_path / name).write_bytes(whole[: 3 * len(whole) // 4])
+    back = np.asarray(through(tmp_path / name).convert("RGB"))
+    assert "is truncated or damaged; what can be read of it is used" in one_line(capsys)
+    assert psnr(back[:16], np.asarray(photograph(64, 48))[:16]) > 24
+
+
+def test_icons_are_not_written(
+    four_tiles: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.stim").write_bytes(four_tiles)
+    assert sotto("decode", tmp_path / "a.stim", tmp_path / "a.ico") == 1
+    assert "icons of given sizes" in one_line(capsys)
+    assert not (tmp_path / "a.ico").exists()
 
 
 GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
+from codec.errors import BadInput
 from codec.image.alpha import fill_hidden, pack_alpha
 from codec.image.pictures import (
     Picture,
@@ -228,6 +230,81 @@ def test_a_grey_picture_is_grey_whatever_hides_in_it() -> None:
     grey = np.asarray(photograph(40, 30).convert("L"))[:, :, None].repeat(3, axis=2)
     _, noisy, alpha = hidden_noise(grey)
     assert from_array(np.dstack((noisy, alpha))).grey
+
+
+# --- Files that end early, and icons.
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {"quality": 90}),
+        ("JPEG", {"quality": 90, "progressive": True}),
+        ("PNG", {}),
+        ("GIF", {"interlace": False}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("TIFF", {}),
+    ],
+)
+def test_a_file_that_ends_early_is_read_as_far_as_it_goes(
+    form: str, options: dict[str, object]
+) -> None:
+    data = saved(photograph(120, 90), form, **options)
+    whole = opened(data).rgb
+    for share in (0.6, 0.9):
+        picture = opened(data[: int(share * len(data))], "photo")
+        assert picture.notes == ["photo is truncated or damaged; what can be read of it is used"]
+        assert picture.rgb.shape == whole.shape
+        part = slice(45, 90) if form == "BMP" else slice(0, 40)  # which begins with the last row
+        least = 20 if options.get("progressive") else 40
+        assert psnr(picture.rgb[part], whole[part]) > least
+        assert (picture.rgb != whole).any()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_without_its_end_marker_a_jpeg_is_whole() -> None:
+    data = saved(photograph(96, 64), "JPEG")
+    assert data[-2:] == b"\xff\xd9"
+    picture = opened(data[:-2], "a.jpg")
+    assert (picture.rgb == opened(data).rgb).all()
+    assert len(picture.notes) == 1
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "JPEG2000", "AVIF"])
+def test_any_cut_is_a_picture_or_one_line(form: str) -> None:
+    data = saved(photograph(40, 30), form)
+    whole = opened(data).rgb
+
+    def check(end: int) -> None:
+        try:
+            picture = opened(data[:end], "cut")
+        except BadInput as error:
+            assert "\n" not in str(error)
+            assert "cut" in str(error)
+        else:
+            assert len(np.unique(picture.rgb)) > 1
+            assert len(picture.notes) == 1 or (picture.rgb == whole).all()
+
+    for end in range(0, len(data), max(len(data) // 60, 1)):
+        check(end)
+
+
+def test_a_cut_file_is_noticed_in_every_thread() -> None:
+    """Pillow's leniency is one switch: no thread may read a cut file without a note."""
+    data = saved(photograph(300, 200), "PNG")[:-2000]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: opened(data), range(40)))
+    assert [len(p.notes) for p in found] == [1] * 40
+
+
+def test_icons_are_refused() -> None:
+    icon = saved(photograph(64, 64), "ICO", sizes=[(16, 16), (32, 32)])
+    with pytest.raises(BadInput, match=r"^a\.ico holds icons of several sizes; give one of them"):
+        opened(icon, "a.ico")
+    for name in ("a.ico", "A.ICO", "a.icns"):
+        with pytest.raises(BadInput, match="icons of given sizes; write a PNG"):
+            save_format(name)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp", ".gif", ".jp2"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from codec.errors import BadInput, SottoError
 from codec.files.paths import display_name, open_input, os_errors
@@ -20,6 +21,7 @@ from codec.image.colour import to_srgb
 from codec.image.container import MAX_PIXELS, MAX_SIDE
 
 MAX_PICTURE_BYTES = 1 << 29
+_ICONS = ("ICO", "ICNS", "CUR")  # several pictures of given sizes in a file
 # Keeps what Pillow logs about broken files off stderr, unless logging is configured.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -65,21 +67,18 @@ def read_picture(path: str) -> Picture:
 
 
 def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
-    """The first frame of a picture file, upright, as 8-bit pixels in sRGB. Raises BadInput."""
+    """The first frame of a picture file, upright, as 8-bit pixels in sRGB. Raises BadInput.
+
+    A file that ends early is read as far as it goes, with a note.
+    """
     try:
         with warnings.catch_warnings():
             # Warnings would be extra lines on stderr; the size limit below is our own.
             warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                _check_size(image.width, image.height, name)
-                notes = []
-                frames = int(getattr(image, "n_frames", 1))
-                if frames > 1:
-                    notes.append(f"{name} holds {frames} frames; only the first is used")
-                image.load()
-                picture = from_image(_upright(image), name)
-                picture.notes[:0] = notes
-                return picture
+            image, notes = _loaded(file, name)
+            picture = from_image(_upright(image), name)
+            picture.notes[:0] = notes
+            return picture
     except UnidentifiedImageError:
         raise BadInput(f"{name} is not a readable picture") from None
     except Image.DecompressionBombError:
@@ -89,6 +88,48 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
     except Exception as error:  # Pillow's readers raise almost anything for broken files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"cannot read {name}: {reason}") from None
+
+
+def _loaded(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
+    """The first frame, as much of it as there is, and notes on what is missing."""
+    start, notes = file.tell(), []
+    image = Image.open(file)
+    if image.format in _ICONS:
+        raise BadInput(f"{name} holds icons of several sizes; give one of them as a PNG")
+    _check_size(image.width, image.height, name)
+    frames = int(getattr(image, "n_frames", 1))
+    if frames > 1:
+        notes.append(f"{name} holds {frames} frames; only the first is used")
+    try:
+        with _LENIENCE:
+            image.load()
+    except (OSError, SyntaxError) as error:  # the latter is for broken files as well
+        file.seek(start)
+        image = _load_truncated(file)
+        if _is_blank(image):
+            raise error from None
+        notes.append(f"{name} is truncated or damaged; what can be read of it is used")
+    return image, notes
+
+
+_LENIENCE = threading.Lock()  # Pillow has one switch for all threads
+
+
+def _load_truncated(file: BinaryIO) -> Image.Image:
+    """The first frame of a file that ends early; what is missing is black or grey."""
+    with _LENIENCE:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            image = Image.open(file)
+            image.load()
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return image
+
+
+def _is_blank(image: Image.Image) -> bool:
+    """Whether all pixels are the same, as of a file that ends before its first."""
+    return all((plane == plane[0, 0]).all() for plane in map(np.asarray, image.split()))
 
 
 # The transpose that undoes each orientation (Exif 2.32, tag 0x0112).
@@ -191,6 +232,8 @@ def save_format(path: str) -> str:
         found = Image.registered_extensions()[suffix]
     except KeyError:
         raise BadInput(f"{suffix!r} is not a known picture format") from None
+    if found in _ICONS:
+        raise BadInput(f"{suffix!r} files hold icons of given sizes; write a PNG")
     if found not in Image.SAVE:
         raise BadInput(f"pictures cannot be written as {suffix!r}")
     return found
