@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from codec.image.base import ImageCodec
 from codec.image.settings import EncodeSettings
 
 Pixels = NDArray[np.uint8]
-PEERS = ("jpeg", "webp", "avif", "hevc")
+PEERS = ("jpeg", "webp", "avif", "jxl", "hevc")
 _TIMEOUT_S = 300.0
 
 
@@ -54,7 +55,7 @@ class MeasuredCodec:
 
 
 def pillow_codec(name: str, form: str, settings: Sequence[float]) -> MeasuredCodec:
-    """A codec built into Pillow."""
+    """A codec that is built into Pillow, or registered with it."""
 
     def encode(pixels: Pixels, quality: float) -> bytes:
         out = io.BytesIO()
@@ -121,6 +122,10 @@ def peers(names: Sequence[str]) -> list[MeasuredCodec]:
         found.append(pillow_codec("webp", "WEBP", (1, 5, 15, 30, 50, 70, 85, 92)))
     if "avif" in names and features.check("avif"):
         found.append(pillow_codec("avif", "AVIF", (10, 20, 30, 45, 60, 75, 85)))
+    if "jxl" in names and find_spec("pillow_jxl"):
+        import pillow_jxl  # noqa: F401  # teaches Pillow the format
+
+        found.append(pillow_codec("jxl", "JXL", (1, 10, 25, 45, 65, 80, 90)))
     if "hevc" in names and shutil.which("heif-enc") and shutil.which("heif-convert"):
         found.append(hevc_codec((8, 16, 24, 32, 40, 48, 56)))
     return found

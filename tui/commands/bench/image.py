@@ -41,7 +41,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--tune", choices=("psnr", "ms-ssim", "visual"),
         help="what our search minimises (default: psnr)")  # fmt: skip
     add("--peers", type=_peers, metavar="NAME,...",
-        help="of jpeg, webp, avif, hevc, or none (default: all that are installed)")  # fmt: skip
+        help="of jpeg, webp, avif, jxl, hevc, or none (default: those installed)")  # fmt: skip
     add("--at", type=positive, metavar="B", help="rate of the table (default: 0.29)")
     add_model(parser, "sotto train image")
     add_device(parser, "where sotto runs")
