@@ -8,10 +8,10 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,16 +26,8 @@ from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
 from codec.image.settings import EncodeSettings
 from models.evaluation.image_codecs import PEERS, MeasuredCodec, own_codec, peers
-from models.evaluation.plots import Line, Panel
-from models.evaluation.rate_quality import (
-    Point,
-    mean_at,
-    mean_bd_rate,
-    mean_curve,
-    means,
-    psnr,
-    single,
-)
+from models.evaluation.image_results import OURS, UNSEARCHED, Results
+from models.evaluation.rate_quality import Point, psnr, single
 from models.networks.image_distance import ms_ssim
 from models.workers.pool import for_each
 from models.workers.processes import Processes
@@ -47,7 +39,6 @@ if TYPE_CHECKING:
 # From below 0.15 to above 0.8 bits per pixel, on average for photographs like Kodak's.
 QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
-_OURS, _UNSEARCHED = "sotto", "encoder"
 _SHOWN_SIDE = 1024  # pixels
 _CROP = 256  # pixels
 _LABEL = 22  # pixels above a row of crops
@@ -81,10 +72,10 @@ class Settings:
         one_rate = find_image_preset(self.preset).one_rate
         default = DEFAULT_IMAGE_PRESET if one_rate else self.preset
         codec = ImageCodec.load(default, self.device, None if one_rate else self.model)
-        ours = [own_codec(_OURS, codec, settings, self.qualities)]
+        ours = [own_codec(OURS, codec, settings, self.qualities)]
         if settings.search:
             unsearched = replace(settings, search=False, fast=False, iterations=None)
-            ours.append(own_codec(_UNSEARCHED, codec, unsearched, self.qualities))
+            ours.append(own_codec(UNSEARCHED, codec, unsearched, self.qualities))
         ours.append(own_codec("sotto --bpp", codec, settings, [self.at], "bpp"))
         if settings.search and not settings.fast and settings.iterations is None:
             fast = replace(settings, fast=True)
@@ -128,127 +119,6 @@ class Comparison:
     top: int
     original: NDArray[np.uint8]
     decoded: list[Shown]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A codec in the table: its means, seconds per picture, and the BD-rates of sotto against it by
-    PSNR and by MS-SSIM (fractions; None where it is no curve)."""
-
-    codec: str
-    bpp: float
-    psnr: float
-    ms_ssim: float
-    encode_s: float
-    decode_s: float
-    bd_rates: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Results:
-    """All points of every codec by name; timed: those of a few pictures measured alone."""
-
-    codecs: list[MeasuredCodec]
-    points: dict[str, list[Point]]
-    timed: dict[str, list[Point]]
-    at: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every measurement, as plain values."""
-        return {
-            part: {name: [asdict(p) for p in points] for name, points in found.items()}
-            for part, found in (("points", self.points), ("timed", self.timed))
-        }
-
-    def rows(self) -> list[Row]:
-        """Quality of every codec at one mean rate, BD-rates of sotto against it, mean times."""
-        rows, own = [], self.points[_OURS]
-        for name, points in self.points.items():
-            found = means(points) if single(points) else (self.at, *mean_at(points, self.at))
-            encode_s, decode_s = (
-                float(np.mean([getattr(p, key) for p in self.timed[name]]))
-                for key in ("encode_s", "decode_s")
-            )
-            gains = None
-            if name != _OURS and not single(points):
-                gains = mean_bd_rate(own, points, "psnr"), mean_bd_rate(own, points, "ms_ssim")
-            rows.append(Row(name, *found, encode_s, decode_s, gains))
-        return rows
-
-    def search_gain(self) -> float:
-        """By how many dB the search raises the PSNR at the table's rate; NaN where unknown."""
-        if _UNSEARCHED not in self.points:
-            return math.nan
-        searched, first = (self.points[name] for name in (_OURS, _UNSEARCHED))
-        return mean_at(searched, self.at)[0] - mean_at(first, self.at)[0]
-
-    def report(self) -> str:
-        """The rows as a table."""
-        lines = [
-            f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
-            "BD-rate of sotto: PSNR, MS-SSIM"
-        ]
-        for row in self.rows():
-            line = (
-                f"{row.codec:<13} {row.bpp:6.4f} {row.psnr:6.2f} {row.ms_ssim:7.4f} "
-                f"{row.encode_s:6.2f} s {row.decode_s:5.2f} s"
-            )
-            if row.bd_rates is not None:
-                gains = ("none" if math.isnan(g) else f"{100.0 * g:+.1f} %" for g in row.bd_rates)
-                line += "   " + ", ".join(gains)
-            lines.append(line)
-        if not math.isnan(gain := self.search_gain()):
-            lines.append(f"the search gains {gain:.2f} dB at {self.at:g} bpp")
-        return "\n".join(lines)
-
-    def curves(self) -> dict[str, list[tuple[float, float, float]]]:
-        """Of every codec the mean rate, PSNR and MS-SSIM at each of its settings."""
-        return {name: mean_curve(points) for name, points in self.points.items()}
-
-    def panels(self) -> list[Panel]:
-        """Mean PSNR and MS-SSIM (in dB) over the mean rate."""
-        lines: tuple[list[Line], list[Line]] = ([], [])
-        for name, points in self.points.items():
-            if single(points):
-                rows, style = [means(points)], {"linestyle": "none", "marker": "o"}
-            else:
-                low, high = min(p.bpp for p in points), max(p.bpp for p in points)
-                rates = np.geomspace(max(low, 0.08), min(high, 1.2), 24).tolist()
-                rows, style = [(rate, *mean_at(points, rate)) for rate in rates], {}
-            rates, scores, similarities = zip(*rows, strict=True)
-            in_db = -10.0 * np.log10(1.0 - np.array(similarities))
-            lines[0].append(Line(name, rates, scores, style=style))
-            lines[1].append(Line(name, rates, in_db.tolist(), style=style))
-        return [
-            Panel(part, "bits per pixel", label)
-            for part, label in zip(lines, ("PSNR (dB)", "MS-SSIM (dB)"), strict=True)
-        ]
-
-    def crops(self, files: Sequence[Path]) -> bytes:
-        """The busiest part of each picture, coded by every codec at or below one rate, as a PNG.
-
-        A row per codec, the originals first; each crop is labelled with its rate and PSNR.
-        """
-        pictures = [read_picture(str(file)).rgb for file in files]
-        places = [_busiest(pixels) for pixels in pictures]
-        rows = [[_cell(x[p], f.stem) for x, p, f in zip(pictures, places, files, strict=True)]]
-        for codec in self.codecs:
-            if codec.span is None and not single(self.points[codec.name]):
-                continue
-            row = []
-            for pixels, place in zip(pictures, places, strict=True):
-                data = codec.encode_at(pixels, self.at)
-                decoded = codec.decode(data)
-                label = (
-                    f"{codec.name}  {_bits_per_pixel(data, pixels):.3f} bpp  "
-                    f"{psnr(pixels, decoded):.2f} dB"
-                )
-                row.append(_cell(decoded[place], label))
-            rows.append(row)
-        sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
-        out = io.BytesIO()
-        Image.fromarray(sheet).save(out, "PNG")
-        return out.getvalue()
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -394,6 +264,33 @@ def _likeness(pixels: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> tuple[fl
 
 def _bits_per_pixel(data: bytes, pixels: NDArray[np.uint8]) -> float:
     return 8.0 * len(data) / (pixels.shape[0] * pixels.shape[1])
+
+
+def crops(results: Results, files: Sequence[Path]) -> bytes:
+    """The busiest part of each picture, coded by every codec at or below one rate, as a PNG.
+
+    A row per codec, the originals first; each crop is labelled with its rate and PSNR.
+    """
+    pictures = [read_picture(str(file)).rgb for file in files]
+    places = [_busiest(pixels) for pixels in pictures]
+    rows = [[_cell(x[p], f.stem) for x, p, f in zip(pictures, places, files, strict=True)]]
+    for codec in results.codecs:
+        if codec.span is None and not single(results.points[codec.name]):
+            continue
+        row = []
+        for pixels, place in zip(pictures, places, strict=True):
+            data = codec.encode_at(pixels, results.at)
+            decoded = codec.decode(data)
+            label = (
+                f"{codec.name}  {_bits_per_pixel(data, pixels):.3f} bpp  "
+                f"{psnr(pixels, decoded):.2f} dB"
+            )
+            row.append(_cell(decoded[place], label))
+        rows.append(row)
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+    out = io.BytesIO()
+    Image.fromarray(sheet).save(out, "PNG")
+    return out.getvalue()
 
 
 def _busiest(pixels: NDArray[np.uint8], side: int = _CROP) -> tuple[slice, slice]:

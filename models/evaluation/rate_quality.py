@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,11 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio of pixels [H, W, 3] in dB, over all colours."""
     error = float(np.mean((a.astype(np.float64) - b) ** 2))
     return 10.0 * float(np.log10(255.0**2 / max(error, 1e-10)))
+
+
+def similarity_in_db(ms_ssim: float) -> float:
+    """MS-SSIM as -10 lg(1 - MS-SSIM), at most 60 dB; NaN stays NaN."""
+    return -10.0 * math.log10(max(1.0 - ms_ssim, 1e-6))
 
 
 def bd_rate(
@@ -92,7 +98,7 @@ def mean_bd_rate(
 
     def value(p: Point) -> float:
         # In dB, so that the curve is as smooth as that of the other score.
-        return p.psnr if score == "psnr" else -10.0 * float(np.log10(max(1.0 - p.ms_ssim, 1e-6)))
+        return p.psnr if score == "psnr" else similarity_in_db(p.ms_ssim)
 
     found = []
     for name in sorted({p.picture for p in curve} & {p.picture for p in base}):
@@ -119,21 +125,31 @@ def single(points: list[Point]) -> bool:
     return len({p.picture for p in points}) == len(points)
 
 
-def mean_curve(points: list[Point]) -> list[tuple[float, float, float]]:
-    """Mean bits per pixel, PSNR and MS-SSIM at each setting of a codec, by rate."""
+def _by_setting(points: list[Point]) -> list[list[Point]]:
+    """The points of each setting of a codec, whose order is that of their rates."""
     settings: dict[int, list[Point]] = {}
     for name in {p.picture for p in points}:
         of_picture = sorted((p for p in points if p.picture == name), key=lambda p: p.bpp)
         for k, p in enumerate(of_picture):
             settings.setdefault(k, []).append(p)
-    return sorted(means(group) for group in settings.values())
+    return list(settings.values())
+
+
+def mean_curve(points: list[Point]) -> list[tuple[float, float, float]]:
+    """Mean bits per pixel, PSNR and MS-SSIM at each setting of a codec, by rate."""
+    return sorted(means(group) for group in _by_setting(points))
 
 
 def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
     """Mean PSNR and MS-SSIM at a mean rate of `bpp`, with the same codec setting for all pictures;
     interpolated between settings. NaN outside the curve."""
-    rates, *scores = zip(*mean_curve(points), strict=True)
-    if not rates[0] <= bpp <= rates[-1]:
-        return math.nan, math.nan
-    score, similarity = (float(np.interp(np.log(bpp), np.log(rates), s)) for s in scores)
+    score, similarity = interpolated(mean_curve(points), bpp)
     return score, similarity
+
+
+def interpolated(curve: Sequence[tuple[float, ...]], bpp: float) -> list[float]:
+    """The other columns of a curve at a rate, linear over log rate; its rows begin with bits per
+    pixel, and rise. NaN outside the curve."""
+    rates, *columns = np.array(curve).T
+    logs = np.log(rates)
+    return [float(np.interp(np.log(bpp), logs, c, math.nan, math.nan)) for c in columns]

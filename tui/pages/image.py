@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.evaluation import tables
-from models.evaluation.image import Comparison, Results, Row, Settings
-from models.evaluation.rate_quality import single
+from models.evaluation.image import Comparison, Settings
+from models.evaluation.image_results import Results, Row
+from models.evaluation.rate_quality import similarity_in_db, single
 from tui.pages.site import Site
 
 AMPLIFICATION = 8  # of the difference view, by assets/image.css
@@ -66,6 +67,7 @@ class ImagePage:
         )
         site.add_assets("base.css", "charts.css", "image.css", "vendor", "charts.js", "image.js")
         curves = results.curves()
+        published = {_published(curve.name): list(curve.points) for curve in results.published}
         site.render(
             "image.html",
             title="Pictures, before and after",
@@ -74,8 +76,9 @@ class ImagePage:
             gain=_number(results.search_gain(), 2),
             curves={
                 name: [(f"{r:.3f}", _number(p, 2), _number(m, 4)) for r, p, m in curve]
-                for name, curve in curves.items()
+                for name, curve in (curves | published).items()
             },
+            sources={curve.name: curve.source for curve in results.published},
             data={
                 "charts": charts(results, curves, own),
                 "amplification": AMPLIFICATION,
@@ -104,7 +107,9 @@ def charts(
     for column, label in ((1, "PSNR / dB"), (2, "MS-SSIM / dB")):
         lines = []
         for name, curve in curves.items():
-            points = [(row[0], row[1] if column == 1 else _in_db(row[2])) for row in curve]
+            points = [
+                (row[0], row[1] if column == 1 else similarity_in_db(row[2])) for row in curve
+            ]
             lines.append(
                 {
                     "name": name,
@@ -113,8 +118,18 @@ def charts(
                     "points": [[round(x, 5), round(y, 4)] for x, y in points if math.isfinite(y)],
                 }
             )
+        for curve in results.published:
+            points = [(p[0], p[1] if column == 1 else similarity_in_db(p[2])) for p in curve.points]
+            shown = [[round(x, 5), round(y, 4)] for x, y in points if math.isfinite(y)]
+            lines.append(
+                {"name": _published(curve.name), "own": False, "line": True, "points": shown}
+            )
         made.append({"lines": lines, "x": "bits per pixel", "y": label})
     return made
+
+
+def _published(name: str) -> str:
+    return f"{name} (published)"
 
 
 def _plate(
@@ -134,7 +149,8 @@ def _cells(row: Row) -> dict[str, Any]:
     if row.bd_rates is not None:
         gains = [_number(100.0 * gain, 1, "+") for gain in row.bd_rates]
     return {
-        "codec": row.codec,
+        "codec": _published(row.codec) if row.published else row.codec,
+        "published": row.published,
         "bpp": _number(row.bpp, 4),
         "psnr": _number(row.psnr, 2),
         "ms_ssim": _number(row.ms_ssim, 4),
@@ -147,7 +163,3 @@ def _cells(row: Row) -> dict[str, Any]:
 def _number(value: float, digits: int, sign: str = "") -> str:
     """A number with a true minus, or "" if it is not known."""
     return f"{value:{sign}.{digits}f}".replace("-", "−") if math.isfinite(value) else ""
-
-
-def _in_db(similarity: float) -> float:
-    return -10.0 * math.log10(max(1.0 - similarity, 1e-6))

@@ -85,7 +85,7 @@ def measure(args: argparse.Namespace) -> int:
         if args.curves is not None:
             output.draw(results.panels(), args.curves, force=args.force, size=(11, 5), columns=2)
         if args.crops is not None:
-            output.write(results.crops(pictures[:_SHOWN]), args.crops, force=args.force)
+            output.write(image.crops(results, pictures[:_SHOWN]), args.crops, force=args.force)
         if page is not None:
             page.finish(results, chosen)
     return 0
