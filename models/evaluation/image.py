@@ -25,6 +25,7 @@ from codec.image.base import ImageCodec
 from codec.image.pictures import read_picture
 from codec.image.presets import DEFAULT_IMAGE_PRESET, find_image_preset
 from codec.image.settings import EncodeSettings
+from models.evaluation.classifiers import Classifier, agreement, load_classifier
 from models.evaluation.image_codecs import PEERS, MeasuredCodec, own_codec, peers
 from models.evaluation.image_results import OURS, UNSEARCHED, Results
 from models.evaluation.rate_quality import Point, psnr, single
@@ -49,7 +50,7 @@ class Settings:
     """The codecs that are measured, and how; small, so that every process can load its own.
 
     model: a folder in place of the preset's own; qualities: rate points of sotto; at: bits per
-    pixel of the table.
+    pixel of the table; classifier: a name or a file for `load_classifier`.
     """
 
     preset: str = DEFAULT_IMAGE_PRESET
@@ -62,6 +63,7 @@ class Settings:
     peers: Sequence[str] = PEERS
     at: float = 0.29
     device: str = "auto"
+    classifier: str | None = None
 
     def load(self) -> list[MeasuredCodec]:
         """Load and warm up sotto's codecs, then the installed peers."""
@@ -88,6 +90,10 @@ class Settings:
             grey = np.full((64, 64, 3), 128, np.uint8)
             each.decode(each.encode(grey, max(each.settings[0], 1.0)))
         return [*ours, *peers(self.peers)]
+
+    def load_classifier(self) -> Classifier | None:
+        """Load the classifier that was asked for. Raises BadInput."""
+        return None if self.classifier is None else load_classifier(self.classifier)
 
     def default_jobs(self) -> int:
         """Pictures at a time: one per processor, or one if a GPU is used."""
@@ -148,10 +154,11 @@ def run(
     each picture as the codecs decode it, which are not kept. Raises SottoError if a picture cannot
     be measured.
     """
+    classifier = settings.load_classifier()  # what is wrong with it is found before all else
     codecs = settings.load()
     jobs = min(jobs or settings.default_jobs(), len(files))
     points: dict[str, list[Point]] = {codec.name: [] for codec in codecs}
-    measured = _measured(files, codecs, settings, jobs, show is not None)
+    measured = _measured(files, _Tools(codecs, classifier), settings, jobs, show is not None)
     for file, (found, comparison) in zip(files, measured, strict=True):
         for name, part in found.items():
             points[name] += part
@@ -165,17 +172,26 @@ def run(
     return Results(codecs, points, alone, settings.at)
 
 
+@dataclass(frozen=True)
+class _Tools:
+    """What a process measures with."""
+
+    codecs: list[MeasuredCodec]
+    classifier: Classifier | None
+
+
 _Measured = tuple[dict[str, list[Point]], Comparison | None]
 
 
 def _opened(settings: Settings, at: float | None) -> Callable[[Path], _Measured]:
     """In a worker: what measures a picture."""
-    return partial(_picture, codecs=settings.load(), at=at)
+    tools = _Tools(settings.load(), settings.load_classifier())
+    return partial(_picture, tools=tools, at=at)
 
 
 def _measured(
     files: Sequence[Path],
-    codecs: list[MeasuredCodec],
+    tools: _Tools,
     settings: Settings,
     jobs: int,
     shown: bool,
@@ -183,7 +199,7 @@ def _measured(
     """Every codec at every setting, picture by picture; several jobs run on one thread each."""
     at = settings.at if shown else None
     if jobs == 1:
-        yield from (_picture(file, codecs, at) for file in files)
+        yield from (_picture(file, tools, at) for file in files)
         return
     with contextlib.closing(Processes(partial(_opened, settings, at), jobs)) as pool:
         for file, result in zip(files, for_each(pool, files), strict=True):
@@ -192,17 +208,22 @@ def _measured(
             yield result
 
 
-def _picture(file: Path, codecs: list[MeasuredCodec], at: float | None) -> _Measured:
+def _picture(file: Path, tools: _Tools, at: float | None) -> _Measured:
     """All points of a picture, and how it looks at a rate; at: None if nobody looks."""
     pixels = read_picture(str(file)).rgb
     points: dict[str, list[Point]] = {}
     whole = slice(0, None), slice(0, None)
     place = whole if at is None else _busiest(pixels, _SHOWN_SIDE)
     shown = []
-    for codec in codecs:
+    classifier = tools.classifier
+    seen = None if classifier is None else classifier.ranking(pixels)
+    for codec in tools.codecs:
         points[codec.name] = found = []
         for setting in codec.settings:
             point, decoded = _code(codec, setting, file.name, pixels)
+            if classifier is not None and seen is not None:
+                top1, top5 = agreement(seen, classifier.ranking(decoded))
+                point = replace(point, top1=top1, top5=top5)
             found.append(point)
         if at is None:
             continue

@@ -15,6 +15,7 @@ from models.evaluation.plots import Line, Panel
 from models.evaluation.published import PublishedCurve, is_kodak, published_curves
 from models.evaluation.rate_quality import (
     Point,
+    agreement_at,
     mean_at,
     mean_bd_rate,
     mean_curve,
@@ -31,7 +32,9 @@ class Row:
     """A codec in the table: its means, seconds per picture, and the BD-rates of sotto against it by
     PSNR and by MS-SSIM (fractions; None where it is no curve).
 
-    published: by others, not measured here; then there are no times.
+    published: by others, not measured here; then there are no times. agreement: the shares of
+    pictures that a classifier takes for what their originals are, at first and in five guesses;
+    None without a classifier.
     """
 
     codec: str
@@ -42,6 +45,7 @@ class Row:
     decode_s: float
     bd_rates: tuple[float, float] | None
     published: bool = False
+    agreement: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Results:
             gains = None
             if name != OURS and not single(points):
                 gains = mean_bd_rate(own, points, "psnr"), mean_bd_rate(own, points, "ms_ssim")
-            rows.append(Row(name, *found, encode_s, decode_s, gains))
+            seen = agreement_at(points, self.at)
+            rows.append(Row(name, *found, encode_s, decode_s, gains, agreement=seen))
         mean = mean_curve(own)
         for curve in self.published:
             scores, gains = curve.at(self.at), curve.bd_rates(mean)
@@ -98,11 +103,14 @@ class Results:
 
     def report(self) -> str:
         """The rows as a table."""
+        rows = self.rows()
+        classified = any(row.agreement is not None for row in rows)
         lines = [
             f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
-            "BD-rate of sotto: PSNR, MS-SSIM"
+            + ("top-1 top-5   " if classified else "")
+            + "BD-rate of sotto: PSNR, MS-SSIM"
         ]
-        for row in self.rows():
+        for row in rows:
             scores = f"{_figure(row.psnr, 2):>6} {_figure(row.ms_ssim, 4):>7}"
             line = f"{row.codec:<13} {row.bpp:6.4f} {scores} "
             line += (
@@ -110,6 +118,9 @@ class Results:
                 if row.published
                 else f"{row.encode_s:6.2f} s {row.decode_s:5.2f} s"
             )
+            if classified:
+                shares = row.agreement or (math.nan, math.nan)
+                line += "   " + " ".join(f"{_figure(100 * share, 0):>3} %" for share in shares)
             if row.bd_rates is not None:
                 gains = ("none" if math.isnan(g) else f"{100.0 * g:+.1f} %" for g in row.bd_rates)
                 line += "   " + ", ".join(gains)

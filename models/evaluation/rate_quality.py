@@ -13,7 +13,11 @@ from scipy.interpolate import PchipInterpolator
 
 @dataclass(frozen=True)
 class Point:
-    """One picture coded by one codec at one setting; times in seconds."""
+    """One picture coded by one codec at one setting; times in seconds.
+
+    top1, top5: whether the class that a classifier finds in the original is the first it finds in
+    the decoded picture, and among the first five; None without a classifier.
+    """
 
     picture: str
     bpp: float
@@ -21,6 +25,8 @@ class Point:
     ms_ssim: float
     encode_s: float
     decode_s: float
+    top1: bool | None = None
+    top5: bool | None = None
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -145,6 +151,22 @@ def mean_at(points: list[Point], bpp: float) -> tuple[float, float]:
     interpolated between settings. NaN outside the curve."""
     score, similarity = interpolated(mean_curve(points), bpp)
     return score, similarity
+
+
+def agreement_at(points: list[Point], bpp: float) -> tuple[float, float] | None:
+    """Shares of pictures whose class is found again first, and among the first five, at a mean rate
+    of `bpp`, interpolated as by `mean_at`; at its only setting of a codec with one.
+
+    None without a classifier.
+    """
+    if any(p.top1 is None or p.top5 is None for p in points):
+        return None
+    rows = sorted(
+        tuple(float(np.mean([getattr(p, key) for p in group])) for key in ("bpp", "top1", "top5"))
+        for group in _by_setting(points)
+    )
+    first, among = rows[0][1:] if len(rows) == 1 else interpolated(rows, bpp)
+    return first, among
 
 
 def interpolated(curve: Sequence[tuple[float, ...]], bpp: float) -> list[float]:

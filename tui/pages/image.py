@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,10 @@ class ImagePage:
         own = {name for name in results.points if name.startswith(_OWN) or name == "encoder"}
         own |= {settings.preset} & set(results.points)
         machine = tables.machine()
-        about = {**asdict(settings), "model": settings.model and settings.model.name}
+        # Names, not where the files lie.
+        judge = settings.classifier and Path(settings.classifier).name
+        model = settings.model and settings.model.name
+        about = {**asdict(settings), "model": model, "classifier": judge}
         site = self._site
         site.write(
             _RESULTS,
@@ -86,6 +90,7 @@ class ImagePage:
             pictures=self._pictures,
             amplification=AMPLIFICATION,
             settings=settings,
+            classifier=judge,
             timed=len({p.picture for p in next(iter(results.timed.values()))}),
             machine=machine,
             results=_RESULTS,
@@ -145,7 +150,9 @@ def _plate(
 
 def _cells(row: Row) -> dict[str, Any]:
     """A row of the table as text."""
-    gains = None
+    gains = seen = None
+    if row.agreement is not None:
+        seen = [_number(100.0 * share, 0) for share in row.agreement]
     if row.bd_rates is not None:
         gains = [_number(100.0 * gain, 1, "+") for gain in row.bd_rates]
     return {
@@ -156,6 +163,7 @@ def _cells(row: Row) -> dict[str, Any]:
         "ms_ssim": _number(row.ms_ssim, 4),
         "encode": _number(row.encode_s, 2),
         "decode": _number(row.decode_s, 2),
+        "seen": seen,
         "gains": gains,
     }
 

@@ -42,6 +42,9 @@ def add_parser(subjects: Subparsers) -> None:
         help="what our search minimises (default: psnr)")  # fmt: skip
     add("--peers", type=_peers, metavar="NAME,...",
         help="of jpeg, webp, avif, jxl, hevc, or none (default: those installed)")  # fmt: skip
+    add("--classifier", metavar="NAME",
+        help="compare the classes of originals and decoded pictures: efficientnet-lite0, or a file "
+        "of VGG-16's weights as torchvision has them (.pth or .safetensors)")  # fmt: skip
     add("--at", type=positive, metavar="B", help="rate of the table (default: 0.29)")
     add_model(parser, "sotto train image")
     add_device(parser, "where sotto runs")
@@ -64,7 +67,7 @@ def measure(args: argparse.Namespace) -> int:
 
     files = args.json, args.curves, args.crops
     plots = args.curves is not None
-    read = [args.folder, args.model]
+    read = [args.folder, args.model, args.classifier]
     output.check(read, *files, force=args.force, plots=plots, page=args.page)
     pictures = image.find_pictures(args.folder)[: args.count]
     chosen = settings(image.Settings, args)
