@@ -299,3 +299,14 @@ def test_a_bad_classifier_is_found_before_anything_is_measured(
     monkeypatch.setattr(image.Settings, "load", lambda self: pytest.fail("was loaded"))
     assert main(["bench", "image", str(tmp_path), "--classifier", str(tmp_path / "no.pth")]) == 1
     assert capsys.readouterr().err.startswith("sotto: cannot read ")
+
+
+def test_what_is_missing_of_a_picture_is_told(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        photograph(176, 176, seed).save(tmp_path / f"{seed}.png")
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    told: list[str] = []
+    image.run(image.find_pictures(tmp_path), Fakes(device="cpu"), jobs=1, tell=told.append)
+    (line,) = told
+    assert "2.png is truncated or damaged" in line

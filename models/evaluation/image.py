@@ -147,19 +147,22 @@ def run(
     timed: int = 3,
     done: Callable[[str], None] = lambda name: None,
     show: Callable[[Comparison], None] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Results:
     """Measure all codecs on all pictures, `jobs` at a time; done: called with each picture's name.
 
     timed: pictures that are timed one at a time afterwards, if there are several jobs; show: gets
-    each picture as the codecs decode it, which are not kept. Raises SottoError if a picture cannot
-    be measured.
+# The points of every codec, what is to be seen, and notes on how the picture was read.
+_Measured = tuple[dict[str, list[Point]], Comparison | None, list[str]]
     """
     classifier = settings.load_classifier()  # what is wrong with it is found before all else
     codecs = settings.load()
     jobs = min(jobs or settings.default_jobs(), len(files))
     points: dict[str, list[Point]] = {codec.name: [] for codec in codecs}
     measured = _measured(files, _Tools(codecs, classifier), settings, jobs, show is not None)
-    for file, (found, comparison) in zip(files, measured, strict=True):
+    for file, (found, comparison, notes) in zip(files, measured, strict=True):
+        for line in notes:
+            tell(line)
         for name, part in found.items():
             points[name] += part
         if show is not None and comparison is not None:
@@ -180,7 +183,8 @@ class _Tools:
     classifier: Classifier | None
 
 
-_Measured = tuple[dict[str, list[Point]], Comparison | None]
+# The points of every codec, what is to be seen, and notes on how the picture was read.
+_Measured = tuple[dict[str, list[Point]], Comparison | None, list[str]]
 
 
 def _opened(settings: Settings, at: float | None) -> Callable[[Path], _Measured]:
@@ -210,7 +214,8 @@ def _measured(
 
 def _picture(file: Path, tools: _Tools, at: float | None) -> _Measured:
     """All points of a picture, and how it looks at a rate; at: None if nobody looks."""
-    pixels = read_picture(str(file)).rgb
+    picture = read_picture(str(file))
+    pixels, notes = picture.rgb, picture.notes
     points: dict[str, list[Point]] = {}
     whole = slice(0, None), slice(0, None)
     place = whole if at is None else _busiest(pixels, _SHOWN_SIDE)
@@ -237,10 +242,11 @@ def _picture(file: Path, tools: _Tools, at: float | None) -> _Measured:
             continue
         shown.append(Shown(codec.name, *scores, np.ascontiguousarray(decoded[place])))
     if at is None:
-        return points, None
+        return points, None, notes
     (height, width), (top, left) = pixels.shape[:2], (each.start for each in place)
     original = np.ascontiguousarray(pixels[place])
-    return points, Comparison(file.name, width, height, left, top, original, shown)
+    comparison = Comparison(file.name, width, height, left, top, original, shown)
+    return points, comparison, notes
 
 
 def _timed(

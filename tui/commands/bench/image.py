@@ -82,6 +82,7 @@ def measure(args: argparse.Namespace) -> int:
             timed=args.timed,
             done=lambda name: note(f"{name} done"),
             show=None if page is None else page.show,
+            tell=note,
         )
         print(results.report(), file=output.screen(args.json))
         output.write_json(results.as_dict(), args.json, force=args.force)
