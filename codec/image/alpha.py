@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from codec.errors import BadStream
 
 Pixels = NDArray[np.uint8]
-_Plane = NDArray[np.float32]
+_Plane = NDArray[np.floating[Any]]
 _SWEEPS = 4  # of smoothing at each size
 _NOTHING = 128  # where nothing is visible
 
@@ -61,8 +62,7 @@ def _continued(plane: _Plane, known: NDArray[np.bool_]) -> _Plane:
     if known.all():
         return plane
     counts = _quartered(known.astype(np.float32))
-    means: _Plane = _quartered(plane) / np.maximum(counts, np.float32(1))
-    coarse = _continued(means, counts > 0)
+    coarse = _continued(_quartered(plane) / np.maximum(counts, 1), counts > 0)
     filled = np.where(known, plane, _doubled(coarse)[: plane.shape[0], : plane.shape[1]])
     for _ in range(_SWEEPS):
         around = np.pad(filled, 1, mode="edge")
@@ -85,6 +85,5 @@ def _doubled(plane: _Plane) -> _Plane:
         ends = [(1, 1) if a == axis else (0, 0) for a in (0, 1)]
         padded = np.moveaxis(np.pad(plane, ends, mode="edge"), axis, 0)
         twice = np.stack((padded[:-2] + 3 * padded[1:-1], 3 * padded[1:-1] + padded[2:]), axis=1)
-        quarters: _Plane = twice.reshape(-1, *padded.shape[1:]) / np.float32(4)
-        plane = np.moveaxis(quarters, 0, axis)
+        plane = np.moveaxis(twice.reshape(-1, *padded.shape[1:]) / 4, 0, axis)
     return plane

@@ -93,7 +93,7 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
 def _loaded(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
     """The first frame, as much of it as there is, and notes on what is missing."""
     start, notes = file.tell(), []
-    image = Image.open(file)
+    image: Image.Image = Image.open(file)
     if image.format in _ICONS:
         raise BadInput(f"{name} holds icons of several sizes; give one of them as a PNG")
     _check_size(image.width, image.height, name)

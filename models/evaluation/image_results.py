@@ -150,10 +150,10 @@ class Results:
         for curve in self.published:
             rates, scores, similarities = zip(*curve.points, strict=True)
             in_db = [similarity_in_db(s) for s in similarities]
-            style = {"linestyle": "--", "linewidth": 1.0}
+            dashed = {"linestyle": "--", "linewidth": 1.0}
             for part, values in zip(lines, (scores, in_db), strict=True):
                 if np.isfinite(values).any():
-                    part.append(Line(f"{curve.name}, published", rates, values, style=style))
+                    part.append(Line(f"{curve.name}, published", rates, values, style=dashed))
         return [
             Panel(part, "bits per pixel", label)
             for part, label in zip(lines, ("PSNR (dB)", "MS-SSIM (dB)"), strict=True)

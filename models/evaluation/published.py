@@ -48,8 +48,9 @@ class PublishedCurve:
             for points in (curve, self.points):
                 known = [p for p in points if math.isfinite(p[column])]
                 scores = [p[1] if column == 1 else similarity_in_db(p[2]) for p in known]
-                parts += [[p[0] for p in known], scores]
-            return bd_rate(*parts, _SPAN)
+                parts.append(([p[0] for p in known], scores))
+            measured, published = parts
+            return bd_rate(*measured, *published, _SPAN)
 
         return against(1), against(2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,13 @@ def charts(
     results: Results, curves: dict[str, list[tuple[float, float, float]]], own: set[str]
 ) -> list[dict[str, Any]]:
     """The curves as plain values for assets/charts.js: PSNR and MS-SSIM, both in dB, over rate."""
+    shown: list[tuple[str, bool, Sequence[tuple[float, float, float]]]]
+    shown = [(name, single(results.points[name]), curve) for name, curve in curves.items()]
+    shown += [(_published(curve.name), False, curve.points) for curve in results.published]
     made = []
     for column, label in ((1, "PSNR / dB"), (2, "MS-SSIM / dB")):
         lines = []
-        for name, curve in curves.items():
+        for name, alone, curve in shown:
             points = [
                 (row[0], row[1] if column == 1 else similarity_in_db(row[2])) for row in curve
             ]
@@ -119,15 +123,9 @@ def charts(
                 {
                     "name": name,
                     "own": name in own,
-                    "line": not single(results.points[name]),
+                    "line": not alone,
                     "points": [[round(x, 5), round(y, 4)] for x, y in points if math.isfinite(y)],
                 }
-            )
-        for curve in results.published:
-            points = [(p[0], p[1] if column == 1 else similarity_in_db(p[2])) for p in curve.points]
-            shown = [[round(x, 5), round(y, 4)] for x, y in points if math.isfinite(y)]
-            lines.append(
-                {"name": _published(curve.name), "own": False, "line": True, "points": shown}
             )
         made.append({"lines": lines, "x": "bits per pixel", "y": label})
     return made
