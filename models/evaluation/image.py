@@ -36,6 +36,7 @@ from models.workers.worker import Failed
 
 if TYPE_CHECKING:
     from codec.image.presets import Tune
+    from codec.search.methods import Method
 
 # From below 0.15 to above 0.8 bits per pixel, on average for photographs like Kodak's.
 QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)
@@ -59,6 +60,7 @@ class Settings:
     iterations: int | None = None
     fast: bool = False
     search: bool = True
+    method: Method | None = None
     tune: Tune = "psnr"
     peers: Sequence[str] = PEERS
     at: float = 0.29
@@ -68,8 +70,9 @@ class Settings:
     def load(self) -> list[MeasuredCodec]:
         """Load and warm up sotto's codecs, then the installed peers."""
         settings = EncodeSettings(
-            iterations=self.iterations, fast=self.fast, search=self.search, tune=self.tune
-        )
+            iterations=self.iterations, fast=self.fast, search=self.search, tune=self.tune,
+            method=self.method,
+        )  # fmt: skip
         # A preset with one rate is a single point, measured along with the default's curve.
         one_rate = find_image_preset(self.preset).one_rate
         default = DEFAULT_IMAGE_PRESET if one_rate else self.preset

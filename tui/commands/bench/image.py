@@ -11,7 +11,7 @@ from tui.commands.bench import output
 from tui.commands.bench.options import names, numbers, settings
 from tui.terminal.arguments import add_device, count, positive, positive_count
 from tui.terminal.console import note
-from tui.terminal.options import add_model
+from tui.terminal.options import add_method, add_model
 
 if TYPE_CHECKING:
     from tui.commands import Subparsers
@@ -38,6 +38,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--iterations", type=count, metavar="N", help="steps of our search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_false", dest="search", help="the encoder's output as it is")
+    add_method(parser)
     add("--tune", choices=("psnr", "ms-ssim", "visual"),
         help="what our search minimises (default: psnr)")  # fmt: skip
     add("--peers", type=_peers, metavar="NAME,...",
