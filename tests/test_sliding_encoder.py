@@ -227,6 +227,25 @@ def test_the_first_half_of_a_long_block_is_searched_ahead(
     assert np.corrcoef(envelope(heard), envelope(samples[: 16 * STEP_SAMPLES]))[0, 1] > 0.9
 
 
+@pytest.mark.parametrize(("tick", "ahead"), [(0.001, True), (0.02, False)])
+def test_a_slow_machine_searches_no_half_ahead(
+    codec: SpeechCodec, clip: FloatArray, tick: float, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But its first blocks, when it does not yet know how slow it is."""
+    searched: list[int] = []
+
+    def noted(*parts: Any, start: torch.Tensor, **options: Any) -> SearchResult:
+        searched.append(start.shape[1])
+        return refine(*parts, start=start, **options)
+
+    monkeypatch.setattr("codec.speech.encoder.refine", noted)
+    encoder = encoder_of(codec, iterations=None, budget=0.06, clock=Clock(tick))
+    run(encoder, clip[8_000 : 8_000 + 40 * STEP_SAMPLES + LOOK_AHEAD])
+    assert searched[0] == BLOCK // 2
+    assert (BLOCK // 2 in searched[4:]) == ahead
+    assert BLOCK in searched[4:]
+
+
 def test_a_search_that_took_long_is_not_the_last(
     codec: SpeechCodec, clip: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,9 @@ LONGEST_TAIL, TAIL_SHARE = 0.03, 0.3
 # How much longer the first half of a full block may be searched, before the block is whole: that
 # delays nothing.
 AHEAD = 2.0
+# ... if it can take so many steps. On slower machines they gain nothing that is heard, while
+# packets leave later and less evenly, as the two ends of a call take each other's time.
+FEWEST_AHEAD = 4
 CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
 KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
 UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost
@@ -622,6 +625,8 @@ class SpeechEncoder:
         settings = self._search_settings(begun, last=False)
         quality = self._likely_quality
         if settings.iterations == 0 or not self._in_haste(settings):
+            return
+        if settings.budget is None or FEWEST_AHEAD * self._round > settings.budget:
             return
         window, x, networks = self._window(steps, bool(self._blocks) or self._looks_back())
         with threads_for(x):
