@@ -197,7 +197,7 @@ def test_of_an_animation_the_first_frame(
     source = tmp_path / "moving.gif"
     source.write_bytes(_saved(first, "GIF", save_all=True, append_images=frames))
     back = through(source)
-    assert "3 frames" in one_line(capsys)
+    assert "several frames" in one_line(capsys)
     assert psnr(np.asarray(back.convert("RGB")), np.asarray(first.convert("RGB"))) > 24
 
 

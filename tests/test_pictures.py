@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -296,6 +298,29 @@ def test_a_cut_file_is_noticed_in_every_thread() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: opened(data), range(40)))
     assert [len(p.notes) for p in found] == [1] * 40
+
+
+def test_frames_are_not_counted() -> None:
+    """Pillow looks for each directory of a TIFF among all before: a million would take hours."""
+    many, pack = 20_000, struct.pack
+    tags = {256: 4, 257: 4, 258: 8, 259: 1, 262: 1, 273: 8, 278: 4, 279: 16}  # 4x4, grey, at 8
+    listed = b"".join(pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    size = 2 + len(listed) + 4
+    places = [24 + k * size for k in range(many)]
+    data = b"II*\0" + pack("<I", places[0]) + bytes(range(16))
+    for following in (*places[1:], 0):
+        data += pack("<H", len(tags)) + listed + pack("<I", following)
+    begun = time.process_time()
+    picture = opened(data, "a.tif")
+    assert time.process_time() - begun < 2
+    assert picture.rgb.shape == (4, 4, 3)
+    assert picture.notes == ["a.tif holds several frames; only the first is used"]
+
+
+def test_postscript_is_not_run() -> None:
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
+    with pytest.raises(BadInput, match=r"^a\.eps is a PostScript program, which is not run"):
+        opened(program, "a.eps")
 
 
 def test_icons_are_refused() -> None:

@@ -94,12 +94,13 @@ def _loaded(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
     """The first frame, as much of it as there is, and notes on what is missing."""
     start, notes = file.tell(), []
     image: Image.Image = Image.open(file)
+    if image.format == "EPS":
+        raise BadInput(f"{name} is a PostScript program, which is not run; give a PNG")
     if image.format in _ICONS:
         raise BadInput(f"{name} holds icons of several sizes; give one of them as a PNG")
     _check_size(image.width, image.height, name)
-    frames = int(getattr(image, "n_frames", 1))
-    if frames > 1:
-        notes.append(f"{name} holds {frames} frames; only the first is used")
+    if getattr(image, "is_animated", False):  # to count the frames may take hours
+        notes.append(f"{name} holds several frames; only the first is used")
     try:
         with _LENIENCE:
             image.load()
