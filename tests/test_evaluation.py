@@ -143,6 +143,14 @@ def test_edit_distance_is_a_metric(a, b, c):
     assert abs(len(a) - len(b)) <= distance(a, b) <= max(len(a), len(b))
 
 
+@given(LETTERS, LETTERS)
+def test_edit_distance_is_that_of_the_table(a, b):
+    row = list(range(len(b) + 1))
+    for symbol in a:
+        row = phones.edit_row(row, symbol, b)
+    assert phones.edit_distance(a, b) == row[-1]
+
+
 def test_transcripts_become_phones_by_the_dictionary():
     words = phones.transcript_phones("Don't read, THE boys'")
     assert words is not None

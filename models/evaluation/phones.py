@@ -25,11 +25,26 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*['’]?")
 
 
 def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and substitutions."""
-    row = list(range(len(hypothesis) + 1))
-    for symbol in reference:
-        row = edit_row(row, symbol, hypothesis)
-    return row[-1]
+    """Levenshtein distance: the fewest insertions, deletions and substitutions.
+
+    A column of the table is two integers, whose bits say where it rises and where it falls (Myers,
+    J. ACM 46, 1999, for whole sequences as by Hyyrö, 2003): thousands of words take milliseconds.
+    """
+    whole = (1 << len(reference)) - 1
+    last = (whole + 1) >> 1
+    places: dict[str, int] = {}
+    for at, symbol in enumerate(reference):
+        places[symbol] = places.get(symbol, 0) | 1 << at
+    rises, falls, distance = whole, 0, len(reference)
+    for symbol in hypothesis:
+        same = places.get(symbol, 0)
+        level = (((same & rises) + rises) ^ rises) | same
+        right, left = falls | ~(level | rises), rises & level
+        distance += bool(right & last) - bool(left & last) if reference else 1
+        right = right << 1 | 1
+        sloped = same | falls
+        rises, falls = (left << 1 | ~(sloped | right)) & whole, right & sloped & whole
+    return distance
 
 
 def edit_row(row: Sequence[int], symbol: str, hypothesis: Sequence[str]) -> list[int]:
