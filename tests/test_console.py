@@ -36,6 +36,15 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
     return screen
 
 
+def test_what_a_file_says_moves_no_terminal(capsys, monkeypatch) -> None:
+    note("its profile is for \x1bc\u202e:x:")
+    screen = _terminal(monkeypatch)
+    with Bar("encode") as bar:
+        bar.note("for \x1b]0;x\x07 :smile:")
+    said = capsys.readouterr().err + screen.getvalue()
+    assert r"for \x1bc\u202e:x:" in said and r"for \x1b]0;x\x07 :smile:" in said
+
+
 def test_a_reason_of_several_lines_is_one(capsys) -> None:
     note("first\n   second")
     assert capsys.readouterr().err == "sotto: first second\n"

@@ -18,8 +18,9 @@ def note(line: str) -> None:
 
 
 def _said(text: str) -> str:
-    """A message of several lines on one."""
-    return "sotto: " + " ".join(part.strip() for part in text.splitlines())
+    """A message of several lines on one, whose signs no terminal takes for commands."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    return "sotto: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 class Bar:
@@ -59,7 +60,9 @@ class Bar:
     def note(self, line: str) -> None:
         """One line on stderr, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.console.print(_said(line), markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(
+                _said(line), markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
         else:
             note(line)
 
