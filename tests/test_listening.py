@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -364,6 +365,51 @@ def test_one_test_with_other_systems_is_left_out(tmp_path):
     found = sessions.read_panel(panels.save([ours, other], tmp_path))
     assert len(found.sessions) == 1
     assert "other systems" in found.skipped[str(tmp_path / "001.json")]
+
+
+def test_what_most_results_name_was_tested(tmp_path):
+    """One file that was edited, and is read first, takes nobody else's answers away."""
+    other, ours = words("Ada", (1, "one")), [words(f"{k}", (1, "one")) for k in range(3)]
+    other["conditions"][1] = {"role": "system", "name": "b"}
+    found = sessions.read_panel(panels.save([other, *ours], tmp_path))
+    assert [each.listener for each in found.sessions] == ["0", "1", "2"]
+    assert list(found.skipped) == [str(tmp_path / "000.json")]
+
+
+def test_a_sitting_that_was_saved_twice_is_told_with_its_difference(tmp_path):
+    first, same, changed = (words("Ada", (1, heard)) for heard in ("one", "one", "two"))
+    found = sessions.read_panel(panels.save([first, same, changed], tmp_path))
+    assert [each.file for each in found.sessions] == [str(tmp_path / "000.json")]
+    assert [why.endswith("other answers") for why in found.skipped.values()] == [False, True]
+
+
+def test_results_are_limited_together(tmp_path, monkeypatch):
+    files = panels.save([words(f"{k}", (1, "one")) for k in range(3)], tmp_path)
+    sizes = [file.stat().st_size for file in files]
+    monkeypatch.setattr(sessions, "MAX_ALL_BYTES", sum(sizes))
+    assert len(sessions.read_panel(files).sessions) == 3
+    monkeypatch.setattr(sessions, "MAX_ALL_BYTES", sum(sizes) - 1)
+    with pytest.raises(BadInput, match="together over"):
+        sessions.read_panel(files)
+
+
+def test_long_texts_take_no_long_time():
+    """What becomes 16 000 words, and took minutes, is compared in a moment."""
+    text = "\ufdfa " * 1900
+    values = words("Ada", *((1, "one") for _ in range(4)))
+    for trial in values["trials"]:
+        trial.update(text=text, typed="b " + text)
+    begun = time.process_time()
+    (understood,) = [each for each in report(values).understood if each.words]
+    assert understood.errors == 4 and understood.words == 4 * 4 * 1900
+    assert time.process_time() - begun < 20
+
+
+def test_names_keep_their_colons():
+    values = panels.panel({":smile: [red]": 60.0}, 1, seed=7)[0]
+    values["test"]["title"] = ":bomb: [bold]"
+    report(values).print(printed := open_nowhere())
+    assert ":smile: [red]" in printed.getvalue() and '":bomb: [bold]"' in printed.getvalue()
 
 
 def test_two_kinds_of_transducer_are_remarked(tmp_path):

@@ -26,6 +26,7 @@ from models.evaluation.sessions import (
     Compared,
     Condition,
     Panel,
+    Rated,
     Session,
     Typed,
 )
@@ -214,17 +215,19 @@ def _rate(panel: Panel) -> Report:
         [np.mean([trial.scores for trial in rated_trials(each)], axis=0) for each in counted]
     )
     everything = [trial for each in counted for trial in rated_trials(each)]
-    clips = sorted({trial.clip for trial in everything})
+    by_clip: dict[str, list[Rated]] = {}
+    for trial in sorted(everything, key=lambda trial: trial.clip):
+        by_clip.setdefault(trial.clip, []).append(trial)
     ratings = []
     for place, condition in enumerate(conditions):
         scores = [trial.scores[place] for trial in everything]
         low, median, high = (float(value) for value in np.percentile(scores, [25, 50, 75]))
-        by_clip = {
-            clip: student([trial.scores[place] for trial in everything if trial.clip == clip])
-            for clip in clips
+        clips = {
+            clip: student([trial.scores[place] for trial in trials])
+            for clip, trials in by_clip.items()
         }
         mean = student(means[:, place].tolist())
-        ratings.append(Rating(condition, mean, median, low, high, scores, by_clip))
+        ratings.append(Rating(condition, mean, median, low, high, scores, clips))
     ranks = sorted(range(len(conditions)), key=lambda place: -ratings[place].mean.value)
     systems = [place for place in ranks if conditions[place].role == SYSTEM]
     listeners = [

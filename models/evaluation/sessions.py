@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -37,6 +38,7 @@ EARS = ("", "headphones", "earphones", "loudspeakers")
 
 MAX_BYTES = 4 << 20
 MAX_FILES = 10_000
+MAX_ALL_BYTES = 128 << 20  # of the files together: ten times what so many listeners need
 MAX_CONDITIONS = 64
 MAX_TRIALS = 2000
 MAX_NAME = 200
@@ -145,37 +147,47 @@ def result_files(paths: Iterable[Path]) -> list[Path]:
 def read_panel(files: Iterable[Path]) -> Panel:
     """The sittings in files.
 
-    What cannot be used, and what is there twice, is left out. Raises BadInput if nothing is left or
-    if there are results of several tests, which must not be mixed.
+    What cannot be used, what is there twice, and what names other systems than most is left out.
+    Raises BadInput if nothing is left, if there are results of several tests, which must not be
+    mixed, or if all are larger than `MAX_ALL_BYTES`.
     """
-    sessions: list[Session] = []
+    sittings: dict[str, Session] = {}
     skipped: dict[str, str] = {}
+    size = 0
     for path in files:
         try:
-            session = read(path)
+            session = parse(data := _bytes(path), display_name(path))
         except BadInput as error:
             skipped[display_name(path)] = str(error)
             continue
-        twin = next((each for each in sessions if each.key == session.key), None)
-        if twin is None:
-            sessions.append(session)
-        else:
-            skipped[session.file] = f"it is the same sitting as {twin.file}"
-    if not sessions:
+        size += len(data)
+        if size > MAX_ALL_BYTES:
+            raise BadInput(f"these results are together over {MAX_ALL_BYTES >> 20} MiB")
+        twin = sittings.setdefault(session.key, session)
+        if twin is not session:
+            other = "" if twin.trials == session.trials else ", with other answers"
+            skipped[session.file] = f"it is the same sitting as {twin.file}{other}"
+    if not sittings:
         raise BadInput(next(iter(skipped.values()), "there are no results to read"))
+    sessions = list(sittings.values())
     _refuse_mixed(sessions)
-    first = sessions[0]
-    for each in [each for each in sessions if not _same_test(each, first)]:
-        sessions.remove(each)
-        skipped[each.file] = f"it names other systems, or another test, than {first.file}"
-    return Panel(sessions, skipped, _remarks(sessions))
+    ((usual, _),) = Counter(map(_tested, sessions)).most_common(1)
+    kept = [each for each in sessions if _tested(each) == usual]
+    for each in sessions:
+        if _tested(each) != usual:
+            skipped[each.file] = f"it names other systems, or another test, than {kept[0].file}"
+    return Panel(kept, skipped, _remarks(kept))
 
 
 def read(path: Path) -> Session:
     """One file. Raises BadInput, naming it, if it is not a whole result of form 1."""
+    return parse(_bytes(path), display_name(path))
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in a file, but for what is beyond the limit."""
     with open_input(path) as file, os_errors("read", path):
-        data = file.read(MAX_BYTES + 1)
-    return parse(data, display_name(path))
+        return file.read(MAX_BYTES + 1)
 
 
 def parse(data: bytes, name: str) -> Session:
@@ -283,8 +295,9 @@ def _asked(trial: Rated | Compared | Typed) -> object:
     return trial.clip, pair
 
 
-def _same_test(session: Session, other: Session) -> bool:
-    return session.kind == other.kind and list(session.conditions) == list(other.conditions)
+def _tested(session: Session) -> tuple[object, ...]:
+    """What the sittings of a panel have in common."""
+    return session.kind, *session.conditions
 
 
 def _refuse_mixed(sessions: Sequence[Session]) -> None:

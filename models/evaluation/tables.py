@@ -27,8 +27,10 @@ class _Console(Console):
 
 def console(stream: TextIO, width: int = 160) -> Console:
     """A console on a stream; width: in characters, if the stream is not a terminal."""
-    found = _Console(file=stream, highlight=False)
-    return found if found.is_terminal else _Console(file=stream, highlight=False, width=width)
+    found = _Console(file=stream, highlight=False, emoji=False)
+    if not found.is_terminal:
+        found.width = width
+    return found
 
 
 def table(title: str, labels: Sequence[str], figures: Sequence[str]) -> Table:
