@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -196,6 +197,16 @@ def test_wrong_weights_are_one_line(
     with pytest.raises(BadInput, match=rf"^vgg\.pth [^\n]*{said}[^\n]*$"):
         load_classifier("vgg.pth")
     assert not Path("was-run").exists()
+
+
+def test_weights_that_are_refused_give_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """PyTorch warns of the version of a pickle, in lines of its own."""
+    (tmp_path / "vgg.pth").write_bytes(pickle.dumps(Runs(), 4))
+    with pytest.raises(BadInput, match="not a readable file of weights"):
+        load_classifier(str(tmp_path / "vgg.pth"))
+    assert not recwarn.list
 
 
 def test_damaged_weights_are_one_line(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,7 +121,9 @@ def _read(file: Path, name: str) -> dict[str, Any]:
                 inflated = sum(part.file_size for part in archive.infolist())
             if inflated > _MOST_BYTES:
                 raise ValueError
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused: lines beside the reason
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BadInput(f"cannot read {name}: {error.strerror or error}") from None
     except (
