@@ -60,6 +60,7 @@ class SpeechCodec:
         search: bool = True,
         entropy: str = "range",
         group: int = 1,
+        method: str | None = None,
         steps: int = 16,
         most_bytes: int | None = None,
     ) -> _Encoder:
