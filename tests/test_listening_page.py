@@ -191,7 +191,7 @@ def bench(folder: Path, *options: str) -> int:
 def test_the_benchmark_makes_a_test(speech_folder: Path, tmp_path: Path, capsys):
     out = tmp_path / "out"
     assert bench(speech_folder, "--page", str(out), "--mushra") == 0
-    assert "2 trials, of about 5 min" in capsys.readouterr().err
+    assert "trials of a listener: 2, of about 5 min" in capsys.readouterr().err
     found = unseal(data(out))
     assert {each["name"] for each in found["conditions"]} == {
         "original", *listening.ANCHORS, *(name for name, *_ in page_results.SYSTEMS),

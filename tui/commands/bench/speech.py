@@ -203,7 +203,7 @@ def _announce_test(kind: str, benchmark: Benchmark) -> None:
         seconds = f"{listening.SECONDS:.0f}"
         note(f"{long} clip{'s' * (long != 1)} of more than {listening.LONGEST:.0f} s: "
              f"BS.1534 asks for about {seconds} s (--max-seconds {seconds})")  # fmt: skip
-    note(f"a listener has {plan.trials} trials, of about {plan.minutes} min altogether")
+    note(f"trials of a listener: {plan.trials}, of about {plan.minutes} min altogether")
 
 
 def _write_test(site: Site, kind: str, benchmark: Benchmark) -> None:
