@@ -45,7 +45,7 @@ def add_parser(subjects: Subparsers) -> None:
         help="of jpeg, webp, avif, jxl, hevc, or none (default: those installed)")  # fmt: skip
     add("--classifier", metavar="NAME",
         help="compare the classes of originals and decoded pictures: efficientnet-lite0, or a file "
-        "of VGG-16's weights as torchvision has them (.pth or .safetensors)")  # fmt: skip
+        "of VGG-16's weights as torchvision has them (its own file, or .safetensors)")  # fmt: skip
     add("--at", type=positive, metavar="B", help="rate of the table (default: 0.29)")
     add_model(parser, "sotto train image")
     add_device(parser, "where sotto runs")
