@@ -155,8 +155,8 @@ def run(
     """Measure all codecs on all pictures, `jobs` at a time; done: called with each picture's name.
 
     timed: pictures that are timed one at a time afterwards, if there are several jobs; show: gets
-# The points of every codec, what is to be seen, and notes on how the picture was read.
-_Measured = tuple[dict[str, list[Point]], Comparison | None, list[str]]
+    each picture as the codecs decode it, which are not kept; tell: gets notes on how a picture was
+    read. Raises SottoError if a picture cannot be measured.
     """
     classifier = settings.load_classifier()  # what is wrong with it is found before all else
     codecs = settings.load()
