@@ -109,8 +109,10 @@ def search(
     if problem.allowed_bits is not None:
         # In few steps the price may not have grown enough for what is allowed.
         networks, rate = problem.networks, problem.rate
-        held = [networks.quantise(cheapen(networks, found.z, rate, problem.allowed_bits), 0.0)]
-        best = best.improved(held, *found.score(held, best.cost))
+        held = cheapen(networks, found.z, rate, problem.allowed_bits)
+        if held is not found.z:  # as it is, it has been scored
+            cheaper = [networks.quantise(held, 0.0)]
+            best = best.improved(cheaper, *found.score(cheaper, best.cost))
     if share < 1.0:
         rdoq, done = found.rdoq(best.indices), done + 1
         while progress() < 1.0 and rdoq.round():
