@@ -171,7 +171,9 @@ def load_optimiser(
             counts = key == "step"
             if parameter is None or value.shape != (() if counts else parameter.shape):
                 raise BadInput(f"the checkpoint is of other networks: {full}")
-            where = torch.device("cpu") if counts else parameter.device
+            # Counters stay on the CPU, except where a fused kernel reads them.
+            there = optimiser.defaults.get("fused") or not counts
+            where = parameter.device if there else torch.device("cpu")
             optimiser.state[parameter][key] = value.clone().to(where)
 
 

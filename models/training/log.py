@@ -6,10 +6,15 @@ import contextlib
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from codec.files.paths import atomic_output
 from models.evaluation.plots import Line, Panel, draw
+
+Number = float | Tensor  # a tensor of one element
 
 _MAX_LOG_BYTES = 64 << 20
 _NOT_CURVES = ("step", "minutes")
@@ -23,25 +28,30 @@ class TrainingLog:
 
     def __init__(self, folder: Path | None, every: int = 50) -> None:
         self._folder, self._every = folder, every
-        self._values: dict[str, list[float]] = defaultdict(list)
+        self._values: dict[str, list[Number]] = defaultdict(list)
 
-    def step(self, step: int, minutes: float, values: dict[str, float]) -> None:
+    def step(self, step: int, minutes: float, values: Mapping[str, Number]) -> None:
         """Add the numbers of one step."""
         self.add(values)
         if step % self._every == 0:
             self.flush(step, minutes)
 
-    def add(self, values: dict[str, float]) -> None:
+    def add(self, values: Mapping[str, Number]) -> None:
         """Add numbers to the next line."""
         for name, value in values.items():
-            if math.isfinite(value):
-                self._values[name].append(value)
+            self._values[name].append(value)
 
     def flush(self, step: int, minutes: float) -> None:
         """Write the means since the last line."""
-        means = {name: sum(v) / len(v) for name, v in self._values.items()}
-        self._values.clear()
-        if self._folder is None or not means:
+        values, self._values = self._values, defaultdict(list)
+        if self._folder is None or not values:
+            return
+        means = {}
+        for name, told in values.items():
+            finite = [value for value in map(float, told) if math.isfinite(value)]
+            if finite:
+                means[name] = sum(finite) / len(finite)
+        if not means:
             return
         entry = {"step": step, "minutes": round(minutes, 3)} | {
             name: float(f"{value:.6g}") for name, value in means.items()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from codec.errors import BadInput
 from models.networks.discriminator import discriminator_loss
 from models.training import checkpoints
 from models.training.distributed import Team
-from models.training.log import TrainingLog, cut_log
+from models.training.log import Number, TrainingLog, cut_log
 
 CHECKPOINT_SECONDS = 120.0
+_PROGRESS_SECONDS = 1.0
 
 
 def _silent(*report: object) -> None:
@@ -120,6 +120,19 @@ def learning_rate(
     return peak * rise * (floor + (1.0 - floor) * fall)
 
 
+def adamw(
+    parameters: Iterable[Tensor] | list[dict[str, Any]],
+    rate: float,
+    betas: tuple[float, float],
+    *,
+    decay: float,
+    device: torch.device,
+) -> torch.optim.AdamW:
+    """AdamW, in one kernel on CUDA: there it skips a step that overflows without being asked."""
+    fused = device.type == "cuda"
+    return torch.optim.AdamW(parameters, rate, betas, weight_decay=decay, fused=fused)
+
+
 def parameter_groups(
     module: nn.Module, scales: dict[str, float], **options: float
 ) -> list[dict[str, Any]]:
@@ -169,8 +182,12 @@ class Task:
         """Begin a training that has no checkpoint."""
 
     @abstractmethod
-    def step(self, fraction: float) -> dict[str, float]:
-        """One step at this share of the training; returns the numbers to log."""
+    def step(self, fraction: float) -> Mapping[str, Number]:
+        """One step at this share of the training; returns the numbers to log, with the loss.
+
+        Those that are tensors, of one element without gradient, are read only when they are shown:
+        to read a number is to wait for the device.
+        """
 
     def held_out(self) -> dict[str, float]:
         """Figures of data that training never sees: at its start and with each checkpoint."""
@@ -205,7 +222,7 @@ class Task:
 
     def descend(
         self, name: str, rate: float, loss: Tensor | None = None, *, most: float = 1.0
-    ) -> float:
+    ) -> Tensor:
         """One step of an optimiser; returns the norm of the gradients, which are clipped to `most`.
 
         loss: None if the gradients are already there. A step that overflows is skipped: one bad
@@ -217,8 +234,12 @@ class Task:
             loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
-        norm = float(nn.utils.clip_grad_norm_(module.parameters(), most))
-        if math.isfinite(norm):
+        norm = nn.utils.clip_grad_norm_(module.parameters(), most).detach()
+        if optimiser.defaults.get("fused"):
+            # As `torch.amp.GradScaler` does it: the kernel sees the flag, and nothing waits for it.
+            optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            optimiser.step()
+        elif norm.isfinite():
             optimiser.step()
         return norm
 
@@ -231,7 +252,7 @@ class Task:
                 if mean.is_floating_point():
                     mean.lerp_(value, 1.0 - keep)
 
-    def train_discriminator(self, name: str, real: Tensor, generated: Tensor) -> float:
+    def train_discriminator(self, name: str, real: Tensor, generated: Tensor) -> Tensor:
         """One step of a discriminator on signals [B, ...], averaged over the team: its loss.
 
         Its weights need gradients only here: elsewhere the generator is trained against it.
@@ -248,7 +269,7 @@ class Task:
                 self.team.sum(parameter.grad).div_(self.team.size)
         optimiser.step()
         discriminator.requires_grad_(False)
-        return float(loss.detach())
+        return loss.detach()
 
     def save(self, folder: Path, spent: float, *, finished: bool = False) -> None:
         """Write a checkpoint, in the leading process only."""
@@ -299,7 +320,8 @@ def train(task: Task, folder: Path, run: Run) -> bool:
     if newest is None and task.team.leads:
         log.add(task.held_out())
         log.flush(task.steps, budget.elapsed() / 60)
-    saved = time.monotonic()
+    saved = shown = time.monotonic()
+    taken = 0.0
     with run.looping():
         while True:
             due = time.monotonic() - saved > CHECKPOINT_SECONDS
@@ -312,13 +334,19 @@ def train(task: Task, folder: Path, run: Run) -> bool:
                     log.add(task.held_out())
                 log.flush(task.steps, budget.elapsed() / 60)
                 log.curves()
-                saved = time.monotonic()
-            begun = time.monotonic()
+                saved = shown = time.monotonic()
+                taken = 0.0
             values = task.step(fraction)
-            speed = task.amount * task.team.size / max(time.monotonic() - begun, 1e-9)
-            log.step(task.steps, budget.elapsed() / 60, values | {"speed": speed})
-            state = f"step {task.steps}  loss {values['loss']:.4f}  {speed:.0f}/s"
-            run.progress(task.name, fraction, state)
+            taken += task.amount * task.team.size
+            if time.monotonic() - shown >= _PROGRESS_SECONDS:
+                loss = float(values["loss"])
+                now = time.monotonic()
+                speed = taken / (now - shown)
+                log.add({"speed": speed})
+                state = f"step {task.steps}  loss {loss:.4f}  {speed:.0f}/s"
+                run.progress(task.name, fraction, state)
+                shown, taken = now, 0.0
+            log.step(task.steps, budget.elapsed() / 60, values)
         if fraction >= 1.0:
             task.finish()
             if task.team.leads:
