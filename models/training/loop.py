@@ -248,9 +248,12 @@ class Task:
         """Exponential moving average of weights and statistics; short at first, up to `longest`."""
         keep = min(longest, 1.0 - 1.0 / (step + 10))
         for of in (nn.Module.parameters, nn.Module.buffers):
-            for mean, value in zip(of(self.average), of(module), strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1.0 - keep)
+            means, values = (
+                [tensor for tensor in of(network) if tensor.is_floating_point()]
+                for network in (self.average, module)
+            )
+            if means:
+                torch._foreach_lerp_(means, values, 1.0 - keep)
 
     def train_discriminator(self, name: str, real: Tensor, generated: Tensor) -> Tensor:
         """One step of a discriminator on signals [B, ...], averaged over the team: its loss.
