@@ -86,7 +86,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, N, width] -> the same shape."""
-        y = F.pad(self.norm(x), (0, 0, 1, 1))
+        # Normalised in full precision, then as short as the layers' numbers.
+        y = F.pad(self.norm(x).to(x.dtype), (0, 0, 1, 1))
         y = torch.cat((y[:, :-2], y[:, 1:-1], y[:, 2:]), dim=-1)
         return x + self.mix(F.gelu(self.taps(y), approximate="tanh"))
 
