@@ -94,12 +94,20 @@ def draw_frames(columns: Tensor, size: int, random: np.random.Generator) -> Tens
     head = random.random(size) < 0.5
     device = columns.device
     hop = torch.arange(hops, device=device)
-    x = columns[torch.from_numpy(starts).to(device)[:, None] + hop].float() / 127.5 - 1.0
-    x = change_level(x, torch.from_numpy(gain).to(device))
-    edge = torch.from_numpy(cut).to(device)[:, None]
-    before = torch.from_numpy(head).to(device)[:, None]
+    x = columns[moved(starts, device)[:, None] + hop].float() / 127.5 - 1.0
+    x = change_level(x, moved(gain, device))
+    edge = moved(cut, device)[:, None]
+    before = moved(head, device)[:, None]
     silent = torch.where(before, hop < edge, (hop >= edge) & (edge > 0))
     return x.masked_fill(silent[..., None], -1.0)
+
+
+def moved(numbers: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Numbers drawn on the CPU, on a device; does not wait for what CUDA still has to do."""
+    tensor = torch.as_tensor(numbers)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def rate_points(size: int, random: np.random.Generator) -> Tensor:

@@ -125,6 +125,12 @@ class Prices:
         self.log_targets = torch.log(torch.tensor(TARGET_BITS) * scale)
         self.log_prices = torch.log(torch.tensor(START_PRICES))
 
+    def to(self, device: torch.device) -> Prices:
+        """These prices on a device, where they are steered without waiting for it."""
+        self.log_targets = self.log_targets.to(device)
+        self.log_prices = self.log_prices.to(device)
+        return self
+
     def of(self, rate: Tensor) -> Tensor:
         """λ at rate points [B]: [B]."""
         return torch.exp(anchor_weights(rate) @ self.log_prices.to(rate.device))
@@ -137,18 +143,20 @@ class Prices:
 
     def steer(self, sums: Tensor) -> None:
         """Raise the price where frames took more bits than their target, and lower it elsewhere."""
-        bits, target = sums.cpu()
+        bits, target = sums
         ratio = torch.where(target > 1e-3, bits / target.clamp_min(1e-3), 1.0)
-        self.log_prices += _PRICE_GAIN * torch.log(ratio.clamp(1e-2, 1e2))
-        self.log_prices.clamp_(math.log(1e-7), math.log(1.0))
+        # A new tensor: the old one may not have been logged yet.
+        moved = self.log_prices + _PRICE_GAIN * torch.log(ratio.clamp(1e-2, 1e2))
+        self.log_prices = moved.clamp(math.log(1e-7), math.log(1.0))
 
 
 def noise_like(steps: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
-    """Uniform noise [size, steps, channels], somewhat wider than a quantisation step.
+    """Uniform noise [size, steps, channels] on the device of the generator, somewhat wider than a quantisation step.
 
     The extra width pulls latents near a rounding border to where bits are cheap.
     """
-    return _NOISE_WIDTH * (torch.rand(size, steps, channels, generator=generator) - 0.5)
+    uniform = torch.rand(size, steps, channels, generator=generator, device=generator.device)
+    return _NOISE_WIDTH * (uniform - 0.5)
 
 
 def prior_objective(

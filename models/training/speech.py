@@ -20,11 +20,12 @@ from codec.search.engine import search
 from codec.search.problem import Networks, Problem, SearchSettings
 from models.model import finite
 from models.networks.discriminator import PatchDiscriminator, generator_loss
-from models.networks.speech import SpeechModel
+from models.networks.speech import Block, SpeechModel
 from models.training.distributed import Team
-from models.training.frames import FrameSource, rate_points
+from models.training.frames import FrameSource, moved, rate_points
 from models.training.held_out import HeldOut
-from models.training.loop import LoopSettings, Task, learning_rate, parameter_groups
+from models.training.log import Number
+from models.training.loop import LoopSettings, Task, adamw, learning_rate, parameter_groups
 from models.training.objectives import Objective, Prices, SpeechDistance, noise_like
 from models.training.sliding import BLOCKS
 
@@ -37,7 +38,7 @@ class SpeechSettings(LoopSettings):
     """How a stage is trained. `batch` is per process; `rate` is the peak learning rate.
 
     sliding: share of each batch that is coded block by block; steer_from: the first step that
-    adjusts the prices; None keeps them fixed.
+    adjusts the prices; None keeps them fixed; averaging: what a step keeps of the averaged weights.
     """
 
     batch: int = 48
@@ -50,6 +51,7 @@ class SpeechSettings(LoopSettings):
     adversarial: float = 0.01
     adversarial_from: float = 0.4
     search_steps: int = 6
+    averaging: float = 0.999
     compile: bool = False
 
 
@@ -74,23 +76,24 @@ class SpeechTask(Task):
         """held_out: frames that training never sees, measured with each checkpoint."""
         super().__init__(team)
         self.name, self.source, self.settings = name, source, settings
-        self.prices, self._held_out = prices, held_out
+        self.prices, self._held_out = prices.to(self.device), held_out
         self.distance = distance.to(self.device)
         self.model = model.to(self.device).train().requires_grad_(True)
         torch.manual_seed(settings.seed)  # the same discriminator in every process
         self.discriminator = PatchDiscriminator().to(self.device).requires_grad_(False)
         # Gains change by only a few per cent per step, and have far to go.
         groups = parameter_groups(self.model, {"log_gain": 3.0})
-        optimiser = torch.optim.AdamW(
-            groups, lr=settings.rate, betas=(0.9, 0.98), weight_decay=1e-3
-        )
-        discriminator_optimiser = torch.optim.AdamW(
-            self.discriminator.parameters(), _DISCRIMINATOR_RATE, (0.5, 0.9), weight_decay=0.0
-        )
-        objective = Objective(self.model)
+        optimiser = adamw(groups, settings.rate, (0.9, 0.98), decay=1e-3, device=self.device)
+        discriminator_optimiser = adamw(
+            self.discriminator.parameters(), _DISCRIMINATOR_RATE, (0.5, 0.9), decay=0.0,
+            device=self.device,
+        )  # fmt: skip
         if settings.compile:
-            objective.compile()
-        self.objective = team.wrap(objective)
+            # One graph serves all blocks, and packets of all lengths.
+            for module in self.model.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=True)
+        self.objective = team.wrap(Objective(self.model))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.amount = settings.batch
         self.modules = {"model": self.model, "average": self.average, "critic": self.discriminator}
@@ -99,14 +102,14 @@ class SpeechTask(Task):
             "critic_moments": (discriminator_optimiser, self.discriminator),
         }
 
-    def step(self, fraction: float) -> dict[str, float]:
+    def step(self, fraction: float) -> dict[str, Number]:
         s, device = self.settings, self.device
         random = np.random.default_rng(
             (s.seed, self.team.rank, int(self.name == "two"), self.steps)
         )
-        noise_source = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+        noise_source = seeded(random, device)
         x = self.source.batch(s.batch, random)
-        rate = rate_points(s.batch, random).to(device)
+        rate = moved(rate_points(s.batch, random), device)
         price = self.prices.of(rate)
         shape = self.model.shape
         noise = noise_like(shape.steps, shape.channels, s.batch, noise_source)
@@ -118,17 +121,17 @@ class SpeechTask(Task):
             searched = self._search(x[:some], rate[:some], price[:some])
         slid = min(round(s.sliding * s.batch), s.batch - some)
         with self.autocast():
-            y, bits, pull = self.objective(x, rate, noise.to(device), searched, slid, block)
+            y, bits, pull = self.objective(x, rate, noise, searched, slid, block)
             distance = self.distance(x, y)
         loss = (distance + price * (bits + pull)).mean()
-        values = {"loss": loss.item(), "distance": distance.mean().item()}
-        values |= {"bits": bits.mean().item()}
+        values: dict[str, Number] = {"loss": loss.detach(), "distance": distance.detach().mean()}
+        values |= {"bits": bits.detach().mean()}
         adversarial = s.adversarial > 0 and fraction >= s.adversarial_from
         if adversarial:
             with self.autocast():
                 adversarial_loss = generator_loss(self.discriminator(y))
             loss = loss + s.adversarial * adversarial_loss
-            values["generator_loss"] = adversarial_loss.item()
+            values["generator_loss"] = adversarial_loss.detach()
         now = learning_rate(
             fraction, self.steps, s.rate, warmup=s.warmup, hold=s.hold, floor=s.floor
         )
@@ -140,10 +143,10 @@ class SpeechTask(Task):
             whole = s.batch - slid or s.batch
             sums = self.prices.sums(rate[:whole], bits[:whole].detach())
             self.prices.steer(self.team.sum(sums))
-        self.update_average(self.model, self.steps, 0.999)
+        self.update_average(self.model, self.steps, s.averaging)
         self.steps += 1
         values |= {"gradient": norm, "learning_rate": now}
-        return values | {f"log_price_{k}": float(v) for k, v in enumerate(self.prices.log_prices)}
+        return values | {f"log_price_{k}": v for k, v in enumerate(self.prices.log_prices)}
 
     def _search(self, x: Tensor, rate: Tensor, price: Tensor) -> Tensor:
         m, steps = self.model, self.settings.search_steps
@@ -167,4 +170,11 @@ class SpeechTask(Task):
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         prices = finite(numbers["log_prices"], len(self.prices.log_prices))
-        self.prices.log_prices = torch.tensor(prices)
+        self.prices.log_prices = torch.tensor(prices, device=self.device)
+
+
+def seeded(random: np.random.Generator, device: torch.device) -> torch.Generator:
+    """A generator of large random tensors on the device."""
+    # The accelerator of the tests has none of its own.
+    where = device if device.type in ("cpu", "cuda") else "cpu"
+    return torch.Generator(where).manual_seed(int(random.integers(1 << 62)))
