@@ -264,9 +264,7 @@ def test_a_search_that_took_long_is_not_the_last(
     assert encoded[-1].iterations > 0
 
 
-@pytest.mark.parametrize(
-    ("preset", "method"), [("paper", None), ("2k", "rdoq"), ("2k", "admm")]
-)
+@pytest.mark.parametrize(("preset", "method"), [("paper", None), ("2k", "rdoq"), ("2k", "admm")])
 def test_what_mean_field_rounding_cannot_search_is_searched_in_limited_time_too(
     clip: FloatArray, preset: str, method: Method | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

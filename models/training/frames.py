@@ -7,6 +7,7 @@ resumed run draws what an uninterrupted one would have, without storing a genera
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from codec.signal import analysis
 
 _MAX_INDEX_BYTES = 256 << 20
 _DB_PER_UNIT = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0
+_MIDDLE_DB = (analysis.CEILING_DB + analysis.FLOOR_DB) / 2.0
+_PER_DB = math.log(10.0) / 20.0
 LEVELS_DB = (-14.0, 6.0)
 _SILENT_SHARE = 0.06
 
@@ -143,12 +146,18 @@ def _read_index(path: Path) -> list[dict[str, object]]:
     return index
 
 
+def amplitudes(x: Tensor) -> Tensor:
+    """Mel magnitudes of normalised log-mel frames of any shape; -1 maps to 0."""
+    decibel = x * _DB_PER_UNIT + _MIDDLE_DB
+    return torch.exp(decibel * _PER_DB).sub_(analysis.FLOOR).clamp_min_(0.0)
+
+
+def log_amplitudes(magnitudes: Tensor) -> Tensor:
+    """Normalised log-mel frames in [-1, 1] of mel magnitudes, through the soft floor."""
+    decibel = torch.log(magnitudes + analysis.FLOOR) / _PER_DB
+    return ((decibel - _MIDDLE_DB) / _DB_PER_UNIT).clamp_(-1.0, 1.0)
+
+
 def change_level(x: Tensor, gain_db: Tensor) -> Tensor:
     """Normalised log-mel frames [B, T, M] at another level ([B] dB), through the soft floor."""
-    scale = np.log(10.0) / 20.0
-    decibel = x * _DB_PER_UNIT + (analysis.CEILING_DB + analysis.FLOOR_DB) / 2.0
-    amplitude = torch.exp(decibel * scale).sub_(analysis.FLOOR).clamp_min_(0.0)
-    amplitude *= torch.exp(gain_db * scale)[:, None, None]
-    decibel = torch.log(amplitude + analysis.FLOOR) / scale
-    y = (decibel - (analysis.CEILING_DB + analysis.FLOOR_DB) / 2.0) / _DB_PER_UNIT
-    return y.clamp_(-1.0, 1.0)
+    return log_amplitudes(amplitudes(x) * torch.exp(gain_db * _PER_DB)[:, None, None])

@@ -151,9 +151,10 @@ class Prices:
 
 
 def noise_like(steps: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
-    """Uniform noise [size, steps, channels] on the device of the generator, somewhat wider than a quantisation step.
+    """Uniform noise [size, steps, channels] on the generator's device.
 
-    The extra width pulls latents near a rounding border to where bits are cheap.
+    It is somewhat wider than a quantisation step. The extra width pulls latents near a rounding
+    border to where bits are cheap.
     """
     uniform = torch.rand(size, steps, channels, generator=generator, device=generator.device)
     return _NOISE_WIDTH * (uniform - 0.5)

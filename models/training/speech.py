@@ -22,6 +22,7 @@ from models.model import finite
 from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.speech import Block, SpeechModel
 from models.training.distributed import Team
+from models.training.disturbance import Disturbance
 from models.training.frames import FrameSource, moved, rate_points
 from models.training.held_out import HeldOut
 from models.training.log import Number
@@ -37,8 +38,9 @@ _DISCRIMINATOR_RATE = 4e-4
 class SpeechSettings(LoopSettings):
     """How a stage is trained. `batch` is per process; `rate` is the peak learning rate.
 
-    sliding: share of each batch that is coded block by block; steer_from: the first step that
-    adjusts the prices; None keeps them fixed; averaging: what a step keeps of the averaged weights.
+    sliding: share of each batch that is coded block by block; disturbed: share with noise, rooms or
+    narrow bands; steer_from: the first step that adjusts the prices, None keeps them fixed;
+    averaging: what a step keeps of the averaged weights.
     """
 
     batch: int = 48
@@ -47,6 +49,7 @@ class SpeechSettings(LoopSettings):
     floor: float = 0.02
     warmup: int = 200
     sliding: float = 0.5
+    disturbed: float = 0.25
     steer_from: int | None = 300
     adversarial: float = 0.01
     adversarial_from: float = 0.4
@@ -78,6 +81,7 @@ class SpeechTask(Task):
         self.name, self.source, self.settings = name, source, settings
         self.prices, self._held_out = prices.to(self.device), held_out
         self.distance = distance.to(self.device)
+        self._disturb = Disturbance(self.device)
         self.model = model.to(self.device).train().requires_grad_(True)
         torch.manual_seed(settings.seed)  # the same discriminator in every process
         self.discriminator = PatchDiscriminator().to(self.device).requires_grad_(False)
@@ -107,12 +111,13 @@ class SpeechTask(Task):
         random = np.random.default_rng(
             (s.seed, self.team.rank, int(self.name == "two"), self.steps)
         )
-        noise_source = seeded(random, device)
+        drawn = seeded(random, device)
         x = self.source.batch(s.batch, random)
+        x = self._disturb(x, s.disturbed, random, drawn)
         rate = moved(rate_points(s.batch, random), device)
         price = self.prices.of(rate)
         shape = self.model.shape
-        noise = noise_like(shape.steps, shape.channels, s.batch, noise_source)
+        noise = noise_like(shape.steps, shape.channels, s.batch, drawn)
         # In turn, so that processes that wait for each other have the same to do.
         block = BLOCKS[self.steps % len(BLOCKS)]
         searched, some = None, 0
