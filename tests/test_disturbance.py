@@ -43,7 +43,7 @@ def test_each_kind_adds_or_removes(x: Tensor, kind: int, monkeypatch: pytest.Mon
 
 def test_noise_fluctuates_as_it_does_in_recordings() -> None:
     fields = torch.Generator().manual_seed(0)
-    strength, cosine = Disturbance(torch.device("cpu"))._waves(torch.Size((8, 128, 128)), fields)
+    strength, cosine = Disturbance(fields.device).fluctuations(torch.Size((8, 128, 128)), fields)
     assert float(strength.median()) == pytest.approx(1.0, abs=0.02)
     assert float((20.0 * strength.log10()).std()) == pytest.approx(3.17, abs=0.05)
     pairs = torch.stack((strength[:, 1:].flatten(), strength[:, :-1].flatten()))

@@ -164,6 +164,7 @@ def test_training(device: torch.device, packed: Path, tmp_path: Path) -> None:
     assert run(4).stage("one", None)
     run(4).centres()
     assert run(2).stage("two", None)
+    assert run(2).stage("three", None)
     assert run(5).stage("one", None)  # goes on from its checkpoint
     run(2).export()
     load_speech_model("speech", tmp_path / "model")

@@ -38,12 +38,12 @@ _SEED = 7
 
 # Voicing shows in how far the low bands stand out from those above 3.3 kHz, and in how far they
 # vary from one to the next, as harmonics do.
-_LOW, _HIGH = slice(2, 44), slice(84, analysis.N_MELS)
+LOW, HIGH = slice(2, 44), slice(84, analysis.N_MELS)
 _MEDIAN = (analysis.N_MELS - 84) // 2
-_SMOOTH = 17  # bands that harmonics are compared with
-_DB = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0  # per unit of a log-mel column
-_TILT_DB, _DETAIL_DB = 8.0, 3.0  # that count as much as each other
-_EVEN, _SLOPE = 4.5, 0.6  # of their sum: as often voiced as not, and how sharp the decision is
+SMOOTH = 17  # bands that harmonics are compared with
+DB = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0  # per unit of a log-mel column
+TILT_DB, DETAIL_DB = 8.0, 3.0  # that count as much as each other
+EVEN, SLOPE = 4.5, 0.6  # of their sum: as often voiced as not, and how sharp the decision is
 
 
 def white_noise(count: int, seed: int) -> NDArray[np.float64]:
@@ -87,15 +87,15 @@ def _exponents() -> tuple[FloatArray, FloatArray]:
 
 def voicing(columns: FloatArray) -> FloatArray:
     """How much log-mel columns [n, N_MELS] look voiced, whatever their level: [n], 0..1."""
-    low = columns[:, _LOW]
-    high = np.partition(columns[:, _HIGH], _MEDIAN, axis=1)[:, _MEDIAN]
+    low = columns[:, LOW]
+    high = np.partition(columns[:, HIGH], _MEDIAN, axis=1)[:, _MEDIAN]
     tilt = low.max(axis=1) - high
-    half = _SMOOTH // 2
+    half = SMOOTH // 2
     sums = np.cumsum(np.pad(low, ((0, 0), (half + 1, half)), "edge"), axis=1)
-    detail = low - (sums[:, _SMOOTH:] - sums[:, :-_SMOOTH]) / _SMOOTH
+    detail = low - (sums[:, SMOOTH:] - sums[:, :-SMOOTH]) / SMOOTH
     spread = np.sqrt(np.mean(detail * detail, axis=1))
-    evidence = tilt * (_DB / _TILT_DB) + spread * (_DB / _DETAIL_DB)
-    share: FloatArray = 0.5 + 0.5 * np.tanh((evidence - _EVEN) / (2.0 * _SLOPE))
+    evidence = tilt * (DB / TILT_DB) + spread * (DB / DETAIL_DB)
+    share: FloatArray = 0.5 + 0.5 * np.tanh((evidence - EVEN) / (2.0 * SLOPE))
     return share
 
 

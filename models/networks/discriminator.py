@@ -6,9 +6,14 @@ thrown away when the training ends.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+_RESOLUTIONS = 3
 
 
 class PatchDiscriminator(nn.Module):
@@ -26,10 +31,42 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, H, W] frames or [B, planes, H, W] pictures -> scores [B, H/8 - 1, W/8 - 1]."""
+        return self.maps(x)[-1]
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What each layer makes of x, and the scores."""
         grid = x[:, None] if x.ndim == 3 else x
         grid = grid.contiguous(memory_format=torch.channels_last)
-        scores: Tensor = self.body(grid)[:, 0].float()
-        return scores
+        found: list[Tensor] = []
+        for layer in self.body:
+            grid = layer(grid)
+            if isinstance(layer, nn.LeakyReLU):
+                found.append(grid)
+        return [*found, grid[:, 0].float()]
+
+
+class Critics(nn.Module):
+    """Patch discriminators at three resolutions, each half that of the one before.
+
+    Wang et al. 2018, section 3.2; weight normalisation as in MelGAN (Kumar et al. 2019).
+    """
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.critics = nn.ModuleList(
+            PatchDiscriminator((32, 64, 128), planes) for _ in range(_RESOLUTIONS)
+        )
+        for layer in self.critics.modules():
+            if isinstance(layer, nn.Conv2d):
+                weight_norm(layer)
+
+    def forward(self, x: Tensor) -> list[list[Tensor]]:
+        """The maps of each critic, its scores last, of x [B, planes, H, W]."""
+        found = []
+        for critic in self.critics:
+            found.append(cast("PatchDiscriminator", critic).maps(x))
+            x = F.avg_pool2d(x, 2)
+        return found
 
 
 def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
@@ -40,3 +77,13 @@ def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
 def generator_loss(generated: Tensor) -> Tensor:
     """Hinge loss of the generator, from the discriminator's scores of its frames."""
     return -generated.mean()
+
+
+def matching_loss(real: list[list[Tensor]], generated: list[list[Tensor]]) -> Tensor:
+    """Mean absolute difference of the critics' maps (Wang et al. 2018, equation 4)."""
+    differences = [
+        (a.detach().float() - b.float()).abs().mean()
+        for maps in zip(real, generated, strict=True)
+        for a, b in zip(*(each[:-1] for each in maps), strict=True)
+    ]
+    return torch.stack(differences).mean()

@@ -150,6 +150,11 @@ class Generator(nn.Module):
         self.leave = nn.Linear(shape.width, 4 * shape.mels)
         start_at_zero(self.leave)
 
+    def linear(self, z: Tensor, rate: Tensor) -> Tensor:
+        """What the latents say before the residual is learned: as `forward`."""
+        z = dequantise(z, self.centres) / self.gains(rate)
+        return (z @ self.basis).float().reshape(len(z), -1, self.shape.mels) + self.mean
+
     def forward(self, z: Tensor, rate: Tensor) -> Tensor:
         """z: [B, S, C] latents in index units, rate: [B] -> [B, T, M] normalised log-mel frame."""
         s, (frames, steps, _) = self.shape, z.shape

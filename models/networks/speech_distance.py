@@ -21,7 +21,7 @@ _QUIETEST_DB = -60.0  # frames below this level (re full scale) are not amplifie
 _ZWICKER_POWER = 0.23
 _LOUDNESS_SCALE = 0.187
 _BANDS = 48
-_SCALE = 24.0  # brings F near 0.6 at 2 kbit/s
+SCALE = 24.0  # brings F near 0.6 at 2 kbit/s
 _LOUDNESS_SHARE = 0.01
 _ADDED_SHARE = 0.15
 
@@ -95,4 +95,4 @@ class FrameDistance(SignalDistance):
         ratio = ((power + 50.0) / (target_power + 50.0)).clamp(1.0 / 12.0, 12.0)
         added = (difference.square() * self.weight * ratio**1.2).sum(-1)
         loudness = (changed + _ADDED_SHARE * added).mean(1)
-        return _SCALE * (_LOUDNESS_SHARE * loudness + (y - x).square().mean((1, 2)))
+        return SCALE * (_LOUDNESS_SHARE * loudness + (y - x).square().mean((1, 2)))

@@ -73,7 +73,7 @@ class Disturbance:
         gain = 10.0 ** (gain_db / 20.0) * level[: len(near)] / self._level(added).clamp_min(1e-5)
         voices = slice(noisy, noisy + talking)
         gain[voices] = gain[voices].clamp_max(4.0)  # a pause of theirs stays a pause
-        strength, cosine = self._waves(near.shape, fields)
+        strength, cosine = self.fluctuations(near.shape, fields)
         # Another voice has fluctuations of its own.
         strength[voices] = 1.0
         added = added * strength * gain[:, None, None]
@@ -106,13 +106,15 @@ class Disturbance:
         """Factors [count, 1, M] of a telephone's band, or of a low-pass filter."""
         low, high = TELEPHONE_HZ
         telephone = random.random(count) < 0.5
-        first = np.where(telephone, low, 1.0)
-        last = np.where(telephone, high, random.uniform(*LOW_PASS_HZ, count))
-        first, last = (self._moved(np.log2(edge))[:, None, None] for edge in (first, last))
+        edges = (
+            np.where(telephone, low, 1.0),
+            np.where(telephone, high, random.uniform(*LOW_PASS_HZ, count)),
+        )
+        first, last = (self._moved(np.log2(edge))[:, None, None] for edge in edges)
         beyond = (first - self._octave).clamp_min(0.0) + (self._octave - last).clamp_min(0.0)
         return 10.0 ** (-_EDGE_DB * beyond / 20.0)
 
-    def _waves(self, shape: torch.Size, fields: torch.Generator) -> tuple[Tensor, Tensor]:
+    def fluctuations(self, shape: torch.Size, fields: torch.Generator) -> tuple[Tensor, Tensor]:
         """Fluctuations about 1, and cosines of a random phase, of noise: [N, T, M] each."""
         frames, *size = shape
         white = torch.randn(2 * frames, 1, *size, generator=fields, device=fields.device)

@@ -149,13 +149,13 @@ def _read_index(path: Path) -> list[dict[str, object]]:
 def amplitudes(x: Tensor) -> Tensor:
     """Mel magnitudes of normalised log-mel frames of any shape; -1 maps to 0."""
     decibel = x * _DB_PER_UNIT + _MIDDLE_DB
-    return torch.exp(decibel * _PER_DB).sub_(analysis.FLOOR).clamp_min_(0.0)
+    return (torch.exp(decibel * _PER_DB) - analysis.FLOOR).clamp_min(0.0)
 
 
 def log_amplitudes(magnitudes: Tensor) -> Tensor:
     """Normalised log-mel frames in [-1, 1] of mel magnitudes, through the soft floor."""
     decibel = torch.log(magnitudes + analysis.FLOOR) / _PER_DB
-    return ((decibel - _MIDDLE_DB) / _DB_PER_UNIT).clamp_(-1.0, 1.0)
+    return ((decibel - _MIDDLE_DB) / _DB_PER_UNIT).clamp(-1.0, 1.0)
 
 
 def change_level(x: Tensor, gain_db: Tensor) -> Tensor:

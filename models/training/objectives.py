@@ -135,11 +135,14 @@ class Prices:
         """λ at rate points [B]: [B]."""
         return torch.exp(anchor_weights(rate) @ self.log_prices.to(rate.device))
 
-    def sums(self, rate: Tensor, bits: Tensor) -> Tensor:
-        """Bits and target bits around each anchor, to be summed over processes: [2, anchors]."""
+    def sums(self, rate: Tensor, bits: Tensor, counts: Tensor) -> Tensor:
+        """Bits and target bits around each anchor, to be summed over processes: [2, anchors].
+
+        counts: [B], 0 for frames that have no target.
+        """
         hats = anchor_weights(rate)
         target = torch.exp(hats @ self.log_targets.to(rate.device))
-        return torch.stack(((hats * bits[:, None]).sum(0), (hats * target[:, None]).sum(0)))
+        return torch.stack((counts * bits, counts * target)) @ hats
 
     def steer(self, sums: Tensor) -> None:
         """Raise the price where frames took more bits than their target, and lower it elsewhere."""

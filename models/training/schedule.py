@@ -27,6 +27,7 @@ from models.networks.speech import SpeechModel, SpeechShape
 from models.training import checkpoints
 from models.training.centres import kmeans_centres
 from models.training.distributed import Team
+from models.training.drawing import DrawingTask
 from models.training.export import export_speech
 from models.training.features import FeatureSettings, train_features
 from models.training.frames import FrameShards, FrameSource, rate_points
@@ -35,10 +36,10 @@ from models.training.linear_start import start_speech
 from models.training.loop import Run, train
 from models.training.objectives import Prices, SpeechDistance
 from models.training.prepare import prepare
-from models.training.speech import SpeechSettings, SpeechTask, StageName
+from models.training.speech import SpeechSettings, SpeechTask
 
 # Shares of the total time; without the feature network the other two split its share.
-_SHARES = {"features": 0.15, "one": 0.6, "two": 0.25}
+_SHARES = {"features": 0.15, "one": 0.6, "two": 0.25, "three": 0.25}
 _START_FRAMES = 2500
 _NAMED = 8  # files that could not be used, by name
 
@@ -179,7 +180,7 @@ class SpeechTraining:
         elif stage == "export":
             self.export()
         else:
-            return self.stage("one" if stage == "one" else "two", minutes)
+            return self.stage(stage, minutes)
         return True
 
     def features(self, minutes: float | None) -> float | None:
@@ -195,17 +196,20 @@ class SpeechTraining:
         shared = float(self.team.sum(torch.tensor([shared], device=self.team.device)))
         return shared if shared >= 0 else None
 
-    def stage(self, name: StageName, minutes: float | None) -> bool:
-        """Train stage one or two; False if stopped early."""
+    def stage(self, name: str, minutes: float | None) -> bool:
+        """Train stage one, two or three; False if stopped early."""
         return train(self.task(name, minutes), self.schedule.work / name, self.run)
 
-    def task(self, name: StageName, minutes: float | None) -> SpeechTask:
-        """The task of stage one or two."""
+    def task(self, name: str, minutes: float | None) -> SpeechTask | DrawingTask:
+        """The task of stage one, two or three."""
         schedule = self.schedule
         settings = replace(schedule.stage, minutes=minutes, steps=schedule.steps)
         prices = Prices(schedule.bits_scale)
         if name == "one":
             model = self._start(settings.seed)
+        elif name == "three":
+            model = self._newest()
+            settings = replace(settings, rate=settings.rate / 4, hold=0.5, floor=0.0)
         else:
             model = trained_model(schedule.work, "centres")
             # At the prices that stage one found: a search takes fewer bits at a high price, so a
@@ -213,13 +217,24 @@ class SpeechTraining:
             settings = replace(
                 settings, rate=settings.rate / 4, hold=0.0, floor=0.0, steer_from=None
             )
-        if name == "two" or schedule.start is not None:
+        if name != "one" or schedule.start is not None:
             prices.log_prices = torch.tensor(model.log_prices)
         distance = SpeechDistance(self._feature_distance(), schedule.feature_weight)
         held_out = None
         if schedule.dev is not None and self.team.leads:
             held_out = HeldOut(held_out_frames(schedule.dev, self.run.note), distance, prices)
-        return SpeechTask(name, model, self.source, self.team, distance, prices, settings, held_out)
+        shared = (model, self.source, self.team, distance, prices, settings, held_out)
+        if name == "three":
+            return DrawingTask(*shared)
+        return SpeechTask("one" if name == "one" else "two", *shared)
+
+    def _newest(self) -> SpeechModel:
+        """The networks of the last stage before three that has run."""
+        work = self.schedule.work
+        for name in ("two", "centres"):
+            if checkpoints.latest_checkpoint(work / name) is not None:
+                return trained_model(work, name)
+        return trained_model(work, "one")
 
     def centres(self) -> None:
         """Cluster the unrounded latents of training frames; writes WORK/centres.

@@ -93,10 +93,7 @@ class SpeechTask(Task):
             device=self.device,
         )  # fmt: skip
         if settings.compile:
-            # One graph serves all blocks, and packets of all lengths.
-            for module in self.model.modules():
-                if isinstance(module, Block):
-                    module.compile(dynamic=True)
+            compile_blocks(self.model)
         self.objective = team.wrap(Objective(self.model))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.amount = settings.batch
@@ -112,12 +109,12 @@ class SpeechTask(Task):
             (s.seed, self.team.rank, int(self.name == "two"), self.steps)
         )
         drawn = seeded(random, device)
-        x = self.source.batch(s.batch, random)
-        x = self._disturb(x, s.disturbed, random, drawn)
+        plain = self.source.batch(s.batch, random)
+        x = self._disturb(plain, s.disturbed, random, drawn)
         rate = moved(rate_points(s.batch, random), device)
         price = self.prices.of(rate)
         shape = self.model.shape
-        noise = noise_like(shape.steps, shape.channels, s.batch, drawn)
+        noise = noise_like(shape.steps, shape.channels, s.batch, drawn).to(device)
         # In turn, so that processes that wait for each other have the same to do.
         block = BLOCKS[self.steps % len(BLOCKS)]
         searched, some = None, 0
@@ -144,9 +141,11 @@ class SpeechTask(Task):
         if adversarial:
             values["discriminator"] = self.train_discriminator("critic_moments", x, y)
         if s.steer_from is not None and self.steps >= s.steer_from:
-            # The targets are of whole frames; short packets take more bits at the same price.
+            # The targets are of whole frames that nothing disturbs; others take more bits at the
+            # same price.
             whole = s.batch - slid or s.batch
-            sums = self.prices.sums(rate[:whole], bits[:whole].detach())
+            counts = (x == plain).flatten(1).all(1).float()
+            sums = self.prices.sums(rate[:whole], bits[:whole].detach(), counts[:whole])
             self.prices.steer(self.team.sum(sums))
         self.update_average(self.model, self.steps, s.averaging)
         self.steps += 1
@@ -169,13 +168,20 @@ class SpeechTask(Task):
 
     def numbers(self) -> dict[str, Any]:
         return {
-            "log_prices": self.prices.log_prices.tolist(),
+            "log_prices": self.prices.log_prices.cpu().tolist(),
             "shape": asdict(self.model.shape),
         }
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         prices = finite(numbers["log_prices"], len(self.prices.log_prices))
         self.prices.log_prices = torch.tensor(prices, device=self.device)
+
+
+def compile_blocks(model: SpeechModel) -> None:
+    """Compile the residual blocks: one graph serves all of them, and packets of all lengths."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=True)
 
 
 def seeded(random: np.random.Generator, device: torch.device) -> torch.Generator:

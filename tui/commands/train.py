@@ -69,7 +69,7 @@ def _speech(subjects: Subparsers) -> None:
         data=_RECORDINGS,
     )
     add = parser.add_argument
-    _add_stages(parser, SPEECH_STAGES)
+    _add_stages(parser, (*SPEECH_STAGES, "three"))
     parser.set_defaults(stages=SPEECH_STAGES)
     _add_start(parser, "speech")
     _add_training(parser, 60.0, 48, "frames per process", note="; `all` shares it out")
@@ -83,7 +83,7 @@ def _speech(subjects: Subparsers) -> None:
         )  # fmt: skip
     add("--search-steps", type=positive_count, default=6, metavar="N",
         help="search steps per batch of stage two (default: 6)")  # fmt: skip
-    add("--of", dest="exported", choices=("one", "centres", "two"), metavar="STAGE",
+    add("--of", dest="exported", choices=("one", "centres", "two", "three"), metavar="STAGE",
         help="export the networks of this stage, finished or not (default: two, finished)",
         )  # fmt: skip
     add("--dev", type=Path, metavar="DIR",
