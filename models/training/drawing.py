@@ -45,7 +45,7 @@ from models.training.speech import SpeechSettings, compile_blocks, seeded
 _CRITICS_RATE = 4e-4
 _MATCHING = 10.0
 _MOST = 1.03  # of the F that the stage began with
-_WEIGHTS = (1e-4, 0.05)
+_WEIGHTS = (1e-4, 1.0)
 _WEIGHT_GAIN = 0.01
 _RISE = 500  # steps until the critics are heard in full
 _RELAXED_HZ = 2000.0
@@ -151,7 +151,7 @@ class DrawingTask(Task):
             ))  # fmt: skip
             mine, given = self.team.sum(sums)
             ratio = mine / given
-            up = ((_MOST - ratio) / (_MOST - 1.0)).clamp(-1.0, 1.0)
+            up = ((_MOST - ratio) / (_MOST - 1.0)).clamp(-3.0, 1.0)
             least, most = map(math.log, _WEIGHTS)
             self.log_weight = (self.log_weight + _WEIGHT_GAIN * up).clamp(least, most)
         self.update_average(self.model, self.steps, s.averaging)
