@@ -73,7 +73,9 @@ class Disturbance:
         gain = 10.0 ** (gain_db / 20.0) * level[: len(near)] / self._level(added).clamp_min(1e-5)
         voices = slice(noisy, noisy + talking)
         gain[voices] = gain[voices].clamp_max(4.0)  # a pause of theirs stays a pause
-        strength, cosine = self.fluctuations(near.shape, fields)
+        # Of all chosen frames, as libraries prepare themselves anew for every shape.
+        waves = self.fluctuations(voice.shape, fields)
+        strength, cosine = (each[: len(near)] for each in waves)
         # Another voice has fluctuations of its own.
         strength[voices] = 1.0
         added = added * strength * gain[:, None, None]
