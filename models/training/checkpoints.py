@@ -171,10 +171,14 @@ def load_optimiser(
             counts = key == "step"
             if parameter is None or value.shape != (() if counts else parameter.shape):
                 raise BadInput(f"the checkpoint is of other networks: {full}")
-            # Counters stay on the CPU, except where a fused kernel reads them.
-            there = optimiser.defaults.get("fused") or not counts
-            where = parameter.device if there else torch.device("cpu")
-            optimiser.state[parameter][key] = value.clone().to(where)
+            if counts:
+                # On the CPU, except where a fused kernel reads them.
+                fused = optimiser.defaults.get("fused")
+                value = value.clone().to(parameter.device if fused else "cpu")
+            else:
+                # A fused kernel wants moments laid out as their weights are.
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            optimiser.state[parameter][key] = value
 
 
 def _all(folder: Path) -> list[Path]:
