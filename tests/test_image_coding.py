@@ -70,7 +70,7 @@ def coder(prior: Prior) -> ImageCoder:
 
 def test_cells_find_their_neighbours() -> None:
     assert photo.LOG_SCALES[0] == ImageContext.log_scale_start
-    found = neighbour_cells(3, 4).tolist()
+    found = neighbour_cells(3, 4, torch.device("cpu")).tolist()
     none = 12
     assert found[0] == [none] * 6
     assert found[1] == [0, 0, 0, 0, none, none]  # left of it, and so in place of those above

@@ -131,7 +131,9 @@ class PhotoEncoder(_Transform):
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, 3, 16h, 16w] in [0, 1], rate: [B] -> indices before rounding [B, C, h, w]."""
         x = x - 0.5
-        linear = lapped_analysis(x, self.basis)
+        # In half precision the mean colours of cells would be off by whole steps at high rates.
+        with torch.autocast(x.device.type, enabled=False):
+            linear = lapped_analysis(x, self.basis)
         h = self.enter(F.pixel_unshuffle(x, HALF))
         where = anchor_weights(rate)
         for block in self.blocks:
@@ -214,13 +216,14 @@ def mean_channels(basis: Tensor) -> Tensor:
     return means > 0.5 * means.max()
 
 
-def neighbour_cells(height: int, width: int) -> Tensor:
+def neighbour_cells(height: int, width: int, device: torch.device) -> Tensor:
     """Where each cell finds its neighbours: [h * w, 6] flat indices; h * w stands for none.
 
     In the order of `NEIGHBOURS`. Of the four near ones, one outside the image is replaced by the
     one to the left, or else by the one above.
     """
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    rows, columns = (torch.arange(size, device=device) for size in (height, width))
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
     none = height * width
     found = []
     for up, left in NEIGHBOURS:
@@ -266,7 +269,7 @@ class Prior(MaskedPrior):
         Differentiable in q, so that a search can see what an index does to those after it.
         """
         batch, channels, height, width = q.shape
-        cells = neighbour_cells(height, width).to(q.device)
+        cells = neighbour_cells(height, width, q.device)
         flat = q.permute(0, 2, 3, 1).reshape(batch, height * width, channels).float()
         padded = F.pad(flat, (0, 0, 0, 1))
         near = [padded[:, cells[:, k]] for k in range(NEAR)]
