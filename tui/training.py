@@ -133,8 +133,9 @@ def _two_stages(task: TwoStageTask, folder: Path, args: argparse.Namespace) -> i
 def _image(args: argparse.Namespace) -> int:
     folder = args.work / "image"
     settings = ImageSettings(
-        **args.length, batch=args.batch, rate=args.rate, hold=args.hold, seed=args.seed
-    )
+        **args.length, batch=args.batch, rate=args.rate, hold=args.hold, seed=args.seed,
+        compile=args.compile,
+    )  # fmt: skip
     if args.start is not None:
         settings = replace(settings, prior_steps=0)
     with _run(args) as run:

@@ -8,6 +8,7 @@ of the crops, for rounded ones in the others (Ballé et al. 2017; Minnen & Singh
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,21 +18,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codec.entropy.image_context import ANCHORS
 from models.folder import load_photo_model, model_folder
 from models.model import finite, sizes
 from models.networks.photo import PhotoModel, PhotoShape, anchor_weights
 from models.training import checkpoints
 from models.training.distributed import alone
 from models.training.linear_start import start_image
-from models.training.loop import LoopSettings, Task, learning_rate, parameter_groups
+from models.training.log import Number
+from models.training.loop import LoopSettings, Task, adamw, learning_rate, parameter_groups
 from models.training.objectives import image_objective, prior_objective
-from models.training.photographs import Photographs
+from models.training.photographs import Photographs, StoredPhotographs, sent
 
 # Learning rates relative to the peak: the transform starts near its optimum, gains do not.
 _BASIS_RATE = 0.05
 _GAIN_RATE = 3.0
 _BALANCE = 0.4  # losses grow roughly with this power of λ
 _START_CROPS = 96
+_LONGEST_AVERAGE = 0.999
+# Rate points that held-out crops are coded at, and bits per pixel that their PSNR is told at.
+_HELD_OUT_RATES = tuple(0.5 * k for k in range(2 * ANCHORS - 1))
+_HELD_OUT_BPP = (0.1, 0.3, 0.8)
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,14 @@ class ImageSettings(LoopSettings):
     floor: float = 0.02
     warmup: int = 100
     log_every: int = 20
+    compile: bool = False
 
 
 def rate_points(count: int, random: np.random.Generator) -> Tensor:
-    """Rate points [count], spread over the range, mostly in its lower three quarters."""
+    """Rate points [count], spread over the range, mostly where photographs take 0.1 to 0.8 bpp."""
     spread = (np.arange(count) + random.uniform(size=count)) / count
     random.shuffle(spread)
-    rates = np.where(spread < 0.85, spread / 0.85 * 2.3, 2.3 + (spread - 0.85) / 0.15 * 0.7)
+    rates = np.interp(spread, (0.0, 0.12, 0.85, 1.0), (0.0, 0.6, 2.3, ANCHORS - 1))
     return torch.from_numpy(rates).float()
 
 
@@ -74,78 +83,119 @@ class ImageTask(Task):
         settings: ImageSettings,
     ) -> None:
         super().__init__(alone(device))
-        self.photographs, self.settings = photographs, settings
+        self.settings = settings
+        on_cpu = device.type == "cpu"
+        self.photographs = photographs if on_cpu else StoredPhotographs(photographs, device)
+        self._held_out = photographs.held_out()
         self.model = model.to(device).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = parameter_groups(
             self.model, {"basis": _BASIS_RATE, "log_gain": _GAIN_RATE}, weight_decay=0.0
         )
-        optimiser = torch.optim.AdamW(
-            groups, lr=settings.rate, betas=(0.9, 0.98), weight_decay=1e-3
-        )
+        optimiser = adamw(groups, settings.rate, (0.9, 0.98), decay=1e-3, device=device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.modules = {"model": self.model, "average": self.average}
         self.optimisers = {"moments": (optimiser, self.model)}
         self.amount = settings.batch
+        self._objective = torch.compile(image_objective) if settings.compile else image_objective
         # Threads that split the batch synchronise once per step, not in every layer, which is
         # several times as fast on a busy machine.
-        self._workers = min(torch.get_num_threads(), settings.batch) if device.type == "cpu" else 1
+        threads = torch.get_num_threads() if on_cpu and not settings.compile else 1
+        self._workers = min(threads, settings.batch)
         self._pool = ThreadPoolExecutor(self._workers) if self._workers > 1 else None
 
-    def step(self, fraction: float) -> dict[str, float]:
-        s = self.settings
+    def step(self, fraction: float) -> Mapping[str, Number]:
+        s, device = self.settings, self.device
         random = np.random.default_rng((s.seed, self.steps))
-        source = torch.Generator().manual_seed(int(random.integers(1 << 62)))
-        x = self.photographs.batch(s.batch, random).to(
-            self.device, memory_format=torch.channels_last
-        )
-        rate = rate_points(s.batch, random).to(self.device)
+        source = torch.Generator(device).manual_seed(int(random.integers(1 << 62)))
+        x = self.photographs.batch(s.batch, random).to(device, memory_format=torch.channels_last)
+        # What is known of the rate points beforehand is sent at once.
+        rate = rate_points(s.batch, random)
+        price = self.model.price(rate)
+        balance = (price / self.model.price(torch.ones_like(rate))) ** _BALANCE / s.batch
+        hats = anchor_weights(rate)
+        told = hats.sum(0) > 0.3
+        known = torch.cat((torch.stack((rate, 1.0 / price, balance), 1), hats / hats.sum(0)), 1)
+        known = sent(known.numpy(), device)
+        rate, worth, balance = known[:, :3].unbind(1)
         cells = x.shape[2] // 16, x.shape[3] // 16
-        noise = torch.rand(s.batch, self.model.shape.channels, *cells, generator=source) - 0.5
-        noisy = torch.rand(s.batch, 1, 1, 1, generator=source) < 0.5
-        noise, noisy = noise.to(self.device), noisy.to(self.device)
-        parameters = list(self.model.parameters())
-        parts = [
-            slice(k * s.batch // self._workers, (k + 1) * s.batch // self._workers)
-            for k in range(self._workers)
-        ]
-        objective = prior_objective if self.steps < s.prior_steps else image_objective
-
-        def work(part: slice) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor | None, ...]]:
-            """Summed loss of some of the crops, their errors and bits, and the gradients."""
-            if self._workers > 1:
-                torch.set_num_threads(1)  # of this thread
-            with self.autocast():
-                error, bits = objective(self.model, x[part], rate[part], noise[part], noisy[part])
-            price = self.model.price(rate[part])
-            losses = bits + error / price
-            middle = self.model.price(torch.ones_like(price))
-            loss = (losses * (price / middle) ** _BALANCE).sum() / s.batch
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            return loss.detach(), error.detach(), bits.detach(), found
-
-        done = [work(parts[0])] if self._pool is None else list(self._pool.map(work, parts))
-        loss = torch.stack([d[0] for d in done]).sum()
-        error, bits = torch.cat([d[1] for d in done]), torch.cat([d[2] for d in done])
-        for parameter, *found in zip(parameters, *(d[3] for d in done), strict=True):
-            known = [g for g in found if g is not None]
-            parameter.grad = sum(known[1:], known[0]) if known else None
+        shape = s.batch, self.model.shape.channels, *cells
+        noise = torch.rand(shape, generator=source, device=device) - 0.5
+        noisy = torch.rand(s.batch, 1, 1, 1, generator=source, device=device) < 0.5
+        objective = prior_objective if self.steps < s.prior_steps else self._objective
         now = learning_rate(
             fraction, self.steps, s.rate, warmup=s.warmup, hold=s.hold, floor=s.floor
         )
-        norm = self.descend("moments", now)
+
+        def measure(part: slice) -> tuple[Tensor, Tensor]:
+            """Summed loss of some of the crops, their bits and errors [N, 2]."""
+            with self.autocast():
+                error, bits = objective(self.model, x[part], rate[part], noise[part], noisy[part])
+            loss = ((bits + error * worth[part]) * balance[part]).sum()
+            return loss, torch.stack((bits, error), 1).detach()
+
+        if self._pool is None:
+            loss, measured = measure(slice(None))
+            norm = self.descend("moments", now, loss)
+        else:
+            loss, measured = self._shared_out(self._pool, measure)
+            norm = self.descend("moments", now)
         self.steps += 1
-        self.update_average(self.model, self.steps, 0.998)
-        hats = anchor_weights(rate)
-        values = {"loss": loss.item(), "norm": norm}
-        for k in range(hats.shape[1]):
-            weight = hats[:, k]
-            if float(weight.sum()) > 0.3:
-                values[f"bpp{k}"] = float((weight * bits).sum() / weight.sum())
-                mean = (weight * error).sum() / weight.sum()
-                if float(mean) > 0.0:
-                    values[f"psnr{k}"] = float(-10.0 * torch.log10(mean))
+        self.update_average(self.model, self.steps, _LONGEST_AVERAGE)
+        # Of each rate anchor, where the batch has some of it.
+        means = known[:, 3:].T @ measured
+        values: dict[str, Number] = {"loss": loss.detach(), "norm": norm, "learning_rate": now}
+        for k in np.flatnonzero(told.numpy()):
+            values |= {f"bpp{k}": means[k, 0], f"psnr{k}": -10.0 * torch.log10(means[k, 1])}
         return values
+
+    def _shared_out(
+        self, pool: ThreadPoolExecutor, measure: Callable[[slice], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """`measure` of the batch, a part in each thread, and the gradients of the whole."""
+        parameters = list(self.model.parameters())
+        count, batch = self._workers, self.settings.batch
+
+        def work(part: slice) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+            torch.set_num_threads(1)  # of this thread
+            loss, measured = measure(part)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            return loss.detach(), measured, found
+
+        parts = [slice(k * batch // count, (k + 1) * batch // count) for k in range(count)]
+        losses, measured, gradients = zip(*pool.map(work, parts), strict=True)
+        for parameter, *found in zip(parameters, *gradients, strict=True):
+            known = [g for g in found if g is not None]
+            parameter.grad = sum(known[1:], known[0]) if known else None
+        return torch.stack(losses).sum(), torch.cat(measured)
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """Bits per pixel and PSNR of held-out crops without search, means at a few rate points.
+
+        From them the PSNR at given bits per pixel, which compares networks of different prices.
+        """
+        none = torch.zeros(1, 1, 1, 1, device=self.device)
+        bpp, psnr = [], []
+        for number in _HELD_OUT_RATES if len(self._held_out) else ():
+            parts = []
+            for part in self._held_out.split(_AT_ONCE):
+                x = part.to(self.device, memory_format=torch.channels_last)
+                rate = torch.full((len(x),), number, device=self.device)
+                with self.autocast():
+                    error, bits = image_objective(self.average, x, rate, none, none > 0.0)
+                parts.append(torch.stack((bits, -10.0 * torch.log10(error))))
+            means = torch.cat(parts, 1).mean(1)
+            bpp.append(float(means[0]))
+            psnr.append(float(means[1]))
+        figures: dict[str, float] = {}
+        for number, *pair in zip(_HELD_OUT_RATES, bpp, psnr, strict=False):
+            figures |= {f"held_out_bpp_{number:g}": pair[0], f"held_out_psnr_{number:g}": pair[1]}
+        for wanted in _HELD_OUT_BPP:
+            if bpp and bpp[0] <= wanted <= bpp[-1]:
+                at = np.interp(np.log(wanted), np.log(bpp), psnr)
+                figures[f"held_out_psnr_at_{wanted:g}_bpp"] = float(at)
+        return figures
 
     def identity(self) -> dict[str, Any]:
         return {"stage": self.name}

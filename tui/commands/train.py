@@ -89,7 +89,7 @@ def _speech(subjects: Subparsers) -> None:
     add("--dev", type=Path, metavar="DIR",
         help="clips that the training is followed and the exported model scored on")  # fmt: skip
     _add_processes(parser)
-    add("--compile", action="store_true", help="compile the networks (for a GPU)")
+    _add_compile(parser)
     _add_result(parser)
 
 
@@ -123,6 +123,7 @@ def _image(subjects: Subparsers) -> None:
         help="crops that the tables are counted on (default: 96)")  # fmt: skip
     add("--search-steps", type=count, default=10, metavar="N",
         help="steps of their search (default: 10)")  # fmt: skip
+    _add_compile(parser)
     _add_result(parser)
 
 
@@ -226,6 +227,10 @@ def _add_rate(parser: argparse.ArgumentParser, peak: float) -> None:
 def _add_crop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", type=_crop_side, default=256, metavar="N",
                         help="pixels a side (default: 256)")  # fmt: skip
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compile", action="store_true", help="compile the networks (for a GPU)")
 
 
 def _add_result(parser: argparse.ArgumentParser) -> None:
