@@ -42,16 +42,16 @@ MAX_BAND = 31.75
 class PhotoShape:
     """Sizes of the networks; stored with the weights."""
 
-    channels: int = 320
-    deep: int = 192  # width at one position per cell
-    deep_blocks: int = 1
-    width: int = 160  # width at four positions per cell
-    blocks: int = 3
-    encoder_width: int = 96
-    encoder_blocks: int = 2
-    prior_values: int = 48  # channels whose values in the near cells the prior sees
-    prior_unit: int = 48
-    prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 12, 16, 20, 32, 48, 72, 96)
+    channels: int = 384
+    deep: int = 256  # width at one position per cell
+    deep_blocks: int = 2
+    width: int = 192  # width at four positions per cell
+    blocks: int = 5
+    encoder_width: int = 192
+    encoder_blocks: int = 6
+    prior_values: int = 96  # channels whose values in the near cells the prior sees
+    prior_unit: int = 80
+    prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 12, 16, 24, 36, 56, 88, 128)
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the sizes fit together and are bounded."""
@@ -110,7 +110,7 @@ class _Transform(nn.Module):
         self.shape, channels = shape, shape.channels
         self.basis = nn.Parameter(torch.zeros(channels, COLOURS * STRIDE * STRIDE, 2, 2))
         self.register_buffer("spread", torch.ones(channels))
-        self.gains = Gains(channels, steps=(0.55, 0.29, 0.15, 0.065), shape=(channels, 1, 1))
+        self.gains = Gains(channels, steps=(0.49, 0.2, 0.08, 0.03), shape=(channels, 1, 1))
 
 
 class PhotoEncoder(_Transform):
@@ -323,7 +323,7 @@ class PhotoModel(PriorModel):
         # Shared: two sets of gains could only move together.
         self.encoder.gains = self.generator.gains
         self.prior = Prior(shape)
-        self.log_prices = [-math.log(v * 255**2) for v in (0.0003, 0.0015, 0.0075, 0.04)]
+        self.log_prices = [-math.log(v * 255**2) for v in (0.0004, 0.003, 0.025, 0.2)]
 
     @classmethod
     def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
