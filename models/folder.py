@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from codec.search.problem import Networks
 
     # Named as exports: annotations of the codec take them from here.
+    from models.networks.first_layer import FirstLayer as FirstLayer
     from models.networks.ganz import Convolutions as Convolutions
     from models.networks.ganz import GanzModel as GanzModel
-    from models.networks.ganz import RandomFirstLayer as RandomFirstLayer
     from models.networks.photo import PhotoGenerator as PhotoGenerator
     from models.networks.photo import PhotoModel as PhotoModel
     from models.networks.photo_paper import PaperImageModel as PaperImageModel

@@ -17,11 +17,18 @@ from codec.errors import BadInput, BadStream, WrongModel
 from codec.image.container import Payload, read_image
 from codec.image.ganz import PIXELS, GanzCodec, cut_tiles
 from codec.image.ganz_search import descend, linear_latents, places_within
-from codec.image.settings import EncodeSettings, SearchProgress
+from codec.image.settings import EncodeSettings, Places, SearchProgress
 from codec.packet import Entropy
 from models.evaluation.ganz import keep_largest
 from models.folder import load_ganz_model
-from models.networks.ganz import GanzShape, RandomFirstLayer, as_grid, as_spectrum, reach_order
+from models.networks.first_layer import (
+    DenseFirstLayer,
+    PlacedFirstLayer,
+    as_grid,
+    as_spectrum,
+    reach_order,
+)
+from models.networks.ganz import GanzShape
 from models.networks.random_layer import RandomLayer, hadamard, random_order, random_signs
 from models.training.log import read_log
 from models.training.loop import Run, train
@@ -34,6 +41,10 @@ GOLDEN_SIGNS = [-1, 1, 1, 1, 1, -1, -1, 1, -1, -1, 1, 1]
 GOLDEN_ORDER = [3251, 1914, 976, 4911, 3671, 820]
 GOLDEN_DIGEST = "123fc777788d131a"
 GOLDEN_PLACES = "430c73bf0aa45441"
+# Eight square roots of three times the first numbers of a dense layer of 3 latents to 256.
+GOLDEN_DENSE = [-1, -3, 3, 3, 1, -1, -3, -1, 3, -9, -17, -9]
+# What a packet's quality field says of the first layer; one more if latents are coded.
+FORMS = {"fixed": 0, "chosen": 2, "dense": 4, "keep": 6, "none": 8}
 QUICK = EncodeSettings(ratio=48, iterations=5)
 
 
@@ -79,7 +90,7 @@ def test_the_random_layer_mixes() -> None:
 def test_random_latents_have_the_statistics_of_photographs() -> None:
     generator = torch.Generator().manual_seed(2)
     scales = torch.rand(2048, generator=generator) + 0.5
-    layer = RandomFirstLayer(1500, scales, torch.full((2048,), 0.2), torch.ones(32))
+    layer = PlacedFirstLayer(1500, scales, torch.full((2048,), 0.2), torch.ones(32))
     h = layer(torch.randn(400, 1500, generator=generator))
     spectrum = as_spectrum(h)
     kept = layer.where
@@ -92,13 +103,38 @@ def test_chosen_numbers_are_reached_in_picture_units() -> None:
     scales, spread = torch.rand(2048) + 0.5, torch.rand(32) + 0.5
     chosen = torch.zeros(1900, dtype=torch.uint8)
     chosen[[3, 500, 1899]] = 1
-    layer = RandomFirstLayer(3, scales, torch.zeros(2048), spread, chosen)
+    layer = PlacedFirstLayer(3, scales, torch.zeros(2048), spread, chosen)
     order = reach_order(scales, spread)
     assert layer.where.tolist() == order[[3, 500, 1899]].tolist()
     picture = as_spectrum(layer(torch.tensor([[1.0, 2.0, -2.0]])) * spread[:, None, None])
     assert float(picture.norm()) == pytest.approx(3.0, rel=1e-4)
     with pytest.raises(ValueError):
-        RandomFirstLayer(4, scales, torch.zeros(2048), spread, chosen)
+        PlacedFirstLayer(4, scales, torch.zeros(2048), spread, chosen)
+
+
+def test_a_dense_layer_is_the_same_everywhere() -> None:
+    layer = DenseFirstLayer(3, torch.ones(256), torch.zeros(256), torch.ones(4))
+    matrix = as_spectrum(layer(torch.eye(3)))
+    first = 8 * 3**0.5 * matrix[0, :12]
+    torch.testing.assert_close(first, torch.tensor(GOLDEN_DENSE, dtype=torch.float32))
+    assert float((matrix.abs() > 1e-6).float().mean()) > 0.8
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(3) * 256 / 3)
+
+
+@pytest.mark.parametrize("places", ["fixed", "dense", "keep", "none"])
+def test_a_first_layer_knows_its_inverse(codec: GanzCodec, places: Places) -> None:
+    count = codec.form.only_count(places) or 300
+    layer = codec.model.first_layer(count, places)
+    z = torch.randn(2, count, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(layer.inverse(layer(z)), z, atol=2e-3, rtol=0)
+    torch.testing.assert_close(layer.from_search_units(layer.search_units(z)), z, atol=2e-3, rtol=0)
+    # The linear synthesis keeps lengths in search units.
+    body = codec.model.generator.body
+    moved = as_spectrum(body.spread[:, None, None] * (layer(z) - layer(torch.zeros_like(z))))
+    lengths = layer.search_units(z).norm(dim=1)
+    torch.testing.assert_close(moved.norm(dim=1), lengths, rtol=1e-3, atol=0)
+    with pytest.raises(ValueError):
+        codec.model.first_layer(3000, places)
 
 
 @pytest.mark.parametrize("shape", [{"widths": (24, 8, 8, 8, 8)}, {"widths": (32, 8)}])
@@ -135,6 +171,30 @@ def test_chosen_places_are_the_better_use_of_numbers(codec: GanzCodec) -> None:
         for places in ("fixed", "chosen")
     ]
     assert scores[1] > scores[0] + 0.3
+
+
+def test_other_first_layers(codec: GanzCodec) -> None:
+    def score(places: Places, **more) -> float:
+        settings = EncodeSettings(places=places, **({"iterations": 5} | more))
+        data = codec.encode(crop(), settings)
+        (payload,) = read_image(data).payloads
+        assert payload is not None
+        assert payload.quality == FORMS[places] + (settings.entropy is not None)
+        return psnr(codec.decode(data), crop())
+
+    dense = score("dense", ratio=48)
+    # With as many latents as h0 has numbers it is the same without a layer.
+    assert score("none") == pytest.approx(score("dense", ratio=24), abs=0.1)
+    assert score("none") > dense + 1 > score("keep") + 1
+    assert score("none", entropy="range") > 25
+    # The paper's search takes many steps to less.
+    sgd = [score("dense", ratio=48, method="sgd", iterations=n) for n in (5, 50)]
+    assert sgd[0] + 2 < sgd[1] < dense - 1
+    with pytest.raises(BadInput, match="16 latents"):
+        score("keep", ratio=768)
+    with pytest.raises(BadInput, match="at least"):
+        score("none", bpp=1.0)
+    assert score("keep", bpp=1.0) == score("keep")
 
 
 def test_places_within_their_numbers() -> None:
@@ -354,7 +414,11 @@ def _as(file, **changes):
         (2, b"\0\1\0\5" + bytes(4)),
         (2, b"\0\1\0\4" + b"\x80\1\2\3" + bytes(4)),
         (3, b"\0\4\x3c\0\0"),
-        (7, b"\0\1" + bytes(4)),
+        (5, b"\0\4\x3c\0\0"),
+        (6, b"\0\1" + bytes(4)),  # the trained layer has 16 latents
+        (7, b"\0\1\x3c\0\0"),
+        (8, b"\0\1" + bytes(4)),
+        (10, b"\0\1" + bytes(4)),
     ],
 )
 def test_impossible_payloads(codec: GanzCodec, form: int, data: bytes) -> None:
@@ -366,7 +430,7 @@ def test_random_payloads_never_do_worse_than_raise(codec: GanzCodec) -> None:
     random = np.random.default_rng(3)
     for _ in range(60):
         data = b"\0" + random.bytes(int(random.integers(1, 80)))
-        form = int(random.integers(1, 4))
+        form = int(random.integers(1, 10))
         for kind in (Entropy.RANGE, Entropy.HUFFMAN):
             try:
                 z = codec.form.latents_of(Payload(form, data, True, kind)).z

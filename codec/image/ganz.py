@@ -3,8 +3,8 @@
 A picture is padded by mirroring and cut into tiles of 128x128 pixels. A tile is stored as the d_c
 latents that a search through the frozen generator with a random first layer finds: as 32-bit
 floats, as in the paper, or quantised to shared levels and entropy-coded. In the paper d_c = N / R
-and the layer is the same for all pictures; here the layer can also be fitted to the tile, so that
-it reaches the entries of h0 that matter most. Their places are then stored instead of some latents.
+and the layer is dense; here, by default, latents reach the entries of h0 that matter most to the
+tile, and their places are stored instead of some latents.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder
 from codec.errors import BadInput, BadStream
 from codec.image.base import ImageCodec, Job
 from codec.image.container import STRIDE, ImageFile, Payload
-from codec.image.ganz_search import COUNT, NUMBER, TileLatents, search_tile
+from codec.image.ganz_search import COUNT, NUMBER, SGD_STEPS, TileLatents, search_tile
 from codec.image.pictures import Picture
 from codec.image.presets import ImagePreset
+from codec.image.settings import PLACES, Places
 from codec.image.tiling import cut_squares, join_squares, padded_planes, picture_of
 from codec.packet import Entropy
+from codec.search.methods import DESCENTS, Method
 
 if TYPE_CHECKING:
-    from models.folder import GanzModel, RandomFirstLayer
+    from models.folder import FirstLayer, GanzModel
 
 SIDE = 128  # side of a tile in pixels
 PIXELS = 3 * SIDE * SIDE  # N
 MAX_TILES = 1024
 RATIOS = (6.0, 768.0)
 DEFAULT_RATIO = 10.0
-FLOATS, CODED, CHOSEN = 0, 1, 2  # a packet's quality field: one of the first two, and a flag
 _SCALE = struct.Struct(">e")
 _LARGEST = 1e4  # largest magnitude of a latent; typical ones are about 1
 _TYPICAL = 0.93  # size of coded places relative to that of equally likely ones
@@ -57,6 +58,7 @@ class GanzCodec(ImageCodec):
     model: GanzModel
     tile = SIDE // STRIDE
     has_places = True
+    methods = DESCENTS
 
     def __init__(self, preset: ImagePreset, device: torch.device) -> None:
         from models.folder import load_ganz_model
@@ -66,11 +68,13 @@ class GanzCodec(ImageCodec):
         self.form = TileForm(self.model, device)
         self._fixed_layer = functools.lru_cache(maxsize=8)(self.model.first_layer)
 
-    def layer(self, latents: int, flags: NDArray[np.uint8] | None = None) -> RandomFirstLayer:
-        """The first layer for a number of latents; flags: the entries of h0 that they reach."""
+    def layer(
+        self, latents: int, places: Places = "fixed", flags: NDArray[np.uint8] | None = None
+    ) -> FirstLayer:
+        """The first layer for a number of latents; flags: the chosen entries of h0."""
         if flags is None:
-            return self._fixed_layer(latents)
-        return self.model.first_layer(latents, flags)
+            return self._fixed_layer(latents, places)
+        return self.model.first_layer(latents, places, flags)
 
     def encode_job(self, job: Job) -> bytes:
         if job.settings.quality is not None:
@@ -100,7 +104,7 @@ class GanzCodec(ImageCodec):
     @torch.no_grad()
     def _draw(self, tile: TileLatents) -> Tensor:
         """A tile's pixels [3, 128, 128] in [0, 1]."""
-        h = self.layer(tile.z.shape[1], tile.flags)(tile.z)
+        h = self.layer(tile.z.shape[1], tile.places, tile.flags)(tile.z)
         y: Tensor = self.model.generator.body(h)
         return y[0].clamp(0.0, 1.0)
 
@@ -149,12 +153,19 @@ class _Encoder:
             )
         self.tiles, self.own = (part.to(codec.device) for part in cut_tiles(picture.rgb))
         self.kind = None if settings.entropy is None else Entropy[settings.entropy.upper()]
-        self.chosen = settings.places != "fixed"
+        self.places: Places = settings.places or "chosen"
+        self.method: Method = settings.method or "lbfgs"
+        most, only = codec.form.most, codec.form.only_count(self.places)
+        if only is not None and only > most:
+            raise BadInput(f"this model has no form of {only} latents: {most} at most")
+        self.least, self.most = (_LEAST, most) if only is None else (only, only)
         self.allowed = None if settings.bpp is None else settings.allowed_bytes(picture)
 
     def run(self) -> bytes:
         """Encode; the file's bytes."""
         count, steps = self._count(), self.job.steps
+        if self.method == "sgd" and self.job.settings.iterations is None:
+            steps *= SGD_STEPS
         if self.allowed is None or self.kind is None:
             data, cost = self._encoded(count, steps, (0.0, 1.0))
         else:
@@ -168,38 +179,48 @@ class _Encoder:
             # The budget covers one search: find how many numbers fit without searching.
             for _ in range(_CORRECTIONS):
                 size = len(self._encoded(count, 0, None)[0])
-                if size <= (1.0 - _SEARCHED_SIZE) * allowed or count == _LEAST:
+                if size <= (1.0 - _SEARCHED_SIZE) * allowed or count == self.least:
                     break
-                count = _fewer(count, size, allowed)
+                count = self._fewer(count, size, allowed)
         for attempt in range(_CORRECTIONS):
             # Another search may have to follow, and progress must not run backwards.
             left = 0.1**attempt
             data, cost = self._encoded(count, steps, (1.0 - left, 1.0 - 0.1 * left))
             if len(data) <= allowed:
                 return data, cost
-            count = _fewer(count, len(data), allowed)
+            if count == self.least:
+                break
+            count = self._fewer(count, len(data), allowed)
         raise BadInput(f"the picture does not fit in {allowed} bytes")
 
     def _count(self) -> int:
         """Numbers per tile at the requested rate. Raises BadInput if it is out of range."""
         preset, settings = self.codec.preset.name, self.job.settings
-        most = self.codec.model.generator.shape.most_latents
+        most = self.most
         if self.allowed is None:
+            if self.least == most and settings.ratio is None:
+                return most
             ratio = DEFAULT_RATIO if settings.ratio is None else settings.ratio
             if not RATIOS[0] <= ratio <= RATIOS[1]:
                 raise BadInput(
                     f"ratio {ratio:g} is not between {RATIOS[0]:g} and {RATIOS[1]:g}, the range of "
                     f"preset {preset}"
                 )
-            return min(int(PIXELS / ratio), most)
-        smallest = self._expected_size(_LEAST)
+            count = int(PIXELS / ratio)
+            if self.least == most != count:
+                raise BadInput(
+                    f"with places {self.places} a tile has {most} latents, a ratio of "
+                    f"{PIXELS / most:g}, and no other"
+                )
+            return min(count, most)
+        smallest = self._expected_size(self.least)
         if smallest > self.allowed:
             bpp = 8 * smallest / (self.job.header.width * self.job.header.height)
             raise BadInput(
                 f"preset {preset} takes at least {smallest} bytes here ({bpp:.3f} bits per pixel), "
                 f"but only {self.allowed} are allowed"
             )
-        least = _LEAST
+        least = self.least
         while least < most:
             middle = (least + most + 1) // 2
             if self._expected_size(middle) <= self.allowed:
@@ -210,12 +231,16 @@ class _Encoder:
 
     def _expected_size(self, count: int) -> int:
         """Expected bytes of the file with `count` numbers per tile; an upper bound for floats."""
-        size = self.codec.form.expected_size(count, self.kind is not None, self.chosen)
+        size = self.codec.form.expected_size(count, self.kind is not None, self.places)
         return len(self._file([bytes(size)] * len(self.tiles)))
 
     def _file(self, payloads: list[bytes]) -> bytes:
-        form = (FLOATS if self.kind is None else CODED) | (CHOSEN if self.chosen else 0)
+        form = form_number(self.places, self.kind is not None)
         return self.job.file(form, payloads, self.kind or Entropy.RANGE)
+
+    def _fewer(self, count: int, size: int, allowed: int) -> int:
+        """The count to try next if `count` numbers took `size` bytes."""
+        return max(int(count * min(allowed / size, 0.99)), self.least)
 
     def _encoded(
         self, count: int, steps: int, span: tuple[float, float] | None
@@ -244,16 +269,16 @@ class _Encoder:
             one = slice(number, number + 1)
             tile, found = search_tile(
                 self.codec.model, self.codec.layer, self.tiles[one], self.own[one], count, steps,
-                chosen=self.chosen, expired=expired, report=report,
+                places=self.places, method=self.method, expired=expired, report=report,
             )  # fmt: skip
             cost = found.cost / max(found.start_cost, 1e-12)
-            payloads.append(self.codec.form.payload_of(tile, self.kind, self.chosen))
+            payloads.append(self.codec.form.payload_of(tile, self.kind, self.places))
         return self._file(payloads), cost
 
 
-def _fewer(count: int, size: int, allowed: int) -> int:
-    """The count to try next if `count` numbers took `size` bytes."""
-    return max(int(count * min(allowed / size, 0.99)), _LEAST)
+def form_number(places: Places, coded: bool) -> int:
+    """A packet's quality field: twice the number of the places, and one if latents are coded."""
+    return 2 * PLACES.index(places) + coded
 
 
 class TileForm:
@@ -262,23 +287,28 @@ class TileForm:
     A payload, big-endian: the number of latents in two bytes; if they are coded, their root mean
     square as a half-precision number; if their places may be chosen, the length of the places in
     two bytes (0: they are fixed) and the places (`encode_flags`); then the latents, as 32-bit
-    floats or as the entropy coder's bytes.
+    floats or as the entropy coder's bytes. most: latents of any tile.
     """
 
     def __init__(self, model: GanzModel, device: torch.device) -> None:
         self.model, self.device = model, device
         self.most = model.generator.shape.most_latents
 
-    def payload_of(self, tile: TileLatents, kind: Entropy | None, chosen: bool) -> bytes:
-        """A tile's bytes; kind: the coder, None for 32-bit floats; chosen: has places."""
+    def only_count(self, places: Places) -> int | None:
+        """The number of latents where the first layer has only one; None where any will do."""
+        shape = self.model.generator.shape
+        return {"keep": shape.latents, "none": shape.features}.get(places)
+
+    def payload_of(self, tile: TileLatents, kind: Entropy | None, places: Places) -> bytes:
+        """A tile's bytes; kind: the coder, None for 32-bit floats."""
         values = tile.z[0].detach().cpu().numpy()
         out = COUNT.pack(len(values))
         scale = self.scale_of(values)
         if kind is not None:
             out += _SCALE.pack(scale)
-        if chosen:
-            places = b"" if tile.flags is None else encode_flags(tile.flags)
-            out += COUNT.pack(len(places)) + places
+        if places == "chosen":
+            flags = b"" if tile.flags is None else encode_flags(tile.flags)
+            out += COUNT.pack(len(flags)) + flags
         if kind is None:
             return out + values.astype(">f4").tobytes()
         indices = self.model.quantiser.index(tile.z.detach() / scale)[0].cpu().numpy()
@@ -292,12 +322,12 @@ class TileForm:
 
     def latents_of(self, payload: Payload) -> TileLatents:
         """Inverse of `payload_of`. Raises BadStream for bytes that it does not write."""
-        data, form = payload.data, payload.quality
-        if not FLOATS <= form <= CODED | CHOSEN:
+        data, coded = payload.data, bool(payload.quality % 2)
+        if not 0 <= payload.quality < 2 * len(PLACES):
             raise BadStream("a tile has an unknown form")
-        coded = bool(form & CODED)
+        places = PLACES[payload.quality // 2]
         count, at = int(self._take(COUNT, data, 0)), COUNT.size
-        if not 1 <= count <= self.most:
+        if not 1 <= count <= self.most or self.only_count(places) not in (None, count):
             raise BadStream(f"a tile cannot have {count} latents")
         scale = 1.0
         if coded:
@@ -305,7 +335,7 @@ class TileForm:
             if not (np.isfinite(scale) and 0.0 < scale <= _LARGEST):
                 raise BadStream("a tile's latents are out of range")
         flags = None
-        if form & CHOSEN:
+        if places == "chosen":
             length, at = int(self._take(COUNT, data, at)), at + COUNT.size
             if length:
                 flags = decode_flags(data[at : at + length], self.most)
@@ -314,10 +344,10 @@ class TileForm:
             at += length
         rest = data[at:]
         if not coded:
-            return TileLatents(self._floats(rest, count), flags)
+            return TileLatents(self._floats(rest, count), flags, places)
         indices = self._coder(payload.entropy, count).decode(rest, 0)
         levels = torch.from_numpy(indices.astype(np.int64)).to(self.device)
-        return TileLatents(scale * self.model.quantiser.value(levels), flags)
+        return TileLatents(scale * self.model.quantiser.value(levels), flags, places)
 
     @staticmethod
     def _take(field: struct.Struct, data: bytes, at: int) -> float:
@@ -333,17 +363,17 @@ class TileForm:
             raise BadStream("a tile's latents are out of range")
         return torch.from_numpy(values)[None].to(self.device)
 
-    def expected_size(self, numbers: int, coded: bool, chosen: bool) -> int:
+    def expected_size(self, numbers: int, coded: bool, places: Places) -> int:
         """Expected bytes of a payload with `numbers` numbers; an upper bound for floats."""
         if not coded:
-            return COUNT.size + NUMBER * numbers + (COUNT.size if chosen else 0)
+            return COUNT.size + NUMBER * numbers + (COUNT.size if places == "chosen" else 0)
         size, kept = COUNT.size + _SCALE.size, float(numbers)
-        if chosen:
+        if places == "chosen":
             share = min(max(numbers / self.most, 1e-6), 1.0 - 1e-6)
             entropy = -share * np.log2(share) - (1.0 - share) * np.log2(1.0 - share)
-            places = _TYPICAL * self.most * entropy / 8
-            size += COUNT.size + int(places)
-            kept = max(kept - places / NUMBER, 1.0)
+            flags = _TYPICAL * self.most * entropy / 8
+            size += COUNT.size + int(flags)
+            kept = max(kept - flags / NUMBER, 1.0)
         counts = self.model.counts
         shares = counts.counts / counts.counts.sum()
         return size + int(kept * float((shares * counts.bits()).sum()) / 8) + 2

@@ -1,9 +1,9 @@
 """The latent search of GANZ: gradient descent through the frozen generator for one tile.
 
-z* = argmin ||G(z) - x||^2 (equation 1 of the paper), starting from the best latents for the linear
-synthesis alone. The descent is L-BFGS (Liu & Nocedal 1989), and its variables are the latents in
-picture units: the random first layer is orthogonal apart from its scales, so the linear part of
-the problem is well conditioned in these units.
+z* = argmin ||G(z) - x||^2 (equation 1 of the paper). L-BFGS (Liu & Nocedal 1989) starts from the
+best latents for the linear synthesis alone, and its variables are the latents in search units, in
+which the linear part of the problem is well conditioned. SGD, the paper's search, knows nothing of
+the layer but the length of its steps: it starts from z = 0 and descends in the latents themselves.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,25 +20,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.entropy.range_coder import UInt8, encode_flags
+from codec.image.settings import Places
+from codec.search.methods import Method
 
 if TYPE_CHECKING:
-    from models.folder import Convolutions, GanzModel, RandomFirstLayer
+    from models.folder import Convolutions, FirstLayer, GanzModel
 
 NUMBER = 4  # bytes of a number as a float
 COUNT = struct.Struct(">H")  # number of latents, or of bytes of their places
 HISTORY = 10
 CHOOSING_STEPS = 10  # steps of the search that chooses the places
 CHUNK = 5  # steps between checks of the clock
+SGD_STEPS = 20  # of SGD for each of L-BFGS, unless their number is given
+_MOMENTUM = 0.9
+_POWER_STEPS = 20
 _SCALE = 1e3  # scales the cost up, so that the line search's fixed tolerances are negligible
 
 
 @dataclass(frozen=True)
 class TileLatents:
-    """Latents [1, d_c] and the entries of h0 that they reach: flags in the order of the layer
-    (`models.networks.ganz.reach_order`), or None for the first d_c of them."""
+    """Latents [1, d_c] and their first layer.
+
+    flags: of the chosen entries of h0, in the order of the layer
+    (`models.networks.first_layer.reach_order`); None for the first d_c of them.
+    """
 
     z: Tensor
     flags: UInt8 | None = None
+    places: Places = "fixed"
 
 
 @dataclass(frozen=True)
@@ -50,26 +60,10 @@ class Minimum:
     steps: int
 
 
-def linear_latents(body: Convolutions, layer: RandomFirstLayer, x: Tensor) -> Tensor:
+def linear_latents(body: Convolutions, layer: FirstLayer, x: Tensor) -> Tensor:
     """The best latents [B, d_c] of pictures x [B, 3, 128, 128] for the linear synthesis alone."""
     h = body.linear.transposed(x - 0.5) / body.spread[:, None, None]
     return layer.inverse(h)
-
-
-class PictureUnits:
-    """Converts latents of a random first layer to and from the units of the linear synthesis."""
-
-    def __init__(self, layer: RandomFirstLayer) -> None:
-        self._layer, self._units = layer, layer.scales * layer.units
-
-    def of(self, z: Tensor) -> Tensor:
-        """Latents to picture units, both [B, d_c]."""
-        mixed: Tensor = self._layer.random(z)
-        return mixed * self._units
-
-    def latents(self, w: Tensor) -> Tensor:
-        """Picture units to latents."""
-        return self._layer.random.transposed(w / self._units)
 
 
 def descend(
@@ -77,20 +71,27 @@ def descend(
     start: Tensor,
     steps: int,
     *,
+    rate: float | None = None,
     expired: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda steps, share: None,
 ) -> Minimum:
-    """Minimise `cost` by L-BFGS from `start`; returns the best point evaluated.
+    """Minimise `cost` from `start`; returns the best point evaluated.
 
-    expired: polled every few steps, stops when true; report: takes the steps done and the cost
-    relative to that of the start.
+    rate: the learning rate of SGD; by default the descent is L-BFGS. expired: polled every few
+    steps, stops when true; report: takes the steps done and the cost relative to that of the start.
     """
     best, best_cost, first = start.detach(), float("inf"), 0.0
     variables = start.detach().clone().requires_grad_(True)
-    optimiser = torch.optim.LBFGS(
-        [variables], lr=1.0, max_iter=CHUNK, max_eval=2 * CHUNK, history_size=HISTORY,
-        tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    optimiser: torch.optim.Optimizer
+    if rate is None:
+        optimiser = torch.optim.LBFGS(
+            [variables], lr=1.0, max_iter=CHUNK, max_eval=2 * CHUNK, history_size=HISTORY,
+            tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
+        )  # fmt: skip
+    else:
+        optimiser = torch.optim.SGD(
+            [variables], lr=rate / _SCALE, momentum=_MOMENTUM, nesterov=True
+        )
 
     def evaluate() -> Tensor:
         nonlocal best, best_cost, first
@@ -106,9 +107,12 @@ def descend(
 
     done = 0
     while done < steps and not (done and expired()):
-        optimiser.param_groups[0]["max_iter"] = min(CHUNK, steps - done)
-        optimiser.step(evaluate)
-        done += min(CHUNK, steps - done)
+        chunk = min(CHUNK, steps - done)
+        if rate is None:
+            optimiser.param_groups[0]["max_iter"] = chunk
+        for _ in range(1 if rate is None else chunk):
+            optimiser.step(evaluate)
+        done += chunk
         report(done, best_cost / max(first, 1e-12))
         if not torch.isfinite(variables).all():
             break
@@ -136,41 +140,52 @@ def places_within(sizes: NDArray[np.float32], numbers: int) -> UInt8 | None:
 
 def search_tile(
     model: GanzModel,
-    layers: Callable[[int, UInt8 | None], RandomFirstLayer],
+    layers: Callable[[int, Places, UInt8 | None], FirstLayer],
     x: Tensor,
     own: Tensor,
     numbers: int,
     steps: int,
     *,
-    chosen: bool,
+    places: Places = "chosen",
+    method: Method = "lbfgs",
     expired: Callable[[], bool] = lambda: False,
     report: Callable[[int, float], None] = lambda steps, share: None,
 ) -> tuple[TileLatents, Minimum]:
     """Search the latents of one tile x [1, 3, 128, 128]; also returns the result of the descent.
 
-    layers: makes the random first layer for a number of latents and the flags of the entries of h0
-    that they reach; own: mask of the pixels that count, [1, 1, 128, 128]; numbers: the space for
-    latents and places, in floats; chosen: whether to reach the largest entries of this tile.
+    layers: makes the first layer for a number of latents, their places, and flags of the chosen
+    entries of h0; own: mask of the pixels that count, [1, 1, 128, 128]; numbers: the space for
+    latents and places, in floats; method: "lbfgs" or "sgd".
 
-    A first search, through the layer that reaches all entries, finds the largest: the picture is
-    nearly linear in them, with nearly orthonormal functions.
+    If places are chosen, a first search, through the layer that reaches all entries, finds the
+    largest: the picture is nearly linear in them, with nearly orthonormal functions.
     """
     body, flags, start = model.generator.body, None, None
-    if chosen:
-        whole = layers(model.generator.shape.most_latents, None)
+    if places == "chosen":
+        whole = layers(model.generator.shape.most_latents, places, None)
         first = _descend_tile(body, whole, x, own, min(steps, CHOOSING_STEPS), None, expired)
-        wanted = PictureUnits(whole).of(first.latents)
+        wanted = whole.search_units(first.latents)
         flags = places_within(wanted[0].abs().cpu().numpy(), numbers)
         if flags is not None:
             start = wanted[:, torch.from_numpy(flags).bool().to(wanted.device)]
-    layer = layers(numbers if start is None else start.shape[1], flags)
-    found = _descend_tile(body, layer, x, own, steps, start, expired, report)
-    return TileLatents(found.latents, flags), found
+    layer = layers(numbers if start is None else start.shape[1], places, flags)
+    if method == "sgd" and steps:
+        found = _sgd_tile(body, layer, x, own, steps, expired, report)
+    else:
+        found = _descend_tile(body, layer, x, own, steps, start, expired, report)
+    return TileLatents(found.latents, flags, places), found
+
+
+def _squared_error(
+    body: Convolutions, layer: FirstLayer, x: Tensor, own: Tensor, z: Tensor
+) -> Tensor:
+    """The mean over the pixels that count."""
+    return ((body(layer(z)) - x).square() * own).sum() / (own.sum() * x.shape[1])
 
 
 def _descend_tile(
     body: Convolutions,
-    layer: RandomFirstLayer,
+    layer: FirstLayer,
     x: Tensor,
     own: Tensor,
     steps: int,
@@ -178,15 +193,44 @@ def _descend_tile(
     expired: Callable[[], bool],
     report: Callable[[int, float], None] = lambda steps, share: None,
 ) -> Minimum:
-    """Search latents through one layer; start: in picture units [1, d_c] (default: the best for
-    the linear synthesis)."""
-    units = PictureUnits(layer)
-    total = own.sum() * x.shape[1]
+    """L-BFGS through one layer; start: in search units [1, d_c] (default: the best for the linear
+    synthesis)."""
 
     def cost(w: Tensor) -> Tensor:
-        y = body(layer(units.latents(w)))
-        return ((y - x).square() * own).sum() / total
+        return _squared_error(body, layer, x, own, layer.from_search_units(w))
 
-    start = units.of(linear_latents(body, layer, x)) if start is None else start
+    if start is None:
+        start = layer.search_units(linear_latents(body, layer, x))
     found = descend(cost, start, steps, expired=expired, report=report)
-    return replace(found, latents=units.latents(found.latents))
+    return replace(found, latents=layer.from_search_units(found.latents))
+
+
+def _sgd_tile(
+    body: Convolutions,
+    layer: FirstLayer,
+    x: Tensor,
+    own: Tensor,
+    steps: int,
+    expired: Callable[[], bool],
+    report: Callable[[int, float], None],
+) -> Minimum:
+    """SGD through one layer, with the longest steps at which the linear synthesis converges."""
+    start = torch.zeros(1, layer.latents, device=x.device)
+    rate = float(own.sum()) * x.shape[1] / (2.0 * _largest_curvature(body, layer))
+    return descend(
+        partial(_squared_error, body, layer, x, own), start, steps, rate=rate, expired=expired,
+        report=report,
+    )  # fmt: skip
+
+
+def _largest_curvature(body: Convolutions, layer: FirstLayer) -> float:
+    """The largest eigenvalue of A^T A, A the layer and the linear synthesis: a power iteration."""
+    z = torch.ones(1, layer.latents, device=body.spread.device)
+    middle = body.draw(layer(torch.zeros_like(z))).detach()
+    size = 0.0
+    for _ in range(_POWER_STEPS):
+        z = (z / z.norm()).requires_grad_(True)
+        energy = 0.5 * (body.draw(layer(z)) - middle).square().sum()
+        (z,) = torch.autograd.grad(energy, z)
+        size = float(z.norm())
+    return max(size, 1e-12)

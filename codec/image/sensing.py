@@ -151,7 +151,7 @@ def recover_ganz(
 
         return cost
 
-    z = annealing.run(torch.zeros(1, layer.random.latents, device=y.device), objective, report)
+    z = annealing.run(torch.zeros(1, layer.latents, device=y.device), objective, report)
     with torch.no_grad():
         picture: Tensor = body(layer(z)).clamp(0.0, 1.0)
     return picture

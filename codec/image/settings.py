@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from codec.errors import BadInput
 from codec.image.pictures import Picture
 from codec.image.presets import ImagePreset, Tune
-from codec.search.methods import METHODS, Method
+from codec.search.methods import DESCENTS, METHODS, Method
 
 DEFAULT_BPP = 0.29
 # Bytes that a file may always have if no rate is given, however small the picture.
 DEFAULT_LEAST = 200
 MOST_STEPS = 100_000
+# What the latents of preset `ganz` reach of h0: the entries that matter most to pictures in general
+# or to one tile (the default); all of it, through a dense random layer; what the trained layer
+# reaches; all of it, without a layer. Files have their number.
+Places = Literal["fixed", "chosen", "dense", "keep", "none"]
+PLACES: tuple[Places, ...] = get_args(Places)
 MOST_BYTES = 1 << 40  # keeps huge rates within the range of integers
 
 
@@ -28,8 +33,8 @@ class EncodeSettings:
     200 bytes if that is more.
     budget: seconds for the search; fast: few steps; search: False keeps the encoder's output;
     entropy: the coder, if the preset has more than one (`paper`, `ganz`: huffman or range);
-    places: for preset `ganz`, which entries its latents reach: the same in all pictures (`fixed`),
-    or chosen for each tile (the default); method: of the search, if the preset has more than one.
+    places: for preset `ganz`, what its latents reach; method: of the search, if the preset has more
+    than one.
     """
 
     bpp: float | None = None
@@ -41,7 +46,7 @@ class EncodeSettings:
     search: bool = True
     tune: Tune = "psnr"
     entropy: Literal["huffman", "range"] | None = None
-    places: Literal["chosen", "fixed"] | None = None
+    places: Places | None = None
     method: Method | None = None
 
     def __post_init__(self) -> None:
@@ -59,10 +64,11 @@ class EncodeSettings:
             raise BadInput(f"unknown tune {self.tune!r} (psnr, ms-ssim or visual)")
         if self.entropy not in (None, "huffman", "range"):
             raise BadInput(f"unknown entropy coder {self.entropy!r} (huffman or range)")
-        if self.places not in (None, "chosen", "fixed"):
-            raise BadInput(f"unknown places {self.places!r} (chosen or fixed)")
-        if self.method not in (None, *METHODS):
-            raise BadInput(f"unknown search method {self.method!r} ({', '.join(METHODS)})")
+        if self.places not in (None, *PLACES):
+            raise BadInput(f"unknown places {self.places!r} ({', '.join(PLACES)})")
+        if self.method not in (None, *METHODS, *DESCENTS):
+            known = ", ".join((*METHODS, *DESCENTS))
+            raise BadInput(f"unknown search method {self.method!r} ({known})")
 
     def steps(self, preset: ImagePreset) -> int:
         """The most steps of the search; with a budget, more than there is time for."""

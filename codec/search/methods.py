@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Method = Literal["mean-field", "rdoq", "admm", "backprop", "none"]
+Method = Literal["mean-field", "rdoq", "admm", "backprop", "none", "lbfgs", "sgd"]
 
-METHODS: tuple[Method, ...] = tuple(name for name in get_args(Method) if name != "none")
+DESCENTS: tuple[Method, ...] = ("lbfgs", "sgd")  # of latents that nothing quantises on the way
+METHODS: tuple[Method, ...] = tuple(
+    name for name in get_args(Method) if name not in ("none", *DESCENTS)
+)
 OF_ANY_LATENTS: tuple[Method, ...] = ("admm", "backprop")  # the others need whole numbers

@@ -6,13 +6,11 @@ channels, and a convolutional module: two 3x3 convolutions with ELU at every siz
 and a *linear synthesis*, which starts as a lapped transform, runs beside the convolutions: without
 it little is learnt in hours.
 
-The first layer is diagonal in the DCT of h0 over the grid, so that random latents give features
-that vary as slowly from position to position as those of pictures.
+`models.networks.first_layer` has the layers that a picture can be coded with.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +23,24 @@ from torch import Tensor, nn
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from codec.image.container import STRIDE
+from codec.image.settings import Places
 from models.model import Model, sizes
+from models.networks.first_layer import (
+    GRID,
+    DenseFirstLayer,
+    FirstLayer,
+    NoFirstLayer,
+    PlacedFirstLayer,
+    TrainedFirstLayer,
+    as_grid,
+    as_spectrum,
+)
 from models.networks.paper import static_arrays, static_tables
 from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
-from models.networks.random_layer import RandomLayer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-GRID = 8
 SIDE = 128
 PIXELS = SIDE * SIDE * COLOURS  # N of the paper
 SMALLEST_RATIO, LARGEST_RATIO = 6, 768
@@ -66,14 +73,6 @@ class GanzShape:
     def most_latents(self) -> int:
         """Of a random first layer."""
         return min(PIXELS // SMALLEST_RATIO, self.features)
-
-
-def grid_dct() -> Tensor:
-    """The orthonormal DCT-II matrix of the grid's side, [8, 8]."""
-    n = torch.arange(GRID, dtype=torch.float64)
-    matrix = math.sqrt(2.0 / GRID) * torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * GRID))
-    matrix[0] /= math.sqrt(2.0)
-    return matrix.float()
 
 
 class Lapped(nn.Module):
@@ -136,8 +135,8 @@ class Convolutions(nn.Module):
         return self.draw(h).float() + self.leave(y).float()
 
 
-class FirstLayer(nn.Module):
-    """The trained linear layer, latents [B, d_t] in [-1, 1] to h0."""
+class LinearLayer(nn.Module):
+    """The linear layer under training, latents [B, d_t] in [-1, 1] to h0."""
 
     def __init__(self, shape: GanzShape) -> None:
         super().__init__()
@@ -149,83 +148,13 @@ class FirstLayer(nn.Module):
         return as_grid(z.float() @ self.weight.T + self.mean)
 
 
-def as_grid(spectrum: Tensor) -> Tensor:
-    """DCT numbers of h0 [B, n * 64] to h0 [B, n, 8, 8]."""
-    dct = grid_dct().to(spectrum.device)
-    return dct.T @ spectrum.reshape(len(spectrum), -1, GRID, GRID) @ dct
-
-
-def as_spectrum(h: Tensor) -> Tensor:
-    """Inverse of `as_grid`."""
-    dct = grid_dct().to(h.device)
-    return (dct @ h @ dct.T).reshape(len(h), -1)
-
-
-def reach_order(scales: Tensor, spread: Tensor) -> Tensor:
-    """The numbers of h0's DCT [n * 64] from the one that makes the most difference to pictures.
-
-    scales, spread: as `RandomFirstLayer` takes them.
-    """
-    # On the CPU and stable: the order is part of what a file means.
-    weights = scales.cpu() * spread.cpu().repeat_interleave(GRID * GRID)
-    return weights.argsort(descending=True, stable=True)
-
-
-class RandomFirstLayer(nn.Module):
-    """The random first layer at compression time, latents [B, d_c] about 1 in size to h0.
-
-    d_c latents reach as many numbers of h0's DCT over the grid: those that make the most difference
-    to photographs in general, scaled to the statistics of photographs, or those chosen for one
-    picture, all in units of the picture, so that the error of quantised latents is spread evenly.
-    """
-
-    scales: Tensor
-    units: Tensor
-    mean: Tensor
-    where: Tensor
-
-    def __init__(
-        self,
-        latents: int,
-        scales: Tensor,
-        mean: Tensor,
-        spread: Tensor,
-        chosen: Tensor | None = None,
-    ) -> None:
-        """scales, mean: [n * 64], of h0's DCT; spread: [n], of its channels in `Convolutions`;
-        chosen: flags of the first numbers in `reach_order`, one for each number reached."""
-        super().__init__()
-        self.random = RandomLayer(latents)
-        order = reach_order(scales, spread)
-        where = order[:latents] if chosen is None else order[: len(chosen)][chosen.cpu().bool()]
-        if len(where) != latents:
-            raise ValueError(f"{latents} latents cannot reach {len(where)} numbers")
-        self.register_buffer("where", where.to(scales.device))
-        units = spread.repeat_interleave(GRID * GRID)[self.where]
-        self.register_buffer("units", units)  # of the numbers reached, in the linear synthesis
-        self.register_buffer("scales", scales[self.where] if chosen is None else 1.0 / units)
-        self.register_buffer("mean", mean)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """-> [B, n, 8, 8]."""
-        moved = z.new_zeros(len(z), len(self.mean))
-        moved = moved.index_copy(1, self.where, self.scales * self.random(z))
-        return as_grid(moved + self.mean)
-
-    def inverse(self, h: Tensor) -> Tensor:
-        """The latents [B, d_c] whose h0 is nearest to h [B, n, 8, 8] in what they reach."""
-        wanted = (as_spectrum(h) - self.mean)[:, self.where] / self.scales
-        latents: Tensor = self.random.transposed(wanted)
-        return latents
-
-
 class Discriminator(nn.Module):
     """BEGAN's D: an auto-encoder of pictures with d_t numbers in the middle."""
 
     def __init__(self, shape: GanzShape) -> None:
         super().__init__()
         self.decoder = Convolutions(shape)
-        self.first = FirstLayer(shape)
+        self.first = LinearLayer(shape)
         self.analysis = Lapped(shape.widths[0])
         self.code = nn.Linear(shape.features, shape.latents)
         self.enter = nn.Conv2d(COLOURS, shape.widths[-1], 3, padding=1)
@@ -260,7 +189,7 @@ class Generator(nn.Module):
     def __init__(self, shape: GanzShape) -> None:
         super().__init__()
         self.shape = shape
-        self.first = FirstLayer(shape)
+        self.first = LinearLayer(shape)
         self.body = Convolutions(shape)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -272,7 +201,7 @@ class Generator(nn.Module):
 class GanzModel(Model):
     """A generator and what the random first layers and the coded form of its latents need.
 
-    scales: [n * 64] (`RandomFirstLayer`); quantiser, counts: of latents over their tile's size.
+    scales: [n * 64] (`PlacedFirstLayer`); quantiser, counts: of latents over their tile's size.
     """
 
     kind = "ganz"
@@ -310,12 +239,25 @@ class GanzModel(Model):
         self.generator.load_state_dict(state)
         self.scales.copy_(scales)
 
-    def first_layer(self, latents: int, flags: NDArray[np.uint8] | None = None) -> RandomFirstLayer:
-        """The random first layer of d_c latents; flags: `chosen` of `RandomFirstLayer`.
+    def first_layer(
+        self, latents: int, places: Places = "fixed", flags: NDArray[np.uint8] | None = None
+    ) -> FirstLayer:
+        """The first layer whose latents reach `places`; flags: `chosen` of `PlacedFirstLayer`.
 
         Raises ValueError when there is no such layer.
         """
-        chosen = None if flags is None else torch.from_numpy(flags)
-        mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
-        layer = RandomFirstLayer(latents, self.scales, mean, spread, chosen)
+        first, spread = self.generator.first, self.generator.body.spread
+        mean = first.mean.detach()
+        layer: FirstLayer
+        if places == "dense":
+            layer = DenseFirstLayer(latents, self.scales, mean, spread)
+        elif places == "keep":
+            layer = TrainedFirstLayer(first.weight.detach(), mean, spread)
+        elif places == "none":
+            layer = NoFirstLayer(spread)
+        else:
+            chosen = None if flags is None else torch.from_numpy(flags)
+            layer = PlacedFirstLayer(latents, self.scales, mean, spread, chosen)
+        if layer.latents != latents:
+            raise ValueError(f"this layer has {layer.latents} latents, not {latents}")
         return layer.to(self.scales.device)

@@ -23,6 +23,7 @@ from codec.image.ganz import TileForm
 from codec.image.ganz_search import search_tile
 from codec.image.photo_encoder import search_settings as image_search_settings
 from codec.image.photo_prior import PhotoTask, round_latents
+from codec.image.settings import Places
 from codec.image.tiling import Window, frames_of
 from codec.search.engine import descent, search
 from codec.search.problem import Problem, SearchSettings, quantise
@@ -166,8 +167,8 @@ def export_ganz(
 ) -> str:
     """Write a GANZ model folder, replacing any old one at the end; returns the model id.
 
-    scales: of h0's DCT in photographs (`models.networks.ganz.RandomFirstLayer`). Centres and counts
-    are fitted to searched latents of training photographs at ratios from 6 to 768.
+    scales: of h0's DCT in photographs (`models.networks.first_layer.PlacedFirstLayer`). Centres and
+    counts are fitted to searched latents of training photographs at ratios from 6 to 768.
     """
     with new_model_folder(out) as draft:
         values = _ganz_examples(generator, scales, photographs, examples, search_steps, seed)
@@ -199,7 +200,8 @@ def _ganz_examples(
         share = (k + 0.5) / count
         numbers = round(math.exp(math.log(least) + share * (math.log(most) - math.log(least))))
         x = photographs.batch(1, random)
-        tile, _ = search_tile(model, model.first_layer, x, own, numbers, steps, chosen=bool(k % 2))
+        places: Places = "chosen" if k % 2 else "fixed"
+        tile, _ = search_tile(model, model.first_layer, x, own, numbers, steps, places=places)
         z = tile.z[0].numpy()
         found.append(z / TileForm.scale_of(z))
     values: NDArray[np.float32] = random.permutation(np.concatenate(found))

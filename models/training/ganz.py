@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import BadInput
-from models.networks.ganz import GRID, Discriminator, GanzShape, Generator, as_grid, as_spectrum
+from models.networks.first_layer import GRID, as_grid, as_spectrum
+from models.networks.ganz import Discriminator, GanzShape, Generator
 from models.training import checkpoints
 from models.training.distributed import alone
 from models.training.linear_start import lapped_channels

@@ -7,6 +7,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
+from codec.search.methods import DESCENTS
 from tui.commands.sense import add_sense
 from tui.own_model import named, needing, place_of
 from tui.terminal import options
@@ -69,16 +70,19 @@ def _add_encode(actions: Subparsers) -> None:
     add("--budget", type=options.positive, metavar="SECONDS", help="time for the search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_true", help="take the encoder's output as it is")
-    options.add_method(parser)
+    options.add_method(
+        parser, DESCENTS, "; the ganz preset has lbfgs (its default) and plain sgd from 0"
+    )
     add("--preset", default="photo", metavar="NAME",
         help="the model: photo, paper or ganz (default: photo)")  # fmt: skip
     options.add_model(parser, TRAINING)
     add("--entropy", choices=("huffman", "range"),
         help="the coder of the paper preset (default: huffman), or of the ganz preset, whose "
         "latents are quantised then (default: 32-bit floats)")  # fmt: skip
-    add("--places", choices=("chosen", "fixed"),
-        help="what the latents of the ganz preset reach: chosen for every tile (default), or the "
-        "same of all pictures, as in the paper")  # fmt: skip
+    add("--places", choices=("chosen", "fixed", "dense", "keep", "none"),
+        help="what the latents of the ganz preset reach: chosen for every tile (default); the same "
+        "in all pictures; all of it, through a dense random layer, as in the paper; what the "
+        "trained layer reaches; all of it, without a layer")  # fmt: skip
     add("--preview", metavar="PNG", help="write original, decoded and difference side by side")
     options.add_device(parser)
     add_force(parser)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from codec.packet import CALL_DELAY, DELAYS, FRAME_STEPS, STEP_MS
-from codec.search.methods import METHODS
+from codec.search.methods import METHODS, Method
 from tui.terminal.arguments import add_device, count, positive
 from tui.terminal.errors import UsageError
 
@@ -46,13 +47,15 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def add_method(parser: argparse._ActionsContainer) -> None:
-    """--method of a search, or None."""
+def add_method(
+    parser: argparse._ActionsContainer, more: Sequence[Method] = (), note: str = ""
+) -> None:
+    """--method of a search, or None; more: methods that `note` explains."""
     parser.add_argument(
         "--method",
-        choices=METHODS,
+        choices=(*METHODS, *more),
         help="how the search descends: mean-field rounding, ADMM with moves of single indices "
-        "(rdoq), ADMM, or plain back-propagation (default: the preset's)",
+        f"(rdoq), ADMM, or plain back-propagation (default: the preset's){note}",
     )
 
 
