@@ -63,10 +63,27 @@ def test_measurements_are_gaussian_and_repeatable() -> None:
     assert float((noisy - y).std()) == pytest.approx(0.05, rel=0.1)
 
 
-def test_even_pictures_are_known_at_once() -> None:
-    matrix = Matrix(300)
+@pytest.mark.parametrize("joint", [False, True])
+def test_even_pictures_are_known_at_once(joint: bool) -> None:
+    matrix = Matrix(300, joint=joint)
     colour = torch.tensor([0.2, 0.9, 0.5])[None, :, None, None].expand(1, 3, 128, 128)
-    torch.testing.assert_close(matrix.mean_colours(matrix(colour)), colour.contiguous())
+    torch.testing.assert_close(
+        matrix.mean_colours(matrix(colour)), colour.contiguous(), atol=1e-4, rtol=0
+    )
+
+
+def test_one_matrix_can_measure_all_colours(ganz: GanzCodec) -> None:
+    matrix, x = Matrix(1000, joint=True), picture()
+    (whole,) = matrix.parts
+    assert whole.shape == (1000, PIXELS)
+    assert float(whole.std()) == pytest.approx(PIXELS**-0.5, rel=0.01)
+    y = matrix(x)
+    torch.testing.assert_close(y, whole @ x.flatten())
+    assert float(y.square().mean()) == pytest.approx(float(x.square().mean()), rel=0.15)
+    found = recover_ganz(ganz.model, matrix, y, Annealing(4, 6, 0.012))
+    assert score(found) > score(matrix.mean_colours(y)) + 2
+    with pytest.raises(BadInput, match="48 to 10922"):
+        Matrix(11_000, joint=True)
 
 
 @pytest.mark.parametrize("count", [0, 47, PIXELS // 3 + 1, 10**9])
@@ -145,6 +162,8 @@ def test_the_command(ganz: GanzCodec, monkeypatch, tmp_path: Path, capsys) -> No
         assert main([*base, "--preview", wrong]) == 2
         assert "same file" in capsys.readouterr().err
     assert before == (Path(source).read_bytes(), Path(target).read_bytes())
+    assert main([*base, "--force", "--measurements", "500", "--joint"]) == 0
+    assert "500 measurements" in capsys.readouterr().out
     assert main([*base, "--force", "--measurements", "20"]) == 1
     assert "there can be" in capsys.readouterr().err
     assert main([*base, "--ratio-measured", "0.9"]) == 2

@@ -38,13 +38,16 @@ if TYPE_CHECKING:
 
 ModelName = Literal["photo", "ganz"]
 COLOURS = 3
-LARGEST_SHARE = 1.0 / 3.0  # largest M / N: a matrix of 1.07 GB
+LARGEST_SHARE = 1.0 / 3.0  # largest M / N: matrices of 1.07 GB
+MOST_JOINT = 10_922  # the largest M of one matrix for all colours: 2 GiB
 LEAST_MEASUREMENTS = 48
 MAX_TILES = 64
 MAX_NOISE = 1.0
 DEFAULT_PRIOR: ModelName = "ganz"
 DEFAULT_STEPS = {"photo": 80, "ganz": 200}
 PHOTO_RATE = 2.0  # the rate point at which the prior counts bits
+# Keys of the random numbers, beside those of the colours' matrices.
+_NOISE_STREAM, _JOINT_STREAM = COLOURS, COLOURS + 1
 _ROUNDS = 5
 _FIRST_SIGMA = 0.15
 _LAST_SIGMA = {"photo": 0.01, "ganz": 0.012}
@@ -52,26 +55,29 @@ Report = Callable[[float, int], None]
 
 
 class Matrix:
-    """A random Gaussian matrix for each colour: [M_c, 16384], with entries of variance 1 / 16384.
+    """Random Gaussian matrices with entries of variance one over the number of columns.
 
-    A measurement is then about as large as the root mean square of the pixels. The colours' numbers
-    of rows differ by at most one.
+    A measurement is then about as large as the root mean square of the pixels. There is a matrix
+    for each colour, [M_c, 16384], with numbers of rows that differ by at most one; or a *joint* one
+    for all, [M, 49152], as in Smedemark-Margulies et al. and in Bora et al. (2017).
     """
 
-    def __init__(self, measurements: int, seed: int = 0) -> None:
+    def __init__(self, measurements: int, seed: int = 0, *, joint: bool = False) -> None:
         """Raises BadInput for too few measurements, or more than fit in memory."""
-        most = int(PIXELS * LARGEST_SHARE)
+        most = MOST_JOINT if joint else int(PIXELS * LARGEST_SHARE)
         if not LEAST_MEASUREMENTS <= measurements <= most:
             raise BadInput(
                 f"{measurements} measurements of {PIXELS} numbers: there can be "
                 f"{LEAST_MEASUREMENTS} to {most}"
             )
         self.parts = []
-        for colour in range(COLOURS):
-            rows = (measurements + colour) // COLOURS
-            random = np.random.Generator(np.random.Philox(key=[seed, colour]))
-            part = random.standard_normal((rows, SIDE * SIDE), dtype=np.float32)
-            part *= 1.0 / SIDE
+        count = 1 if joint else COLOURS
+        for number in range(count):
+            rows, columns = (measurements + number) // count, PIXELS // count
+            stream = _JOINT_STREAM if joint else number
+            random = np.random.Generator(np.random.Philox(key=[seed, stream]))
+            part = random.standard_normal((rows, columns), dtype=np.float32)
+            part *= 1.0 / math.sqrt(columns)
             self.parts.append(torch.from_numpy(part))
 
     def to(self, device: torch.device) -> Matrix:
@@ -81,17 +87,18 @@ class Matrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """A x of a picture [1, 3, 128, 128]: [M]."""
-        planes = x.reshape(COLOURS, -1)
+        planes = x.reshape(len(self.parts), -1)
         return torch.cat([part @ plane for part, plane in zip(self.parts, planes, strict=True)])
 
     def mean_colours(self, y: Tensor) -> Tensor:
         """The uniform picture whose measurements are nearest to y: [1, 3, 128, 128]."""
         means, at = [], 0
         for part in self.parts:
-            column = part.sum(1)
-            means.append((column @ y[at : at + len(part)]) / (column @ column))
+            columns = part.unflatten(1, (-1, SIDE * SIDE)).sum(2)
+            wanted = columns.T @ y[at : at + len(part)]
+            means.append(torch.linalg.solve(columns.T @ columns, wanted))
             at += len(part)
-        even = torch.stack(means).clamp(0.0, 1.0)[None, :, None, None]
+        even = torch.cat(means).clamp(0.0, 1.0)[None, :, None, None]
         return even.expand(1, COLOURS, SIDE, SIDE).contiguous()
 
 
@@ -99,7 +106,7 @@ def measure(matrix: Matrix, x: Tensor, noise: float = 0.0, seed: int = 0) -> Ten
     """y = A x + n [M]; noise: standard deviation of n, in units of pixels in [0, 1]."""
     y = matrix(x)
     if noise > 0.0:
-        random = np.random.Generator(np.random.Philox(key=[seed, COLOURS]))
+        random = np.random.Generator(np.random.Philox(key=[seed, _NOISE_STREAM]))
         y = y + noise * torch.from_numpy(random.standard_normal(len(y), dtype=np.float32)).to(y)
     return y
 
@@ -199,7 +206,7 @@ class SenseSettings:
 
     measurements: M, per tile; prior: the model that recovers the pictures; noise: standard
     deviation of the measurement noise, in units of pixels in [0, 1]; seed: of matrix and noise;
-    steps: of the search.
+    steps: of the search; joint: whether one matrix measures all colours.
     """
 
     measurements: int
@@ -207,6 +214,7 @@ class SenseSettings:
     noise: float = 0.0
     seed: int = 0
     steps: int | None = None
+    joint: bool = False
 
     def __post_init__(self) -> None:
         if self.prior not in DEFAULT_STEPS:
@@ -245,7 +253,8 @@ class Sensor:
 
         self.settings = settings
         self.device = choose_device(device)
-        self.matrix = Matrix(settings.measurements, settings.seed).to(self.device)
+        matrix = Matrix(settings.measurements, settings.seed, joint=settings.joint)
+        self.matrix = matrix.to(self.device)
         name = find_image_preset(settings.prior, model).model
         self._recover: Callable[[Matrix, Tensor, Annealing, Report], Tensor]
         if settings.prior == "ganz":

@@ -36,6 +36,8 @@ def add_sense(actions: Subparsers) -> None:
         "--ratio-measured", type=between(0.001, 1 / 3), default=0.2, metavar="S",
         help="M/N with N = 49152, up to a third (default: 0.2)",
     )  # fmt: skip
+    add("--joint", action="store_true",
+        help="one matrix for all colours, as in the paper, up to 10922 measurements")  # fmt: skip
     add("--prior", choices=("photo", "ganz"), help="what is known of pictures (default: ganz)")
     add("--noise", type=between(0.0, 1.0), default=0.0, metavar="S",
         help="standard deviation of their noise; pixels are 0 to 1 (default: 0)")  # fmt: skip
@@ -66,7 +68,7 @@ def run_sense(args: argparse.Namespace) -> int:
     settings = SenseSettings(
         measurements=int(args.ratio_measured * _PIXELS) if many is None else many,
         prior=args.prior or DEFAULT_PRIOR, noise=args.noise, seed=args.seed,
-        steps=args.iterations,
+        steps=args.iterations, joint=args.joint,
     )  # fmt: skip
     picture = read_picture(args.input)
     for line in picture.notes:
