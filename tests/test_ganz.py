@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from models.networks.first_layer import (
     PlacedFirstLayer,
     as_grid,
     as_spectrum,
+    per_number,
     reach_order,
 )
 from models.networks.ganz import GanzShape
@@ -390,8 +392,6 @@ def test_another_model_is_refused(codec: GanzCodec) -> None:
 
 
 def _as(file, **changes):
-    from dataclasses import replace
-
     return replace(file, header=replace(file.header, **changes))
 
 
@@ -514,7 +514,7 @@ def test_the_auto_encoder_phase_lowers_the_error(folder: Path) -> None:
     assert all(after < 0.9995 * start for after, start in zip(errors(), before, strict=True))
 
 
-def test_features_are_passed_on_by_fixed_or_chosen_places(folder: Path) -> None:
+def test_features_are_passed_on_as_first_layers_do(folder: Path) -> None:
     task = tiny_task(folder / "pictures")
     task.start()
     x = photographs(folder / "pictures").batch(3, np.random.default_rng(5))
@@ -527,12 +527,20 @@ def test_features_are_passed_on_by_fixed_or_chosen_places(folder: Path) -> None:
         torch.testing.assert_close(passed, everything * reached, atol=2e-4, rtol=0)
         kinds.add(bool((reached[0] == reached[1]).float().mean() > 0.97))
     assert kinds == {True, False}
+    task.settings = replace(task.settings, places=("dense",))
+    h = task.passed_on(x, np.random.default_rng(0))
+    passed = (as_spectrum(h) - task.generator.first.mean).detach()
+    spread = per_number(task.generator.body.spread)
+    lost = ((passed - everything) * spread).norm() / (everything * spread).norm()
+    assert 0.1 < float(lost.detach()) < 0.5
+    assert float((passed.abs() > 1e-6).float().mean()) > 0.99
 
 
 def test_bad_training_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "ganz", "--data", str(tmp_path), "--work", str(tmp_path)]) == 1
     assert "no photographs" in capsys.readouterr().err
-    assert main(["train", "ganz", "--data", "x", "--work", "y", "--minutes", "-1"]) == 2
+    for wrong in (["--minutes", "-1"], ["--latents", "0"], ["--places", "keep"]):
+        assert main(["train", "ganz", "--data", "x", "--work", "y", *wrong]) == 2
 
 
 # --- the baseline --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from codec.device import choose_device
 from models.evaluation.tables import finite
-from models.networks.ganz import SIDE
+from models.networks.ganz import SIDE, GanzShape
 from models.training.distributed import join
 from models.training.evaluate import evaluate, write_scores
 from models.training.export import export_ganz, export_image
@@ -155,7 +155,10 @@ def _image(args: argparse.Namespace) -> int:
 
 def _ganz(args: argparse.Namespace) -> int:
     folder = args.work / "ganz"
-    settings = GanzSettings(**args.length, batch=args.batch, seed=args.seed)
+    settings = GanzSettings(
+        **args.length, batch=args.batch, seed=args.seed, places=tuple(args.places),
+        shape=GanzShape(args.latents),
+    )  # fmt: skip
     with _run(args) as run:
         photographs = Photographs(args.data, crop=SIDE, note=run.note)
         return _train_and_export(

@@ -74,6 +74,11 @@ class GanzShape:
         """Of a random first layer."""
         return min(PIXELS // SMALLEST_RATIO, self.features)
 
+    @property
+    def random_latents(self) -> tuple[int, int]:
+        """The range of a random first layer's latents in training."""
+        return min(PIXELS // LARGEST_RATIO, self.latents), self.most_latents
+
 
 class Lapped(nn.Module):
     """A linear synthesis: features [B, n, 8, 8] to pixels, each by 32x32 of them around its place.

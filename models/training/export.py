@@ -193,7 +193,7 @@ def _ganz_examples(
     model = GanzModel(generator, scales, blank, SymbolCounts(np.ones(2, np.int64)))
 
     random = np.random.default_rng((seed, 3 << 20))
-    least, most = generator.shape.latents, generator.shape.most_latents
+    least, most = generator.shape.random_latents
     own = torch.ones(1, 1, photographs.crop, photographs.crop)
     found = []
     for k in range(count):

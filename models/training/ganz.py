@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import BadInput
-from models.networks.first_layer import GRID, as_grid, as_spectrum
+from codec.image.settings import Places
+from models.networks.first_layer import (
+    GRID,
+    DenseFirstLayer,
+    as_grid,
+    as_spectrum,
+    per_number,
+)
 from models.networks.ganz import Discriminator, GanzShape, Generator
 from models.training import checkpoints
 from models.training.distributed import alone
@@ -34,13 +42,16 @@ from models.training.linear_start import lapped_channels
 from models.training.loop import LoopSettings, Task, learning_rate, parameter_groups
 from models.training.photographs import Photographs
 
+_DENSE_RATIOS = 7
+
 
 @dataclass(frozen=True)
 class GanzSettings(LoopSettings):
     """How the training runs.
 
     share: of the length, for the auto-encoder phase; rate, began_rate: peak learning rates of the
-    two phases; balance: γ; gain: λ of k; drawing: weight of the auto-encoder's loss in BEGAN.
+    two phases; balance: γ; gain: λ of k; drawing: weight of the auto-encoder's loss in BEGAN;
+    places: what the random first layers reach, of "fixed", "chosen" and "dense".
     """
 
     batch: int = 8
@@ -52,6 +63,7 @@ class GanzSettings(LoopSettings):
     drawing: float = 1.0
     start_crops: int = 256
     log_every: int = 20
+    places: tuple[Places, ...] = ("chosen", "fixed")
     shape: GanzShape = field(default_factory=GanzShape)
 
 
@@ -74,6 +86,8 @@ class GanzTask(Task):
         self.analysis = copy.deepcopy(self.discriminator.analysis).requires_grad_(False)
         self.scales = torch.ones(settings.shape.features, device=self.device)
         self.k, self.began = 0.0, False
+        # The inverse of a dense layer takes seconds to make ready.
+        self._dense_layer = functools.lru_cache(_DENSE_RATIOS + 1)(self._new_dense_layer)
         for part in (self.generator, self.discriminator, self.average):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.modules = {
@@ -153,16 +167,29 @@ class GanzTask(Task):
     @torch.no_grad()
     def passed_on(self, x: Tensor, random: np.random.Generator) -> Tensor:
         """h0 of pictures, as far as a random first layer of random ratio passes it."""
-        least, most = self.settings.shape.latents, self.settings.shape.most_latents
-        latents = round(math.exp(random.uniform(math.log(least), math.log(most))))
+        least, most = self.settings.shape.random_latents
+        share = random.uniform(0.0, 1.0)
+        places = self.settings.places[int(random.random() * len(self.settings.places))]
         mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
         moved = as_spectrum(self.features(x)) - mean
+        if places == "dense":
+            share = round(_DENSE_RATIOS * share) / _DENSE_RATIOS
+        latents = round(least * (most / least) ** share)
+        if places == "dense":
+            layer = self._dense_layer(latents)
+            passed: Tensor = as_grid(mean[None]) + layer(layer.inverse(as_grid(moved)))
+            return passed
         # The layer is orthogonal: it passes the entries that it reaches unchanged.
-        weights = (moved if random.random() < 0.5 else self.scales[None]).abs()
-        weights = weights * spread.repeat_interleave(GRID * GRID)
+        weights = (moved if places == "chosen" else self.scales[None]).abs() * per_number(spread)
         where = weights.topk(latents, dim=1).indices.expand(len(x), -1)
         reached = torch.zeros_like(moved).scatter(1, where, 1.0)
         return as_grid(mean + moved * reached)
+
+    def _new_dense_layer(self, latents: int) -> DenseFirstLayer:
+        """A dense layer around 0."""
+        mean = torch.zeros_like(self.scales)
+        layer = DenseFirstLayer(latents, self.scales, mean, self.generator.body.spread)
+        return layer.to(self.device)
 
     def step(self, fraction: float) -> dict[str, float]:
         s = self.settings
