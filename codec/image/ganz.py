@@ -66,7 +66,7 @@ class GanzCodec(ImageCodec):
         super().__init__(preset, device)
         self.model = load_ganz_model(preset.model).to(device)
         self.form = TileForm(self.model, device)
-        self._fixed_layer = functools.lru_cache(maxsize=8)(self.model.first_layer)
+        self._fixed_layer = functools.lru_cache(maxsize=32)(self.model.first_layer)
 
     def layer(
         self, latents: int, places: Places = "fixed", flags: NDArray[np.uint8] | None = None

@@ -151,7 +151,7 @@ def _ganz(subjects: Subparsers) -> None:
     add("--latents", type=whole(1, 8192), default=64, metavar="N",
         help="d_t, of the trained first layer; 64 to 512 in the paper (default: 64)")  # fmt: skip
     add("--places", nargs="+", choices=("chosen", "fixed", "dense"), default=("chosen", "fixed"),
-        metavar="PLACES", help="what the random first layers of the first phase reach: chosen, "
+        metavar="PLACES", help="what the random layers reach that the decoder learns from: chosen, "
         "fixed, dense (default: chosen fixed)")  # fmt: skip
     add("--examples", type=positive_count, default=48, metavar="N",
         help="searched crops that the coded form is fitted to (default: 48)")  # fmt: skip
