@@ -111,7 +111,7 @@ def test_both_priors_recover_a_picture(ganz: GanzCodec, folder: Path) -> None:
     assert found.shape == (1, 3, 128, 128)
     assert score(found) > even + 4
     assert score(found) > 20
-    photo = recover_photo(networks, matrix, y, plan)
+    photo = recover_photo(networks, matrix, y, Annealing(3, 6, 0.012))
     assert score(photo) > even + 4
     # Few measurements, or bad ones, are a worse picture.
     few = Matrix(300)

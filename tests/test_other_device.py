@@ -138,6 +138,9 @@ def test_live_speech(device: torch.device, steps: int) -> None:
         ("paper", EncodeSettings(iterations=2)),
         ("ganz", EncodeSettings(iterations=2)),
         ("ganz", EncodeSettings(iterations=2, entropy="range", places="fixed")),
+        ("ganz", EncodeSettings(iterations=2, ratio=96, places="dense")),
+        ("ganz", EncodeSettings(iterations=15, places="none", method="sgd")),
+        ("ganz", EncodeSettings(iterations=2, places="keep")),
     ],
 )
 def test_pictures(device: torch.device, preset: str, settings: EncodeSettings) -> None:
