@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from codec.search.methods import Method
 
 # From below 0.15 to above 0.8 bits per pixel, on average for photographs like Kodak's.
-QUALITIES = (24.0, 38.0, 52.0, 66.0, 80.0, 96.0)
+QUALITIES = (14.0, 26.0, 38.0, 50.0, 62.0, 80.0)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".bmp", ".tif", ".tiff")
 _SHOWN_SIDE = 1024  # pixels
 _CROP = 256  # pixels

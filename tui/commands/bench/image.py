@@ -34,7 +34,7 @@ def add_parser(subjects: Subparsers) -> None:
         help="the model (default: photo); one of a single rate is measured beside the default's "
         "curve")  # fmt: skip
     add("--qualities", type=numbers(0, 100, least=1), metavar="Q,Q,...",
-        help="rate points of ours (default: 24,38,52,66,80,96)")  # fmt: skip
+        help="rate points of ours (default: 14,26,38,50,62,80)")  # fmt: skip
     add("--iterations", type=count, metavar="N", help="steps of our search")
     add("--fast", action="store_true", help="a few steps only")
     add("--no-search", action="store_false", dest="search", help="the encoder's output as it is")
