@@ -12,6 +12,7 @@ from scipy.signal import lfilter
 from codec.errors import BadInput, BadStream
 from codec.packet import HEADER_BYTES, Kind, Packet, pack, unpack
 from codec.signal import analysis
+from codec.signal.analysis import LEAD, N_MELS
 from codec.signal.comfort_noise import (
     DB_PER_UNIT,
     LEAST_COLUMNS,
@@ -24,7 +25,7 @@ from codec.signal.comfort_noise import (
     textured,
 )
 from codec.signal.samples import FloatArray
-from codec.signal.synthesis import synthesise_columns
+from codec.signal.synthesis import SpeechSynthesiser, synthesise_columns
 
 PAGE = Path(__file__).parents[1] / "docs" / "payload.md"
 POLES = {"white": 0.0, "pinkish": 0.7, "brown": 0.98}
@@ -45,6 +46,14 @@ def drawn(levels: FloatArray, count: int, seed: int = 3) -> FloatArray:
 
 def samples_of(columns: FloatArray) -> FloatArray:
     return synthesise_columns(columns)
+
+
+def filtered(levels: FloatArray, sizes: list[int]) -> FloatArray:
+    """Noise of these levels [n, N_MELS], in pushes of so many columns and one of the rest."""
+    synthesiser = SpeechSynthesiser(variable=True)
+    parts = np.split(levels, np.cumsum(sizes))
+    samples = [synthesiser.push_noise(part) for part in parts if len(part)]
+    return np.concatenate([*samples, synthesiser.finish()])
 
 
 def groups(levels: FloatArray) -> FloatArray:
@@ -110,6 +119,32 @@ def test_heard_noise_fluctuates_as_noise_does(name: str) -> None:
     # Gaussian noise has a kurtosis of 3; sputtering noise has more.
     high = lfilter([1.0, -0.98], [1.0], samples)
     assert abs(np.mean(high**4) / np.mean(high**2) ** 2 - 3.0) < 0.3
+
+
+@pytest.mark.parametrize("name", POLES)
+def test_filtered_noise_is_as_loud_and_fluctuates_as_noise_does(name: str) -> None:
+    real = analysis.log_mel(noise(8.0, POLES[name], -40.0, seed=1))
+    levels = decode_levels(encode_noise(real[:128]))
+    samples = filtered(np.tile(levels, (900, 1)), [8] * 112)[1000:-1000]
+    made = analysis.log_mel(samples)
+    off = (np.median(made, axis=0) - levels) * DB_PER_UNIT
+    assert np.abs(off).max() < 2.0
+    assert np.abs(off.reshape(16, 8).mean(axis=1)).max() < 1.0
+    assert np.abs((made.std(axis=0) / real.std(axis=0)).reshape(16, 8).mean(axis=1) - 1).max() < 0.2
+    for lag in LAGS:
+        assert abs(along(made, *lag) - along(real, *lag)) < 0.05
+    assert abs(np.mean(samples**4) / np.mean(samples**2) ** 2 - 3.0) < 0.3
+
+
+def test_filtered_noise_follows_its_levels_however_they_are_pushed() -> None:
+    rise = np.linspace(-0.8, -0.4, 200, dtype=np.float32)[:, None] + np.zeros(N_MELS, np.float32)
+    whole = filtered(rise, [200])
+    assert np.allclose(whole, filtered(rise, [1, 7, 60, 8, 8]), atol=1e-6)
+    heard = analysis.log_mel(np.pad(whole, (LEAD, LEAD))).mean(axis=1)
+    smooth = np.convolve(heard, np.ones(25) / 25, "valid")
+    assert np.abs(smooth - rise[12:-12, 0]).max() * DB_PER_UNIT < 1.5
+    silence = np.full((20, N_MELS), -1.0, np.float32)
+    assert not filtered(silence, [8, 8]).any()
 
 
 def test_texture_does_not_depend_on_how_it_is_drawn() -> None:

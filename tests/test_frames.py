@@ -16,7 +16,7 @@ from codec.errors import BadStream, WrongModel
 from codec.packet import Kind, Packet, short_id
 from codec.signal import analysis
 from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, N_MELS
-from codec.signal.comfort_noise import DB_PER_UNIT, encode_noise
+from codec.signal.comfort_noise import DB_PER_UNIT, decode_levels, encode_noise
 from codec.signal.samples import FloatArray
 from codec.signal.synthesis import synthesise_columns
 from codec.speech.codec import SpeechCodec
@@ -162,6 +162,29 @@ def test_comfort_noise_begins_where_speech_ended(codec: SpeechCodec, packets: li
     assert not np.array_equal(first.columns[20:], second.columns[20:])
     steps = np.abs(np.diff(np.concatenate([first.columns[20:], second.columns]), axis=0))
     assert steps[107].mean() < 1.5 * steps.mean()  # where the two frames meet
+
+
+def test_noise_that_follows_noise_may_be_left_smooth(
+    codec: SpeechCodec, packets: list[Packet]
+) -> None:
+    decoder = PacketDecoder(codec, leave_smooth=True)
+    every = PacketDecoder(codec)
+    levels = decode_levels(noise_packet(codec, -60.0).payload)
+    for packet, smooth in (
+        (packets[1], False),
+        (noise_packet(codec), False),  # fades in from speech
+        (noise_packet(codec, -60.0), True),
+    ):
+        columns = decoder.decode(packet).columns
+        assert decoder.smooth == smooth
+        assert np.array_equal(columns, every.decode(packet).columns) != smooth
+    assert np.abs(columns[:12] - levels).max() > 0.01
+    assert np.allclose(columns[12:], levels, atol=1e-6)
+    assert np.allclose(decoder.conceal(4), levels, atol=1e-6)
+    assert decoder.smooth
+    decoder.decode(packets[2])
+    assert np.isfinite(decoder.conceal(4)).all()
+    assert not decoder.smooth
 
 
 def test_lost_comfort_noise_goes_on(codec: SpeechCodec) -> None:

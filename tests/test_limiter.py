@@ -168,6 +168,8 @@ def heard_of(stream: RemoteStream, packets: list[Packet]) -> FloatArray:
 class LoudDecoder:
     """Decodes every packet to the loudest columns there are."""
 
+    smooth = False
+
     def decode(self, packet: Packet) -> Frame:
         return Frame(np.ones((STEP_HOPS * packet.steps, N_MELS), np.float32), True)
 

@@ -331,3 +331,38 @@ def test_variable_blocks_join_without_seams(clip: FloatArray) -> None:
         assert len(parts) == len(magnitudes) * HOP
         assert convergence(parts, magnitudes) < whole + 6.0
         assert np.abs(np.diff(parts, 2)).max() < 1.5 * np.abs(np.diff(clip, 2)).max()
+
+
+@settings(max_examples=10)
+@given(pushes=st.lists(st.tuples(st.booleans(), st.integers(1, 40)), min_size=1, max_size=8))
+def test_spectra_come_out_as_soon_as_magnitudes(pushes: list[tuple[bool, int]]) -> None:
+    rng = np.random.default_rng(7)
+    synthesiser = PhaseSynthesiser(variable=True)
+    pushed = out = 0
+    for known, size in pushes:
+        magnitudes = rng.random((size, N_BINS), np.float32) ** 4
+        if known:
+            samples = synthesiser.push_spectra(magnitudes.astype(np.complex64))
+        else:
+            samples = synthesiser.push(magnitudes)
+        assert np.isfinite(samples).all()
+        pushed, out = pushed + size, out + len(samples)
+        assert out == max((pushed - LOOK_AHEAD) * HOP - LEAD, 0)
+    assert out + len(synthesiser.finish()) == pushed * HOP
+
+
+def test_spectra_between_magnitudes_are_the_signal_again(clip: FloatArray) -> None:
+    speech = whole_frames(clip, 3)
+    spectra = phase.analyse(np.pad(speech, (LEAD, LEAD)))
+    synthesiser = PhaseSynthesiser(variable=True)
+    parts = [
+        synthesiser.push(np.abs(spectra[:100])),
+        *(synthesiser.push_spectra(spectra[at : at + 8]) for at in range(100, 300, 8)),
+        synthesiser.push(np.abs(spectra[300:])),
+        synthesiser.finish(),
+    ]
+    made = np.concatenate(parts)
+    assert len(made) == len(speech)
+    inside = slice(100 * HOP + WINDOW, 300 * HOP - WINDOW)
+    assert np.abs(made - speech)[inside].max() < 1e-5
+    assert np.abs(np.diff(made, 2)).max() < 1.5 * np.abs(np.diff(clip, 2)).max()

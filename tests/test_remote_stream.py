@@ -60,6 +60,8 @@ class ClipDecoder:
     Chained packets need the one before them, as real ones do.
     """
 
+    smooth = False
+
     def __init__(self, samples: FloatArray, clock: Clock | None = None, seconds: float = 0.0):
         count = -(-len(samples) // FRAME_SAMPLES) * FRAME_SAMPLES
         padded = np.zeros(count + WINDOW, np.float32)

@@ -288,6 +288,8 @@ def test_who_cannot_be_decoded_is_not_heard_and_is_heard_again_when_there_is_tim
 class Cheap:
     """A decoder of noise; chained packets need the one before them."""
 
+    smooth = False
+
     def __init__(self) -> None:
         self._known = -1
         self.decoded = 0

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from codec.errors import BadInput, BadStream
 from codec.signal import analysis
+from codec.signal.phase import ComplexArray, analyse
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from codec.signal.texture import UNVOICED_HZ
+from codec.signal.texture import LOOP, UNVOICED_HZ, endless_noise
 
 # Mel bands whose levels are coded; the others are interpolated. Room noise is steep at low
 # frequencies, hence the spacing.
@@ -160,11 +161,38 @@ class NoiseTexture:
 
 
 @lru_cache(maxsize=1)
+def _middles() -> NDArray[np.float64]:
+    """The bin in the middle of each band, a fraction: [N_MELS]."""
+    return np.array(
+        [weights @ np.arange(first, end) / weights.sum() for first, end, weights in _filters()]
+    )
+
+
+@lru_cache(maxsize=1)
+def _endless() -> ComplexArray:
+    """Spectra [LOOP, N_BINS] of a noise of variance 1 that comes round, as `analyse` gives them."""
+    return analyse(endless_noise())
+
+
+def noise_spectra(levels: FloatArray, first: int) -> ComplexArray:
+    """Spectra [n, N_BINS], as `codec.signal.phase.analyse` gives them, of noise with these smooth
+    log-mel levels [n, N_MELS]. Silence (-1) stays silence.
+
+    It is a white noise, filtered: no phases have to be found for it. first: the number of the first
+    column, on which the noise depends.
+    """
+    constant = bool((levels == levels[0]).all())
+    relative = analysis.denormalise(levels[:1] if constant else levels) / _typical()
+    bins = np.arange(analysis.N_BINS)
+    gains = np.stack([np.interp(bins, _middles(), row) for row in relative]).astype(np.float32)
+    return _endless()[np.arange(first, first + len(levels)) % LOOP] * gains
+
+
+@lru_cache(maxsize=1)
 def _below() -> FloatArray:
     """The share of the fluctuations in each band that synthesis does not add, [N_MELS]."""
-    bins = [weights @ np.arange(first, end) / weights.sum() for first, end, weights in _filters()]
     begin, whole = UNVOICED_HZ
-    hertz = np.array(bins) * SAMPLE_RATE / analysis.N_FFT
+    hertz = _middles() * SAMPLE_RATE / analysis.N_FFT
     return np.clip((whole - hertz) / (whole - begin), 0.0, 1.0).astype(np.float32)
 
 

@@ -74,10 +74,17 @@ class Concealer:
         self.ending = Ending(levels, 1.0)
         self._lost = 0
 
-    def conceal(self, steps: int) -> tuple[FloatArray, tuple[Tensor, Tensor] | None]:
+    @property
+    def resting(self) -> bool:
+        """Whether it is a pause that goes on."""
+        return self._latents is None
+
+    def conceal(
+        self, steps: int, *, smooth: bool = False
+    ) -> tuple[FloatArray, tuple[Tensor, Tensor] | None]:
         """What replaces the next steps: log-mel columns [STEP_HOPS * steps, N_MELS], and latents
         [1, steps, C] like them with their rate point [1]. None where there was no speech, or where
-        the latents are those of other steps."""
+        the latents are those of other steps. smooth: leave the levels of a pause smooth."""
         count = steps * analysis.STEP_HOPS
         hops = np.arange(self._lost, self._lost + count, dtype=np.float32)[:, None]
         sound = np.zeros_like(hops)  # share of the last sound
@@ -100,6 +107,8 @@ class Concealer:
         levels = np.clip(lower, -1.0, 1.0).astype(np.float32)
         self._lost += count
         self.ending = Ending(levels[-1], 1.0)
+        if smooth and self.resting:
+            return levels, None
         return textured(levels, self._noise.next(count), 1.0 - sound), guess
 
     def _prepare(self, latents: Tensor, rate: Tensor) -> None:

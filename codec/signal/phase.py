@@ -133,6 +133,7 @@ class PhaseState:
     def __init__(self) -> None:
         self.column = 0  # columns finished
         self.waiting = np.zeros((0, N_BINS), np.float32)  # columns not yet in a block
+        self.spectra: ComplexArray | None = None  # of the same columns, where they are known
         self.past = np.zeros((0, N_BINS), np.float32)  # the last two finished, or fewer
         self.phase = np.zeros(N_BINS)  # of the last one
         self.known = np.zeros(N_BINS, np.bool_)  # where its phase is not random
@@ -179,7 +180,29 @@ class PhaseSynthesiser:
         while (take := self._next_block(len(columns) - start)) > 0:
             samples.append(self._block(columns[start : start + take + LOOK_AHEAD], take))
             start += take
-        state.waiting = columns[start:].copy()
+        state.waiting, state.spectra = columns[start:].copy(), None
+        return np.concatenate(samples)
+
+    def push_spectra(self, spectra: ComplexArray) -> FloatArray:
+        """Take spectra [n, N_BINS], n > 0, as `analyse` gives them; give samples [m].
+
+        Their phases are taken as they are. For a `variable` synthesiser, whose other columns may
+        come before and after; as many samples are ready as there would be of magnitudes.
+        """
+        state = self.state
+        samples = [np.zeros(0, np.float32)]
+        if state.spectra is not None:
+            spectra = np.concatenate([state.spectra, spectra])
+        elif len(state.waiting):
+            columns = np.concatenate([state.waiting, np.abs(spectra[:1])])
+            samples.append(self._block(columns, len(state.waiting)))
+        take = len(spectra) - LOOK_AHEAD
+        if take > 0:
+            magnitudes = np.abs(spectra[max(take - 2, 0) : take])
+            samples.append(self._add(spectra, magnitudes, take))
+            state.known = np.ones(N_BINS, np.bool_)
+        state.spectra = spectra[take:].copy()
+        state.waiting = np.abs(state.spectra)
         return np.concatenate(samples)
 
     def finish(self) -> FloatArray:
@@ -219,15 +242,21 @@ class PhaseSynthesiser:
         spectra.imag = magnitudes * np.sin(angle)
         for _ in range(PROJECTIONS):
             spectra = self._project(spectra, magnitudes)
+        samples = self._add(spectra, magnitudes[:take], take)
+        state.known = known[take - 1].copy()
+        return samples
+
+    def _add(self, spectra: ComplexArray, magnitudes: FloatArray, take: int) -> FloatArray:
+        """The samples of the first `take` spectra; magnitudes: of the last two of them, or more."""
+        state = self.state
         total, weight = overlap_add(spectra[:take], state.tail, state.weight)
         ready = take * HOP
         samples = _quotient(total[:ready], weight[:ready])
         drop = min(state.skip, ready)
 
         state.column += take
-        state.past = np.concatenate([state.past, magnitudes[:take]])[-2:]
+        state.past = np.concatenate([state.past, magnitudes])[-2:]
         state.phase = np.angle(spectra[take - 1]).astype(np.float64)
-        state.known = known[take - 1].copy()
         state.tail = total[ready:].copy()
         state.weight = weight[ready:].copy()
         state.skip -= drop

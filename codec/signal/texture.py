@@ -63,11 +63,16 @@ def first_bin() -> int:
     return int(UNVOICED_HZ[0] / SAMPLE_RATE * analysis.N_FFT) + 1
 
 
+def endless_noise() -> FloatArray:
+    """White noise of variance 1 whose LOOP columns have no beginning and no end."""
+    samples = white_noise(LOOP * HOP, _SEED).astype(np.float32)
+    return np.concatenate([samples, samples[: WINDOW - HOP]])
+
+
 @lru_cache(maxsize=1)
 def _noise() -> FloatArray:
-    """Log magnitudes of a noise that has no beginning and no end: [LOOP, N_BINS - first_bin()]."""
-    samples = white_noise(LOOP * HOP, _SEED).astype(np.float32)
-    samples = np.concatenate([samples, samples[: WINDOW - HOP]])
+    """Log magnitudes of an endless noise: [LOOP, N_BINS - first_bin()]."""
+    samples = endless_noise()
     magnitudes = np.abs(analysis.stft_columns(samples))[:, first_bin() : -1]
     magnitudes /= magnitudes.mean()
     # The last bin is real, and that of a smooth spectrum as its neighbour.

@@ -39,10 +39,17 @@ class PacketDecoder:
     """Packets to log-mel columns, in playback order. Not thread safe.
 
     Deterministic: the same packets and losses give the same columns. quick: draw them by the fast
-    generator, which is some thousandths off, in a third of the time.
+    generator, which is some thousandths off, in a third of the time. leave_smooth: give noise that
+    follows noise as its smooth levels, for `SpeechSynthesiser.push_noise`.
+
+    Attribute smooth: whether the columns given last are such levels.
     """
 
-    def __init__(self, codec: SpeechEngine, seed: int = 0, *, quick: bool = False) -> None:
+    def __init__(
+        self, codec: SpeechEngine, seed: int = 0, *, quick: bool = False, leave_smooth: bool = False
+    ) -> None:
+        self.smooth = False
+        self._leave_smooth = leave_smooth
         self._codec = codec
         networks = codec.searchable
         self._generator = networks.fast_generator if quick else networks.generator
@@ -61,11 +68,13 @@ class PacketDecoder:
         its time instead.
         """
         self._check(packet)
+        self.smooth = False
         if packet.kind is Kind.COMFORT_NOISE:
             columns = self._comfort_noise(decode_levels(packet.payload), packet.steps)
         elif not packet.payload:
             columns = np.full((packet.steps * STEP_HOPS, analysis.N_MELS), -1.0, np.float32)
             self._concealer.note_noise(columns[0])
+            self.smooth = self._leave_smooth
         else:
             columns = self._speech(packet)
         if packet.pause:
@@ -85,7 +94,8 @@ class PacketDecoder:
 
     def conceal(self, steps: int = FRAME_STEPS) -> FloatArray:
         """Columns [STEP_HOPS * steps, N_MELS] in place of the next steps, which are missing."""
-        columns, guess = self._concealer.conceal(steps)
+        self.smooth = self._leave_smooth and self._concealer.resting
+        columns, guess = self._concealer.conceal(steps, smooth=self.smooth)
         if guess is not None:
             self._history.append(*guess)
         if self._played_to is not None:
@@ -146,12 +156,13 @@ class PacketDecoder:
         before, count = self._concealer.ending, steps * STEP_HOPS
         hops = np.arange(1, count + 1, dtype=np.float32)[:, None]
         share = np.minimum(hops / NOISE_FADE_HOPS, 1.0).astype(np.float32)
-        course = (1.0 - share) * before.levels + share * levels
-        fluctuation = (1.0 - share) * before.texture + share
+        course = ((1.0 - share) * before.levels + share * levels).astype(np.float32)
         self._concealer.note_noise(levels)
-        return textured(
-            course.astype(np.float32), self._noise.next(count), fluctuation.astype(np.float32)
-        )
+        if self._leave_smooth and before.texture == 1.0:
+            self.smooth = True
+            return course
+        fluctuation = (1.0 - share) * before.texture + share
+        return textured(course, self._noise.next(count), fluctuation.astype(np.float32))
 
     @torch.no_grad()
     def _generate(self, latents: Tensor, rate: Tensor) -> FloatArray:

@@ -14,8 +14,9 @@ import numpy as np
 
 from codec.errors import BadInput, SottoError
 from codec.packet import CALL_DELAY, DELAYS, Packet, fits, pack_session
-from codec.signal.analysis import LEAD, STEP_SAMPLES
+from codec.signal.analysis import LEAD, N_MELS, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from codec.signal.synthesis import SpeechSynthesiser
 from codec.speech.presets import find_preset, presets_of
 from stream.audio.chime import call_begins
 from stream.audio.devices import DeviceNames
@@ -652,6 +653,7 @@ def warm_up(codec: SpeechCodec, delay: int = CALL_DELAY) -> dict[int, float]:
     fitting(delay, possible, seconds)
     if not packets:
         packets += _encoded_noise(codec, max(possible))[0]
+    SpeechSynthesiser(variable=True).push_noise(np.full((1, N_MELS), -1.0, np.float32))
     stream = RemoteStream(codec)
     for packet in packets:
         stream.arrive(pack_session(packet), packet.sequence, None, 0.0)

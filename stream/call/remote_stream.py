@@ -101,7 +101,7 @@ class RemoteStream:
         if decoder is None:
             from codec.speech.decoder import PacketDecoder
 
-            decoder = PacketDecoder(codec, quick=True)
+            decoder = PacketDecoder(codec, quick=True, leave_smooth=True)
             self._model = short_id(codec.model_id)
         self.party = party
         self.name = self.fingerprint = self.preset = self.code = ""
@@ -267,7 +267,10 @@ class RemoteStream:
             self._enqueue(columns, samples, SYNTHESIS_DELAY)
 
     def _synthesise(self, columns: FloatArray) -> FloatArray:
-        return self._synthesiser.push(columns) if len(columns) else np.zeros(0, np.float32)
+        if not len(columns):
+            return np.zeros(0, np.float32)
+        push = self._synthesiser.push_noise if self._decoder.smooth else self._synthesiser.push
+        return push(columns)
 
     def _fade_out(self) -> None:
         samples = self._synthesiser.finish()
