@@ -14,6 +14,8 @@ PEAK = 0.98
 MOST_POWER = ((0.02, -8.0), (0.4, -12.0))
 _RELEASE_DB = 40.0  # per second, with which the gain comes back
 _QUIET = 1e-12
+# Where no sample is louder, no window can have too much power.
+_CALM = 0.99 * 10.0 ** (min(limit for _, limit in MOST_POWER) / 20.0)
 
 
 class Limiter:
@@ -27,7 +29,10 @@ class Limiter:
 
     def __init__(self) -> None:
         self._lengths = [round(seconds * SAMPLE_RATE) for seconds, _ in MOST_POWER]
-        self._squares = np.zeros(max(self._lengths), np.float64)  # of the latest samples
+        self._longest = max(self._lengths)
+        self._squares = np.zeros(self._longest)  # of the latest samples, and room for more
+        self._end = self._longest  # of what is in it
+        self._calm = self._longest  # samples since one was louder than _CALM
         self._gain_db = 0.0
 
     def process(self, samples: FloatArray) -> FloatArray:
@@ -36,8 +41,10 @@ class Limiter:
         if not count:
             return samples
         clean = cleaned(samples)
-        squares = np.concatenate((self._squares, np.square(clean, dtype=np.float64)))
-        self._squares = squares[count:]
+        self._remember(clean)
+        if self._gain_db == 0.0 and self._calm >= self._longest + count:
+            return clean
+        squares = self._squares[self._end - self._longest - count : self._end]
         if self._gain_db == 0.0 and self._within(squares, count):
             return clean
         sums = np.concatenate(([0.0], np.cumsum(squares)))
@@ -53,6 +60,20 @@ class Limiter:
         if not gain_db.any():
             return clean
         return np.clip(clean * 10.0 ** (gain_db / 20.0), -PEAK, PEAK).astype(np.float32)
+
+    def _remember(self, clean: FloatArray) -> None:
+        """Put the squares of samples behind those before them."""
+        count = len(clean)
+        end = self._end + count
+        if end > len(self._squares):
+            latest = self._squares[self._end - self._longest : self._end]
+            self._squares = np.zeros(3 * self._longest + count)
+            self._squares[: self._longest] = latest
+            end = self._longest + count
+        np.square(clean, out=self._squares[end - count : end], dtype=np.float64)
+        self._end = end
+        loud = float(np.abs(clean).max()) > _CALM
+        self._calm = 0 if loud else self._calm + count
 
     def _within(self, squares: NDArray[np.float64], count: int) -> bool:
         """Whether the latest `count` samples are certainly within all limits, as most are: no
