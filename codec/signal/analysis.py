@@ -42,7 +42,7 @@ def cleaned(samples: FloatArray) -> FloatArray:
     """Samples of any shape as float32, fit to be analysed: what is not finite becomes silence, the
     rest lies within ±LOUDEST."""
     samples = np.asarray(samples, np.float32)
-    if samples.size and samples.min() >= -LOUDEST and samples.max() <= LOUDEST:  # false with NaN
+    if samples.size and np.abs(samples).max() <= LOUDEST:  # false with NaN
         return samples.copy()
     samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
     return np.clip(samples, -LOUDEST, LOUDEST)

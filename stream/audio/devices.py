@@ -37,6 +37,7 @@ PROBED_RATES = (16_000, 44_100, 48_000)
 DEVICE_BUFFER, _MOST_BUFFER = 0.01, 0.16
 _MANY_LOSSES = 3
 STALLED = 2.0  # seconds: a sound card that has not called for this long is gone
+_CALLED_LATELY = 0.1  # seconds: one that has need not be asked for
 
 Direction = Literal["input", "output"]
 Callback = Callable[[FloatArray, Any, Any, float], None]
@@ -224,8 +225,10 @@ class CardStream:
 
     def gone(self) -> bool:
         """Whether the card no longer calls."""
-        stream = self._stream
-        return stream is None or not stream.active or self._clock() - self._called > STALLED
+        if (stream := self._stream) is None:
+            return True
+        silent = self._clock() - self._called
+        return silent > STALLED or (silent > _CALLED_LATELY and not stream.active)
 
 
 @functools.cache

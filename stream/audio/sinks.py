@@ -242,7 +242,9 @@ class Loudspeaker(Sink):
             self._instead.write(samples)
             return
         self._taken16 += len(samples)
-        clean = np.clip(np.nan_to_num(samples), -1.0, 1.0).astype(np.float32, copy=False)
+        clean = np.asarray(samples, np.float32)
+        if not (len(clean) and np.abs(clean).max() <= 1.0):  # that is false with NaN
+            clean = np.clip(np.nan_to_num(clean), -1.0, 1.0)
         self._ring.write(clean if self._resample is None else self._resample.resample_chunk(clean))
 
     def play_time(self) -> float:

@@ -305,9 +305,15 @@ class JitterBuffer:
             self.counters.underruns += 1
             self._reserve = min(self._reserve + _RESERVE_STEP, _RESERVE_MOST)
         self._starved = starved
-        self._pulls.append(min(count, _PULL_LIMIT))
-        self._pull = sorted(self._pulls)[int(_USUAL_PULL * len(self._pulls))]
+        self._note_pull(min(count, _PULL_LIMIT))
         return ready
+
+    def _note_pull(self, count: int) -> None:
+        pulls = self._pulls
+        same = len(pulls) == _PULLS and pulls[0] == count  # takes the place of its like
+        pulls.append(count)
+        if not same:
+            self._pull = sorted(pulls)[int(_USUAL_PULL * len(pulls))]
 
     # --- what is to be done --------------------------------------------------------------------
 

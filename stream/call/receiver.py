@@ -344,24 +344,23 @@ class Receiver:
         sink = self._slot.device
         room = sink.room()
         if room < _LEAST_BLOCK:
-            self._stop.wait(_MIX_SECONDS)
+            time.sleep(_MIX_SECONDS)  # half of what it takes to wait for an event
             return
         play_time = sink.play_time()
-        mix = np.zeros(room, np.float32)
-        nothing = np.zeros(room, np.float32)
+        mix = nothing = np.zeros(room, np.float32)
         streams = self._sound()
         for stream in streams:
-            mix += self._guarded(stream, partial(stream.pull, room, play_time), nothing)
+            mix = mix + self._guarded(stream, partial(stream.pull, room, play_time), nothing)
         if self._late is not None:
             quiet = not any(stream.active for stream in streams)
-            mix += self._late.pull(room, quiet=quiet, gain=self._volume_of)
-        own = self._own_sounds(room)
-        mix = self._limiter.process(mix + own)
+            mix = mix + self._late.pull(room, quiet=quiet, gain=self._volume_of)
+        own = self._own_sounds(room) if self._sounds else None
+        mix = self._limiter.process(mix if own is None else mix + own)
         sink.write(mix)
         if self.front_end is not None and sink.is_card:
             self.front_end.render(mix, play_time)
         if self._played is not None:
-            self._played(mix - own, play_time)
+            self._played(mix if own is None else mix - own, play_time)
 
     def _own_sounds(self, count: int) -> FloatArray:
         """The next samples of what `play` was given, [count]."""

@@ -308,7 +308,6 @@ class RemoteStream:
         play_time: monotonic seconds at which the first of them will be in the air.
         """
         device = play_time - self._clock()
-        out = np.zeros(n, np.float32)
         with self._lock:
             ready = self._jitter_buffer.pull(n)
             samples, self._queue = self._queue[:ready], self._queue[ready:]
@@ -323,17 +322,17 @@ class RemoteStream:
             while self._columns and self._columns[0][0] <= self._taken:
                 shown.append(self._columns.popleft()[1])
             lacking = ready < n and not self._jitter_buffer.idle
-        if ready:
-            if self._broken:
-                samples = fade_in(samples)
-            if lacking:
-                samples = fade_out(samples)
-            out[:ready] = samples
+        if self._broken and ready:
+            samples = fade_in(samples)
+        if lacking and ready:
+            samples = fade_out(samples)
         self._broken = ready < n
+        out = np.concatenate((samples, np.zeros(n - ready, np.float32))) if ready < n else samples
         if self.tap is not None:
             self.tap(out, self._active, play_time)
         out = self._limiter.process(self._as_loud_as_wanted(out))
-        self._history.push(shown)
+        if shown:
+            self._history.push(shown)
         self._level.push(out)
         return out
 
