@@ -404,6 +404,23 @@ def test_a_pause_is_no_loss_and_takes_no_bits(clock, clip):
     assert ear.stream.snapshot().rate.average == pytest.approx(8 * sizes / (112 * STEP))
 
 
+def test_work_that_is_done_only_when_sound_runs_low_is_in_time(clock, clip):
+    stream = stream_of(ClipDecoder(clip), clock)
+    stream.arrive(numbered(0, 4, pause=True)[1], 0, None, clock.now)
+    assert stream.ahead() and stream.work() and not stream.ahead()
+    done = 0
+    for _ in range(150):
+        stream.pull(PULL, clock.now + DEVICE)
+        clock.now += PULL / SAMPLE_RATE
+        if stream.low:
+            while stream.work():
+                done += 1
+        else:
+            assert not stream.work()
+    assert stream.snapshot().arrivals.underruns == 0
+    assert 16 < done < 26  # blocks of 64 ms
+
+
 @given(
     st.lists(
         st.tuples(

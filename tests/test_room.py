@@ -60,7 +60,7 @@ class Tone:
         self.name = self.fingerprint = self.preset = ""
         self.joined = time.monotonic()
         self.capture: float | None = None
-        self.skipped = False
+        self.skipped = self.low = False
         self._packets: deque[bytes] = deque(maxlen=8)
         self._cost = cost
         self._hertz = self._left = self._at = 0
@@ -97,6 +97,8 @@ class Tone:
 
     def pending(self) -> bool:
         return bool(self._packets)
+
+    ahead = pending
 
     def snapshot(self) -> Party:
         return Party(

@@ -407,7 +407,7 @@ class JitterBuffer:
 
     def _bridge(self, frame: Arrived | None) -> Task | None:
         """What to do while the next packet is not here; frame: the first one after it."""
-        if self.queued >= self._pull + self._cover:
+        if not self.low:
             return None
         if self._run >= CONCEAL_LIMIT:
             return FadeOut()
@@ -648,6 +648,11 @@ class JitterBuffer:
         if columns > SPARE and self._trusted():
             return -int(columns)
         return 0
+
+    @property
+    def low(self) -> bool:
+        """Whether so little is queued that something is to be done, whatever has come."""
+        return not self.idle and self.queued < self._pull + self._cover
 
     def ahead(self) -> bool:
         """Whether packets that have arrived are still to be decoded."""

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from stream.log import Journal
 
 
-_IDLE_SECONDS = 0.01  # between looks for what is due; whatever arrives is seen at once
+# Between looks for what is due while packets wait for their turn, and while none do. What arrives
+# is seen at once, and so is what runs low.
+_IDLE_SECONDS, _REST_SECONDS = 0.01, 0.1
 _MIX_SECONDS = 0.005
 _LEAST_BLOCK = 64
 _LOOK_SECONDS = 0.5  # between looks whether there is time for all parties
@@ -81,7 +83,7 @@ class Receiver:
         self._volumes: dict[str, Volume] = {}  # of those who may come back, by their keys
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._something = threading.Event()  # has arrived
+        self._something = threading.Event()  # has arrived, or runs low
         self._limiter = Limiter()  # of the mix
         self._sounds: deque[FloatArray] = deque()  # of our own, one after another
         self.front_end: FrontEnd | None = None
@@ -286,13 +288,15 @@ class Receiver:
     def _decode(self) -> None:
         begun = time.monotonic()
         # Those that are skipped as well: what they said last is to end without a click.
-        worked = [self._guarded(stream, stream.work, False) for stream in self._sound()]
+        streams = self._sound()
+        worked = [self._guarded(stream, stream.work, False) for stream in streams]
         worked.append(self._work_late())
         now = time.monotonic()
         if any(worked):
             self._load.push(begun, now)
         else:
-            self._something.wait(_IDLE_SECONDS)
+            ahead = self._late is not None or any(stream.ahead() for stream in streams)
+            self._something.wait(_IDLE_SECONDS if ahead else _REST_SECONDS)
             self._something.clear()
         if now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
@@ -351,6 +355,8 @@ class Receiver:
         streams = self._sound()
         for stream in streams:
             mix = mix + self._guarded(stream, partial(stream.pull, room, play_time), nothing)
+        if any(stream.low for stream in streams):
+            self._something.set()
         if self._late is not None:
             quiet = not any(stream.active for stream in streams)
             mix = mix + self._late.pull(room, quiet=quiet, gain=self._volume_of)

@@ -83,7 +83,8 @@ class RemoteStream:
     codec's own. Attributes: party (its number), name (for people), fingerprint, code and verified
     (as `Joined` has them), preset and recording (as it says), joined (when it came), capture
     (seconds from the air to its encoder, as it says), skipped (whether it is not listened to
-    because the machine has no time to decode it), volume (how loud it is played), key_missed
+    because the machine has no time to decode it), volume (how loud it is played), low (whether
+    `work` is to be done now, as far as the last `pull` showed), key_missed
     (called when it has to be asked for a key packet, by the decoder's thread), tap (is given what
     is heard of it, whatever the volume, whether that is speech, and when its first sample is in the
     air).
@@ -108,7 +109,7 @@ class RemoteStream:
         self.verified = self.recording = False
         self.joined = clock()
         self.capture: float | None = None
-        self.skipped = False
+        self.skipped = self.low = False
         self.volume = Volume()
         self.key_missed: Callable[[], None] = lambda: None
         self.tap: Callable[[FloatArray, bool, float], None] | None = None
@@ -322,6 +323,7 @@ class RemoteStream:
             while self._columns and self._columns[0][0] <= self._taken:
                 shown.append(self._columns.popleft()[1])
             lacking = ready < n and not self._jitter_buffer.idle
+            self.low = self._jitter_buffer.low
         if self._broken and ready:
             samples = fade_in(samples)
         if lacking and ready:
@@ -396,6 +398,11 @@ class RemoteStream:
     def _real_time(self) -> float:
         speech = sum(length for _, length in self._work)
         return sum(seconds for seconds, _ in self._work) / speech if speech else 0.0
+
+    def ahead(self) -> bool:
+        """Whether packets that have come wait to be decoded."""
+        with self._lock:
+            return self._jitter_buffer.ahead()
 
     def pending(self) -> bool:
         """Whether something that was said has not been played yet."""
