@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from pesq import pesq
-from scipy.signal import fftconvolve
+from scipy.signal import butter, fftconvolve, lfilter
 
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.frontend import (
@@ -44,6 +44,10 @@ def level(samples: FloatArray) -> float:
 
 def at_level(samples: FloatArray, decibel: float) -> FloatArray:
     return (samples * 10 ** ((decibel - level(samples)) / 20)).astype(np.float32)
+
+
+def high_passed(samples: FloatArray) -> FloatArray:
+    return np.asarray(lfilter(*butter(2, 50.0, "high", fs=SAMPLE_RATE), samples), np.float32)
 
 
 def through(front_end: FrontEnd, samples: FloatArray, size: int = 400) -> FloatArray:
@@ -98,6 +102,21 @@ def test_both_at_once_are_told_apart(clip: FloatArray) -> None:
     heard = conversation(FrontEnd(KINDS["echo"]), far, echo + near, 160, 160)
     talking = slice(6 * SAMPLE_RATE, 8 * SAMPLE_RATE)
     assert level(heard[talking]) > level(near[talking]) - 6.0
+
+
+def test_an_echo_goes_after_a_pause_as_well(clip: FloatArray) -> None:
+    """The canceller stands still in it, and goes on with what it knows."""
+    pause = noise(3 * SAMPLE_RATE, -66.0)
+    far = np.concatenate((clip, clip, pause, clip))
+    echo = fftconvolve(far, room(3))[: len(far)].astype(np.float32)
+    near = noise(len(far), -75.0)
+    front_end = FrontEnd(KINDS["echo"])
+    heard = conversation(front_end, far, echo + near, 80, 640)[front_end.delay :]
+    begin = 2 * len(clip)
+    quiet = slice(begin + 2 * SAMPLE_RATE, begin + int(2.9 * SAMPLE_RATE))
+    assert level(heard[quiet] - high_passed(near + echo)[quiet]) < -100.0
+    after = slice(begin + len(pause), len(heard))
+    assert level(echo[after]) - level(heard[after]) > 20.0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -229,15 +229,15 @@ class HighPass:
 class EchoCanceller:
     """Takes what the loudspeaker plays out of what the microphone hears.
 
-    Where nothing has been played lately, or nothing of it is heard, there is nothing to take out,
-    and the sound stays as it is: WebRTC's canceller always takes what is below 100 Hz as well, and,
-    while both talk, much of who is near (2.4 of 4.6 PESQ-WB without any echo). Nor does it run
-    while there is no echo to learn, which halves what the front end takes of a processor. Raises
-    FrontEndMissing when made.
+    Where nothing has been played lately but a pause, or nothing of it is heard, there is nothing to
+    take out, and the sound stays as it is: WebRTC's canceller always takes what is below 100 Hz as
+    well, and, while both talk, much of who is near (2.4 of 4.6 PESQ-WB without any echo). Nor does
+    it run meanwhile, which halves what the front end takes of a processor: time stands still for
+    it, on both sides. Raises FrontEndMissing when made.
     """
 
     delay = ECHO_DELAY
-    QUIET_DB = -65.0  # echo of less is not heard
+    QUIET_DB = -60.0  # echo of less is not heard
     TAIL = 100  # blocks after which an echo has come and gone
 
     def __init__(self, detector: EchoDetector) -> None:
@@ -246,28 +246,33 @@ class EchoCanceller:
         self._detector = detector
         self._dry = Delay(self.delay)
         self._left = 0  # blocks in which there may be an echo
-        self._used = False
+        self._running = self._used = False
 
     def process(self, block: FloatArray) -> FloatArray:
         dry = self._dry.process(block)
         if self._detector.echo and self._module is None:
             self._module = self._new_module()
-        clean = dry if self._module is None else self._module.process(block)
+        wanted = self._left > 0 and self._detector.echo
+        self._left = max(self._left - 1, 0)
+        clean = dry
+        if self._module is not None and (wanted or self._running):
+            clean = self._module.process(block)
         if not self._detector.echo:
             self._module = None
-        before, self._used = self._used, self._left > 0 and self._detector.echo
-        self._left = max(self._left - 1, 0)
+        # Not in its first block, where what it held back is from before it stood still.
+        before, self._used = self._used, wanted and self._running
+        self._running = wanted
         if before != self._used:
             return dry + (_RAMP if self._used else 1.0 - _RAMP) * (clean - dry)
         return clean if self._used else dry
 
     def render(self, block: FloatArray) -> None:
         """What the loudspeaker is given, [BLOCK]."""
-        module = self._module  # another thread may take it away
-        if module is not None:
-            module.render(block)
         if _decibel(float(block @ block) / len(block)) > self.QUIET_DB:
             self._left = self.TAIL
+        module = self._module  # another thread may take it away
+        if module is not None and (self._left or self._running):
+            module.render(block)
 
     @staticmethod
     def _new_module() -> _Module:
