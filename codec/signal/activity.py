@@ -24,19 +24,12 @@ _FFT = 512
 # Without the lowest octaves, which hold mains hum and rumble.
 EDGES_HZ = (150, 350, 600, 900, 1300, 1800, 2500, 3400, 4700, 7800)
 _BANDS = len(EDGES_HZ) - 1
-_SMOOTH = 3  # steps averaged into the energies that are compared with the floors
 _SLOW = 10  # steps averaged into the energies that the floors follow
-_SLOT = 50  # steps whose minimum is kept together
 _SLOTS = 10  # minima that make a floor: 5 s
-_TRUSTED_SLOTS = 5  # minima that must be known before a floor is above the lowest possible
-_TOP = 3  # bands that have to exceed their floors together
-_RISE_DB = 7.0  # ... by this much on average
-_QUIETEST_DB = -78.0  # all bands together below this, in dB of full scale, are silence
 _CLICK = 7  # steps; shorter sounds are not speech
 _ONSET = 2  # steps at the end of the frame that may be the beginning of a word
 _MARGIN = 5  # steps before the frame that count as its own
 _HISTORY = int(2 * (FRAME_SAMPLES / STEP + _MARGIN))
-_EMPTY = 1e-12
 
 
 @lru_cache(maxsize=1)
@@ -56,11 +49,15 @@ class ActivityDetector:
     """Takes samples as they come; tells whether the last frame holds speech. Not thread safe."""
 
     def __init__(self) -> None:
+        # Only here: importing numba takes long. And not while sound is waiting.
+        from codec.signal.activity_kernel import decide
+
+        self._decide = decide
         self._held = np.zeros(0, np.float32)
         self._steps = 0
-        self._recent: deque[FloatArray] = deque(maxlen=_SLOW)  # band powers
+        self._recent = np.zeros((_SLOW, _BANDS))  # band powers
         self._minimum = np.full(_BANDS, np.inf)  # of the present slot
-        self._minima: deque[FloatArray] = deque(maxlen=_SLOTS)
+        self._minima = np.full((_SLOTS, _BANDS), np.inf)
         self._speech: deque[bool] = deque(maxlen=_HISTORY)
 
     def push(self, samples: FloatArray) -> None:
@@ -73,9 +70,12 @@ class ActivityDetector:
             return
         window, bands = _weights()
         cut = np.lib.stride_tricks.sliding_window_view(held, _WINDOW)[::STEP][:count]
-        power = np.abs(np.fft.rfft(cut * window, _FFT, axis=1)) ** 2 @ bands
-        for row in power:
-            self._step(row)
+        spectra = np.fft.rfft(cut * window, _FFT, axis=1)  # 64-bit with NumPy 1
+        power = (np.abs(spectra) ** 2 @ bands).astype(np.float32, copy=False)
+        speech = np.empty(count, np.bool_)
+        self._decide(power, self._steps, self._recent, self._minimum, self._minima, speech)
+        self._steps += count
+        self._speech.extend(speech.tolist())
 
     def frame_active(self) -> bool:
         """Whether the frame that ends with the last sample holds speech.
@@ -87,26 +87,3 @@ class ActivityDetector:
             run = run + 1 if speech else 0
             longest = max(longest, run)
         return longest >= _CLICK or run >= _ONSET
-
-    def _step(self, power: FloatArray) -> None:
-        self._recent.append(power)
-        recent = list(self._recent)
-        now = np.mean(recent[-_SMOOTH:], axis=0)
-        self._follow(np.mean(recent, axis=0) if len(recent) == _SLOW else now)
-        rise = 10.0 * np.log10((now + _EMPTY) / (self._floor() + _EMPTY))
-        over = float(np.mean(np.sort(rise)[-_TOP:]))
-        loud = 10.0 * np.log10(float(now.sum()) + _EMPTY) > _QUIETEST_DB
-        self._speech.append(bool(loud and over > _RISE_DB))
-
-    def _follow(self, slow: FloatArray) -> None:
-        self._minimum = np.minimum(self._minimum, slow)
-        self._steps += 1
-        if self._steps % _SLOT == 0:
-            self._minima.append(self._minimum.astype(np.float32))
-            self._minimum = np.full(_BANDS, np.inf)
-
-    def _floor(self) -> FloatArray:
-        if len(self._minima) < _TRUSTED_SLOTS:
-            return np.zeros(_BANDS, np.float32)
-        floor: FloatArray = np.min([*self._minima, self._minimum], axis=0).astype(np.float32)
-        return floor
