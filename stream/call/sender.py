@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _CHUNK = SAMPLE_RATE // 8  # at most this much is read at once
 _PATIENCE = 0.02  # seconds to wait for samples
 _GATHER = 0.04  # seconds of samples to gather while a packet is far from whole: bites cost more
+_EARLY = 0.005  # seconds before the last one is in the air, to wait for what completes a packet
 _BACKLOG = 0.4  # seconds of samples waiting, beyond the source's own latency, that mean overload
 _HURRY = 0.15  # seconds of them with which blocks are searched for less time
 _HURRIED = 0.25  # of it
@@ -222,8 +223,9 @@ class Sender:
             self._slot.start()
             while not self._stop.is_set():
                 self._slot.serve()
-                self._stop.wait(self._spare_time())
+                time.sleep(self._spare_time())
                 samples, when = self._slot.device.read(self._wanted(), _PATIENCE)
+                self._latest_sample = when
                 begun = time.monotonic()
                 self._say_notes()
                 if len(samples):
@@ -279,8 +281,8 @@ class Sender:
         """How long samples may gather without making the packet late."""
         if self._backlog > _HURRY:
             return 0.0
-        left = self._missing / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
-        return min(max(left - _PATIENCE, 0.0), _GATHER)
+        left = self._wanted() / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
+        return min(max(left - _EARLY, 0.0), _GATHER)
 
     def _take(self, samples: FloatArray, when: float) -> None:
         """Encode samples whose last one was in the air at `when`."""
@@ -310,7 +312,6 @@ class Sender:
         first, self._pushed = self._pushed, self._pushed + len(samples)
         if self._marks.push(first, self._pushed, down=down):
             self._encoder.want_key()  # it may have to be understood without what was before
-        self._latest_sample = when
         packets = self._encoder.push(samples)
         self._columns.push(self._encoder.columns())
         for packet in packets:
