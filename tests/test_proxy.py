@@ -369,8 +369,28 @@ def reason_of(end: Endpoint, state: CallState) -> str:
     raise AssertionError(f"not {state}")
 
 
-def test_what_a_socket_says_before_it_closes_is_handed_on():
+def test_only_who_begins_as_zmtp_does_reaches_the_socket_behind():
+    front = Proxy(Address("127.0.0.1", 0), MAX_MESSAGE)
+    with contextlib.closing(front), socket.socket(socket.AF_UNIX) as server:
+        server.bind(front.endpoint.removeprefix("ipc://"))
+        server.listen()
+        server.settimeout(WAIT)
+        front.start()
+        address = ("127.0.0.1", front.port)
+        with socket.create_connection(address), socket.create_connection(address) as peer:
+            assert asked(front.port, b"GET / HTTP/1.1\r\n\r\n") == b""
+            peer.sendall(HANDSHAKE)
+            with server.accept()[0] as behind:
+                behind.sendall(b"greeting")
+                behind.settimeout(WAIT)
+                assert behind.recv(1) == HANDSHAKE[:1]
+                assert len(front.unknown_hosts()) == 1
+        assert front.turned_away == 1
+
+
+def test_what_a_socket_says_before_it_closes_is_handed_on(monkeypatch):
     """Also when it did not read any more what was said to it meanwhile."""
+    monkeypatch.setattr(proxy, "_LAST_WORDS", 0.5)
     front = Proxy(Address("127.0.0.1", 0), MAX_MESSAGE)
     with contextlib.closing(front), socket.socket(socket.AF_UNIX) as server:
         server.bind(front.endpoint.removeprefix("ipc://"))
@@ -379,9 +399,9 @@ def test_what_a_socket_says_before_it_closes_is_handed_on():
         front.start()
         with socket.create_connection(("127.0.0.1", front.port)) as peer:
             peer.settimeout(WAIT)
+            peer.sendall(HANDSHAKE)
             behind, _ = server.accept()
             behind.sendall(b"greeting")
-            peer.sendall(HANDSHAKE)
             assert peer.recv(100) == b"greeting"
             assert behind.recv(1) == HANDSHAKE[:1]
             behind.sendall(b"goodbye")

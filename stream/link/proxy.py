@@ -15,8 +15,9 @@ there the bound on bytes, and on bytes a second of a connection in the call, has
 reads nothing more before what it read has been handed on, so each connection takes a bounded amount
 of memory and is as slow as the socket behind.
 
-libzmq ends the program when it finds no descriptor for a connection on its Unix socket. So each is
-handed to it alone, and only while there are some to spare.
+libzmq hears of a connection once the peer has begun as ZMTP does. It ends the program when it finds
+no descriptor for a connection on its Unix socket. So each is handed to it alone, and only while
+there are some to spare.
 """
 
 from __future__ import annotations
@@ -110,19 +111,15 @@ class FrameReader:
 
 @dataclass(eq=False)
 class _Connection:
-    """outer: from the peer; inner: to the socket behind; heard: when the peer spoke last.
+    """number: its own; outer: from the peer; host: the peer's address; heard: when it spoke last.
 
-    host: the peer's address; taken: the socket behind has accepted it, for it has greeted; kept: it
-    is part of the call; unknown: bytes that came while it was not; spoken: the peer has begun with
-    what may be ZMTP.
+    kept: it is part of the call; unknown: bytes that came while it was not.
     """
 
+    number: int
     outer: socket.socket
-    inner: socket.socket
     host: str
     heard: float
-    taken: asyncio.Event = field(default_factory=asyncio.Event)
-    spoken: asyncio.Event = field(default_factory=asyncio.Event)
     kept: bool = False
     unknown: int = 0
     pace: Allowance = field(default_factory=lambda: Allowance(KNOWN_RATE, KNOWN_BURST))
@@ -175,6 +172,7 @@ class Proxy:
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # of _lines, which other threads read
         self._unknown = asyncio.Lock()  # held by whom an unknown peer makes wait
+        self._handing = asyncio.Lock()  # held while a connection is handed to the socket behind
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="sotto-proxy", daemon=True)
@@ -257,12 +255,10 @@ class Proxy:
             except OSError:  # it has gone again, or there are no descriptors left
                 await self._make_room()
                 continue
-            while not self._may_open(1 + _SPARE):
+            while not self._may_open(_SPARE):
                 await self._make_room()
-            number = next(self._numbers)
             try:
                 _prepare_tcp(outer)
-                inner = await self._connect(number)
             except OSError:
                 outer.close()
                 self.turned_away += 1
@@ -270,23 +266,26 @@ class Proxy:
             crowded = len(self._connections) >= CONNECTIONS
             if crowded:
                 self._turn_away_one()
-            connection = _Connection(outer, inner, plain(address[0]), self._clock())
+            number, host = next(self._numbers), plain(address[0])
+            connection = _Connection(number, outer, host, self._clock())
             with self._lock:
                 self._lines[number] = connection
-            task = asyncio.create_task(self._hand_on(connection, number))
+            task = asyncio.create_task(self._hand_on(connection))
             self._connections[task] = connection
             task.add_done_callback(self._connections.pop)
-            await connection.taken.wait()
             await asyncio.sleep(_CROWDED if crowded else _BETWEEN)
 
     def _may_open(self, count: int) -> bool:
         """Whether there are so many descriptors left."""
-        with contextlib.ExitStack() as opened:
-            try:
-                for _ in range(count):
-                    opened.callback(os.close, os.dup(self._server.fileno()))
-            except OSError:
-                return False
+        opened: list[int] = []
+        try:
+            while len(opened) < count:
+                opened.append(os.dup(self._server.fileno()))
+        except OSError:
+            return False
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
         return True
 
     async def _make_room(self) -> None:
@@ -297,20 +296,40 @@ class Proxy:
         await asyncio.sleep(_NO_ROOM)
 
     def _turn_away_one(self) -> None:
-        victim = self._victim()
-        if victim is not None:
-            self.turned_away += 1
-            victim.cancel()
+        if (victim := self._victim()) is not None:
+            self._turn_away(victim)
+
+    def _turn_away(self, task: asyncio.Task[None]) -> None:
+        self.turned_away += 1
+        task.cancel()
 
     def _victim(self) -> asyncio.Task[None] | None:
         """Whose place a newcomer takes, None if all are part of the call."""
-        unknown = {task: each for task, each in self._connections.items() if not each.kept}
-        crowds = Counter(network(each.host) for each in unknown.values())
-        return max(
-            unknown,
-            key=lambda task: (crowds[network(unknown[task].host)], -unknown[task].heard),
-            default=None,
+        unknown = [
+            (task, each.heard, network(each.host))
+            for task, each in self._connections.items()
+            if not each.kept
+        ]
+        if not unknown:
+            return None
+        crowds = Counter(whose for _, _, whose in unknown)
+        most = max(crowds.values())
+        _, victim = min(
+            (heard, n) for n, (_, heard, of) in enumerate(unknown) if crowds[of] == most
         )
+        return unknown[victim][0]
+
+    async def _hand_over(self, connection: _Connection) -> tuple[socket.socket, bytes]:
+        """Make the socket behind take a connection: our end, and its greeting. Raises OSError."""
+        async with self._handing:
+            while not self._may_open(1 + _SPARE):
+                await self._make_room()
+            inner = await self._connect(connection.number)
+            try:
+                return inner, await self._loop.sock_recv(inner, _PIECE)
+            except BaseException:
+                inner.close()
+                raise
 
     async def _connect(self, number: int) -> socket.socket:
         """A connection to the socket behind. Raises OSError, also when no descriptor is left.
@@ -330,60 +349,88 @@ class Proxy:
             raise
         return inner
 
-    async def _hand_on(self, connection: _Connection, number: int) -> None:
+    async def _hand_on(self, connection: _Connection) -> None:
         """Serve one connection until one of its ends closes it, or its time is over."""
-        inward = asyncio.create_task(self._inward(connection))
-        outward = asyncio.create_task(self._outward(connection))
-        expiry = asyncio.create_task(_expire(connection))
-        ways = {inward, outward, expiry}
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if data := await self._first_words(connection):
+                await self._both_ways(connection, data)
+        except BadStream:
+            self.turned_away += 1
+        except OSError:  # one of its ends has gone
+            pass
+        finally:
+            with self._lock:
+                del self._lines[connection.number]
+            connection.outer.close()
+
+    async def _both_ways(self, connection: _Connection, data: bytes) -> None:
+        """Hand on what comes from both sides. data: what the peer has begun with.
+
+        Raises BadStream for what must not be handed on, or if it is not part of the call in time.
+        """
+        reader = FrameReader(self._limit)
+        reader.read(data)
+        inner, greeting = await self._hand_over(connection)
+        inward = asyncio.create_task(self._inward(connection, inner, reader, data))
+        outward = asyncio.create_task(self._outward(connection, inner, greeting))
+        ways = {inward, outward}
+        try:
+            while not (done := await self._first_done(ways)) and connection.kept:
+                pass
+            if not done:
+                raise BadStream("not part of the call")
             if outward.done() and outward.exception() is not None:
                 # The peer has gone; what it said last, a goodbye perhaps, may not be read yet.
                 await asyncio.wait({inward}, timeout=_LAST_WORDS)
-            foul = inward.done() and isinstance(inward.exception(), BadStream)
-            self.turned_away += foul or expiry.done()
+            if inward.done():
+                inward.result()
         finally:
-            with self._lock:
-                del self._lines[number]
-            connection.taken.set()
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            connection.outer.close()
-            connection.inner.close()
+            inner.close()
 
-    async def _inward(self, connection: _Connection) -> None:
-        """Pass on what comes from the peer. Raises BadStream for what must not be handed on."""
-        reader = FrameReader(self._limit)
-        await connection.taken.wait()
-        data = await self._first_words(connection)
+    async def _first_done(self, ways: set[asyncio.Task[None]]) -> bool:
+        """Whether one of these ends within the time that an unknown peer has."""
+        timeout, first = _UNKNOWN_SECONDS, asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait(ways, timeout=timeout, return_when=first)
+        return bool(done)
+
+    async def _inward(
+        self, connection: _Connection, inner: socket.socket, reader: FrameReader, data: bytes
+    ) -> None:
+        """Pass on what comes from the peer; reader: has read `data`, the first of it.
+
+        Raises BadStream for what must not be handed on.
+        """
         while data:
-            reader.read(data)
-            connection.spoken.set()
             connection.heard = self._clock()
             with contextlib.suppress(OSError):  # closed, but has said goodbye before
-                await self._loop.sock_sendall(connection.inner, data)
+                await self._loop.sock_sendall(inner, data)
             await self._wait(connection, len(data))
             data = await self._loop.sock_recv(connection.outer, _PIECE)
+            reader.read(data)
 
     async def _first_words(self, connection: _Connection) -> bytes:
         """What a peer begins with, nothing if that was to ask who we are.
 
-        Raises BadStream if it says nothing, or if too many ask.
+        Raises BadStream if too many ask. Who says nothing is turned away.
         """
         question, answer = (b"", b"") if self._introduction is None else self._introduction
         data = b""
+        task = asyncio.current_task()
+        assert task is not None
+        # Of what is not begun in time there may be a lot: no task for each.
+        limit = self._loop.call_later(_FIRST_WORDS, self._turn_away, task)
         try:
             while not data or (len(data) < len(question) and question.startswith(data)):
                 most = len(question) - len(data) or _PIECE
-                receiving = self._loop.sock_recv(connection.outer, most)
-                more = await asyncio.wait_for(receiving, _FIRST_WORDS)
+                more = await self._loop.sock_recv(connection.outer, most)
                 if not more:
                     return b""
                 data += more
-        except asyncio.TimeoutError:
-            raise BadStream("connected, and says nothing") from None
+        finally:
+            limit.cancel()
         if data != question:
             return data
         if not self._introductions.take(1.0, self._clock()):
@@ -402,19 +449,11 @@ class Proxy:
         async with self._unknown:
             await asyncio.sleep(_UNKNOWN_PAUSE)
 
-    async def _outward(self, connection: _Connection) -> None:
-        while data := await self._loop.sock_recv(connection.inner, _PIECE):
-            connection.taken.set()
-            await connection.spoken.wait()  # it may not want ZMTP
+    async def _outward(self, connection: _Connection, inner: socket.socket, data: bytes) -> None:
+        """Pass on what comes from the socket behind; data: the first of it."""
+        while data:
             await self._loop.sock_sendall(connection.outer, data)
-
-
-async def _expire(connection: _Connection) -> None:
-    """Return when a connection has not been part of the call for long enough."""
-    while True:
-        await asyncio.sleep(_UNKNOWN_SECONDS)
-        if not connection.kept:
-            return
+            data = await self._loop.sock_recv(inner, _PIECE)
 
 
 def _number_of(descriptor: int | None) -> int | None:
