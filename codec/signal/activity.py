@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from codec.signal.analysis import FRAME_SAMPLES
+from codec.signal.analysis import FRAME_SAMPLES, cleaned
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 
 STEP = 160  # samples between two decisions: 10 ms
@@ -62,8 +62,7 @@ class ActivityDetector:
 
     def push(self, samples: FloatArray) -> None:
         """Take 16 kHz mono samples [n], full scale 1. NaN and infinities count as silence."""
-        samples = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        held = np.concatenate([self._held, samples])
+        held = np.concatenate([self._held, cleaned(samples)])
         count = max((len(held) - _WINDOW) // STEP + 1, 0)
         self._held = held[count * STEP :].copy()
         if count == 0:
