@@ -8,7 +8,6 @@ The model id is a hash of all that decides what a stream decodes to: shape, gene
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -18,23 +17,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from codec.errors import BadInput
 from codec.files.paths import display_name, os_errors
-from codec.files.paths import reason as os_reason
-from models.description import DESCRIPTION, check_file, read_description
+from models.description import DESCRIPTION, read_description
 from models.description import WEIGHTS as WEIGHTS
-from models.model import FrameModel as FrameModel
-from models.model import Model, halved, widened
+from models.stored import ENTROPY, Arrays, check_identity, identity, loading, read_arrays
 
 if TYPE_CHECKING:
     from codec.search.problem import Networks
 
     # Named as exports: annotations of the codec take them from here.
+    from models.model import FrameModel as FrameModel
+    from models.model import Model as Model
     from models.networks.first_layer import FirstLayer as FirstLayer
     from models.networks.ganz import Convolutions as Convolutions
     from models.networks.ganz import GanzModel as GanzModel
@@ -42,9 +36,7 @@ if TYPE_CHECKING:
     from models.networks.photo import PhotoModel as PhotoModel
     from models.networks.photo_paper import PaperImageModel as PaperImageModel
 
-MAX_FILE_BYTES = 64 << 20
-
-M = TypeVar("M", bound=Model)
+    M = TypeVar("M", bound=Model)
 
 
 def load_speech_model(name: str, folder: Path | None = None) -> FrameModel:
@@ -88,82 +80,46 @@ def search_networks(model: FrameModel) -> Networks:
     return search.search_networks(model)
 
 
+def _described(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise BadInput(f"{display_name(folder)} is no folder with a model")
+    return read_description(folder / DESCRIPTION)
+
+
 def _load(folder: Path, *models: type[M]) -> M:
     """The model in a folder, frozen, which must be one of `models`."""
+    from models.model import tensors_of, widened
+
     with loading(f"the {models[0].title} model", folder):
-        if not folder.is_dir():
-            raise BadInput(f"{display_name(folder)} is no folder with a model")
-        description = read_description(folder / DESCRIPTION)
+        description = _described(folder)
         kind = description.get("kind")
         found = [model for model in models if model.kind == kind]
         if not found:
             raise BadInput(f"{display_name(folder)} holds no {models[0].title} model")
-        model = found[0].restored(description, read_part(folder / "entropy.safetensors"))
+        model = found[0].restored(description, read_arrays(folder / ENTROPY))
         for name in model.parts:
-            model.load_part(name, widened(read_part(folder / f"{name}.safetensors")))
-        model.model_id = str(description["model_id"])
-        if _model_id(model, folder, description) != model.model_id:
-            raise BadInput(
-                f"{display_name(folder)} is damaged: its weights do not match its model id"
-            )
+            arrays: Arrays = read_arrays(folder / f"{name}.safetensors")
+            model.load_part(name, widened(tensors_of(arrays)))
+        model.model_id = check_identity(folder, description, model.hashed)
     return model.requires_grad_(False).eval()
 
 
 def save_model(model: Model, folder: Path, about: dict[str, Any]) -> str:
     """Write a model folder and return its model id (16 hex digits). Weights become float16."""
+    from safetensors.numpy import save_file as save_arrays
+    from safetensors.torch import save_file
+
+    from models.model import halved
+
     folder.mkdir(parents=True, exist_ok=True)
     for name in model.parts:
         save_file(halved(model.part(name)), folder / f"{name}.safetensors")
-    save_arrays(model.tables(), folder / "entropy.safetensors")
+    save_arrays(model.tables(), folder / ENTROPY)
     kind = {} if model.kind is None else {"kind": model.kind}
     description = {**kind, "shape": asdict(model.shape), **model.described(), **about}
-    description["model_id"] = _model_id(model, folder, description)
+    description["model_id"] = identity(folder, description, model.hashed)
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     return str(description["model_id"])
-
-
-def _model_id(model: Model, folder: Path, description: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(description["shape"], sort_keys=True).encode())
-    digest.update((folder / "generator.safetensors").read_bytes())
-    tables = folder / "entropy.safetensors"
-    if model.hashed is None:
-        digest.update(tables.read_bytes())
-    else:
-        with safe_open(tables, "numpy") as file:
-            for name in model.hashed:
-                digest.update(file.get_tensor(name).tobytes())
-    return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def loading(what: str, folder: Path) -> Iterator[None]:
-    """Turn whatever the reading of a broken model folder raises into BadInput with one line."""
-    try:
-        yield
-    except (
-        OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError,
-        MemoryError, SafetensorError,
-    ) as error:  # fmt: skip
-        if isinstance(error, OSError) and error.strerror:
-            name = Path(os.fsdecode(error.filename or folder)).name
-            reason = f"{display_name(name)}: {os_reason(error)}"
-        else:
-            # torch explains itself over many lines.
-            reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"cannot load {what} from {display_name(folder)}: {reason}") from error
-
-
-def read_part(path: Path, most: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
-    """The tensors of one file of a model folder, all of them numbers.
-
-    Raises OSError, ValueError or SafetensorError if it is damaged, missing or above `most` bytes.
-    """
-    check_file(path, most)
-    tensors = load_file(path)
-    for name, tensor in tensors.items():
-        if tensor.is_complex() or not tensor.isfinite().all():
-            raise ValueError(f"{path.name}: {name} holds values that are no finite real numbers")
-    return tensors
 
 
 def refuse_no_model(out: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,14 +16,13 @@ from codec.entropy.latent_coder import LatentCoder
 from codec.entropy.quantiser import thin_out
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.problem import RateModel, quantise
+from models.stored import Arrays, arrays_of, context_of, finite, sizes
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from typing_extensions import Self
 
     from models.networks.speech_distance import FrameDistance
-
-Record = TypeVar("Record")
 
 
 class Model(nn.Module, ABC):
@@ -44,7 +42,7 @@ class Model(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
         """A model as its folder describes it, all but the weights of its parts.
 
         Raises LookupError, TypeError or ValueError when the folder does not describe one.
@@ -55,7 +53,7 @@ class Model(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def tables(self) -> dict[str, NDArray[Any]]:
+    def tables(self) -> Arrays:
         """The arrays of `entropy.safetensors`."""
 
     def part(self, name: str) -> Mapping[str, Tensor]:
@@ -135,14 +133,13 @@ class PriorModel(Model):
     context: Any
 
     @classmethod
-    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
         model = cls(cls.shape_type(**sizes(description)))
         model.log_prices = finite(description[cls.prices_key], len(model.log_prices))
         prior = {key[6:]: value for key, value in tables.items() if key.startswith("prior.")}
-        model.prior.load_state_dict(widened(prior))
-        model.context = record_of(cls.context_type, "context", tables)
-        if model.context.channels != model.shape.channels:  # type: ignore[attr-defined]
-            raise ValueError("context model and networks disagree about the channels")
+        model.prior.load_state_dict(widened(tensors_of(prior)))
+        channels = model.shape.channels  # type: ignore[attr-defined]
+        model.context = context_of(cls.context_type, tables, channels)
         return model
 
     def described(self) -> dict[str, Any]:
@@ -157,25 +154,9 @@ class PriorModel(Model):
         model.log_prices = self.log_prices
         return model
 
-    def tables(self) -> dict[str, NDArray[Any]]:
+    def tables(self) -> Arrays:
         prior = {f"prior.{key}": v.numpy() for key, v in halved(self.prior.state_dict()).items()}
         return arrays_of("context", self.context) | prior
-
-
-def sizes(description: dict[str, Any]) -> dict[str, Any]:
-    """The sizes in a description, lists as tuples. Raises LookupError, TypeError or ValueError."""
-    return {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in dict(description["shape"]).items()
-    }
-
-
-def finite(numbers: Any, count: int) -> list[float]:
-    """Numbers of a description, checked. Raises TypeError or ValueError when they are others."""
-    found = [float(v) for v in numbers]
-    if len(found) != count or not np.isfinite(found).all():
-        raise ValueError(f"found {len(found)} numbers, not {count} finite ones")
-    return found
 
 
 def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,25 +167,11 @@ def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def tensors_of(arrays: Arrays) -> dict[str, Tensor]:
+    """Arrays as tensors, in the same memory."""
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
 def widened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stored tensors in single precision unless whole."""
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-
-
-def arrays_of(prefix: str, record: DataclassInstance) -> dict[str, NDArray[Any]]:
-    """A dataclass of arrays as tables of an `entropy.safetensors`."""
-    return {
-        f"{prefix}.{field.name}": np.ascontiguousarray(getattr(record, field.name))
-        for field in fields(record)
-    }
-
-
-def names_of(prefix: str, record: type[DataclassInstance]) -> tuple[str, ...]:
-    """The names of these tables."""
-    return tuple(f"{prefix}.{field.name}" for field in fields(record))
-
-
-def record_of(record: type[Record], prefix: str, tables: Mapping[str, Tensor]) -> Record:
-    """Inverse of `arrays_of`. Raises LookupError when a table is missing."""
-    names = [field.name for field in fields(record)]  # type: ignore[arg-type]
-    return record(**{name: tables[f"{prefix}.{name}"].numpy() for name in names})

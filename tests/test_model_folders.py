@@ -24,9 +24,9 @@ from models.folder import (
     new_model_folder,
     save_model,
 )
-from models.model import sizes as sizes_of
 from models.networks.photo import PhotoShape
 from models.networks.speech import Prior, SpeechModel, SpeechShape
+from models.stored import sizes as sizes_of
 from models.training.tables import speech_context
 
 LOADERS = {

@@ -32,7 +32,8 @@ from models.evaluation.estimates import Estimate
 from models.evaluation.frames import frames_of
 from models.evaluation.plots import Line, Panel
 from models.evaluation.scores import CodecResult, score_codings
-from models.folder import FrameModel, load_speech_model, search_networks
+from models.folder import load_speech_model, search_networks
+from models.model import FrameModel
 from models.networks.speech_distance import FrameDistance
 
 SearchMethod = Literal["admm", "backprop"]

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from codec.errors import BadInput
 from codec.signal.analysis import N_MELS
 from models.description import WEIGHTS, read_description
-from models.folder import loading, read_part
-from models.model import halved, sizes, widened
+from models.model import halved, tensors_of, widened
 from models.networks.common import SignalDistance
 from models.phones import PHONES, TIMIT_PHONES
+from models.stored import loading, read_arrays, sizes
 
 BLANK = 0  # class 0 is CTC's blank; class k is phone k - 1 of the set
 SUBSAMPLING = 4  # hops for each step of the output
@@ -150,7 +150,7 @@ def load_features(folder: Path | None = None) -> PhoneRecogniser:
     folder = folder or WEIGHTS / "features"
     with loading("the feature network", folder):
         description = read_description(folder / "features.json")
-        state = widened(read_part(folder / "features.safetensors", MAX_FILE_BYTES))
+        state = widened(tensors_of(read_arrays(folder / "features.safetensors", MAX_FILE_BYTES)))
         phones = tuple(description["phones"])
         if phones not in (PHONES, TIMIT_PHONES):
             raise BadInput(f"{folder}: trained for another set of phones")

@@ -24,7 +24,7 @@ from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from codec.image.container import STRIDE
 from codec.image.settings import Places
-from models.model import Model, sizes
+from models.model import Model
 from models.networks.first_layer import (
     GRID,
     DenseFirstLayer,
@@ -37,6 +37,7 @@ from models.networks.first_layer import (
 )
 from models.networks.paper import static_arrays, static_tables
 from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
+from models.stored import Arrays, sizes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -225,12 +226,12 @@ class GanzModel(Model):
         self.register_buffer("scales", scales)
 
     @classmethod
-    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
         generator = Generator(GanzShape(**sizes(description)))
         scales = torch.ones(generator.shape.features)
         return cls(generator, scales, *static_tables(tables))
 
-    def tables(self) -> dict[str, NDArray[Any]]:
+    def tables(self) -> Arrays:
         return static_arrays(self.quantiser, self.counts)
 
     def part(self, name: str) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
-from models.model import FrameModel, finite, sizes
+from models.model import FrameModel
 from models.networks.common import start_at_zero
+from models.stored import Arrays, finite, sizes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -126,17 +127,17 @@ class OrderZeroPrior(nn.Module):
         return torch.lerp(self.lengths[above - 1], self.lengths[above], share)
 
 
-def static_tables(tables: dict[str, Tensor]) -> tuple[Quantiser, SymbolCounts]:
+def static_tables(tables: Arrays) -> tuple[Quantiser, SymbolCounts]:
     """Centres and counts of a model folder. Raises LookupError or ValueError if they do not fit."""
-    quantiser = Quantiser(tables["centres"].numpy())
-    counts = SymbolCounts(np.ascontiguousarray(tables["counts"].numpy()))
+    quantiser = Quantiser(tables["centres"])
+    counts = SymbolCounts(np.ascontiguousarray(tables["counts"]))
     counts.check()
     if quantiser.levels != counts.levels:
         raise ValueError("there are other numbers of centres and of counts")
     return quantiser, counts
 
 
-def static_arrays(quantiser: Quantiser, counts: SymbolCounts) -> dict[str, NDArray[Any]]:
+def static_arrays(quantiser: Quantiser, counts: SymbolCounts) -> Arrays:
     """Inverse of `static_tables`."""
     centres = np.ascontiguousarray(quantiser.centres.cpu().numpy())
     return {"centres": centres, "counts": counts.counts}
@@ -164,7 +165,7 @@ class StaticModel(FrameModel):
         self.penalty = 2e-3
 
     @classmethod
-    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
         shape = cls.shape_type(**sizes(description))
         model = cls(shape, *static_tables(tables))
         if model.counts.levels != shape.levels:
@@ -176,7 +177,7 @@ class StaticModel(FrameModel):
     def described(self) -> dict[str, Any]:
         return {"penalty": self.penalty}
 
-    def tables(self) -> dict[str, NDArray[Any]]:
+    def tables(self) -> Arrays:
         return static_arrays(self.quantiser, self.counts)
 
     def rate_weight(self, rate: float) -> float:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from codec.entropy.context_model import MAX_VALUE
 from codec.entropy.image_context import ANCHORS, NEAR, NEIGHBOURS, ImageCoder, ImageContext
 from codec.image.container import STRIDE
-from models.model import PriorModel, names_of
+from models.model import PriorModel
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
+from models.stored import Arrays, names_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -326,7 +327,7 @@ class PhotoModel(PriorModel):
         self.log_prices = [-math.log(v * 255**2) for v in (0.0004, 0.003, 0.025, 0.2)]
 
     @classmethod
-    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
         model = super().restored(description, tables)
         model.coder = ImageCoder(model.context)
         return model

@@ -11,58 +11,25 @@ latents channel by channel (log-linear between three trained anchors) and condit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.entropy.huffman import HuffmanCoder, RunModel
+from codec.entropy.huffman import RunModel
 from codec.entropy.logistic import step_bits
-from codec.entropy.speech_context import MAX_INDEX, QUALITIES, RangeCoder, SpeechContext
-from models.model import FrameModel, PriorModel, arrays_of, finite, names_of, record_of
+from codec.entropy.speech_context import MAX_INDEX, QUALITIES, SpeechContext
+from models.model import FrameModel, PriorModel
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
+from models.networks.speech_shape import ANCHORS as ANCHORS
+from models.networks.speech_shape import HASHED, SpeechTables
+from models.networks.speech_shape import SpeechShape as SpeechShape
+from models.stored import Arrays, arrays_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-ANCHORS = 3  # trained rate points r = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class SpeechShape:
-    """Sizes of the networks; stored with the weights."""
-
-    hops: int = 128
-    mels: int = 128
-    patch: int = 8
-    channels: int = 192
-    width: int = 384
-    hidden: int = 576
-    encoder_blocks: int = 4
-    generator_blocks: int = 8
-    prior_unit: int = 48
-    prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 8, 16, 16, 32, 32, 64)
-
-    @property
-    def steps(self) -> int:
-        return self.hops // self.patch
-
-    def __post_init__(self) -> None:
-        """Raise ValueError unless the sizes fit together and are bounded."""
-        if (self.hops, self.mels) != (128, 128) or self.patch not in (4, 8, 16, 32):
-            raise ValueError("speech networks are made for 128x128 frames and patches of 4 to 32")
-        sizes = (self.channels, self.width, self.hidden, self.prior_unit, *self.prior_groups)
-        if not all(1 <= size <= 2048 for size in sizes):
-            raise ValueError("speech network sizes are out of range")
-        if not all(0 <= n <= 32 for n in (self.encoder_blocks, self.generator_blocks)):
-            raise ValueError("speech network depths are out of range")
-        # More hidden units could sum beyond the 32 bits of `codec.entropy.context_model`.
-        if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
-            raise ValueError("the prior's hidden units are out of range")
 
 
 def anchor_weights(rate: Tensor) -> Tensor:
@@ -109,8 +76,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(shape.width, shape.hidden) for _ in range(shape.encoder_blocks)
         )
-        fold = shape.patch // 4
-        self.leave = nn.Linear(fold * shape.width, shape.channels)
+        self.leave = nn.Linear(shape.fold * shape.width, shape.channels)
         start_at_zero(self.leave)
 
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
@@ -135,7 +101,7 @@ class Generator(nn.Module):
     def __init__(self, shape: SpeechShape) -> None:
         super().__init__()
         self.shape = shape
-        self.fold = shape.patch // 4
+        self.fold = shape.fold
         self.register_buffer("mean", torch.zeros(shape.mels))
         self.basis = nn.Parameter(torch.zeros(shape.channels, shape.patch * shape.mels))
         whole = torch.arange(-MAX_INDEX, MAX_INDEX + 1, dtype=torch.float32)
@@ -224,7 +190,7 @@ class SpeechModel(PriorModel, FrameModel):
 
     kind = None
     title = family = "speech"
-    hashed = names_of("context", SpeechContext) + names_of("huffman", RunModel)
+    hashed = HASHED
     shape_type = SpeechShape
     context_type = SpeechContext
     prices_key = "log_rate_weights"
@@ -243,25 +209,17 @@ class SpeechModel(PriorModel, FrameModel):
         self.encoder = Encoder(shape)
         self.generator = Generator(shape)
         self.prior = Prior(shape)
-        # Every block of either network sees one row of four hops to each side.
-        rows = shape.patch // 4
-        self.generator_past = -(-shape.generator_blocks // rows)
-        self.encoder_past = -(-shape.encoder_blocks // rows)
+        self.generator_past, self.encoder_past = shape.generator_past, shape.encoder_past
         self.log_prices = [-7.5, -8.0, -9.0]
 
     @classmethod
-    def restored(cls, description: dict[str, Any], tables: dict[str, Tensor]) -> Self:
+    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
         model = super().restored(description, tables)
-        model.runs = record_of(RunModel, "huffman", tables)
-        (overhead,) = finite([description["huffman_overhead"]], 1)
-        steps = model.shape.steps
-        model.coders = {
-            "range": RangeCoder(model.context, steps),
-            "huffman": HuffmanCoder(model.context, model.runs, steps, overhead),
-        }
+        found = SpeechTables.read(description, tables, model.shape)
+        model.runs, model.coders = found.runs, found.coders(model.shape.steps)
         return model
 
-    def tables(self) -> dict[str, NDArray[Any]]:
+    def tables(self) -> Arrays:
         return super().tables() | arrays_of("huffman", self.runs)
 
     def rate_weight(self, rate: float) -> float:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from codec.entropy.image_context import ANCHORS
 from models.folder import load_photo_model, model_folder
-from models.model import finite, sizes
 from models.networks.photo import PhotoModel, PhotoShape, anchor_weights
+from models.stored import finite, sizes
 from models.training import checkpoints
 from models.training.distributed import alone
 from models.training.linear_start import start_image

@@ -21,9 +21,9 @@ from codec.errors import BadInput
 from codec.files.paths import display_name
 from models.elsewhere import Elsewhere
 from models.folder import load_speech_model, model_folder
-from models.model import finite, sizes
 from models.networks.features import FeatureDistance, load_features
 from models.networks.speech import SpeechModel, SpeechShape
+from models.stored import finite, sizes
 from models.training import checkpoints
 from models.training.centres import kmeans_centres
 from models.training.distributed import Team

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from codec.search.engine import search
 from codec.search.problem import Networks, Problem, SearchSettings
-from models.model import finite
 from models.networks.discriminator import PatchDiscriminator, generator_loss
 from models.networks.speech import Block, SpeechModel
+from models.stored import finite
 from models.training.distributed import Team
 from models.training.disturbance import Disturbance
 from models.training.frames import FrameSource, moved, rate_points
