@@ -1,4 +1,5 @@
-"""The search's networks, with their gradients written out, are close to the exact ones."""
+"""Networks written out, for decoders and with their gradients for the search, are close to those
+that were trained."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from codec.speech.codec import SpeechCodec
 from models.inference import packed as packing
-from models.inference.fast_networks import FastGenerator
+from models.inference.fast_networks import FastGenerator, arrays_in
 from models.inference.fast_prior import FastPrior
 from models.inference.packed import can_pack, can_quantise, packed
+from models.inference.written_out import WrittenGenerator
 from models.networks.speech import Generator, Prior, SpeechShape
 
 SHAPE = SpeechShape(
@@ -135,6 +137,23 @@ def test_latents_that_follow_known_ones_are_drawn_as_in_the_whole(
         assert off(slope, true_slope[:, known:]) < 1e-3
     other = torch.full((FRAMES,), 1.5)
     assert off(drawn(new, other), network(z, other)[:, known * 8 :]) < 1e-4
+
+
+@pytest.mark.parametrize("known", [0, 1, 2, 7])
+@pytest.mark.parametrize("blocks", [0, 1, 3, 8])
+def test_decoders_draw_what_the_generator_draws(known: int, blocks: int) -> None:
+    network = Generator(
+        SpeechShape(channels=24, width=32, hidden=48, generator_blocks=blocks, prior_groups=(24,))
+    )
+    frozen(network, 0.15)
+    z = 2.0 * latents(1.0)
+    whole = network(z, RATE).numpy()
+    written = WrittenGenerator(arrays_in(network), network.shape)
+    for steps in (1, 2, SHAPE.steps - known):
+        window = z[:, : known + steps]
+        drawn = written.newest(window.numpy(), RATE.numpy(), steps)
+        expected = network(window, RATE).numpy()[:, known * 8 :]
+        np.testing.assert_allclose(drawn, expected, atol=5e-6 * np.abs(whole).max())
 
 
 def test_the_shipped_generator_is_hardly_off() -> None:

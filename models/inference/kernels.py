@@ -14,7 +14,17 @@ from codec.signal.samples import FloatArray
 
 _ROOT = np.float32(0.7978845608)  # of 2/pi; with the next one Hendrycks and Gimpel's approximation
 _CUBE = np.float32(0.044715)
-_FLAT = np.float32(4.97)  # where the fraction below reaches 1
+_FLAT = np.float32(7.9)  # from where on a tanh in single precision is 1
+_OVER = (
+    np.float32(4.89352455891786e-03), np.float32(6.37261928875436e-04),
+    np.float32(1.48572235717979e-05), np.float32(5.12229709037114e-08),
+    np.float32(-8.60467152213735e-11), np.float32(2.00018790482477e-13),
+    np.float32(-2.76076847742355e-16),
+)  # fmt: skip
+_UNDER = (
+    np.float32(4.89352518554385e-03), np.float32(2.26843463243900e-03),
+    np.float32(1.18534705686654e-04), np.float32(1.19825839466702e-06),
+)  # fmt: skip
 _EPSILON = np.float32(1e-5)  # of torch's layer norm
 
 _kernel = kernel(fastmath=True, error_model="numpy")
@@ -146,11 +156,13 @@ def gelu(hidden: FloatArray, slope: FloatArray) -> None:
         u = _ROOT * x * (np.float32(1.0) + _CUBE * square)
         u = min(max(u, -_FLAT), _FLAT)
         v = u * u
-        # tanh as a continued fraction, cut off after seven terms: within 1e-4.
-        over = np.float32(135135.0) + v * (np.float32(17325.0) + v * (np.float32(378.0) + v))
-        under = np.float32(135135.0) + v * (
-            np.float32(62370.0) + v * (np.float32(3150.0) + v * np.float32(28.0))
-        )
+        # tanh as a fraction of two polynomials, to the last digits; its coefficients are Eigen's.
+        over = _OVER[6]
+        for k in range(5, -1, -1):
+            over = _OVER[k] + v * over
+        under = _UNDER[3]
+        for k in range(2, -1, -1):
+            under = _UNDER[k] + v * under
         t = u * over / under
         half = np.float32(0.5) * (np.float32(1.0) + t)
         inner = _ROOT * (np.float32(1.0) + np.float32(3.0) * _CUBE * square)
