@@ -25,8 +25,10 @@ from models.stored import ENTROPY, Arrays, check_identity, identity, loading, re
 
 if TYPE_CHECKING:
     from codec.search.problem import Networks
+    from models.inference.frame_generator import SpeechGenerator
 
     # Named as exports: annotations of the codec take them from here.
+    from models.inference.search import Prepared as Prepared
     from models.model import FrameModel as FrameModel
     from models.model import Model as Model
     from models.networks.first_layer import FirstLayer as FirstLayer
@@ -45,6 +47,22 @@ def load_speech_model(name: str, folder: Path | None = None) -> FrameModel:
     from models.networks.speech_paper import PaperModel
 
     return _load(folder or WEIGHTS / name, SpeechModel, PaperModel)
+
+
+def load_speech_generator(name: str) -> SpeechGenerator | None:
+    """The part of a speech model that decodes on the CPU, read without PyTorch.
+
+    None for a model of another family, of which there is no such part alone. Raises BadInput when
+    it is unusable.
+    """
+    from models.inference.frame_generator import SpeechGenerator
+
+    folder = WEIGHTS / name
+    with loading("the speech model", folder):
+        description = _described(folder)
+        if description.get("kind") is not None:
+            return None
+        return SpeechGenerator.read(folder, description)
 
 
 def model_folder(name: Path) -> Path:
@@ -73,11 +91,16 @@ def load_ganz_model(name: str, folder: Path | None = None) -> GanzModel:
     return _load(folder or WEIGHTS / name, GanzModel)
 
 
-def search_networks(model: FrameModel) -> Networks:
+def prepared(model: FrameModel) -> Prepared:
     """A frozen speech model as encoder and decoder run it; see `models.inference.search`."""
-    from models.inference import search
+    from models.inference.search import Prepared
 
-    return search.search_networks(model)
+    return Prepared(model)
+
+
+def search_networks(model: FrameModel) -> Networks:
+    """Its networks, for a search."""
+    return prepared(model).networks
 
 
 def _described(folder: Path) -> dict[str, Any]:

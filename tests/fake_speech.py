@@ -44,7 +44,11 @@ class SpeechCodec:
 
     @classmethod
     def load(
-        cls, preset: str = "2k", device: str = "auto", model: Path | None = None
+        cls,
+        preset: str = "2k",
+        device: str = "auto",
+        model: Path | None = None,
+        decoding: bool = False,
     ) -> SpeechCodec:
         if preset not in ("2k", "slow"):
             raise SottoError(f"there is no preset {preset!r}")

@@ -156,6 +156,22 @@ def test_decoders_draw_what_the_generator_draws(known: int, blocks: int) -> None
         np.testing.assert_allclose(drawn, expected, atol=5e-6 * np.abs(whole).max())
 
 
+def test_the_shipped_generator_decodes_to_the_last_digits() -> None:
+    codec = SpeechCodec.load("2k", "cpu")
+    alone = SpeechCodec.load("2k", "cpu", decoding=True).generator
+    z = torch.randint(-4, 5, (2, 16, 192), generator=torch.Generator().manual_seed(3)).float()
+    for rate in (0.0, 1.125, 2.0):
+        expected = codec.networks.generator(z, torch.tensor([rate, rate]))
+        drawn = codec.generator.draw(z.numpy(), rate, 16)
+        np.testing.assert_allclose(drawn, expected.numpy(), atol=3e-5)
+        np.testing.assert_array_equal(alone.draw(z.numpy(), rate, 16), drawn)
+    one, two = torch.tensor([0.5]), torch.tensor([1.75])
+    np.testing.assert_allclose(
+        alone.rescale(z[0].numpy(), 0.5, 1.75), codec.networks.rescale(z, one, two)[0].numpy(),
+        rtol=1e-5,
+    )  # fmt: skip
+
+
 def test_the_shipped_generator_is_hardly_off() -> None:
     model = SpeechCodec.load("2k", "cpu").networks
     assert isinstance(model.generator, Generator)

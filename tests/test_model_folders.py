@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from codec.entropy.huffman import count_tokens
 from codec.errors import BadInput
+from codec.speech.codec import SpeechCodec
 from models.folder import (
     load_ganz_model,
     load_photo_model,
@@ -29,8 +30,14 @@ from models.networks.speech import Prior, SpeechModel, SpeechShape
 from models.stored import sizes as sizes_of
 from models.training.tables import speech_context
 
-LOADERS = {
+
+def load_to_decode(name: str, folder: Path) -> SpeechCodec:
+    return SpeechCodec.load("2k", "cpu", folder, decoding=True)
+
+
+LOADERS: dict[str, Callable[[str, Path], object]] = {
     "speech": load_speech_model,
+    "decoder": load_to_decode,
     "image": load_photo_model,
     "ganz": load_ganz_model,
     "image-paper": load_photo_paper_model,
@@ -121,6 +128,12 @@ def test_a_speech_model_comes_back(speech_folder: Path) -> None:
         assert (coder.decode(coder.encode(q, 3), 3) == q).all()
 
 
+def test_a_speech_model_decodes_alone(speech_folder: Path) -> None:
+    found = load_to_decode("mine", speech_folder)
+    assert found.model_id == load_speech_model("mine", speech_folder).model_id
+    assert found.channels == TINY.channels
+
+
 def test_a_context_of_other_channels_is_refused(tmp_path: Path) -> None:
     _save(SpeechShape(channels=12, prior_unit=4, prior_groups=(4, 8)), tmp_path)
     with pytest.raises(BadInput, match="disagree about the channels"):
@@ -194,13 +207,18 @@ def _other_shape(path: Path) -> None:
     save_file({**tensors, name: tensors[name].new_zeros(3, 5, 7)}, path)
 
 
+def _one_more(path: Path) -> None:
+    tensors = load_file(path)
+    save_file({**tensors, "more": next(iter(tensors.values())).new_zeros(3)}, path)
+
+
 ANY_FILE = (_without_end, Path.unlink, _pipe, _folder, _loop, _huge)
 WEIGHTS_ONLY = (_claiming, _not_numbers, _other_shape)
 FAULTS = [
     *((name, fault) for name in ("model.json", "generator.safetensors") for fault in ANY_FILE),
     *(("encoder.safetensors", fault) for fault in WEIGHTS_ONLY),
     ("entropy.safetensors", _without_end),
-    ("generator.safetensors", _one_changed),
+    *(("generator.safetensors", fault) for fault in (_one_changed, _one_more, *WEIGHTS_ONLY)),
 ]
 
 
@@ -211,9 +229,11 @@ def test_a_damaged_folder_is_one_line(
     """Whatever is in the place of a file, it is neither waited for nor read without bound."""
     folder = Path(shutil.copytree(speech_folder, tmp_path / "mine"))
     fault(folder / name)
-    with pytest.raises(BadInput, match="mine") as caught:
-        load_speech_model("mine", folder)
-    assert "\n" not in str(caught.value)
+    decoded = name != "encoder.safetensors"
+    for load in (load_speech_model, load_to_decode) if decoded else (load_speech_model,):
+        with pytest.raises(BadInput, match="mine") as caught:
+            load("mine", folder)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -472,7 +472,7 @@ def load_codec(args: argparse.Namespace) -> SpeechCodec:
 
 def _load(args: argparse.Namespace) -> tuple[SpeechCodec, dict[int, float]]:
     """The codec, ready to go, and how fast this machine is: see `warm_up`."""
-    from codec.speech.encoder import check_steps
+    from codec.speech.engine import check_steps
     from stream.call.call import warm_up
     from tui.terminal.progress import Progress
 

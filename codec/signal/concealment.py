@@ -13,15 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from codec.signal import analysis
 from codec.signal.comfort_noise import DB_PER_UNIT, NoiseTexture, textured
 from codec.signal.samples import FloatArray
 
-Generate = Callable[[Tensor, Tensor], FloatArray]
-Rescale = Callable[[Tensor, Tensor, Tensor], Tensor]
+Generate = Callable[[FloatArray, float], FloatArray]
+Rescale = Callable[[FloatArray, float, float], FloatArray]
 
 # Chosen by PESQ and STOI of speech with a fifth of its frames lost. A background from longer ago,
 # or from fewer columns, is quieter than the lost speech and scores lower.
@@ -42,26 +40,26 @@ class Ending:
 class Concealer:
     """Replaces missing steps, from what came before them. Not thread safe.
 
-    generate: latents [B, S, C] and rate points [B] to columns [B, STEP_HOPS * S, N_MELS]; rescale:
-    latents of one rate point in the units of another.
+    generate: latents [B, S, C] of a rate point to columns [B, STEP_HOPS * S, N_MELS]; rescale:
+    latents [S, C] of one rate point in the units of another.
     """
 
     def __init__(self, generate: Generate, rescale: Rescale, noise: NoiseTexture) -> None:
         self._generate, self._rescale = generate, rescale
         self._noise = noise
-        self._latents: Tensor | None = None  # of the last frame's time, [1, S, C]; None: no speech
-        self._rate: Tensor
+        self._latents: FloatArray | None = None  # of the last frame's time, [S, C]; None: no speech
+        self._rate: float
         self._columns = np.zeros((0, analysis.N_MELS), np.float32)  # of the same time
         self.note_noise(np.full(analysis.N_MELS, -1.0, np.float32))
 
-    def note_speech(self, latents: Tensor, rate: Tensor, columns: FloatArray) -> None:
-        """Note speech: latents [1, S, C], rate point [1] and columns [STEP_HOPS * S, N_MELS]."""
+    def note_speech(self, latents: FloatArray, rate: float, columns: FloatArray) -> None:
+        """Note speech: latents [S, C], their rate point and columns [STEP_HOPS * S, N_MELS]."""
         if self._latents is None:
             self._latents, self._columns = latents, columns
         else:
             before = self._rescale(self._latents, self._rate, rate)
-            steps = analysis.FRAME_HOPS * latents.shape[1] // len(columns)
-            self._latents = torch.cat((before, latents), dim=1)[:, -steps:]
+            steps = analysis.FRAME_HOPS * len(latents) // len(columns)
+            self._latents = np.concatenate((before, latents))[-steps:]
             self._columns = np.concatenate((self._columns, columns))[-analysis.FRAME_HOPS :]
         self._rate = rate
         self.ending = Ending(columns[-_TAIL_HOPS:].mean(axis=0), 0.0)
@@ -81,10 +79,10 @@ class Concealer:
 
     def conceal(
         self, steps: int, *, smooth: bool = False
-    ) -> tuple[FloatArray, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[FloatArray, tuple[FloatArray, float] | None]:
         """What replaces the next steps: log-mel columns [STEP_HOPS * steps, N_MELS], and latents
-        [1, steps, C] like them with their rate point [1]. None where there was no speech, or where
-        the latents are those of other steps. smooth: leave the levels of a pause smooth."""
+        [steps, C] like them with their rate point. None where there was no speech, or where the
+        latents are those of other steps. smooth: leave the levels of a pause smooth."""
         count = steps * analysis.STEP_HOPS
         hops = np.arange(self._lost, self._lost + count, dtype=np.float32)[:, None]
         sound = np.zeros_like(hops)  # share of the last sound
@@ -92,16 +90,14 @@ class Concealer:
         guess = None
         if self._latents is not None:
             if not self._lost:
-                self._prepare(self._latents[0], self._rate)
+                self._prepare(self._latents, self._rate)
             course = np.minimum((hops + 1.0) / FADE_HOPS, 1.0)
             sound = (0.5 + 0.5 * np.cos(np.pi * course)).astype(np.float32)
             held = self._held[np.minimum(hops[:, 0].astype(int), len(self._held) - 1)]
             levels = sound * held + (1.0 - sound) * self._background
-            if len(self._columns) == analysis.STEP_HOPS * self._latents.shape[1]:
-                shares = torch.from_numpy(sound.reshape(steps, -1).mean(axis=1)[:, None])
-                shares = shares.to(self._latents.device)
-                faded = shares * self._latents[0, -1:] + (1.0 - shares) * self._quiet
-                guess = faded[None], self._rate
+            if len(self._columns) == analysis.STEP_HOPS * len(self._latents):
+                shares = sound.reshape(steps, -1).mean(axis=1)[:, None]
+                guess = shares * self._latents[-1:] + (1.0 - shares) * self._quiet, self._rate
         decay = BACKGROUND_FADE_DB / DB_PER_UNIT * analysis.HOP / analysis.SAMPLE_RATE
         lower = levels - decay * np.maximum(hops - analysis.FRAME_HOPS, 0.0)
         levels = np.clip(lower, -1.0, 1.0).astype(np.float32)
@@ -111,7 +107,7 @@ class Concealer:
             return levels, None
         return textured(levels, self._noise.next(count), 1.0 - sound), guess
 
-    def _prepare(self, latents: Tensor, rate: Tensor) -> None:
+    def _prepare(self, latents: FloatArray, rate: float) -> None:
         """Find how the last sound goes on (`_held` [n, N_MELS]), and the background (`_background`
         [N_MELS] and its latents `_quiet` [1, C])."""
         patch = len(self._columns) // len(latents)
@@ -119,10 +115,9 @@ class Concealer:
         context = min(steps // 4, len(latents))
         levels = self._columns.reshape(len(latents), -1).mean(axis=1)
         quiet = np.argsort(levels)[: max(BACKGROUND_HOPS // patch, 1)].tolist()
-        self._quiet = latents[quiet].mean(dim=0, keepdim=True)
-        hold = torch.cat((latents[-context:], latents[-1:].repeat(steps - context, 1)))
-        both = torch.stack((hold, self._quiet.repeat(steps, 1)))
-        held, still = self._generate(both, rate.repeat(2))
+        self._quiet = latents[quiet].mean(axis=0, keepdims=True)
+        hold = np.concatenate((latents[-context:], np.repeat(latents[-1:], steps - context, 0)))
+        held, still = self._generate(np.stack((hold, np.repeat(self._quiet, steps, 0))), rate)
         # Averages over a step's columns, so that holding a step does not repeat its contents.
         tail = np.concatenate((self._columns[-patch:], held[context * patch :]))
         sums = np.cumsum(tail, axis=0, dtype=np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from codec.signal import analysis
 from codec.signal.analysis import STEP_SAMPLES
 from codec.signal.samples import FloatArray
 from codec.speech.decoder import SpeechDecoder
-from codec.speech.encoder import BLOCK, SpeechEncoder, check_steps
-from codec.speech.engine import SpeechEngine
+from codec.speech.engine import SpeechEngine, check_steps
 from codec.speech.presets import DEFAULT_PRESET, PRESETS, EntropyName, find_preset
 from codec.speech.streams import GROUP, decode_stream, encode_stream
+
+if TYPE_CHECKING:
+    from codec.speech.encoder import SpeechEncoder
 
 __all__ = ["PRESETS", "SpeechCodec", "to_speech"]
 
@@ -29,14 +32,26 @@ class SpeechCodec(SpeechEngine):
 
     @classmethod
     def load(
-        cls, preset: str = DEFAULT_PRESET, device: str = "auto", model: str | Path | None = None
+        cls,
+        preset: str = DEFAULT_PRESET,
+        device: str = "auto",
+        model: str | Path | None = None,
+        *,
+        decoding: bool = False,
     ) -> SpeechCodec:
         """The codec of a preset, with the weights in the folder `model` if one is given.
+
+        decoding: see `SpeechEngine`; "auto" is the CPU then for speech models, whose decoder a GPU
+        would hold up by seconds and speed up by milliseconds.
 
         Raises BadInput for an unknown preset or device, and for a model that is broken or cannot
         serve the preset.
         """
-        return cls(find_preset(preset, model), choose_device(device))
+        found = find_preset(preset, model)
+        if device == "auto" and decoding and found.family == "speech":
+            device = "cpu"
+        where = "cpu" if device == "cpu" else choose_device(device)
+        return cls(found, where, decoding=decoding)
 
     def header(self, steps: int = FRAME_STEPS) -> StreamHeader:
         """The header of a container with this codec's packets of so many latent steps."""
@@ -54,6 +69,8 @@ class SpeechCodec(SpeechEngine):
         most_bytes: int | None = None,
     ) -> SpeechEncoder:
         """A streaming encoder, as `SpeechEncoder`; budget: seconds of search per frame's time."""
+        from codec.speech.encoder import BLOCK, SpeechEncoder  # only here: this imports torch
+
         check_fits(most_bytes, steps)
         method = method if search else "none"
         block = min(steps, BLOCK) if steps < FRAME_STEPS else steps

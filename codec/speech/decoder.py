@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from codec.errors import BadStream, WrongModel
 from codec.packet import FRAME_STEPS, SEQUENCE_MODULUS, Entropy, Kind, Packet, short_id
@@ -51,12 +49,13 @@ class PacketDecoder:
         self.smooth = False
         self._leave_smooth = leave_smooth
         self._codec = codec
-        networks = codec.searchable
-        self._generator = networks.fast_generator if quick else networks.generator
+        self._generator = generator = codec.quick_generator if quick else codec.generator
         self._short_id = short_id(codec.model_id)
         self._noise = NoiseTexture(seed)
-        self._concealer = Concealer(self._generate, codec.networks.rescale, self._noise)
-        self._history = History(codec)
+        self._concealer = Concealer(
+            lambda z, rate: generator.draw(z, rate, z.shape[1]), generator.rescale, self._noise
+        )
+        self._history = History(generator)
         self._known_to: int | None = None  # the step at which the entropy coder's past ends
         self._played_to: int | None = None  # the step at which the generator's does
 
@@ -135,18 +134,17 @@ class PacketDecoder:
 
     def _speech(self, packet: Packet) -> FloatArray:
         indices = self._learn(packet)
-        networks, device, history = self._codec.networks, self._codec.device, self._history
+        generator, history = self._generator, self._history
         if self._played_to is not None:
             concealed = (self._played_to - packet.sequence) % SEQUENCE_MODULUS
             if concealed <= FRAME_STEPS:
                 history.drop(concealed)
             else:  # time has been passed over
                 history.forget()
-        rate = torch.tensor([packet.quality / 8.0], device=device)
-        z = networks.latents_of(indices)[None].to(device)
-        past = history.past(rate, packet.steps, chained=False).latents
-        columns: FloatArray = self._generate(torch.cat((past, z), dim=1), rate)[0]
-        columns = columns[-packet.steps * STEP_HOPS :]
+        rate = packet.quality / 8.0
+        z = generator.latents_of(indices)
+        past = history.before(rate, packet.steps, chained=False).latents
+        columns = generator.draw(np.concatenate((past, z))[None], rate, len(z))[0]
         history.append(z, rate)
         self._concealer.note_speech(z, rate, columns)
         return columns
@@ -163,11 +161,6 @@ class PacketDecoder:
             return course
         fluctuation = (1.0 - share) * before.texture + share
         return textured(course, self._noise.next(count), fluctuation.astype(np.float32))
-
-    @torch.no_grad()
-    def _generate(self, latents: Tensor, rate: Tensor) -> FloatArray:
-        columns: FloatArray = self._generator(latents, rate).cpu().numpy()
-        return columns
 
 
 def _after(packet: Packet) -> int:

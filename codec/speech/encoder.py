@@ -40,13 +40,14 @@ from codec.search.problem import (
     SearchResult,
     SearchSettings,
 )
-from codec.search.sliding import NewestDistance, following
+from codec.search.sliding import NewestDistance, Past, following
 from codec.signal import analysis
 from codec.signal.activity import ActivityDetector
 from codec.signal.analysis import FRAME_HOPS, LEAD, N_MELS, STEP_HOPS, STEP_SAMPLES
 from codec.signal.comfort_noise import encode_noise
 from codec.signal.samples import FloatArray
-from codec.speech.history import History
+from codec.speech.engine import check_steps
+from codec.speech.history import History, Known
 from codec.speech.presets import EntropyName, Preset
 from codec.speech.ratecontrol import STEP_SECONDS, Bits, Plan, RateControl, longest_packet
 
@@ -342,7 +343,7 @@ class SpeechEncoder:
         self._columns = np.zeros((0, N_MELS), np.float32)  # a frame's, and those of this packet
         self._recent: deque[FloatArray] = deque(maxlen=_COLUMNS_KEPT)
         self._waiting: list[FloatArray] = []  # whole frames that are searched together
-        self._history = History(codec)
+        self._history = History(codec.generator)
         self._sequence = self._step = 0
         self._round = 0.0  # seconds that an iteration takes, lately
         self._quality = codec.settings.quality  # of the latest packet
@@ -545,7 +546,7 @@ class SpeechEncoder:
             block = self._found(own, x, target, start, plan, begun, last=last)
         self._blocks.append(block)
         coder.control.settle([block.bits], steps)
-        self._history.add(block.indices, target.rate, chained=chained)
+        self._history.add(block.indices, plan.quality / 8.0, chained=chained)
 
     def _found(
         self,
@@ -651,26 +652,32 @@ class SpeechEncoder:
     ) -> tuple[torch.Tensor, torch.Tensor, Callable[[int], Networks]]:
         """Columns that the encoder network sees [1, T, M], the newest ones [1, T', M], and the
         networks at a quality."""
-        codec = self._codec
-        newest = torch.from_numpy(self._columns[-steps * STEP_HOPS :])[None].to(codec.device)
+        newest = self._there(self._columns[-steps * STEP_HOPS :])
         history, begun = self._history, len(self._blocks) * self._block
 
         def networks(quality: int) -> Networks:
-            rate = self._coder.rate_of(quality)
-            past = history.past(rate, self._steps, begun, chained=chained)
-            return following(codec.searchable, past)
+            known = history.before(quality / 8.0, self._steps, begun, chained=chained)
+            return self._networks_after(known)
 
         return self._seen(steps), newest, networks
 
+    def _networks_after(self, known: Known) -> Networks:
+        """The networks as the search of what follows sees them."""
+        past = Past(*(self._there(part.astype(np.float32)) for part in known))
+        return following(self._codec.searchable, past)
+
+    def _there(self, rows: FloatArray) -> torch.Tensor:
+        """Rows [N, K] on the device of the networks, [1, N, K]."""
+        return torch.from_numpy(rows)[None].to(self._codec.device)
+
     def _seen(self, steps: int) -> torch.Tensor:
         """The columns [1, T, M] that the encoder network sees of the newest steps."""
-        codec = self._codec
-        seen = min(codec.networks.encoder_past, FRAME_STEPS - steps) + steps
-        return torch.from_numpy(self._columns[-seen * STEP_HOPS :])[None].to(codec.device)
+        seen = min(self._codec.networks.encoder_past, FRAME_STEPS - steps) + steps
+        return self._there(self._columns[-seen * STEP_HOPS :])
 
     def _distance(self) -> Distance:
-        whole = torch.from_numpy(self._columns[-FRAME_STEPS * STEP_HOPS :])[None]
-        return NewestDistance(self._codec.distance, whole.to(self._codec.device))
+        whole = self._there(self._columns[-FRAME_STEPS * STEP_HOPS :])
+        return NewestDistance(self._codec.distance, whole)
 
     def _search_settings(self, begun: float, *, last: bool = True) -> SearchSettings:
         iterations = self._iterations
@@ -716,16 +723,15 @@ class SpeechEncoder:
         return encoded
 
     def _speech_packet(self) -> Packet:
-        coder, codec, blocks = self._coder, self._codec, self._blocks
+        coder, blocks = self._coder, self._blocks
         plan = blocks[0].plan
         if len(blocks) > 1:
             plan = Plan(plan.quality, coder.most)
         found = np.concatenate([block.indices for block in blocks])
-        rate = coder.rate_of(plan.quality)
-        past = self._before.past(rate, self._steps, chained=self._chained)
+        known = self._before.before(plan.quality / 8.0, self._steps, chained=self._chained)
         context = self._before.context if self._chained else None
         payload, quality, indices = coder.code(
-            self._seen(self._steps), following(codec.searchable, past), context, found, plan
+            self._seen(self._steps), self._networks_after(known), context, found, plan
         )
         kind = Kind.SPEECH
         if not payload:
@@ -733,7 +739,7 @@ class SpeechEncoder:
             self._history.clear()
         elif indices is not found:
             self._history = copy.copy(self._before)
-            self._history.add(indices, coder.rate_of(quality), chained=self._chained)
+            self._history.add(indices, quality / 8.0, chained=self._chained)
         coder.control.correct(sum(block.bits for block in blocks), 8.0 * len(payload))
         self._pause = None
         self._quiet = 0
@@ -822,7 +828,7 @@ class SpeechEncoder:
                     own, codec.searchable, None, indices[row], plan
                 )
                 if payload:
-                    self._history.add(found, coder.rate_of(quality), chained=False)
+                    self._history.add(found, quality / 8.0, chained=False)
                 else:
                     payload, kind = self._noise(frames[row])
             packet = self._packet(payload, quality, kind)
@@ -869,15 +875,6 @@ def live_encoder(
         steps=steps, block=BLOCK, session=True, activity=ActivityDetector(),
         most_bytes=most_bytes, clock=clock,
     )  # fmt: skip
-
-
-def check_steps(codec: SpeechEngine, steps: int) -> int:
-    """`steps`, if packets of the codec may hold so many. Raises BadInput."""
-    if steps not in STEPS:
-        raise BadInput(f"a packet cannot hold {steps} latent steps (one of {STEPS})")
-    if steps != FRAME_STEPS and not codec.sliding:
-        raise BadInput(f"preset {codec.preset} codes whole frames of 1024 ms only")
-    return steps
 
 
 def check_method(codec: SpeechEngine, method: Method | None) -> Method:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cache
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.device import fast_in_half
 from codec.search.problem import Networks, RateModel, StepModel
-from models.inference.fast_networks import FastEncoder, FastGenerator
+from codec.signal.samples import FloatArray
+from codec.speech.generator import FrameGenerator
+from models.inference.fast_networks import FastEncoder, FastGenerator, arrays_in
 from models.inference.fast_prior import FastPrior
+from models.inference.frame_generator import SpeechGenerator
 from models.inference.packed import can_pack, packed
+from models.inference.written_out import WrittenGenerator
 from models.model import FrameModel
-from models.networks.speech import Encoder, Generator, Prior
+from models.networks.speech import Encoder, Generator, Prior, SpeechModel
+
+Draw = Callable[[Tensor, Tensor], Tensor]
 
 
 def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
@@ -30,54 +38,116 @@ def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
     )
 
 
-def search_networks(model: FrameModel) -> Networks:
-    """A frozen model as encoder and decoder run it, and for gradients in less time: the speech
-    networks written out on the CPU, all others in bfloat16 where that is fast."""
-    device = next(model.generator.parameters()).device
-    on_cpu = device.type == "cpu"
-    pack = on_cpu and can_pack()
-    generator, prior = packed(model.generator) if pack else model.generator, model.prior
+class Prepared:
+    """A frozen speech model as encoder and decoder run it.
 
-    # What follows is made only once it is wanted: decoders neither encode nor search.
-    @cache
-    def encoder() -> Callable[[Tensor, Tensor], Tensor]:
-        if on_cpu and isinstance(model.encoder, Encoder):
-            return FastEncoder(model.encoder)
-        return packed(model.encoder) if pack else model.encoder
+    What is made of it is made once it is wanted: decoders neither encode nor search.
+    """
 
-    if on_cpu and isinstance(prior, Prior):
-        folded = copy.deepcopy(prior)
-        folded.fold_masks()
-        prior = FastPrior(folded, packed(folded) if pack else folded)
+    def __init__(self, model: FrameModel) -> None:
+        self._model = model
+        self._device = next(model.generator.parameters()).device
+        self._on_cpu = self._device.type == "cpu"
+        self._pack = self._on_cpu and can_pack()
 
-    @cache
-    def written_out() -> FastGenerator | None:
-        if on_cpu and isinstance(model.generator, Generator):
-            return FastGenerator(model.generator)
+    @cached_property
+    def generator(self) -> FrameGenerator:
+        """The generator as decoders run it."""
+        model = self._model
+        if not (self._on_cpu and isinstance(model, SpeechModel)):
+            return ModelGenerator(model, self._exact)
+        written = WrittenGenerator(arrays_in(model.generator), model.shape)
+        return SpeechGenerator(model.model_id, model.coders, written)
+
+    @cached_property
+    def quick_generator(self) -> FrameGenerator:
+        """The same some thousandths off, in less time."""
+        if self._written is None:
+            return ModelGenerator(self._model, self._rough)
+        return SpeechGenerator(self._model.model_id, self._model.coders, self._written)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """For a search, with gradients in less time: the speech networks written out on the CPU,
+        all others in bfloat16 where that is fast."""
+        model, prior = self._model, self._model.prior
+        if self._on_cpu and isinstance(prior, Prior):
+            folded = copy.deepcopy(prior)
+            folded.fold_masks()
+            prior = FastPrior(folded, packed(folded) if self._pack else folded)
+        return Networks(
+            lambda x, rate: self._encoder(x, rate),
+            self._exact,
+            prior,
+            lambda z, rate: self._rough(z, rate),
+            model.quantise,
+            model.reach,
+            step_model(model.generator, prior),
+            self._following,
+        )
+
+    @cached_property
+    def _exact(self) -> Draw:
+        return packed(self._model.generator) if self._pack else self._model.generator
+
+    @cached_property
+    def _encoder(self) -> Draw:
+        encoder = self._model.encoder
+        if self._on_cpu and isinstance(encoder, Encoder):
+            return FastEncoder(encoder)
+        return packed(encoder) if self._pack else encoder
+
+    @cached_property
+    def _written(self) -> FastGenerator | None:
+        if self._on_cpu and isinstance(self._model.generator, Generator):
+            return FastGenerator(self._model.generator)
         return None
 
-    @cache
-    def differentiable() -> Callable[[Tensor, Tensor], Tensor]:
-        if (fast := written_out()) is not None:
-            return fast
-        drawn = copy.deepcopy(model.generator).requires_grad_(False)
-        number = torch.bfloat16 if fast_in_half(device) else next(drawn.parameters()).dtype
+    @cached_property
+    def _rough(self) -> Draw:
+        if self._written is not None:
+            return self._written
+        drawn = copy.deepcopy(self._model.generator).requires_grad_(False)
+        number = torch.bfloat16 if fast_in_half(self._device) else next(drawn.parameters()).dtype
         drawn = drawn.to(number)
-        if pack:
+        if self._pack:
             drawn = packed(drawn, differentiable=True)
         return lambda z, rate: drawn(z, rate.to(number)).float()
 
-    def following(latents: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
-        fast = written_out()
-        return None if fast is None else fast.following(latents)
+    def _following(self, latents: Tensor) -> Draw | None:
+        return None if self._written is None else self._written.following(latents)
 
-    return Networks(
-        lambda x, rate: encoder()(x, rate),
-        generator,
-        prior,
-        lambda z, rate: differentiable()(z, rate),
-        model.quantise,
-        model.reach,
-        step_model(model.generator, prior),
-        following,
-    )
+
+class ModelGenerator(FrameGenerator):
+    """A model on any device as decoders see it; draw: its generator, latents [B, S, C] and rate
+    points [B] to columns."""
+
+    def __init__(self, model: FrameModel, draw: Draw) -> None:
+        self._model, self._draw = model, draw
+        self._device = next(model.generator.parameters()).device
+        self.model_id, self.family = model.model_id, model.family
+        self.coders, self.qualities = model.coders, model.qualities
+        self.past = model.generator_past
+
+    def latents_of(self, indices: NDArray[np.int8]) -> FloatArray:
+        latents: FloatArray = self._model.latents_of(indices).cpu().numpy()
+        return latents
+
+    def rescale(self, latents: FloatArray, rate: float, new_rate: float) -> FloatArray:
+        z = self._there(latents)[None]
+        there = self._model.rescale(z, self._rates(rate), self._rates(new_rate))[0]
+        rescaled: FloatArray = there.cpu().numpy()
+        return rescaled
+
+    def draw(self, latents: FloatArray, rate: float, steps: int) -> FloatArray:
+        with torch.no_grad():
+            y = self._draw(self._there(latents), self._rates(rate, len(latents)))
+        newest = y.shape[1] * steps // latents.shape[1]
+        columns: FloatArray = y[:, y.shape[1] - newest :].cpu().numpy()
+        return columns
+
+    def _there(self, latents: FloatArray) -> Tensor:
+        return torch.from_numpy(latents).to(self._device)
+
+    def _rates(self, rate: float, count: int = 1) -> Tensor:
+        return torch.tensor([rate] * count, device=self._device)

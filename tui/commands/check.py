@@ -428,7 +428,7 @@ class Check:
 
     @cached_property
     def _codec(self) -> SpeechCodec:
-        from codec.speech.encoder import check_steps
+        from codec.speech.engine import check_steps
         from tui.terminal.progress import Progress
 
         with Progress("loading the networks", None):

@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=options.count, default=0, metavar="S", help="which frames (default: 0)"
     )
     options.add_model(parser)
-    options.add_device(parser)
+    options.add_device(
+        parser, "where the network runs (auto: preset paper on a GPU if there is one, else the CPU)"
+    )
     add_workers(parser)
     parser.set_defaults(run=run)
 
@@ -139,9 +141,9 @@ class Job:
         return Made(8 * reader.container_bytes, length.seconds, header.model_id)
 
     def _load(self, preset: str) -> SpeechCodec:
-        from codec.speech.codec import SpeechCodec  # only here: this imports torch
+        from codec.speech.codec import SpeechCodec  # only here: this imports numba
 
-        codec = SpeechCodec.load(preset, self._args.device, self._args.model)
+        codec = SpeechCodec.load(preset, self._args.device, self._args.model, decoding=True)
         limit_threads(self._args)
         return codec
 

@@ -43,10 +43,10 @@ def _place(args: argparse.Namespace, header: StreamHeader) -> Place:
     from codec.speech.presets import PRESETS
 
     if args.model is not None and header.kind == "speech":
-        from codec.speech.codec import SpeechCodec  # only here: this imports torch
+        from codec.speech.codec import SpeechCodec  # only here: this imports numba
 
         with needing(args.input, header.model_id, header.preset, args.model):
-            codec = SpeechCodec.load(header.preset, "cpu", args.model)
+            codec = SpeechCodec.load(header.preset, "cpu", args.model, decoding=True)
         header.require_model(codec.model_id, codec.preset)
     preset = PRESETS.get(header.preset)
     shipped = None if preset is None else preset.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -48,11 +49,13 @@ def many(args: argparse.Namespace) -> bool:
 
 
 def limit_threads(args: argparse.Namespace) -> None:
-    """--threads, where this program itself runs the networks."""
+    """--threads, where this program itself runs the networks, which are loaded."""
     if args.threads is not None:
-        import torch
+        from threadpoolctl import threadpool_limits
 
-        torch.set_num_threads(args.threads)
+        threadpool_limits(args.threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(args.threads)
 
 
 @contextlib.contextmanager
