@@ -25,6 +25,7 @@ KEPT = 1_000
 MODEL_ID = "0123456789abcdef"
 # Names the file that a slow codec creates once it has coded a frame.
 STARTED = "FAKE_SPEECH_STARTED"
+STUCK = "FAKE_SPEECH_STUCK"  # if there, decoders never get beyond their first frame
 _POSITIONS = np.linspace(0, FRAME - 1, KEPT)
 
 
@@ -71,7 +72,7 @@ class SpeechCodec:
         return _Encoder(self.pause)
 
     def decoder(self, steps: int = 16) -> _Decoder:
-        return _Decoder(self.pause)
+        return _Stuck(self.pause) if STUCK in os.environ else _Decoder(self.pause)
 
 
 def _work(pause: float) -> None:
@@ -124,6 +125,16 @@ class _Decoder:
         return np.zeros(0, np.float32)
 
 
+class _Stuck(_Decoder):
+    _pushed = 0
+
+    def push(self, packet: Packet | None) -> FloatArray:
+        self._pushed += 1
+        if self._pushed > 1:
+            time.sleep(600.0)
+        return super().push(packet)
+
+
 def stand_in() -> types.ModuleType:
     """What to import as `codec.speech.codec`."""
     module = types.ModuleType("codec.speech.codec")
@@ -131,8 +142,10 @@ def stand_in() -> types.ModuleType:
     return module
 
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):  # the latter in workers
     sys.modules["codec.speech.codec"] = stand_in()
+
+if __name__ == "__main__":
     from tui.cli import main
 
     sys.exit(main())

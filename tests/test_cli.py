@@ -10,10 +10,12 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +30,7 @@ from codec.files import wav
 from codec.files.audio import audio_output, read_audio
 from codec.packet import Packet
 from codec.packet_loss import losses
-from tests.fake_speech import MODEL_ID, STARTED, stand_in
+from tests.fake_speech import MODEL_ID, STARTED, STUCK, stand_in
 from tui.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -283,6 +285,52 @@ def test_interrupting_leaves_nothing(
     assert process.returncode == status
     assert error == (b"sotto: interrupted\n" if number == signal.SIGINT else b"")
     assert names(out) == []
+
+
+def _alive(group: int) -> list[str]:
+    """What runs in a group of processes."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            name, _, rest = (place / "stat").read_text().rpartition(")")
+            state, _, its_group = rest.split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("what", ["decode", "transcode"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_ended_run_leaves_no_worker_and_no_draft(
+    what: str, number: signal.Signals, status: int, speech: Path, coded: Path, tmp_path: Path
+) -> None:
+    """Though its workers are in the middle of files; Ctrl-C reaches them, too."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(coded if what == "decode" else speech, source / f"{name}.{what}")
+    process = subprocess.Popen(
+        [*FAKE, what, *map(str, source.iterdir()), f"{out}/", "--jobs", "2"],
+        stderr=subprocess.PIPE, env={**ENVIRONMENT, STUCK: "1"}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        limit = time.monotonic() + 90
+        while len(list(out.glob(".*.part"))) < 2 and process.poll() is None:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        begun = time.monotonic()
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
+        error = process.communicate(timeout=60)[1]
+        while _alive(process.pid):
+            assert time.monotonic() < begun + 10.0
+            time.sleep(0.02)
+        assert time.monotonic() < begun + 5.0  # two, where nothing else is going on
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == status
+    assert error == (b"sotto: interrupted\n" if number == signal.SIGINT else b"")
+    assert names(out) == ["manifest.jsonl"]
 
 
 def _with_preset(coded: bytes, tmp_path: Path) -> bytes:
