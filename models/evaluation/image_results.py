@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
+from models.evaluation import tables
 from models.evaluation.image_codecs import MeasuredCodec
 from models.evaluation.plots import Line, Panel
 from models.evaluation.published import PublishedCurve, is_kodak, published_curves
@@ -101,33 +102,33 @@ class Results:
         searched, first = (self.points[name] for name in (OURS, UNSEARCHED))
         return mean_at(searched, self.at)[0] - mean_at(first, self.at)[0]
 
-    def report(self) -> str:
-        """The rows as a table."""
+    def print(self, stream: TextIO) -> None:
+        """Print the rows as a table, and what the search gains."""
         rows = self.rows()
         classified = any(row.agreement is not None for row in rows)
-        lines = [
-            f"{'codec':<13} {'bpp':>6} {'PSNR':>6} {'MS-SSIM':>7}   encode  decode   "
-            + ("top-1 top-5   " if classified else "")
-            + "BD-rate of sotto: PSNR, MS-SSIM"
-        ]
+        table = tables.table(
+            f"Means at {self.at:g} bpp, and BD-rates of sotto",
+            ["codec"],
+            [
+                "bpp", "PSNR\ndB", "MS-SSIM", "encode\ns", "decode\ns",
+                *(("top-1\n%", "top-5\n%") if classified else ()), "by PSNR\n%", "by MS-SSIM\n%",
+            ],
+        )  # fmt: skip
         for row in rows:
-            scores = f"{_figure(row.psnr, 2):>6} {_figure(row.ms_ssim, 4):>7}"
-            line = f"{row.codec:<13} {row.bpp:6.4f} {scores} "
-            line += (
-                f"{'published':<16}"
-                if row.published
-                else f"{row.encode_s:6.2f} s {row.decode_s:5.2f} s"
+            shares = (row.agreement or (None, None)) if classified else ()
+            table.add_row(
+                f"{row.codec} (published)" if row.published else row.codec,
+                tables.number(row.bpp, 4),
+                tables.number(row.psnr, 2),
+                tables.number(row.ms_ssim, 4),
+                *(tables.number(seconds, 2) for seconds in (row.encode_s, row.decode_s)),
+                *(tables.number(_percent(share), 0) for share in shares),
+                *(tables.number(_percent(gain), 1, "+") for gain in row.bd_rates or (None, None)),
             )
-            if classified:
-                shares = row.agreement or (math.nan, math.nan)
-                line += "   " + " ".join(f"{_figure(100 * share, 0):>3} %" for share in shares)
-            if row.bd_rates is not None:
-                gains = ("none" if math.isnan(g) else f"{100.0 * g:+.1f} %" for g in row.bd_rates)
-                line += "   " + ", ".join(gains)
-            lines.append(line)
+        console = tables.console(stream)
+        console.print(table)
         if not math.isnan(gain := self.search_gain()):
-            lines.append(f"the search gains {gain:.2f} dB at {self.at:g} bpp")
-        return "\n".join(line.rstrip() for line in lines)
+            console.print(f"the search gains {gain:.2f} dB at {self.at:g} bpp")
 
     def curves(self) -> dict[str, list[tuple[float, float, float]]]:
         """Of every codec the mean rate, PSNR and MS-SSIM at each of its settings."""
@@ -160,6 +161,5 @@ class Results:
         ]
 
 
-def _figure(value: float, digits: int) -> str:
-    """A number as text, "-" if it is not known."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100.0 * share

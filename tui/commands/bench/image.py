@@ -85,7 +85,7 @@ def measure(args: argparse.Namespace) -> int:
             show=None if page is None else page.show,
             tell=note,
         )
-        print(results.report(), file=output.screen(args.json))
+        results.print(output.screen(args.json))
         output.write_json(results.as_dict(), args.json, force=args.force)
         if args.curves is not None:
             output.draw(results.panels(), args.curves, force=args.force, size=(11, 5), columns=2)
