@@ -22,6 +22,7 @@ from models.training.held_out import HeldOut, held_out_frames
 from models.training.log import read_log
 from models.training.objectives import Objective, Prices
 from models.training.sliding import BLOCKS
+from models.training.speech import SpeechTask
 from tests.conftest import CLIPS
 from tests.tiny_training import SETTINGS, SHAPE, pack, training
 from tui.cli import main
@@ -192,6 +193,7 @@ class Stub(torch.nn.Module):
 def test_prices_follow_whole_frames_and_blocks_vary(packed: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, sliding=0.5, adversarial=0.0, steer_from=0)
     task = training(packed, tmp_path, 20, settings).task("one", None)
+    assert isinstance(task, SpeechTask)
     task.prices.log_targets = torch.log(torch.full((3,), 100.0))
     before = task.prices.log_prices.clone()
     stub = task.objective = Stub(task.model.encoder.basis)
@@ -208,6 +210,7 @@ def test_searched_frames_stay_whole(packed: Path, tmp_path: Path, name, most: in
     assert tiny.stage("one", None)
     tiny.centres()
     task = tiny.task(name, None)
+    assert isinstance(task, SpeechTask)
     stub = task.objective = Stub(task.model.encoder.basis)
     task.step(0.0)
     assert [slid for slid, _ in stub.asked] == [most]
