@@ -20,7 +20,7 @@ from models.training.features import FeatureSettings, FeatureTask, train_feature
 from models.training.frames import FrameShards
 from models.training.loop import Run
 from models.training.prepare import prepare
-from models.training.utterances import labelled_utterances
+from models.training.utterances import Utterance, labelled_utterances, load_batch
 
 LABELS = (
     "iy ih eh ey ae aa aw ay ah ao oy ow uh uw ux er ax ix axr ax-h jh ch b d g p t k dx s sh z zh "
@@ -166,6 +166,29 @@ def test_the_core_test_set_is_kept_apart(corpus: Path, tmp_path: Path) -> None:
     assert {entry["phones"] for entry in index} == {FOLDED}
     (core,) = json.loads((packed / "core-test" / "train.json").read_text())
     assert core["speaker"] == "fmld0"
+
+
+def test_augmented_utterances_are_long_enough_for_their_phones(tmp_path: Path) -> None:
+    np.save(tmp_path / "train-000.npy", np.full((200, 128), 200, np.uint8))
+    # The first has no column to spare: two equal phones have a blank between them.
+    said = [(0, 12, (3, 3)), (20, 120, (4, 5, 6)), (120, 200, (7,))]
+    group = [Utterance(0, start, end, "a", phones) for start, end, phones in said]
+    shards, cpu = FrameShards(tmp_path), torch.device("cpu")
+    plain = load_batch(shards, group, None, cpu)
+    assert plain.steps.tolist() == [3, 25, 20] and plain.lengths.tolist() == [2, 3, 1]
+    assert plain.phones.tolist() == [[3, 3, 0], [4, 5, 6], [7, 0, 0]]
+    assert plain.x[0, :12].min() > 0.5 and plain.x[0, 12:].max() == -1.0
+    lengths = set()
+    for seed in range(20):
+        batch = load_batch(shards, group, np.random.default_rng(seed), cpu)
+        assert batch.x.shape[1] >= 4 * int(batch.steps.max())
+        steps = batch.steps.tolist()
+        assert steps[0] >= 3 and 22 <= steps[1] <= 28
+        lengths.add(steps[1])
+        for row, count in zip(batch.x, steps, strict=True):
+            assert (row[: 4 * count] > -1.0).float().mean() > 0.5
+            assert row[4 * count + 4 :].eq(-1.0).all()
+    assert len(lengths) > 2
 
 
 def test_the_recogniser_is_trained_on_its_phones(corpus: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.networks.features import FeatureShape
 from models.networks.speech import SpeechShape
 from models.training.distributed import alone
 from models.training.features import FeatureSettings
@@ -21,6 +22,7 @@ SHAPE = SpeechShape(
     channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=1,
     prior_unit=8, prior_groups=(4, 4, 16),
 )  # fmt: skip
+FEATURE_SHAPE = FeatureShape(widths=(8, 16), projection=32, hidden=24, layers=2)
 SETTINGS = SpeechSettings(
     batch=8, warmup=5, steer_from=5, adversarial_from=0.5, search_steps=2, log_every=1, rate=3e-3
 )
@@ -66,7 +68,7 @@ def training(
     """The stages over packed shards, on the CPU unless another device is given."""
     schedule = Schedule(
         work, minutes=None, steps=steps, stage=settings, shape=SHAPE, bits_scale=0.15,
-        features=FeatureSettings(columns=1200, log_every=1), centre_frames=200,
+        features=FeatureSettings(columns=1200, log_every=1, shape=FEATURE_SHAPE), centre_frames=200,
         example_batches=1, example_search_steps=2,
     )  # fmt: skip
     team = alone(device or torch.device("cpu"))

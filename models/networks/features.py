@@ -3,8 +3,9 @@
 The distance of its maps between a frame and its decoded copy is a term of F (Liu et al. 2020, sec.
 4.2). The convolutions follow the VGG front end of end-to-end recognisers (Simonyan & Zisserman
 2015; Hori et al. 2017): two stages of two 3 x 3 convolutions with 2 x 2 max pooling between. The
-first has stride 2, so that the BLSTM runs at a quarter of the hop rate. It is trained by CTC over
-the phones of transcripts or of TIMIT's labels (`models.training.features`).
+first has stride 2, so that the BLSTM runs at a quarter of the hop rate. It is trained on the phones
+of transcripts or of TIMIT's labels by CTC, together with an attention decoder that is not stored
+(Kim, Hori & Watanabe 2017; `models.training.features`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from models.stored import loading, read_arrays, sizes
 
 BLANK = 0  # class 0 is CTC's blank; class k is phone k - 1 of the set
 SUBSAMPLING = 4  # hops for each step of the output
-MAX_FILE_BYTES = 4 << 20
+MAX_FILE_BYTES = 16 << 20
+_DROPOUT, _CONTEXT_DROPOUT = 0.2, 0.1
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class FeatureShape:
     """Sizes of the network; stored with its weights."""
 
     mels: int = N_MELS
-    widths: tuple[int, ...] = (32, 64)
-    projection: int = 256
-    hidden: int = 192
-    layers: int = 1
+    widths: tuple[int, ...] = (64, 128)
+    projection: int = 384
+    hidden: int = 256
+    layers: int = 3
 
     def __post_init__(self) -> None:
         sizes = (self.mels, *self.widths, self.projection, self.hidden, self.layers)
@@ -82,8 +84,9 @@ class PhoneRecogniser(nn.Module):
         bands = shape.mels // (2 * SUBSAMPLING)
         self.project = nn.Linear(shape.widths[-1] * bands, shape.projection)
         self.recurrent = nn.LSTM(
-            shape.projection, shape.hidden, shape.layers, batch_first=True, bidirectional=True
-        )
+            shape.projection, shape.hidden, shape.layers, batch_first=True, bidirectional=True,
+            dropout=_DROPOUT if shape.layers > 1 else 0.0,
+        )  # fmt: skip
         self.leave = nn.Linear(2 * shape.hidden, len(phones) + 1)
 
     def maps(self, x: Tensor) -> list[Tensor]:
@@ -91,13 +94,55 @@ class PhoneRecogniser(nn.Module):
         first = self.stages[0](x[:, None] * 2.0 + 1.0)
         return [first, self.stages[1](F.max_pool2d(first, 2))]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, T, M] -> log probabilities [B, T // 4, phones + 1]."""
+    def encode(self, x: Tensor) -> Tensor:
+        """x: [B, T, M] -> states of the BLSTM [B, T // 4, 2 * hidden]."""
         h = F.max_pool2d(self.maps(x)[-1], (1, 2))
         h = F.relu(self.project(h.permute(0, 2, 1, 3).flatten(2)))
         with torch.autocast(x.device.type, enabled=False):
-            h, _ = self.recurrent(h.float())
-            return F.log_softmax(self.leave(h), dim=-1)
+            h, _ = self.recurrent(F.dropout(h.float(), _DROPOUT, self.training))
+            return F.dropout(h, _DROPOUT, self.training)
+
+    def classify(self, states: Tensor) -> Tensor:
+        """states: [B, T // 4, 2 * hidden] -> log probabilities [B, T // 4, phones + 1]."""
+        with torch.autocast(states.device.type, enabled=False):
+            return F.log_softmax(self.leave(states), dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, T, M] -> log probabilities [B, T // 4, phones + 1]."""
+        return self.classify(self.encode(x))
+
+
+class AttentionDecoder(nn.Module):
+    """The phones of an utterance in order, each from the phones before it and the BLSTM's states.
+
+    The queries are the states of an LSTM over the phones before (Luong et al. 2015). What attention
+    finds does not enter the LSTM, so that all phones of a transcript are trained on at once.
+    """
+
+    heads = 4
+
+    def __init__(self, shape: FeatureShape, phones: int) -> None:
+        super().__init__()
+        width = 2 * shape.hidden
+        self.embedding = nn.Embedding(phones + 1, shape.hidden)
+        self.recurrent = nn.LSTM(shape.hidden, width, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, self.heads, batch_first=True)
+        self.leave = nn.Linear(2 * width, phones + 1)
+
+    def forward(self, states: Tensor, steps: Tensor, phones: Tensor) -> Tensor:
+        """Logits [B, L + 1, phones + 1] of each phone and of the end, which is class 0.
+
+        states: [B, T, 2 * hidden], the first `steps` [B] of each utterance; phones: classes [B, L],
+        padded with 0.
+        """
+        queries, _ = self.recurrent(self.embedding(F.pad(phones, (1, 0))))
+        padding = torch.arange(states.shape[1], device=states.device) >= steps[:, None]
+        context, _ = self.attention(
+            queries, states, states, key_padding_mask=padding, need_weights=False
+        )
+        context = F.dropout(context, _CONTEXT_DROPOUT, self.training)
+        logits: Tensor = self.leave(torch.cat((queries, context), -1))
+        return logits
 
 
 class FeatureDistance(SignalDistance):

@@ -1,18 +1,25 @@
-"""Training of the feature network: CTC over phones, scored on held-out speakers."""
+"""Training of the feature network: phones by CTC and attention, scored on held-out speakers.
+
+Joint training after Kim, Hori & Watanabe (2017): both losses train the encoder. Only the output
+that CTC trains is scored, and the attention decoder is not exported.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.evaluation.phones import edit_distance
 from models.networks.features import (
+    AttentionDecoder,
     FeatureShape,
     PhoneRecogniser,
     greedy_phones,
@@ -20,10 +27,12 @@ from models.networks.features import (
 )
 from models.phones import PHONES, TIMIT_PHONES
 from models.training.distributed import alone
-from models.training.frames import FrameShards
-from models.training.loop import LoopSettings, Run, Task, learning_rate, train
+from models.training.frames import FrameShards, moved
+from models.training.log import Number
+from models.training.loop import LoopSettings, Run, Task, adamw, learning_rate, train
 from models.training.prepare import CORE_TEST_FOLDER
 from models.training.utterances import (
+    Batch,
     Utterance,
     batches,
     english_utterances,
@@ -33,15 +42,53 @@ from models.training.utterances import (
 )
 
 _COLUMNS_PER_SECOND = 125.0
+_COLUMNS, _COLUMNS_ON_CUDA = 4000, 40_000
+_LABEL_SMOOTHING = 0.1
+_IGNORED = -1
 
 
 @dataclass(frozen=True)
 class FeatureSettings(LoopSettings):
-    """How the recogniser is trained; `columns` of a batch are 8 ms each, padding included."""
+    """How the recogniser is trained.
 
-    rate: float = 2e-3
-    columns: int = 4000
+    columns: of a batch, 8 ms each, padding included; None for what suits the device; attention:
+    weight of the attention decoder's loss, CTC has the rest.
+    """
+
+    rate: float = 1.5e-3
+    columns: int | None = None
+    attention: float = 0.4
     shape: FeatureShape = field(default_factory=FeatureShape)
+
+
+class JointRecogniser(nn.Module):
+    """The recogniser, and the attention decoder that is trained with it."""
+
+    def __init__(self, shape: FeatureShape, phones: tuple[str, ...]) -> None:
+        super().__init__()
+        self.recogniser = PhoneRecogniser(shape, phones)
+        self.decoder = AttentionDecoder(shape, len(phones))
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean losses per phone of CTC and of the attention decoder."""
+        states = self.recogniser.encode(batch.x)
+        device = states.device
+        with torch.autocast(device.type, enabled=False):
+            found = self.recogniser.classify(states).transpose(0, 1)
+            # As numbers, lengths take CUDA no copy back from the device.
+            steps: Any = batch.steps.tolist()
+            lengths: Any = batch.lengths.tolist()
+            ctc = F.ctc_loss(found, batch.phones, steps, lengths, zero_infinity=True)
+            logits = self.decoder(states, moved(batch.steps, device), batch.phones)
+            # The phones and their end, class 0, but not the padding behind it.
+            targets = F.pad(batch.phones, (0, 1))
+            place = torch.arange(targets.shape[1], device=device)
+            padding = place > moved(batch.lengths, device)[:, None]
+            attention = F.cross_entropy(
+                logits.transpose(1, 2), targets.masked_fill(padding, _IGNORED),
+                ignore_index=_IGNORED, label_smoothing=_LABEL_SMOOTHING,
+            )  # fmt: skip
+        return ctc, attention
 
 
 class FeatureTask(Task):
@@ -62,11 +109,14 @@ class FeatureTask(Task):
         super().__init__(alone(device))
         torch.manual_seed(settings.seed)
         self.shards, self.utterances, self.settings = shards, utterances, settings
-        self.network = PhoneRecogniser(settings.shape, phones).to(device)
-        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        optimiser = torch.optim.AdamW(self.network.parameters(), settings.rate, weight_decay=1e-3)
-        self.modules = {"network": self.network, "average": self.average}
-        self.optimisers = {"optimiser": (optimiser, self.network)}
+        self.joint = JointRecogniser(settings.shape, phones).to(device)
+        self.average = copy.deepcopy(self.joint.recogniser).eval().requires_grad_(False)
+        parameters = self.joint.parameters()
+        optimiser = adamw(parameters, settings.rate, (0.9, 0.98), decay=1e-2, device=device)
+        self.modules = {"network": self.joint, "average": self.average}
+        self.optimisers = {"optimiser": (optimiser, self.joint)}
+        on_cuda = device.type == "cuda"
+        self._columns = settings.columns or (_COLUMNS_ON_CUDA if on_cuda else _COLUMNS)
         self.epoch = self.place = 0
         self._order: tuple[int, list[list[Utterance]]] = (-1, [])  # epoch, its batches
 
@@ -74,36 +124,37 @@ class FeatureTask(Task):
         while True:
             if self._order[0] != self.epoch:
                 random = np.random.default_rng((self.settings.seed, self.epoch))
-                found = batches(self.utterances, self.settings.columns, random)
+                found = batches(self.utterances, self._columns, random)
                 self._order = self.epoch, found
             if self.place < len(self._order[1]):
                 self.place += 1
                 return self._order[1][self.place - 1]
             self.epoch, self.place = self.epoch + 1, 0
 
-    def step(self, fraction: float) -> dict[str, float]:
+    def step(self, fraction: float) -> Mapping[str, Number]:
         s = self.settings
         rate = learning_rate(fraction, self.steps, s.rate, hold=0.4)
         random = np.random.default_rng((s.seed, 1, self.steps))
         group = self._next_group()
-        batch = load_batch(self.shards, group, random)
-        self.network.train()
+        # Dropout depends on the step alone, as a resumed run has to repeat it.
+        torch.manual_seed(s.seed + self.steps)
+        batch = load_batch(self.shards, group, random, self.device)
+        self.joint.train()
         with self.autocast():
-            out = self.network(batch.x.to(self.device))
-        loss = nn.functional.ctc_loss(
-            out.transpose(0, 1).cpu(), batch.phones, batch.steps, batch.lengths, zero_infinity=True
-        )
+            ctc, attention = self.joint.losses(batch)
+        loss = (1.0 - s.attention) * ctc + s.attention * attention
         norm = self.descend("optimiser", rate, loss, most=2.0)
         self.steps += 1
-        self.update_average(self.network, self.steps, 0.998)
+        self.update_average(self.joint.recogniser, self.steps, 0.998)
         self.amount = sum(u.columns for u in group) / _COLUMNS_PER_SECOND
-        return {"loss": loss.item(), "gradient": norm}
+        values = {"loss": loss, "ctc": ctc, "attention": attention}
+        return {"gradient": norm} | {name: value.detach() for name, value in values.items()}
 
     def numbers(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "place": self.place, "phones": list(self.network.phones)}
+        return {"epoch": self.epoch, "place": self.place, "phones": list(self.average.phones)}
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        if tuple(numbers.get("phones", PHONES)) != self.network.phones:
+        if tuple(numbers.get("phones", PHONES)) != self.average.phones:
             raise ValueError("it was trained on another set of phones")
         self.epoch, self.place = int(numbers["epoch"]), int(numbers["place"])
 
@@ -160,8 +211,8 @@ def phone_error_rate(
     network.eval()
     errors = total = 0
     for group in batches(utterances, 16_000, np.random.default_rng(0)):
-        batch = load_batch(shards, group, None)
-        out = network(batch.x.to(device)).cpu()
+        batch = load_batch(shards, group, None, device)
+        out = network(batch.x).cpu()
         for row, utterance in enumerate(group):
             said = [network.phones[k - 1] for k in utterance.phones]
             heard = greedy_phones(out[row, : int(batch.steps[row])], network.phones)
@@ -183,7 +234,7 @@ def measure_spread(
     chosen = batches(utterances, 6000, np.random.default_rng(1))[:groups]
     totals: list[list[Tensor]] = []
     for number, group in enumerate(chosen):
-        x = load_batch(shards, group, np.random.default_rng((2, number))).x.to(device)
+        x = load_batch(shards, group, np.random.default_rng((2, number)), device).x
         totals.append([m.float().var((0, 2, 3)) for m in network.maps(x)])
     for k in range(len(network.shape.widths)):
         spread = torch.stack([row[k] for row in totals]).mean(0)

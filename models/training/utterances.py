@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,9 +16,12 @@ from codec.errors import BadInput
 from models.evaluation.phones import transcript_phones
 from models.networks.features import SUBSAMPLING
 from models.phones import PHONES, TIMIT_PHONES
-from models.training.frames import LEVELS_DB, FrameShards, change_level
+from models.training.frames import LEVELS_DB, FrameShards, change_level, moved
 
 MAX_COLUMNS = 2048  # 16 s; longer utterances are left out
+# Augmentation: ranges of factors; the largest masks in mel bands, and in columns and as a share.
+_SPEEDS, _PITCHES = (0.88, 1.12), (0.92, 1.08)
+_MASKED_BANDS, _MASKED_COLUMNS = 20, (24, 0.06)
 _CLASS = {phone: k + 1 for k, phone in enumerate(PHONES)}
 _TIMIT_CLASS = {phone: k + 1 for k, phone in enumerate(TIMIT_PHONES)}
 
@@ -42,8 +45,8 @@ class Utterance:
 class Batch:
     """Utterances in the form that CTC takes.
 
-    x: [B, T, 128], padded with silence; steps: output steps of each; phones: of all utterances,
-    concatenated; lengths: phones of each.
+    x: [B, T, 128], padded with silence; steps: output steps of each, on the CPU; phones: classes
+    [B, L], padded with 0; lengths: phones of each, on the CPU.
     """
 
     x: Tensor
@@ -94,9 +97,12 @@ def labelled_utterances(shards: FrameShards) -> list[Utterance]:
 
 
 def _fits(phones: tuple[int, ...], columns: int) -> bool:
-    """CTC needs a step for each phone, and a blank between two equal ones."""
-    needed = len(phones) + sum(a == b for a, b in pairwise(phones))
-    return needed <= columns // SUBSAMPLING
+    return _steps_needed(phones) <= columns // SUBSAMPLING
+
+
+def _steps_needed(phones: tuple[int, ...]) -> int:
+    """Steps that CTC needs: one for each phone, and a blank between two equal ones."""
+    return len(phones) + sum(a == b for a, b in pairwise(phones))
 
 
 def _place(entry: dict[str, object], shards: FrameShards) -> tuple[int, int, int]:
@@ -148,34 +154,71 @@ def batches(
 
 
 def load_batch(
-    shards: FrameShards, group: list[Utterance], random: np.random.Generator | None
+    shards: FrameShards,
+    group: list[Utterance],
+    random: np.random.Generator | None,
+    device: torch.device,
 ) -> Batch:
-    """A batch of utterances; with `random`, at random levels and with parts masked."""
-    longest = max(u.columns for u in group)
-    longest += -longest % SUBSAMPLING
-    packed: NDArray[np.uint8] = np.zeros((len(group), longest, 128), np.uint8)
+    """A batch of utterances on a device; with `random`, each of them `_augmented`."""
+    columns = np.array([u.columns for u in group])
+    packed: NDArray[np.uint8] = np.zeros((len(group), int(columns.max()), 128), np.uint8)
+    phones = np.zeros((len(group), max(len(u.phones) for u in group)), np.int64)
     for row, u in enumerate(group):
         packed[row, : u.columns] = shards.shards[u.shard][u.start : u.end]
-    x = torch.from_numpy(packed).float() / 127.5 - 1.0
+        phones[row, : len(u.phones)] = u.phones
+    x = moved(packed, device).float() / 127.5 - 1.0
     if random is not None:
-        gain = random.uniform(*LEVELS_DB, len(group)).astype(np.float32)
-        x = change_level(x, torch.from_numpy(gain))
-        for row, utterance in enumerate(group):
-            for rows, bands in _masks(utterance.columns, random):
-                x[row, rows, bands] = -1.0
+        fewest = np.array([SUBSAMPLING * _steps_needed(u.phones) for u in group])
+        x, columns = _augmented(x, columns, fewest, random)
     return Batch(
-        x,
-        torch.tensor([u.columns // SUBSAMPLING for u in group]),
-        torch.tensor([phone for u in group for phone in u.phones]),
+        F.pad(x, (0, 0, 0, -x.shape[1] % SUBSAMPLING), value=-1.0),
+        torch.from_numpy(columns // SUBSAMPLING),
+        moved(phones, device),
         torch.tensor([len(u.phones) for u in group]),
     )
 
 
-def _masks(columns: int, random: np.random.Generator) -> Iterator[tuple[slice, slice]]:
-    """A range of mel bands and a run of columns, lighter than SpecAugment (Park et al. 2019)."""
-    width = int(random.integers(0, 17))
-    low = int(random.integers(0, 128 - width))
-    yield slice(0, columns), slice(low, low + width)
-    length = int(random.integers(0, min(columns // 20, 24) + 1))
-    start = int(random.integers(0, columns - length + 1))
-    yield slice(start, start + length), slice(0, 128)
+def _augmented(
+    x: Tensor,
+    columns: NDArray[np.int64],
+    fewest: NDArray[np.int64],
+    random: np.random.Generator,
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Utterances x [B, T, 128] of another speed, pitch and level, and their new `columns` [B].
+
+    None gets shorter than `fewest` columns. Parts are masked (SpecAugment, Park et al. 2019).
+    """
+    count, device = len(columns), x.device
+    gain = random.uniform(*LEVELS_DB, count).astype(np.float32)
+    x = change_level(x, moved(gain, device))
+    speed, pitch = random.uniform(*_SPEEDS, count), random.uniform(*_PITCHES, count)
+    stretched = np.maximum(np.rint(columns / speed).astype(np.int64), fewest)
+    longest = int(stretched.max())
+    # `grid_sample` calls the outer edges of the first and the last column -1 and 1.
+    rows = (np.arange(longest) + 0.5) * (columns / stretched)[:, None] * 2.0 / x.shape[1] - 1.0
+    bands = (np.arange(128) + 0.5) * pitch[:, None] * 2.0 / 128.0 - 1.0
+    down, across = (moved(a.astype(np.float32), device) for a in (rows, bands))
+    grid = torch.stack(torch.broadcast_tensors(across[:, None], down[..., None]), -1)
+    x = F.grid_sample(x[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    masked = _runs(np.full(count, 128), _MASKED_BANDS, 1.0, random, device)[:, None]
+    masked = masked | _runs(stretched, *_MASKED_COLUMNS, random, device)[..., None]
+    padding = torch.arange(longest, device=device) >= moved(stretched, device)[:, None]
+    return x.masked_fill(masked | padding[..., None], -1.0), stretched
+
+
+def _runs(
+    lengths: NDArray[np.int64],
+    most: int,
+    share: float,
+    random: np.random.Generator,
+    device: torch.device,
+) -> Tensor:
+    """Two random runs of True in each row [B, longest], of `most` places and `share` of its length
+    at most."""
+    place = torch.arange(int(lengths.max()), device=device)
+    found = torch.zeros(len(lengths), len(place), dtype=torch.bool, device=device)
+    for _ in range(2):
+        length = random.integers(0, np.minimum(most, share * lengths).astype(np.int64) + 1)
+        start = moved(random.integers(0, lengths - length + 1), device)[:, None]
+        found |= (place >= start) & (place < start + moved(length, device)[:, None])
+    return found
