@@ -207,6 +207,25 @@ def test_damage_costs_its_part(codec: PaperCodec) -> None:
             codec.decode(data[:cut])
 
 
+def test_networks_see_no_further_than_they_say() -> None:
+    shape = replace(SHAPE, encoder_blocks=(2, 2, 1), generator_blocks=(2, 2, 1))
+    model = PaperImageModel(shape, Quantiser(np.arange(64) - 31.5), SymbolCounts(np.ones(64, int)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.02)
+    for network, planes, side in ((model.encoder, 3, 16), (model.generator, shape.channels, 1)):
+        cells = 2 * network.sight + 3
+        x = torch.rand(1, planes, side * cells, side * cells, requires_grad=True)
+        y = network(x, torch.zeros(1))
+        size = y.shape[2] // cells
+        middle = slice(size * (cells // 2), size * (cells // 2 + 1))
+        y[..., middle, middle].square().sum().backward()
+        assert x.grad is not None
+        seen = torch.nn.functional.max_pool2d(x.grad.abs().sum(1), side)[0] > 0
+        assert not seen[[0, -1]].any() and not seen[:, [0, -1]].any()
+        assert seen[cells // 2, cells // 2]
+
+
 def test_payloads_that_no_encoder_writes(codec: PaperCodec) -> None:
     file = read_image(codec.encode(photograph(64, 64), NO_SEARCH))
     payload = file.payloads[0]

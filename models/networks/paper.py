@@ -52,20 +52,20 @@ class ResidualBlock(nn.Module):
         return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
 
 
-def encoder_body(pixels: int, widths: Three) -> nn.Sequential:
-    """Maps in cells of 4x4 `pixels` numbers, twice halved; widths: from the coarsest maps on."""
+def encoder_body(pixels: int, widths: Three, blocks: Three) -> nn.Sequential:
+    """Maps in cells of 4x4 `pixels` numbers, twice halved.
+
+    widths, blocks: from the coarsest maps on.
+    """
     low, middle, high = widths
-    return nn.Sequential(
+    layers: list[nn.Module] = [
         nn.PixelUnshuffle(4),
         nn.Conv2d(pixels, high, 3, padding=1),
-        nn.LeakyReLU(SLOPE),
-        nn.Conv2d(high, middle, 4, stride=2, padding=1),
-        ResidualBlock(middle),
-        nn.LeakyReLU(SLOPE),
-        nn.Conv2d(middle, low, 4, stride=2, padding=1),
-        ResidualBlock(low),
-        nn.LeakyReLU(SLOPE),
-    )
+        *refining(high, blocks[2]),
+    ]
+    for before, after, count in ((high, middle, blocks[1]), (middle, low, blocks[0])):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *refining(after, count)]
+    return nn.Sequential(*layers)
 
 
 def rising(widths: Three, blocks: Three) -> list[nn.Module]:
@@ -78,8 +78,8 @@ def rising(widths: Three, blocks: Three) -> list[nn.Module]:
     return layers
 
 
-def finest(width: int, blocks: int) -> list[nn.Module]:
-    """Layers on the finest maps."""
+def refining(width: int, blocks: int) -> list[nn.Module]:
+    """Residual blocks on maps of one size."""
     return [*(ResidualBlock(width) for _ in range(blocks)), nn.LeakyReLU(SLOPE)]
 
 
@@ -91,6 +91,7 @@ class StaticShape:
     levels: int
     reach: float
     encoder_widths: Three
+    encoder_blocks: Three
     generator_widths: Three
     generator_blocks: Three
     largest_reach: ClassVar[float]
@@ -100,7 +101,8 @@ class StaticShape:
         sizes = (*self.encoder_widths, *self.generator_widths, self.channels)
         if len(sizes) != 7 or not all(1 <= size <= 512 for size in sizes):
             raise ValueError("paper network sizes are out of range")
-        if len(self.generator_blocks) != 3 or not all(0 <= n <= 16 for n in self.generator_blocks):
+        blocks = (*self.encoder_blocks, *self.generator_blocks)
+        if len(blocks) != 6 or not all(0 <= n <= 16 for n in blocks):
             raise ValueError("paper network depths are out of range")
         if not 2 <= self.levels <= 128 or not 0.0 < self.reach <= self.largest_reach:
             raise ValueError("paper levels or latent reach are out of range")

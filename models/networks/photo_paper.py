@@ -31,7 +31,7 @@ from models.networks.paper import (
     compress,
     encoder_body,
     expand,
-    finest,
+    refining,
     rising,
 )
 from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
@@ -52,6 +52,7 @@ class PaperImageShape(StaticShape):
     levels: int = 64
     reach: float = 32.0
     encoder_widths: Three = (128, 64, 32)
+    encoder_blocks: Three = (1, 1, 0)
     generator_widths: Three = (128, 64, 32)
     generator_blocks: Three = (2, 1, 1)
     largest_reach = 128.0
@@ -72,14 +73,16 @@ class PaperImageEncoder(nn.Module):
         self.shape = shape
         self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
         self.register_buffer("mixing", torch.eye(shape.channels))
-        self.body = encoder_body(_PIXELS, shape.encoder_widths)
+        self.body = encoder_body(_PIXELS, shape.encoder_widths, shape.encoder_blocks)
         self.leave = nn.Conv2d(shape.encoder_widths[0], shape.channels, 1)
         start_at_zero(self.leave)
 
     @property
     def sight(self) -> int:
         """How many cells away a pixel can make a difference."""
-        return math.ceil((FOLD * 3 + 8 * 4 + 16 * 2) / STRIDE)
+        deep, mid, shallow = self.shape.encoder_blocks
+        pixels = FOLD * (2 * shallow + 3) + 8 * (2 * mid + 2) + 16 * 2 * deep
+        return math.ceil(pixels / STRIDE)
 
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, 3, 16h, 16w] in [0, 1], rate: [B], unused -> latents [B, C, h, w] in ±reach."""
@@ -111,7 +114,7 @@ class PaperImageGenerator(nn.Module):
         )
         self.draft = nn.Conv2d(_PIXELS, high, 1)
         self.finish = nn.Sequential(
-            *finest(high, shape.generator_blocks[2]),
+            *refining(high, shape.generator_blocks[2]),
             nn.Conv2d(high, _PIXELS, 3, padding=1),
         )
         start_at_zero(self.finish[-1])

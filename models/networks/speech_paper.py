@@ -27,7 +27,7 @@ from models.networks.paper import (
     compress,
     encoder_body,
     expand,
-    finest,
+    refining,
     rising,
 )
 
@@ -40,6 +40,7 @@ class PaperShape(StaticShape):
     levels: int = 16
     reach: float = 8.0
     encoder_widths: Three = (96, 64, 32)
+    encoder_blocks: Three = (1, 1, 0)
     generator_widths: Three = (128, 96, 48)
     generator_blocks: Three = (2, 2, 1)
     hops: int = 128
@@ -69,7 +70,7 @@ class PaperEncoder(nn.Module):
         self.shape = shape
         self.register_buffer("mean", torch.zeros(shape.mels))
         self.basis = nn.Parameter(torch.zeros(shape.patch * shape.mels, shape.channels))
-        self.body = encoder_body(16, shape.encoder_widths)
+        self.body = encoder_body(16, shape.encoder_widths, shape.encoder_blocks)
         self.leave = nn.Linear(8 * shape.encoder_widths[0], shape.channels)
         start_at_zero(self.leave)
 
@@ -99,7 +100,7 @@ class PaperGenerator(nn.Module):
         self.enter = nn.Linear(shape.channels, 8 * low)
         self.body = nn.Sequential(
             *rising(shape.generator_widths, shape.generator_blocks),
-            *finest(high, shape.generator_blocks[2]),
+            *refining(high, shape.generator_blocks[2]),
         )
         self.leave = nn.Conv2d(high, 16, 3, padding=1)
         self.unfold = nn.PixelShuffle(4)

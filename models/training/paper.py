@@ -12,8 +12,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -43,13 +43,31 @@ from models.networks.speech_distance import FrameDistance
 from models.networks.speech_paper import PaperEncoder, PaperGenerator, PaperModel, PaperShape
 from models.training.distributed import alone
 from models.training.export import IMAGE_LICENCE, SPEECH_LICENCE
-from models.training.frames import FrameShards
+from models.training.frames import FrameShards, FrameSource
 from models.training.linear_start import start_paper_image, start_paper_speech
-from models.training.loop import LoopSettings, Run, Task, learning_rate, parameter_groups, train
-from models.training.photographs import Photographs
+from models.training.log import Number
+from models.training.loop import (
+    LoopSettings,
+    Run,
+    Task,
+    adamw,
+    learning_rate,
+    parameter_groups,
+    train,
+)
+from models.training.photographs import Photographs, StoredPhotographs
 
 _CENTRE_SAMPLES = 100_000
 _CENTRE_BATCHES = 400
+# Wider and deeper than the shipped networks, whose sizes are the defaults of the shapes.
+_SPEECH_SHAPE = PaperShape(
+    encoder_widths=(192, 128, 64), encoder_blocks=(3, 2, 1),
+    generator_widths=(192, 128, 48), generator_blocks=(3, 2, 1),
+)  # fmt: skip
+_IMAGE_SHAPE = PaperImageShape(
+    encoder_widths=(256, 128, 64), encoder_blocks=(4, 2, 1),
+    generator_widths=(256, 128, 64), generator_blocks=(4, 3, 1),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,10 +76,10 @@ class PaperSettings(LoopSettings):
 
     noise: width of stage one's noise, in even steps over the latents' range; first_share: stage
     one's share of the length; adversary_from: share of stage one after which the discriminator is
-    used; adversary: its weight relative to F; search_every: steps of stage two between searched
-    batches; pool: the most searched signals that are kept; start_frames: how many the linear start
-    is fitted on; table_batches, table_steps: searched batches that the symbols are counted on, and
-    the length of their search.
+    used; adversary: its weight relative to F; search_every: steps of stage two between two
+    searches; searched: batches of signals in each of them; pool: the most searched signals that are
+    kept; start_frames: how many the linear start is fitted on; table_batches, table_steps: searched
+    batches that the symbols are counted on, and the length of their search.
     """
 
     batch: int = 32
@@ -70,13 +88,14 @@ class PaperSettings(LoopSettings):
     first_share: float = 0.6
     adversary_from: float = 0.5
     adversary: float = 0.02
-    search_every: int = 6
+    search_every: int = 24
+    searched: int = 4
     search_steps: int = 10
     pool: int = 2048
     start_frames: int = 1000
     table_batches: int = 4
     table_steps: int = 40
-    shape: StaticShape = field(default_factory=PaperShape)
+    shape: StaticShape = _SPEECH_SHAPE
 
 
 @dataclass(frozen=True)
@@ -88,12 +107,13 @@ class PaperImageSettings(PaperSettings):
     noise: float = 0.35  # the centres are denser where the latents are
     adversary: float = 0.002
     adversary_from: float = 0.7
-    search_every: int = 10
+    search_every: int = 20
+    searched: int = 2
     search_steps: int = 8
     pool: int = 128
     start_frames: int = 96
     table_batches: int = 6
-    shape: StaticShape = field(default_factory=PaperImageShape)
+    shape: StaticShape = _IMAGE_SHAPE
 
 
 class Pair(nn.Module):
@@ -147,7 +167,7 @@ class TwoStageTask(Task, ABC):
 
     @abstractmethod
     def signals(self, count: int) -> Tensor:
-        """Training signals, on the CPU."""
+        """Training signals, on the CPU or the device."""
 
     @abstractmethod
     def search(
@@ -158,9 +178,9 @@ class TwoStageTask(Task, ABC):
     def _new_optimisers(self) -> None:
         # The linear parts start within a few per cent of their optimum.
         groups = parameter_groups(self.networks, {"basis": 0.1})
-        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
-        discriminator_optimiser = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=4e-4, betas=(0.5, 0.98), weight_decay=1e-4
+        optimiser = adamw(groups, self.settings.rate, (0.9, 0.98), decay=1e-4, device=self.device)
+        discriminator_optimiser = adamw(
+            self.discriminator.parameters(), 4e-4, (0.5, 0.98), decay=1e-4, device=self.device
         )
         self.optimisers = {
             "optimiser": (optimiser, self.networks),
@@ -170,7 +190,7 @@ class TwoStageTask(Task, ABC):
     def start(self) -> None:
         """Start from the linear codec."""
         started = copy.deepcopy(self.networks).cpu()
-        signals = self.signals(self.settings.start_frames)
+        signals = self.signals(self.settings.start_frames).cpu()
         self.linear_start(started.encoder, started.generator, signals)
         self.networks.load_state_dict(started.state_dict())
         self.average.load_state_dict(self.networks.state_dict())
@@ -204,14 +224,14 @@ class TwoStageTask(Task, ABC):
         self._new_optimisers()
         self.run.note(f"step {self.steps}: stage two, on quantised latents")
 
-    def _search(self) -> float:
-        """Search a batch of new signals and add it to the pool; returns the mean cost."""
-        x = self._batch(self.settings.batch)
+    def _search(self) -> Tensor:
+        """Search new signals and add them to the pool; returns the mean cost."""
+        x = self._batch(self.settings.searched * self.settings.batch)
         latents, costs = self.search(self.model(), x, self.settings.search_steps, check_every=5)
         self.pool.extend(zip(latents, x, strict=True))
-        return float(costs.mean())
+        return costs.mean()
 
-    def step(self, fraction: float) -> dict[str, float]:
+    def step(self, fraction: float) -> Mapping[str, Number]:
         """One step; stage two begins at `first_share` of the training."""
         s = self.settings
         if fraction >= s.first_share and self.quantiser is None:
@@ -224,7 +244,7 @@ class TwoStageTask(Task, ABC):
         else:
             progress = fraction / s.first_share
             rate = learning_rate(progress, step, s.rate, warmup=100, floor=0.2)
-        values: dict[str, float] = {}
+        values: dict[str, Number] = {}
         if second and (step % s.search_every == 0 or not self.pool):
             values["searched"] = self._search()
         x = self._batch(s.batch // 2 if second else s.batch)
@@ -243,9 +263,9 @@ class TwoStageTask(Task, ABC):
             y = self.networks.generator(z, none)
         distance = self.distance(x, y) / self.scale
         loss = distance.mean()
-        values["distance"] = float(loss.detach())
+        values["distance"] = loss.detach()
         if second:
-            values["encoded"] = float(distance[: len(none)].detach().mean())
+            values["encoded"] = distance[: len(none)].detach().mean()
         if s.adversary > 0 and (second or progress >= s.adversary_from):
             values["discriminator"] = self.train_discriminator("judge_optimiser", x[::2], y[::2])
             with self.autocast():
@@ -254,7 +274,7 @@ class TwoStageTask(Task, ABC):
         norm = self.descend("optimiser", rate, loss)
         self.steps += 1
         self.update_average(self.networks, self.steps - self.stage_start, 0.998)
-        return values | {"loss": float(loss.detach()), "norm": norm, "rate": rate}
+        return values | {"loss": loss.detach(), "norm": norm, "rate": rate}
 
     def finish(self) -> None:
         """Fit the centres if stage two has not begun."""
@@ -300,10 +320,10 @@ class PaperTask(TwoStageTask):
     ) -> None:
         super().__init__(settings, FrameDistance(), run, device)
         self.shards = shards
-        self._frame_random = np.random.default_rng(settings.seed)
+        self._frames = FrameSource(shards, device)
 
     def signals(self, count: int) -> Tensor:
-        return self.shards.batch(count, self._frame_random)
+        return self._frames.batch(count, self.random)
 
     def search(
         self, model: StaticModel, x: Tensor, iterations: int, check_every: int
@@ -330,7 +350,8 @@ class PaperImageTask(TwoStageTask):
         self, photographs: Photographs, settings: PaperImageSettings, run: Run, device: torch.device
     ) -> None:
         super().__init__(settings, PaperDistance(), run, device)
-        self.photographs = photographs
+        on_cpu = device.type == "cpu"
+        self.photographs = photographs if on_cpu else StoredPhotographs(photographs, device)
         self._cells = photographs.crop // STRIDE
         self.scale = self._cells**2
 
