@@ -492,7 +492,7 @@ def test_k_follows_the_balance(folder: Path) -> None:
     task.start()
     task.begin_began()
     before = task.k
-    values = task.step(0.9)
+    values = {name: float(value) for name, value in task.step(0.9).items()}
     difference = task.settings.balance * values["real"] - values["fake"]
     assert task.k == pytest.approx(max(before + task.settings.gain * difference, 0.0))
     assert values["convergence"] == pytest.approx(values["real"] + abs(difference))
@@ -509,7 +509,7 @@ def test_the_auto_encoder_phase_lowers_the_error(folder: Path) -> None:
         return [float((task.average.body(h) - x).square().mean()) for h in passed]
 
     before = errors()
-    losses = [task.step(0.25 * k / 40)["loss"] for k in range(40)]
+    losses = [float(task.step(0.25 * k / 40)["loss"]) for k in range(40)]
     assert np.isfinite(losses).all()
     assert all(after < 0.9995 * start for after, start in zip(errors(), before, strict=True))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from models.networks.ganz import Discriminator, GanzShape, Generator
 from models.training import checkpoints
 from models.training.distributed import alone
 from models.training.linear_start import lapped_channels
+from models.training.log import Number
 from models.training.loop import LoopSettings, Task, learning_rate, parameter_groups
 from models.training.photographs import Photographs
 
@@ -191,7 +193,7 @@ class GanzTask(Task):
         layer = DenseFirstLayer(latents, self.scales, mean, self.generator.body.spread)
         return layer.to(self.device)
 
-    def step(self, fraction: float) -> dict[str, float]:
+    def step(self, fraction: float) -> Mapping[str, Number]:
         s = self.settings
         random = np.random.default_rng((s.seed, self.steps))
         if fraction >= s.share and not self.began:
@@ -213,7 +215,7 @@ class GanzTask(Task):
         self.discriminator.decoder.load_state_dict(self.average.body.state_dict())
         self._new_optimisers()
 
-    def _drawing_step(self, x: Tensor, h: Tensor, progress: float) -> dict[str, float]:
+    def _drawing_step(self, x: Tensor, h: Tensor, progress: float) -> dict[str, Number]:
         rate = learning_rate(progress, self.steps, self.settings.rate)
         with self.autocast():
             y = self.generator.body(h)
@@ -221,7 +223,7 @@ class GanzTask(Task):
         norm = self.descend("optimiser", rate, loss)
         return {"loss": float(loss.detach()), "psnr": score, "norm": norm, "rate": rate}
 
-    def _began_step(self, x: Tensor, h: Tensor, progress: float) -> dict[str, float]:
+    def _began_step(self, x: Tensor, h: Tensor, progress: float) -> dict[str, Number]:
         s = self.settings
         rate = s.began_rate * (1.0 - 0.9 * max(0.0, 2.0 * progress - 1.0))
         z = 2.0 * torch.rand(len(x), s.shape.latents, device=self.device) - 1.0
