@@ -145,9 +145,10 @@ class StoredPhotographs:
         self._sizes, self._starts = sizes, starts
         self._pixels = torch.empty(total, 3, dtype=torch.uint8, device=device)
         with _pool() as pool:
-            for done in [pool.submit(self._store, *each) for each in
-                         zip(photographs.training, sizes, starts, strict=True)]:  # fmt: skip
-                done.result()
+            scaled = pool.map(_scaled, photographs.training, sizes)
+            for firsts, pieces in zip(starts, scaled, strict=True):
+                for start, pixels in zip(firsts.tolist(), pieces, strict=True):
+                    self._pixels[start : start + len(pixels)] = pixels.to(device)
         y, x = torch.meshgrid(torch.arange(self.crop), torch.arange(self.crop), indexing="ij")
         self._y, self._x = y.to(device), x.to(device)
 
@@ -158,15 +159,6 @@ class StoredPhotographs:
         first, down, across = sent(where, self._device)[:, :, None, None].unbind(1)
         pixels = self._pixels[first + down * self._y + across * self._x]
         return pixels.permute(0, 3, 1, 2).float() / 255.0
-
-    def _store(
-        self, image: Image.Image, sizes: list[tuple[int, int]], starts: NDArray[np.int64]
-    ) -> None:
-        for k, (size, start) in enumerate(zip(sizes, starts, strict=True)):
-            filter_ = Image.Resampling.BICUBIC if k % 2 else Image.Resampling.LANCZOS
-            scaled = image if size == image.size else image.resize(size, filter_)
-            pixels = torch.from_numpy(np.array(scaled)).reshape(-1, 3)
-            self._pixels[start : start + len(pixels)] = pixels.to(self._device)
 
     def _random_crop(self, random: np.random.Generator) -> tuple[int, int, int]:
         number = random.integers(len(self._sizes))
@@ -181,6 +173,16 @@ class StoredPhotographs:
         if random.random() < _TRANSPOSED:
             down, across = across, down
         return first, down, across
+
+
+def _scaled(image: Image.Image, sizes: list[tuple[int, int]]) -> list[Tensor]:
+    """The pixels [N, 3] of a photograph at several sizes."""
+    found = []
+    for k, size in enumerate(sizes):
+        filter_ = Image.Resampling.BICUBIC if k % 2 else Image.Resampling.LANCZOS
+        scaled = image if size == image.size else image.resize(size, filter_)
+        found.append(torch.from_numpy(np.array(scaled)).reshape(-1, 3))
+    return found
 
 
 def sent(values: NDArray[Any], device: torch.device) -> Tensor:
