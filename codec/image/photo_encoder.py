@@ -86,7 +86,7 @@ class Tuning:
 
 
 TUNINGS: dict[Tune, Tuning] = {
-    "psnr": Tuning(0.8, 1.05, 1.0),
+    "psnr": Tuning(0.8, 1.05, 1.08),
     "ms-ssim": Tuning(1.2, 0.9, 0.95, (0.3, 0.45), False, BY_RATE),
     "visual": Tuning(1.2, 0.9, 0.9, (0.1, 0.1)),
 }
