@@ -83,7 +83,7 @@ def test_a_stage_that_is_not_finished_is_exported_only_if_named(work: Path, mode
     pack(packed)
     argv = ["train", "speech", "--data", str(packed), "--work", str(work), "--stage", "export"]
     assert main(argv) == 1
-    assert main([*argv, "--of", "three"]) == 2
+    assert main([*argv, "--of", "four"]) == 2
 
 
 def test_encode_and_decode_with_a_model_of_ones_own(
