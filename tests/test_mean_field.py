@@ -139,7 +139,7 @@ def test_it_goes_on_from_where_it_was() -> None:
 def test_few_steps_under_a_tight_limit_find_something() -> None:
     """The descent ends above the limit, as it wants more bits than are allowed at this price."""
     networks = search_networks(load_speech_model("speech"))
-    rough = torch.randn(4, 16, 192, generator=torch.Generator().manual_seed(4))
+    rough = torch.randn(4, 16, 192, generator=torch.Generator().manual_seed(6))
     ones = torch.ones(4)
     x = networks.generator(rough * torch.linspace(2.0, 0.1, 192), ones).clamp(-1.0, 1.0)
     free = Problem(networks, FrameDistance(), x, ones, ones * 5e-5)
@@ -148,6 +148,4 @@ def test_few_steps_under_a_tight_limit_find_something() -> None:
     assert (search(free, few).bits > limit).all()
     found = search(replace(free, allowed_bits=limit), few)
     assert (found.bits <= limit).all()
-    assert (found.cost <= found.start_cost).all()
-    # Of one frame all that the short search finds takes more bits.
-    assert int((found.cost < found.start_cost).sum()) >= 3
+    assert (found.cost < found.start_cost).all()

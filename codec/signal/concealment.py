@@ -25,7 +25,7 @@ Rescale = Callable[[FloatArray, float, float], FloatArray]
 # or from fewer columns, is quieter than the lost speech and scores lower.
 FADE_HOPS = 64  # from the last sound to the background: 512 ms
 BACKGROUND_HOPS = 40  # about so many of a second's quietest columns are the background
-BACKGROUND_FADE_DB = 24.0  # per second, after the first lost second
+BACKGROUND_FADE_DB = 27.0  # per second, after the first lost second
 _TAIL_HOPS = 4  # columns averaged into what speech ended on
 
 
