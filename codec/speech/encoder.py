@@ -57,12 +57,9 @@ if TYPE_CHECKING:
 BLOCK = 4  # the most latent steps that a call searches at once
 # Of the search in a call: seconds, and share of its block.
 LONGEST_TAIL, TAIL_SHARE = 0.03, 0.3
-# How much longer the first half of a full block may be searched, before the block is whole: that
-# delays nothing.
-AHEAD = 2.0
-# ... if it can take so many steps. On slower machines they gain nothing that is heard, while
-# packets leave later and less evenly, as the two ends of a call take each other's time.
-FEWEST_AHEAD = 4
+# How much longer a full block but for its last step may be searched, while that is being said: it
+# delays nothing, as long as it ends before the block is whole.
+AHEAD = 1.5
 CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
 KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
 UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost
@@ -282,7 +279,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Head:
-    """What was found of the first half of a block: latents [1, S, C], their rate point [1]."""
+    """What was found of a block before it was whole: latents [1, S, C], their rate point [1]."""
 
     latents: torch.Tensor
     rate: torch.Tensor
@@ -314,12 +311,12 @@ class SpeechEncoder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """iterations: search steps of a block (None: the preset's, or as many as the budget
-        allows); budget: seconds of search of a block, from when it is whole, and of its first half
-        before that (None: files' search, which is as long as it takes); method: of the search
-        (None: the preset's); entropy: the entropy coder (None: the preset's); session: whether
-        packets take their session form (None: all but whole frames do); chained: whether they look
-        back (None: the short ones do); activity: finds the pauses, which become comfort noise and
-        then nothing (None: all is speech); most_bytes: of a packet with its header.
+        allows); budget: seconds of search of a block, from when it is whole, and of all but its
+        last step before that (None: files' search, which is as long as it takes); method: of the
+        search (None: the preset's); entropy: the entropy coder (None: the preset's); session:
+        whether packets take their session form (None: all but whole frames do); chained: whether
+        they look back (None: the short ones do); activity: finds the pauses, which become comfort
+        noise and then nothing (None: all is speech); most_bytes: of a packet with its header.
 
         Raises BadInput for values out of range, and for what a model cannot do: shorter packets,
         or a method of search.
@@ -492,7 +489,7 @@ class SpeechEncoder:
         """A step was analysed: search the block and send the packet that it completes."""
         left = -self._filled % self._block
         if left:
-            if self._budget is not None and 2 * left == self._block == BLOCK:
+            if self._budget is not None and left == 1 and self._block == BLOCK:
                 self._search_ahead()
             return []
         if self._block == FRAME_STEPS and self._activity is None:
@@ -618,16 +615,14 @@ class SpeechEncoder:
         """Of the block at hand: that of its packet, or of the packet before."""
         return self._blocks[0].plan.quality if self._blocks else self._quality
 
-    # --- the first half of a block ---------------------------------------------------------------
+    # --- a block that is not yet whole -----------------------------------------------------------
 
     def _search_ahead(self) -> None:
-        """Search the first half of a block while the other is being said."""
-        coder, steps, begun = self._coder, self._block // 2, self._clock()
+        """Search a block but for its last step while that is being said."""
+        coder, steps, begun = self._coder, self._block - 1, self._clock()
         settings = self._search_settings(begun, last=False)
         quality = self._likely_quality
         if settings.iterations == 0 or not self._in_haste(settings):
-            return
-        if settings.budget is None or FEWEST_AHEAD * self._round > settings.budget:
             return
         window, x, networks = self._window(steps, bool(self._blocks) or self._looks_back())
         with threads_for(x):
@@ -641,7 +636,7 @@ class SpeechEncoder:
         self._seconds += self._clock() - begun
 
     def _begun(self, guess: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
-        """A guess [1, S, C] at a block, with what has been found of its first half."""
+        """A guess [1, S, C] at a block, with what has been found of its beginning."""
         if self._head is None:
             return guess
         head = self._codec.networks.rescale(self._head.latents, self._head.rate, rate)

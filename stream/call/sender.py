@@ -281,7 +281,10 @@ class Sender:
         """How long samples may gather without making the packet late."""
         if self._backlog > _HURRY:
             return 0.0
-        left = self._wanted() / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
+        wanted = self._wanted()
+        if wanted > STEP_SAMPLES:
+            wanted -= STEP_SAMPLES  # all but the last step is searched while that is being said
+        left = wanted / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
         return min(max(left - _EARLY, 0.0), _GATHER)
 
     def _take(self, samples: FloatArray, when: float) -> None:
