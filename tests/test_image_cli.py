@@ -226,6 +226,21 @@ def test_a_size_that_cannot_be_met_is_one_line(
     assert not (tmp_path / "a.stim").exists()
 
 
+def test_a_rate_that_nothing_comes_near_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 48), (90, 120, 60)).save(tmp_path / "flat.png")
+    photograph(64, 48).save(tmp_path / "a.png")
+    assert (
+        sotto("encode", tmp_path / "flat.png", tmp_path / "flat.stim", "--bpp", "2", "--fast") == 0
+    )
+    taken = (tmp_path / "flat.stim").stat().st_size
+    assert f"takes {taken} of the 768 bytes allowed" in one_line(capsys)
+    assert sotto("encode", tmp_path / "flat.png", tmp_path / "b.stim") == 0
+    assert sotto("encode", tmp_path / "a.png", tmp_path / "a.stim", "--bpp", "0.8", "--fast") == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("options", [("--bpp", "1e300"), ("--ratio", "1e-300"), ("--bpp", "30")])
 def test_all_the_room_there_is(options: tuple[str, str], tmp_path: Path) -> None:
     photograph(33, 20).save(tmp_path / "a.png")
