@@ -246,6 +246,26 @@ def test_workers_never_see_an_interrupt() -> None:
         assert signal.SIGINT in connection.recv()
 
 
+FIRST = """
+import sys
+from models.workers.processes import OnProcesses
+from tests.corpus_jobs import blocked
+
+if __name__ == "__main__":
+    print(*map(int, next(OnProcesses(1)(blocked, [None]))))
+"""
+
+
+def test_nor_does_the_first_worker_of_a_program(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(FIRST)
+    root = Path(__file__).resolve().parents[1]
+    blocked = subprocess.check_output(
+        [sys.executable, str(tmp_path / "program.py")],
+        env={**os.environ, "PYTHONPATH": str(root)}, text=True, timeout=60,
+    )  # fmt: skip
+    assert str(int(signal.SIGINT)) in blocked.split()
+
+
 def test_results_come_in_order_and_failures_as_reasons() -> None:
     results = list(OnProcesses(2)(corpus_jobs.halved, [4, 3, 8]))
     assert results == [2, "unexpected ValueError: 3 is odd", 4]

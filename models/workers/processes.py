@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
@@ -116,6 +116,9 @@ class Processes:
 def interrupts_blocked() -> Iterator[None]:
     """Programs started within the block never see Ctrl-C, which a terminal sends to all of them;
     it reaches this one afterwards."""
+    # The first program to be started would bring the tracker along, which lets interrupts through
+    # again once it runs.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
