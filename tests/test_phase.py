@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from codec.signal import analysis, phase
 from codec.signal.analysis import FRAME_HOPS, FRAME_SAMPLES, HOP, LEAD, N_BINS, N_FFT, WINDOW
-from codec.signal.phase import LOOK_AHEAD, PhaseSynthesiser
+from codec.signal.phase import EARLY, LOOK_AHEAD, PhaseSynthesiser
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from models.evaluation.phase import dual_window_error, gaussian, slope_errors, window
 from tests.waveforms import synthesise
@@ -303,7 +303,7 @@ def test_bad_magnitudes_are_refused_and_change_nothing(clip: FloatArray) -> None
 
 @settings(max_examples=10)
 @given(sizes=st.lists(st.integers(0, 128), min_size=1, max_size=12))
-def test_variable_blocks_give_what_is_there_but_for_20_ms(sizes: list[int]) -> None:
+def test_variable_blocks_give_what_is_there_but_for_8_ms(sizes: list[int]) -> None:
     rng = np.random.default_rng(7)
     synthesiser = PhaseSynthesiser(variable=True)
     pushed = out = 0
@@ -311,14 +311,20 @@ def test_variable_blocks_give_what_is_there_but_for_20_ms(sizes: list[int]) -> N
         samples = synthesiser.push(rng.random((size, N_BINS), np.float32) ** 4)
         assert np.isfinite(samples).all()
         pushed, out = pushed + size, out + len(samples)
-        assert out == max((pushed - LOOK_AHEAD) * HOP - LEAD, 0)
+        assert out == (pushed * HOP - 128 if pushed > LOOK_AHEAD else 0)
     assert out + len(synthesiser.finish()) == pushed * HOP
 
 
 def test_variable_blocks_as_long_as_frames_are_the_fixed_grid(clip: FloatArray) -> None:
+    """But for the samples that come early, which are not far from it."""
     magnitudes = columns(whole_frames(clip, 3))
     parts = in_pushes(magnitudes, [FRAME_HOPS] * 3, variable=True)
-    assert np.array_equal(parts, synthesise(magnitudes))
+    whole = synthesise(magnitudes)
+    ends = (np.arange(1, 4) * FRAME_HOPS - LOOK_AHEAD) * HOP - LEAD
+    early = (ends[:, None] + np.arange(EARLY)).ravel()
+    assert np.array_equal(np.delete(parts, early), np.delete(whole, early))
+    error = parts[early] - whole[early]
+    assert 0 < np.mean(error**2) < 0.1 * np.mean(whole[early] ** 2)
 
 
 def test_variable_blocks_join_without_seams(clip: FloatArray) -> None:
@@ -347,7 +353,7 @@ def test_spectra_come_out_as_soon_as_magnitudes(pushes: list[tuple[bool, int]]) 
             samples = synthesiser.push(magnitudes)
         assert np.isfinite(samples).all()
         pushed, out = pushed + size, out + len(samples)
-        assert out == max((pushed - LOOK_AHEAD) * HOP - LEAD, 0)
+        assert out == (pushed * HOP - 128 if pushed > LOOK_AHEAD else 0)
     assert out + len(synthesiser.finish()) == pushed * HOP
 
 

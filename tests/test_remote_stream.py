@@ -510,7 +510,7 @@ def test_fades():
     assert fade_in(ones)[0] == 0 and fade_in(ones)[-1] == 1
     np.testing.assert_array_equal(fade_in(ones)[::-1], fade_out(ones))
     assert len(fade_out(ones[:3])) == 3 and not len(fade_in(ones[:0]))
-    assert SYNTHESIS_DELAY == 320
+    assert SYNTHESIS_DELAY == 128
 
 
 # --- with the real codec -------------------------------------------------------------------------

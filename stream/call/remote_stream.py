@@ -20,7 +20,7 @@ from codec.errors import BadStream, SottoError
 from codec.packet import FRAME_STEPS, SEQUENCE_MODULUS, STEP_MS, Packet, short_id, unpack_session
 from codec.signal import analysis
 from codec.signal.analysis import HOP, LEAD, STEP_HOPS
-from codec.signal.phase import LOOK_AHEAD
+from codec.signal.phase import EARLY, LOOK_AHEAD
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from codec.signal.synthesis import SpeechSynthesiser
 from stream.audio.limiter import Limiter
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from codec.speech.decoder import PacketDecoder
 
 
-SYNTHESIS_DELAY = LOOK_AHEAD * HOP + LEAD  # samples the synthesiser keeps until more columns come
+# Samples that the synthesiser keeps until more columns come.
+SYNTHESIS_DELAY = LOOK_AHEAD * HOP + LEAD - EARLY
 
 _FADE = 160  # samples, 10 ms: where the sound begins, ends or is cut
 # Columns of a packet that are synthesised and queued before the others, so that they may be played
