@@ -156,12 +156,7 @@ def refine(
                 break
         found.step(done / planned)
         done += 1
-    networks, rate, z = problem.networks, problem.rate, found.z
-    if problem.allowed_bits is not None:
-        z = cheapen(networks, z, rate, problem.allowed_bits)
-    u = networks.quantise(z, 0.0)
-    with torch.no_grad():
-        bits = networks.prior.bits(u, rate).sum((1, 2))
+    z, u, bits = _cheapened(problem.networks, found.z, problem.rate, problem.allowed_bits)
     return SearchResult(u, found.cost, bits, first, done, z)
 
 
@@ -173,14 +168,26 @@ def cheapen(
     Frames within their limit are unchanged. The cheapest latents are those that the prior expects,
     which need not be zero. Ends above the limit if `steps` steps of `size` do not suffice.
     """
-    for _ in range(steps):
+    return _cheapened(networks, z, rate, limit, steps, size)[0]
+
+
+def _cheapened(
+    networks: Networks,
+    z: Tensor,
+    rate: Tensor,
+    limit: Tensor | None,
+    steps: int = 80,
+    size: float = 0.1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `cheapen`, without a limit unchanged; with the quantised latents and their bits [B]."""
+    for left in range(steps, -1, -1):
         quantised = networks.quantise(z, 0.0)
         with torch.no_grad():
-            above = networks.prior.bits(quantised, rate).sum((1, 2)) > limit
-        if not above.any():
+            bits = networks.prior.bits(quantised, rate).sum((1, 2))
+        if not left or limit is None or not (above := bits > limit).any():
             break
         z = z.detach().requires_grad_(True)
         (slope,) = torch.autograd.grad(networks.prior.bits(z, rate, quantised).sum(), z)
         scale = slope.square().mean((1, 2), keepdim=True).sqrt() + 1e-9
         z = torch.where(above[:, None, None], z - size * slope / scale, z).detach()
-    return z
+    return z, quantised, bits
