@@ -344,6 +344,7 @@ class SpeechEncoder:
         self._sequence = self._step = 0
         self._round = 0.0  # seconds that an iteration takes, lately
         self._quality = codec.settings.quality  # of the latest packet
+        self._latest: tuple[Known, Networks] | None = None  # networks, and what comes before
         self._growth: Bits | None = None  # payload bits at each quality, lately
         self._growth_until = 0  # step
         self._due = False  # to look at it again, now that the columns are those of speech
@@ -658,8 +659,12 @@ class SpeechEncoder:
 
     def _networks_after(self, known: Known) -> Networks:
         """The networks as the search of what follows sees them."""
-        past = Past(*(self._there(part.astype(np.float32)) for part in known))
-        return following(self._codec.searchable, past)
+        before = self._latest
+        if before is None or not before[0].same(known):
+            past = Past(*(self._there(part.astype(np.float32)) for part in known))
+            # Kept, with what they have found out about the past, for as long as it is the same.
+            self._latest = before = known, following(self._codec.searchable, past)
+        return before[1]
 
     def _there(self, rows: FloatArray) -> torch.Tensor:
         """Rows [N, K] on the device of the networks, [1, N, K]."""

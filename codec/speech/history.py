@@ -25,6 +25,12 @@ class Known(NamedTuple):
     latents: FloatArray
     context: NDArray[np.int8]
 
+    def same(self, other: Known) -> bool:
+        """Whether the networks see the same after both."""
+        return np.array_equal(self.latents, other.latents) and np.array_equal(
+            self.context, other.context
+        )
+
 
 class History:
     """The end of what was coded. Immutable parts, so that `copy.copy` keeps a state."""
