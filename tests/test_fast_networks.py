@@ -12,11 +12,13 @@ from torch import Tensor
 
 from codec.speech.codec import SpeechCodec
 from models.inference import packed as packing
+from models.inference.fast_distance import FastDistance
 from models.inference.fast_networks import FastGenerator, arrays_in
 from models.inference.fast_prior import FastPrior
 from models.inference.packed import can_pack, can_quantise, packed
 from models.inference.written_out import WrittenGenerator
 from models.networks.speech import Generator, Prior, SpeechShape
+from models.networks.speech_distance import FrameDistance
 
 SHAPE = SpeechShape(
     channels=24, width=32, hidden=48, encoder_blocks=1, generator_blocks=3,
@@ -242,3 +244,22 @@ def test_fast_networks_leave_the_exact_ones_alone(generator: Generator, prior: P
     for network, state in zip((generator, prior), before, strict=True):
         for name, value in network.state_dict().items():
             np.testing.assert_array_equal(value.numpy(), state[name].numpy())
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_distance_with_its_slope_is_that_of_pytorch(frames: int) -> None:
+    """Of speech and what is far from it, silence, and values beyond those that levels can have."""
+    draw = torch.Generator().manual_seed(5)
+    exact = FrameDistance()
+    quick = FastDistance(exact)
+    x = torch.rand(frames, 48, 128, generator=draw) * 2.0 - 1.0
+    x[:, 16:32] = -1.0
+    y = x + torch.linspace(0.0, 0.5, 48)[:, None] * torch.randn(x.shape, generator=draw)
+    y[:, 20:24] = -1.0
+    reference = exact.reference(x)
+    away, slope = exact.with_slope(reference, y)
+    fast_away, fast_slope = quick.with_slope(reference, y)
+    assert (y.abs() > 1.1).any()
+    torch.testing.assert_close(away, exact(x, y))
+    torch.testing.assert_close(fast_away, away, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(fast_slope, slope, rtol=1e-3, atol=1e-6 * float(slope.abs().max()))

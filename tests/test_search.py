@@ -12,12 +12,19 @@ from torch import Tensor
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent
 from codec.search.engine import search, threads_for
-from codec.search.problem import Networks, Problem, SearchResult, SearchSettings, quantise
+from codec.search.problem import (
+    Distance,
+    Networks,
+    Problem,
+    SearchResult,
+    SearchSettings,
+    quantise,
+)
 
 STEPS, CHANNELS, HOPS, MELS = 4, 8, 16, 12
 
 
-class ToyDistance:
+class ToyDistance(Distance):
     """Mean squared error."""
 
     def reference(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -48,8 +48,8 @@ class MeanField(Descent):
             raise ValueError("the latents of this model are not whole numbers")
         z = self.z.requires_grad_(True)
         y = networks.fast_generator(z, self.rate)
-        away = self._distance.against(self._reference, y)
-        slope, along = torch.autograd.grad(away.sum(), (z, y))
+        away, along = self._distance.with_slope(self._reference, y)
+        (slope,) = torch.autograd.grad(y, z, along)
         z = z.detach()
         whole = networks.quantise(z, 0.0)
         bits, lower, higher = model.bits(whole, self.rate)
@@ -62,7 +62,7 @@ class MeanField(Descent):
         firm = first + (last - first) * done
         expected = (bits + offset * towards).sum((1, 2))
         spread = (stiff * offset.abs() * (1.0 - offset.abs())).sum((1, 2))
-        self.cost = away.detach() + 0.5 * spread + self.weight * expected
+        self.cost = away + 0.5 * spread + self.weight * expected
         price = self._price[:, None, None].to(z.dtype)
         kink = torch.where(up, 0.5, -0.5) - offset
         self._move(slope + price * towards + firm * stiff * kink, done)

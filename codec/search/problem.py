@@ -34,6 +34,14 @@ class Distance(Protocol):
 
     def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor: ...
 
+    def with_slope(self, reference: tuple[Tensor, ...], y: Tensor) -> tuple[Tensor, Tensor]:
+        """F of decoded y against a `reference` [B], and its slope by y, in the shape of y."""
+        y = y.detach().requires_grad_(True)
+        with torch.enable_grad():
+            away = self.against(reference, y)
+        (slope,) = torch.autograd.grad(away.sum(), y)
+        return away.detach(), slope
+
 
 @dataclass(frozen=True)
 class StepModel:

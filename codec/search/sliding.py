@@ -107,3 +107,7 @@ class NewestDistance(Distance):
     def against(self, reference: tuple[Tensor, ...], y: Tensor) -> Tensor:
         """F of decoded columns y [B, T', M] against a `reference`: [B]."""
         return self._distance.against(reference, y)
+
+    def with_slope(self, reference: tuple[Tensor, ...], y: Tensor) -> tuple[Tensor, Tensor]:
+        """F of decoded columns y [B, T', M] against a `reference` [B], and its slope by y."""
+        return self._distance.with_slope(reference, y)

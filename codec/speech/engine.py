@@ -94,7 +94,7 @@ class SpeechEngine:
     @cached_property
     def distance(self) -> Distance:
         """The distance that encoders minimise; decoders never load it."""
-        return self.networks.frame_distance()
+        return self._prepared.distance
 
 
 def check_steps(codec: SpeechEngine, steps: int) -> int:

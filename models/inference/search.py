@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codec.device import fast_in_half
-from codec.search.problem import Networks, RateModel, StepModel
+from codec.search.problem import Distance, Networks, RateModel, StepModel
 from codec.signal.samples import FloatArray
 from codec.speech.generator import FrameGenerator
+from models.inference.fast_distance import FastDistance
 from models.inference.fast_networks import FastEncoder, FastGenerator, arrays_in
 from models.inference.fast_prior import FastPrior
 from models.inference.frame_generator import SpeechGenerator
@@ -85,6 +86,12 @@ class Prepared:
             step_model(model.generator, prior),
             self._following,
         )
+
+    @cached_property
+    def distance(self) -> Distance:
+        """F, which searches lower."""
+        exact = self._model.frame_distance()
+        return FastDistance(exact) if self._on_cpu else exact
 
     @cached_property
     def _exact(self) -> Draw:

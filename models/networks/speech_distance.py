@@ -18,12 +18,15 @@ from models.networks.common import SignalDistance
 
 _SPEECH_DB_SPL = 79.0  # listening level of active speech, P.862
 _QUIETEST_DB = -60.0  # frames below this level (re full scale) are not amplified to speech level
-_ZWICKER_POWER = 0.23
-_LOUDNESS_SCALE = 0.187
+ZWICKER_POWER = 0.23
+LOUDNESS_SCALE = 0.187
 _BANDS = 48
 SCALE = 24.0  # brings F near 0.6 at 2 kbit/s
-_LOUDNESS_SHARE = 0.01
-_ADDED_SHARE = 0.15
+LOUDNESS_SHARE = 0.01
+ADDED_SHARE = 0.15
+# The asymmetry factor of P.862: a power of the ratio of powers, both with an offset, and its bound.
+OFFSET, MOST_RATIO, ASYMMETRY = 50.0, 12.0, 1.2
+LOWEST, HIGHEST = -1.0, 1.05  # of log-mel values; what lies beyond counts as these
 
 
 def _bark(hertz: np.ndarray) -> np.ndarray:
@@ -66,13 +69,13 @@ class FrameDistance(SignalDistance):
     def _band_power(self, x: Tensor) -> Tensor:
         half = (analysis.CEILING_DB - analysis.FLOOR_DB) / 2.0
         middle = (analysis.CEILING_DB + analysis.FLOOR_DB) / 2.0
-        amplitude = torch.exp((x.clamp(-1.0, 1.05) * half + middle) * (np.log(10.0) / 20.0))
+        amplitude = torch.exp((x.clamp(LOWEST, HIGHEST) * half + middle) * (np.log(10.0) / 20.0))
         return (amplitude - analysis.FLOOR).clamp_min(0.0).square() @ self.gather
 
     def _loudness(self, power: Tensor) -> Tensor:
-        low = (self.threshold / 0.5) ** _ZWICKER_POWER * _LOUDNESS_SCALE
+        low = (self.threshold / 0.5) ** ZWICKER_POWER * LOUDNESS_SCALE
         ratio = 0.5 + 0.5 * power / self.threshold
-        return (low * (ratio**_ZWICKER_POWER - 1.0)).clamp_min(0.0)
+        return (low * (ratio**ZWICKER_POWER - 1.0)).clamp_min(0.0)
 
     def reference(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The target's part, computed once per search: x, level gain, band power and loudness."""
@@ -92,7 +95,8 @@ class FrameDistance(SignalDistance):
         power = self._band_power(y) * gain
         difference = self._loudness(power) - target
         changed = (difference * self.weight).square().sum(-1)
-        ratio = ((power + 50.0) / (target_power + 50.0)).clamp(1.0 / 12.0, 12.0)
-        added = (difference.square() * self.weight * ratio**1.2).sum(-1)
-        loudness = (changed + _ADDED_SHARE * added).mean(1)
-        return SCALE * (_LOUDNESS_SHARE * loudness + (y - x).square().mean((1, 2)))
+        ratio = (power + OFFSET) / (target_power + OFFSET)
+        ratio = ratio.clamp(1.0 / MOST_RATIO, MOST_RATIO)
+        added = (difference.square() * self.weight * ratio**ASYMMETRY).sum(-1)
+        loudness = (changed + ADDED_SHARE * added).mean(1)
+        return SCALE * (LOUDNESS_SHARE * loudness + (y - x).square().mean((1, 2)))
