@@ -56,10 +56,10 @@ if TYPE_CHECKING:
 
 BLOCK = 4  # the most latent steps that a call searches at once
 # Of the search in a call: seconds, and share of its block.
-LONGEST_TAIL, TAIL_SHARE = 0.03, 0.3
-# How much longer a full block but for its last step may be searched, while that is being said: it
-# delays nothing, as long as it ends before the block is whole.
-AHEAD = 1.5
+LONGEST_TAIL, TAIL_SHARE = 0.02, 0.3
+# Seconds that a full block but for its last step may be searched, while that is being said: nothing
+# is late for it, as long as it ends before the block is whole.
+AHEAD = 0.045
 CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
 KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
 UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost
@@ -311,8 +311,8 @@ class SpeechEncoder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """iterations: search steps of a block (None: the preset's, or as many as the budget
-        allows); budget: seconds of search of a block, from when it is whole, and of all but its
-        last step before that (None: files' search, which is as long as it takes); method: of the
+        allows); budget: seconds of search of a block, from when it is whole (None: files' search,
+        which is as long as it takes, and never ahead); method: of the
         search (None: the preset's); entropy: the entropy coder (None: the preset's); session:
         whether packets take their session form (None: all but whole frames do); chained: whether
         they look back (None: the short ones do); activity: finds the pauses, which become comfort
@@ -326,7 +326,7 @@ class SpeechEncoder:
         if iterations is None and budget is not None:
             iterations = 10_000
         self._codec, self._activity, self._clock = codec, activity, clock
-        self._iterations, self._budget = iterations, budget
+        self._iterations, self._budget, self._ahead = iterations, budget, AHEAD
         self._settings = SearchSettings(
             method=check_method(codec, method), penalty=codec.networks.penalty
         )
@@ -374,9 +374,12 @@ class SpeechEncoder:
         """Put another number of latent steps into packets from the next one on. Raises BadInput."""
         self._next_steps = check_steps(self._codec, steps)
 
-    def set_budget(self, seconds: float | None) -> None:
-        """Search blocks for so many seconds, from when they are whole; None: without a limit."""
-        self._budget = seconds
+    def set_budget(self, seconds: float | None, ahead: float = AHEAD) -> None:
+        """Search blocks for so many seconds, from when they are whole; None: without a limit.
+
+        ahead: seconds of search of all but the last step of a full block, before that is whole.
+        """
+        self._budget, self._ahead = seconds, ahead
 
     def want_key(self, lost: bool = False) -> None:
         """Let the next packet be one that needs none before it; after a loss, several seconds of
@@ -687,7 +690,7 @@ class SpeechEncoder:
         if not last and self._activity is not None and not self._activity.frame_active():
             return replace(settings, method="none")  # most likely part of a pause
         if self._budget is not None:
-            left = (1.0 if last else AHEAD) * self._budget - (self._clock() - begun)
+            left = (self._budget if last else self._ahead) - (self._clock() - begun)
             # A little late rather than without the round that pays most: others are as late.
             grace = _GRACE if last else 0.0
             if left + grace <= self._round:

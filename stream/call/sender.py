@@ -91,13 +91,14 @@ class Sender:
         send_over: SendOver | None = None,
         end_over: Callable[[int, float], None] = lambda over, ended: None,
     ) -> None:
-        from codec.speech.encoder import live_encoder, tail_of
+        from codec.speech.encoder import AHEAD, live_encoder, tail_of
 
         self.muted = self.talking = False
         self.push_to_talk = push_to_talk
         self.front_end: FrontEnd | None = None
         self._front_end_failed = False
         self._tail = tail_of if tail is None else lambda steps: tail
+        self._ahead = AHEAD
         self._encoder = live_encoder(
             codec, steps_of(delay), iterations=iterations, tail=tail, most_bytes=most_bytes
         )
@@ -311,7 +312,11 @@ class Sender:
             self._encoded(samples, when)
         while self._requests:
             self._requests.popleft()()
-        self._encoder.set_budget(self._budget(lag))
+        haste = _HURRIED if self._backlog > _HURRY else 1.0
+        # What is left of the tail: so packets leave at the same age, however the sound card's
+        # blocks lie in them. Where they do not, all of them have to be waited for.
+        left = max(haste * self._tail(self._encoder.steps) - lag, 0.0)
+        self._encoder.set_budget(left, haste * self._ahead)
         first, self._pushed = self._pushed, self._pushed + len(samples)
         if self._marks.push(first, self._pushed, down=down):
             self._encoder.want_key()  # it may have to be understood without what was before
@@ -320,15 +325,6 @@ class Sender:
         for packet in packets:
             self._end = packet.step + packet.steps
             self._ship(packet, when - (self._pushed - self._end * STEP_SAMPLES) / SAMPLE_RATE)
-
-    def _budget(self, lag: float) -> float:
-        """Seconds of search of a block: what is left of the tail, fewer while samples are waiting.
-
-        lag: how long ago the last sample was in the air. So packets leave at the same age, however
-        the sound card's blocks lie in them; where they do not, all of them have to be waited for.
-        """
-        usual = self._tail(self._encoder.steps)
-        return max((_HURRIED if self._backlog > _HURRY else 1.0) * usual - lag, 0.0)
 
     def _ship(self, encoded: EncodedPacket, captured: float) -> None:
         self._frames += 1
