@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from codec.entropy.range_coder import TABLE_BITS
 from codec.errors import BadStream
 from codec.kernels import kernel
+from codec.kernels.ahead import Record, ahead_of_time
 
 WEIGHT_ONE = 1024
 MAX_WEIGHT, MAX_HIDDEN = 4095, 1000  # with activations up to 511, sums stay below 2**31
@@ -72,6 +73,8 @@ class Cell(NamedTuple):
     sums: Int32  # [H] sums of the first layer
     hidden: Int16  # [2, H] activations of both layers
     out: Int32  # [3, C] linear prediction (1/1024), rounded location, table number
+    seen: Int32  # [2, K] rows and columns of the neighbouring cells
+    energy: Int32  # [M] magnitudes of one of them
 
 
 class ContextModel(ABC):
@@ -123,7 +126,11 @@ class ContextModel(ABC):
     @cached_property
     def _network(self) -> Network:
         stored = {name: getattr(self, name) for name in Network._fields if hasattr(self, name)}
-        return Network(**stored | self.view() | self.biases(0))
+        known = stored | self.view() | self.biases(0)
+        for name, value in known.items():
+            if isinstance(value, np.ndarray):
+                known[name] = np.ascontiguousarray(value)
+        return Network(**known)
 
     def check(self) -> None:
         """Raise ValueError unless types, shapes and table sums agree.
@@ -164,8 +171,14 @@ class ContextModel(ABC):
 def start_cell(network: Network) -> Cell:
     """Working memory for a walk."""
     hidden, channels = len(network.middle), len(network.bands)
-    sums, out = np.zeros(hidden, np.int32), np.zeros((3, channels), np.int32)
-    return Cell(sums, np.zeros((2, hidden), np.int16), out)
+    seen = len(network.neighbours)
+    return Cell(
+        np.zeros(hidden, np.int32),
+        np.zeros((2, hidden), np.int16),
+        np.zeros((3, channels), np.int32),
+        np.zeros((2, seen), np.int32),
+        np.zeros(len(network.around) // seen, np.int32),
+    )
 
 
 @kernel(inline="always")
@@ -182,10 +195,11 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
     sums, linear = cell.sums, cell.out[0]
     seen = len(neighbours)
     values, count = len(near) // len(predict), len(around) // seen
-    sums[:] = network.offset[0 if row == 0 and column == 0 else 1]
+    offset = network.offset[0 if row == 0 and column == 0 else 1]
+    for h in range(len(sums)):  # numba would copy an array assigned to one it may overlap
+        sums[h] = offset[h]
     linear[:] = 0
-    rows = np.empty(seen, np.int32)
-    columns = np.empty(seen, np.int32)
+    rows, columns, energy = cell.seen[0], cell.seen[1], cell.energy
     for k in range(seen):
         rows[k], columns[k] = row - neighbours[k, 0], column - neighbours[k, 1]
         if rows[k] < 0 or columns[k] < 0 or columns[k] >= width:
@@ -198,7 +212,6 @@ def _look_around(network: Network, cell: Cell, q: Int16, row: int, column: int) 
             neighbour, weights = q[rows[k], columns[k]], predict[k]
             for c in range(channels):
                 linear[c] += np.int32(weights[c]) * np.int32(neighbour[c])
-    energy = np.empty(count, np.int32)
     for k in range(seen):
         if rows[k] < 0:
             continue
@@ -293,6 +306,15 @@ def enter_group(
     _look_up(network, cell, group, start)
 
 
+_NETWORK = Record(
+    Network, "i4[::1]", "i4[:,::1]", "b1", "i2[:,::1]", "i4[::1]", "i4[::1]", "i2[:,::1]",
+    "i2[:,::1]", "i2[:,::1]", "i4[:,::1]", "i2[:,::1]", "i4[::1]", "i2[:,::1]", "i4[::1]", "i8",
+)  # fmt: skip
+_CELL = Record(Cell, "i4[::1]", "i2[:,::1]", "i4[:,::1]", "i4[:,::1]", "i4[::1]")
+# For decoders, which enter a group only when they know those before it.
+_enter_group = ahead_of_time(_NETWORK, _CELL, "i2[:,:,::1]", "i8", "i8", "i8", "i8")(enter_group)
+
+
 # Only whole walks release the GIL: single steps take microseconds, and getting the lock back from
 # a busy thread takes milliseconds.
 @kernel(nogil=True)
@@ -306,22 +328,6 @@ def _walk(network: Network, cell: Cell, q: Int16, centres: Int32, tables: Int32)
                 start += network.groups[group]
             centres[row, column] = cell.out[1]
             tables[row, column] = cell.out[2]
-
-
-# A compiled generator unpacks its arrays once, not once per group.
-@kernel()
-def _groups_of(
-    network: Network, cell: Cell, q: Int16, first: int
-) -> Iterator[tuple[int, int, int]]:
-    """Fill `cell` for one group after another of the rows of a column q [h, 1, C] from row `first`
-    on; yield row, start and end."""
-    for row in range(first, len(q)):
-        start = 0
-        for group in range(len(network.groups)):
-            enter_group(network, cell, q, row, 0, group, start)
-            end = start + network.groups[group]
-            yield row, start, end
-            start = end
 
 
 def deviations(
@@ -387,6 +393,12 @@ class ContextWalk:
         cell = start_cell(self._network)
         _, centre, table = cell.out
         rows = self._rows
-        for row, start, end in _groups_of(self._network, cell, rows[:, None], self._first):
-            part = slice(start, end)
-            yield rows[row, part], centre[part], table[part]
+        enter = _enter_group.bound(self._network, cell, rows[:, None])
+        sizes = self._model.groups.tolist()
+        for row in range(self._first, len(rows)):
+            start = 0
+            for group, size in enumerate(sizes):
+                enter(row, 0, group, start)
+                part = slice(start, start + size)
+                yield rows[row, part], centre[part], table[part]
+                start += size

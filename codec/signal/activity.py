@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from codec.signal.activity_kernel import decide
 from codec.signal.analysis import FRAME_SAMPLES, cleaned
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 
@@ -49,10 +50,7 @@ class ActivityDetector:
     """Takes samples as they come; tells whether the last frame holds speech. Not thread safe."""
 
     def __init__(self) -> None:
-        # Only here: importing numba takes long. And not while sound is waiting.
-        from codec.signal.activity_kernel import decide
-
-        self._decide = decide
+        decide.load()  # not while sound is waiting
         self._held = np.zeros(0, np.float32)
         self._steps = 0
         self._recent = np.zeros((_SLOW, _BANDS))  # band powers
@@ -72,7 +70,9 @@ class ActivityDetector:
         spectra = np.fft.rfft(cut * window, _FFT, axis=1)  # 64-bit with NumPy 1
         power = (np.abs(spectra) ** 2 @ bands).astype(np.float32, copy=False)
         speech = np.empty(count, np.bool_)
-        self._decide(power, self._steps, self._recent, self._minimum, self._minima, speech)
+        decide(
+            power, self._steps, self._recent, self._minimum, self._minima, speech, np.empty(_BANDS)
+        )
         self._steps += count
         self._speech.extend(speech.tolist())
 

@@ -1,7 +1,4 @@
-"""The decisions of voice activity detection, compiled with numba.
-
-Importing this module compiles it, or reads the compiled form from numba's cache on disk.
-"""
+"""The decisions of voice activity detection, compiled ahead of time."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.kernels import kernel
+from codec.kernels.ahead import ahead_of_time
 
 SMOOTH = 3  # steps averaged into the energies that are compared with the floors
 SLOT = 50  # steps whose minimum is kept together
@@ -21,7 +19,8 @@ QUIETEST_DB = -78.0  # all bands together below this, in dB of full scale, are s
 _EMPTY = 1e-12
 
 
-@kernel("void(f4[:,::1], i8, f8[:,::1], f8[::1], f8[:,::1], b1[::1])", nogil=True)
+@ahead_of_time("f4[:,::1]", "i8", "f8[:,::1]", "f8[::1]", "f8[:,::1]", "b1[::1]", "f8[::1]")
+@kernel(nogil=True)
 def decide(
     power: NDArray[np.float32],
     steps: int,
@@ -29,17 +28,19 @@ def decide(
     minimum: NDArray[np.float64],
     minima: NDArray[np.float64],
     speech: NDArray[np.bool_],
+    rise: NDArray[np.float64],
 ) -> None:
     """Tell which steps are speech: `speech` [n], from the band powers of each, [n, bands].
 
     steps: number of those before. Kept from one call to the next, and changed: recent, the latest
     powers [steps averaged into what the floors follow, bands]; minimum, of the present slot, and
-    minima, of those before [slots, bands], infinite where there is none yet.
+    minima, of those before [slots, bands], infinite where there is none yet. rise: working memory
+    [bands].
     """
     slow, bands = recent.shape
-    rise = np.empty(bands)
     for row in range(len(power)):
-        recent[steps % slow] = power[row]
+        for band in range(bands):
+            recent[steps % slow, band] = power[row, band]
         known = min(steps + 1, slow)
         smooth = min(known, SMOOTH)
         steps += 1

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.signal.analysis import HOP, LEAD, N_BINS, N_FFT, WINDOW, hann
+from codec.signal.phase_kernels import integrate
 from codec.signal.samples import FloatArray
 
 ComplexArray = NDArray[np.complex64]
@@ -303,13 +304,10 @@ class PhaseSynthesiser:
         threshold = np.float32(np.log(max(TOLERANCE * loudest, FLOOR)))
         slope_time, slope_frequency = phase_slopes(level)
 
-        # Only here: importing numba takes longer than a short decode.
-        from codec.signal.phase_kernels import integrate
-
         # Two past columns serve the slopes, but only the last of them seeds the block.
         used = slice(max(past - 1, 0), None)
-        fields = level, slope_time, slope_frequency
-        integrate(*(field[used] for field in fields), threshold, phase[used], known[used])
+        level, slope_time, slope_frequency = level[used], slope_time[used], slope_frequency[used]
+        integrate(level, slope_time, slope_frequency, float(threshold), phase[used], known[used])
         phase, known = phase[past:], known[past:]
         loose = np.flatnonzero(~known).astype(np.uint64)
         first = np.uint64(state.column * N_BINS)

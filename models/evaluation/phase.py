@@ -238,9 +238,9 @@ def _integrated(level: FloatArray, along: FloatArray, across: FloatArray) -> Arr
     from codec.signal.phase_kernels import integrate
 
     angles, known = np.zeros(level.shape), np.zeros(level.shape, np.bool_)
-    threshold = np.float32(max(level.max() + np.log(phase.TOLERANCE), np.log(phase.FLOOR)))
-    parts = (np.ascontiguousarray(each, np.float32) for each in (level, along, across))
-    integrate(*parts, threshold, angles, known)
+    threshold = float(np.float32(max(level.max() + np.log(phase.TOLERANCE), np.log(phase.FLOOR))))
+    level, along, across = (each.astype(np.float32) for each in (level, along, across))
+    integrate(level, along, across, threshold, angles, known)
     bins = np.arange(level.size, dtype=np.uint64).reshape(level.shape)
     return np.where(known, angles, phase.random_phase(bins, phase.SEED))
 

@@ -21,6 +21,7 @@ from codec.signal.samples import FloatArray
 from models.inference import packed
 from models.inference.kernels import normalise_back
 from models.inference.written_out import (
+    CALLED,
     WHOLE,
     Block,
     Edge,
@@ -97,7 +98,7 @@ class FastGenerator(WrittenGenerator):
     """A frozen generator on the CPU, whose gradients reach the latents only."""
 
     def __init__(self, generator: Generator) -> None:
-        super().__init__(arrays_in(generator), generator.shape, _Product)
+        super().__init__(arrays_in(generator), generator.shape, _Product, CALLED)
 
     def __call__(self, z: Tensor, rate: Tensor) -> Tensor:
         """z: [B, S, C] latents in index units, rate: [B] -> log-mel frames [B, T, M]."""
@@ -134,7 +135,7 @@ class FastEncoder:
         self._enter = packed.Product(encoder.enter.weight, encoder.enter.bias)
         weights, s = Weights(arrays_in(encoder)), encoder.shape
         self._blocks = [
-            Block(weights, f"blocks.{k}", s.width, s.hidden, _Product)
+            Block(weights, f"blocks.{k}", s.width, s.hidden, _Product, CALLED)
             for k in range(s.encoder_blocks)
         ]
         self._leave = packed.Product(encoder.leave.weight, encoder.leave.bias)

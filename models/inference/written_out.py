@@ -10,16 +10,16 @@ eight blocks, four are on average.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.entropy.speech_context import MAX_INDEX
 from codec.signal.samples import FloatArray
-from models.inference.kernels import gelu, normalise
+from models.inference.kernels import gelu, gelu_ahead, normalise, normalise_ahead
 from models.networks.speech_shape import ANCHORS, SpeechShape
 
 
@@ -62,6 +62,17 @@ class PlainProduct:
     def back(self, slope: FloatArray) -> FloatArray:
         x: FloatArray = slope @ self._weight.T
         return x
+
+
+class Passes(NamedTuple):
+    """`kernels.normalise` and `kernels.gelu`, compiled in one way or another."""
+
+    normalise: Callable[..., None]
+    gelu: Callable[..., None]
+
+
+AHEAD = Passes(normalise_ahead, gelu_ahead)
+CALLED = Passes(normalise, gelu)
 
 
 @dataclass(frozen=True)
@@ -110,10 +121,10 @@ class Weights:
 class Norm:
     """Layer norm of the residual stream, of whose output the neighbours are wanted too or not."""
 
-    def __init__(self, weights: Weights, name: str, width: int, taps: int) -> None:
+    def __init__(self, weights: Weights, name: str, width: int, taps: int, passes: Passes) -> None:
         self.weight = weights.take(f"{name}.weight", width)
         self._bias = weights.take(f"{name}.bias", width)
-        self._taps = taps
+        self._taps, self._normalise = taps, passes.normalise
 
     def __call__(
         self, before: FloatArray, added: FloatArray, edge: Edge
@@ -127,7 +138,8 @@ class Norm:
         stream, unit = (np.empty((frames, rows, width), np.float32) for _ in range(2))
         scale = np.empty((frames, rows), np.float32)
         out = np.empty((frames, rows - edge.neighbour, self._taps * width), np.float32)
-        normalise(before, added, edge.fixed, self.weight, self._bias, stream, unit, scale, out)
+        weight, bias = self.weight, self._bias
+        self._normalise(before, added, edge.fixed, weight, bias, stream, unit, scale, out)
         return out, stream, Trace(unit, scale, len(edge.fixed))
 
 
@@ -135,9 +147,16 @@ class Block:
     """`models.networks.speech.Block`."""
 
     def __init__(
-        self, weights: Weights, name: str, width: int, hidden: int, product: Products
+        self,
+        weights: Weights,
+        name: str,
+        width: int,
+        hidden: int,
+        product: Products,
+        passes: Passes,
     ) -> None:
-        self.norm = Norm(weights, f"{name}.norm", width, 3)
+        self.norm = Norm(weights, f"{name}.norm", width, 3, passes)
+        self._gelu = passes.gelu
         self.taps = product(
             weights.take(f"{name}.taps.weight", hidden, 3 * width),
             weights.take(f"{name}.taps.bias", hidden), rough=True,
@@ -155,7 +174,7 @@ class Block:
         y, stream, trace = self.norm(before, added, edge)
         hidden = self.taps(y)
         slope = np.empty_like(hidden)
-        gelu(hidden.reshape(-1), slope.reshape(-1))
+        self._gelu(hidden.reshape(-1), slope.reshape(-1))
         return self.mix(hidden), stream, (trace, slope)
 
 
@@ -170,6 +189,7 @@ class WrittenGenerator:
         state: Mapping[str, NDArray[Any]],
         shape: SpeechShape,
         product: Products = PlainProduct,
+        passes: Passes = AHEAD,
     ) -> None:
         weights, width = Weights(state), shape.width
         self.shape, self.fold = shape, shape.fold
@@ -185,10 +205,10 @@ class WrittenGenerator:
             weights.take("enter.bias", self.fold * width),
         )
         self.blocks = [
-            Block(weights, f"blocks.{k}", width, shape.hidden, product)
+            Block(weights, f"blocks.{k}", width, shape.hidden, product, passes)
             for k in range(shape.generator_blocks)
         ]
-        self.norm = Norm(weights, "norm", width, 1)
+        self.norm = Norm(weights, "norm", width, 1, passes)
         self.leave = product(
             weights.take("leave.weight", 4 * shape.mels, width),
             weights.take("leave.bias", 4 * shape.mels),
