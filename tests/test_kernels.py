@@ -1,13 +1,16 @@
-"""Kernels that are compiled where no cache can be written."""
+"""Kernels that are compiled where no cache can be written, or while signals arrive."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,3 +49,32 @@ def test_every_kernel_is_compiled_the_same_way() -> None:
         if re.search(r"^\s*(import|from) numba\b", path.read_text(), re.MULTILINE)
     ]
     assert users == [Path("codec/kernels/__init__.py")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_kernel_is_compiled_ends_the_program(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    # As LLVM hands over what it has compiled, in a callback that nothing gets out of.
+    code = (
+        "import os, signal\n"
+        "import numpy as np\n"
+        "from numba.core.codegen import CPUCodeLibrary\n"
+        "from tui.terminal.signals import unwinding\n"
+        "handed = CPUCodeLibrary._object_compiled_hook.__func__\n"
+        "def interrupted(cls, module, code):\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    handed(cls, module, code)\n"
+        "CPUCodeLibrary._object_compiled_hook = classmethod(interrupted)\n"
+        "from codec.entropy.range_coder import encode_flags\n"
+        "with unwinding():\n"
+        "    encode_flags(np.zeros(3, np.uint8))\n"
+        "print('went on')\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    ended = 128 + number if number == signal.SIGTERM else -number
+    assert (done.returncode, done.stdout) == (ended, ""), done.stderr
+    assert "ignored" not in done.stderr

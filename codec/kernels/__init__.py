@@ -10,11 +10,13 @@ import atexit
 import functools
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 
@@ -48,11 +50,62 @@ def choose_cache() -> None:
     numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 
+class SignalsHeld:
+    """Lets signals wait that end programs from `start` to `end`, which may be nested.
+
+    LLVM hands over what it has compiled in callbacks, out of which nothing can be raised. What a
+    signal's handler raises there is printed and forgotten, so that the program goes on, and without
+    the compiled code.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._waiting: list[int] = []
+
+    def start(self) -> None:
+        """Only the main thread runs handlers: in others this does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._depth += 1
+        if self._depth > 1:
+            return
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(number)):
+                self._handlers[number] = handler
+                signal.signal(number, lambda number, frame: self._waiting.append(number))
+
+    def end(self) -> None:
+        """Raises what the handlers of the signals raise that came meanwhile."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._depth -= 1
+        if self._depth:
+            return
+        for number in list(self._handlers):
+            signal.signal(number, self._handlers.pop(number))
+        waiting, self._waiting = self._waiting, []
+        for number in waiting:
+            signal.raise_signal(number)
+
+
 @functools.cache
 def _numba() -> ModuleType:
     import numba
+    from numba.core import event
+
+    class Listener(event.Listener):
+        def __init__(self) -> None:
+            self._held = SignalsHeld()
+
+        def on_start(self, event: event.Event) -> None:
+            self._held.start()
+
+        def on_end(self, event: event.Event) -> None:
+            self._held.end()
 
     choose_cache()
+    event.register("numba:compiler_lock", Listener())
     return numba
 
 
