@@ -3,8 +3,8 @@
 Both directions run block by block in constant memory. Samples are float32, full scale 1. Channels
 are averaged, so that the mix is never louder than the loudest, whatever their layout; where they
 cancel each other out, the loudest is taken. FFmpeg decodes (`codec.files.decoding`), libsndfile
-encodes, and soxr resamples: its streaming form gives the same samples as its offline form, without
-delay.
+encodes (`codec.files.libsndfile`), and soxr resamples: its streaming form gives the same samples as
+its offline form, without delay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import soundfile
 
 from codec.errors import BadInput
 from codec.files import wav
@@ -37,15 +36,14 @@ if TYPE_CHECKING:
     import soxr
 
     from codec.files.decoding import Bytes, Decoder
+    from codec.files.libsndfile import SoundFileSink
 
 MIN_RATE = 1_000
 MAX_RATE = 768_000
 MAX_SPOOL_BYTES = 4 << 30
-_BLOCK_VALUES = 1 << 16
 # Of the loudest channel's energy, by the square of how many there are: a mean below it is no mean.
 _CANCELLED = 0.04
 _COPY_BYTES = 1 << 20
-_WRITE_FRAMES = 1 << 13
 
 Warn = Callable[[str], None]
 
@@ -353,7 +351,7 @@ def audio_output(
     *,
     force: bool = False,
     draft: str | os.PathLike[str] | None = None,
-) -> Iterator[_WavSink | _SoundFileSink]:
+) -> Iterator[_WavSink | SoundFileSink]:
     """16 kHz mono into a file, in the format of its suffix, or into a pipe as 16-bit WAV.
 
     Samples [n], full scale 1, go to `write`: beyond is clipped, not-a-number is 0. The file appears
@@ -364,8 +362,13 @@ def audio_output(
     """
     form, encoding = audio_format(path)
     with atomic_output(path, force=force, draft=draft) as file:
-        wave = form == "WAV"
-        sink = _WavSink(file, path) if wave else _SoundFileSink(file, path, form, encoding)
+        sink: _WavSink | SoundFileSink
+        if form == "WAV":
+            sink = _WavSink(file, path)
+        else:
+            from codec.files.libsndfile import SoundFileSink  # only here: WAV does without
+
+            sink = SoundFileSink(file, path, form, encoding)
         try:
             yield sink
         except BaseException:
@@ -402,71 +405,6 @@ class _WavSink:
         """Nothing to release."""
 
 
-class _SoundFileSink:
-    """The formats that libsndfile writes, into an open file.
-
-    libsndfile gets a descriptor rather than the Python file: an interruption inside a callback
-    from C would be printed and forgotten. It hides some errors (a full disk while the encoder is
-    flushed on closing), so the end of the file is read back before it counts as whole.
-    """
-
-    def __init__(
-        self, file: BinaryIO, path: str | os.PathLike[str], form: str, encoding: str
-    ) -> None:
-        self._output, self._path = file, path
-        self._frames = 0
-        try:
-            self._file = soundfile.SoundFile(
-                file.fileno(), "w", SAMPLE_RATE, 1, encoding, format=form, closefd=False
-            )
-        except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
-            raise self._failure(error) from error
-
-    def write(self, samples: FloatArray) -> None:
-        clean = _clip(np.nan_to_num(np.asarray(samples, np.float32), nan=0.0))
-        # In small pieces: the Vorbis encoder puts a whole write on the stack.
-        for start in range(0, len(clean), _WRITE_FRAMES):
-            piece = clean[start : start + _WRITE_FRAMES]
-            try:
-                self._file.write(piece)
-            except (soundfile.SoundFileError, RuntimeError, AssertionError) as error:
-                raise self._failure(error) from error
-            self._frames += len(piece)
-
-    def finish(self) -> None:
-        try:
-            self._file.close()
-            os.lseek(self._output.fileno(), 0, os.SEEK_SET)
-            if self._frames and not self._ends_well():
-                raise RuntimeError("the end of the file was not written")
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise self._failure(error) from error
-        os.lseek(self._output.fileno(), 0, os.SEEK_END)
-
-    def _ends_well(self) -> bool:
-        with soundfile.SoundFile(self._output.fileno(), closefd=False) as written:
-            if written.format != "MP3":
-                written.seek(self._frames - 1)
-                return len(written.read(1)) == 1
-            # The MP3 decoder complains on stderr when it starts in the middle.
-            left = self._frames
-            while left > 0 and (count := len(written.read(_BLOCK_VALUES))):
-                left -= count
-            return left <= 0
-
-    def abandon(self) -> None:
-        with contextlib.suppress(soundfile.SoundFileError, RuntimeError):
-            self._file.close()
-
-    def _failure(self, error: Exception) -> BadInput:
-        """The reason of libsndfile's 'System error', which a write of our own finds out."""
-        descriptor = self._output.fileno()
-        with os_errors("write", self._path):
-            os.lseek(descriptor, 0, os.SEEK_END)
-            os.write(descriptor, bytes(1 << 16))
-        return BadInput(f"cannot write {display_name(self._path)}: {_libsndfile(error)}")
-
-
 def _resampler(rate: int) -> soxr.ResampleStream:
     import soxr  # only here: decoding does without
 
@@ -475,10 +413,3 @@ def _resampler(rate: int) -> soxr.ResampleStream:
 
 def _clip(samples: FloatArray) -> FloatArray:
     return np.clip(samples, np.float32(-1.0), np.float32(1.0))
-
-
-def _libsndfile(error: Exception) -> str:
-    """libsndfile's message without the path and the full stop."""
-    text = getattr(error, "error_string", "") or str(error)
-    line = (text.splitlines() or ["unknown format"])[0].rstrip(". ")
-    return line[:1].lower() + line[1:]
