@@ -16,9 +16,9 @@ from codec import SpeechCodec
 ROOT = Path(__file__).resolve().parents[1]
 # Each takes a hundredth of a second to import, or more, or belongs to another part of the product.
 UNNEEDED = (
-    "asyncio", "av", "librosa", "livekit", "ltfatpy", "matplotlib",
+    "asyncio", "av", "importlib.metadata", "librosa", "livekit", "ltfatpy", "matplotlib",
     "models.evaluation", "models.training", "numba", "onnx", "onnxruntime", "PIL", "ray", "rich",
-    "scipy", "shtab", "sklearn", "sounddevice", "soxr", "stream", "textual", "torch",
+    "scipy", "shtab", "sklearn", "sounddevice", "soundfile", "soxr", "stream", "textual", "torch",
     "zmq",
 )  # fmt: skip
 PROGRAM = """

@@ -87,10 +87,19 @@ class _Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
 
+class _Version(argparse.Action):
+    """argparse's "version", which finds out the version only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *about: object) -> None:
+        print(f"sotto {sotto_version()}")
+        parser.exit()
+
+
 def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of all commands, which knows the arguments of those in `names` alone."""
     parser = _Parser(prog="sotto", description="Speech at 2 kbit/s.")
-    parser.add_argument("--version", action="version", version=f"sotto {sotto_version()}")
+    about = "show program's version number and exit"
+    parser.add_argument("--version", action=_Version, nargs=0, help=about)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands = {name: subparsers.add_parser(name, help=text) for name, text in COMMANDS.items()}
     for name in names:
