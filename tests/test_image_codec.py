@@ -17,11 +17,13 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from codec import ImageCodec
+from codec.entropy.image_context import QUALITIES
 from codec.errors import BadInput, BadStream, WrongModel
 from codec.image import photo_encoder
 from codec.image.alpha import pack_alpha, unpack_alpha
 from codec.image.container import ImageHeader, Payload, read_image, write_image
 from codec.image.photo import PhotoCodec
+from codec.image.photo_encoder import RatePoint
 from codec.image.photo_prior import WindowPrior
 from codec.image.pictures import from_array, from_image, open_picture
 from codec.image.settings import EncodeSettings, SearchProgress
@@ -61,6 +63,37 @@ def test_more_bits_are_a_better_picture(codec: PhotoCodec) -> None:
         for b in (0.15, 0.3, 0.6)
     ]
     assert scores[0] + 0.5 < scores[1] < scores[2] - 0.5
+
+
+@pytest.mark.parametrize("settings", [QUICK, EncodeSettings(search=False)])
+def test_rates_below_the_coarsest_quality_are_met(
+    codec: PhotoCodec, settings: EncodeSettings
+) -> None:
+    """With a higher price of a bit there, down to hardly more than an empty picture takes."""
+    picture = photograph(160, 120)
+    pixels, count = np.asarray(picture), 160 * 120
+    coarsest = len(codec.encode(picture, replace(settings, bpp=None, quality=0)))
+    with pytest.raises(BadInput, match=r"empty picture take (\d+)") as refused:
+        codec.encode(picture, replace(settings, bpp=0.05))
+    empty = int(str(refused.value).split()[-1])
+    scores = []
+    for share in (0.1, 0.4, 0.8):
+        allowed = round(empty + share * (coarsest - empty))
+        data = codec.encode(picture, replace(settings, bpp=(8 * allowed + 1) / count))
+        payload = read_image(data).payloads[0]
+        assert payload is not None and payload.quality == 0
+        assert 0.97 * allowed <= len(data) <= allowed
+        scores.append(psnr(codec.decode(data), pixels))
+    assert scores[0] + 0.5 < scores[1] < scores[2] - 0.5
+
+
+def test_rate_points_beyond_the_qualities_change_the_price_alone() -> None:
+    inside, below = RatePoint(3), RatePoint(3).moved(-1.0)
+    assert (inside.quality, inside.price) == (3, 1.0)
+    assert below.quality == 0
+    assert RatePoint(0).moved(-1e9).price > RatePoint(0).moved(-1.0).price > below.price > 1.0
+    assert below.moved(1.0).quality == pytest.approx(3, abs=1)
+    assert RatePoint(0).moved(1e9).quality == QUALITIES - 1
 
 
 def test_the_search_pays(codec: PhotoCodec) -> None:

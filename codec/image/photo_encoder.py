@@ -33,6 +33,8 @@ TILE = 32  # largest side of a tile, in cells
 _SAMPLED_WINDOWS = 6
 _CLOSE = 0.02  # tolerance of the bits at the first rate point (natural log)
 _LOG_BITS_PER_QUALITY = 0.019  # typical growth in log bits per quality
+_LOG_PRICE_PER_QUALITY = 0.0325  # about how the trained price of a bit falls (natural log)
+_DEAREST = 13.0  # the price of a bit over that at the coarsest quality (natural log)
 _DEAD_ZONE = 0.15  # rounding with it takes about the bits of searched latents
 _ROUNDS = 1  # of RDOQ, and one more for every _STEPS_PER_ROUND steps of the search
 _STEPS_PER_ROUND = 6
@@ -92,11 +94,33 @@ TUNINGS: dict[Tune, Tuning] = {
 }
 
 
-@dataclass
-class _Coded:
-    """Latents of the whole picture at one quality, and their file."""
+@dataclass(frozen=True)
+class RatePoint:
+    """How coarsely latents are quantised, and what a bit costs in the search for them.
+
+    quality: that in the file; price: of a bit, relative to the price at the quality.
+    """
 
     quality: int
+    price: float = 1.0
+
+    def moved(self, log_bits: float) -> RatePoint:
+        """Where latents take about exp(log_bits) times the bits.
+
+        Below the coarsest quality the price of a bit rises on as it does between qualities.
+        """
+        number = self.quality - np.log(self.price) / _LOG_PRICE_PER_QUALITY
+        number = round(number + log_bits / _LOG_BITS_PER_QUALITY)
+        quality = int(np.clip(number, 0, QUALITIES - 1))
+        dearer = min(_LOG_PRICE_PER_QUALITY * (quality - number), _DEAREST)
+        return RatePoint(quality, float(np.exp(max(dearer, 0.0))))
+
+
+@dataclass
+class _Coded:
+    """Latents of the whole picture at one rate point, and their file."""
+
+    point: RatePoint
     latents: Tensor  # [1, C, rows, columns], integers
     file: bytes
     bits: int  # of the payloads alone
@@ -125,17 +149,17 @@ class PhotoEncoder:
         """Return the encoded file. Raises BadInput if it cannot be as small as allowed."""
         iterations = self.job.steps
         if self.allowed is None:
-            quality = round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1))
+            point = RatePoint(round((self.settings.quality or 0.0) / 100.0 * (QUALITIES - 1)))
         else:
             saves, dead_zone = self._tuning.saves, _DEAD_ZONE
             if not iterations:
                 saves, dead_zone = 1.0, 0.0
-            quality = self._quality_for(self._tile_bits_allowed() / saves, dead_zone)
-        z = encode_map(self.model.encoder, self.x, quality / QUALITY_STEPS)
+            point = self._point_for(self._tile_bits_allowed() / saves, dead_zone)
+        z = encode_map(self.model.encoder, self.x, point.quality / QUALITY_STEPS)
         if iterations:
-            coded = self._search(quality, z, iterations)
+            coded = self._search(point, z, iterations)
         else:
-            coded = self._code(quality, round_latents(z))
+            coded = self._code(point, round_latents(z))
         coded = self._fit(coded)
         self.job.report(1.0, self._cost, iterations)
         return coded.file
@@ -143,9 +167,9 @@ class PhotoEncoder:
     def _rate(self, quality: int) -> Tensor:
         return self.x.new_full((1,), quality / QUALITY_STEPS)
 
-    def _distance(self, quality: int) -> Distance:
-        price = self._tuning.price
-        price *= float(self.model.price(self._rate(quality)))
+    def _distance(self, point: RatePoint) -> Distance:
+        price = self._tuning.price * point.price
+        price *= float(self.model.price(self._rate(point.quality)))
         return self.model.picture_distance(self.settings.tune, price)
 
     # --- The rate point that meets the allowance.
@@ -157,8 +181,8 @@ class PhotoEncoder:
             spent += len(self.job.alpha) + 16
         return max(8.0 * ((self.allowed or 0) - spent), 1.0)
 
-    def _quality_for(self, bits: float, dead_zone: float) -> int:
-        """The finest quality whose rounded latents take at most about `bits`.
+    def _point_for(self, bits: float, dead_zone: float) -> RatePoint:
+        """The finest rate point whose rounded latents take at most about `bits`.
 
         Log bits are nearly linear in the quality, so the secant method takes few steps.
         """
@@ -173,15 +197,16 @@ class PhotoEncoder:
         low, high = 0, QUALITIES
         at, slope = QUALITIES // 3, _LOG_BITS_PER_QUALITY
         before: tuple[int, float] | None = None
+        above = 0.0  # of `high`, how far
         while high - low > 1:
             taken = sum(self._encoded_bits(w, at, dead_zone) for w in windows)
             now = np.log(max(taken, 1.0))
             if now <= wanted:
                 low = at
             else:
-                high = at
+                high, above = at, now - wanted
             if abs(wanted - now) < _CLOSE:
-                return at
+                return RatePoint(at)
             if before is not None and at != before[0]:
                 slope = max((now - before[1]) / (at - before[0]), 0.3 * _LOG_BITS_PER_QUALITY)
             before = at, now
@@ -189,7 +214,7 @@ class PhotoEncoder:
             at = at + int(np.floor(np.clip((wanted - now) / slope, -QUALITIES, QUALITIES)))
             at += at == low
             at = int(np.clip(at, low + 1, max(high - 1, low + 1)))
-        return low
+        return RatePoint(low) if low else RatePoint(high).moved(-above)
 
     def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
         """Bits of a window's latents, rounded from the encoder's output."""
@@ -208,15 +233,15 @@ class PhotoEncoder:
         """Natural log of the bits relative to the allowed bits."""
         return float(np.log(max(coded.bits, 1.0) / allowed))
 
-    def _requantised(self, quality: int, z: Tensor, excess: float) -> tuple[int, Tensor]:
-        """Quality at which latents z take about exp(-excess) of the bits, and z scaled to it."""
-        wanted = int(np.clip(quality - round(excess / _LOG_BITS_PER_QUALITY), 0, QUALITIES - 1))
-        gains = self.model.generator.gains
-        return wanted, z * (gains(self._rate(wanted)) / gains(self._rate(quality)))
+    def _requantised(self, point: RatePoint, z: Tensor, excess: float) -> tuple[RatePoint, Tensor]:
+        """Where latents z come to take about exp(-excess) of the bits, and z scaled to it."""
+        wanted, gains = point.moved(-excess), self.model.generator.gains
+        scale = gains(self._rate(wanted.quality)) / gains(self._rate(point.quality))
+        return wanted, z * scale
 
     # --- The search.
 
-    def _search(self, quality: int, z: Tensor, iterations: int) -> _Coded:
+    def _search(self, point: RatePoint, z: Tensor, iterations: int) -> _Coded:
         """Search quantised latents, near the allowance if there is one.
 
         All latents are searched at the same bit price; the rate point is chosen to meet the
@@ -230,17 +255,18 @@ class PhotoEncoder:
         )  # fmt: skip
         allowed = 0.0 if self.allowed is None else self._tile_bits_allowed()
         if plan.first:
-            z, latents = self._descend(quality, z, plan, 0, plan.first)
+            z, latents = self._descend(point, z, plan, 0, plan.first)
+            quality = point.quality
             bits = sum(self._window_bits(w, quality, w.area.of(latents)) for w in self.windows)
             excess = np.log(max(bits, 1.0) * self._tuning.later / allowed)
-            quality, z = self._requantised(quality, z, float(excess))
+            point, z = self._requantised(point, z, float(excess))
         done = plan.main
-        coded = self._code(quality, self._descend(quality, z, plan, plan.first, done)[1])
+        coded = self._code(point, self._descend(point, z, plan, plan.first, done)[1])
         landing = self._tuning.landing
         for _ in range(landing.corrections if plan.correction else 0):
             excess = self._excess(coded, landing.aim * allowed)
-            wanted, start = self._requantised(coded.quality, coded.latents, excess)
-            if abs(excess) < landing.near or wanted == coded.quality:
+            wanted, start = self._requantised(coded.point, coded.latents, excess)
+            if abs(excess) < landing.near or wanted == coded.point:
                 break
             until = done + plan.correction
             tried = self._code(wanted, self._descend(wanted, start, plan, done, until)[1])
@@ -251,13 +277,13 @@ class PhotoEncoder:
         return coded
 
     def _descend(
-        self, quality: int, z: Tensor, plan: StepPlan, done: int, until: int
+        self, point: RatePoint, z: Tensor, plan: StepPlan, done: int, until: int
     ) -> tuple[Tensor, Tensor]:
         """Take steps `done` to `until` of the plan on a map of relaxed latents, window by window.
 
         Returns relaxed latents and the best integer ones, after RDOQ at the end of the search.
         """
-        rate, distance = self._rate(quality), self._distance(quality)
+        rate, distance = self._rate(point.quality), self._distance(point)
         latents, z = round_latents(z), z.clone()
         total = len(self.windows)
         deadline = plan.deadline(until)
@@ -338,26 +364,55 @@ class PhotoEncoder:
         """Latents whose file just fits the allowance. Raises BadInput if nothing fits."""
         if self.allowed is None:
             return coded
+        best = self._nearest(coded)
+        if best is None:
+            empty = self._code(RatePoint(0), torch.zeros_like(coded.latents))
+            best = self._nearest(empty)
+            if best is None:
+                raise BadInput(
+                    f"the picture does not fit in {self.allowed} bytes: headers and an empty "
+                    f"picture take {empty.size}"
+                )
+        return best
+
+    def _nearest(self, coded: _Coded) -> _Coded | None:
+        """Latents that come nearest to the allowance from these, None if none are within it."""
         best: _Coded | None = None
         for _ in range(_FITS):
-            below = coded.size <= self.allowed
+            below = coded.size <= (self.allowed or 0)
             if below and (best is None or coded.size > best.size):
                 best = coded
-            full = coded.quality == QUALITIES - 1 or not self._tuning.landing.fills
+            full = coded.point.quality == QUALITIES - 1 or not self._tuning.landing.fills
             if self._fits(coded) or (below and full):
                 break
-            changed = self._changed(coded)
+            excess = self._excess(coded, self._tile_bits_allowed())
+            if coded.point.quality == 0 and excess > 2.0 * _MOVED:
+                changed = self._dearer(coded, excess)
+            else:
+                changed = self._changed(coded)
             if changed is None:
                 break
             coded = changed
-        if best is None:
-            best = self._code(0, torch.zeros_like(coded.latents))
-        if best.size > self.allowed:
-            raise BadInput(
-                f"the picture does not fit in {self.allowed} bytes: headers and an empty picture "
-                f"take {best.size}"
-            )
         return best
+
+    def _dearer(self, coded: _Coded, excess: float) -> _Coded | None:
+        """By RDOQ at a higher price of a bit, latents that take about exp(-excess) of the bits.
+
+        Returns None if that saves nothing.
+        """
+        point = coded.point.moved(-excess)
+        rate, distance = self._rate(point.quality), self._distance(point)
+        latents = coded.latents.clone()
+        for window in self.windows:
+            task = PhotoTask(self.model, window, latents, self.x, self.size)
+            # A copy, since latents that are kept are written where they came from.
+            rdoq = _rdoq(task, distance, rate, frames_of(window.area.of(latents)).clone())
+            for _ in range(_MOST_ROUNDS):
+                if not rdoq.round():
+                    break
+            window.area.of(latents)[:] = map_of(rdoq.latents, window.area)
+        dearer = self._code(point, latents)
+        return dearer if dearer.size < coded.size else None
 
     def _changed(self, coded: _Coded) -> _Coded | None:
         """Move as many indices by one as it takes to meet the allowance.
@@ -380,7 +435,7 @@ class PhotoEncoder:
             count = min(max(count, few + 1), many)
             values = coded.latents.flatten().clone()
             values[positions[:count]] += steps[:count]
-            tried = self._code(coded.quality, round_latents(values.reshape(coded.latents.shape)))
+            tried = self._code(coded.point, round_latents(values.reshape(coded.latents.shape)))
             if best is None or self._misses(tried) < self._misses(best):
                 best = tried
             if self._fits(tried):
@@ -432,7 +487,7 @@ class PhotoEncoder:
 
         Maps [1, C, rows, columns] of the steps, and of the distance and bits that they would add.
         """
-        rate, distance = self._rate(coded.quality), self._distance(coded.quality)
+        rate, distance = self._rate(coded.point.quality), self._distance(coded.point)
         whole = tuple(torch.zeros_like(coded.latents) for _ in range(3))
         for window in self.windows:
             q = frames_of(window.area.of(coded.latents))
@@ -446,8 +501,9 @@ class PhotoEncoder:
                 window.area.of(part)[:] = map_of(values, window.area)
         return whole
 
-    def _code(self, quality: int, latents: Tensor) -> _Coded:
+    def _code(self, point: RatePoint, latents: Tensor) -> _Coded:
         """Entropy-code integer latents."""
+        quality = point.quality
         q = latents[0].permute(1, 2, 0).cpu().numpy().astype(np.int16)
 
         def write(tile: Area) -> bytes:
@@ -457,7 +513,7 @@ class PhotoEncoder:
         with ThreadPoolExecutor(2) as pool:
             payloads = list(pool.map(write, self.header.tiles()))
         bits = 8 * sum(map(len, payloads))
-        return _Coded(quality, latents, self.job.file(quality, payloads), bits)
+        return _Coded(point, latents, self.job.file(quality, payloads), bits)
 
 
 class StepPlan:
