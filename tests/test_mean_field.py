@@ -60,6 +60,18 @@ def test_it_ends_at_the_best_whole_numbers() -> None:
     assert (found <= 1.01 * least).all()
 
 
+def test_a_second_move_needs_no_second_look_at_the_networks() -> None:
+    """It is the one of another step where the distance is a squared error and every index has bits
+    of its own."""
+    x = targets(1)
+    start = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    often, once = (toy_descent(x, start, replace(SETTINGS, moves=n)) for n in (1, 3))
+    once.step(0.0)
+    for _ in range(3):
+        often.step(0.0)
+    torch.testing.assert_close(once.z, often.z)
+
+
 def test_it_finds_more_than_admm_in_a_quarter_of_the_steps() -> None:
     networks = search_networks(load_speech_model("speech"))
     random = torch.Generator().manual_seed(4)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from codec.entropy.logistic import step_bits_around
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.admm import Descent
 from codec.search.engine import search
@@ -45,6 +46,7 @@ def toy_networks() -> Networks:
         bits,
         lambda rate: torch.full((len(rate), 1, CHANNELS), 0.5),
         lambda frames: frames.sum(2, keepdim=True),
+        lambda u, rate: lambda near: bits(near, rate),
     )
     return Networks(same, same, ToyPrior(), same, steps=steps)
 
@@ -137,6 +139,12 @@ def test_the_prior_tells_what_steps_add() -> None:
                 torch.testing.assert_close(told[:, step, channel], true[-1])
     pairs = torch.stack((torch.cat(promised), torch.cat(true)))
     assert torch.corrcoef(pairs)[0, 1] > 0.9
+    # Of latents nearby: with what is expected of u, and what u's steps do to the others.
+    near = u + torch.randint(-1, 2, u.shape)
+    own, below, above = step_bits_around(prior, u, rate)(near)
+    at, less, more = (prior.bits(near + move, rate, u) for move in (0.0, -1.0, 1.0))
+    torch.testing.assert_close(own, at)
+    torch.testing.assert_close(below + above, less + more - 2.0 * at, rtol=1e-4, atol=1e-4)
 
 
 def test_the_search_ends_with_rdoq() -> None:

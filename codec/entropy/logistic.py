@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_PER_NAT = 1.0 / math.log(2.0)  # bits
+
 
 def logistic_bits(z: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     """-log2 of the logistic mass within half a step of z, of any shape; linear in the far tails."""
@@ -20,19 +22,53 @@ def logistic_bits(z: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     return -log_mass / math.log(2.0)
 
 
+Effects = tuple[Tensor, Tensor, Tensor]
+
+
 def step_bits(
     prior: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], u: Tensor, rate: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Effects:
     """Bits of integer indices u, and the change in all bits if each moves one step down or one up.
 
     The change is exact for the index itself and first-order for the others. prior: maps indices and
     rate points to locations and log scales. All have the shape of u.
     """
+    return step_bits_around(prior, u, rate)(u)
+
+
+def step_bits_around(
+    prior: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], u: Tensor, rate: Tensor
+) -> Callable[[Tensor], Effects]:
+    """`step_bits` of integer indices near u, as a function of them.
+
+    All have the distributions, and the effects on the bits of others, that are those of u.
+    """
     context = u.detach().requires_grad_(True)
     with torch.enable_grad():
         location, log_scale = prior(context, rate)
-        own = logistic_bits(u, location, log_scale)
-        (others,) = torch.autograd.grad(own.sum(), context)
     with torch.no_grad():
-        lower, higher = (logistic_bits(u + d, location, log_scale) - own for d in (-1.0, 1.0))
-        return own.detach(), lower - others, higher + others
+        inverse = torch.exp(-log_scale)
+        half = 0.5 * inverse
+        inside = torch.log1p(-torch.exp(-inverse))
+        offset = (u - location) * inverse
+        top, bottom = offset + half, offset - half
+        over, under = torch.sigmoid(-top), torch.sigmoid(bottom)
+        slopes = (
+            _PER_NAT * inverse * (over - under),
+            _PER_NAT * (over * top - under * bottom + inverse / torch.expm1(inverse)),
+        )
+    (others,) = torch.autograd.grad((location, log_scale), context, slopes)
+    location = location.detach()
+
+    @torch.no_grad()
+    def found(u: Tensor) -> Effects:
+        # Neighbouring integers share an end of their intervals, and with it a logarithm.
+        offset = (u - location) * inverse
+        top, bottom = offset + half, offset - half
+        above, below = F.softplus(-top), F.softplus(bottom)
+        lower = F.softplus(bottom - inverse) - bottom - above
+        higher = F.softplus(-top - inverse) + top - below
+        own = _PER_NAT * (above + below - inside)
+        return own, _PER_NAT * lower - others, _PER_NAT * higher + others
+
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codec.device import fast_in_half
 from codec.entropy.image_context import MAX_INDEX
-from codec.entropy.logistic import step_bits
+from codec.entropy.logistic import Effects, step_bits_around
 from codec.image.container import Area
 from codec.image.tiling import Window, WindowTask, frames_of, map_of
 from codec.search.problem import StepModel, quantise
@@ -50,16 +50,25 @@ class WindowPrior:
     def __init__(self, networks: PhotoModel, window: Window, half: bool) -> None:
         self._networks, self._window, self._half = networks, window, half
 
-    def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step_bits(self, u: Tensor, rate: Tensor) -> Effects:
         """`step_bits` of whole indices u [1, S, C]."""
-        whole = map_of(u, self._window.area)
-        maps = [torch.zeros_like(whole) for _ in range(3)]
-        for area in self._window.tiles:
-            found = step_bits(self._distribution, area.of(whole), rate)
-            for part, values in zip(maps, found, strict=True):
-                area.of(part)[:] = values
-        own, lower, higher = (frames_of(part) for part in maps)
-        return own, lower, higher
+        return self.step_bits_around(u, rate)(u)
+
+    def step_bits_around(self, u: Tensor, rate: Tensor) -> Callable[[Tensor], Effects]:
+        """`step_bits` of whole indices near u [1, S, C]."""
+        window = self._window
+        whole = map_of(u, window.area)
+        tiles = [(a, step_bits_around(self._distribution, a.of(whole), rate)) for a in window.tiles]
+
+        def found(u: Tensor) -> Effects:
+            whole = map_of(u, window.area)
+            own, lower, higher = (torch.zeros_like(whole) for _ in range(3))
+            for area, effects in tiles:
+                for part, values in zip((own, lower, higher), effects(area.of(whole)), strict=True):
+                    area.of(part)[:] = values
+            return frames_of(own), frames_of(lower), frames_of(higher)
+
+        return found
 
     def _distribution(self, q: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(q.device.type, torch.bfloat16, enabled=self._half):
@@ -98,6 +107,7 @@ class PhotoTask(WindowTask):
             self.prior.step_bits,
             lambda rate: energy / generator.gains(rate)[0, :, 0, 0].square(),
             lambda x: self._around_cells(x.sum(1, keepdim=True)).reshape(1, -1, 1),
+            self.prior.step_bits_around,
         )
         self.networks = replace(self.networks, steps=steps)
 

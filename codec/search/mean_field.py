@@ -51,19 +51,34 @@ class MeanField(Descent):
         away, along = self._distance.with_slope(self._reference, y)
         (slope,) = torch.autograd.grad(y, z, along)
         z = z.detach()
+        stiff = curvature(model, y.detach() - self._x, along, self.rate)
         whole = networks.quantise(z, 0.0)
-        bits, lower, higher = model.bits(whole, self.rate)
+        moves = self._settings.moves
+        around = model.around(whole, self.rate) if moves > 1 and model.around else None
+        bits, lower, higher = around(whole) if around else model.bits(whole, self.rate)
         self._steer(bits.sum((1, 2)))
         offset = z - whole
-        up = offset >= 0
-        towards = torch.where(up, higher, -lower)
-        stiff = curvature(model, y.detach() - self._x, along, self.rate)
-        first, last = self._settings.firmness
-        firm = first + (last - first) * done
+        towards, kink = _between(offset, lower, higher)
         expected = (bits + offset * towards).sum((1, 2))
         spread = (stiff * offset.abs() * (1.0 - offset.abs())).sum((1, 2))
         self.cost = away + 0.5 * spread + self.weight * expected
         price = self._price[:, None, None].to(z.dtype)
-        kink = torch.where(up, 0.5, -0.5) - offset
-        self._move(slope + price * towards + firm * stiff * kink, done)
+        first, last = self._settings.firmness
+        firm = (first + (last - first) * done) * stiff
+        self._move(slope + price * towards + firm * kink, done)
+        for _ in range(moves - 1):
+            if around is None:
+                break
+            whole = networks.quantise(self.z, 0.0)
+            _, lower, higher = around(whole)
+            towards, kink = _between(self.z - whole, lower, higher)
+            here = slope + stiff * (self.z - z)
+            self._move(here + price * towards + firm * kink, done)
         self.candidates = [networks.quantise(self.z, self._settings.dead_zone)]
+
+
+def _between(offset: Tensor, lower: Tensor, higher: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes of latents at an `offset` from whole ones: of their expected bits, and of half their
+    spread r (1 - r)."""
+    up = offset >= 0
+    return torch.where(up, higher, -lower), torch.where(up, 0.5, -0.5) - offset

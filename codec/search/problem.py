@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from codec.entropy.logistic import Effects
 from codec.entropy.speech_context import MAX_INDEX
 from codec.search.methods import Method
 
@@ -50,12 +51,14 @@ class StepModel:
     bits: latents [B, S, C] and rate points [B] to the bits of each index, and the change of all
     bits when it goes one step down or up, each [B, S, C]; energy: rate points to the squared change
     of the linear synthesis by one step of an index, [B or 1, 1, C]; pooled: a map like the target
-    to its sums over the extent of each latent step, [B, S, 1].
+    to its sums over the extent of each latent step, [B, S, 1]; around: latents and rate points to
+    what `bits` is of latents near them, nearly, as a function of those.
     """
 
-    bits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    bits: Callable[[Tensor, Tensor], Effects]
     energy: Callable[[Tensor], Tensor]
     pooled: Callable[[Tensor], Tensor]
+    around: Callable[[Tensor, Tensor], Callable[[Tensor], Effects]] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class SearchSettings:
 
     method: "mean-field" is mean-field rounding followed by RDOQ where the model's latents are whole
     numbers, else ADMM; "rdoq" is ADMM followed by RDOQ. firmness: of mean-field rounding at its
-    beginning and its end, in units of the curvature that the model tells.
+    beginning and its end, in units of the curvature that the model tells; moves: of the
+    latents by it in each iteration, one where the model does not tell bits `around`.
     """
 
     method: Method = "mean-field"
@@ -116,6 +120,7 @@ class SearchSettings:
     budget: float | None = None  # seconds for the whole batch; None: iterations alone decide
     step: float | None = None  # the first; None: as the method has it
     firmness: tuple[float, float] = (2.0, 2.0)
+    moves: int = 1
     coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 20
