@@ -21,6 +21,7 @@ from codec.image.photo_prior import PhotoTask, round_latents, tile_bits
 from codec.image.presets import Tune
 from codec.image.tiling import Window, cut_windows, encode_map, frames_of, map_of, padded_planes
 from codec.search.engine import descent
+from codec.search.mean_field import MeanField
 from codec.search.methods import Method
 from codec.search.problem import Distance, Problem, SearchResult, SearchSettings
 from codec.search.rdoq import IMAGE, Rdoq, Steps
@@ -43,6 +44,7 @@ _FITS = 12  # most rounds of moving single indices to meet the allowance
 _SLACK = 0.004  # share of the allowance that may be left unused
 _TRIES = 6  # most attempts per round to find how many to move
 _MOVED = 0.08  # largest share of the bits to change by moves that are estimated independently
+_NEARBY = 40  # qualities between which the encoder's output differs by little more than the gains
 _CHECK_EVERY = 16  # steps between scorings of the candidates
 _WAY = 2.25  # quantisation steps that a latent could go if all its steps were of the first's size
 
@@ -135,6 +137,7 @@ class PhotoEncoder:
 
     def __init__(self, model: PhotoModel, device: torch.device, job: Job) -> None:
         self.model, self.job, self.settings = model, job, job.settings
+        self._encoded: dict[Window, tuple[int, Tensor]] = {}  # qualities and latents
         self._cost: float | None = None  # of the last window, relative to its start
         # For a picture of one window: its latents, and RDOQ's steps from them.
         self._left: tuple[Tensor, Steps] | None = None
@@ -155,7 +158,7 @@ class PhotoEncoder:
             if not iterations:
                 saves, dead_zone = 1.0, 0.0
             point = self._point_for(self._tile_bits_allowed() / saves, dead_zone)
-        z = encode_map(self.model.encoder, self.x, point.quality / QUALITY_STEPS)
+        z = self._relaxed_map(point.quality)
         if iterations:
             coded = self._search(point, z, iterations)
         else:
@@ -218,9 +221,36 @@ class PhotoEncoder:
 
     def _encoded_bits(self, window: Window, quality: int, dead_zone: float) -> float:
         """Bits of a window's latents, rounded from the encoder's output."""
-        rate = quality / QUALITY_STEPS
-        z = encode_map(self.model.encoder, self.x, rate, window.area)
-        return self._window_bits(window, quality, round_latents(z, dead_zone))
+        z = round_latents(self._relaxed(window, quality), dead_zone)
+        return self._window_bits(window, quality, z)
+
+    def _relaxed_map(self, quality: int) -> Tensor:
+        """The encoder's output for the whole picture: [1, C, rows, columns]."""
+        parts = [(window.area, self._relaxed(window, quality)) for window in self.windows]
+        self._encoded.clear()
+        z = self.x.new_empty(1, parts[0][1].shape[1], *self.header.cells)
+        for area, part in parts:
+            area.of(z)[:] = part
+        return z
+
+    def _relaxed(self, window: Window, quality: int) -> Tensor:
+        """The encoder's output for a window: [1, C, h, w].
+
+        As the start of a search, that at a quality nearby will do, scaled.
+        """
+        searched = self.job.steps > 0
+        known = self._encoded.get(window)
+        if known is None or abs(quality - known[0]) > (_NEARBY if searched else 0):
+            half, rate = self._half and searched, quality / QUALITY_STEPS
+            with torch.autocast(self.x.device.type, torch.bfloat16, enabled=half):
+                z = encode_map(self.model.encoder, self.x, rate, window.area)
+            known = self._encoded[window] = quality, z
+        return self._scaled(known[1], known[0], quality)
+
+    def _scaled(self, z: Tensor, before: int, after: int) -> Tensor:
+        """Latents at one quality for the quantisation steps of another."""
+        gains = self.model.generator.gains
+        return z * (gains(self._rate(after)) / gains(self._rate(before)))
 
     @torch.no_grad()
     def _window_bits(self, window: Window, quality: int, q: Tensor) -> float:
@@ -235,9 +265,8 @@ class PhotoEncoder:
 
     def _requantised(self, point: RatePoint, z: Tensor, excess: float) -> tuple[RatePoint, Tensor]:
         """Where latents z come to take about exp(-excess) of the bits, and z scaled to it."""
-        wanted, gains = point.moved(-excess), self.model.generator.gains
-        scale = gains(self._rate(wanted.quality)) / gains(self._rate(point.quality))
-        return wanted, z * scale
+        wanted = point.moved(-excess)
+        return wanted, self._scaled(z, point.quality, wanted.quality)
 
     # --- The search.
 
@@ -325,13 +354,16 @@ class PhotoEncoder:
         settings = plan.settings
         problem = Problem(task.networks, distance, task.target, rate, torch.ones_like(rate))
         found = descent(problem, settings, start)
+        last = until >= plan.main
+        # Mean-field rounding tells its cost itself, and its last latents are its best.
         best: SearchResult | None = None
-        if until >= plan.main:
+        if last and not isinstance(found, MeanField):
             costs, sizes = found.score()
             best = SearchResult(found.candidates[0], costs[0], sizes[0], costs[0], 0)
             self._cost = 1.0
         begun = self.job.clock()
         steps = scored = 0
+        first_cost: Tensor | None = None
         while True:
             share = steps / max(until - done, 1)
             if limit is not None:
@@ -341,6 +373,9 @@ class PhotoEncoder:
                 whole = min((done + share * (until - done)) / plan.main, 1.0)
                 found.step(whole)
                 steps += 1
+                if isinstance(found, MeanField):
+                    first_cost = found.cost if first_cost is None else first_cost
+                    self._cost = float(found.cost / first_cost.clamp_min(1e-9))
             if best and scored < steps and (ended or steps % _CHECK_EVERY == 0):
                 best = best.improved(found.candidates, *found.score())
                 self._cost = float(best.cost) / max(float(best.start_cost), 1e-9)
@@ -348,14 +383,17 @@ class PhotoEncoder:
             report(min(share, 1.0), done + steps)
             if ended:
                 break
-        if best is None:
-            return found.z, found.candidates[0], None
+        candidate = found.candidates[0] if best is None else best.indices
+        if not last:
+            return found.z, candidate, None
         rounds = min(_MOST_ROUNDS, _ROUNDS + (until - done) // _STEPS_PER_ROUND)
-        rdoq = _rdoq(task, distance, rate, best.indices)
+        rdoq = _rdoq(task, distance, rate, candidate)
         moves = self._tuning.rdoq and plan.settings.method in ("mean-field", "rdoq")
         for _ in range(rounds if moves else 0):
             if not rdoq.round():
                 break
+        if first_cost is not None:
+            self._cost = float(rdoq.steps.cost / first_cost.clamp_min(1e-9))
         return found.z, rdoq.latents, rdoq.steps
 
     # --- Moves of single indices, until the file meets the allowance.
