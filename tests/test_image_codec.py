@@ -93,7 +93,21 @@ def test_rate_points_beyond_the_qualities_change_the_price_alone() -> None:
     assert below.quality == 0
     assert RatePoint(0).moved(-1e9).price > RatePoint(0).moved(-1.0).price > below.price > 1.0
     assert below.moved(1.0).quality == pytest.approx(3, abs=1)
-    assert RatePoint(0).moved(1e9).quality == QUALITIES - 1
+    above = RatePoint(0).moved(1e9)
+    assert (above.quality, above.moved(1.0)) == (QUALITIES - 1, above)
+    assert above.price < 1.0
+
+
+def test_room_that_the_finest_quality_leaves_is_used() -> None:
+    """With the shipped weights, which leave enough of it."""
+    codec, picture = ImageCodec.load("photo", "cpu"), photograph(96, 64)
+    finest, more = (
+        codec.encode(picture, EncodeSettings(bpp=bpp, quality=quality, fast=True))
+        for bpp, quality in ((None, 100), (20.0, None))
+    )
+    pixels = np.asarray(picture)
+    assert len(more) > 1.05 * len(finest)
+    assert psnr(codec.decode(more), pixels) > psnr(codec.decode(finest), pixels) + 0.1
 
 
 def test_the_search_pays(codec: PhotoCodec) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.device import fast_in_half
-from codec.entropy.image_context import QUALITIES, QUALITY_STEPS
+from codec.entropy.image_context import ANCHORS, QUALITIES, QUALITY_STEPS
 from codec.errors import BadInput
 from codec.image.base import Job
 from codec.image.container import FILE_HEADER_BYTES, Area
@@ -35,7 +35,8 @@ _SAMPLED_WINDOWS = 6
 _CLOSE = 0.02  # tolerance of the bits at the first rate point (natural log)
 _LOG_BITS_PER_QUALITY = 0.019  # typical growth in log bits per quality
 _LOG_PRICE_PER_QUALITY = 0.0325  # about how the trained price of a bit falls (natural log)
-_DEAREST = 13.0  # the price of a bit over that at the coarsest quality (natural log)
+# Most changes of the price of a bit beyond the coarsest and the finest quality (natural log).
+_DEAREST, _CHEAPEST = 13.0, 1.4
 _DEAD_ZONE = 0.15  # rounding with it takes about the bits of searched latents
 _ROUNDS = 1  # of RDOQ, and one more for every _STEPS_PER_ROUND steps of the search
 _STEPS_PER_ROUND = 6
@@ -45,6 +46,7 @@ _SLACK = 0.004  # share of the allowance that may be left unused
 _TRIES = 6  # most attempts per round to find how many to move
 _MOVED = 0.08  # largest share of the bits to change by moves that are estimated independently
 _NEARBY = 40  # qualities between which the encoder's output differs by little more than the gains
+_FEWEST_IN_TWO = 4  # steps of a search whose rate point is chosen again
 _CHECK_EVERY = 16  # steps between scorings of the candidates
 _WAY = 2.25  # quantisation steps that a latent could go if all its steps were of the first's size
 
@@ -54,46 +56,64 @@ class Landing:
     """How a search comes to meet an allowance of bits.
 
     corrections: the most, of the rate point after the search; aim: what to come to, in shares of
-    the allowance; near: a smaller error (natural log) is not corrected; fills: whether moves of
-    single indices then use up what is left. Such moves always serve to get below the allowance.
+    the allowance; near: errors (natural log) between which nothing is corrected; fills: whether
+    moves of single indices then use up what is left. Such moves always serve to get below the
+    allowance.
     """
 
     corrections: int
     aim: float
-    near: float
+    near: tuple[float, float]
     fills: bool
 
 
 # Moves of single indices do what they promise where F is a squared error. MS-SSIM is too curved for
-# that in smooth places, where moves that should have lowered it were found to raise it.
-BY_MOVES = Landing(2, 1.0, 0.06, True)
-BY_RATE = Landing(4, 0.988, 0.012, False)
+# that in smooth places, where moves that should have lowered it were found to raise it. They save
+# bits better than they spend them: what would lower F for its bits has been moved already.
+BY_MOVES = Landing(2, 1.0, (-0.06, 0.15), True)
+BY_RATE = Landing(4, 0.988, (-0.012, 0.012), False)
 
 
 @dataclass(frozen=True)
 class Tuning:
     """Search settings for one distance, tuned on training photographs.
 
-    price: of a bit in the search, in units of the trained price; saves: bits after the search
-    relative to the encoder's latents rounded with the dead zone; later: the same, relative to the
-    latents after a third of the search; steps: first step size of long and of short searches, in
-    quantisation steps; rdoq: whether RDOQ helps. For MS-SSIM it does not, since the latents move
-    far from the encoder's output.
+    prices: of a bit in the search at the rate anchors, in units of the trained price; saves: bits
+    after the search relative to the encoder's latents rounded with the dead zone; later: the same,
+    relative to the latents after a third and after two thirds of the search; steps: first step size
+    of long and of short searches, in quantisation steps; firmness, moves: of mean-field rounding;
+    rdoq: whether RDOQ helps. For MS-SSIM it does not, since the latents move far from the encoder's
+    output; and it is too curved for more than one move.
     """
 
-    price: float
+    prices: tuple[float, float, float, float]
     saves: float
-    later: float
+    later: tuple[float, float]
     steps: tuple[float, float] = (0.04, 0.1)
+    firmness: tuple[float, float] = (0.3, 1.0)
+    moves: int = 1
     rdoq: bool = True
     landing: Landing = BY_MOVES
 
+    def price(self, quality: int) -> float:
+        """Of a bit, in units of the trained price; log-linear between the anchors."""
+        anchors = QUALITY_STEPS * np.arange(ANCHORS)
+        return float(np.exp(np.interp(quality, anchors, np.log(self.prices))))
+
 
 TUNINGS: dict[Tune, Tuning] = {
-    "psnr": Tuning(0.8, 1.05, 1.08),
-    "ms-ssim": Tuning(1.2, 0.9, 0.95, (0.3, 0.45), False, BY_RATE),
-    "visual": Tuning(1.2, 0.9, 0.9, (0.1, 0.1)),
-}
+    "psnr": Tuning(
+        (1.75, 1.15, 0.8, 0.8), saves=0.95, later=(1.03, 0.98), firmness=(0.15, 0.5), moves=2
+    ),
+    "ms-ssim": Tuning(
+        (1.2, 1.2, 1.2, 1.2), saves=0.9, later=(0.95, 0.98), steps=(0.3, 0.45), rdoq=False,
+        landing=BY_RATE,
+    ),
+    "visual": Tuning(
+        (1.2, 1.2, 1.2, 1.2), saves=0.9, later=(0.95, 1.02), steps=(0.1, 0.1),
+        landing=Landing(2, 1.0, (-0.06, 0.06), True),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,13 +129,14 @@ class RatePoint:
     def moved(self, log_bits: float) -> RatePoint:
         """Where latents take about exp(log_bits) times the bits.
 
-        Below the coarsest quality the price of a bit rises on as it does between qualities.
+        Below the coarsest quality the price of a bit rises on as it does between qualities, and
+        above the finest it falls, as far as that makes better pictures.
         """
         number = self.quality - np.log(self.price) / _LOG_PRICE_PER_QUALITY
         number = round(number + log_bits / _LOG_BITS_PER_QUALITY)
         quality = int(np.clip(number, 0, QUALITIES - 1))
-        dearer = min(_LOG_PRICE_PER_QUALITY * (quality - number), _DEAREST)
-        return RatePoint(quality, float(np.exp(max(dearer, 0.0))))
+        dearer = np.clip(_LOG_PRICE_PER_QUALITY * (quality - number), -_CHEAPEST, _DEAREST)
+        return RatePoint(quality, float(np.exp(dearer)))
 
 
 @dataclass
@@ -139,6 +160,9 @@ class PhotoEncoder:
         self.model, self.job, self.settings = model, job, job.settings
         self._encoded: dict[Window, tuple[int, Tensor]] = {}  # qualities and latents
         self._cost: float | None = None  # of the last window, relative to its start
+        # The same of all windows, before the present part of the search. Rate points have costs of
+        # their own, so what they fall by is multiplied.
+        self._fallen: dict[Window, float] = {}
         # For a picture of one window: its latents, and RDOQ's steps from them.
         self._left: tuple[Tensor, Steps] | None = None
         self.header, self._tuning = job.header, TUNINGS[self.settings.tune]
@@ -171,7 +195,7 @@ class PhotoEncoder:
         return self.x.new_full((1,), quality / QUALITY_STEPS)
 
     def _distance(self, point: RatePoint) -> Distance:
-        price = self._tuning.price * point.price
+        price = self._tuning.price(point.quality) * point.price
         price *= float(self.model.price(self._rate(point.quality)))
         return self.model.picture_distance(self.settings.tune, price)
 
@@ -274,8 +298,8 @@ class PhotoEncoder:
         """Search quantised latents, near the allowance if there is one.
 
         All latents are searched at the same bit price; the rate point is chosen to meet the
-        allowance. It is chosen again after a third of the search, and as often more as the tuning's
-        landing has it, while the result is too far off.
+        allowance. It is chosen again after a third and after two thirds of the search, and as often
+        more as the tuning's landing has it, while the result is too far off.
         """
         tune, budget = self.settings.tune, self.settings.budget
         plan = StepPlan(
@@ -283,19 +307,20 @@ class PhotoEncoder:
             self.settings.method or "mean-field",
         )  # fmt: skip
         allowed = 0.0 if self.allowed is None else self._tile_bits_allowed()
-        if plan.first:
-            z, latents = self._descend(point, z, plan, 0, plan.first)
-            quality = point.quality
+        done = 0
+        for until, later in zip(plan.choices, self._tuning.later, strict=False):
+            z, latents = self._descend(point, z, plan, done, until)
+            done, quality = until, point.quality
             bits = sum(self._window_bits(w, quality, w.area.of(latents)) for w in self.windows)
-            excess = np.log(max(bits, 1.0) * self._tuning.later / allowed)
+            excess = np.log(max(bits, 1.0) * later / allowed)
             point, z = self._requantised(point, z, float(excess))
+        coded = self._code(point, self._descend(point, z, plan, done, plan.main)[1])
         done = plan.main
-        coded = self._code(point, self._descend(point, z, plan, plan.first, done)[1])
         landing = self._tuning.landing
         for _ in range(landing.corrections if plan.correction else 0):
             excess = self._excess(coded, landing.aim * allowed)
             wanted, start = self._requantised(coded.point, coded.latents, excess)
-            if abs(excess) < landing.near or wanted == coded.point:
+            if landing.near[0] < excess < landing.near[1] or wanted == coded.point:
                 break
             until = done + plan.correction
             tried = self._code(wanted, self._descend(wanted, start, plan, done, until)[1])
@@ -326,9 +351,12 @@ class PhotoEncoder:
                 whole = done + (number + share) / total * (until - done)
                 self.job.report(min(whole / plan.total, 1.0), self._cost, steps)
 
+            start = frames_of(window.area.of(z))
             relaxed, found, left = self._search_window(
-                task, distance, rate, frames_of(window.area.of(z)), plan, done, until, limit, report
-            )
+                task, distance, rate, start, plan, done, until, limit, report,
+                self._fallen.get(window, 1.0),
+            )  # fmt: skip
+            self._fallen[window] = 1.0 if self._cost is None else self._cost
             window.area.of(z)[:] = map_of(relaxed, window.area)
             window.area.of(latents)[:] = map_of(found, window.area)
             if total == 1 and left is not None:
@@ -346,10 +374,12 @@ class PhotoEncoder:
         until: int,
         limit: float | None,
         report: Callable[[float, int], None],
+        fallen: float,
     ) -> tuple[Tensor, Tensor, Steps | None]:
         """Relaxed and integer latents [1, S, C] of a window after some steps from `start`.
 
         At the end of the search, also the effects of single-index steps from the integer ones.
+        fallen: the cost at the start, relative to that at the start of the search.
         """
         settings = plan.settings
         problem = Problem(task.networks, distance, task.target, rate, torch.ones_like(rate))
@@ -375,7 +405,7 @@ class PhotoEncoder:
                 steps += 1
                 if isinstance(found, MeanField):
                     first_cost = found.cost if first_cost is None else first_cost
-                    self._cost = float(found.cost / first_cost.clamp_min(1e-9))
+                    self._cost = fallen * float(found.cost / first_cost.clamp_min(1e-9))
             if best and scored < steps and (ended or steps % _CHECK_EVERY == 0):
                 best = best.improved(found.candidates, *found.score())
                 self._cost = float(best.cost) / max(float(best.start_cost), 1e-9)
@@ -393,7 +423,7 @@ class PhotoEncoder:
             if not rdoq.round():
                 break
         if first_cost is not None:
-            self._cost = float(rdoq.steps.cost / first_cost.clamp_min(1e-9))
+            self._cost = fallen * float(rdoq.steps.cost / first_cost.clamp_min(1e-9))
         return found.z, rdoq.latents, rdoq.steps
 
     # --- Moves of single indices, until the file meets the allowance.
@@ -557,7 +587,7 @@ class PhotoEncoder:
 class StepPlan:
     """Number of steps and deadlines of the parts of a search.
 
-    first: steps before the rate point is chosen again, or 0; main: steps of the search without
+    choices: steps before the rate point is chosen again; main: steps of the search without
     corrections; correction: further steps for each correction of the rate, or 0.
     """
 
@@ -571,9 +601,11 @@ class StepPlan:
         method: Method,
     ) -> None:
         tuning = TUNINGS[tune]
-        self.first = self.correction = 0
-        if corrected and iterations >= 6:
-            self.first, self.correction = iterations // 3, max(iterations // 8, 1)
+        self.choices: tuple[int, ...] = ()
+        self.correction = 0
+        if corrected and iterations >= _FEWEST_IN_TWO:
+            self.choices = iterations // 3, 2 * iterations // 3
+            self.correction = max(iterations // 8, 1)
         self.main = iterations
         self.total = self.main + tuning.landing.corrections * self.correction
         self.settings = search_settings(iterations, tune, method)
@@ -590,9 +622,12 @@ def search_settings(
     iterations: int, tune: Tune = "psnr", method: Method = "mean-field"
 ) -> SearchSettings:
     """Search settings; the fewer the iterations, the larger the steps."""
-    long, short = TUNINGS[tune].steps
+    tuning = TUNINGS[tune]
+    long, short = tuning.steps
     step = min(short, max(long, _WAY / max(iterations, 1)))
-    return SearchSettings(method, iterations, step=step, coupling=5.0, firmness=(0.3, 1.0))
+    return SearchSettings(
+        method, iterations, step=step, coupling=5.0, firmness=tuning.firmness, moves=tuning.moves
+    )
 
 
 def _rdoq(task: PhotoTask, distance: Distance, rate: Tensor, latents: Tensor) -> Rdoq:
