@@ -445,21 +445,26 @@ class PhotoEncoder:
 
     def _nearest(self, coded: _Coded) -> _Coded | None:
         """Latents that come nearest to the allowance from these, None if none are within it."""
+        allowed = self.allowed or 0
         best: _Coded | None = None
+        stalled = False
         for _ in range(_FITS):
-            below = coded.size <= (self.allowed or 0)
+            below = coded.size <= allowed
             if below and (best is None or coded.size > best.size):
                 best = coded
             full = coded.point.quality == QUALITIES - 1 or not self._tuning.landing.fills
             if self._fits(coded) or (below and full):
                 break
             excess = self._excess(coded, self._tile_bits_allowed())
-            if coded.point.quality == 0 and excess > 2.0 * _MOVED:
-                changed = self._dearer(coded, excess)
-            else:
+            changed = None
+            if coded.point.quality == 0 and (excess > 2.0 * _MOVED or stalled):
+                changed = self._dearer(coded, max(excess, _MOVED))
+            if changed is None:
                 changed = self._changed(coded)
             if changed is None:
                 break
+            # Of few indices the prior tells too little for moves to save what they should.
+            stalled = 2 * (changed.size - allowed) > coded.size - allowed > 0
             coded = changed
         return best
 
