@@ -66,14 +66,13 @@ class MeanField(Descent):
         first, last = self._settings.firmness
         firm = (first + (last - first) * done) * stiff
         self._move(slope + price * towards + firm * kink, done)
-        for _ in range(moves - 1):
-            if around is None:
-                break
-            whole = networks.quantise(self.z, 0.0)
-            _, lower, higher = around(whole)
-            towards, kink = _between(self.z - whole, lower, higher)
-            here = slope + stiff * (self.z - z)
-            self._move(here + price * towards + firm * kink, done)
+        if around:
+            for _ in range(moves - 1):
+                whole = networks.quantise(self.z, 0.0)
+                _, lower, higher = around(whole)
+                towards, kink = _between(self.z - whole, lower, higher)
+                here = slope + stiff * (self.z - z)
+                self._move(here + price * towards + firm * kink, done)
         self.candidates = [networks.quantise(self.z, self._settings.dead_zone)]
 
 
