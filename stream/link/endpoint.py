@@ -379,10 +379,11 @@ class Endpoint(ABC):
                 ready: dict[object, int] = dict(self._pollers().poll(int(1000 * wait) + 1))
                 with contextlib.suppress(BlockingIOError):
                     self._awake.recv(4096)
+                # Before what has arrived: what was said until now is not for whoever answers next.
+                self._take_requests()
                 self._serve(ready)
                 if self._over():
                     break
-                self._take_requests()
                 now = self._clock()
                 wake_at = min(self._tick(now), self._send_key_requests(now))
                 self._tell_of_overs()
