@@ -18,6 +18,8 @@ from codec.packet import STEPS, Kind, Packet
 from stream.call.jitter_buffer import (
     BACKLOG,
     CONCEAL_LIMIT,
+    LATE_PRICE,
+    LATENESS_PRICE,
     PAUSE_LIMIT,
     STORE,
     STRETCH_LIMIT,
@@ -26,6 +28,7 @@ from stream.call.jitter_buffer import (
     FadeOut,
     Feed,
     JitterBuffer,
+    Prices,
     Task,
     cheapest_delay,
 )
@@ -796,21 +799,32 @@ def test_any_network(network, pull):
     assert counters.underruns == 0
 
 
-@given(st.lists(st.integers(-8000, 8000), min_size=1, max_size=48), st.floats(1.0, 2000.0))
-def test_cheapest_delay(needs, price):
-    chosen = cheapest_delay(needs, price)
+@given(
+    st.lists(st.integers(-8000, 8000), min_size=1, max_size=48),
+    st.builds(Prices, st.floats(0.0, 2000.0), st.floats(0.0, 3.0), st.floats(0.0, 9000.0)),
+)
+def test_cheapest_delay(needs, prices):
+    chosen = cheapest_delay(needs, prices)
 
     def cost(delay: int) -> float:
-        return delay + price * sum(need > delay for need in needs)
+        late = [need - delay for need in needs if need > delay]
+        return delay + sum(prices.late + prices.lateness * min(n, prices.reach) for n in late)
 
     most = min(needs) + STRETCH_LIMIT
     assert chosen <= most
-    assert cost(chosen) == pytest.approx(min(cost(d) for d in [*needs, most] if d <= most))
+    tried = [*range(min(needs), most + 1, 61), *(need for need in needs if need <= most), most]
+    assert cost(chosen) == pytest.approx(min(map(cost, tried)))
+
+
+def test_a_single_late_packet_is_no_reason_to_wait_longer():
+    usual = [1000 + 10 * (n % 8) for n in range(80)]
+    chosen = (cheapest_delay(needs, Prices.of(4)) for needs in (usual, [*usual, 1250]))
+    assert max(chosen) - min(usual) <= 70
 
 
 def test_cheapest_delay_needs_packets():
     with pytest.raises(ValueError, match="no packets"):
-        cheapest_delay([], 1.0)
+        cheapest_delay([], Prices.of(4))
 
 
 def test_the_store_is_bounded():

@@ -13,11 +13,12 @@ still tells the decoder what chained packets after it need.
 
 The delay is measured, then chosen, as Jamulus chooses its buffer sizes: for every recent packet it
 is known what delay would have been enough, so every delay can be tried on the arrivals as they
-were. The cheapest one is wanted, where a packet too late costs as much as a certain delay. What was
-needed is counted from the packets' ends, so that it still holds when the talker changes their
-length. Differences between the wanted delay and the present one become columns to insert or remove,
-which also follows the drift between two clocks. In a pause, of which nothing is sent, the delay is
-set at once.
+were. The cheapest one is wanted, where a packet too late costs a little, and more the later it is,
+as so much has to be concealed. A single one that is very late does not hold the delay up for as
+long as it is remembered. What was needed is counted from the packets' ends, so that it still holds
+when the talker changes their length. Differences between the wanted delay and the present one
+become columns to insert or remove, which also follows the drift between two clocks. In a pause, of
+which nothing is sent, the delay is set at once.
 
 Where several packets in a row are late by much the same, the talker's clock has jumped, or the way
 to us is another: from then on that is when its packets are due.
@@ -29,6 +30,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from codec.packet import FRAME_STEPS, Packet, unwrap_sequence
 from codec.signal.analysis import HOP, STEP_HOPS, STEP_SAMPLES
@@ -50,9 +53,13 @@ TRUSTED_STEPS = 32  # to be seen before the delay may shrink: 2 s ...
 TRUSTED = 4  # ... and so many packets
 MARGIN = 5 * MILLISECOND  # wanted on top of what the arrivals ask for
 STRETCH_LIMIT = 320 * MILLISECOND  # the delay never exceeds the fastest packet's needs by more
-# Delay worth spending to have one late packet fewer in the window, as a share of its length.
-LATE_PRICE = 0.07
-SPARE = 2.0  # columns by which the delay may be too long before speech is shortened for it
+# Delay worth spending to have one late packet fewer in the window, and what is late of it shorter,
+# as a share of that, up to a share of its length. Packets of more steps than PRICED are so much
+# dearer: there are fewer. With the arrivals of calls at 64 to 256 ms the delay is 6 to 15 ms less
+# than if every late packet had cost .07 of its length, and as much is concealed.
+LATE_PRICE, LATENESS_PRICE, LATENESS_REACH = MILLISECOND, 0.15, 0.45
+PRICED = 4
+SPARE = 1.0  # columns by which the delay may be too long before speech is shortened for it
 # A packet that would wait longer than this, or than most of its own length, comes from a backlog:
 # what is older is given up.
 BACKLOG = 480 * MILLISECOND
@@ -147,23 +154,40 @@ class FadeOut:
 Task = Decode | Feed | Conceal | FadeOut
 
 
-def cheapest_delay(needs: Iterable[int], price: float) -> int:
+@dataclass(frozen=True)
+class Prices:
+    """What a packet costs that comes too late by n samples: late + lateness · min(n, reach)."""
+
+    late: float
+    lateness: float
+    reach: float
+
+    @classmethod
+    def of(cls, steps: int) -> Prices:
+        """Those of packets of so many latent steps."""
+        scale = max(steps / PRICED, 1.0)
+        reach = LATENESS_REACH * min(steps, PRICED) * STEP_SAMPLES
+        return cls(LATE_PRICE * scale**2, LATENESS_PRICE * scale, reach)
+
+
+def cheapest_delay(needs: Iterable[int], prices: Prices) -> int:
     """The delay that costs least on packets with these needs, in samples.
 
     needs: the delay that would have been enough for each packet. One delay is considered per
-    packet; each packet that needs more costs `price`, and none beyond STRETCH_LIMIT over the least
-    one is considered. Raises ValueError without packets.
+    packet, as all others cost more than one of these; none beyond STRETCH_LIMIT over the least one
+    is. Raises ValueError without packets.
     """
-    ordered = sorted(needs)
-    if not ordered:
+    ordered = np.sort(np.fromiter(needs, np.int64))
+    if not len(ordered):
         raise ValueError("no packets to choose a delay for")
-    most = ordered[0] + STRETCH_LIMIT
-    best, best_cost = most, price * sum(need > most for need in ordered) + most
-    for index, need in enumerate(ordered):
-        cost = need + price * (len(ordered) - 1 - index)
-        if need <= most and cost <= best_cost:
-            best, best_cost = need, cost
-    return best
+    delays = np.minimum(ordered, ordered[0] + STRETCH_LIMIT)
+    sums = np.concatenate(([0], np.cumsum(ordered)))
+    # Of the packets, in this order, those from `late` on are too late, from `far` on beyond reach.
+    late = np.searchsorted(ordered, delays, side="right")
+    far = np.searchsorted(ordered, delays + prices.reach, side="right")
+    within = sums[far] - sums[late] - (far - late) * delays + (len(ordered) - far) * prices.reach
+    costs = delays + prices.late * (len(ordered) - late) + prices.lateness * within
+    return int(delays[np.flatnonzero(costs == costs.min())[-1]])
 
 
 @dataclass
@@ -585,9 +609,8 @@ class JitterBuffer:
 
     def _wanted(self, frame: Arrived) -> int:
         """The delay to aim at with a packet, but for its own length."""
-        price = LATE_PRICE * self._steps * STEP_SAMPLES
         needs = [need.samples for need in self._needs] or [self._own_need(frame)]
-        return max(cheapest_delay(needs, price), self._needed_lately(frame))
+        return max(cheapest_delay(needs, Prices.of(self._steps)), self._needed_lately(frame))
 
     def _needed_lately(self, frame: Arrived) -> int:
         """What a packet needs, and all of the latest did."""
