@@ -21,7 +21,8 @@ become columns to insert or remove, which also follows the drift between two clo
 which nothing is sent, the delay is set at once.
 
 Where several packets in a row are late by much the same, the talker's clock has jumped, or the way
-to us is another: from then on that is when its packets are due.
+to us is another: from then on that is when its packets are due. Where for two seconds all needed
+less than any before, as after the sound card stood still, what was before says nothing any more.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ from stream.call.snapshot import Arrivals
 
 MILLISECOND = SAMPLE_RATE // 1000
 
-CONCEAL_BLOCK = 4  # columns concealed at a time ...
-PAUSE_BLOCK = 8  # ... and in a pause
+# Columns concealed at a time while the next packet is not here: it may come at any moment, and the
+# delay grows by what was concealed for nothing.
+CONCEAL_BLOCK = 2
+LONGEST_BLOCK = 8  # in a pause, and where it is known how many are wanted
 CONCEAL_LIMIT = 48 * STEP_HOPS  # columns of concealment after which there is silence
 PAUSE_LIMIT = 24 * STEP_HOPS  # columns that a pause goes on without a word from the talker
 STORE = 64  # packets kept that cannot be played yet
@@ -69,6 +72,7 @@ WORK_RATE, WORK_AHEAD = 1.5, 3 * SAMPLE_RATE
 QUEUE_LIMIT = 400 * MILLISECOND  # nothing is decoded while so much waits to be played
 SHIFT_SECONDS = 0.5  # speech that is late in a row, in SHIFT_PACKETS or more, before that is usual
 SHIFT_PACKETS = 2
+SHIFT_SAMPLES = 16 * MILLISECOND  # by which all of the latest needed less than any before
 KEY_PAUSE = SAMPLE_RATE // 2  # samples between requests for a key packet
 
 # Sound that must be queued, beyond one pull, for scheduling: grows after underruns, then recovers.
@@ -374,7 +378,7 @@ class JitterBuffer:
                 return self._restart(newest)  # concealing has not got ahead of what is pulled
             # It would come too late for its first columns: just so many are put before it that it
             # can be decoded next, even if a pull comes first.
-            return self._conceal(most=self._lacking(cost))
+            return Conceal(min(self._lacking(cost), LONGEST_BLOCK))
         if not left and not frame.packet.pause:
             del self._store[frame.step]
             return Feed(frame)
@@ -439,16 +443,17 @@ class JitterBuffer:
             self._want_key()
         return self._conceal(frame)
 
-    def _conceal(self, frame: Arrived | None = None, most: int = PAUSE_BLOCK) -> Conceal:
-        """Conceal a block, up to `frame` and of `most` columns.
+    def _conceal(self, frame: Arrived | None) -> Conceal:
+        """Conceal a block, up to `frame`.
 
         Where so few columns are missing before `frame` that it could not be decoded in time after
         them, it is as late as it then would be.
         """
+        count = LONGEST_BLOCK if self._pause_left else CONCEAL_BLOCK
         if frame is not None:
             gap = STEP_HOPS * frame.step - self._at
-            most = max(gap, self._lacking(min(self._decode_cost.value, _COST_LIMIT)))
-        return Conceal(min(PAUSE_BLOCK if self._pause_left else CONCEAL_BLOCK, most))
+            count = min(count, max(gap, self._lacking(min(self._decode_cost.value, _COST_LIMIT))))
+        return Conceal(count)
 
     def _lacking(self, cost: float) -> int:
         """Columns to conceal now so that a packet can be decoded next, at a cost in samples, even
@@ -606,6 +611,16 @@ class JitterBuffer:
         self._needs.append(_Need(frame.end, max(self._own_need(frame), ready - grid)))
         while self._needs and frame.end - self._needs[0].end >= WINDOW:
             self._needs.popleft()
+        self._forget_slower()
+
+    def _forget_slower(self) -> None:
+        """Forget what was needed before everything became faster, if it did."""
+        needs = list(self._needs)
+        within = sum(need.end > needs[-1].end - TRUSTED_STEPS for need in needs)
+        latest, before = np.split([need.samples for need in needs], [-max(within, TRUSTED)])[::-1]
+        if len(before) >= TRUSTED and latest.max() < before.min() - SHIFT_SAMPLES:
+            for _ in before:
+                self._needs.popleft()
 
     def _wanted(self, frame: Arrived) -> int:
         """The delay to aim at with a packet, but for its own length."""

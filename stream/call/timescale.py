@@ -16,7 +16,7 @@ from codec.signal.samples import FloatArray
 SPACING = 3  # least distance of two columns that are removed or doubled
 ACTIVE_SHARE = 64  # of so many columns of running speech, one may go or be doubled ...
 HURRIED_SHARE = 24  # ... and where much is to be changed: 4 % of it
-MUCH = 20  # columns: 160 ms
+MUCH = 8  # columns: 64 ms
 QUIET_DB = -60.0  # columns below this are pauses ...
 QUIET_SHARE = 4  # ... and of so many of them
 SAVED = 2.0  # columns that may be saved up: short pieces allow less than one
