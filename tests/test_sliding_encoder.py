@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import PacketDecoder
 from codec.speech.encoder import (
     AHEAD,
+    AHEAD_STEPS,
     BLOCK,
     LONGEST_TAIL,
     EncodedPacket,
@@ -207,10 +209,10 @@ def test_searches_keep_their_time(
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
-def test_a_long_block_is_searched_before_its_last_step(
+def test_a_long_block_is_searched_before_its_last_steps(
     codec: SpeechCodec, clip: FloatArray, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In calls, whose time is limited. The rest of the search begins where that has come to."""
+    """In calls, whose time is limited. Each search begins where that before has come to."""
     searched: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def noted(*parts: Any, start: torch.Tensor, **options: Any) -> SearchResult:
@@ -222,21 +224,24 @@ def test_a_long_block_is_searched_before_its_last_step(
     monkeypatch.setattr("codec.speech.encoder.refine", noted)
     samples = clip[8_000 : 8_000 + 16 * STEP_SAMPLES + LOOK_AHEAD]
     encoded = run(encoder_of(codec, steps, iterations=3, budget=1e9), samples)
-    ahead = steps >= BLOCK
-    assert [each.iterations for each in encoded] == [6 if ahead else 3] * (16 // steps)
+    times = AHEAD_STEPS if steps >= BLOCK else 0
+    assert [each.iterations for each in encoded] == [3 * (times + 1)] * (16 // steps)
     assert sum(each.cost for each in encoded) < sum(each.start_cost for each in encoded)
-    begun = [k for k, (start, _) in enumerate(searched) if start.shape[1] == BLOCK - 1]
-    assert len(begun) == (16 // BLOCK if ahead else 0)
-    for k in begun:
-        head, whole = searched[k][1], searched[k + 1][0][:, : BLOCK - 1]
-        # The quality, and with it the unit of latents, may differ.
-        assert torch.cosine_similarity(head.flatten(), whole.flatten(), 0) > 0.999
+    lengths = [start.shape[1] for start, _ in searched]
+    block = min(steps, BLOCK)
+    assert lengths == list(range(block - times, block + 1)) * (16 // block)
+    for (_, head), (start, _) in pairwise(searched):
+        if start.shape[1] > head.shape[1]:
+            # The quality, and with it the unit of latents, may differ.
+            whole = start[:, : head.shape[1]]
+            assert torch.cosine_similarity(head.flatten(), whole.flatten(), 0) > 0.999
     heard = decoded(codec, encoded)[: 16 * STEP_SAMPLES]
     assert np.corrcoef(envelope(heard), envelope(samples[: 16 * STEP_SAMPLES]))[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(
-    ("tick", "lengths"), [(0.001, {BLOCK - 1, BLOCK}), (0.018, {BLOCK - 1}), (0.1, set())]
+    ("tick", "lengths"),
+    [(0.001, {BLOCK - 2, BLOCK - 1, BLOCK}), (0.018, {BLOCK - 2, BLOCK - 1}), (0.1, set())],
 )
 def test_a_slow_machine_searches_less(
     codec: SpeechCodec,

@@ -57,9 +57,9 @@ if TYPE_CHECKING:
 BLOCK = 4  # the most latent steps that a call searches at once
 # Of the search in a call: seconds, and share of its block.
 LONGEST_TAIL, TAIL_SHARE = 0.02, 0.3
-# Seconds that a full block but for its last step may be searched, while that is being said: nothing
-# is late for it, as long as it ends before the block is whole.
-AHEAD = 0.045
+# Seconds that what there is of a full block may be searched while its next step is being said, from
+# AHEAD_STEPS before it is whole: nothing is late for it, as long as it ends before the next step.
+AHEAD, AHEAD_STEPS = 0.045, 2
 CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
 KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
 UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost
@@ -377,7 +377,7 @@ class SpeechEncoder:
     def set_budget(self, seconds: float | None, ahead: float = AHEAD) -> None:
         """Search blocks for so many seconds, from when they are whole; None: without a limit.
 
-        ahead: seconds of search of all but the last step of a full block, before that is whole.
+        ahead: seconds of search of what there is of a full block, each time before it is whole.
         """
         self._budget, self._ahead = seconds, ahead
 
@@ -493,8 +493,8 @@ class SpeechEncoder:
         """A step was analysed: search the block and send the packet that it completes."""
         left = -self._filled % self._block
         if left:
-            if self._budget is not None and left == 1 and self._block == BLOCK:
-                self._search_ahead()
+            if self._budget is not None and self._block == BLOCK and left <= AHEAD_STEPS:
+                self._search_ahead(self._block - left)
             return []
         if self._block == FRAME_STEPS and self._activity is None:
             self._waiting.append(self._columns)
@@ -621,9 +621,9 @@ class SpeechEncoder:
 
     # --- a block that is not yet whole -----------------------------------------------------------
 
-    def _search_ahead(self) -> None:
-        """Search a block but for its last step while that is being said."""
-        coder, steps, begun = self._coder, self._block - 1, self._clock()
+    def _search_ahead(self, steps: int) -> None:
+        """Search the first steps of a block while the next one is being said."""
+        coder, begun = self._coder, self._clock()
         settings = self._search_settings(begun, last=False)
         quality = self._likely_quality
         if settings.iterations == 0 or not self._in_haste(settings):
@@ -634,9 +634,10 @@ class SpeechEncoder:
             guess, _ = coder.guess(window, own, steps, quality)
             target = coder.target([Plan(quality, np.inf)], steps)
             problem = target.problem(own, self._distance(), x)
-            found = self._refined(problem, settings, guess)
+            found = self._refined(problem, settings, self._begun(guess, target.rate))
         relaxed = found.indices if found.relaxed is None else found.relaxed
-        self._head = _Head(relaxed, target.rate, found.iterations)
+        before = 0 if self._head is None else self._head.iterations
+        self._head = _Head(relaxed, target.rate, before + found.iterations)
         self._seconds += self._clock() - begun
 
     def _begun(self, guess: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:

@@ -282,9 +282,8 @@ class Sender:
         """How long samples may gather without making the packet late."""
         if self._backlog > _HURRY:
             return 0.0
-        wanted = self._wanted()
-        if wanted > STEP_SAMPLES:
-            wanted -= STEP_SAMPLES  # all but the last step is searched while that is being said
+        # What there is of a block is searched while its next step is being said.
+        wanted = (self._wanted() - 1) % STEP_SAMPLES + 1
         left = wanted / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
         return min(max(left - _EARLY, 0.0), _GATHER)
 
