@@ -72,12 +72,13 @@ def test_turns_are_taken(pair):
         assert not silent.any()
 
 
-def call(pair, left_db: float, late: int = 0) -> Run:
+def call(pair, left_db: float, late: int = 0, begun: float = BEGUN) -> Run:
     """A call whose echoes come back `left_db` stronger than the microphones hear them.
 
-    late: samples by which the players are held up before all talk.
+    late: samples by which the players are held up before all talk; begun: seconds of the recording
+    before the talk.
     """
-    lead, delay = round(BEGUN * SAMPLE_RATE), round(DELAY * SAMPLE_RATE)
+    lead, delay = round(begun * SAMPLE_RATE), round(DELAY * SAMPLE_RATE)
     count = max(len(talk.samples) for talk in pair.values()) + lead + late + 6 * SAMPLE_RATE
     said, both = {}, round(2.0 * ECHO_ALONE * SAMPLE_RATE)
     for end, talk in pair.items():
@@ -104,8 +105,8 @@ def call(pair, left_db: float, late: int = 0) -> Run:
         tracks,
         {end: [snapshot(float(t)) for t in range(5)] for end in said},
         {end: [] for end in said},
-        1000.0 + BEGUN,
-        1000.0 + BEGUN + 2.0 * ECHO_ALONE + 8.0,
+        1000.0 + begun,
+        1000.0 + begun + 2.0 * ECHO_ALONE + 8.0,
         status={"a": 0, "b": 143},
         stop_seconds={"a": 0.1, "b": 0.1},
     )
@@ -123,6 +124,12 @@ def test_what_is_left_of_an_echo_is_found(pair, left_db, late):
         # What was said is told from what the microphone heard of it and of the echo.
         said = run.tracks[end].said
         assert not said[: round(BEGUN * SAMPLE_RATE)].any()
+
+
+def test_a_call_that_took_long_to_begin_is_measured_as_well(pair):
+    found = echo.measure(call(pair, -20.0, begun=40.0))
+    for end in ("a", "b"):
+        assert found[end].left_db == pytest.approx(-20.0, abs=0.3)
 
 
 def test_what_could_not_be_heard_has_no_figure(pair):

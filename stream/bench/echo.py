@@ -26,7 +26,7 @@ ADAPTED = 5.0  # seconds of the other's speech after which the echo has to be go
 _OTHER: dict[Name, Name] = {"a": "b", "b": "a"}
 _SAME = 0.8  # correlation of what was said with the microphone, which hears an echo as well
 _STRAYING = 2.0  # seconds by which a player that was held up may be late
-_STARTS = 20.0  # seconds until the players have begun
+_STARTS = 20.0  # seconds until the players have begun, once they are told to
 _PIECE = SAMPLE_RATE // 50  # what a sound card gives at once
 _FLOOR = 1e-12  # power below which there is nothing
 
@@ -52,7 +52,8 @@ class Echo:
 def measure(run: Run) -> dict[Name, Echo]:
     """What there is of echo in a run; its tracks' `said` become what was said, without echo."""
     microphones = {end: run.tracks[end].said for end in ENDS}
-    starts = {end: _starts(run.talks[end], microphones[end]) for end in ENDS}
+    begun = {end: round((run.talk_from - run.tracks[end].began) * SAMPLE_RATE) for end in ENDS}
+    starts = {end: _starts(run.talks[end], microphones[end], begun[end]) for end in ENDS}
     for end in ENDS:
         track = run.tracks[end]
         said = _placed(run.talks[end], starts[end], len(track.said))
@@ -91,14 +92,18 @@ def front_end_share(microphone: FloatArray, loudspeaker: FloatArray) -> float | 
     return taken * SAMPLE_RATE / count if count and front_end.error is None else None
 
 
-def _starts(talk: Talk, microphone: FloatArray) -> list[int]:
-    """Where in a microphone's sound each utterance begins; -1 before the first that is found."""
+def _starts(talk: Talk, microphone: FloatArray, begun: int) -> list[int]:
+    """Where in a microphone's sound each utterance begins; -1 before the first that is found.
+
+    begun: where the players were told to begin. It may take any time to get there.
+    """
     starts: list[int] = []
     offset: int | None = None
     for utterance in talk.utterances:
         part = talk.samples[utterance.first : utterance.last]
         straying = round(_STRAYING * SAMPLE_RATE)
-        first, last = utterance.first, utterance.first + round(_STARTS * SAMPLE_RATE)
+        first = max(begun + utterance.first - straying, 0)
+        last = begun + utterance.first + round(_STARTS * SAMPLE_RATE)
         if offset is not None:
             first, last = (utterance.first + offset + off for off in (-straying, straying))
         at, match = locate(part, microphone, first, last)
