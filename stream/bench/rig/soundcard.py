@@ -33,7 +33,7 @@ Part = Literal["microphone", "loudspeaker"]
 
 MAX_CARDS = 16  # PulseAudio knows 32 channels
 _LATENCY_MS = 10
-_ROOM_MS = 30  # an echo that stutters is no room's
+_ROOM_MS = 100  # an echo that stutters is no room's
 _START_SECONDS = 60.0
 _LONGEST_HEADER = 256
 _TOOLS = ("pulseaudio", "pactl", "paplay", "parecord")
