@@ -47,38 +47,54 @@ def test_stamps_that_wander_off_are_followed_at_last():
     assert stamps.place(at(160 * 3000 + 800) + 0.3, 160) - places[-1] == pytest.approx(960, abs=100)
 
 
-@given(st.lists(st.integers(0, 500), max_size=40), st.lists(st.integers(1, 2000), max_size=20))
-def test_every_sample_is_given_once_and_in_its_place(sizes, steps):
-    playback = Playback()
-    given_ = []
-    first = 0
-    end = PLACE
-    playback.render(samples(0, 1), at(0))
-    first = 1
-    for k in range(max(len(sizes), len(steps))):
-        size = sizes[k] if k < len(sizes) else 0
+def blocks(playback: Playback, first: int, last: int) -> FloatArray:
+    """What is played between two places, block by block."""
+    return np.concatenate([playback.block(end) for end in range(first + BLOCK, last + 1, BLOCK)])
+
+
+@given(
+    st.lists(st.integers(0, 500), min_size=1, max_size=40),
+    st.lists(st.integers(0, 30), max_size=40),
+)
+def test_each_sample_is_given_in_its_place_if_it_is_there_in_time(sizes, ahead):
+    """ahead: blocks asked for after each piece; of what is asked for too soon there is silence."""
+    playback, first, asked = Playback(), 1, 0
+    known, found = [], []
+    for k, size in enumerate(sizes):
         playback.render(samples(first, size), at(first))
         first += size
-        end = min(end + (steps[k] if k < len(steps) else 0), PLACE + first)
-        for block in playback.until(end):
-            assert len(block) == BLOCK
-            given_.append(block)
-    found = np.concatenate(given_) if given_ else np.zeros(0)
-    np.testing.assert_array_equal(found, np.arange(len(found)))
-    assert len(found) >= (end - PLACE) - BLOCK
+        for _ in range(ahead[k] if k < len(ahead) else 3):
+            found.append(playback.block(PLACE + asked + BLOCK))
+            known.append(max(min(first - asked, BLOCK), 0))
+            asked += BLOCK
+    for k, (block, count) in enumerate(zip(found, known, strict=True)):
+        begin = k * BLOCK
+        expected = np.maximum(samples(begin, BLOCK), 0.0)
+        np.testing.assert_array_equal(block[:count], expected[:count])
+        assert not block[count:].any()
+
+
+def test_one_block_is_played_for_each_that_is_heard_though_nothing_is_known():
+    """A canceller that hears more often than it is told what is played loses its place."""
+    playback = Playback()
+    playback.render(samples(1, BLOCK), at(0))
+    np.testing.assert_array_equal(playback.block(PLACE + BLOCK), samples(1, BLOCK))
+    for k in range(2, 60):
+        assert not playback.block(PLACE + k * BLOCK).any()
+    playback.render(samples(1, BLOCK), at(60 * BLOCK))
+    np.testing.assert_array_equal(playback.block(PLACE + 61 * BLOCK), samples(1, BLOCK))
 
 
 def test_what_is_missing_is_silence_and_what_comes_twice_is_replaced():
     playback = Playback()
     playback.render(samples(1, 320), at(0))
     playback.render(samples(1001, 320), at(1000))  # 680 were lost
-    found = np.concatenate(list(playback.until(PLACE + 1280)))
-    assert len(found) == 1280
+    found = blocks(playback, PLACE, PLACE + 1280)
     np.testing.assert_array_equal(found[:320], samples(1, 320))
     assert not found[320:1000].any()
     np.testing.assert_array_equal(found[1000:], samples(1001, 280))
-    playback.render(samples(1, 1600), at(700))  # 640 samples sooner than they should come
-    found = np.concatenate(list(playback.until(PLACE + 2240)))
+    playback.render(samples(1, 1600), at(700))  # 620 samples sooner than they should come
+    found = blocks(playback, PLACE + 1280, PLACE + 2240)
     np.testing.assert_array_equal(found, samples(581, 960))
 
 
@@ -86,12 +102,12 @@ def test_nothing_is_kept_of_what_nobody_asks_for():
     playback = Playback()
     for first in range(0, 60 * SAMPLE_RATE, 800):
         playback.render(samples(first, 800), at(first))
-    (block,) = playback.until(PLACE + 60 * SAMPLE_RATE)
-    assert block[0] == 60 * SAMPLE_RATE - BLOCK
-    assert not list(playback.until(PLACE + 90 * SAMPLE_RATE))
+    assert playback.block(PLACE + 60 * SAMPLE_RATE)[0] == 60 * SAMPLE_RATE - BLOCK
+    assert len(playback._samples) == 0
+    assert not playback.block(PLACE + 90 * SAMPLE_RATE).any()
     playback.render(samples(5, 800), at(95 * SAMPLE_RATE))
-    blocks = list(playback.until(PLACE + 95 * SAMPLE_RATE + 320))
-    assert [block[0] for block in blocks] == [5, 165]
+    found = [playback.block(PLACE + 95 * SAMPLE_RATE + k * BLOCK)[0] for k in (1, 2)]
+    assert found == [5, 165]
 
 
 @pytest.mark.parametrize("late", [0.0, 0.04])

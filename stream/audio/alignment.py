@@ -7,7 +7,6 @@ of them belong together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -48,45 +47,48 @@ class Stamps:
 
 
 class Playback:
-    """What a loudspeaker plays, as blocks that keep step with what a microphone hears.
+    """What a loudspeaker plays, block by block in step with what a microphone hears.
 
     One thread says what is played, another takes it. So a canceller finds an echo always as late
     after what was played, whenever threads have time, and where samples are lost.
     """
 
-    _MOST = SAMPLE_RATE  # samples that wait, or are missing, before it begins anew
+    _MOST = SAMPLE_RATE  # samples that are kept, or are missing, before it begins anew
 
     def __init__(self) -> None:
         self._rendered: deque[tuple[FloatArray, float | None]] = deque(maxlen=500)
         self._stamps = Stamps()
         self._samples = np.zeros(0, np.float32)
-        self._next = 0  # the place of the first of these
+        self._begin = 0  # the place of the first of these
 
     def render(self, samples: FloatArray, at: float | None) -> None:
         """What is played, any number of samples; at: when the first is in the air, or None."""
         self._rendered.append((samples, at))
 
-    def until(self, end: int) -> Iterator[FloatArray]:
-        """The blocks [BLOCK] not yet taken up to a place, as far as they are known."""
+    def block(self, end: int) -> FloatArray:
+        """What is played up to a place, [BLOCK]; silence where nothing is known to be.
+
+        What was played before is forgotten.
+        """
         while self._rendered:
             self._add(*self._rendered.popleft())
-        if end - self._next > self._MOST:  # nothing was played for long
-            self._samples = self._samples[max(end - BLOCK - self._next, 0) :]
-            self._next = end - BLOCK
-        while self._next + BLOCK <= end and len(self._samples) >= BLOCK:
-            block, self._samples = self._samples[:BLOCK], self._samples[BLOCK:]
-            self._next += BLOCK
-            yield block
+        found = np.zeros(BLOCK, np.float32)
+        first = end - BLOCK - self._begin
+        part = self._samples[max(first, 0) : max(first + BLOCK, 0)]
+        found[max(-first, 0) :][: len(part)] = part
+        self._samples = self._samples[max(first + BLOCK, 0) :]
+        self._begin = max(self._begin, end)
+        return found
 
     def _add(self, samples: FloatArray, at: float | None) -> None:
         """Put samples to their place: silence where some are missing, without what came before."""
         begin = self._stamps.place(at, len(samples))
-        missing = begin - self._next - len(self._samples)
+        missing = begin - self._begin - len(self._samples)
         if abs(missing) > self._MOST:
-            self._samples, self._next = samples, begin
+            self._samples, self._begin = samples, begin
         elif missing >= 0:
             self._samples = np.concatenate((self._samples, np.zeros(missing, np.float32), samples))
         else:
             kept = max(len(self._samples) + missing, 0)
-            late = max(self._next - begin, 0)
+            late = max(self._begin - begin, 0)
             self._samples = np.concatenate((self._samples[:kept], samples[late:]))

@@ -152,8 +152,7 @@ class FrontEnd:
             return dry
         try:
             if self._echo is not None:
-                for far in self._playback.until(index + BLOCK + _EARLY):
-                    self._echo.render(far)
+                self._echo.render(self._playback.block(index + BLOCK + _EARLY))
             for stage in self._stages:  # those that are switched off keep what they have learnt
                 block = stage.process(block)
         except FrontEndMissing as error:
