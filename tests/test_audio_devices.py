@@ -180,6 +180,25 @@ def test_the_sample_clock_jumps_when_samples_were_lost():
     assert clock.time_of(320) == pytest.approx(5.225)
 
 
+def test_the_sample_clock_follows_a_small_step_and_no_single_stamp():
+    """A sound system that has run dry is later from then on, and says so in its stamps alone."""
+    clock, random = SampleClock(16_000), np.random.default_rng(3)
+    positions = iter(range(0, 1_000_000, 80))
+
+    def error(late: float, count: int) -> float:
+        for _ in range(count):
+            noise = 0.03 if random.random() < 0.05 else random.uniform(-0.002, 0.002)
+            position = next(positions)
+            clock.stamp(position, 50.0 + position / 16_000 + late + noise)
+        at = clock.time_of(0)
+        assert at is not None
+        return at - 50.0 - late
+
+    assert abs(error(0.0, 400)) < 0.003
+    assert abs(error(0.02, 30)) < 0.004
+    assert abs(error(0.01, 30)) < 0.004
+
+
 def test_the_pacer_counts_what_falls_due():
     clock = Time()
     pacer = Pacer(clock=clock)
@@ -441,6 +460,27 @@ def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch
     assert loudspeaker.error is None
     # Our own cushion does not grow for it.
     assert loudspeaker.latency < asked[-1] + 0.05
+
+
+def test_a_loudspeaker_that_runs_dry_says_for_how_long(monkeypatch):
+    """What is played after that comes as much later, to the sample, whatever the stamps say."""
+    sound, clock = Sound(0.0), Time()
+    monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+    loudspeaker = Loudspeaker(clock=clock)
+    loudspeaker.start()
+    sound.turn(1.0, loudspeaker, clock)
+    loudspeaker.silence()
+    sound.turn(1.0, loudspeaker, clock)
+    assert loudspeaker.silence() == 0
+    before, stream = loudspeaker.play_time(), sound.streams[-1]
+    waiting = loudspeaker._ring.available
+    for _ in range(5):  # nobody writes
+        stream.callback(np.zeros((480, 1), np.float32), 480, Flags(False), Flags(False))
+        clock.now += 0.01
+    silent = (5 * 480 - waiting) * SAMPLE_RATE // loudspeaker.rate
+    assert 0 < silent == pytest.approx(loudspeaker.silence(), abs=1)
+    assert loudspeaker.play_time() - before == pytest.approx(silent / SAMPLE_RATE, abs=2e-3)
+    assert loudspeaker.silence() == 0
 
 
 @pytest.mark.parametrize(("needed", "asked"), [(0.01, [0.01]), (0.02, [0.01, 0.02])])

@@ -654,15 +654,20 @@ def test_the_front_end_is_told_what_a_loudspeaker_plays(codec):
     class Speaker(CollectingSink):
         is_card = True
 
+        def silence(self) -> int:
+            return 7
+
     class Told(FrontEnd):
         def __init__(self, wanted: Processing) -> None:
             super().__init__(wanted, [])
             self.told: list[np.ndarray] = []
             self.stamps: list[float | None] = []
+            self.silences: set[int] = set()
 
-        def render(self, samples: np.ndarray, at: float | None = None) -> None:
+        def render(self, samples: np.ndarray, at: float | None = None, silence: int = 0) -> None:
             self.told.append(samples.copy())
             self.stamps.append(at)
+            self.silences.add(silence)
 
     for kind in (Speaker, CollectingSink):
         ends: list[Told] = []
@@ -681,6 +686,7 @@ def test_the_front_end_is_told_what_a_loudspeaker_plays(codec):
         if kind is Speaker:
             assert np.array_equal(np.concatenate(ends[0].told), np.concatenate(sink.played))
             assert np.all(np.diff(np.array(ends[0].stamps, float)) >= 0.0)
+            assert ends[0].silences == {7}
         else:
             assert not ends[0].told
 

@@ -40,6 +40,7 @@ _PER_UNIT = np.float32(1.0) / _FULL_SCALE
 _RAMP = np.linspace(0.0, 1.0, BLOCK, dtype=np.float32)
 _SILENT = logging.NullHandler()
 _LEARNING = 4 * SAMPLE_RATE
+_LONGEST_SILENCE = SAMPLE_RATE
 _EARLY = 2 * BLOCK  # by which WebRTC is told what is played before it should be heard: stamps err
 
 
@@ -137,11 +138,18 @@ class FrontEnd:
         ]
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
-    def render(self, samples: FloatArray, at: float | None = None) -> None:
-        """What the loudspeaker is given, any number of samples; at: as in `capture`."""
+    def render(self, samples: FloatArray, at: float | None = None, silence: int = 0) -> None:
+        """What the loudspeaker is given, any number of samples; at: as in `capture`.
+
+        silence: samples that it played before these, for lack of others. They tell exactly by how
+        much an echo comes later, where stamps err by more than a canceller can bear.
+        """
         if self._echo is None or self._detector is None or self.error is not None:
             return
         samples = cleaned(samples)
+        if 0 < silence <= _LONGEST_SILENCE:  # else stamps tell well enough
+            samples = np.concatenate((np.zeros(silence, np.float32), samples))
+            at = None if at is None else at - silence / SAMPLE_RATE
         self._detector.render(samples, at)
         self._playback.render(samples, at)
 

@@ -59,15 +59,21 @@ class SampleClock:
 
     A first-order tracker: between stamps time runs at the nominal rate, each stamp pulls by a
     small share of its error, and a stamp far off (samples were lost, or the first stamps of a
-    stream were nonsense) restarts it. One thread stamps and one asks.
+    stream were nonsense) restarts it. So do several that are off by the same: a sound system that
+    has run dry says so in no other way. One thread stamps and one asks.
 
     rate: Hz. gain: the share of the error taken up per stamp; drift of r seconds per second leaves
     an offset of r · interval / gain, a few tenths of a millisecond for 200 ppm. jump: seconds.
     """
 
+    # Almost all of the last stamps off by more than so many seconds, and to one side, are no noise.
+    _STEP = 0.004
+    _LAST, _EXCEPT = 15, 2
+
     def __init__(self, rate: float, *, gain: float = 0.02, jump: float = 0.05) -> None:
         self._rate, self._gain, self._jump = float(rate), gain, jump
         self._stamps: deque[tuple[int, float, bool]] = deque(maxlen=256)
+        self._errors: deque[float] = deque(maxlen=self._LAST)
         self._position = 0
         self._time: float | None = None
 
@@ -86,6 +92,23 @@ class SampleClock:
     def _follow(self, position: int, when: float, restart: bool) -> None:
         if self._time is not None and not restart:
             expected = self._time + (position - self._position) / self._rate
-            if abs(when - expected) <= self._jump:
+            self._errors.append(when - expected)
+            if step := self._step():
+                when = expected + step
+                self._errors.clear()
+            elif abs(when - expected) <= self._jump:
                 when = expected + self._gain * (when - expected)
+            else:
+                self._errors.clear()
+        else:
+            self._errors.clear()
         self._position, self._time = position, when
+
+    def _step(self) -> float:
+        """Seconds by which the last stamps are off together; 0.0 if they are not."""
+        if len(self._errors) < self._LAST:
+            return 0.0
+        errors = sorted(self._errors)
+        if errors[self._EXCEPT] > self._STEP or errors[-1 - self._EXCEPT] < -self._STEP:
+            return errors[self._LAST // 2]
+        return 0.0

@@ -53,6 +53,10 @@ class Sink(Device):
     def play_time(self) -> float:
         """When the next sample written will be in the air, seconds of `time.monotonic`."""
 
+    def silence(self) -> int:
+        """How many samples of silence it has played for lack of others, since last asked."""
+        return 0
+
 
 class NullSink(Sink):
     """Samples that nobody hears, in real time: for machines without sound, and for tests."""
@@ -216,6 +220,9 @@ class Loudspeaker(Sink):
         self._mono = np.zeros(self.rate, np.float32)
         self._fade_out = np.cos(np.linspace(0.0, np.pi / 2, _FADE + 1)[1:]).astype(np.float32) ** 2
         self._calls = 0
+        # Samples of ours that the card has taken, and all it was given since, silence included.
+        self._passed = (0, 0)
+        self._silence = 0  # told already
         self._playing = False
         self._dry = True
         self._last = np.float32(0.0)
@@ -252,10 +259,15 @@ class Loudspeaker(Sink):
             return self._instead.play_time()
         # What the resampler holds back has its place after what is in the ring.
         held = self._taken16 * self.rate / SAMPLE_RATE - self._ring.written - self._ring.dropped
-        when = self._card_clock.time_of(self._ring.written + held)
-        soonest = self._clock() + self._card.latency
-        # An empty ring: the card's clock has moved on without samples.
-        return soonest if when is None or not self._ring.available else max(when, self._clock())
+        taken, given = self._passed
+        when = self._card_clock.time_of(given + self._ring.written - taken + held)
+        return self._clock() + self._card.latency if when is None else max(when, self._clock())
+
+    def silence(self) -> int:
+        taken, given = self._passed
+        silence = (given - taken) * SAMPLE_RATE // self.rate
+        more, self._silence = silence - self._silence, silence
+        return more
 
     def _callback(self, outdata: FloatArray, times: Any, status: Any, now: float) -> None:
         frames = len(outdata)
@@ -264,11 +276,12 @@ class Loudspeaker(Sink):
         # the ring would be empty before the first sample is heard.
         self._calls += 1
         count = min(frames, self._ring.available) if self._calls > _FILLING else 0
+        delay = times.outputBufferDacTime - times.currentTime
+        if not 0.0 < delay < _LONGEST_DELAY:
+            delay = self._card.latency
+        # Silence takes its time as well: so much later is what comes after it, to the sample.
+        self._card_clock.stamp(self._passed[1], now + delay)
         if count:
-            delay = times.outputBufferDacTime - times.currentTime
-            if not 0.0 < delay < _LONGEST_DELAY:
-                delay = self._card.latency
-            self._card_clock.stamp(self._ring.taken, now + delay, self._dry)
             self._ring.read_into(out[:count])
             self._last = out[count - 1]
             if self._dry:
@@ -289,6 +302,7 @@ class Loudspeaker(Sink):
         elif status.output_underflow and self._playing:
             self.gaps += 1
             self._flagged += 1
+        self._passed = (self._ring.taken, self._passed[1] + frames)
         outdata[:] = out[:, None]
 
     def _reopened(self) -> bool:

@@ -362,9 +362,10 @@ class Receiver:
             mix = mix + self._late.pull(room, quiet=quiet, gain=self._volume_of)
         own = self._own_sounds(room) if self._sounds else None
         mix = self._limiter.process(mix if own is None else mix + own)
+        silence = sink.silence()
         sink.write(mix)
         if self.front_end is not None and sink.is_card:
-            self.front_end.render(mix, play_time)
+            self.front_end.render(mix, play_time, silence)
         if self._played is not None:
             self._played(mix if own is None else mix - own, play_time)
 
