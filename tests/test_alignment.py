@@ -47,67 +47,94 @@ def test_stamps_that_wander_off_are_followed_at_last():
     assert stamps.place(at(160 * 3000 + 800) + 0.3, 160) - places[-1] == pytest.approx(960, abs=100)
 
 
+EARLY = Playback.EARLY
+
+
 def blocks(playback: Playback, first: int, last: int) -> FloatArray:
     """What is played between two places, block by block."""
-    return np.concatenate([playback.block(end) for end in range(first + BLOCK, last + 1, BLOCK)])
+    ends = range(first + BLOCK, last + 1, BLOCK)
+    return np.concatenate([playback.block(end - EARLY) for end in ends])
 
 
-@given(
-    st.lists(st.integers(0, 500), min_size=1, max_size=40),
-    st.lists(st.integers(0, 30), max_size=40),
-)
-def test_each_sample_is_given_in_its_place_if_it_is_there_in_time(sizes, ahead):
-    """ahead: blocks asked for after each piece; of what is asked for too soon there is silence."""
-    playback, first, asked = Playback(), 1, 0
-    known, found = [], []
-    for k, size in enumerate(sizes):
+@given(st.lists(st.integers(0, 500), max_size=40), st.lists(st.integers(0, 12), max_size=20))
+def test_every_sample_is_given_once_and_in_its_place(sizes, steps):
+    """steps: how many blocks are asked for in turn, as far as they are known."""
+    playback = Playback()
+    playback.render(samples(0, 1), at(0))
+    first, found = 1, []
+    for k in range(max(len(sizes), len(steps))):
+        size = sizes[k] if k < len(sizes) else 0
         playback.render(samples(first, size), at(first))
         first += size
-        for _ in range(ahead[k] if k < len(ahead) else 3):
-            found.append(playback.block(PLACE + asked + BLOCK))
-            known.append(max(min(first - asked, BLOCK), 0))
-            asked += BLOCK
-    for k, (block, count) in enumerate(zip(found, known, strict=True)):
-        begin = k * BLOCK
-        expected = np.maximum(samples(begin, BLOCK), 0.0)
-        np.testing.assert_array_equal(block[:count], expected[:count])
-        assert not block[count:].any()
+        for _ in range(steps[k] if k < len(steps) else 0):
+            if (end := BLOCK * (len(found) + 1)) <= first:
+                found.append(playback.block(PLACE + end - EARLY))
+    every = np.concatenate(found) if found else np.zeros(0)
+    np.testing.assert_array_equal(every, np.arange(len(every)))
+
+
+@pytest.mark.parametrize("known", [0, 100, 319])
+def test_what_is_always_known_late_is_given_as_much_later_and_whole(known):
+    """known: samples by which what is played is known before it should be heard."""
+    playback, found = Playback(), []
+    playback.render(samples(1, known), at(0))
+    for first in range(0, 50 * BLOCK, BLOCK):
+        playback.render(samples(1 + known + first, BLOCK), at(known + first))
+        found.append(playback.block(PLACE + first + BLOCK))
+    settled = Playback.OFTEN + 2
+    expected = samples(1 + known + BLOCK * settled, BLOCK * (50 - settled))
+    np.testing.assert_array_equal(np.concatenate(found[settled:]), expected)
+
+
+def test_what_is_known_late_now_and_then_changes_nothing():
+    playback, known = Playback(), 2 * EARLY
+    playback.render(samples(1, known), at(0))
+    for block in range(100):
+        first = BLOCK * block
+        late = block % 10 < 3
+        if not late:
+            for missing in range(4 if block % 10 == 3 else 1)[::-1]:
+                begin = known + first - missing * BLOCK
+                playback.render(samples(1 + begin, BLOCK), at(begin))
+        found = playback.block(PLACE + first + BLOCK)
+        if not late and block % 10 > 4:
+            np.testing.assert_array_equal(found, samples(1 + first + EARLY, BLOCK))
 
 
 def test_one_block_is_played_for_each_that_is_heard_though_nothing_is_known():
     """A canceller that hears more often than it is told what is played loses its place."""
     playback = Playback()
     playback.render(samples(1, BLOCK), at(0))
-    np.testing.assert_array_equal(playback.block(PLACE + BLOCK), samples(1, BLOCK))
+    np.testing.assert_array_equal(playback.block(PLACE + BLOCK - EARLY), samples(1, BLOCK))
     for k in range(2, 60):
-        assert not playback.block(PLACE + k * BLOCK).any()
+        assert not playback.block(PLACE + k * BLOCK - EARLY).any()
     playback.render(samples(1, BLOCK), at(60 * BLOCK))
-    np.testing.assert_array_equal(playback.block(PLACE + 61 * BLOCK), samples(1, BLOCK))
+    np.testing.assert_array_equal(playback.block(PLACE + 61 * BLOCK - EARLY), samples(1, BLOCK))
 
 
 def test_what_is_missing_is_silence_and_what_comes_twice_is_replaced():
     playback = Playback()
     playback.render(samples(1, 320), at(0))
     playback.render(samples(1001, 320), at(1000))  # 680 were lost
-    found = blocks(playback, PLACE, PLACE + 1280)
+    found = blocks(playback, PLACE, PLACE + 640)
     np.testing.assert_array_equal(found[:320], samples(1, 320))
-    assert not found[320:1000].any()
-    np.testing.assert_array_equal(found[1000:], samples(1001, 280))
+    assert not found[320:].any()
     playback.render(samples(1, 1600), at(700))  # 620 samples sooner than they should come
-    found = blocks(playback, PLACE + 1280, PLACE + 2240)
-    np.testing.assert_array_equal(found, samples(581, 960))
+    found = blocks(playback, PLACE + 640, PLACE + 2240)
+    assert not found[:60].any()
+    np.testing.assert_array_equal(found[60:], samples(1, 1540))
 
 
 def test_nothing_is_kept_of_what_nobody_asks_for():
     playback = Playback()
     for first in range(0, 60 * SAMPLE_RATE, 800):
         playback.render(samples(first, 800), at(first))
-    assert playback.block(PLACE + 60 * SAMPLE_RATE)[0] == 60 * SAMPLE_RATE - BLOCK
+    assert playback.block(PLACE + 60 * SAMPLE_RATE - EARLY)[0] == 60 * SAMPLE_RATE - BLOCK
     assert len(playback._samples) == 0
     assert not playback.block(PLACE + 90 * SAMPLE_RATE).any()
     playback.render(samples(5, 800), at(95 * SAMPLE_RATE))
-    found = [playback.block(PLACE + 95 * SAMPLE_RATE + k * BLOCK)[0] for k in (1, 2)]
-    assert found == [5, 165]
+    found = blocks(playback, PLACE + 95 * SAMPLE_RATE, PLACE + 95 * SAMPLE_RATE + 320)
+    assert list(found[::BLOCK]) == [5, 165]
 
 
 @pytest.mark.parametrize("late", [0.0, 0.04])

@@ -50,9 +50,12 @@ class Playback:
     """What a loudspeaker plays, block by block in step with what a microphone hears.
 
     One thread says what is played, another takes it. So a canceller finds an echo always as late
-    after what was played, whenever threads have time, and where samples are lost.
+    after what was played, whenever threads have time, and where samples are lost. It is told that
+    EARLY samples sooner, since stamps err, or less where what is played is never known so soon.
     """
 
+    EARLY = 2 * BLOCK
+    OFTEN = 10  # times in a row that it is known too late: a canceller bears no change now and then
     _MOST = SAMPLE_RATE  # samples that are kept, or are missing, before it begins anew
 
     def __init__(self) -> None:
@@ -60,18 +63,21 @@ class Playback:
         self._stamps = Stamps()
         self._samples = np.zeros(0, np.float32)
         self._begin = 0  # the place of the first of these
+        self._early = self.EARLY
+        self._late = 0  # times in a row
 
     def render(self, samples: FloatArray, at: float | None) -> None:
         """What is played, any number of samples; at: when the first is in the air, or None."""
         self._rendered.append((samples, at))
 
     def block(self, end: int) -> FloatArray:
-        """What is played up to a place, [BLOCK]; silence where nothing is known to be.
+        """What is played while a block up to a place is heard, [BLOCK], and a little sooner.
 
-        What was played before is forgotten.
+        Silence where nothing is known to be. What was played before is forgotten.
         """
         while self._rendered:
             self._add(*self._rendered.popleft())
+        end += self._early
         found = np.zeros(BLOCK, np.float32)
         first = end - BLOCK - self._begin
         part = self._samples[max(first, 0) : max(first + BLOCK, 0)]
@@ -87,8 +93,15 @@ class Playback:
         if abs(missing) > self._MOST:
             self._samples, self._begin = samples, begin
         elif missing >= 0:
+            self._late = 0
             self._samples = np.concatenate((self._samples, np.zeros(missing, np.float32), samples))
         else:
             kept = max(len(self._samples) + missing, 0)
             late = max(self._begin - begin, 0)
+            self._late = self._late + 1 if late else 0
+            if self._late >= self.OFTEN:
+                later = min(late, self._early)
+                self._early -= later
+                self._begin -= later
+                late -= later
             self._samples = np.concatenate((self._samples[:kept], samples[late:]))

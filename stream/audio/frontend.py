@@ -41,7 +41,6 @@ _RAMP = np.linspace(0.0, 1.0, BLOCK, dtype=np.float32)
 _SILENT = logging.NullHandler()
 _LEARNING = 4 * SAMPLE_RATE
 _LONGEST_SILENCE = SAMPLE_RATE
-_EARLY = 2 * BLOCK  # by which WebRTC is told what is played before it should be heard: stamps err
 
 
 class FrontEndMissing(SottoError):
@@ -160,7 +159,7 @@ class FrontEnd:
             return dry
         try:
             if self._echo is not None:
-                self._echo.render(self._playback.block(index + BLOCK + _EARLY))
+                self._echo.render(self._playback.block(index + BLOCK))
             for stage in self._stages:  # those that are switched off keep what they have learnt
                 block = stage.process(block)
         except FrontEndMissing as error:
