@@ -86,6 +86,25 @@ def test_a_file_of_somebody_elses_is_not_added_to(tmp_path: Path) -> None:
     assert path.read_text() == '{"audio": "a.wav", "text": "hello"}\n'
 
 
+@pytest.mark.parametrize("text", ["my thesis", '{"input": "a.wav", "text": "hello"}'])
+def test_not_even_where_it_has_no_whole_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_text(text)
+    with pytest.raises(BadInput, match="no manifest"), Manifest(path):
+        pass
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"input": "a.wav", "ha', b'{"input": "a.wav", "ha\n'])
+def test_a_manifest_whose_first_line_was_not_finished(torn: bytes, tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(torn)
+    for name in ("a.sotto", "b.sotto"):
+        with Manifest(path) as manifest:
+            manifest.add(record(name))
+    assert path.read_bytes() == record().line + record("b.sotto").line
+
+
 def test_no_pipe_is_waited_for_in_the_place_of_a_manifest(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     os.mkfifo(path)

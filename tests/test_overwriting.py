@@ -180,6 +180,29 @@ def test_existing_outputs_are_refused_without_force(said) -> None:
     assert contents() != before
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["encode", "one.wav", "m/model.json"],
+        ["encode", "one.wav", "M/MODEL.json"],
+        ["encode", "one.wav", "m/weights.safetensors"],
+        ["transcode", "one.wav", "new.wav", "--picture", "m/model.json"],
+        ["image", "encode", "in.png", "m/model.json"],
+    ],
+)
+def test_the_model_in_use_is_an_input(command: list[str], said) -> None:
+    os.mkdir("m")
+    if os.path.exists("M"):
+        pytest.skip("a file system to which the case of letters makes no difference")
+    os.symlink("m", "M")
+    for name in ("model.json", "MODEL.json", "weights.safetensors"):
+        Path("m", name).write_text("{}")
+    Image.new("RGB", (32, 32), "red").save("in.png")
+    before = contents()
+    assert "same file" in said(2, *command, "--model", "m", "--force")
+    assert contents() == before
+
+
 def test_pictures_keep_what_is_there(said) -> None:
     Image.new("RGB", (32, 32), "red").save("in.png")
     Image.new("RGB", (32, 32), "red").save("other.png")

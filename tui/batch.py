@@ -51,7 +51,7 @@ class Work:
         audio: bool | None = None,
         known: Collection[str] = (),
     ) -> None:
-        """Read `input`, `output` and `force`; outputs in a directory end in `suffix`.
+        """Read `input`, `output`, `model` and `force`; outputs in a directory end in `suffix`.
 
         folders: an input may be a directory; its audio files are meant, or if not `audio` (None:
         where the outputs are audio) its .sotto files, and its tree is mirrored. known: outputs that
@@ -75,7 +75,8 @@ class Work:
             if len(sources) == 1 and inside:
                 found = [(path, name.relative_to(name.parts[0])) for path, name in found]
             self.pairs = _named(found, target, suffix)
-        check_outputs(*zip(*self.pairs, strict=True), force=args.force, known=known)
+        read = [*(source for source, _ in self.pairs), getattr(args, "model", None)]
+        check_outputs(read, [made for _, made in self.pairs], force=args.force, known=known)
 
     def _check_folder(self, sources: list[str], target: str, *, made: bool) -> None:
         """Raise UsageError unless outputs can go into `target`; made: it may be a new folder."""

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     if args.picture is not None:
         if not work.single:
             raise UsageError("--picture shows a single input")
-        check_outputs(work.pairs[0][:1], [args.output, args.picture], force=args.force)
+        read = [work.pairs[0][0], args.model]
+        check_outputs(read, [args.output, args.picture], force=args.force)
     audio_format(work.pairs[0][1])
     if args.picture is not None and not args.picture.lower().endswith(".png"):
         raise UsageError("--picture writes a .png file")

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -28,6 +30,8 @@ NAME = "manifest.jsonl"
 _MAX_LINE = 64 << 10
 _MAX_LINES = 10_000_000
 _PIECE = 1 << 20
+# What a first line begins with that a machine did not get to finish.
+_BEGINNING = b'{"input": "'
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,16 +89,32 @@ def read_manifest(path: Path) -> dict[str, Record]:
         return {}
     _refuse_pipe(path)
     records: dict[str, Record] = {}
-    whole = 0
+    foreign = False
     with os_errors("read", path), open(path, "rb") as file:
-        while whole < _MAX_LINES and (line := file.readline(_MAX_LINE)):
-            record = Record.parsed(line) if line.endswith(b"\n") else None
-            if record is not None:
+        lines = itertools.islice(iter(partial(file.readline, _MAX_LINE), b""), _MAX_LINES)
+        for line in lines:
+            record = Record.parsed(line)
+            if record is None:
+                foreign |= not _is_torn(line)
+            elif line.endswith(b"\n"):
                 records[record.output] = record
-            whole += line.endswith(b"\n")
-    if whole and not records:
+    if foreign and not records:
         raise BadInput(f"{display_name(path)} is there, and is no manifest of sotto's")
     return records
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line is the beginning of a record, which nobody got to finish."""
+    text = line.rstrip(b"\n")
+    return bool(text) and text[: len(_BEGINNING)] == _BEGINNING[: len(text)] and not _is_json(text)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _refuse_pipe(path: Path) -> None:

@@ -53,7 +53,7 @@ def check_outputs(
     known: outputs that may be there, since whoever would replace one looks at it first.
 
     Raises BadInput if an output must not be replaced. None stands for a file not asked for. What is
-    in a folder that is read counts as read, except for JSON.
+    in a folder that is read counts as read, except for JSON that is no model's.
     """
     _tell_apart(inputs, outputs)
     for output in outputs:
@@ -95,7 +95,11 @@ def _tell_apart(inputs: Iterable[Name], outputs: Iterable[Name]) -> None:
 
 
 def _is_in(folder: str | os.PathLike[str], file: str | os.PathLike[str]) -> bool:
-    if not os.path.isfile(file) or os.fsdecode(file).lower().endswith(".json"):
+    if not os.path.isfile(file):
+        return False
+    # Figures of a benchmark may lie beside its clips.
+    is_model = os.path.exists(os.path.join(folder, "model.json"))
+    if os.fsdecode(file).lower().endswith(".json") and not is_model:
         return False
     place = os.path.realpath(folder)
     return os.path.commonpath([place, os.path.realpath(file)]) == place
