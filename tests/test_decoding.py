@@ -232,6 +232,24 @@ def test_joined_mp3s_are_read_to_the_end(tmp_path: Path) -> None:
     assert seconds(samples) == pytest.approx(2.4, abs=0.2)
 
 
+@pytest.mark.parametrize("rates", [(44_100, 44_100), (44_100, 22_050), (16_000, 44_100, 22_050)])
+def test_joined_mp3s_that_say_how_long_they_are(rates: tuple[int, ...], tmp_path: Path) -> None:
+    """With the tags of each, as `cat` joins them; whatever an encoder has added is cut off."""
+    one = [muxed("mp3", "libmp3lame", rate) for rate in rates]
+    old = one[0] + b"TAG".ljust(128, b"\0") + b"APETAGEX" + struct.pack("<III12x", 2000, 32, 0)
+    for data in (b"".join(one), old + b"".join(one[1:])):
+        samples, notes = both(data, tmp_path)
+        assert abs(len(samples) - len(rates) * len(SPEECH)) <= len(rates) and notes == []
+
+
+def test_a_joined_mp3_that_was_cut_off_is_not_measured_by_a_guess(tmp_path: Path) -> None:
+    """The second begins where the first says that it goes on, at another rate."""
+    one, two = (muxed("mp3", "libmp3lame", rate) for rate in (44_100, 22_050))
+    samples, notes = both(one[:-300] + two[two.index(b"\xff") :], tmp_path)
+    assert seconds(samples) == pytest.approx(2.4, abs=0.15)
+    assert not any("missing" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     ("others", "length"),
     [

@@ -22,7 +22,7 @@ from av.audio.codeccontext import AudioCodecContext
 from av.container import InputContainer
 
 from codec.errors import BadInput
-from codec.files.layout import FILES, Layout, layout_of, mended_head, promised_end
+from codec.files.layout import FILES, Layout, layout_of, mended_head, mpeg_length, promised_end
 from codec.signal.samples import FloatArray
 
 Note = Callable[[str], None]
@@ -43,6 +43,8 @@ _SEE_DS64 = 0xFFFFFFFF
 # Of what is to be cut off at the end, more is no padding of an encoder.
 _MOST_PADDING = 4096
 _FAR = 1 << 63
+_MPEG1_RATE = 32_000  # least of MPEG-1, whose frames are longer
+_MP3_SLACK = 0.25  # seconds that an encoder adds
 _SKIP_MANUALLY = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL
 
 # Demuxers of media files that stand alone. Those of playlists, manifests, devices, raw samples and
@@ -449,7 +451,8 @@ class Decoder:
         if (wav.empty if wav is not None else self._bytes.layout.empty) and self._bytes.size:
             self._note(f"{self._name}: its header says that it is empty; read to the end")
         held: list[FloatArray] = []
-        values = frames = rate = 0
+        values = rate = 0
+        seconds = 0.0
         self._end = 0
         for frame in self._cut(expected):
             try:
@@ -461,7 +464,7 @@ class Decoder:
                 yield self._joined(held, rate)
                 held, values = [], 0
             rate = frame.sample_rate
-            frames += len(block)
+            seconds += len(block) / rate
             held.append(block)
             values += block.size
             if values >= self._block_values:
@@ -469,7 +472,6 @@ class Decoder:
                 held, values = [], 0
         if held:
             yield self._joined(held, rate)
-        seconds = frames / rate if rate else 0.0
         self._total += seconds
         slack = 0.1 if self._form == "matroska" else 0.02  # its length includes what is cut off
         if expected is not None and expected - seconds > slack and self._is_exact():
@@ -515,7 +517,13 @@ class Decoder:
         if self._bytes.wav is not None:
             return str(self._context.name).startswith("pcm")
         if self._form == "mp3":
-            return any(mark in self._bytes.head for mark in (b"Xing", b"Info", b"VBRI"))
+            told = mpeg_length(self._bytes.head)
+            if told is None or not told[0] or self.seconds is None:
+                return b"VBRI" in self._bytes.head
+            # FFmpeg does not believe it where the file is longer, and guesses.
+            rate = self._context.sample_rate
+            frame = 1152 if rate >= _MPEG1_RATE else 576
+            return abs(told[0] * frame / rate - self.seconds) < _MP3_SLACK
         return self._form in _EXACT
 
     def _joined(self, held: list[FloatArray], rate: int) -> FloatArray:

@@ -17,6 +17,9 @@ _MOST_CHUNKS = 10_000
 _MOST_TAGS = 20
 _SEARCHED = 1 << 16
 _OGG_HEADER = 27
+_XING_WITHIN = 256
+_ID3V1_BYTES = 128
+_APE_HEADER = 1 << 31
 # Lengths from here up mean that the writer did not know.
 _UNKNOWN = 1 << 62
 _W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -97,7 +100,23 @@ def layout_of(file: BinaryIO, start: int = 0, front: bytes = b"") -> Layout:
         return _chunks(file, start, size, kind, b"")
     if head.startswith(_ASF):
         return _asf(file, start, size)
+    if _is_mpeg_frame(head):
+        return Layout(start, _next_mpeg(file, start, size))
     return Layout(start, promised=promised_end(_read(file, start, _HEAD_BYTES)))
+
+
+def mpeg_length(head: bytes) -> tuple[int, int] | None:
+    """Frames and bytes that the first frame of an MP3 file says there are, 0 if it does not say.
+
+    None if there is no such frame (VBRI's count neither).
+    """
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    if at < 0 or len(head) < at + 16:
+        return None
+    flags, frames, length = struct.unpack_from(">III", head, at + 4)
+    if not flags & 1:
+        return 0, frames if flags & 2 else 0
+    return frames, length if flags & 2 else 0
 
 
 def mended_head(head: bytes) -> tuple[bytes, bool] | None:
@@ -243,6 +262,38 @@ def _mpeg4(file: BinaryIO, start: int, size: int) -> Layout:
         if length < 8 or at >= size:
             break
     return Layout(start, without_index=not index)
+
+
+def _is_mpeg_frame(head: bytes) -> bool:
+    """Whether this is the header of a frame of MPEG audio, of layer II or III."""
+    return (
+        len(head) > 3
+        and head[0] == 0xFF
+        and head[1] & 0xE0 == 0xE0
+        and head[1] & 0x18 != 0x08  # a version that does not exist
+        and head[1] & 0x06 in (2, 4)
+        and 0 < head[2] >> 4 < 15
+        and head[2] & 0x0C != 0x0C
+    )
+
+
+def _next_mpeg(file: BinaryIO, start: int, size: int) -> int | None:
+    """Where an MP3 file ends that says how long it is, if another one follows it."""
+    told = mpeg_length(_read(file, start, _XING_WITHIN))
+    if told is None or not told[1]:
+        return None
+    at = start + told[1]
+    for _ in range(_MOST_TAGS):
+        begin = _read(file, at, 32)
+        if begin.startswith(b"TAG"):
+            at += _ID3V1_BYTES
+        elif begin.startswith(b"APETAGEX") and len(begin) == 32:
+            length, _, flags = struct.unpack_from("<III", begin, 12)
+            at += length + (32 if flags & _APE_HEADER else 0)
+        else:
+            break
+    following = begin.startswith(b"ID3") or _is_mpeg_frame(begin)
+    return at if following and at < size else None
 
 
 def _asf(file: BinaryIO, start: int, size: int) -> Layout:
