@@ -487,6 +487,25 @@ def test_what_follows_and_is_no_sound_is_said(tmp_path: Path) -> None:
     assert len(notes) == 1 and "left out" in notes[0]
 
 
+def test_what_follows_and_is_not_whole_is_said(tmp_path: Path) -> None:
+    for text in (b"left by a transfer that broke", b"LIST\x40\0\0\0INFOISFT"):
+        samples, notes = both(written("WAV", "PCM_16") + text, tmp_path)
+        assert len(samples) == len(SPEECH)
+        assert len(notes) == 1 and "left out" in notes[0]
+    _, notes = both(written("WAV", "PCM_16") + b"LIST\x05\0\0\0INFO\0", tmp_path)
+    assert notes == []
+
+
+@pytest.mark.parametrize("front", [b"LIST\x05\0\0\0INFO\0", b"bext\x03\0\0\0abcLIST\x01\0\0\0x"])
+@pytest.mark.parametrize("form", ["WAV", "RF64"])
+def test_odd_chunks_that_nobody_padded(form: str, front: bytes, tmp_path: Path) -> None:
+    data = written(form, "PCM_16")
+    at = data.index(b"fmt ")
+    samples, notes = both(data[:at] + front + data[at:], tmp_path)
+    np.testing.assert_allclose(samples, SPEECH, atol=1e-4)
+    assert notes == []
+
+
 def test_a_pipe_longer_than_its_placeholder_says(tmp_path: Path) -> None:
     """arecord writes 0x7FFFFFFF and goes on for as long as it records."""
     header = bytearray(written("WAV", "PCM_16")[:44])

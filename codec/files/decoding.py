@@ -40,11 +40,12 @@ _MOST_PARTS = 100_000
 # Lengths from here up are a streaming writer's placeholder, not the truth about a 32-bit header.
 _PLACEHOLDER = 0x7FFF0000
 _SEE_DS64 = 0xFFFFFFFF
+_WAV_CHUNKS = (b"fmt ", b"data", b"LIST", b"fact", b"bext", b"JUNK", b"cue ", b"PEAK")
 # Of what is to be cut off at the end, more is no padding of an encoder.
 _MOST_PADDING = 4096
-_FAR = 1 << 63
 _MPEG1_RATE = 32_000  # least of MPEG-1, whose frames are longer
 _MP3_SLACK = 0.25  # seconds that an encoder adds
+_FAR = 1 << 63
 _SKIP_MANUALLY = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL
 
 # Demuxers of media files that stand alone. Those of playlists, manifests, devices, raw samples and
@@ -144,9 +145,13 @@ class Bytes:
             and (more := read_some(_BUFFER))
         ):
             start += more
-        if found is not None and found.length is None and start[:4] != b"RIFF":
+        if found is not None and (
+            found.unpadded or (found.length is None and start[:4] != b"RIFF")
+        ):
             # FFmpeg takes the length in the head of a long file for the truth, whatever it is.
-            before = _WAV_OF_ANY_LENGTH + found.form + b"data" + b"\xff" * 4
+            length = min(found.length or _SEE_DS64, _SEE_DS64)
+            form = found.form + b"\0" * (len(found.form) % 2)
+            before = _WAV_OF_ANY_LENGTH + form + b"data" + struct.pack("<I", length)
             start = before + start[found.at :]
             found = replace(found, at=len(before))
         data = cls(read_some, start)
@@ -239,12 +244,14 @@ class Rest:
             self._start += more
         return self._start[:count]
 
-    def skip(self, count: int) -> None:
-        """Pass over bytes, of which nothing is kept."""
+    def skip(self, count: int) -> bool:
+        """Pass over bytes, of which nothing is kept; False if there are not so many."""
         while count > len(self._start) and (more := self._read(_BUFFER)):
             count -= len(self._start)
             self._start = more
+        whole = count <= len(self._start)
         self._start = self._start[count:]
+        return whole
 
     def bytes(self, before: bytes = b"") -> Bytes:
         """All that is left, behind bytes of our own."""
@@ -256,7 +263,8 @@ class Rest:
 class WavHead:
     """The beginning of a WAV file: its `fmt ` chunk, and the length of its samples in bytes.
 
-    at: where these begin. length: None where a writer that could not go back has left 0 (`empty`)
+    at: where these begin. unpadded: chunks before them lack what FFmpeg expects behind an odd
+    length. length: None where a writer that could not go back has left 0 (`empty`)
     or a number near 2^31 or 2^32.
     """
 
@@ -264,6 +272,7 @@ class WavHead:
     length: int | None
     empty: bool
     at: int
+    unpadded: bool = False
 
     def samples(self) -> tuple[str, dict[str, str]] | None:
         """FFmpeg's format of uncompressed samples, and its options; None of compressed ones."""
@@ -282,20 +291,25 @@ class WavHead:
     @classmethod
     def find(cls, head: bytes) -> WavHead | None:
         """None if `head` does not reach as far as the samples, or they have no format."""
-        at, form, long_length = 12, b"", None
+        at, form, long_length, unpadded = 12, b"", None, False
         while len(head) >= at + 8:
             name, size = head[at : at + 4], struct.unpack("<I", head[at + 4 : at + 8])[0]
             if name == b"data":
                 if long_length is not None and size == _SEE_DS64:
                     size = long_length
                 known = 0 < size < _PLACEHOLDER or (size == long_length and 0 < size < 1 << 62)
-                return cls(form, size if known else None, size == 0, at + 8) if form else None
-            body = head[at : at + 8 + size + size % 2]
+                length = size if known else None
+                return cls(form, length, size == 0, at + 8, unpadded) if form else None
+            end = at + 8 + size
+            # Some writers forget to pad a chunk of odd length.
+            padded = size % 2 if head[end : end + 4] not in _WAV_CHUNKS else 0
+            body = head[at : end + padded]
             if name == b"fmt ":
                 form = body
             elif name == b"ds64" and len(body) >= 24:
                 long_length = struct.unpack("<Q", body[16:24])[0]
-            at += 8 + size + size % 2
+            at = end + padded
+            unpadded |= size % 2 > padded
         return None
 
 
@@ -583,7 +597,11 @@ class Decoder:
                 self._note(f"{self._name}: what follows its sound is not audio; left out")
                 return None
             size = struct.unpack("<I", start[4:8])[0]
-            rest.skip(8 + size + size % 2)
+            if not rest.skip(8 + size):
+                self._note(f"{self._name}: what follows its sound is not whole; left out")
+                return None
+            if size % 2 and rest.peek(1) == b"\0":
+                rest.skip(1)
         return None
 
 
