@@ -397,6 +397,17 @@ def test_devices_are_written_never_replaced() -> None:
         writer.write(tone(16_000, 5.0))
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_standard_output_by_any_name_is_added_to(name: str, tmp_path: Path) -> None:
+    """As `>>` has it: what the file holds that it is redirected to stays."""
+    program = "import sys; from codec.files.paths import atomic_output as to\n"
+    program += "with to(sys.argv[1]) as file: file.write(b'ours')"
+    (tmp_path / "log").write_text("theirs, ")
+    with (tmp_path / "log").open("ab") as log:
+        subprocess.run([sys.executable, "-c", program, name], stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "theirs, ours"
+
+
 def test_atomic_output_keeps_permissions_and_links(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("before")

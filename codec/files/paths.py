@@ -25,6 +25,8 @@ from typing import BinaryIO
 from codec.errors import BadInput
 
 PIPE = "-"
+# Opened by these names, a file that it is redirected to would be emptied, or replaced by another.
+_STANDARD_OUTPUT = frozenset({PIPE, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 # What macOS leaves beside a file on other file systems begins so, and is never what it is called.
 APPLE_DOUBLE = "._"
 OWN_SUFFIXES = frozenset({".sotto", ".stim"})
@@ -62,7 +64,7 @@ def os_errors(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
 
 def is_special(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is a pipe ('-', a FIFO), a terminal or a device, and so cannot be renamed."""
-    if os.fspath(path) == PIPE:
+    if os.fspath(path) in _STANDARD_OUTPUT:
         return True
     try:
         mode = os.stat(path).st_mode
@@ -156,7 +158,7 @@ def atomic_output(
 ) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an exception.
 
-    '-' is standard output; existing pipes and devices are written directly. On any exception,
+    '-' and '/dev/stdout' are standard output; existing pipes and devices are written directly. On any exception,
     KeyboardInterrupt included, the temporary file is removed and `path` stays as it was. Of a
     symbolic link, the target is replaced.
 
@@ -170,7 +172,7 @@ def atomic_output(
     Raises BadInput if the file must not be replaced, or if the operating system refuses (no such
     directory, no permission, no space), BrokenPipeError when a pipe's reader has gone.
     """
-    if draft is None and os.fspath(path) == PIPE:
+    if draft is None and os.fspath(path) in _STANDARD_OUTPUT:
         if sys.stdout is None or sys.stdout.closed:
             raise BadInput("cannot write standard output: it is closed")
         if sys.stdout.isatty():
