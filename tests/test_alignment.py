@@ -61,7 +61,8 @@ def test_every_sample_is_given_once_and_in_its_place(sizes, steps):
     """steps: how many blocks are asked for in turn, as far as they are known."""
     playback = Playback()
     playback.render(samples(0, 1), at(0))
-    first, found = 1, []
+    first = 1
+    found: list[FloatArray] = []
     for k in range(max(len(sizes), len(steps))):
         size = sizes[k] if k < len(sizes) else 0
         playback.render(samples(first, size), at(first))

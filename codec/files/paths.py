@@ -158,9 +158,9 @@ def atomic_output(
 ) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an exception.
 
-    '-' and '/dev/stdout' are standard output; existing pipes and devices are written directly. On any exception,
-    KeyboardInterrupt included, the temporary file is removed and `path` stays as it was. Of a
-    symbolic link, the target is replaced.
+    '-' and '/dev/stdout' are standard output; existing pipes and devices are written directly. On
+    any exception, KeyboardInterrupt included, the temporary file is removed and `path` stays as it
+    was. Of a symbolic link, the target is replaced.
 
     force, new: what may be replaced, as `refuse_replacing` has it. Where somebody has made a file
     there when the block ends, ours gets the next free name, as in talk-2.wav; unless `new`, which
