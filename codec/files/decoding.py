@@ -72,7 +72,9 @@ _FLAC = b"fLaC\0\0\0\x22"  # with the head of its first block, which is always t
 _MARKS = (_FLAC, b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00")
 _SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}
 # Tags in an unknown encoding are no reason to refuse the sound; from PyAV 19 on they never were.
-_ANY_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_ANY_TAGS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 # What one broken packet raises; the next may be whole.
 _BROKEN = (av.error.FFmpegError, ValueError, IndexError)
 
