@@ -41,7 +41,14 @@ def written(form: str, subtype: str, samples: np.ndarray = SPEECH, rate: int = R
 
 
 def muxed(form: str, codec: str, rate: int = RATE, tracks: int = 1, video: bool = False) -> bytes:
-    """A file that FFmpeg has written, 1.2 s of the tone in each track."""
+    """A file that FFmpeg has written, 1.2 s of the tone in each track.
+
+    Where PyAV comes without that encoder, as for AMR since version 19, the test is skipped.
+    """
+    try:
+        av.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        pytest.skip(f"PyAV {av.__version__} cannot write {codec}")
     count = int(rate * SECONDS)
     tone = (0.4 * np.sin(np.arange(count) * (2 * np.pi * 440 / rate))).astype(np.float32)
     buffer = io.BytesIO()
