@@ -75,7 +75,9 @@ def test_a_cluster_codes_every_file_once(corpus: Path, capfd) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_a_driver_that_was_stopped_goes_on(
     corpus: Path, how: signal.Signals, status: int, capsys
 ) -> None:

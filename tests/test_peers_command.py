@@ -10,7 +10,7 @@ import pytest
 from stream.link import keys
 from stream.link.address import Address
 from stream.link.peers import KnownPeers
-from tui.cli import main
+from tui.cli import build_parser, main
 from tui.commands.call import known_address
 
 ONE, TWO = (keys.generate() for _ in range(2))
@@ -124,3 +124,10 @@ def test_a_call_by_name_goes_where_the_name_says(
     known.path.chmod(0o666)
     assert main(["call", "ada", "--headless", "--output", "none", "--input", "none"]) == 1
     assert "chmod go-w" in capsys.readouterr().err
+
+
+def test_a_key_that_begins_as_options_do_is_a_key(known: KnownPeers) -> None:
+    key = next(k for k in iter(lambda: keys.generate().public, None) if k.startswith("-"))
+    assert main(["peers", "add", "eve", key]) == 0
+    assert build_parser().parse_args(["call", "host", "--peer-key", key]).peer_key == key
+    assert main(["peers", "add", "bob", key[:-1]]) == 2

@@ -12,10 +12,11 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from codec.errors import BadInput
 from tui.commands import COMMANDS
@@ -80,8 +81,17 @@ class _NoOutput(io.TextIOBase):
         """There is nothing to write."""
 
 
+_KEY = re.compile(r"-[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{39}")
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse's, but help that cannot be written is an error."""
+    """argparse's, but help that cannot be written is an error, and a key never an option."""
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        # Of 85 public keys one begins as options do.
+        if _KEY.fullmatch(arg_string):
+            return None
+        return super()._parse_optional(arg_string)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         print(self.format_help(), end="", file=file)
