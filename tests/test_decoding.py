@@ -41,14 +41,7 @@ def written(form: str, subtype: str, samples: np.ndarray = SPEECH, rate: int = R
 
 
 def muxed(form: str, codec: str, rate: int = RATE, tracks: int = 1, video: bool = False) -> bytes:
-    """A file that FFmpeg has written, 1.2 s of the tone in each track.
-
-    Where PyAV comes without that encoder, as for AMR since version 19, the test is skipped.
-    """
-    try:
-        av.Codec(codec, "w")
-    except av.codec.codec.UnknownCodecError:
-        pytest.skip(f"PyAV {av.__version__} cannot write {codec}")
+    """A file that FFmpeg has written, 1.2 s of the tone in each track."""
     count = int(rate * SECONDS)
     tone = (0.4 * np.sin(np.arange(count) * (2 * np.pi * 440 / rate))).astype(np.float32)
     buffer = io.BytesIO()
@@ -144,7 +137,6 @@ def test_lengths_are_exact(form: str, codec: str, rate: int, tmp_path: Path) -> 
     [
         # These have nowhere to say how much of the first and the last frame is padding.
         ("adts", "aac", 16_000, 2_048),
-        ("amr", "libopencore_amrnb", 8_000, 640),
         ("mp2", "mp2", 16_000, 1_152),
         ("mpegts", "aac", 16_000, 2_048),
         ("asf", "wmav2", 16_000, 4_096),
@@ -157,6 +149,13 @@ def test_formats_that_do_not_say_how_long_they_are(
 ) -> None:
     samples, _ = both(muxed(form, codec, rate), tmp_path)
     assert -800 <= len(samples) - len(SPEECH) <= most
+    assert 0.2 < np.sqrt(np.mean(np.square(samples[3_000:15_000]))) < 0.4
+
+
+def test_amr(tmp_path: Path) -> None:
+    """Written by PyAV 18: later ones only read it."""
+    samples, _ = both((Path(__file__).parent / "golden" / "tone.amr").read_bytes(), tmp_path)
+    assert -800 <= len(samples) - len(SPEECH) <= 640
     assert 0.2 < np.sqrt(np.mean(np.square(samples[3_000:15_000]))) < 0.4
 
 
