@@ -131,3 +131,6 @@ def test_a_key_that_begins_as_options_do_is_a_key(known: KnownPeers) -> None:
     assert main(["peers", "add", "eve", key]) == 0
     assert build_parser().parse_args(["call", "host", "--peer-key", key]).peer_key == key
     assert main(["peers", "add", "bob", key[:-1]]) == 2
+    record = f"--record=/{'a' * 26}.wav"
+    assert len(record) == len(key)
+    assert build_parser().parse_args(["call", "host", record]).record == record[9:]

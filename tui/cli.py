@@ -89,7 +89,9 @@ class _Parser(argparse.ArgumentParser):
 
     def _parse_optional(self, arg_string: str) -> Any:
         # Of 85 public keys one begins as options do.
-        if _KEY.fullmatch(arg_string):
+        name = arg_string.partition("=")[0]
+        known = any(option.startswith(name) for option in self._option_string_actions)
+        if _KEY.fullmatch(arg_string) and not known:
             return None
         return super()._parse_optional(arg_string)
 
