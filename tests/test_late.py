@@ -220,7 +220,9 @@ def welcome(router, instance):
     router.send_multipart([route, wire.encode(message, 5)])
 
 
-def test_without_keys_another_listener_does_not_get_what_the_one_before_did_not(ends):
+@pytest.fixture
+def left(ends):
+    """A caller whose listener has gone, and what another one at the same place listens with."""
     with zmq.Context() as context:
         with context.socket(zmq.ROUTER) as router:
             router.linger = 0
@@ -229,53 +231,45 @@ def test_without_keys_another_listener_does_not_get_what_the_one_before_did_not(
             welcome(router, b"instance")
             guest.state(CallState.TALKING)
         guest.state(CallState.RECONNECTING)
-        voice = Voice(guest)
-        assert voice.say(4) == 4
-        voice.end()
         with context.socket(zmq.ROUTER) as router:
             router.linger = 0
-            router.bind(f"tcp://127.0.0.1:{port}")
-            welcome(router, b"another!")
-            guest.until(lambda e: isinstance(e, Notice) and "have never reached" in e.text)
-            await_that(lambda: guest.endpoint.link().kept == 0.0)
+            yield guest, router, f"tcp://127.0.0.1:{port}"
 
 
-def test_what_was_said_before_another_listener_answered_is_not_for_it(ends, monkeypatch):
-    said = threading.Event()
+def test_without_keys_another_listener_does_not_get_what_the_one_before_did_not(left):
+    guest, router, place = left
+    voice = Voice(guest)
+    assert voice.say(4) == 4
+    voice.end()
+    router.bind(place)
+    welcome(router, b"another!")
+    guest.until(lambda e: isinstance(e, Notice) and "have never reached" in e.text)
+    await_that(lambda: guest.endpoint.link().kept == 0.0)
+
+
+def test_what_was_said_before_another_listener_answered_is_not_for_it(left, monkeypatch):
+    guest, router, place = left
+    said, poll_now = threading.Event(), guest.endpoint._pollers().poll
 
     class Slow:
         """Of what a poller finds, a message of the listener's comes when all has been said."""
 
-        def __init__(self, endpoint, poll):
-            self.endpoint, self.poll_now = endpoint, poll
-
         def poll(self, timeout):
-            found = self.poll_now(timeout)
-            if self.endpoint._socket in dict(found):
+            found = poll_now(timeout)
+            if guest.endpoint._socket in dict(found):
                 assert said.wait(WAIT)
             return found
 
-    with zmq.Context() as context:
-        with context.socket(zmq.ROUTER) as router:
-            router.linger = 0
-            port = router.bind_to_random_port("tcp://127.0.0.1")
-            guest = ends(Caller("127.0.0.1", port, GUEST, OPEN))
-            welcome(router, b"instance")
-            guest.state(CallState.TALKING)
-        guest.state(CallState.RECONNECTING)
-        slow = Slow(guest.endpoint, guest.endpoint._pollers().poll)
-        monkeypatch.setattr(guest.endpoint, "_pollers", lambda: slow)
-        with context.socket(zmq.ROUTER) as router:
-            router.linger = 0
-            router.bind(f"tcp://127.0.0.1:{port}")
-            welcome(router, b"another!")
-            time.sleep(0.3)  # for the answer to arrive
-            voice = Voice(guest)
-            assert voice.say(4) == 4
-            voice.end()
-            said.set()
-            guest.until(lambda e: isinstance(e, Notice) and "have never reached" in e.text)
-            await_that(lambda: guest.endpoint.link().kept == 0.0)
+    monkeypatch.setattr(guest.endpoint, "_pollers", Slow)
+    router.bind(place)
+    welcome(router, b"another!")
+    time.sleep(0.3)  # for the answer to arrive
+    voice = Voice(guest)
+    assert voice.say(4) == 4
+    voice.end()
+    said.set()
+    guest.until(lambda e: isinstance(e, Notice) and "have never reached" in e.text)
+    await_that(lambda: guest.endpoint.link().kept == 0.0)
 
 
 def test_who_is_not_there_any_more_never_gets_it_and_people_are_told(cut):

@@ -57,9 +57,9 @@ TRUSTED = 4  # ... and so many packets
 MARGIN = 5 * MILLISECOND  # wanted on top of what the arrivals ask for
 STRETCH_LIMIT = 320 * MILLISECOND  # the delay never exceeds the fastest packet's needs by more
 # Delay worth spending to have one late packet fewer in the window, and what is late of it shorter,
-# as a share of that, up to a share of its length. Packets of more steps than PRICED are so much
-# dearer: there are fewer. With the arrivals of calls at 64 to 256 ms the delay is 6 to 15 ms less
-# than if every late packet had cost .07 of its length, and as much is concealed.
+# as a share of that, up to a share of its length. Packets of more steps than PRICED are dearer, as
+# there are fewer. With the arrivals of calls at 64 to 256 ms the delay is 6 to 15 ms less than if
+# every late packet had cost .07 of its length, and as much is concealed.
 LATE_PRICE, LATENESS_PRICE, LATENESS_REACH = MILLISECOND, 0.15, 0.45
 PRICED = 4
 SPARE = 1.0  # columns by which the delay may be too long before speech is shortened for it
