@@ -111,3 +111,15 @@ def test_help_loads_no_heavy_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_search_loads_no_computer_algebra(tmp_path: Path) -> None:
+    clip = ROOT / "tests" / "clips" / "librispeech-672.flac"
+    command = ["encode", "--iterations", "1", str(clip), str(tmp_path / "talk.sotto")]
+    code = (
+        f"import sys\nfrom tui.cli import main\nprint(main({command!r}), 'sympy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == "0 False\n"

@@ -57,7 +57,9 @@ def step_bits_around(
             _PER_NAT * inverse * (over - under),
             _PER_NAT * (over * top - under * bottom + inverse / torch.expm1(inverse)),
         )
-    (others,) = torch.autograd.grad((location, log_scale), context, slopes)
+    with torch.enable_grad():
+        weighed = (location * slopes[0]).sum() + (log_scale * slopes[1]).sum()
+    (others,) = torch.autograd.grad(weighed, context)
     location = location.detach()
 
     @torch.no_grad()

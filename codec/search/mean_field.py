@@ -49,7 +49,8 @@ class MeanField(Descent):
         z = self.z.requires_grad_(True)
         y = networks.fast_generator(z, self.rate)
         away, along = self._distance.with_slope(self._reference, y)
-        (slope,) = torch.autograd.grad(y, z, along)
+        # As one number's gradient: to be given that of y, autograd would load a computer algebra.
+        (slope,) = torch.autograd.grad((y * along).sum(), z)
         z = z.detach()
         stiff = curvature(model, y.detach() - self._x, along, self.rate)
         whole = networks.quantise(z, 0.0)
