@@ -18,7 +18,7 @@ from codec.signal.analysis import LEAD, STEP_SAMPLES
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.frontend import FrontEnd
 from stream.audio.slots import DeviceSlot
-from stream.audio.sources import Silence, Source
+from stream.audio.sources import POLL, Silence, Source
 from stream.call.delays import steps_of
 from stream.call.meters import ColumnHistory, LevelMeter, LoadMeter, RateMeter, Throughput
 from stream.call.overs import OverMarks
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _CHUNK = SAMPLE_RATE // 8  # at most this much is read at once
 _PATIENCE = 0.02  # seconds to wait for samples
 _GATHER = 0.04  # seconds of samples to gather while a packet is far from whole: bites cost more
-_EARLY = 0.005  # seconds before the last one is in the air, to wait for what completes a packet
+# Seconds before the last one can be here, to wait for what completes a packet. Longer than a source
+# waits between two looks, or each wait would make the next one longer.
+_EARLY = POLL + 0.001
 _BACKLOG = 0.4  # seconds of samples waiting, beyond the source's own latency, that mean overload
 _HURRY = 0.15  # seconds of them with which blocks are searched for less time
 _HURRIED = 0.25  # of it
@@ -124,6 +126,7 @@ class Sender:
         self._end = 0  # the step after the latest packet
         self._search_seconds: deque[float] = deque(maxlen=8)
         self._capture_seconds: deque[float] = deque(maxlen=32)
+        self._arrival_seconds: deque[float] = deque(maxlen=32)  # from the air to us, unprocessed
         self._backlog = 0.0
         self._latest_sample = time.monotonic()
         self.source_ended = threading.Event()
@@ -230,6 +233,7 @@ class Sender:
                 begun = time.monotonic()
                 self._say_notes()
                 if len(samples):
+                    self._arrival_seconds.append(max(begun - when, 0.0))
                     self._take(*self._processed(samples, when))
                 elif self._slot.device.ended:
                     self._go_silent()
@@ -285,6 +289,7 @@ class Sender:
         # What there is of a block is searched while its next step is being said.
         wanted = (self._wanted() - 1) % STEP_SAMPLES + 1
         left = wanted / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
+        left += min(self._arrival_seconds, default=0.0)
         return min(max(left - _EARLY, 0.0), _GATHER)
 
     def _take(self, samples: FloatArray, when: float) -> None:
