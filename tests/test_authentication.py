@@ -23,7 +23,7 @@ from stream.link.events import (
     Verified,
 )
 from stream.link.listener import Listener
-from stream.link.peers import KnownPeers, Role
+from stream.link.peers import KnownPeers, Role, parse_peer
 from tests.link_peers import (
     GUEST,
     HOST,
@@ -420,6 +420,24 @@ def test_a_file_that_others_may_write_lets_nobody_in(ends, people):
     people[1].known.path.chmod(0o666)
     with pytest.raises(SottoError, match="chmod go-w"):
         Caller("127.0.0.1", host.endpoint.port, GUEST, people[1]).start()
+
+
+def test_asking_again_and_again_parses_the_known_peers_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOTTO_HOME", str(tmp_path))
+    people = KnownPeers()
+    for number in range(20):
+        people.add(f"friend-{number}", keys.generate().public)
+    parsed = []
+
+    def counting(line):
+        parsed.append(line)
+        return parse_peer(line)
+
+    monkeypatch.setattr("stream.link.peers.parse_peer", counting)
+    side = Security(keys.generate())  # as calls have it: the default file
+    for _ in range(50):  # whoever connects has one looked up
+        assert not side.knows_caller(keys.generate().public)
+    assert len(parsed) == 20
 
 
 def test_who_was_let_in_by_the_command_line_stays(ends, people):

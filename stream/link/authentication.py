@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import zmq
 
@@ -55,8 +56,9 @@ class Security:
     def secured(self) -> bool:
         return self.keys is not None
 
-    @property
+    @cached_property
     def known(self) -> KnownPeers:
+        # One for all questions: only what has changed since the last of them is parsed.
         return KnownPeers() if self.peers is None else self.peers
 
     @property
