@@ -95,6 +95,26 @@ def test_a_key_is_verified_from_either_end_as_the_known_peers_do_it(ends, people
     assert again.joined().verified
 
 
+@pytest.mark.parametrize("side", [0, 1], ids=["listener", "caller"])
+def test_what_another_program_says_of_a_key_counts_during_the_call(ends, people, side):
+    host_side, guest_side = people
+    host_side.known.add("bob", guest_side.keys.public)
+    host = ends(Listener("127.0.0.1:0", HOST, host_side))
+    guest_side.known.add("ann", host_side.keys.public, Address("127.0.0.1", 0))
+    guest = ends(Caller("127.0.0.1", host.endpoint.port, GUEST, guest_side))
+    ear, name = ((host, "bob"), (guest, "ann"))[side]
+    party = ear.joined().party
+    elsewhere = KnownPeers(people[side].known.path)
+    for verified in (True, False):
+        ear.forget()
+        elsewhere.verify(name, verified)
+        seen = ear.until(lambda event: isinstance(event, Verified), 10.0)
+        assert seen == Verified(party, verified)
+        time.sleep(1.1)  # said once
+        ear.heard += ear.endpoint.events(0.0)
+        assert sum(isinstance(event, Verified) for event in ear.heard) == 1
+
+
 def test_nobody_is_verified_who_is_not_known(ends, people):
     host_side, guest_side = people
     host_side = replace(host_side, peer_key=guest_side.keys.public)

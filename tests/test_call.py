@@ -349,6 +349,9 @@ def test_who_has_been_verified_is_shown_so_from_then_on(pair, monkeypatch):
     wait_until(lambda: parties(one)[0].verified)
     assert asked == [(1, "12345")]
     wait_until(lambda: one.log_lines(-1)[-1].text == '"not one" is verified from now on')
+    one._endpoint.give(Verified(1, False))
+    wait_until(lambda: not parties(one)[0].verified)
+    wait_until(lambda: one.log_lines(-1)[-1].text == '"not one" is not verified any more')
 
 
 def recorded(call: Call) -> list[bool]:

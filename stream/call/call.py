@@ -511,9 +511,12 @@ class Call:
         elif isinstance(event, PresetChanged):
             self._receiver.set_preset(event.party, event.preset)
         elif isinstance(event, Verified):
-            self._receiver.set_verified(event.party)
+            self._receiver.set_verified(event.party, event.verified)
             name = self._present.get(event.party, "somebody")
-            self._journal.info(f"{name} is verified from now on")
+            if event.verified:
+                self._journal.info(f"{name} is verified from now on")
+            else:
+                self._journal.warning(f"{name} is not verified any more")
         elif isinstance(event, RecordingChanged):
             self._receiver.set_recording(event.party, event.on)
             name = self._present.get(event.party, "somebody")

@@ -157,11 +157,11 @@ class Receiver:
                     del self._volumes[next(iter(self._volumes))]  # changed longest ago
                 self._volumes[stream.fingerprint] = volume
 
-    def set_verified(self, party: int) -> None:
-        """A person has made sure of a party's key."""
+    def set_verified(self, party: int, verified: bool) -> None:
+        """Whether a person has made sure of a party's key."""
         stream = self._streams.get(party)
         if stream is not None:
-            stream.verified = True
+            stream.verified = verified
 
     def set_recording(self, party: int, on: bool) -> None:
         """A party says that it records, or does so no more."""

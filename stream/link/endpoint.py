@@ -410,9 +410,8 @@ class Endpoint(ABC):
         while self._keys_verified:
             key = self._keys_verified.popleft()
             for participant in self._participants.values():
-                if participant.key == key and participant.code:
-                    participant.verified = True
-                    self._events.put(Verified(participant.party))
+                if participant.key == key:
+                    self._see_verified(participant, True)
         while self._outgoing:
             said = self._outgoing.popleft()
             if isinstance(said, _OverEnded):
@@ -566,17 +565,29 @@ class Endpoint(ABC):
         """Keys in the call that have been taken out of the known peers."""
         return self._trust_watch.revoked(now, self._trusted_keys)
 
+    def _see_verified(self, participant: Participant, verified: bool) -> None:
+        """Whether a person has made sure of a party's key; only of those at the other end."""
+        if participant.code and participant.verified != verified:
+            participant.verified = verified
+            self._events.put(Verified(participant.party, verified))
+
     def _trusted_keys(self) -> Collection[str] | None:
-        """The keys that the known peers trust for our part in a call, None if they are damaged."""
+        """The keys that the known peers trust for our part in a call, None if they are damaged.
+
+        Another program may meanwhile have noted there that a key is verified, or is no more.
+        """
         try:
-            keys = [peer.key for peer in self._trusted_peers()]
+            verified = {peer.key: peer.verified for peer in self._trusted_peers()}
         except SottoError as error:
             if not self._peers_damaged:
                 self._peers_damaged = True
                 self._notice("error", f"no key can be looked up: {error}")
             return None
         self._peers_damaged = False
-        return keys
+        for participant in self._participants.values():
+            if participant.key in verified:
+                self._see_verified(participant, verified[participant.key])
+        return verified.keys()
 
     def _end_session(self, session: Session) -> None:
         """Forget a connection; what waited for it is dropped."""

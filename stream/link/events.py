@@ -99,9 +99,10 @@ class PresetChanged:
 
 @dataclass(frozen=True)
 class Verified:
-    """A person has made sure of a remote party's key, just now."""
+    """A person has just made sure of a remote party's key, or taken that back."""
 
     party: int
+    verified: bool = True
 
 
 @dataclass(frozen=True)
