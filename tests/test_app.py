@@ -877,6 +877,30 @@ def test_the_question_goes_when_the_caller_gives_up() -> None:
     assert commands(call) == []
 
 
+@pytest.mark.parametrize("begun", [("w", "t"), ("w",), ("m",)], ids=["text", "a dialog", "a key"])
+def test_what_somebody_types_when_it_rings_is_no_answer(begun: tuple[str, ...]) -> None:
+    async def type_on(app: CallApp, call: FakeCall, pilot: Pilot[None]) -> None:
+        await pilot.press(*begun)
+        call.time += 0.3 if begun == ("m",) else 5.0
+        call.scene = SCENES["ringing"]
+        app.poll()
+        await pilot.pause()
+        assert '"Eve" calls' in grid(app)
+        for letter in "arn":
+            call.time += 0.3
+            await pilot.press(letter)
+        await pilot.pause()
+        assert '"Eve" calls' in grid(app) and "you were typing" in grid(app)
+        assert not any(command[0] == "answer" for command in call.calls)
+        call.time += 1.5
+        await pilot.press("a")
+        await pilot.pause()
+        assert '"Eve" calls' not in grid(app)
+
+    call, _, _ = play("talking", type_on)
+    assert call.calls[-1] == ("answer", Answer.ACCEPT, fake_call.RINGING)
+
+
 def test_an_answer_is_about_the_caller_that_was_asked_about(monkeypatch) -> None:
     second = Rings('"Mallory"', "eeee-ffff-gggg-hhhh")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
@@ -56,6 +59,8 @@ PLAIN_DIVISOR = 8
 # How long a thread of the call may keep the interpreter from the one that answers keys. A key takes
 # some ten turns; at Python's 5 ms each of them waits that long behind every busy thread.
 SWITCH_SECONDS = 0.001
+# Who has pressed a key so lately goes on typing, whatever has come up on the screen since.
+_TYPING_SECONDS = 1.0
 _AUDIBLE_DB = -50.0
 _OVER = (CallState.REFUSED, CallState.ENDED, CallState.FAILED)
 _IN_CALL = (CallState.TALKING, CallState.RECONNECTING)
@@ -119,6 +124,7 @@ class CallApp(App[None]):
         self._leaving = False
         self._draft = ""  # a line that could not be sent
         self._rang: Rings | None = None
+        self._keys_at = deque([-math.inf, -math.inf], maxlen=2)  # when the latest were pressed
         self._signals = contextlib.ExitStack()
 
     def compose(self) -> ComposeResult:
@@ -179,6 +185,11 @@ class CallApp(App[None]):
             self.push_screen(Parting(snapshot), self._on_parted)
 
     # --- keys ---------------------------------------------------------------------------------
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            self._keys_at.append(self._clock())
+        await super().on_event(event)
 
     def action_mute(self) -> None:
         if self._snapshot is not None:
@@ -330,7 +341,16 @@ class CallApp(App[None]):
         elif ringing is not self._rang and asked is None:
             self._rang = ringing
             self.bell()
-            self.push_screen(Ring(ringing), partial(self._on_ring_answered, ringing))
+            typing = self._clock() - self._keys_at[-1] < _TYPING_SECONDS
+            writing = isinstance(self.screen, (Write, AskPath))
+            dialog = Ring(ringing, self._paused) if typing or writing else Ring(ringing)
+            self._keys_at.append(self._clock())
+            self.push_screen(dialog, partial(self._on_ring_answered, ringing))
+
+    def _paused(self) -> bool:
+        """Whether it has rung for a while, with no key pressed, before the latest."""
+        before, latest = self._keys_at
+        return latest - before >= _TYPING_SECONDS
 
     def _on_ring_answered(self, ringing: Rings, answer: RingAnswer | None) -> None:
         if answer is not None:
