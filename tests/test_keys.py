@@ -79,6 +79,12 @@ def test_a_key_others_can_replace_is_refused(tmp_path):
     assert keys.read_key_pair(tmp_path / "link") == keys.read_key_pair(tmp_path / "home" / "key")
 
 
+def test_a_key_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "key", 0o600)
+    with pytest.raises(BadInput, match="it is a pipe or a device, not a file"):
+        keys.read_key_pair(tmp_path / "key")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -283,6 +283,33 @@ def test_a_file_that_others_may_write_is_refused(
     assert peers.peers() == (Peer("ada", ONE),)
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_no_link_on_the_way_is_in_a_folder_that_others_may_write(
+    peers: KnownPeers, tmp_path: Path, linked: str
+) -> None:
+    peers.add("ada", ONE)
+    between, link = tmp_path / "between", tmp_path / "link"
+    between.mkdir()
+    (between / "link").symlink_to(peers.path if linked == "file" else peers.path.parent)
+    link.symlink_to("between/../between/link")
+    far = KnownPeers(link if linked == "file" else link / peers.path.name)
+    assert far.peers() == (Peer("ada", ONE),)
+    between.chmod(0o777)
+    with pytest.raises(BadInput, match=r"others can write .*between: run chmod go-w"):
+        far.peers()
+    between.chmod(0o1777)  # as /tmp
+    far.add("bob", TWO)
+    assert len(peers.peers()) == 2
+
+
+def test_nothing_is_written_where_it_could_not_be_read(peers: KnownPeers) -> None:
+    peers.path.parent.mkdir(exist_ok=True)
+    peers.path.parent.chmod(0o777)
+    with pytest.raises(BadInput, match="others can write"):
+        peers.add("ada", ONE)
+    assert not peers.path.exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_file_of_another_user_is_refused(peers: KnownPeers) -> None:
     peers.add("ada", ONE)

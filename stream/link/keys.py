@@ -30,6 +30,7 @@ from codec.files.paths import display_name, os_errors
 
 HOME = "SOTTO_HOME"
 _LONGEST_NAME = 128
+_MOST_LINKS = 40  # as many as Linux follows
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _CODE_PURPOSE = b"sotto authentication string 1"
 _CODE_ROUNDS = 5200
@@ -180,20 +181,19 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.close(descriptor)
 
 
-def refuse_writable(descriptor: int, path: str | os.PathLike[str]) -> None:
+def refuse_writable(descriptor: int | None, path: str | os.PathLike[str]) -> None:
     """Raise BadInput if anybody but us and root may change the open file `path`, or replace it.
 
     Others may if they own it or its folder, or if the permissions let them write there; in a folder
-    with the sticky bit, as /tmp, only owners replace a file. The same is asked of the folder of a
-    symbolic link. Does nothing where files have no such permissions.
+    with the sticky bit, as /tmp, only owners replace a file. The same is asked of the folder of
+    every symbolic link on the way there. descriptor: None if there is no file yet. Does nothing
+    where files have no such permissions.
     """
     if os.name != "posix":
         return
-    final = os.path.realpath(path)
-    folders = dict.fromkeys((os.path.dirname(os.path.abspath(path)), os.path.dirname(final)))
     with os_errors("read", path):
-        places = [(os.fspath(path), os.fstat(descriptor))]
-        places += [(folder, os.stat(folder)) for folder in folders]
+        places = [] if descriptor is None else [(os.fspath(path), os.fstat(descriptor))]
+        places += [(folder, os.stat(folder)) for folder in _folders_to(path)]
     for place, status in places:
         shown = display_name(place)
         if status.st_uid not in (0, os.geteuid()):
@@ -201,6 +201,31 @@ def refuse_writable(descriptor: int, path: str | os.PathLike[str]) -> None:
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
         if status.st_mode & 0o022 and not sticky:
             raise BadInput(f"others can write {shown}: run chmod go-w {shown}")
+
+
+def _folders_to(path: str | os.PathLike[str]) -> list[str]:
+    """The folder of each symbolic link on the way to `path`, and its own. Raises OSError."""
+    folders: dict[str, None] = {}
+    root, *names = Path(os.path.join(os.getcwd(), path)).parts
+    place, links = root, 0
+    while names:
+        name, *names = names
+        at = os.path.join(place, name)
+        if name == os.pardir:
+            place = os.path.dirname(place)
+        elif not os.path.islink(at):
+            place = at
+        else:
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            folders[place] = None
+            target = Path(os.readlink(at)).parts
+            if target[0] == root:
+                place, target = root, target[1:]
+            names = [*target, *names]
+    folders[os.path.dirname(place)] = None
+    return list(folders)
 
 
 @contextlib.contextmanager
@@ -234,7 +259,7 @@ def read_key_pair(path: str | os.PathLike[str]) -> KeyPair:
     import zmq
 
     name = display_name(path)
-    with os_errors("read", path), open(path, "rb") as file:
+    with os_errors("read", path), opened(path) as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         refuse_writable(file.fileno(), path)
         data = file.read(4096)

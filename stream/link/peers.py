@@ -293,6 +293,7 @@ class KnownPeers:
         """The lines, to be changed in place; written when the block ends, whole or not at all."""
         with os_errors("write", self.path):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_writable(None, self.path)
         with locked(self.path.parent):
             lines = self._read()
             before = list(lines)
