@@ -365,7 +365,9 @@ def test_the_other_side_sees_and_reads_that_it_is_recorded(pair, tmp_path):
     wait_until(lambda: recorded(two) == [True])
     one.set_recording(str(tmp_path / "b.wav"))  # which changes nothing for them
     assert recorded(one) == [False]
+    (tmp_path / "b.wav").write_bytes(b"somebody else's")
     one.set_recording(None)
+    assert one.log_lines(-1)[-1].text == f"recorded {tmp_path / 'b-2.wav'}"
     wait_until(lambda: recorded(two) == [False])
     wait_until(lambda: two.log_lines(-1)[-1].text == '"not two" records no more')
     lines = [line.text for line in two.log_lines(-1) if "record" in line.text]
@@ -399,6 +401,7 @@ def test_a_recording_that_has_ended_by_itself_is_over_for_everybody(codec, tmp_p
         wait_until(lambda: not call.snapshot().recording)
         wait_until(lambda: recorded(other) == [False])
         wait_until(lambda: any("is full" in line.text for line in call.log_lines(-1)))
+        assert [line.level for line in call.log_lines(-1) if "is full" in line.text] == ["warning"]
     finally:
         call.close()
         other.close()

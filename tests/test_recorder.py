@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -95,10 +96,25 @@ def test_a_recording_replaces_nothing(tmp_path):
     path.unlink()
     check_recordable(path)
     assert list(tmp_path.iterdir()) == []
-    with running(Recorder(path)):
+    with running(Recorder(path)) as recorder:
         path.write_bytes(b"made meanwhile")
         (tmp_path / "talk-2.wav").write_bytes(b"and this")
     assert path.read_bytes() == b"made meanwhile"
     assert (tmp_path / "talk-2.wav").read_bytes() == b"and this"
     assert soundfile.info(tmp_path / "talk-3.wav").channels == 2
+    assert recorder.name == str(tmp_path / "talk-3.wav") and recorder.error is None
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_recording_whose_folder_is_removed_ends_at_once(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with running(Recorder(folder / "talk.wav")) as recorder:
+        shutil.rmtree(folder)
+        deadline = time.monotonic() + 60
+        while recorder.error is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        told = recorder.error or ""
+        assert "removed" in told
+    assert recorder.error == told
+    assert not folder.exists()

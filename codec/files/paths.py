@@ -215,22 +215,23 @@ def publish(
     *,
     force: bool = False,
     new: bool = False,
-) -> None:
+) -> Path:
     """Give a whole file, written as `draft`, the name `path`; see `atomic_output`.
 
-    Raises BadInput as that does.
+    Returns the file that it became. Raises BadInput as that does.
     """
     with os_errors("write", path):
         final = _checked_target(path)
         if force or (not new and final.suffix.lower() in OWN_SUFFIXES):
             os.replace(draft, final)
-            return
+            return final
         name = _rename_new(Path(draft), final)
     if not new and name != final:
         raise BadInput(
             f"a file {display_name(path)} has been made meanwhile: "
             f"the output is in {display_name(name)}"
         )
+    return name
 
 
 @contextlib.contextmanager

@@ -357,11 +357,11 @@ class Call:
         if recorder is not None:
             recorder.start()
         self._recorder, before = recorder, self._recorder
-        finished, self._recording = self._recording, path or ""
+        self._recording = path or ""
         self._tell_recording()
         if before is not None:
             before.stop()
-            self._journal.info(before.error or f"recorded {finished}")
+            self._tell_recorded(before.error, f"recorded {before.name}")
         if path is not None:
             self._journal.info(f"recording to {path}")
 
@@ -374,10 +374,16 @@ class Call:
         self._tell_recording()
         if before is not None:
             before.stop()
-            said = f"recorded {before.files} overs to {before.name}"
-            self._journal.info(before.error or said)
+            self._tell_recorded(before.error, f"recorded {before.files} overs to {before.name}")
         if files is not None:
             self._journal.info(f"recording overs to {files.name}")
+
+    def _tell_recorded(self, error: str | None, text: str) -> None:
+        """Tell people what has become of a recording."""
+        if error is None:
+            self._journal.info(text)
+        else:
+            self._journal.warning(error)
 
     def _tell_recording(self) -> None:
         """Tell the others whether we record, in one way or another, if that has changed."""

@@ -8,17 +8,27 @@ is taken up one sample at a time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from codec.errors import BadInput, SottoError
 from codec.files import wav
-from codec.files.paths import atomic_output, display_name, is_special, os_errors, reason
+from codec.files.paths import (
+    atomic_output,
+    display_name,
+    is_special,
+    new_draft,
+    os_errors,
+    publish,
+    reason,
+)
 from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.ring import SampleRing
 
@@ -71,10 +81,11 @@ class Recorder:
     """Writes a call to a WAV file, 16 kHz, 16 bit: left us, right them.
 
     The file is written under a temporary name beside `path` (.sotto-*.part) and gets its own when
-    `stop` finds it whole; nothing that has that name is ever replaced. Its header is brought up to
-    date every quarter of a second, so that even a crash leaves a temporary file that plays.
-    Recording ends by itself before the format's 4 GiB are full, or after `max_frames`; `error` then
-    says so and what was recorded stays.
+    `stop` finds it whole; nothing that has that name is ever replaced: `name`, for people, then
+    says which one it got. Its header is brought up to date every quarter of a second, so that even
+    a crash leaves a temporary file that plays. Recording ends by itself before the format's 4 GiB
+    are full, after `max_frames`, when nothing more can be written, or when the file is removed;
+    `error` then says so and what was recorded stays, if it can.
 
     `sent` and `received` never wait and may be called from different threads.
     clock: seconds, of the same clock as the times of the blocks.
@@ -94,6 +105,7 @@ class Recorder:
         self.error: str | None = None
         self.frames = 0
         self._sent, self._received = _Track(), _Track()
+        self._draft = new_draft(path)
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -102,7 +114,7 @@ class Recorder:
     def start(self) -> None:
         """Open the file; time 0 of the recording is now."""
         _check_name(self._path)
-        file = self._stack.enter_context(atomic_output(self._path, new=True))
+        file = self._stack.enter_context(atomic_output(self._path, new=True, draft=self._draft))
         with os_errors("write", self._path):
             _write_at(file.fileno(), _header(0), 0)
         self._began = self._clock()
@@ -128,8 +140,14 @@ class Recorder:
         thread.join()
         try:
             self._stack.close()
+            final = publish(self._draft, self._path, new=True)
+            if final.name != Path(self._path).name:  # somebody has made a file of that name
+                self.name = display_name(Path(self._path).with_name(final.name))
         except (SottoError, OSError) as error:
-            self._fail(error)
+            if self.error is None:
+                self._fail(error)
+            with contextlib.suppress(OSError):
+                self._draft.unlink()
 
     def _push(self, track: _Track, samples: FloatArray, when: float) -> None:
         if len(samples) and self.error is None and self._thread is not None:
@@ -144,6 +162,8 @@ class Recorder:
             patience = int((self._clock() - self._began - _WAIT) * SAMPLE_RATE) - self.frames
             count = max(ready) if last else max(min(ready), patience)
             try:
+                if not os.fstat(file.fileno()).st_nlink:
+                    raise FileNotFoundError(errno.ENOENT, "its file or folder has been removed")
                 self._append(file.fileno(), count)
             except OSError as error:
                 self._fail(error)
