@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from codec.errors import BadInput
 from codec.signal.samples import SAMPLE_RATE
 from stream.audio import devices
-from stream.audio.devices import AudioDeviceError, DeviceInfo, choose
+from stream.audio.devices import AudioDeviceError, DeviceInfo, choose, refresh
 from stream.audio.pacing import Pacer, SampleClock
 from stream.audio.sinks import BUFFER, Cushion, Loudspeaker, NullSink
 from stream.audio.sources import FileSource, Microphone, PipeSource, Silence
@@ -396,6 +396,16 @@ class Sound:
         self.needed = needed
         self.asked: list[float] = []
         self.streams: list[Sound.Stream] = []
+        self.begun: list[str] = []
+
+    def _terminate(self) -> None:
+        self.begun.append("end")
+
+    def _initialize(self) -> None:
+        self.begun.append("new")
+
+    def _exit_handler(self) -> None:
+        raise AssertionError("it would not return")
 
     def query_hostapis(self) -> list[dict[str, object]]:
         return [{"name": "ALSA"}]
@@ -439,6 +449,28 @@ class Sound:
             flags = Flags(stream.latency < self.needed)
             stream.callback(block, len(block), flags, flags)
             clock.now += 0.01
+
+
+def test_a_card_that_cannot_be_closed_is_not_waited_for(monkeypatch):
+    sound, answers = Sound(0.0), threading.Event()
+    monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+    monkeypatch.setattr(Sound.Stream, "abort", lambda stream: answers.wait(30.0))
+    left: list[object] = []
+    monkeypatch.setattr("atexit.unregister", left.append)
+    loudspeaker = Loudspeaker()
+    loudspeaker.start()
+    before = time.monotonic()
+    loudspeaker.stop()
+    assert time.monotonic() - before < 10.0
+    assert left == [sound._exit_handler]  # nor is it when the program ends
+    refresh()
+    assert sound.begun == []  # PortAudio would wait for it
+    answers.set()
+    deadline = time.monotonic() + 30.0
+    while not sound.begun and time.monotonic() < deadline:
+        time.sleep(0.01)
+        refresh()
+    assert sound.begun == ["end", "new"]
 
 
 @pytest.mark.parametrize(

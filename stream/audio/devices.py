@@ -8,6 +8,7 @@ loaded, unless SOTTO_DEBUG is set.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -38,6 +39,7 @@ DEVICE_BUFFER, _MOST_BUFFER = 0.01, 0.16
 _MANY_LOSSES = 3
 STALLED = 2.0  # seconds: a sound card that has not called for this long is gone
 _CALLED_LATELY = 0.1  # seconds: one that has need not be asked for
+_CLOSING_SECONDS = 1.0
 
 Direction = Literal["input", "output"]
 Callback = Callable[[FloatArray, Any, Any, float], None]
@@ -54,6 +56,7 @@ from stream.audio.devices import known
 print(json.dumps([known().inputs, known().outputs]))
 """
 _system = threading.RLock()  # PortAudio must not be asked while it is initialised anew
+_closing: list[threading.Thread] = []  # those that took too long, perhaps for ever
 
 
 class AudioDeviceError(SottoError):
@@ -202,10 +205,7 @@ class CardStream:
         """Stop at once; may be called twice."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            with contextlib.suppress(Exception):
-                stream.abort()
-            with contextlib.suppress(Exception):
-                stream.close()
+            _close(stream)
 
     def wants_more(self, lost: int) -> bool:
         """Whether it is to be opened again: the sound system keeps losing samples by itself, and is
@@ -229,6 +229,28 @@ class CardStream:
             return True
         silent = self._clock() - self._called
         return silent > STALLED or (silent > _CALLED_LATELY and not stream.active)
+
+
+def _close(stream: Any) -> None:
+    """Close a stream, and wait for that only so long.
+
+    PortAudio joins its own thread, which may go on for ever when the card has gone (that of
+    PulseAudio's plugin for ALSA does, without its server).
+    """
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            stream.abort()
+        with contextlib.suppress(Exception):
+            stream.close()
+
+    thread = threading.Thread(target=work, name="sotto-closing", daemon=True)
+    thread.start()
+    thread.join(_CLOSING_SECONDS)
+    if thread.is_alive():
+        _closing.append(thread)
+        # It ends PortAudio, which closes all streams, and the program would wait for that.
+        atexit.unregister(sound_system()._exit_handler)
 
 
 @functools.cache
@@ -316,7 +338,13 @@ def look() -> DeviceNames:
 
 
 def refresh() -> None:
-    """Let PortAudio look for devices again. No stream may be open. Raises AudioDeviceError."""
+    """Let PortAudio look for devices again. No stream may be open. Raises AudioDeviceError.
+
+    Does nothing while one cannot be closed: then only devices that are known can be opened.
+    """
+    _closing[:] = [thread for thread in _closing if thread.is_alive()]
+    if _closing:
+        return
     with _system:
         sound = sound_system()
         try:
