@@ -445,7 +445,7 @@ def _check_alsa() -> None:
         return
     path = os.environ.get("ALSA_CONFIG_PATH")
     where = f": ALSA_CONFIG_PATH is {display_name(path)}" if path else ""
-    raise AudioDeviceError(f"no sound: ALSA's configuration cannot be read{where}")
+    raise AudioDeviceError(f"no sound: the configuration of ALSA cannot be read{where}")
 
 
 def _silence_c_libraries() -> None:
