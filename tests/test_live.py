@@ -238,6 +238,17 @@ def test_standard_input_is_not_both_lines_and_sound_or_keys(
         assert "standard input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "size"), [("ä" * 101, 202), ("x" * 201, 201), ("", 0), (" \u202e\n", 0)]
+)
+def test_a_line_that_cannot_be_sent_is_said_before_anybody_is_called(
+    running: type[Running], capsys: pytest.CaptureFixture[str], line: str, size: int
+) -> None:
+    assert main(["call", "127.0.0.1", "--insecure", "--headless", "--say", line]) == 2
+    assert f"and this one {size}" in capsys.readouterr().err
+    assert not running.made
+
+
 def test_overs_are_recorded_to_the_folder_that_is_named(
     running: type[Running], tmp_path: Path
 ) -> None:

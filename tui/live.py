@@ -165,6 +165,12 @@ def check_options(args: argparse.Namespace) -> None:
         raise UsageError(
             "--say - takes standard input, where the screen's keys are: add --headless"
         )
+    if args.say not in (None, PIPE):
+        from stream.link.wire import MAX_TEXT, harmless
+
+        size = len(harmless(args.say).encode())
+        if not 0 < size <= MAX_TEXT:
+            raise UsageError(f"--say: a line has 1 to {MAX_TEXT} bytes, and this one {size}")
     if args.output == PIPE and args.stats_json == PIPE:
         raise UsageError("--output - and --stats-json - cannot both be standard output")
     if args.insecure and (args.key or args.peer_key or args.trust_new):
