@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import pty
 import select
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +146,42 @@ def test_on_a_terminal_so_many_seconds_are_enough() -> None:
     os.close(above)
     assert process.returncode == 0
     assert ESCAPE in written  # there was a screen
+
+
+@contextlib.contextmanager
+def drawn(hang_up_is: signal.Handlers) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A call with a screen whose voices move; its terminal, from this side, and its program."""
+    above, here = pty.openpty()
+    fcntl.ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
+    streams: dict[str, Any] = {"stdin": here, "stdout": here, "stderr": here}
+    words = [sys.executable, "-m", "tests.fake_call", "talking"]
+    before = signal.signal(signal.SIGHUP, hang_up_is)  # which the program inherits
+    try:
+        process = subprocess.Popen(words, env=environment(), start_new_session=True, **streams)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        os.close(here)
+    try:
+        seen = b""
+        while b"latency" not in seen:
+            assert select.select([above], [], [], 60.0)[0]
+            seen += os.read(above, 65_536)
+        yield above, process
+    finally:
+        process.kill()
+        process.wait()
+        with contextlib.suppress(OSError):
+            os.close(above)
+
+
+def test_a_terminal_that_stands_still_keeps_no_program_from_ending() -> None:
+    with drawn(signal.SIG_DFL) as (_, process):
+        time.sleep(6.0)  # nobody reads: all buffers are full by now
+        process.terminate()
+        assert process.wait(30.0) == 128 + signal.SIGTERM
+
+
+def test_a_program_whose_terminal_has_gone_ends_though_nobody_says_so() -> None:
+    with drawn(signal.SIG_IGN) as (above, process):  # as nohup does
+        os.close(above)
+        assert process.wait(30.0) == 128 + signal.SIGHUP

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.driver import Driver
 
 from codec.errors import SottoError
 from stream.call.snapshot import FrontEndState, Latency, Party, Snapshot, Talker
@@ -39,6 +41,7 @@ from tui.app.dialogs.parting import Parting
 from tui.app.dialogs.pick_devices import PickDevices
 from tui.app.dialogs.ring import Ring
 from tui.app.dialogs.write import Write
+from tui.app.driver import BoundedDriver, bounded
 from tui.app.key_bar import KeyBar
 from tui.app.latency_bar import LatencyBar
 from tui.app.log_view import LogView
@@ -127,6 +130,9 @@ class CallApp(App[None]):
         self._keys_at = deque([-math.inf, -math.inf], maxlen=2)  # when the latest were pressed
         self._signals = contextlib.ExitStack()
 
+    def get_driver_class(self) -> type[Driver]:
+        return bounded(super().get_driver_class())
+
     def compose(self) -> ComposeResult:
         yield CallBar(id="call")
         yield Alert(id="alert")
@@ -143,6 +149,8 @@ class CallApp(App[None]):
         loop = asyncio.get_running_loop()
 
         def leave(number: int, frame: FrameType | None) -> None:
+            if isinstance(self._driver, BoundedDriver):
+                self._driver.leaving.set()  # the loop may wait for a terminal that stands still
             loop.call_soon_threadsafe(self._leave, 128 + number)
 
         # Not the loop's own way, which forgets the handlers that were there before.
@@ -158,6 +166,11 @@ class CallApp(App[None]):
     def poll(self) -> None:
         """Look at the call, and draw what changed."""
         if self._leaving:
+            return
+        if isinstance(self._driver, BoundedDriver) and self._driver.gone:
+            self._leave(
+                128 + signal.SIGHUP
+            )  # which would have said so, unless it is ignored (nohup)
             return
         self._poll_button()
         snapshot = self._ask(self._call.snapshot)
