@@ -34,6 +34,7 @@ from models.networks.image_distance import ImageDistance, ms_ssim
 from tests.tiny_image_model import make_model, photograph, psnr, tiny_codec
 from tui.cli import main
 
+IMAGES = Path(__file__).with_name("images")
 QUICK = EncodeSettings(bpp=1.0, iterations=6)
 
 
@@ -256,6 +257,19 @@ def test_a_lost_tile_keeps_the_colour_around_it(colour: tuple[int, int, int]) ->
     file.payloads[1] = None
     shown = codec.decode_file(file).rgb[:, 320:].reshape(-1, 3).astype(float)
     assert np.abs(shown.mean(0) - colour).max() < 12
+
+
+def test_a_short_search_for_ms_ssim_gains_and_fills_the_allowance() -> None:
+    codec = ImageCodec.load("photo", "cpu")
+    with Image.open(IMAGES / "kodak-05-motocross.png") as file:
+        picture = np.asarray(file.convert("RGB"))
+    settings = EncodeSettings(bpp=0.3, tune="ms-ssim", fast=True)
+    plain = replace(settings, fast=False, search=False)
+    files = [codec.encode(picture, each) for each in (plain, settings)]
+    pictures = [picture, *(codec.decode(file) for file in files)]
+    x, before, after = (torch.from_numpy(each / 255.0).permute(2, 0, 1)[None] for each in pictures)
+    assert float(ms_ssim(x, after)) > float(ms_ssim(x, before)) + 0.001
+    assert 0.98 < 8 * len(files[1]) / (0.3 * picture.shape[0] * picture.shape[1]) <= 1.0
 
 
 def tiny_score(codec: PhotoCodec, picture: Image.Image, data: bytes) -> float:
