@@ -686,12 +686,14 @@ def test_a_card_that_goes_away_is_told_once_and_silence_goes_on():
 
 
 @pytest.mark.skipif(find_library("asound") is None, reason="no ALSA")
-@pytest.mark.parametrize("what", ["missing", "empty", "broken", "folder"])
+@pytest.mark.parametrize("what", ["missing", "empty", "broken", "folder", "pipe"])
 def test_a_configuration_that_describes_nothing_is_said(tmp_path, what):
     """PortAudio would end the program, without a word."""
     path = tmp_path / "asound.conf"
     if what == "folder":
         path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
     elif what != "missing":
         path.write_text("pcm {" if what == "broken" else "")
     done = subprocess.run(

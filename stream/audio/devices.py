@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from codec.errors import SottoError
@@ -430,10 +431,17 @@ def _listing(devices: Sequence[DeviceInfo]) -> str:
 def _check_alsa() -> None:
     """Raise AudioDeviceError if ALSA's configuration describes no devices: PortAudio would abort.
 
-    That is so where ALSA_CONFIG_PATH, or ALSA's own, names nothing that can be read.
+    That is so where ALSA_CONFIG_PATH, or ALSA's own, names nothing that can be read. What is no
+    file might never end.
     """
     if not sys.platform.startswith("linux"):
         return
+    path = os.environ.get("ALSA_CONFIG_PATH")
+    where = f": ALSA_CONFIG_PATH is {display_name(path)}" if path else ""
+    refusal = f"no sound: the configuration of ALSA cannot be read{where}"
+    places = [Path(place) for place in (path or "").split(":")]
+    if path and any(place.exists() and not place.is_file() for place in places):
+        raise AudioDeviceError(refusal)
     try:
         alsa = ctypes.CDLL("libasound.so.2")
         configuration = ctypes.c_void_p.in_dll(alsa, "snd_config")
@@ -443,9 +451,7 @@ def _check_alsa() -> None:
     found = ctypes.c_void_p()
     if update() >= 0 and search(configuration, b"pcm", ctypes.byref(found)) >= 0:
         return
-    path = os.environ.get("ALSA_CONFIG_PATH")
-    where = f": ALSA_CONFIG_PATH is {display_name(path)}" if path else ""
-    raise AudioDeviceError(f"no sound: the configuration of ALSA cannot be read{where}")
+    raise AudioDeviceError(refusal)
 
 
 def _silence_c_libraries() -> None:
