@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codec.errors import BadInput
-from stream.link.address import Address, is_loopback, look_up, parse_address
+from stream.link.address import Address, is_loopback, look_up, parse_address, parse_remote
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,17 @@ def test_addresses(text, address):
 def test_what_is_no_address(text):
     with pytest.raises(BadInput):
         parse_address(text)
+
+
+@pytest.mark.parametrize("text", ["", " ", "*", ":4747", "*:4747", "[]", "[]:1", "host:0", "a b"])
+def test_where_nobody_can_be_called(text):
+    with pytest.raises(BadInput):
+        parse_remote(text)
+
+
+@pytest.mark.parametrize("text", ["host", "host:1", "::1", "[fe80::1%eth0]:5", "0.0.0.0"])
+def test_where_somebody_may_be_called(text):
+    assert parse_remote(text) == parse_address(text)
 
 
 def test_loopback():

@@ -224,6 +224,16 @@ def test_what_is_misspelt_is_said_before_loading(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("host", ["", ":4747", "*", "[]", "localhost:0", "h:70000", "a b"])
+def test_what_is_no_host_is_a_wrong_use(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live, "_load", lambda args: pytest.fail("too late"))
+    assert main(["call", host, *OPTIONS]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("NAME or HOST[:PORT] is wanted")
+
+
 def test_a_line_is_said_by_a_call_without_a_screen(running: type[Running]) -> None:
     assert run(options("--say", "this is a recorder", "--seconds", "0.5")) == 0
     (call,) = running.made

@@ -45,6 +45,16 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
     return Address(host, int(port) if has_port else default_port)
 
 
+def parse_remote(text: str) -> Address:
+    """As `parse_address`, of where somebody can be called. Raises BadInput for any other."""
+    address = parse_address(text)
+    if address.host == ANY:
+        raise BadInput(f"{display_name(text)} names no host to call")
+    if not address.port:
+        raise BadInput(f"{display_name(text)}: nobody can be called at port 0")
+    return address
+
+
 def look_up(address: Address) -> list[Address]:
     """The numeric addresses of a host, in the order to be tried. Raises BadInput if unknown."""
     if address.host == ANY:

@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
+from codec.errors import BadInput
 from tui import live
 from tui.terminal.errors import UsageError
 
@@ -59,7 +60,7 @@ def show_whom() -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Call and talk until somebody hangs up; 0 unless the call was refused or failed."""
-    from stream.link.address import parse_address
+    from stream.link.address import parse_remote
     from stream.link.caller import Caller
 
     live.check_options(args)
@@ -67,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
         show_whom()
         raise UsageError("say whom: a name of `sotto peers`, or HOST[:PORT]")
     address = known_address(args.host) if not args.insecure else None
-    address = address or parse_address(args.host)
+    try:
+        address = address or parse_remote(args.host)
+    except BadInput as error:
+        raise UsageError(f"{error}: NAME or HOST[:PORT] is wanted") from error
     connect = partial(Caller, address.host, address.port)
     ends = args.send_file is not None or args.input == live.PIPE
     return live.run(args, connect, hang_up=ends and not args.stay)
