@@ -300,6 +300,9 @@ class KnownPeers:
             yield lines
             if lines == before:
                 return
+            for line, peer in set(lines) - set(before):
+                if peer is not None and parse_peer(line) != peer:
+                    raise BadInput(f"{display_name(line)} would be read as somebody else")
             text = "".join(f"{line}\n" for line, _ in lines)
             if len(text.encode()) > _LONGEST_FILE:
                 raise BadInput(f"{display_name(self.path)} is full: remove some peers")
