@@ -238,6 +238,9 @@ class FakeCall(Call):
     def hang_up(self) -> None:
         self.note("hang_up")
 
+    def run_out(self) -> None:
+        self.hang_up()
+
     def note(self, *call: object) -> None:
         self.calls.append(call)
         if self.fails is not None:

@@ -51,6 +51,7 @@ from stream.link.events import (
     Verified,
 )
 from stream.log import Journal, logfmt
+from tui.headless import follow
 
 CLIP = Path(__file__).parent / "clips" / "librispeech-6930.flac"
 
@@ -120,6 +121,9 @@ class Wire:
 
     def link(self) -> Link:
         return Link(peer=self.name)
+
+    def unreached(self) -> str:
+        return ""
 
     def ask_for_key(self, party: int) -> None:
         assert self.other is not None
@@ -291,6 +295,19 @@ def test_hanging_up_ends_the_other_side_too(pair):
     two.close()
     alive = [thread.name for thread in threading.enumerate()]
     assert not [name for name in alive if name.startswith("sotto-")]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_call_whose_time_is_over_has_failed_if_it_reached_nobody(codec, monkeypatch, there):
+    one, _ = wires()
+    monkeypatch.setattr(one, "unreached", lambda: "" if there else "nobody answers")
+    call = make(codec, one, clip=None)
+    call.start()
+    follow(call, pytest.fail, seconds=0.2)
+    call.close()
+    over = call.snapshot()
+    state, reason = (CallState.ENDED, "hung up") if there else (CallState.FAILED, "nobody answers")
+    assert (over.state, over.reason) == (state, reason)
 
 
 def test_the_log_is_whole_when_the_call_is_closed(codec):

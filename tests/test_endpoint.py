@@ -144,7 +144,9 @@ def test_nobody_there(ends):
     with contextlib.closing(socket.socket()) as reserved:
         reserved.bind(("127.0.0.1", 0))
         caller = ends(Caller("127.0.0.1", reserved.getsockname()[1], GUEST, OPEN, give_up=0.6))
+        assert "nobody answers" in caller.endpoint.unreached()
         assert "nobody answers" in caller.state(CallState.FAILED).reason
+        assert caller.endpoint.unreached() == ""
 
 
 def test_a_listener_may_start_after_the_caller(ends):

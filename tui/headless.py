@@ -67,7 +67,9 @@ def follow(
         if seconds is not None:
             tick = min(tick, begun + seconds)
         over = call.wait(max(tick - time.monotonic(), 0.0))
-        over = over or (seconds is not None and time.monotonic() - begun >= seconds)
+        if not over and seconds is not None and time.monotonic() - begun >= seconds:
+            call.run_out()
+            over = True
         snapshot = call.snapshot()
         if statistics is not None and (why := _add(snapshot.to_json(), statistics, most_bytes)):
             warn(f"no more statistics: {why}")

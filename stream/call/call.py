@@ -350,6 +350,12 @@ class Call:
     def hang_up(self) -> None:
         self._end(CallState.ENDED, "hung up")
 
+    def run_out(self) -> None:
+        """Hang up since the call's time is over; if it has reached nobody it has failed."""
+        if why := self._endpoint.unreached():
+            self._end(CallState.FAILED, why)
+        self.hang_up()
+
     def _change_recording(self, path: str | None) -> None:
         most = self._settings.recording_bytes
         frames = MAX_FRAMES if most is None else most // FRAME_BYTES

@@ -124,6 +124,11 @@ class Caller(Endpoint):
         self._link = self._describe()
         self._change(CallState.CONNECTING, f"calling {self._address}")
 
+    def unreached(self) -> str:
+        if self._state is not CallState.CONNECTING:
+            return ""
+        return f"cannot reach {self._address}: {self._trouble or 'nobody answers'}"
+
     # --- the I/O thread -----------------------------------------------------------------------
 
     def _serve(self, ready: dict[object, int]) -> None:
@@ -166,8 +171,7 @@ class Caller(Endpoint):
             self._measure(session)
             return wake_at
         if self._state is CallState.CONNECTING and now - self._began > self._give_up:
-            trouble = self._trouble or "nobody answers"
-            self._change(CallState.FAILED, f"cannot reach {self._address}: {trouble}")
+            self._change(CallState.FAILED, self.unreached())
             return now
         if self._socket is not None:
             if now < self._deadline:

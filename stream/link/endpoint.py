@@ -280,6 +280,10 @@ class Endpoint(ABC):
         """The connection as it is now."""
         return self._link
 
+    def unreached(self) -> str:
+        """Why nobody has been reached yet; "" if somebody has, or if nobody is called."""
+        return ""
+
     def wire_bytes(self) -> tuple[int, int]:
         """Bytes (sent, received) on connections in talk: messages with ZeroMQ's envelopes."""
         return self._sent_bytes, self._received_bytes
