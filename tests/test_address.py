@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from codec.errors import BadInput
@@ -41,6 +43,16 @@ def test_where_nobody_can_be_called(text):
 @pytest.mark.parametrize("text", ["host", "host:1", "::1", "[fe80::1%eth0]:5", "0.0.0.0"])
 def test_where_somebody_may_be_called(text):
     assert parse_remote(text) == parse_address(text)
+
+
+def test_the_scope_of_a_link_is_kept():
+    name, number = socket.if_nameindex()[0][::-1]
+    scoped = Address(f"fe80::1%{name}", 5)
+    (found,) = look_up(scoped)
+    assert found == Address(f"fe80::1%{number}", 5)
+    assert look_up(found) == [found]
+    assert look_up(Address("::1", 5)) == [Address("::1", 5)]
+    assert not is_loopback(found)
 
 
 def test_loopback():

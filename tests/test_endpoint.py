@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import zmq
 
 from codec.errors import BadInput, SottoError
 from stream.link import wire
+from stream.link.authentication import Security
 from stream.link.caller import Caller
 from stream.link.events import (
     FAULT,
@@ -157,6 +160,22 @@ def test_a_listener_may_start_after_the_caller(ends):
     caller.state(CallState.CONNECTING)
     ends(Listener(f"127.0.0.1:{port}", HOST, OPEN))
     caller.state(CallState.TALKING)
+
+
+def link_local() -> str:
+    """An address of this machine that is known on a link only; skips where there is none."""
+    table = Path("/proc/net/if_inet6")
+    for line in table.read_text().splitlines() if table.exists() else []:
+        number, _, _, kind, _, name = line.split()
+        if kind == "20":
+            return f"{ipaddress.IPv6Address(int(number, 16))}%{name}"
+    pytest.skip("no address that is known on a link only")
+
+
+def test_a_call_on_a_link(ends):
+    host = ends(Listener(f"[{link_local()}]:0", HOST, Security(insecure=True)))
+    guest = ends(Caller(link_local(), host.endpoint.port, GUEST, Security(insecure=True)))
+    guest.state(CallState.TALKING)
 
 
 def test_something_else_answers(ends):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from codec.errors import BadInput
 from codec.files.paths import display_name
@@ -64,8 +65,17 @@ def look_up(address: Address) -> list[Address]:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a valid name"
         raise BadInput(f"cannot find the host {display_name(address.host)}: {reason}") from None
-    numbers = dict.fromkeys(str(entry[4][0]) for entry in found)
+    numbers = dict.fromkeys(_number(entry[4]) for entry in found)
     return [Address(number, address.port) for number in numbers]
+
+
+def _number(place: tuple[Any, ...]) -> str:
+    """The numeric host of a socket's address, with the scope of one that is known on a link only.
+
+    Python leaves the scope out of the host.
+    """
+    host, scope = str(place[0]), place[3] if len(place) > 3 else 0
+    return f"{host}%{scope}" if scope and "%" not in host else host
 
 
 def is_loopback(address: Address) -> bool:

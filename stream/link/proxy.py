@@ -36,7 +36,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from codec.errors import BadStream, SottoError
 from stream.link.address import ANY, Address
@@ -499,9 +499,13 @@ def listening_socket(address: Address) -> socket.socket:
     """A listening TCP socket that does not block. Raises SottoError."""
     any_ = address.host == ANY
     six = ":" in address.host or (any_ and socket.has_dualstack_ipv6())
+    place: tuple[Any, ...] = "", address.port
     try:
+        if not any_:  # bind wants the scope as a number of its own
+            numeric = socket.AI_NUMERICHOST
+            place = socket.getaddrinfo(address.host, address.port, flags=numeric)[0][4]
         server = socket.create_server(
-            ("" if any_ else address.host, address.port),
+            place,
             family=socket.AF_INET6 if six else socket.AF_INET,
             dualstack_ipv6=any_ and six,
         )
