@@ -20,6 +20,7 @@ from codec.image.pictures import (
     Picture,
     from_array,
     from_image,
+    left_out,
     open_picture,
     picture_bytes,
     save_format,
@@ -339,3 +340,40 @@ def test_written_pictures_have_no_profile_and_their_size(suffix: str) -> None:
     with Image.open(io.BytesIO(written)) as image:
         assert image.size == (240, 160)
         assert "icc_profile" not in image.info
+
+
+@pytest.mark.parametrize(
+    ("suffix", "alpha", "said"),
+    [
+        (".png", True, []),
+        (".jp2", True, []),
+        (".sgi", True, []),
+        (".jpg", True, ["a JPEG file holds no transparency: it is left out"]),
+        (".jpg", False, []),
+        (
+            ".gif",
+            True,
+            [
+                "a GIF file holds no transparency: it is left out",
+                "a GIF file holds 256 colours: the others become the nearest",
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("grey", [False, True])
+def test_what_a_format_cannot_hold_is_said(
+    suffix: str, alpha: bool, said: list[str], grey: bool
+) -> None:
+    image = photograph(64, 48).convert("L" if grey else "RGB")
+    if alpha:
+        image.putalpha(Image.fromarray(np.arange(64 * 48).reshape(48, 64).astype(np.uint8)))
+    form = save_format("a" + suffix)
+    if grey:
+        said = [line for line in said if "colours" not in line]
+    assert left_out(image, form) == said
+    with Image.open(io.BytesIO(picture_bytes(image, form))) as written:
+        if alpha:
+            assert ("A" in written.getbands()) is not any("transparency" in line for line in said)
+        if not said:
+            shown, as_written = np.asarray(image.convert("RGB")), np.asarray(written.convert("RGB"))
+            assert psnr(shown, as_written) > 35

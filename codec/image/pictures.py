@@ -22,6 +22,9 @@ from codec.image.container import MAX_PIXELS, MAX_SIDE
 
 MAX_PICTURE_BYTES = 1 << 29
 _ICONS = ("ICO", "ICNS", "CUR")  # several pictures of given sizes in a file
+_ALPHA = frozenset({"PNG", "WEBP", "TIFF", "TGA", "AVIF", "JPEG2000", "SGI", "QOI"})
+_INSTEAD = {"SGI": {"LA": "RGBA"}, "QOI": {"L": "RGB", "LA": "RGBA"}}  # of modes they do not have
+_GIF_COLOURS = 256
 # Keeps what Pillow logs about broken files off stderr, unless logging is configured.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -240,10 +243,22 @@ def save_format(path: str) -> str:
     return found
 
 
+def left_out(image: Image.Image, form: str) -> list[str]:
+    """Lines on what a file of this format cannot hold of a picture."""
+    lines = []
+    if "A" in image.getbands() and form not in _ALPHA:
+        lines.append(f"a {form} file holds no transparency: it is left out")
+    if form == "GIF" and image.convert("RGB").getcolors(_GIF_COLOURS) is None:
+        lines.append(f"a GIF file holds {_GIF_COLOURS} colours: the others become the nearest")
+    return lines
+
+
 def picture_bytes(image: Image.Image, form: str) -> bytes:
-    """The bytes of a picture file; the alpha plane is dropped if the format has none."""
-    if "A" in image.getbands() and form not in ("PNG", "WEBP", "TIFF", "TGA", "AVIF"):
+    """The bytes of a picture file, without what `left_out` names."""
+    if "A" in image.getbands() and form not in _ALPHA:
         image = image.convert("L" if image.mode == "LA" else "RGB")
+    if image.mode in _INSTEAD.get(form, {}):
+        image = image.convert(_INSTEAD[form][image.mode])
     out = io.BytesIO()
     options = {"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}
     try:

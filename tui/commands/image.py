@@ -153,7 +153,7 @@ def run_decode(args: argparse.Namespace) -> int:
     from codec.files.paths import atomic_output
     from codec.image.base import ImageCodec
     from codec.image.container import read_image
-    from codec.image.pictures import picture_bytes, save_format
+    from codec.image.pictures import left_out, picture_bytes, save_format
     from codec.image.presets import numbered_image_preset
     from tui.terminal.console import note
 
@@ -165,10 +165,11 @@ def run_decode(args: argparse.Namespace) -> int:
     with needing(args.input, header.model_id, preset, args.model):
         codec = ImageCodec.load(preset, args.device, args.model)
     picture: Picture = codec.decode_file(file)
-    for line in picture.notes:
+    image = picture.image()
+    for line in [*picture.notes, *left_out(image, form)]:
         note(line)
     with atomic_output(args.output, force=args.force) as target:
-        target.write(picture_bytes(picture.image(), form))
+        target.write(picture_bytes(image, form))
     return 0
 
 

@@ -55,7 +55,13 @@ def run_sense(args: argparse.Namespace) -> int:
     import contextlib
 
     from codec.files.paths import atomic_output
-    from codec.image.pictures import Picture, picture_bytes, read_picture, save_format
+    from codec.image.pictures import (
+        Picture,
+        left_out,
+        picture_bytes,
+        read_picture,
+        save_format,
+    )
     from codec.image.sensing import DEFAULT_PRIOR, SenseSettings, Sensor
     from models.evaluation.rate_quality import psnr
     from tui.preview import preview_png
@@ -83,7 +89,10 @@ def run_sense(args: argparse.Namespace) -> int:
             sensor = Sensor(settings, args.device, args.model)
             rgb = sensor.sense(picture.rgb, lambda now: show_search(bar, now))
         spent = time.perf_counter() - begun
-        file.write(picture_bytes(Picture(rgb).image(), form))
+        image = Picture(rgb).image()
+        for line in left_out(image, form):
+            note(line)
+        file.write(picture_bytes(image, form))
         if shown:
             shown.write(preview_png(picture, rgb))
     line = (
