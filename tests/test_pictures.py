@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -299,6 +300,15 @@ def test_a_cut_file_is_noticed_in_every_thread() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: opened(data), range(40)))
     assert [len(p.notes) for p in found] == [1] * 40
+
+
+def test_libtiff_says_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(saved(photograph(80, 60), "TIFF", compression="tiff_lzw"))
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    with pytest.raises(BadInput, match=r"^cannot read a\.tif: it is truncated or damaged"):
+        opened(bytes(data), "a.tif")
+    os.write(2, b"still there")
+    assert capfd.readouterr() == ("", "still there")
 
 
 def test_frames_are_not_counted() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -90,6 +93,8 @@ def open_picture(file: BinaryIO, name: str = "the picture") -> Picture:
         raise
     except Exception as error:  # Pillow's readers raise almost anything for broken files
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, (OSError, SyntaxError)):
+            reason = f"it is truncated or damaged ({reason})"
         raise BadInput(f"cannot read {name}: {reason}") from None
 
 
@@ -105,7 +110,7 @@ def _loaded(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
     if getattr(image, "is_animated", False):  # to count the frames may take hours
         notes.append(f"{name} holds several frames; only the first is used")
     try:
-        with _LENIENCE:
+        with _LENIENCE, _quiet(image):
             image.load()
     except (OSError, SyntaxError) as error:  # the latter is for broken files as well
         file.seek(start)
@@ -125,10 +130,30 @@ def _load_truncated(file: BinaryIO) -> Image.Image:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
             image = Image.open(file)
-            image.load()
+            with _quiet(image):
+                image.load()
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
     return image
+
+
+@contextlib.contextmanager
+def _quiet(image: Image.Image) -> Iterator[None]:
+    """Keep what libtiff says of a broken file, by itself, off stderr; for one thread at a time."""
+    try:
+        kept = os.dup(2) if image.format == "TIFF" else None
+    except OSError:  # closed
+        kept = None
+    if kept is None:
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _is_blank(image: Image.Image) -> bool:
