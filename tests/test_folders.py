@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -49,6 +51,36 @@ def test_every_format_that_can_be_read_is_read(folder: Path, capsys) -> None:
     assert main(["encode", "in", "out"]) == 0
     assert capsys.readouterr().err == ""
     assert len(list(Path("out").iterdir())) == 7
+
+
+def test_links_to_folders_are_named_and_not_followed(folder: Path, capsys) -> None:
+    (folder / "loop").symlink_to("..")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "other").symlink_to(folder)
+    assert main(["encode", "in", "out"]) == 0
+    assert capsys.readouterr().err == "sotto: in: passed over deep/other/, loop/\n"
+    assert [path.name for path in Path("out").iterdir()] == ["talk.sotto"]
+
+
+@pytest.mark.parametrize("more", [[], ["--jobs", "1"]])
+def test_a_folder_that_cannot_be_read_does_not_stop_the_others(
+    folder: Path, more: list[str], capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "lost").mkdir()
+    (folder / "lost" / "a.wav").write_bytes(b"")
+    scan = os.scandir
+
+    def scandir(path):  # as one meets who is not root
+        if os.path.basename(path) == "lost":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert main(["encode", "in", "out", "--no-search", *more]) == 1
+    error = capsys.readouterr().err
+    assert "in/lost" in error and error.endswith("sotto: 1 of 2 files failed\n")
+    assert error.count("\n") == 2
+    assert Path("out", "talk.sotto").is_file()
 
 
 def test_what_may_be_meant_is_named_and_documents_are_not(folder: Path, capsys) -> None:

@@ -107,19 +107,24 @@ def find(folder: str, audio: bool) -> list[Path]:
     """All audio files, or all .sotto files, below a directory, sorted.
 
     Says in a line what else there is that might be meant, unless its name says that it is text, a
-    picture or an output of sotto's.
+    picture or an output of sotto's. Links to directories are named and not followed. A directory
+    below that cannot be read is among what is found, to fail as a file does that cannot be read.
 
-    Raises BadInput if there are none, or if a directory is unreadable.
+    Raises BadInput if there are none, or if `folder` itself is unreadable.
     """
     from codec.files.audio import looks_like_audio
 
     def fail(error: OSError) -> None:
-        raise error
+        if error.filename == folder:
+            raise error
+        found.append(Path(error.filename))
 
     found: list[Path] = []
     others: list[str] = []
     with os_errors("read", folder):
-        for place, _, names in os.walk(folder, onerror=fail):
+        for place, below, names in os.walk(folder, onerror=fail):
+            linked = [Path(place, name) for name in below if os.path.islink(Path(place, name))]
+            others += [display_name(path.relative_to(folder)) + os.sep for path in linked]
             for name in names:
                 path = Path(place, name)
                 coded = path.suffix.lower() == _CONTAINER_SUFFIX
