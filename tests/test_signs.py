@@ -43,6 +43,7 @@ ASCII_ONLY = {
     "LANG=C": {"LANG": "C"},
     "LC_ALL=C": {"LC_ALL": "C", "LANG": "de_DE.UTF-8"},
     "no locale": {},
+    "an unknown locale": {"LC_ALL": "xx_XX.ISO-8859-1", "LANG": "C.UTF-8"},
     "PYTHONIOENCODING": {"PYTHONIOENCODING": "ascii", "LANG": "C.UTF-8"},
     "a terminal": {"TERM": "vt220", "LANG": "C.UTF-8"},
 }
@@ -73,8 +74,9 @@ def test_tables_bars_and_lines(variables: dict[str, str]) -> None:
         assert part in written, written
 
 
-def test_with_unicode_nothing_is_replaced() -> None:
-    written = on_a_terminal([sys.executable, "-c", PROGRAM, "±"], environment(LANG="C.UTF-8"))
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C.utf8", "xx_XX.UTF-8", "xx_XX"])
+def test_with_unicode_nothing_is_replaced(locale: str) -> None:
+    written = on_a_terminal([sys.executable, "-c", PROGRAM, "±"], environment(LANG=locale))
     for part in ("quality ±", "▲ work", "● a line", "✗ the end", "┃"):
         assert part.encode() in written
 

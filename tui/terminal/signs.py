@@ -77,13 +77,18 @@ def sign(character: str) -> str | None:
 
 
 def _plain_locale() -> bool:
-    """Whether the locale is that of C, which knows ASCII only."""
+    """Whether the locale is that of C, which knows ASCII only, or one that this system lacks.
+
+    Python takes UTF-8 for the latter too, which its terminal, by the locale's name, does not show.
+    """
     known = os.environ
     character_type = known.get("LC_CTYPE", "")
     if character_type.startswith(("C.", "UTF")) and not _given("LC_CTYPE"):
         character_type = ""  # Python put it there (PEP 538)
     named = known.get("LC_ALL") or character_type or known.get("LANG") or "C"
-    return named in ("C", "POSIX")
+    encoding = named.partition(".")[2].partition("@")[0].lower().replace("-", "")
+    lacking = bool(sys.flags.utf8_mode) and encoding not in ("", "utf8")
+    return named in ("C", "POSIX") or lacking
 
 
 def _given(name: str) -> bool:
