@@ -20,6 +20,7 @@ from tui.terminal import arguments
         (arguments.count, "0", 0),
         (arguments.positive_count, "1000000000", 1_000_000_000),
         (arguments.whole(2, 4096), "4096", 4096),
+        (arguments.at_once, "1024", 1024),
     ],
 )
 def test_good_values(check, good, value) -> None:
@@ -43,6 +44,8 @@ def test_good_values(check, good, value) -> None:
         (arguments.count, "1.5", "'1.5' is not a whole number"),
         (arguments.count, "9" * 5000, "is not a whole number"),
         (arguments.positive_count, "0", "0 is not between 1 and 1000000000"),
+        (arguments.at_once, "0", "0 is not between 1 and 1024"),
+        (arguments.at_once, "99999", "99999 is not between 1 and 1024"),
         (arguments.whole(2, 4096), "1", "1 is not between 2 and 4096"),
     ],
 )
@@ -50,6 +53,11 @@ def test_bad_values_say_what_is_wrong(check, bad, message) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"^[^\n]*$") as caught:
         check(bad)
     assert message in str(caught.value)
+
+
+def test_no_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert [arguments.at_most_processors(n) for n in (1, 2, 1024)] == [1, 2, 2]
 
 
 def test_device_is_one_of_three(capsys) -> None:

@@ -20,7 +20,7 @@ from codec.errors import BadInput, SottoError
 from codec.files.paths import PIPE, os_errors, reason
 from codec.packet import STEP_MS, check_fits
 from tui.terminal import options
-from tui.terminal.arguments import positive_count
+from tui.terminal.arguments import at_most_processors, positive_count
 from tui.terminal.errors import UsageError
 from tui.terminal.outputs import check_lines, check_outputs
 from tui.terminal.signals import undisturbed
@@ -468,7 +468,7 @@ def load_codec(args: argparse.Namespace) -> SpeechCodec:
 
     from codec.speech.codec import SpeechCodec
 
-    threads = args.threads or max((os.cpu_count() or 1) // 2, 1)
+    threads = at_most_processors(args.threads or max((os.cpu_count() or 1) // 2, 1))
     torch.set_num_threads(threads)
     # Small products gain nothing from more threads, and waiting for cores that the search keeps
     # busy costs tens of milliseconds.

@@ -11,25 +11,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from codec.errors import BadInput
-from tui.terminal.arguments import positive_count, whole
+from tui.terminal.arguments import at_most_processors, at_once
 
 if TYPE_CHECKING:
     from models.workers.pool import Pool
     from models.workers.worker import Make
 
 LOCAL = "local"  # the address of a Ray of our own
-_MOST_JOBS = 1024
 
 
 def add_workers(parser: argparse._ActionsContainer) -> None:
     """The options of commands that can code whole corpora."""
     add = parser.add_argument
-    add("--jobs", type=whole(1, _MOST_JOBS), metavar="N",
+    add("--jobs", type=at_once, metavar="N",
         help="code several files at a time, by N processes (with --ray, by N workers at most); a "
         "manifest.jsonl beside the outputs says what became of each, and a run that was stopped "
         "goes on from it")  # fmt: skip
     add_ray(parser, "the same by the workers of a Ray cluster")
-    add("--threads", type=positive_count, metavar="N",
+    add("--threads", type=at_once, metavar="N",
         help="processor threads for the networks (default: all processors; of workers: 1)",
         )  # fmt: skip
 
@@ -53,9 +52,10 @@ def limit_threads(args: argparse.Namespace) -> None:
     if args.threads is not None:
         from threadpoolctl import threadpool_limits
 
-        threadpool_limits(args.threads)
+        threads = at_most_processors(args.threads)
+        threadpool_limits(threads)
         if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(args.threads)
+            sys.modules["torch"].set_num_threads(threads)
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def workers(
     if args.ray is None:
         from models.workers.processes import Processes
 
-        pool: Pool = Processes(make, min(args.jobs, tasks), threads)
+        pool: Pool = Processes(make, min(args.jobs, tasks), at_most_processors(threads))
         try:
             yield pool
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 
 from codec.device import DEVICES
@@ -80,6 +81,12 @@ def whole(low: int, high: int = _MOST) -> Callable[[str], int]:
 
 count = whole(0)  # how many, perhaps none
 positive_count = whole(1)  # how many, at least one
+at_once = whole(1, 1024)  # threads or processes: more than that take all memory
+
+
+def at_most_processors(threads: int) -> int:
+    """So many threads, or one for each processor: more would wait for each other."""
+    return min(threads, os.cpu_count() or 1)
 
 
 def add_device(

@@ -9,7 +9,7 @@ from typing import Any
 
 from codec.packet import CALL_DELAY, DELAYS, FRAME_STEPS, STEP_MS
 from codec.search.methods import METHODS, Method
-from tui.terminal.arguments import add_device, count, positive
+from tui.terminal.arguments import add_device, at_once, count, positive
 from tui.terminal.errors import UsageError
 
 __all__ = [
@@ -85,7 +85,7 @@ def add_threads(parser: argparse._ActionsContainer) -> None:
     """--threads of a call, or None."""
     parser.add_argument(
         "--threads",
-        type=count,
+        type=at_once,
         metavar="N",
         help="processor threads for the networks (default: half of the processors)",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tui.commands.bench import output
 from tui.commands.bench.options import names, numbers, settings
-from tui.terminal.arguments import add_device, count, positive, positive_count
+from tui.terminal.arguments import add_device, at_once, count, positive, positive_count
 from tui.terminal.console import note
 from tui.terminal.options import add_method, add_model
 
@@ -53,7 +53,7 @@ def add_parser(subjects: Subparsers) -> None:
     add("--curves", metavar="PNG", help="rate-quality curves")
     add("--crops", metavar="PNG", help="crops of the first pictures by every codec")
     output.add_page(parser, "figures, curves, pictures before and after")
-    add("--jobs", type=positive_count, metavar="N",
+    add("--jobs", type=at_once, metavar="N",
         help="pictures at a time; fewer need less memory (default: one per processor; on a GPU "
         "one)")  # fmt: skip
     add("--timed", type=positive_count, default=3, metavar="N",

@@ -17,7 +17,7 @@ from codec.files.paths import os_errors
 from stream.bench.scenarios import SCENARIOS, SHORT, Scenario, find_scenario
 from tui.commands.bench import output
 from tui.commands.bench.options import delays
-from tui.terminal.arguments import amount
+from tui.terminal.arguments import amount, at_once, count, positive
 from tui.terminal.options import CALL_DELAY
 
 if TYPE_CHECKING:
@@ -48,9 +48,10 @@ def add_parser(subjects: Subparsers) -> None:
     add("--plot", metavar="FILE", help="draw delay, quality and wire rate as PNG")
     output.add_page(parser, "calls over time, figures, and what was heard")
     add("--preset", default="2k", help="what both ends code with (2k)")
-    add("--iterations", type=int, metavar="N", help="search steps per frame")
-    add("--tail", type=float, metavar="SECONDS", help="search after a frame's last sample")
-    add("--threads", type=int, default=1, metavar="N", help="threads of each end's networks (1)")
+    add("--iterations", type=count, metavar="N", help="search steps per frame")
+    add("--tail", type=positive, metavar="SECONDS", help="search after a frame's last sample")
+    add("--threads", type=at_once, default=1, metavar="N",
+        help="threads of each end's networks (1)")  # fmt: skip
     add("--no-quality", action="store_false", dest="quality",
         help="leave out what is compared with offline coding, which takes minutes")  # fmt: skip
     output.add_json(parser, "write all figures; - is stdout")

@@ -14,7 +14,7 @@ from codec.files.paths import display_name
 from tui.commands.bench import output
 from tui.commands.bench.options import delays, names, settings
 from tui.corpora.options import OnRay, add_ray
-from tui.terminal.arguments import add_device, amount, positive_count
+from tui.terminal.arguments import add_device, amount, at_once, positive_count
 from tui.terminal.console import Bar, note
 from tui.terminal.errors import UsageError
 from tui.terminal.exit_status import DONE, FAILED
@@ -84,7 +84,7 @@ def add_parser(subjects: Subparsers) -> None:
             help=f"make the page a blind listening test: {what}")  # fmt: skip
     add_model(parser)
     add_device(parser, "where sotto runs")
-    add("--workers", type=positive_count, default=min(os.cpu_count() or 1, 8),
+    add("--workers", type=at_once, default=min(os.cpu_count() or 1, 8),
         help="scoring processes")  # fmt: skip
     add("--timeout", type=_SECONDS, dest="timeout_s", metavar="TIMEOUT",
         help="seconds a clip may take (900)")  # fmt: skip
