@@ -164,6 +164,22 @@ def test_an_input_called_like_an_output_is_no_output(said) -> None:
     assert contents() == before
 
 
+def test_a_name_that_is_empty_is_no_name(said) -> None:
+    """As of a variable of the shell that is not set."""
+    soundfile.write("one.png", TONE, 16_000, format="WAV")
+    before = contents()
+    call = ["call", "127.0.0.1:9", "--insecure", "--headless"]
+    for arguments in (
+        ["encode", "one.wav", ""],
+        ["transcode", "one.wav", ""],
+        ["image", "encode", "one.png", "a.stim", "--preview", ""],
+        ["bench", "phase", ".", "--json", ""],
+        *([*call, option, ""] for option in ("--record", "--record-overs", "--log", "--peer-key")),
+    ):
+        assert "empty" in said(2, *arguments)
+    assert contents() == before
+
+
 def test_existing_outputs_are_refused_without_force(said) -> None:
     said(0, "encode", "one.wav", "one.sotto")
     Path("picture.png").write_text("a picture")

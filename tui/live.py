@@ -40,6 +40,9 @@ NONE = "none"
 _MIB = 1 << 20
 _REMEMBERED = 60.0  # seconds in which another call with the same party is the same one
 _MOST_COMMANDS = 4  # of --on-ring, at a time
+_NEVER_EMPTY = (
+    "send_file", "record", "record_overs", "key", "peer_key", "stats_json", "log", "impair",
+)  # fmt: skip
 _PLAIN_TERMINALS = ("", "dumb", "unknown")
 _PIPE_BEGINS = 2.0  # seconds that a pipe has to show what is in it
 
@@ -153,6 +156,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise UsageError where options contradict each other."""
+    for name in _NEVER_EMPTY:
+        if getattr(args, name) == "":  # as of a variable of the shell that is not set
+            raise UsageError(f"--{name.replace('_', '-')} is empty")
     if args.send_file is not None and args.input is not None:
         raise UsageError("--send-file and --input are both where our voice comes from")
     if args.raw and PIPE not in (args.send_file, args.input):

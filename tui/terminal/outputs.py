@@ -83,6 +83,8 @@ def _tell_apart(inputs: Iterable[Name], outputs: Iterable[Name]) -> None:
     for output in outputs:
         if output is None:
             continue
+        if not os.fspath(output):
+            raise UsageError("the name of an output is empty")
         known = identities(output, output=True)
         for key in known & read.keys():
             raise UsageError(_SAME.format(display_name(output), display_name(read[key])))
