@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -10,8 +11,8 @@ from typing import Any, TextIO
 
 from textual.driver import Driver
 
-_PIECE = 256  # bytes that a terminal ready for more takes at once
 _LOOK = 0.2  # seconds between looks whether it still is to be waited for
+_PAUSE = 0.01  # seconds after a terminal that had room took nothing all the same
 
 
 class Terminal:
@@ -23,15 +24,19 @@ class Terminal:
 
     def __init__(self, file: TextIO, leaving: threading.Event) -> None:
         self._file, self._leaving = file, leaving
+        self._way = _way_to(file.fileno())
         self.gone = threading.Event()
 
     def write(self, text: str) -> int:
         data = text.encode(self._file.encoding or "utf-8", "replace")
         while data and not self.gone.is_set():
             try:
-                if select.select([], [self.fileno()], [], _LOOK)[1]:
-                    data = data[os.write(self.fileno(), data[:_PIECE]) :]
+                if select.select([], [self._way], [], _LOOK)[1]:
+                    data = data[os.write(self._way, data) :]
                 elif self._leaving.is_set():
+                    break
+            except BlockingIOError:  # less room than its next character takes
+                if self._leaving.wait(_PAUSE):
                     break
             except (OSError, ValueError):
                 self.gone.set()
@@ -45,6 +50,19 @@ class Terminal:
 
     def isatty(self) -> bool:
         return self._file.isatty()
+
+
+def _way_to(descriptor: int) -> int:
+    """Another descriptor of a terminal, on which writing never waits; the same where none can be.
+
+    Of its own, since not to wait would hold for all who share the first: the shell as well.
+    """
+    flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK
+    with contextlib.suppress(OSError):
+        return os.open(os.ttyname(descriptor), flags)
+    with contextlib.suppress(OSError):  # in a container the name may not be known
+        return os.open(f"/proc/self/fd/{descriptor}", flags)
+    return descriptor
 
 
 class BoundedDriver(Driver):
