@@ -57,7 +57,7 @@ def step_bits_around(
             _PER_NAT * inverse * (over - under),
             _PER_NAT * (over * top - under * bottom + inverse / torch.expm1(inverse)),
         )
-    with torch.enable_grad():
+    with torch.enable_grad():  # one number, as in `codec.search.mean_field`
         weighed = (location * slopes[0]).sum() + (log_scale * slopes[1]).sum()
     (others,) = torch.autograd.grad(weighed, context)
     location = location.detach()

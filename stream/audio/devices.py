@@ -250,8 +250,9 @@ def _close(stream: Any) -> None:
     thread.join(_CLOSING_SECONDS)
     if thread.is_alive():
         _closing.append(thread)
-        # It ends PortAudio, which closes all streams, and the program would wait for that.
-        atexit.unregister(sound_system()._exit_handler)
+        # What ends PortAudio closes all streams, and the program would wait for that.
+        if (ending := getattr(sound_system(), "_exit_handler", None)) is not None:
+            atexit.unregister(ending)
 
 
 @functools.cache

@@ -168,9 +168,8 @@ class CallApp(App[None]):
         if self._leaving:
             return
         if isinstance(self._driver, BoundedDriver) and self._driver.gone:
-            self._leave(
-                128 + signal.SIGHUP
-            )  # which would have said so, unless it is ignored (nohup)
+            # The signal would have said so, unless it is ignored, as under nohup.
+            self._leave(128 + signal.SIGHUP)
             return
         self._poll_button()
         snapshot = self._ask(self._call.snapshot)
