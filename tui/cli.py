@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -81,7 +80,7 @@ class _NoOutput(io.TextIOBase):
         """There is nothing to write."""
 
 
-_KEY = re.compile(r"-[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{39}")
+_KEY_LENGTH = 40  # characters: for other options nothing of the link need be loaded
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,10 +88,13 @@ class _Parser(argparse.ArgumentParser):
 
     def _parse_optional(self, arg_string: str) -> Any:
         # Of 85 public keys one begins as options do.
-        name = arg_string.partition("=")[0]
-        known = any(option.startswith(name) for option in self._option_string_actions)
-        if _KEY.fullmatch(arg_string) and not known:
-            return None
+        if arg_string.startswith("-") and len(arg_string) == _KEY_LENGTH:
+            from stream.link.keys import looks_like_key
+
+            name = arg_string.partition("=")[0]
+            known = any(option.startswith(name) for option in self._option_string_actions)
+            if looks_like_key(arg_string) and not known:
+                return None
         return super()._parse_optional(arg_string)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:

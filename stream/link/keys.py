@@ -61,11 +61,16 @@ def generate() -> KeyPair:
     return KeyPair(public.decode("ascii"), secret.decode("ascii"))
 
 
+def looks_like_key(text: str) -> bool:
+    """Whether a text has the length and the characters of a key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def key_bytes(key: str) -> bytes:
     """The 32 bytes of a Z85 key. Raises BadInput if it is not one."""
     from zmq.utils import z85
 
-    if not _KEY.fullmatch(key):
+    if not looks_like_key(key):
         raise BadInput(f"{display_name(key[:60])} is not a key: a key has 40 characters of Z85")
     data = b""
     with contextlib.suppress(Exception):  # five characters may say more than 32 bits hold
@@ -283,11 +288,11 @@ def read_public_key(text: str) -> str:
     Raises BadInput if it is none, or in a file that others can write or replace.
     """
     key = text
-    if not _KEY.fullmatch(text):
+    if not looks_like_key(text):
         with os_errors("read", text), open(text, "rb") as file:
             refuse_writable(file.fileno(), text)
             key = (file.read(4096).decode("utf-8", "replace").split() or [""])[0]
-        if not _KEY.fullmatch(key):
+        if not looks_like_key(key):
             raise BadInput(f"{display_name(text)} holds no public key")
     key_bytes(key)
     return key
