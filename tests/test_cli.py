@@ -394,11 +394,9 @@ def test_bad_inputs_are_one_line_and_leave_no_output(coded: Path, tmp_path: Path
 
 def test_bad_outputs_are_one_line(speech: Path, coded: Path, tmp_path: Path) -> None:
     before = names(tmp_path)
-    (tmp_path / "dir").mkdir()
     cases: list[tuple[str, Path, str | Path, str]] = [
         ("encode", speech, tmp_path / "no" / "a.sotto", "no such file or directory"),
         ("encode", speech, "/proc/a.sotto", "/proc/a.sotto"),
-        ("encode", speech, tmp_path / "dir", "is a directory"),
         ("encode", speech, "/dev/full", "no space left"),
         ("decode", coded, tmp_path / "no" / "a.wav", "no such file or directory"),
         ("decode", coded, tmp_path / "a.xyz", "the suffix .xyz is none of wav flac"),
@@ -407,7 +405,20 @@ def test_bad_outputs_are_one_line(speech: Path, coded: Path, tmp_path: Path) -> 
     ]
     for command, source, target, words in cases:
         assert words in sotto(command, source, target, status=1).stderr.decode()
-    assert names(tmp_path) == sorted([*before, "dir"])
+    assert names(tmp_path) == before
+
+
+def test_one_file_goes_into_a_directory(speech: Path, coded: Path, tmp_path: Path) -> None:
+    """Under its own name, as `cp` has it; nothing that is there is replaced."""
+    place = tmp_path / "dir"
+    place.mkdir()
+    sotto("decode", coded, place)
+    sotto("encode", speech, f"{place}/")
+    made = [coded.with_suffix(".wav").name, speech.with_suffix(".sotto").name]
+    assert names(place) == sorted(made)
+    assert b"exists" in sotto("decode", coded, place, status=1).stderr
+    assert b"no name" in sotto("encode", "-", place, stdin=speech.read_bytes(), status=2).stderr
+    assert names(place) == sorted(made)
 
 
 def test_disk_that_fills_up(speech: Path, coded: Path, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class Work:
         first = sources[0]
         inside = folders and os.path.isdir(first)
         ends = target.endswith(tuple(s for s in (os.sep, os.altsep) if s))
-        self.single = len(sources) == 1 and not inside and not ends
+        into = ends or os.path.isdir(target)
+        self.single = len(sources) == 1 and not inside and not into
         if self.single:
             self.pairs = [(first, target)]
         else:
