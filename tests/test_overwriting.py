@@ -174,6 +174,9 @@ def test_a_name_that_is_empty_is_no_name(said) -> None:
         ["transcode", "one.wav", ""],
         ["image", "encode", "one.png", "a.stim", "--preview", ""],
         ["bench", "phase", ".", "--json", ""],
+        ["export", "onnx", ""],
+        ["train", "image", "--data", ".", "--work", ""],
+        ["train", "image", "--data", ".", "--work", "w", "--out", ""],
         *([*call, option, ""] for option in ("--record", "--record-overs", "--log", "--peer-key")),
     ):
         assert "empty" in said(2, *arguments)

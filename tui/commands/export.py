@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from tui.terminal.arguments import new_folder
 from tui.terminal.options import add_model
 from tui.terminal.outputs import add_force, check_outputs
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Write encoder.onnx, generator.onnx and prior.onnx of the speech model into a "
         f"folder, and {_DESCRIPTION}, which says what goes in and what comes out.",
     )
-    onnx.add_argument("folder", type=Path, metavar="FOLDER", help="made if it is not there")
+    onnx.add_argument("folder", type=new_folder, metavar="FOLDER", help="made if it is not there")
     add_model(onnx)
     add_force(onnx)
     parser.set_defaults(run=run)

@@ -13,6 +13,7 @@ from tui.terminal.arguments import (
     add_device,
     between,
     count,
+    new_folder,
     number,
     positive,
     positive_count,
@@ -167,7 +168,7 @@ def _subject(
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help=data)
-    add("--work", type=Path, required=True, metavar="DIR", help="checkpoints, log and curves")
+    add("--work", type=new_folder, required=True, metavar="DIR", help="checkpoints, log and curves")
     return parser
 
 
@@ -240,7 +241,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
 
 def _add_result(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", type=Path, metavar="FOLDER", help="exported model (default: WORK/model)")
+    add("--out", type=new_folder, metavar="FOLDER", help="exported model (default: WORK/model)")
     add("--seed", type=count, default=0, metavar="S", help="of all that is random (default: 0)")
 
 

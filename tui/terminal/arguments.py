@@ -10,6 +10,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from codec.device import DEVICES
 
@@ -25,6 +26,13 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return value
+
+
+def new_folder(text: str) -> Path:
+    """A folder to be written; an empty name would be the present one."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def positive(text: str) -> float:
