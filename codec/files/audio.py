@@ -57,7 +57,7 @@ WRITABLE: dict[str, tuple[str, str]] = {
     ".sph": ("NIST", "PCM_16"), ".nist": ("NIST", "PCM_16"),
 }  # fmt: skip
 READABLE = frozenset(WRITABLE) | {
-    ".wave", ".bwf", ".iff", ".svx", ".sf", ".paf", ".pvf", ".avr", ".mp2", ".mp1", ".mpga", ".mpa",
+    ".wave", ".bwf", ".iff", ".svx", ".sf", ".pvf", ".avr", ".mp2", ".mp1", ".mpga", ".mpa",
     ".m4a", ".m4b", ".m4r", ".aac", ".adts", ".alac", ".ac3", ".eac3", ".amr", ".awb", ".3gp",
     ".3g2", ".3ga", ".wma", ".asf", ".wmv", ".webm", ".weba", ".mka", ".mkv", ".mp4", ".m4v",
     ".mov", ".qt", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".ape", ".wv", ".tta", ".tak", ".mpc",
