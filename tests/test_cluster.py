@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -14,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from codec.errors import BadInput
 from models.workers.pool import spread
 from tests.corpus_jobs import done, squares
 from tests.test_corpora import NAMES, code, corpus, lines, outputs, run_both, speech, stop
 from tui.cli import main
-from tui.corpora.cluster import check_address
-from tui.corpora.options import on_ray
+from tui.corpora.options import ray_address
+from tui.corpora.pools import on_ray
 
 # Not imported: Ray reads some of its settings then, and once only.
 if importlib.util.find_spec("ray") is None:
@@ -39,10 +39,10 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_addresses_are_told_from_files() -> None:
     for address in ("auto", "local", "10.0.0.1:6379", "[fe80::1]:6379", "head.example:6379"):
-        assert check_address(address) == address
+        assert ray_address(address) == address
     for name in ("out", "DIR/", "a:b", "ray://head:10001", "head", ""):
-        with pytest.raises(BadInput):
-            check_address(name)
+        with pytest.raises(argparse.ArgumentTypeError):
+            ray_address(name)
 
 
 def test_a_cluster_codes_every_file_once(corpus: Path, capfd) -> None:

@@ -31,7 +31,7 @@ from models.training.paper import (
 from models.training.photographs import Photographs
 from models.training.schedule import Schedule, packed_data, train_speech
 from models.training.speech import SpeechSettings
-from tui.corpora.options import OnRay
+from tui.corpora.pools import OnRay
 from tui.terminal.progress import StageProgress
 from tui.terminal.signals import stopping
 

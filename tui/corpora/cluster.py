@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import logging
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from codec.errors import BadInput, SottoError
+from codec.errors import SottoError
 from codec.files.paths import reason
 from models.workers.pool import Died
 from models.workers.worker import Failed, Make, Worker, in_a_line
@@ -30,7 +29,6 @@ from tui.corpora.options import LOCAL
 from tui.terminal.exit_status import extra
 from tui.terminal.signals import ENDING
 
-_ADDRESS = re.compile(r"auto|local|(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
 _STORE_BYTES = 128 << 20  # of results on their way; more goes to the disk
 _WAIT_SECONDS = 1.0
 _PATIENCE_SECONDS = 60.0  # until somebody is told that there is no room in the cluster
@@ -44,13 +42,6 @@ _OWN = {
 }
 # Ray keeps the one that it has read first, for as long as this program runs.
 _PASSWORD = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-def check_address(text: str) -> str:
-    """`auto`, `local` or HOST:PORT. Raises BadInput for anything else, as for a file's name."""
-    if not _ADDRESS.fullmatch(text):
-        raise BadInput(f"{text!r} is no address of Ray: auto, local or HOST:PORT")
-    return text
 
 
 @contextlib.contextmanager

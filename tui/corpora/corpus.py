@@ -33,7 +33,8 @@ from models.workers.worker import Do, Failed
 from tui.batch import Failures, Work, Written
 from tui.corpora.job import Job, Made
 from tui.corpora.manifest import NAME, Manifest, Record, file_hash, options_hash, read_manifest
-from tui.corpora.options import LOCAL, workers
+from tui.corpora.options import LOCAL
+from tui.corpora.pools import workers
 from tui.terminal.console import Bar
 from tui.terminal.errors import UsageError
 from tui.terminal.signals import undisturbed

@@ -13,7 +13,8 @@ from codec.errors import BadInput
 from codec.files.paths import display_name
 from tui.commands.bench import output
 from tui.commands.bench.options import delays, names, settings
-from tui.corpora.options import OnRay, add_ray
+from tui.corpora.options import add_ray
+from tui.corpora.pools import OnRay
 from tui.terminal.arguments import add_device, amount, at_once, positive_count
 from tui.terminal.console import Bar, note
 from tui.terminal.errors import UsageError
