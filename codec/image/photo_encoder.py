@@ -103,7 +103,7 @@ class Tuning:
 
 TUNINGS: dict[Tune, Tuning] = {
     "psnr": Tuning(
-        (1.75, 1.15, 0.8, 0.8), saves=0.95, later=(1.03, 0.98), firmness=(0.15, 0.5), moves=2
+        (1.75, 1.15, 0.8, 0.8), saves=0.95, later=(1.03, 0.98), firmness=(0.15, 0.8), moves=2
     ),
     "ms-ssim": Tuning(
         (1.2, 1.2, 1.2, 1.2), saves=0.9, later=(0.95, 0.98), steps=(0.3, 0.45), rdoq=False,
