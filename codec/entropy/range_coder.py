@@ -4,7 +4,7 @@ The carry-propagating coder of Martin (1979) as in LZMA: 32-bit range, 33-bit lo
 and a count of 0xFF behind it. State lives in a small array so that compiled functions can share it.
 Past its end the input reads as zero bytes, so encoders drop trailing zeros.
 
-`encode_flags` codes bits with one adaptive probability and no side information.
+`encode_flags` codes maps of bits with adaptive probabilities and no side information.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ _FULL = np.uint64(0xFFFFFFFF)
 _EIGHT = np.uint64(8)
 _BITS = np.uint64(TABLE_BITS)
 _WHOLE = 1 << TABLE_BITS
-_ADAPTATION = 6  # a flag moves the probability 2**-6 of the way to its value
+# Flags come in maps of _SIDE * _SIDE. Their contexts are how many of the last maps have the flag at
+# the same place set, and how many of the neighbours that come before it in its own map are.
+_SIDE, _MAPS = 8, 8
+_NEAR = 4
+_RAREST = 64  # the smallest probability of a value, over 2**16
+_SLOWEST = 126  # flags in a context, after which its probability moves 1/128 of the way to each
 
 
 def new_encoder() -> UInt64:
@@ -109,23 +114,42 @@ def take(state: UInt64, data: UInt8, start: int, size: int) -> None:
 @kernel()
 def _code_flags(decoding: bool, flags: UInt8, state: UInt64, data: UInt8) -> None:
     """Write the flags to `data`, or read them from it."""
-    likely = _WHOLE >> 1  # probability of a set flag; stays between 63 and 2**16 - 63
+    likely = np.full((_MAPS + 1) * _NEAR, _WHOLE >> 1, np.int64)  # probabilities of a set flag
+    seen = np.zeros(len(likely), np.int64)
+    place = _SIDE * _SIDE
     for k in range(len(flags)):
+        context = 0
+        for back in range(place, min(_MAPS * place, k) + 1, place):
+            context += _NEAR * flags[k - back]
+        column, row = k % _SIDE, k % place // _SIDE
+        if column > 0:
+            context += flags[k - 1]
+        if row > 0:
+            context += flags[k - _SIDE]
+            if column < _SIDE - 1:
+                context += flags[k - _SIDE + 1]
+        share = likely[context]
         if decoding:
-            flags[k] = np.uint8(1) if peek(state) < likely else np.uint8(0)
-        start, size = (0, likely) if flags[k] else (likely, _WHOLE - likely)
+            flags[k] = np.uint8(1) if peek(state) < share else np.uint8(0)
+        start, size = (0, share) if flags[k] else (share, _WHOLE - share)
         if decoding:
             take(state, data, start, size)
         else:
             put(state, data, start, size)
+        pace = seen[context] + 2
         if flags[k]:
-            likely += (_WHOLE - likely) >> _ADAPTATION
+            share += (_WHOLE - share) // pace
         else:
-            likely -= likely >> _ADAPTATION
+            share -= share // pace
+        likely[context] = min(max(share, _RAREST), _WHOLE - _RAREST)
+        seen[context] = min(seen[context] + 1, _SLOWEST)
 
 
 def encode_flags(flags: UInt8) -> bytes:
-    """Encode flags [n], 0 or 1; they take the fewest bytes where set flags cluster."""
+    """Encode flags [n], 0 or 1: maps of 8x8, one after the other, the last perhaps in part.
+
+    They take the fewest bytes where set flags cluster, in a map or at the same place of many.
+    """
     out = np.empty(2 * len(flags) + 16, np.uint8)  # a flag takes 10 bits at most
     state = new_encoder()
     _code_flags(False, flags, state, out)
