@@ -16,7 +16,7 @@ from models.training.ganz import GanzSettings, GanzTask
 from models.training.photographs import Photographs
 from tests.tiny_image_model import built, photograph, write_files
 
-SHAPE = GanzShape(latents=16, widths=(32, 8, 8, 4, 4))
+SHAPE = GanzShape(latents=16, widths=(32, 8, 8, 4, 4), details=16)
 
 
 def photographs(folder: Path) -> Photographs:
@@ -30,7 +30,9 @@ def photographs(folder: Path) -> Photographs:
 
 def tiny_task(folder: Path, steps: int = 4, device: torch.device | None = None) -> GanzTask:
     """A training of the small networks on such pictures."""
-    settings = GanzSettings(minutes=None, steps=steps, batch=2, start_crops=24, shape=SHAPE)
+    settings = GanzSettings(
+        minutes=None, steps=steps, batch=2, share=0.5, start_crops=24, shape=SHAPE
+    )
     return GanzTask(photographs(folder), settings, device)
 
 
@@ -48,7 +50,7 @@ def _build(folder: Path) -> str:
         task.start()
         with torch.no_grad():
             # So that the search has something to find beyond the linear synthesis.
-            task.average.body.leave.weight.normal_(0.0, 0.01)
+            torch.nn.init.normal_(task.average.body.leave[-1].weight, 0.0, 1.0)  # type: ignore[arg-type]
         draft = folder / "ganz"
         model_id = export_ganz(
             task.average.requires_grad_(False).eval(), task.scales, task.photographs,

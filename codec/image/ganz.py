@@ -41,7 +41,7 @@ RATIOS = (6.0, 768.0)
 DEFAULT_RATIO = 10.0
 _SCALE = struct.Struct(">e")
 _LARGEST = 1e4  # largest magnitude of a latent; typical ones are about 1
-_TYPICAL = 0.93  # size of coded places relative to that of equally likely ones
+_TYPICAL = 0.6  # size of coded places relative to that of equally likely ones
 _LEAST = int(PIXELS / RATIOS[1])  # fewest numbers per tile
 _CORRECTIONS = 6
 # A search changes the size of the coded latents by a smaller share than this.
@@ -293,6 +293,7 @@ class TileForm:
     def __init__(self, model: GanzModel, device: torch.device) -> None:
         self.model, self.device = model, device
         self.most = model.generator.shape.most_latents
+        self.entries = model.generator.shape.entries
 
     def only_count(self, places: Places) -> int | None:
         """The number of latents where the first layer has only one; None where any will do."""
@@ -338,7 +339,7 @@ class TileForm:
         if places == "chosen":
             length, at = int(self._take(COUNT, data, at)), at + COUNT.size
             if length:
-                flags = decode_flags(data[at : at + length], self.most)
+                flags = decode_flags(data[at : at + length], self.entries)
                 if int(flags.sum()) != count:
                     raise BadStream("a tile's numbers of places and latents differ")
             at += length
@@ -369,9 +370,9 @@ class TileForm:
             return COUNT.size + NUMBER * numbers + (COUNT.size if places == "chosen" else 0)
         size, kept = COUNT.size + _SCALE.size, float(numbers)
         if places == "chosen":
-            share = min(max(numbers / self.most, 1e-6), 1.0 - 1e-6)
+            share = min(max(numbers / self.entries, 1e-6), 1.0 - 1e-6)
             entropy = -share * np.log2(share) - (1.0 - share) * np.log2(1.0 - share)
-            flags = _TYPICAL * self.most * entropy / 8
+            flags = _TYPICAL * self.entries * entropy / 8
             size += COUNT.size + int(flags)
             kept = max(kept - flags / NUMBER, 1.0)
         counts = self.model.counts

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 NUMBER = 4  # bytes of a number as a float
 COUNT = struct.Struct(">H")  # number of latents, or of bytes of their places
 HISTORY = 10
-CHOOSING_STEPS = 10  # steps of the search that chooses the places
 CHUNK = 5  # steps between checks of the clock
 SGD_STEPS = 20  # of SGD for each of L-BFGS, unless their number is given
 _MOMENTUM = 0.9
@@ -62,8 +61,12 @@ class Minimum:
 
 def linear_latents(body: Convolutions, layer: FirstLayer, x: Tensor) -> Tensor:
     """The best latents [B, d_c] of pictures x [B, 3, 128, 128] for the linear synthesis alone."""
-    h = body.linear.transposed(x - 0.5) / body.spread[:, None, None]
-    return layer.inverse(h)
+    return layer.inverse(_linear_features(body, x)[:, : layer.channels])
+
+
+def _linear_features(body: Convolutions, x: Tensor) -> Tensor:
+    """h0 and details [B, c, 8, 8] of pictures x [B, 3, 128, 128], by the linear analysis."""
+    return body.linear.transposed(x - 0.5) / body.spread[:, None, None]
 
 
 def descend(
@@ -124,7 +127,7 @@ def descend(
 
 def places_within(sizes: NDArray[np.float32], numbers: int) -> UInt8 | None:
     """Flags for the largest of `sizes`, as many as fit in the space of `numbers` floats together
-    with their places. None if fixed places lose less energy."""
+    with their places. None if there is no space for any."""
     order = np.argsort(-sizes, kind="stable")
     kept = min(numbers, len(sizes) - 1)
     while kept > 0:
@@ -132,8 +135,7 @@ def places_within(sizes: NDArray[np.float32], numbers: int) -> UInt8 | None:
         flags[order[:kept]] = 1
         needed = -(-(COUNT.size + len(encode_flags(flags))) // NUMBER)
         if kept + needed <= numbers:
-            lost = np.square(sizes, dtype=np.float64)
-            return flags if lost[flags == 0].sum() < lost[numbers:].sum() else None
+            return flags
         kept = min(numbers - needed, kept - 1)
     return None
 
@@ -154,26 +156,39 @@ def search_tile(
     """Search the latents of one tile x [1, 3, 128, 128]; also returns the result of the descent.
 
     layers: makes the first layer for a number of latents, their places, and flags of the chosen
-    entries of h0; own: mask of the pixels that count, [1, 1, 128, 128]; numbers: the space for
-    latents and places, in floats; method: "lbfgs" or "sgd".
-
-    If places are chosen, a first search, through the layer that reaches all entries, finds the
-    largest: the picture is nearly linear in them, with nearly orthonormal functions.
+    entries of h0 and its details; own: mask of the pixels that count, [1, 1, 128, 128]; numbers:
+    the space for latents and places, in floats; method: "lbfgs" or "sgd".
     """
     body, flags, start = model.generator.body, None, None
     if places == "chosen":
-        whole = layers(model.generator.shape.most_latents, places, None)
-        first = _descend_tile(body, whole, x, own, min(steps, CHOOSING_STEPS), None, expired)
-        wanted = whole.search_units(first.latents)
-        flags = places_within(wanted[0].abs().cpu().numpy(), numbers)
-        if flags is not None:
-            start = wanted[:, torch.from_numpy(flags).bool().to(wanted.device)]
+        flags, start = _choose(model, x, numbers, layers(numbers, "fixed", None))
     layer = layers(numbers if start is None else start.shape[1], places, flags)
     if method == "sgd" and steps:
         found = _sgd_tile(body, layer, x, own, steps, expired, report)
     else:
         found = _descend_tile(body, layer, x, own, steps, start, expired, report)
     return TileLatents(found.latents, flags, places), found
+
+
+def _choose(
+    model: GanzModel, x: Tensor, numbers: int, fixed: FirstLayer
+) -> tuple[UInt8 | None, Tensor | None]:
+    """The places of the entries that are largest in x, and the best latents that reach them for
+    the linear synthesis alone, in search units [1, d_c].
+
+    None if the fixed places reach more: the linear synthesis keeps lengths in search units.
+    """
+    body, entries = model.generator.body, model.generator.shape.entries
+    whole = model.first_layer(entries, "chosen", np.ones(entries, np.uint8))
+    wanted = whole.search_units(linear_latents(body, whole, x))
+    flags = places_within(wanted[0].abs().cpu().numpy(), numbers)
+    if flags is None:
+        return None, None
+    start = wanted[:, torch.from_numpy(flags).bool().to(wanted.device)]
+    reached = fixed.search_units(linear_latents(body, fixed, x))
+    if float(reached.square().sum()) >= float(start.square().sum()):
+        return None, None
+    return flags, start
 
 
 def _squared_error(

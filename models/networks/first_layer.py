@@ -1,15 +1,17 @@
 """The first layers of GANZ: linear maps from latents z to features h0 on a grid of 8x8 positions.
 
 - `PlacedFirstLayer`: d_c latents reach d_c numbers of h0's DCT over the grid, the same in all
-  pictures or chosen for one;
+  pictures;
+- `ChosenFirstLayer`: d_c latents reach d_c entries of h0 and its details, chosen for one picture;
 - `DenseFirstLayer`: any number d_c of latents reach all of h0, as in Smedemark-Margulies et al.
   (2020), who call it "square_linear" where d_c is the size of h0;
 - `TrainedFirstLayer`: the d_t latents of the training, their "keep_linear";
 - `NoFirstLayer`: h0 itself, their "no_linear".
 
-The random ones are diagonal in the DCT of h0, apart from the mixing of latents, so that random
-latents give features that vary as slowly from position to position as those of pictures. h0 has n
-channels; its numbers are [n * 64], channel by channel.
+The random ones with the same places in all pictures are diagonal in the DCT of h0, apart from the
+mixing of latents, so that random latents give features that vary as slowly from position to
+position as those of pictures. h0 has n channels; its numbers are [n * 64], channel by channel. The
+*details* are further channels, which only chosen places reach: with h0 they are [c, 8, 8].
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from models.networks.random_layer import RandomLayer
 
 GRID = 8
+SMOOTH = 12  # channels whose entries are those of their Haar transform, for places to choose
 _SMALLEST = 1e-6  # singular value, relative to the largest, that counts as none
 _BATCH = 256
 
@@ -49,6 +52,35 @@ def as_spectrum(h: Tensor) -> Tensor:
     return (dct @ h @ dct.T).reshape(len(h), -1)
 
 
+def grid_haar() -> Tensor:
+    """The orthonormal Haar wavelet transform of the grid's side, of all levels: [8, 8]."""
+    matrix, size = torch.eye(GRID), GRID
+    while size > 1:
+        half, level = size // 2, torch.eye(GRID)
+        pairs = torch.eye(half).repeat_interleave(2, dim=1) / math.sqrt(2.0)
+        signs = torch.tensor([1.0, -1.0]).repeat(half)
+        level[:size, :size] = torch.cat((pairs, pairs * signs))
+        matrix, size = level @ matrix, half
+    return matrix
+
+
+def as_entries(h: Tensor) -> Tensor:
+    """Channels [B, c, 8, 8] as the entries [B, c * 64] that places are chosen from.
+
+    They are the numbers of h0 and its details themselves, since edges are few places of it; but of
+    the first channels, the smooth ones, those of the Haar transform over the grid.
+    """
+    haar = grid_haar().to(h.device)
+    return torch.cat((haar @ h[:, :SMOOTH] @ haar.T, h[:, SMOOTH:]), 1).reshape(len(h), -1)
+
+
+def from_entries(entries: Tensor) -> Tensor:
+    """Inverse of `as_entries`."""
+    haar = grid_haar().to(entries.device)
+    e = entries.reshape(len(entries), -1, GRID, GRID)
+    return torch.cat((haar.T @ e[:, :SMOOTH] @ haar, e[:, SMOOTH:]), 1)
+
+
 def per_number(spread: Tensor) -> Tensor:
     """The spread [n] of h0's channels (`Convolutions.spread`) for each number: [n * 64]."""
     return spread.repeat_interleave(GRID * GRID)
@@ -65,17 +97,20 @@ def reach_order(scales: Tensor, spread: Tensor) -> Tensor:
 
 
 class FirstLayer(nn.Module, ABC):
-    """A linear map from latents [B, d] to h0 [B, n, 8, 8], and what a search of latents needs.
+    """A linear map from latents [B, d] to h0 [B, c, 8, 8], and what a search of latents needs.
+
+    c is n, or more where the layer reaches details.
 
     latents: d. A search's variables are latents in *search units*, in which the error of pictures
     is about equally sensitive to all of them, as far as the layer can arrange it.
     """
 
     latents: int
+    channels: int  # c
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
-        """-> [B, n, 8, 8]."""
+        """-> [B, c, 8, 8]."""
 
     @abstractmethod
     def inverse(self, h: Tensor) -> Tensor:
@@ -94,8 +129,7 @@ class PlacedFirstLayer(FirstLayer):
     """A random layer of d_c latents, about 1 in size, that reach as many numbers of h0's DCT.
 
     They are those that make the most difference to photographs in general, scaled to the statistics
-    of photographs, or those chosen for one picture, all in units of the picture, so that the error
-    of quantised latents is spread evenly. Search units are units of the picture.
+    of photographs. Search units are units of the picture.
     """
 
     scales: Tensor
@@ -103,27 +137,18 @@ class PlacedFirstLayer(FirstLayer):
     mean: Tensor
     where: Tensor
 
-    def __init__(
-        self,
-        latents: int,
-        scales: Tensor,
-        mean: Tensor,
-        spread: Tensor,
-        chosen: Tensor | None = None,
-    ) -> None:
-        """scales, mean: [n * 64], of h0's DCT; spread: [n], of its channels in `Convolutions`;
-        chosen: flags of the first numbers in `reach_order`, one for each number reached."""
+    def __init__(self, latents: int, scales: Tensor, mean: Tensor, spread: Tensor) -> None:
+        """scales, mean: [n * 64], of h0's DCT; spread: [n], of its channels in `Convolutions`."""
         super().__init__()
-        self.latents = latents
+        self.latents, self.channels = latents, len(spread)
         self.random = RandomLayer(latents)
-        order = reach_order(scales, spread)
-        where = order[:latents] if chosen is None else order[: len(chosen)][chosen.cpu().bool()]
+        where = reach_order(scales, spread)[:latents]
         if len(where) != latents:
             raise ValueError(f"{latents} latents cannot reach {len(where)} numbers")
         self.register_buffer("where", where.to(scales.device))
-        units = per_number(spread)[self.where]
-        self.register_buffer("units", units)  # of the numbers reached, in the linear synthesis
-        self.register_buffer("scales", scales[self.where] if chosen is None else 1.0 / units)
+        # Of the numbers reached, in the linear synthesis.
+        self.register_buffer("units", per_number(spread)[self.where])
+        self.register_buffer("scales", scales[self.where])
         self.register_buffer("mean", mean)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -144,6 +169,49 @@ class PlacedFirstLayer(FirstLayer):
         return self.random.transposed(w / (self.scales * self.units))
 
 
+class ChosenFirstLayer(FirstLayer):
+    """A random layer of d_c latents that reach as many entries, chosen for one picture.
+
+    They are scaled to equal units of the picture, so that the error of quantised latents is spread
+    evenly; search units are these units, before the mixing.
+    """
+
+    units: Tensor
+    mean: Tensor
+    where: Tensor
+
+    def __init__(self, flags: Tensor, mean: Tensor, spread: Tensor) -> None:
+        """flags: [c * 64], of the entries reached (`as_entries`); mean: [n * 64], of h0's DCT;
+        spread: [c], of the channels in `Convolutions`."""
+        super().__init__()
+        if len(flags) != GRID * GRID * len(spread):
+            raise ValueError(f"{len(flags)} flags are not of {len(spread)} channels")
+        where = flags.to(spread.device).nonzero()[:, 0]
+        self.latents, self.channels = len(where), len(spread)
+        self.random = RandomLayer(self.latents)
+        self.register_buffer("where", where)
+        self.register_buffer("units", per_number(spread)[where])
+        h = as_grid(mean[None])
+        self.register_buffer("mean", F.pad(h, (0, 0, 0, 0, 0, self.channels - h.shape[1])))
+
+    def forward(self, z: Tensor) -> Tensor:
+        entries = z.new_zeros(len(z), GRID * GRID * self.channels)
+        return self.mean + from_entries(
+            entries.index_copy(1, self.where, self.random(z) / self.units)
+        )
+
+    def inverse(self, h: Tensor) -> Tensor:
+        return self.from_search_units(as_entries(h - self.mean)[:, self.where] * self.units)
+
+    def search_units(self, z: Tensor) -> Tensor:
+        mixed: Tensor = self.random(z)
+        return mixed
+
+    def from_search_units(self, w: Tensor) -> Tensor:
+        mixed: Tensor = self.random.transposed(w)
+        return mixed
+
+
 class DenseFirstLayer(FirstLayer):
     """A random layer through which every latent reaches every number of h0.
 
@@ -161,7 +229,7 @@ class DenseFirstLayer(FirstLayer):
         super().__init__()
         if not 1 <= latents <= len(scales):
             raise ValueError(f"no dense layer of {latents} latents")
-        self.latents = latents
+        self.latents, self.channels = latents, len(spread)
         self.random = RandomLayer(len(scales))
         self.register_buffer("scales", scales * math.sqrt(len(scales) / latents))
         self.register_buffer("weights", per_number(spread))
@@ -228,7 +296,7 @@ class TrainedFirstLayer(FirstLayer):
     def __init__(self, weight: Tensor, mean: Tensor, spread: Tensor) -> None:
         """weight, mean: [n * 64, d_t] and [n * 64], of `LinearLayer`; spread: [n]."""
         super().__init__()
-        self.latents = weight.shape[1]
+        self.latents, self.channels = weight.shape[1], len(spread)
         weights = per_number(spread)
         in_picture = (weight * weights[:, None]).double()
         squares, axes = torch.linalg.eigh(in_picture.T @ in_picture)
@@ -263,7 +331,7 @@ class NoFirstLayer(FirstLayer):
 
     def __init__(self, spread: Tensor) -> None:
         super().__init__()
-        self.latents = len(spread) * GRID * GRID
+        self.latents, self.channels = len(spread) * GRID * GRID, len(spread)
         self.register_buffer("weights", per_number(spread))
 
     def forward(self, z: Tensor) -> Tensor:

@@ -2,9 +2,17 @@
 
 A generator is a linear layer from d latents to features h0 on a grid of 8x8 positions with n
 channels, and a convolutional module: two 3x3 convolutions with ELU at every size from 8x8 to
-128x128, nearest-neighbour upsampling between. Unlike in the paper, finer maps have fewer channels,
-and a *linear synthesis*, which starts as a lapped transform, runs beside the convolutions: without
-it little is learnt in hours.
+128x128, nearest-neighbour upsampling between. Unlike in the paper
+
+- finer maps have fewer channels;
+- a *linear synthesis*, which starts as a lapped transform, draws the picture, and the convolutions
+  learn what to add to it: without it little is learnt in hours;
+- they see its picture at the three finest sizes, and add to it from each of them;
+- what they see and what they add is in units of the *level*, the estimated error of the linear
+  synthesis, so that one restoration serves all ratios;
+- the second convolution of every size is added to what it sees;
+- h0 can have *details*, further channels of the linear synthesis that the latents of the paper do
+  not reach.
 
 `models.networks.first_layer` has the layers that a picture can be coded with.
 """
@@ -25,8 +33,11 @@ from codec.entropy.static import SymbolCounts
 from codec.image.container import STRIDE
 from codec.image.settings import Places
 from models.model import Model
+from models.networks.common import start_at_zero
 from models.networks.first_layer import (
     GRID,
+    SMOOTH,
+    ChosenFirstLayer,
     DenseFirstLayer,
     FirstLayer,
     NoFirstLayer,
@@ -45,6 +56,13 @@ if TYPE_CHECKING:
 SIDE = 128
 PIXELS = SIDE * SIDE * COLOURS  # N of the paper
 SMALLEST_RATIO, LARGEST_RATIO = 6, 768
+# Pixels across a position of the three finest sizes, where the convolutions see the picture.
+_FINEST = (4, 2, 1)
+_BLUR = 9  # pixels across; the convolutions see what is left of the picture without its blur
+_PIXELS_PER_LEVEL = 0.2  # the error of pixels where the smallest entry kept is 1
+_START = 0.7  # of the convolutions' weights, relative to those that keep the size of what they see
+_NOTHING = 1e-4  # keeps the level of an even picture above 0
+_MOST = 3.0  # the largest correction of its logarithm
 
 
 @dataclass(frozen=True)
@@ -52,11 +70,12 @@ class GanzShape:
     """Sizes of the networks; stored with the weights.
 
     latents: d_t, of the trained first layer; widths: channels at 8x8, 16x16, ... 128x128 positions,
-    the first of them a power of two.
+    the first of them, which h0 has too, a power of two; details: channels beside h0.
     """
 
     latents: int = 64
     widths: tuple[int, ...] = (128, 96, 64, 32, 16)
+    details: int = 256
 
     def __post_init__(self) -> None:
         first = self.widths[0] if self.widths else 0
@@ -64,11 +83,23 @@ class GanzShape:
             raise ValueError("widths are five numbers of channels")
         if first & (first - 1) or not 1 <= self.latents <= self.features:
             raise ValueError("the features are no power of two, or fewer than the latents")
+        if not 0 <= self.details <= COLOURS * STRIDE * STRIDE - first:
+            raise ValueError("there are more details than functions of a lapped transform")
 
     @property
     def features(self) -> int:
         """Numbers in h0."""
         return self.widths[0] * GRID * GRID
+
+    @property
+    def channels(self) -> int:
+        """Of the linear synthesis: h0's and the details."""
+        return self.widths[0] + self.details
+
+    @property
+    def entries(self) -> int:
+        """Numbers in h0 and its details, from which places are chosen."""
+        return self.channels * GRID * GRID
 
     @property
     def most_latents(self) -> int:
@@ -104,41 +135,93 @@ class Lapped(nn.Module):
         return lapped_analysis(x, self.basis)
 
 
+class Level(nn.Module):
+    """How small the entries of h0 and its details get, which tells the error of their picture.
+
+    Where a picture's largest entries are kept, those left out are smaller than all of these. The
+    level is half the mean magnitude, corrected by a network for how magnitudes are distributed.
+    """
+
+    def __init__(self, hidden: int = 16) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, hidden), nn.Linear(hidden, 1)
+        start_at_zero(self.leave)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h: [B, c, 8, 8], in linear units -> [B, 1, 1, 1]."""
+        rough = h[:, SMOOTH:].float()
+        kept = (rough != 0.0).sum((1, 2, 3)).clamp_min(1)
+        mean = rough.abs().sum((1, 2, 3)) / kept + _NOTHING
+        power = rough.square().sum((1, 2, 3)) / kept + _NOTHING**2
+        share = kept / rough[0].numel()
+        features = torch.stack((mean.log() + 2.5, 0.5 * power.log() + 2.0, share.log() + 2.0), 1)
+        correction = self.leave(F.elu(self.enter(features)))[:, 0].clamp(-_MOST, _MOST)
+        return (0.5 * mean * correction.exp())[:, None, None, None]
+
+
 class Convolutions(nn.Module):
-    """The convolutional module: features h0 [B, n, 8, 8], about 1 in size, to pixels."""
+    """The convolutional module: features h0 [B, n, 8, 8], about 1 in size, to pixels.
+
+    h0 may have its details behind it [B, c, 8, 8]; those that it lacks are 0.
+    """
 
     spread: Tensor
 
     def __init__(self, shape: GanzShape) -> None:
         super().__init__()
-        self.linear = Lapped(shape.widths[0])
-        self.register_buffer("spread", torch.ones(shape.widths[0]))  # of h0 in linear units
+        self.linear = Lapped(shape.channels)
+        self.register_buffer("spread", torch.ones(shape.channels))  # of h0 in linear units
+        self.level = Level()
         self.layers = nn.ModuleList()
-        before = shape.widths[0]
+        before = shape.channels
         for width in shape.widths:
             self.layers.append(nn.Conv2d(before, width, 3, padding=1))
             self.layers.append(nn.Conv2d(width, width, 3, padding=1))
             before = width
-        self.leave = nn.Conv2d(before, COLOURS, 3, padding=1)
+        finest = list(zip(shape.widths[-len(_FINEST) :], _FINEST, strict=True))
+        self.images = nn.ModuleList(nn.Conv2d(COLOURS * s * s, w, 1) for w, s in finest)
+        self.leave = nn.ModuleList(nn.Conv2d(w, COLOURS * s * s, 1) for w, s in finest)
         with torch.no_grad():
             for layer in self.layers:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
-            self.leave.weight.zero_()
-            self.leave.bias.zero_()  # type: ignore[union-attr]
+                layer.weight.mul_(_START)  # type: ignore[operator]
+                layer.bias.zero_()  # type: ignore[operator]
+            for layer in self.leave:
+                start_at_zero(layer)
 
     def draw(self, h: Tensor) -> Tensor:
         """The linear synthesis alone: [B, n, 8, 8] -> [B, 3, 128, 128]."""
-        picture: Tensor = self.linear(h * self.spread[:, None, None])
+        picture: Tensor = self.linear(self._in_linear_units(h))
         return picture + 0.5
+
+    def _in_linear_units(self, h: Tensor) -> Tensor:
+        """h0 with all of its details: [B, c, 8, 8]."""
+        whole = F.pad(h, (0, 0, 0, 0, 0, len(self.spread) - h.shape[1]))
+        return whole * self.spread[:, None, None]
 
     def forward(self, h: Tensor) -> Tensor:
         """[B, n, 8, 8] -> [B, 3, 128, 128], nominally in [0, 1]."""
-        y = h
-        for number, layer in enumerate(self.layers):
-            if number and number % 2 == 0:
+        h = self._in_linear_units(h)
+        picture: Tensor = self.linear(h)
+        level = self.level(h)
+        unit = _PIXELS_PER_LEVEL * level
+        blur = F.avg_pool2d(picture, _BLUR, 1, _BLUR // 2, count_include_pad=False)
+        # Few entries and pixels are many levels in size.
+        y, seen = torch.asinh(h / level), torch.asinh((picture - blur) / unit)
+        drawn = picture.float() + 0.5
+        coarse = len(self.layers) // 2 - len(_FINEST)
+        for size in range(len(self.layers) // 2):
+            if size:
                 y = F.interpolate(y, scale_factor=2, mode="nearest")
-            y = F.elu(layer(y))
-        return self.draw(h).float() + self.leave(y).float()
+            y, fine = self.layers[2 * size](y), size - coarse
+            if fine >= 0:
+                y = y + self.images[fine](F.pixel_unshuffle(seen, _FINEST[fine]))
+            y = F.elu(y)
+            y = y + F.elu(self.layers[2 * size + 1](y))
+            if fine >= 0:
+                added = F.pixel_shuffle(self.leave[fine](y), _FINEST[fine])
+                drawn = drawn + unit * added.float()
+        return drawn
 
 
 class LinearLayer(nn.Module):
@@ -179,7 +262,8 @@ class Discriminator(nn.Module):
         y = F.elu(self.enter(x))
         for layer in self.layers[:-1]:
             y = F.elu(layer(y))
-        features = self.analysis.transposed(x).float() / self.decoder.spread[:, None, None]
+        features = self.analysis.transposed(x).float()
+        features = features / self.decoder.spread[: features.shape[1], None, None]
         h = features + self.layers[-1](y).float()
         picture: Tensor = self.decoder(self.first(self.code(as_spectrum(h))))
         return picture
@@ -248,11 +332,12 @@ class GanzModel(Model):
     def first_layer(
         self, latents: int, places: Places = "fixed", flags: NDArray[np.uint8] | None = None
     ) -> FirstLayer:
-        """The first layer whose latents reach `places`; flags: `chosen` of `PlacedFirstLayer`.
+        """The first layer whose latents reach `places`; flags: of `ChosenFirstLayer`.
 
         Raises ValueError when there is no such layer.
         """
-        first, spread = self.generator.first, self.generator.body.spread
+        first, every = self.generator.first, self.generator.body.spread
+        spread = every[: self.shape.widths[0]]
         mean = first.mean.detach()
         layer: FirstLayer
         if places == "dense":
@@ -261,9 +346,10 @@ class GanzModel(Model):
             layer = TrainedFirstLayer(first.weight.detach(), mean, spread)
         elif places == "none":
             layer = NoFirstLayer(spread)
+        elif flags is not None:
+            layer = ChosenFirstLayer(torch.from_numpy(flags), mean, every)
         else:
-            chosen = None if flags is None else torch.from_numpy(flags)
-            layer = PlacedFirstLayer(latents, self.scales, mean, spread, chosen)
+            layer = PlacedFirstLayer(latents, self.scales, mean, spread)
         if layer.latents != latents:
             raise ValueError(f"this layer has {layer.latents} latents, not {latents}")
         return layer.to(self.scales.device)

@@ -32,11 +32,13 @@ from codec.image.settings import Places
 from models.networks.first_layer import (
     GRID,
     DenseFirstLayer,
+    as_entries,
     as_grid,
     as_spectrum,
+    from_entries,
     per_number,
 )
-from models.networks.ganz import Discriminator, GanzShape, Generator
+from models.networks.ganz import PIXELS, Discriminator, GanzShape, Generator, Lapped
 from models.training import checkpoints
 from models.training.distributed import alone
 from models.training.linear_start import lapped_channels
@@ -45,6 +47,8 @@ from models.training.loop import LoopSettings, Task, learning_rate, parameter_gr
 from models.training.photographs import Photographs
 
 _DENSE_RATIOS = 7
+_HELD_OUT_RATIOS = 6, 10, 24, 96
+_LOGARITHM = 0.05  # makes the loss of phase two about as steep as the discriminator's error
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,14 @@ class GanzSettings(LoopSettings):
 
     share: of the length, for the auto-encoder phase; rate, began_rate: peak learning rates of the
     two phases; balance: γ; gain: λ of k; drawing: weight of the auto-encoder's loss in BEGAN;
-    places: what the random first layers reach, of "fixed", "chosen" and "dense".
+    places: what the random first layers reach, of "fixed", "chosen" and "dense"; skew: the ratios'
+    logarithms are distributed as 1 - u^skew, u uniform, between those of the largest and the
+    smallest ratio.
     """
 
     batch: int = 8
-    share: float = 0.5
-    rate: float = 1.5e-3
+    share: float = 0.85
+    rate: float = 2e-3
     began_rate: float = 2e-4
     balance: float = 0.5
     gain: float = 0.1
@@ -66,6 +72,7 @@ class GanzSettings(LoopSettings):
     start_crops: int = 256
     log_every: int = 20
     places: tuple[Places, ...] = ("chosen", "fixed")
+    skew: float = 0.6
     shape: GanzShape = field(default_factory=GanzShape)
 
 
@@ -85,7 +92,7 @@ class GanzTask(Task):
         self.generator = Generator(settings.shape)
         self.discriminator = Discriminator(settings.shape)
         self.average = copy.deepcopy(self.generator)
-        self.analysis = copy.deepcopy(self.discriminator.analysis).requires_grad_(False)
+        self.analysis = Lapped(settings.shape.channels).requires_grad_(False)
         self.scales = torch.ones(settings.shape.features, device=self.device)
         self.k, self.began = 0.0, False
         # The inverse of a dense layer takes seconds to make ready.
@@ -106,8 +113,8 @@ class GanzTask(Task):
         betas = (0.5, 0.98) if self.began else (0.9, 0.98)
 
         def adam(module: nn.Module, rate: float) -> torch.optim.Optimizer:
-            # The transform is already right to within a few per cent.
-            return torch.optim.Adam(parameter_groups(module, {"basis": 0.1}), lr=rate, betas=betas)
+            # The transform is already right, and at low ratios any noise of it would show.
+            return torch.optim.Adam(parameter_groups(module, {"basis": 0.02}), lr=rate, betas=betas)
 
         self.optimisers = {
             "optimiser": (adam(self.generator, s.rate), self.generator),
@@ -122,8 +129,7 @@ class GanzTask(Task):
         shape = s.shape
         self._lapped_start(x)
         x = x.to(self.device)
-        self.analysis.load_state_dict(self.discriminator.analysis.state_dict())
-        spectrum = as_spectrum(self.features(x))
+        spectrum = as_spectrum(self.features(x)[:, : shape.widths[0]])
         mean = torch.zeros(shape.features, device=self.device)
         # Only the lowest frequency of the grid has a mean; the others' means are noise.
         mean[:: GRID * GRID] = spectrum.mean(0)[:: GRID * GRID]
@@ -142,14 +148,17 @@ class GanzTask(Task):
         channels = lapped_channels(x, len(body.spread))
         for module in (body, discriminator.decoder):
             module.spread.copy_(channels.spread)
-        for lapped in (body.linear, discriminator.decoder.linear, discriminator.analysis):
-            lapped.basis.copy_(channels.bases)
-            lapped.signs.copy_(channels.signs)
+        for lapped in (
+            body.linear, discriminator.decoder.linear, discriminator.analysis, self.analysis
+        ):  # fmt: skip
+            count = len(lapped.basis)
+            lapped.basis.copy_(channels.bases[:count])
+            lapped.signs.copy_(channels.signs[:, :count])
 
     def _discriminator_start(self, mean: Tensor) -> None:
         """Set the code to the features that vary most."""
         shape = self.settings.shape
-        spread = self.generator.body.spread.repeat_interleave(GRID * GRID)
+        spread = per_number(self.generator.body.spread[: shape.widths[0]])
         kept = (self.scales * spread).argsort(descending=True)[: shape.latents]
         columns = torch.arange(shape.latents, device=self.device)
         first, code = self.discriminator.first, self.discriminator.code
@@ -161,36 +170,48 @@ class GanzTask(Task):
         code.bias.copy_(-mean[kept] / self.scales[kept])
 
     def features(self, x: Tensor) -> Tensor:
-        """h0 of pictures [B, 3, 128, 128] by the linear analysis: [B, n, 8, 8]."""
+        """h0 and details of pictures [B, 3, 128, 128] by the linear analysis: [B, c, 8, 8]."""
         spread = self.generator.body.spread[:, None, None]
         features: Tensor = self.analysis.transposed(x - 0.5) / spread
         return features
 
     @torch.no_grad()
     def passed_on(self, x: Tensor, random: np.random.Generator) -> Tensor:
-        """h0 of pictures, as far as a random first layer of random ratio passes it."""
+        """h0 of pictures, as far as a random first layer of random ratio passes it.
+
+        [B, n, 8, 8], or with details, which only chosen places reach.
+        """
         least, most = self.settings.shape.random_latents
-        share = random.uniform(0.0, 1.0)
+        share = random.uniform(0.0, 1.0) ** self.settings.skew
         places = self.settings.places[int(random.random() * len(self.settings.places))]
-        mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
-        moved = as_spectrum(self.features(x)) - mean
         if places == "dense":
             share = round(_DENSE_RATIOS * share) / _DENSE_RATIOS
-        latents = round(least * (most / least) ** share)
+        return self.passed_by(x, round(least * (most / least) ** share), places)
+
+    @torch.no_grad()
+    def passed_by(self, x: Tensor, latents: int, places: Places) -> Tensor:
+        """`passed_on` by the first layer of so many latents that reach `places`."""
+        mean, spread = self.generator.first.mean.detach(), self.generator.body.spread
+        h, count = self.features(x), self.settings.shape.widths[0]
+        moved = as_spectrum(h[:, :count]) - mean
         if places == "dense":
             layer = self._dense_layer(latents)
             passed: Tensor = as_grid(mean[None]) + layer(layer.inverse(as_grid(moved)))
             return passed
-        # The layer is orthogonal: it passes the entries that it reaches unchanged.
-        weights = (moved if places == "chosen" else self.scales[None]).abs() * per_number(spread)
-        where = weights.topk(latents, dim=1).indices.expand(len(x), -1)
-        reached = torch.zeros_like(moved).scatter(1, where, 1.0)
-        return as_grid(mean + moved * reached)
+        # These layers are orthogonal: they pass the entries that they reach unchanged.
+        if places == "chosen":
+            middle = as_grid(mean[None])
+            entries = as_entries(torch.cat((h[:, :count] - middle, h[:, count:]), 1))
+            passed = from_entries(_largest(entries, entries * per_number(spread), latents))
+            return torch.cat((passed[:, :count] + middle, passed[:, count:]), 1)
+        weights = (self.scales * per_number(spread[:count])).expand(len(x), -1)
+        return as_grid(mean + _largest(moved, weights, latents))
 
     def _new_dense_layer(self, latents: int) -> DenseFirstLayer:
         """A dense layer around 0."""
         mean = torch.zeros_like(self.scales)
-        layer = DenseFirstLayer(latents, self.scales, mean, self.generator.body.spread)
+        spread = self.generator.body.spread[: self.settings.shape.widths[0]]
+        layer = DenseFirstLayer(latents, self.scales, mean, spread)
         return layer.to(self.device)
 
     def step(self, fraction: float) -> Mapping[str, Number]:
@@ -207,6 +228,21 @@ class GanzTask(Task):
         self.steps += 1
         self.update_average(self.generator, self.steps, 0.995)
         return values
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """PSNR of held-out crops from their largest entries, at some ratios, with and without the
+        convolutions."""
+        x = self.photographs.held_out().to(self.device)
+        if not len(x):
+            return {}
+        body, found = self.average.body, {}
+        for ratio in _HELD_OUT_RATIOS:
+            latents = min(PIXELS // ratio, self.settings.shape.most_latents)
+            h = self.passed_by(x, latents, self.settings.places[0])
+            found[f"held_out_{ratio}"] = _drawing_loss(x, body(h))[1]
+            found[f"linear_{ratio}"] = _drawing_loss(x, body.draw(h))[1]
+        return found
 
     def begin_began(self) -> None:
         """Enter phase three: both decoders are the averaged convolutional module."""
@@ -266,10 +302,19 @@ class GanzTask(Task):
         return super().tensors() | {"scales": self.scales}
 
 
+def _largest(values: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Values [B, n] where their weights are the `count` largest of a row, and 0 elsewhere."""
+    where = weights.abs().topk(count, dim=1).indices
+    return torch.zeros_like(values).scatter(1, where, values.gather(1, where))
+
+
 def _drawing_loss(x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-    """Root mean squared error, which weights all ratios alike, and the mean PSNR in dB."""
-    error = (y - x).square().mean((1, 2, 3)) + 1e-7
-    return error.sqrt().mean(), float(-10.0 * torch.log10(error.detach()).mean())
+    """The mean logarithm of the squared error, and the mean PSNR in dB.
+
+    The logarithm weights all ratios and pictures alike.
+    """
+    error = (y - x).square().mean((1, 2, 3)) + 1e-6
+    return _LOGARITHM * error.log().mean(), float(-10.0 * torch.log10(error.detach()).mean())
 
 
 def trained_generator(folder: Path, shape: GanzShape) -> tuple[Generator, Tensor]:
