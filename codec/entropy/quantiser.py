@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 MAX_LEVELS = 128  # indices travel as int8
+_PRICED_ROUNDS = 30
 
 
 def thin_out(indices: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -103,6 +104,29 @@ def fit_centres(latents: NDArray[np.floating], levels: int, seed: int = 0) -> ND
     if not (np.diff(centres) > 0).all():
         raise ValueError("the latents fall into fewer clusters than levels")
     return centres
+
+
+def fit_priced_centres(
+    latents: NDArray[np.floating], start: NDArray[np.floating], price: float
+) -> NDArray[np.float32]:
+    """Centres of the lowest squared error and price of the levels' bits, float32 [levels].
+
+    Entropy-constrained K-means (Chou, Lookabaugh & Gray 1989) over all values of `latents`, from
+    increasing centres `start`: plain K-means sets most levels where most latents are, and their
+    codes get long. A level that nothing chooses stays where it is.
+    """
+    values = np.asarray(latents, np.float64).reshape(-1)
+    centres = np.asarray(start, np.float64).copy()
+    chosen = np.abs(values[:, None] - centres).argmin(1)
+    for _ in range(_PRICED_ROUNDS):
+        counts = np.bincount(chosen, minlength=len(centres))
+        sums = np.bincount(chosen, values, len(centres))
+        used = counts > 0
+        centres[used] = sums[used] / counts[used]
+        # Half a count for levels that nothing chose.
+        bits = -np.log2(np.maximum(counts, 0.5) / len(values))
+        chosen = ((values[:, None] - centres) ** 2 + price * bits).argmin(1)
+    return np.sort(centres).astype(np.float32)
 
 
 def _companded(values: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
