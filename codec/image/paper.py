@@ -1,9 +1,8 @@
 """The first paper's image system: preset `paper`.
 
-20 000 latents per 768x512 pixels, 64 levels shared by all latents, ADMM search from the encoder's
-output for the lowest F = L_MS-SSIM + α·MSE, Huffman coding (Liu et al. 2020). It has one rate.
-Pictures are coded at their own size, with 13 latents per cell of 16x16 pixels. `docs/image.md`
-lists the differences from the paper.
+Few latents of 64 levels shared by all of them, ADMM search from the encoder's output for the lowest
+F = L_MS-SSIM + α·MSE and bits, Huffman coding with one static table (Liu et al. 2020). It has one
+rate. `docs/image.md` lists the differences from the paper.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.entropy.latent_coder import LatentCoder
-from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
+from codec.entropy.quads import QuadHuffmanCoder, QuadRangeCoder
 from codec.errors import BadInput
 from codec.image.base import ImageCodec, Job
 from codec.image.container import Area, ImageFile, Payload
@@ -42,9 +41,10 @@ from codec.search.problem import Problem, SearchSettings
 
 if TYPE_CHECKING:
     from models.folder import PaperImageModel
+    from models.networks.image_distance import PaperDistance
 
 SEARCH_WINDOW = 64  # largest side of a search window, in cells
-STEP = 0.3  # first step size of the search, in levels
+STEP = 0.1  # first step size of the search, in levels
 
 
 class PaperCodec(ImageCodec):
@@ -59,6 +59,8 @@ class PaperCodec(ImageCodec):
 
         super().__init__(preset, device)
         self.model = load_photo_paper_model(preset.model).to(device)
+        # A picture has few sizes of tiles.
+        self._coder_of = functools.lru_cache(maxsize=64)(self._new_coder)
 
     def encode_job(self, job: Job) -> bytes:
         settings = job.settings
@@ -69,8 +71,7 @@ class PaperCodec(ImageCodec):
         allowed = settings.allowed_bytes(job.picture) if asked else None
         if allowed is not None:
             # With the shortest codes: refuse what cannot fit before the search.
-            shortest = int(self.model.counts.counts.argmax())
-            least = np.full((*job.header.cells, self._channels), shortest, np.int8)
+            least = np.full((*job.header.cells, self._channels), self.model.counts.rest, np.int8)
             self._check(self._file(job, least, kind), job, allowed, "at least ")
         latents = self._search(job)
         data = self._file(job, self.model.indices_of(latents[0].permute(1, 2, 0)), kind)
@@ -111,11 +112,11 @@ class PaperCodec(ImageCodec):
 
     def _coder(self, kind: Entropy, tile: Area) -> LatentCoder:
         rows, columns = tile.shape
-        return _static_coder(kind, self._table, rows * columns, self._channels)
+        return self._coder_of(kind, rows * columns)
 
-    @functools.cached_property
-    def _table(self) -> tuple[int, ...]:
-        return tuple(self.model.counts.counts.tolist())
+    def _new_coder(self, kind: Entropy, cells: int) -> LatentCoder:
+        made = QuadHuffmanCoder if kind is Entropy.HUFFMAN else QuadRangeCoder
+        return made(self.model.counts, cells, self._channels)
 
     def _search(self, job: Job) -> Tensor:
         """Quantised latents [1, C, rows, columns], searched window by window."""
@@ -138,7 +139,7 @@ class PaperCodec(ImageCodec):
 
             task = window_task(self.model, window, latents, x)
             found = search(
-                Problem.without_bits(task.networks, distance, task.target),
+                priced(self.model, task, distance),
                 search_settings(
                     self.model.penalty, job.steps, budget, job.settings.method or "admm"
                 ),
@@ -149,21 +150,24 @@ class PaperCodec(ImageCodec):
         return latents
 
 
-@functools.lru_cache(maxsize=64)
-def _static_coder(kind: Entropy, table: tuple[int, ...], cells: int, channels: int) -> LatentCoder:
-    """The coder of a tile, cached: a picture has few tile sizes."""
-    made = StaticHuffmanCoder if kind is Entropy.HUFFMAN else StaticRangeCoder
-    return made(SymbolCounts(np.array(table, np.int64)), cells, channels)
-
-
 def search_settings(
     penalty: float, iterations: int, budget: float | None = None, method: Method = "admm"
 ) -> SearchSettings:
-    """With an explicit penalty for ADMM, since there is no bit price to derive it from."""
+    """With the penalty for ADMM that the model was trained at."""
     return SearchSettings(
         method, iterations, budget=budget, step=STEP, penalty=penalty,
         check_every=max(min(iterations // 4, 10), 1),
     )  # fmt: skip
+
+
+def priced(
+    model: PaperImageModel, task: WindowTask, distance: PaperDistance, x: Tensor | None = None
+) -> Problem:
+    """The search problem of a window; x: targets [B, 3, H, W] in place of its own."""
+    x = task.target if x is None else x
+    none = x.new_zeros(len(x))
+    weight = torch.full_like(none, model.price_for(distance.alpha))
+    return Problem(task.networks, distance, x, none, weight)
 
 
 def window_task(model: PaperImageModel, window: Area, latents: Tensor, x: Tensor) -> WindowTask:

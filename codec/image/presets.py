@@ -31,7 +31,7 @@ IMAGE_PRESETS: dict[str, ImagePreset] = {
     preset.name: preset
     for preset in (
         ImagePreset("photo", 0, "photo", iterations=16, fast=4),
-        ImagePreset("paper", 1, "photo-paper", iterations=40, fast=8, one_rate=True),
+        ImagePreset("paper", 1, "photo-paper", iterations=16, fast=6, one_rate=True),
         ImagePreset("ganz", 2, "ganz", iterations=15, fast=5),
     )
 }

@@ -1,111 +1,32 @@
-"""Parts shared by both systems of Liu et al. (2020): blocks, bounded latents, static tables.
+"""Parts shared by both systems of Liu et al. (2020): the quantiser, its prices and static tables.
 
 The speech networks are in `speech_paper`, those of pictures in `photo_paper`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.entropy.quantiser import Quantiser
+from codec.entropy.quads import QuadCounts
+from codec.entropy.quantiser import MAX_LEVELS, Quantiser
 from codec.entropy.static import SymbolCounts
+from codec.search.problem import RateModel
 from models.model import FrameModel
-from models.networks.common import start_at_zero
 from models.stored import Arrays, finite, sizes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SLOPE = 0.1  # of the leaky rectifiers, below zero
 
-Three = tuple[int, int, int]
-
-
-def compress(v: Tensor, reach: float) -> Tensor:
-    """Any numbers to within ±reach, nearly unchanged when small."""
-    return reach * torch.tanh(v / reach)
-
-
-def expand(z: Tensor, reach: float) -> Tensor:
-    """Inverse of `compress`, bounded at ±2.3 reach: even levels in z are uneven ones here."""
-    return reach * torch.atanh((z / reach).clamp(-0.98, 0.98))
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around the identity; starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        start_at_zero(self.second)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, width, H, W] -> the same shape."""
-        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
-
-
-def encoder_body(pixels: int, widths: Three, blocks: Three) -> nn.Sequential:
-    """Maps in cells of 4x4 `pixels` numbers, twice halved.
-
-    widths, blocks: from the coarsest maps on.
-    """
-    low, middle, high = widths
-    layers: list[nn.Module] = [
-        nn.PixelUnshuffle(4),
-        nn.Conv2d(pixels, high, 3, padding=1),
-        *refining(high, blocks[2]),
-    ]
-    for before, after, count in ((high, middle, blocks[1]), (middle, low, blocks[0])):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *refining(after, count)]
-    return nn.Sequential(*layers)
-
-
-def rising(widths: Three, blocks: Three) -> list[nn.Module]:
-    """Layers from the coarsest maps to maps of four times as many positions a side."""
-    low, middle, high = widths
-    layers: list[nn.Module] = []
-    for before, after, count in ((low, middle, blocks[0]), (middle, high, blocks[1])):
-        layers += [ResidualBlock(before) for _ in range(count)]
-        layers += [nn.LeakyReLU(SLOPE), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
-    return layers
-
-
-def refining(width: int, blocks: int) -> list[nn.Module]:
-    """Residual blocks on maps of one size."""
-    return [*(ResidualBlock(width) for _ in range(blocks)), nn.LeakyReLU(SLOPE)]
-
-
-@dataclass(frozen=True)
-class StaticShape:
-    """Sizes of the networks of both systems; widths and blocks from the coarsest maps on."""
-
-    channels: int
-    levels: int
-    reach: float
-    encoder_widths: Three
-    encoder_blocks: Three
-    generator_widths: Three
-    generator_blocks: Three
-    largest_reach: ClassVar[float]
-
-    def __post_init__(self) -> None:
-        """Raise ValueError unless the sizes fit together and are bounded."""
-        sizes = (*self.encoder_widths, *self.generator_widths, self.channels)
-        if len(sizes) != 7 or not all(1 <= size <= 512 for size in sizes):
-            raise ValueError("paper network sizes are out of range")
-        blocks = (*self.encoder_blocks, *self.generator_blocks)
-        if len(blocks) != 6 or not all(0 <= n <= 16 for n in blocks):
-            raise ValueError("paper network depths are out of range")
-        if not 2 <= self.levels <= 128 or not 0.0 < self.reach <= self.largest_reach:
-            raise ValueError("paper levels or latent reach are out of range")
+def check_levels(levels: int, reach: float, largest_reach: float) -> None:
+    """Raise ValueError unless the quantiser's sizes are bounded."""
+    if not 2 <= levels <= MAX_LEVELS or not 0.0 < reach <= largest_reach:
+        raise ValueError("paper levels or latent reach are out of range")
 
 
 class OrderZeroPrior(nn.Module):
@@ -127,6 +48,49 @@ class OrderZeroPrior(nn.Module):
         low, high = centres[above - 1], centres[above]
         share = ((z - low) / (high - low)).clamp(0.0, 1.0)
         return torch.lerp(self.lengths[above - 1], self.lengths[above], share)
+
+
+class PairPrior(nn.Module):
+    """Code lengths under the static tables of quads, as if all were pairs, bilinear between the
+    centres.
+
+    Successive steps are pairs, as in the entropy coder; each of the two gets half of the bits.
+    """
+
+    lengths: Tensor
+
+    def __init__(self, quantiser: Quantiser, counts: QuadCounts) -> None:
+        super().__init__()
+        self.quantiser = quantiser
+        self.rest = float(quantiser.centres[counts.rest])
+        lengths = torch.from_numpy(counts.pair_bits().astype(np.float32))
+        self.register_buffer("lengths", lengths, persistent=False)
+
+    def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
+        """Bits of each latent of z [B, S, C], about: [B, S, C]."""
+        steps = z.shape[1]
+        if steps % 2:
+            z = torch.cat((z, torch.full_like(z[:, :1], self.rest)), 1)
+        pairs = pair_bits(z[:, 0::2], z[:, 1::2], self.quantiser.centres, self.lengths)
+        return (0.5 * pairs).repeat_interleave(2, 1)[:, :steps]
+
+
+def pair_bits(first: Tensor, second: Tensor, centres: Tensor, lengths: Tensor) -> Tensor:
+    """Bits of pairs of latents by their lengths [levels, levels] at the centres, bilinear between
+    those; in the shape of both.
+    """
+    count = len(centres)
+    places = []
+    for z in (first, second):
+        with torch.no_grad():
+            above = torch.searchsorted(centres, z.contiguous()).clamp(1, count - 1)
+        low, high = centres[above - 1], centres[above]
+        places.append((above - 1, ((z - low) / (high - low)).clamp(0.0, 1.0)))
+    (row, down), (column, across) = places
+    flat, at = lengths.reshape(-1), row * count + column
+    upper = torch.lerp(flat[at], flat[at + 1], across)
+    lower = torch.lerp(flat[at + count], flat[at + count + 1], across)
+    return torch.lerp(upper, lower, down)
 
 
 def static_tables(tables: Arrays) -> tuple[Quantiser, SymbolCounts]:
@@ -151,25 +115,24 @@ class StaticModel(FrameModel):
     Subclasses set `encoder` and `generator`.
     """
 
-    hashed = ("centres", "counts")
-    shape_type: ClassVar[type[StaticShape]]
+    hashed: ClassVar[tuple[str, ...] | None] = ("centres", "counts")
+    shape_type: ClassVar[type[Any]]
     qualities = 1
-    prior: OrderZeroPrior
     penalty: float
 
-    def __init__(self, shape: Any, quantiser: Quantiser, counts: SymbolCounts) -> None:
+    def __init__(self, shape: Any, quantiser: Quantiser, counts: Any) -> None:
         super().__init__()
         self.shape = shape
         self.quantiser = quantiser
         self.counts = counts
-        self.prior = OrderZeroPrior(quantiser, counts)
+        self.prior = self.prior_of(quantiser, counts)
         self.reach = shape.reach
         self.penalty = 2e-3
 
     @classmethod
     def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
         shape = cls.shape_type(**sizes(description))
-        model = cls(shape, *static_tables(tables))
+        model = cls(shape, *cls.read_tables(tables))
         if model.counts.levels != shape.levels:
             raise ValueError("counts and description disagree about the number of levels")
         (model.penalty,) = finite([description["penalty"]], 1)
@@ -178,6 +141,16 @@ class StaticModel(FrameModel):
 
     def described(self) -> dict[str, Any]:
         return {"penalty": self.penalty}
+
+    @staticmethod
+    def prior_of(quantiser: Quantiser, counts: Any) -> RateModel:
+        """What latents cost."""
+        return OrderZeroPrior(quantiser, counts)
+
+    @classmethod
+    def read_tables(cls, tables: Arrays) -> tuple[Quantiser, Any]:
+        """Inverse of `tables`. Raises LookupError or ValueError if they do not fit."""
+        return static_tables(tables)
 
     def tables(self) -> Arrays:
         return static_arrays(self.quantiser, self.counts)

@@ -40,8 +40,8 @@ MAX_BAND = 31.75
 
 
 @dataclass(frozen=True)
-class PhotoShape:
-    """Sizes of the networks; stored with the weights."""
+class TransformShape:
+    """Sizes of encoder and generator; stored with the weights."""
 
     channels: int = 384
     deep: int = 256  # width at one position per cell
@@ -50,20 +50,29 @@ class PhotoShape:
     blocks: int = 5
     encoder_width: int = 192
     encoder_blocks: int = 6
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the sizes are bounded."""
+        sizes = self.channels, self.deep, self.width, self.encoder_width
+        if not all(1 <= size <= 1024 for size in sizes):
+            raise ValueError("image network sizes are out of range")
+        if not all(0 <= n <= 32 for n in (self.deep_blocks, self.blocks, self.encoder_blocks)):
+            raise ValueError("image network depths are out of range")
+
+
+@dataclass(frozen=True)
+class PhotoShape(TransformShape):
+    """Sizes of the networks of preset `photo`; stored with the weights."""
+
     prior_values: int = 96  # channels whose values in the near cells the prior sees
     prior_unit: int = 80
     prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 12, 16, 24, 36, 56, 88, 128)
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the sizes fit together and are bounded."""
-        sizes = (
-            self.channels, self.deep, self.width, self.encoder_width, self.prior_unit,
-            *self.prior_groups,
-        )  # fmt: skip
-        if not all(1 <= size <= 1024 for size in sizes):
+        super().__post_init__()
+        if not all(1 <= size <= 1024 for size in (self.prior_unit, *self.prior_groups)):
             raise ValueError("image network sizes are out of range")
-        if not all(0 <= n <= 32 for n in (self.deep_blocks, self.blocks, self.encoder_blocks)):
-            raise ValueError("image network depths are out of range")
         if not 0 <= self.prior_values <= self.channels:
             raise ValueError("the prior sees more channels than there are")
         # More hidden units could sum beyond the 32 bits of `codec.entropy.image_context`.
@@ -106,7 +115,7 @@ class _Transform(nn.Module):
 
     spread: Tensor
 
-    def __init__(self, shape: PhotoShape) -> None:
+    def __init__(self, shape: TransformShape) -> None:
         super().__init__()
         self.shape, channels = shape, shape.channels
         self.basis = nn.Parameter(torch.zeros(channels, COLOURS * STRIDE * STRIDE, 2, 2))
@@ -117,7 +126,7 @@ class _Transform(nn.Module):
 class PhotoEncoder(_Transform):
     """E(x): image to scaled latents, the warm start of the search."""
 
-    def __init__(self, shape: PhotoShape) -> None:
+    def __init__(self, shape: TransformShape) -> None:
         super().__init__(shape)
         self.enter = nn.Conv2d(COLOURS * HALF * HALF, shape.encoder_width, 1)
         self.blocks = nn.ModuleList(Block(shape.encoder_width) for _ in range(shape.encoder_blocks))
@@ -148,7 +157,7 @@ class PhotoGenerator(_Transform):
 
     signs: Tensor
 
-    def __init__(self, shape: PhotoShape) -> None:
+    def __init__(self, shape: TransformShape) -> None:
         super().__init__(shape)
         self.register_buffer("signs", torch.ones(2, shape.channels))
         self.enter = nn.Conv2d(shape.channels, shape.deep, 1)

@@ -1,165 +1,160 @@
-"""Networks of the image preset `paper`: the shape of Liu et al. (2020), on a linear start.
+"""Networks of the image preset `paper`: those of `photo`, with few latents and at one rate.
 
-Notation: B images in a batch, cells are squares of 16 pixels, h x w of them, C = 13 latents per
-cell, so that a 768x512 picture has 13 * 48 * 32 = 19 968 of them (the paper's vector of 20 000).
-The generator takes latents through residual blocks and transposed convolutions from one position
-per cell to two and four a side; the encoder mirrors it with strided convolutions.
-
-As in `speech_paper`, the convolutions correct a *linear* transform (here the most important
-functions of the lapped transform of `models.networks.photo`), and tanh bounds the latents. A fixed
-matrix scales and mixes the channels of a cell, so that latents of the same levels matter the same.
+The system is that of Liu et al. (2020): levels shared by all latents, one static table, a Huffman
+code. Encoder and generator are the modules of `models.networks.photo` with the channels that matter
+most, conditioned on one rate point. Most latents are zero, so the tables are of quads
+(`codec.entropy.quads`): of one channel in four neighbouring cells.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from codec.entropy.quads import MAX_LEVELS, QuadCounts
 from codec.entropy.quantiser import Quantiser
-from codec.entropy.static import SymbolCounts
-from codec.image.container import STRIDE
-from models.networks.common import start_at_zero
-from models.networks.paper import (
-    StaticModel,
-    StaticShape,
-    Three,
-    compress,
-    encoder_body,
-    expand,
-    refining,
-    rising,
-)
-from models.networks.photo import COLOURS, lapped_analysis, lapped_synthesis
+from codec.search.problem import RateModel
+from models.networks.paper import PairPrior, StaticModel, check_levels
+from models.networks.photo import PhotoEncoder, PhotoGenerator, PhotoModel, TransformShape
+from models.stored import Arrays, finite
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from codec.image.presets import Tune
     from models.networks.image_distance import PaperDistance
 
-FOLD = 4  # pixels a side that one position of the finest maps stands for
-_PIXELS = COLOURS * FOLD * FOLD
+MAX_REACH = 128.0
+# What 1 - MS-SSIM counts for in the price of a bit, as a weight of the squared error.
+SIMILARITY_WEIGHT = 80.0
 
 
 @dataclass(frozen=True)
-class PaperImageShape(StaticShape):
-    """Sizes of the networks; stored with the weights. Widths are at 16, 8 and 4 pixels."""
+class PaperImageShape(TransformShape):
+    """Sizes of the networks; stored with the weights. rate: the rate point they are held at."""
 
-    channels: int = 13
-    levels: int = 64
-    reach: float = 32.0
-    encoder_widths: Three = (128, 64, 32)
-    encoder_blocks: Three = (1, 1, 0)
-    generator_widths: Three = (128, 64, 32)
-    generator_blocks: Three = (2, 1, 1)
-    largest_reach = 128.0
+    channels: int = 56
+    levels: int = 63
+    reach: float = 54.0
+    rate: float = 1.2
 
-
-def mixed(z: Tensor, matrix: Tensor) -> Tensor:
-    """A matrix [C, C] times the channels of every cell of z [B, C, h, w]."""
-    return F.conv2d(z, matrix[:, :, None, None])
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the sizes fit together and are bounded."""
+        super().__post_init__()
+        check_levels(self.levels, self.reach, MAX_REACH)
+        if self.levels > MAX_LEVELS or not 0.0 <= self.rate <= 3.0:
+            raise ValueError("paper levels or the rate point are out of range")
 
 
-class PaperImageEncoder(nn.Module):
+class PaperImageEncoder(PhotoEncoder):
     """E(x): picture to bounded latents, the warm start of the search."""
 
-    mixing: Tensor
-
-    def __init__(self, shape: PaperImageShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
-        self.register_buffer("mixing", torch.eye(shape.channels))
-        self.body = encoder_body(_PIXELS, shape.encoder_widths, shape.encoder_blocks)
-        self.leave = nn.Conv2d(shape.encoder_widths[0], shape.channels, 1)
-        start_at_zero(self.leave)
-
-    @property
-    def sight(self) -> int:
-        """How many cells away a pixel can make a difference."""
-        deep, mid, shallow = self.shape.encoder_blocks
-        pixels = FOLD * (2 * shallow + 3) + 8 * (2 * mid + 2) + 16 * 2 * deep
-        return math.ceil(pixels / STRIDE)
+    shape: PaperImageShape
 
     def forward(self, x: Tensor, rate: Tensor) -> Tensor:
         """x: [B, 3, 16h, 16w] in [0, 1], rate: [B], unused -> latents [B, C, h, w] in ±reach."""
-        x = x - 0.5
-        linear = mixed(lapped_analysis(x, self.basis), self.mixing)
-        # In units of a tenth of the reach: corrections of several levels are soon learnt.
-        correction = 0.1 * self.shape.reach * self.leave(self.body(x))
-        return compress((linear + correction).float(), self.shape.reach)
+        reach = self.shape.reach
+        return super().forward(x, torch.full_like(rate, self.shape.rate)).clamp(-reach, reach)
 
 
-class PaperImageGenerator(nn.Module):
+class PaperImageGenerator(PhotoGenerator):
     """G(z): latents to a picture; a linear synthesis plus a convolutional residual."""
 
-    signs: Tensor
-    mixing: Tensor
-    smooth: Tensor
-
-    def __init__(self, shape: PaperImageShape) -> None:
-        super().__init__()
-        self.shape = shape
-        low, _, high = shape.generator_widths
-        self.basis = nn.Parameter(torch.zeros(shape.channels, COLOURS * STRIDE * STRIDE, 2, 2))
-        self.register_buffer("signs", torch.ones(2, shape.channels))
-        self.register_buffer("mixing", torch.eye(shape.channels))
-        self.register_buffer("smooth", torch.ones(shape.channels))
-        self.body = nn.Sequential(
-            nn.Conv2d(shape.channels, low, 3, padding=1),
-            *rising(shape.generator_widths, shape.generator_blocks),
-        )
-        self.draft = nn.Conv2d(_PIXELS, high, 1)
-        self.finish = nn.Sequential(
-            *refining(high, shape.generator_blocks[2]),
-            nn.Conv2d(high, _PIXELS, 3, padding=1),
-        )
-        start_at_zero(self.finish[-1])
-
-    @property
-    def sight(self) -> int:
-        """How many cells away a latent can make a difference."""
-        deep, mid, shallow = self.shape.generator_blocks
-        pixels = FOLD * (2 * shallow + 1) + 8 * (2 * mid + 1) + 16 * (2 * deep + 2)
-        return math.ceil(pixels / STRIDE)
+    shape: PaperImageShape
 
     def forward(self, z: Tensor, rate: Tensor) -> Tensor:
         """z: [B, C, h, w] latents, rate: [B], unused -> [B, 3, 16h, 16w], nominally in [0, 1]."""
-        linear = lapped_synthesis(self._unmixed(z), self.basis, self.signs)
-        h = self.body(z / (0.4 * self.shape.reach))
-        h = h + self.draft(F.pixel_unshuffle(linear, FOLD))
-        return (linear + F.pixel_shuffle(self.finish(h), FOLD)).float() + 0.5
-
-    def _unmixed(self, z: Tensor) -> Tensor:
-        """Coefficients of the lapped functions, [B, C, h, w]."""
-        return mixed(expand(z, self.shape.reach), self.mixing)
-
-    def smoothed(self, z: Tensor) -> Tensor:
-        """Latents [B, C, h, w] that keep the mean colours of their cells and nothing else."""
-        kept = self._unmixed(z) * self.smooth[:, None, None]
-        return compress(mixed(kept, torch.linalg.inv(self.mixing)), self.shape.reach)
+        return super().forward(z, torch.full_like(rate, self.shape.rate))
 
 
 class PaperImageModel(StaticModel):
-    """The image networks with quantiser and table, as the codec and its search use them."""
+    """The image networks with quantiser and table, as the codec and its search use them.
+
+    price: what a bit costs in the search, in units of `picture_distance`.
+    """
 
     kind = "image-paper"
     title = "photo-paper"
+    hashed = ("centres", "quads", "pairs")
     shape_type = PaperImageShape
+    counts: QuadCounts
     shape: PaperImageShape
     encoder: PaperImageEncoder
     generator: PaperImageGenerator
 
-    def __init__(self, shape: PaperImageShape, quantiser: Quantiser, counts: SymbolCounts) -> None:
+    def __init__(self, shape: PaperImageShape, quantiser: Quantiser, counts: QuadCounts) -> None:
         super().__init__(shape, quantiser, counts)
         self.encoder = PaperImageEncoder(shape)
         self.generator = PaperImageGenerator(shape)
+        # Shared, as in `PhotoModel`.
+        self.encoder.gains = self.generator.gains
+        self.penalty, self.price = 1e-2, 5e-3
+
+    @classmethod
+    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
+        model = super().restored(description, tables)
+        (model.price,) = finite([description["price"]], 1)
+        return model
+
+    @staticmethod
+    def prior_of(quantiser: Quantiser, counts: QuadCounts) -> RateModel:
+        return PairPrior(quantiser, counts)
+
+    @classmethod
+    def read_tables(cls, tables: Arrays) -> tuple[Quantiser, QuadCounts]:
+        quantiser = Quantiser(tables["centres"])
+        quads, pairs = (np.ascontiguousarray(tables[name]) for name in ("quads", "pairs"))
+        counts = QuadCounts(quads, pairs, quantiser.zero_level)
+        counts.check()
+        if quantiser.levels != counts.levels:
+            raise ValueError("there are other numbers of centres and of counts")
+        return quantiser, counts
+
+    def tables(self) -> Arrays:
+        centres = np.ascontiguousarray(self.quantiser.centres.cpu().numpy())
+        return {"centres": centres, "quads": self.counts.quads, "pairs": self.counts.pairs}
+
+    def described(self) -> dict[str, Any]:
+        return {**super().described(), "price": self.price}
+
+    def rate_weight(self, rate: float) -> float:
+        """The price of a bit."""
+        return self.price
+
+    def price_for(self, alpha: float) -> float:
+        """The price of a bit where the squared error has another weight, for about as many bits."""
+        from models.networks.image_distance import ALPHAS
+
+        return self.price * (alpha + SIMILARITY_WEIGHT) / (ALPHAS["psnr"] + SIMILARITY_WEIGHT)
 
     def picture_distance(self, tune: Tune) -> PaperDistance:
         """F, which the search lowers."""
         from models.networks.image_distance import ALPHAS, PaperDistance
 
         return PaperDistance(ALPHAS[tune])
+
+
+def take_photo_networks(
+    encoder: PaperImageEncoder, generator: PaperImageGenerator, photo: PhotoModel
+) -> None:
+    """Copy the networks of a `photo` model, of its channels those of the largest deviation.
+
+    Raises ValueError if they are of other sizes.
+    """
+    count = encoder.shape.channels
+    kept = photo.generator.spread.argsort(descending=True)[:count]
+    for own, other in ((encoder, photo.encoder), (generator, photo.generator)):
+        state = {}
+        for name, new in own.state_dict().items():
+            old = other.state_dict()[name]
+            for k, (size, wanted) in enumerate(zip(old.shape, new.shape, strict=True)):
+                if size != wanted and (size, wanted) == (photo.shape.channels, count):
+                    old = old.index_select(k, kept)
+            if old.shape != new.shape:
+                raise ValueError(f"{name} has {tuple(old.shape)} weights, not {tuple(new.shape)}")
+            state[name] = old
+        own.load_state_dict(state)

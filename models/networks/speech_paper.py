@@ -20,20 +20,70 @@ from torch import Tensor, nn
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
 from models.networks.common import start_at_zero
-from models.networks.paper import (
-    StaticModel,
-    StaticShape,
-    Three,
-    compress,
-    encoder_body,
-    expand,
-    refining,
-    rising,
-)
+from models.networks.paper import StaticModel, check_levels
+
+SLOPE = 0.1  # of the leaky rectifiers, below zero
+
+Three = tuple[int, int, int]
+
+
+def compress(v: Tensor, reach: float) -> Tensor:
+    """Any numbers to within ±reach, nearly unchanged when small."""
+    return reach * torch.tanh(v / reach)
+
+
+def expand(z: Tensor, reach: float) -> Tensor:
+    """Inverse of `compress`, bounded at ±2.3 reach: even levels in z are uneven ones here."""
+    return reach * torch.atanh((z / reach).clamp(-0.98, 0.98))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around the identity; starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        start_at_zero(self.second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, width, H, W] -> the same shape."""
+        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, SLOPE)), SLOPE))
+
+
+def encoder_body(pixels: int, widths: Three, blocks: Three) -> nn.Sequential:
+    """Maps in cells of 4x4 `pixels` numbers, twice halved.
+
+    widths, blocks: from the coarsest maps on.
+    """
+    low, middle, high = widths
+    layers: list[nn.Module] = [
+        nn.PixelUnshuffle(4),
+        nn.Conv2d(pixels, high, 3, padding=1),
+        *refining(high, blocks[2]),
+    ]
+    for before, after, count in ((high, middle, blocks[1]), (middle, low, blocks[0])):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), *refining(after, count)]
+    return nn.Sequential(*layers)
+
+
+def rising(widths: Three, blocks: Three) -> list[nn.Module]:
+    """Layers from the coarsest maps to maps of four times as many positions a side."""
+    low, middle, high = widths
+    layers: list[nn.Module] = []
+    for before, after, count in ((low, middle, blocks[0]), (middle, high, blocks[1])):
+        layers += [ResidualBlock(before) for _ in range(count)]
+        layers += [nn.LeakyReLU(SLOPE), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+    return layers
+
+
+def refining(width: int, blocks: int) -> list[nn.Module]:
+    """Residual blocks on maps of one size."""
+    return [*(ResidualBlock(width) for _ in range(blocks)), nn.LeakyReLU(SLOPE)]
 
 
 @dataclass(frozen=True)
-class PaperShape(StaticShape):
+class PaperShape:
     """Sizes of the networks; stored with the weights. Widths are at 8x8, 16x16 and 32x32."""
 
     channels: int = 64
@@ -46,7 +96,6 @@ class PaperShape(StaticShape):
     hops: int = 128
     mels: int = 128
     steps: int = 8
-    largest_reach = 64.0
 
     @property
     def patch(self) -> int:
@@ -57,7 +106,13 @@ class PaperShape(StaticShape):
         """Raise ValueError unless the sizes fit together and are bounded."""
         if (self.hops, self.mels, self.steps) != (128, 128, 8):
             raise ValueError("paper networks are made for 128x128 frames and 8 steps")
-        super().__post_init__()
+        sizes = (*self.encoder_widths, *self.generator_widths, self.channels)
+        if len(sizes) != 7 or not all(1 <= size <= 512 for size in sizes):
+            raise ValueError("paper network sizes are out of range")
+        blocks = (*self.encoder_blocks, *self.generator_blocks)
+        if len(blocks) != 6 or not all(0 <= n <= 16 for n in blocks):
+            raise ValueError("paper network depths are out of range")
+        check_levels(self.levels, self.reach, 64.0)
 
 
 class PaperEncoder(nn.Module):

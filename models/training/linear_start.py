@@ -6,6 +6,7 @@ principal colours, sorted by variance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,12 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from codec.image.container import STRIDE
-from models.networks.paper import compress, expand
 from models.networks.photo import COLOURS, PhotoModel, lapped_analysis, mean_channels
 from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator
 from models.networks.speech import SpeechModel
-from models.networks.speech_paper import PaperEncoder, PaperGenerator
+from models.networks.speech_paper import PaperEncoder, PaperGenerator, compress, expand
 
+_MOST_OF_REACH = 0.95
 _CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
 
 
@@ -162,13 +163,14 @@ def start_paper_image(
 ) -> None:
     """Set both linear parts from training pictures x [N, 3, H, W] in [0, 1]: a lapped transform."""
     channels = lapped_channels(x, encoder.shape.channels)
-    scale, rotation = _mixing(channels.spread, 0.15 * encoder.shape.reach)
+    means = mean_channels(channels.bases)
+    # So that cells all white or black are within reach.
+    most = math.log(_MOST_OF_REACH * encoder.shape.reach / (0.5 * STRIDE * math.sqrt(COLOURS)))
     for part in (encoder, generator):
         part.basis.copy_(channels.bases)
-    encoder.mixing.copy_(rotation.T * scale)
-    generator.mixing.copy_(rotation / scale[:, None])
+        part.spread.copy_(channels.spread)
+        part.gains.log_gain[:, means] = part.gains.log_gain[:, means].clamp_max(most)
     generator.signs.copy_(channels.signs)
-    generator.smooth.copy_(mean_channels(channels.bases).float())
 
 
 def _mixing(deviations: Tensor, level: float) -> tuple[Tensor, Tensor]:

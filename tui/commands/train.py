@@ -132,8 +132,8 @@ def _image_paper(subjects: Subparsers) -> None:
     title = "the image preset paper"
     description = "Train the networks of the image preset paper."
     parser = _subject(subjects, "image-paper", title, description, data=_PHOTOGRAPHS)
-    _add_training(parser, 25.0, 8, "crops per step", whole(2, 1024))
-    _add_crop(parser)
+    _add_training(parser, 60.0, 4, "crops per step", whole(2, 1024))
+    _add_crop(parser, 192)
     _add_result(parser)
 
 
@@ -230,9 +230,9 @@ def _add_rate(parser: argparse.ArgumentParser, peak: float) -> None:
                         help=f"peak learning rate (default: {peak * 1e3:g}e-3)")  # fmt: skip
 
 
-def _add_crop(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--crop", type=_crop_side, default=256, metavar="N",
-                        help="pixels a side (default: 256)")  # fmt: skip
+def _add_crop(parser: argparse.ArgumentParser, default: int = 256) -> None:
+    parser.add_argument("--crop", type=_crop_side, default=default, metavar="N",
+                        help=f"pixels a side (default: {default})")  # fmt: skip
 
 
 def _add_compile(parser: argparse.ArgumentParser) -> None:
