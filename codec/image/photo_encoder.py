@@ -117,9 +117,14 @@ TUNINGS: dict[Tune, Tuning] = {
 
 # In so few steps the large ones that MS-SSIM needs lead nowhere: on seven photographs four of them
 # gave .9573, less than none with .9583, for 7 % fewer bits than allowed. Small ones, and moves of
-# single indices after them, give .9615.
+# single indices after them, give .9615. And the last of few steps still save bits: where that is
+# foreseen, fourteen photographs take a fifth less time, as fewer corrections are needed, for the
+# same PSNR.
 _BRIEF = 5  # steps
-_BRIEFLY = {"ms-ssim": replace(TUNINGS["ms-ssim"], steps=(0.1, 0.1), landing=BY_MOVES)}
+_BRIEFLY = {
+    "psnr": replace(TUNINGS["psnr"], later=(0.98, 0.93)),
+    "ms-ssim": replace(TUNINGS["ms-ssim"], steps=(0.1, 0.1), landing=BY_MOVES),
+}
 
 
 def tuning_of(tune: Tune, iterations: int) -> Tuning:
