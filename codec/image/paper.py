@@ -21,7 +21,7 @@ from codec.errors import BadInput
 from codec.image.base import ImageCodec, Job
 from codec.image.container import Area, ImageFile, Payload
 from codec.image.pictures import Picture
-from codec.image.presets import ImagePreset
+from codec.image.presets import ImagePreset, Tune
 from codec.image.tiling import (
     WindowTask,
     areas,
@@ -41,7 +41,6 @@ from codec.search.problem import Problem, SearchSettings
 
 if TYPE_CHECKING:
     from models.folder import PaperImageModel
-    from models.networks.image_distance import PaperDistance
 
 SEARCH_WINDOW = 64  # largest side of a search window, in cells
 STEP = 0.1  # first step size of the search, in levels
@@ -120,7 +119,6 @@ class PaperCodec(ImageCodec):
 
     def _search(self, job: Job) -> Tensor:
         """Quantised latents [1, C, rows, columns], searched window by window."""
-        distance = self.model.picture_distance(job.settings.tune)
         x = padded_planes(job.picture.rgb).to(self.device)
         z = encode_map(self.model.encoder, x, 0.0)
         latents = self.model.quantise(z)
@@ -139,7 +137,7 @@ class PaperCodec(ImageCodec):
 
             task = window_task(self.model, window, latents, x)
             found = search(
-                priced(self.model, task, distance),
+                priced(self.model, task, job.settings.tune),
                 search_settings(
                     self.model.penalty, job.steps, budget, job.settings.method or "admm"
                 ),
@@ -161,11 +159,11 @@ def search_settings(
 
 
 def priced(
-    model: PaperImageModel, task: WindowTask, distance: PaperDistance, x: Tensor | None = None
+    model: PaperImageModel, task: WindowTask, tune: Tune, x: Tensor | None = None
 ) -> Problem:
     """The search problem of a window; x: targets [B, 3, H, W] in place of its own."""
     x = task.target if x is None else x
-    none = x.new_zeros(len(x))
+    distance, none = model.picture_distance(tune), x.new_zeros(len(x))
     weight = torch.full_like(none, model.price_for(distance.alpha))
     return Problem(task.networks, distance, x, none, weight)
 

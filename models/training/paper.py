@@ -477,8 +477,7 @@ class PaperImageTask(TwoStageTask):
         own = cast(PaperImageModel, model)
         whole = Area(0, 0, self._cells, self._cells)
         held = x.new_zeros(1, self.shape.channels, self._cells, self._cells)
-        distance = cast(PaperDistance, self.distance)
-        problem = priced(own, window_task(own, whole, held, x), distance, x)
+        problem = priced(own, window_task(own, whole, held, x), "psnr", x)
         with torch.no_grad():
             start = frames_of(own.encoder(x, problem.rate))
         found = search(problem, search_settings(own.penalty, iterations), start=start)
