@@ -241,6 +241,16 @@ def test_a_rate_that_nothing_comes_near_is_told(
     assert capsys.readouterr().err == ""
 
 
+def test_the_size_of_a_file_that_is_not_written_is_not_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 48), (90, 120, 60)).save(tmp_path / "flat.png")
+    options = ("--bpp", "2", "--fast", "--preview", "/dev/full")
+    assert sotto("encode", tmp_path / "flat.png", tmp_path / "flat.stim", *options) == 1
+    assert "cannot write /dev/full" in one_line(capsys)
+    assert not (tmp_path / "flat.stim").exists()
+
+
 @pytest.mark.parametrize("options", [("--bpp", "1e300"), ("--ratio", "1e-300"), ("--bpp", "30")])
 def test_all_the_room_there_is(options: tuple[str, str], tmp_path: Path) -> None:
     photograph(33, 20).save(tmp_path / "a.png")

@@ -25,8 +25,8 @@ from codec.packet import Entropy
 from models.folder import load_photo_paper_model, save_model
 from models.networks.image_distance import PaperDistance
 from models.networks.photo_paper import PaperImageModel, PaperImageShape
+from models.training.image_paper import even_levels
 from models.training.linear_start import start_paper_image
-from models.training.paper import even_levels
 from models.training.quad_rate import bits_of, coded, quads_of, whole_counts
 from tests.tiny_image_model import photograph, psnr, tiny_codec, training_pictures
 from tui.cli import main

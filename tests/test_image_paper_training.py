@@ -22,14 +22,10 @@ from models.networks.photo_paper import (
     PaperImageShape,
     take_photo_networks,
 )
+from models.training.image_paper import PaperImageSettings, PaperImageTask
 from models.training.linear_start import start_paper_image
 from models.training.loop import Run
-from models.training.paper import (
-    PaperImageSettings,
-    PaperImageTask,
-    TwoStageTask,
-    train_two_stages,
-)
+from models.training.paper import TwoStageTask, train_two_stages
 from models.training.photographs import Photographs
 from tests.tiny_image_model import (
     make_model,

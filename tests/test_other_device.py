@@ -26,10 +26,12 @@ from models.networks.features import PhoneRecogniser
 from models.training.export import export_ganz
 from models.training.frames import FrameShards, draw_frames
 from models.training.ganz import GanzTask, trained_generator
+from models.training.image_paper import PaperImageTask
 from models.training.loop import Run, train
-from models.training.paper import PaperImageTask, PaperSettings, PaperTask, train_two_stages
+from models.training.paper import train_two_stages
 from models.training.photographs import Photographs
 from models.training.schedule import SpeechTraining
+from models.training.speech_paper import PaperSettings, PaperTask
 from tests.elsewhere import Elsewhere, OtherDevice, accelerator
 from tests.test_image_paper_training import TINY as image_settings
 from tests.test_paper import TINY as paper_shape

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ import pytest
 from PIL import Image
 
 from models.evaluation import image
-from models.evaluation.image_codecs import MeasuredCodec
 from tests.browser import SOME_WIDTHS, WIDTHS, OpenPage, findings, scrolls_sideways
+from tests.coarse_codec import coarse, printed
 from tui import cli
 from tui.pages import site
 from tui.pages.image import AMPLIFICATION, ImagePage, lossless
@@ -24,23 +23,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NAMES = ("<b>first.png", "second.png")
-
-
-def coarse(name, settings, span=None, best=200):
-    """A codec that keeps multiples of a step, smaller at a higher setting."""
-
-    def encode(pixels, setting):
-        step = max(1, round(best - setting))
-        packed = zlib.compress((pixels // step).tobytes(), 9)
-        return bytes([step, *(side // 8 for side in pixels.shape[:2])]) + packed
-
-    def decode(data):
-        step, height, width = data[:3]
-        whole = np.frombuffer(zlib.decompress(data[3:]), np.uint8)
-        whole = whole.reshape(8 * height, 8 * width, 3).astype(int)
-        return np.clip(whole * step + step // 2, 0, 255).astype(np.uint8)
-
-    return MeasuredCodec(name, tuple(settings), encode, decode, span)
 
 
 class Fakes(image.Settings):
@@ -146,9 +128,7 @@ def test_the_curves_are_means_by_setting(measured) -> None:
     assert [rate for rate, *_ in curve] == sorted(rate for rate, *_ in curve)
     row = found.rows()[0]
     assert row.codec == "sotto" and row.bd_rates is None
-    stream = io.StringIO()
-    found.print(stream)
-    assert f"{row.psnr:.2f}" in stream.getvalue()
+    assert f"{row.psnr:.2f}" in printed(found)
     assert math.isfinite(found.search_gain())
 
 

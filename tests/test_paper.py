@@ -31,7 +31,8 @@ from models.networks.speech_paper import PaperModel, PaperShape
 from models.training.checkpoints import latest_checkpoint
 from models.training.frames import FrameShards
 from models.training.loop import Run
-from models.training.paper import PaperSettings, PaperTask, train_two_stages
+from models.training.paper import train_two_stages
+from models.training.speech_paper import PaperSettings, PaperTask
 from tests.tiny_training import pack as pack_frames
 
 FAST = 3

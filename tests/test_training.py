@@ -29,8 +29,8 @@ from models.training.frames import FrameShards
 from models.training.log import draw_curves, read_log
 from models.training.loop import Run
 from models.training.objectives import Objective, noise_like
-from models.training.paper import PaperTask
 from models.training.schedule import Schedule, SpeechTraining, train_speech, trained_model
+from models.training.speech_paper import PaperTask
 from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, training
 from tui.cli import main
 

@@ -24,8 +24,8 @@ from models.training.distributed import join
 from models.training.frames import FrameShards, draw_frames
 from models.training.image import ImageSettings, ImageTask
 from models.training.loop import Budget, Run, Task, learning_rate
-from models.training.paper import PaperSettings, PaperTask
 from models.training.prepare import prepare
+from models.training.speech_paper import PaperSettings, PaperTask
 from tests.test_paper import TINY as PAPER_SHAPE
 from tests.tiny_ganz_model import photographs, tiny_task
 from tests.tiny_image_model import SHAPE as IMAGE_SHAPE

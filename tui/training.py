@@ -19,18 +19,13 @@ from models.training.features import FeatureSettings
 from models.training.frames import FrameShards
 from models.training.ganz import GanzSettings, GanzTask, trained_generator
 from models.training.image import ImageSettings, ImageTask, initial_networks, trained_networks
+from models.training.image_paper import PaperImageSettings, PaperImageTask
 from models.training.loop import Run, Task, train
-from models.training.paper import (
-    PaperImageSettings,
-    PaperImageTask,
-    PaperSettings,
-    PaperTask,
-    TwoStageTask,
-    train_two_stages,
-)
+from models.training.paper import TwoStageTask, train_two_stages
 from models.training.photographs import Photographs
 from models.training.schedule import Schedule, packed_data, train_speech
 from models.training.speech import SpeechSettings
+from models.training.speech_paper import PaperSettings, PaperTask
 from tui.corpora.pools import OnRay
 from tui.terminal.progress import StageProgress
 from tui.terminal.signals import stopping

@@ -1,33 +1,21 @@
-"""Static entropy coders of latents that mostly are at rest: Huffman and range coding of quads.
+"""Static tables for latents that mostly are at rest: the symbols of quads.
 
 A quad is what one channel has in four successive steps. Where all of it is within one level of
 rest, it is one symbol, so a latent can cost less than a bit; other quads are an escape, and two
 symbols for pairs of levels. A frame is its quads, by step and then by channel, and after them the
-pairs of the escaped ones. All frames share two tables of integer counts. A decoder accepts only
-the bytes that its encoder would write and raises BadStream for any others.
+pairs of the escaped ones. The coders of `codec.entropy.static` code them.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.entropy.latent_coder import (
-    Int8,
-    LatentCoder,
-    huffman_bytes,
-    huffman_decoder,
-    range_bytes,
-    range_decoder,
-    refusing,
-)
-from codec.entropy.static import MAX_COUNT, TABLE_BITS, table_of
-from codec.errors import BadStream
+from codec.entropy.latent_coder import Int8
+from codec.entropy.static import MAX_COUNT, Read, StaticCounts, Symbols
 
 QUAD = 4  # steps
 ESCAPE = 3**QUAD  # the symbol of a quad that reaches further than a level from rest
@@ -36,7 +24,7 @@ _PLACES = np.array([27, 9, 3, 1])
 
 
 @dataclass(frozen=True)
-class QuadCounts:
+class QuadCounts(StaticCounts):
     """How often each quad and, in escaped quads, each pair of levels occurred, all positive.
 
     quads: int64 [ESCAPE + 1], the levels of a quad relative to rest are its digits in base 3, the
@@ -49,7 +37,6 @@ class QuadCounts:
     rest: int
 
     def check(self) -> None:
-        """Raise ValueError unless the counts are usable."""
         quads, pairs = self.quads, self.pairs
         square = pairs.ndim == 2 and pairs.shape[0] == pairs.shape[1]
         if not square or pairs.dtype != np.int64 or not 3 <= len(pairs) <= MAX_LEVELS:
@@ -65,25 +52,29 @@ class QuadCounts:
     def levels(self) -> int:
         return len(self.pairs)
 
+    @property
+    def tables(self) -> tuple[NDArray[np.int64], ...]:
+        return self.quads, self.pairs.reshape(-1)
+
     def pair_bits(self) -> NDArray[np.float64]:
         """Ideal code lengths in bits of pairs of levels, escaped or not: [levels, levels]."""
         shares = all_pairs(self.quads, self.pairs, self.rest)
         bits: NDArray[np.float64] = -np.log2(shares)
         return bits
 
-    def symbols(self, q: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def symbols(self, q: NDArray[np.integer]) -> tuple[Symbols, Symbols]:
         """Those of the quads of indices [S, C], and of the pairs of the escaped ones."""
         q = np.asarray(q, np.int32)
         missing = np.full((-len(q) % QUAD, q.shape[1]), self.rest, np.int32)
         quads = np.concatenate((q, missing)).reshape(-1, QUAD, q.shape[1]).transpose(0, 2, 1)
         return self._symbols_of(quads.reshape(-1, QUAD))
 
-    def indices(
-        self, found: NDArray[np.int32], pairs: NDArray[np.int32], steps: int, channels: int
-    ) -> Int8:
-        """Inverse of `symbols`: [steps, channels]."""
+    def indices(self, read: Read, steps: int, channels: int) -> Int8:
+        found = read(0, -(-steps // QUAD) * channels)
+        escaped = found == ESCAPE
+        pairs = read(1, 2 * int(escaped.sum()))
         quads = found[:, None] // _PLACES % 3 + (self.rest - 1)
-        quads[found == ESCAPE] = np.stack(np.divmod(pairs, self.levels), 1).reshape(-1, QUAD)
+        quads[escaped] = np.stack(np.divmod(pairs, self.levels), 1).reshape(-1, QUAD)
         q = quads.reshape(-1, channels, QUAD).transpose(0, 2, 1).reshape(-1, channels)
         return np.ascontiguousarray(q[:steps], np.int8)
 
@@ -97,7 +88,7 @@ class QuadCounts:
             np.bincount(pairs, minlength=count**2).reshape(count, count),
         )
 
-    def _symbols_of(self, quads: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def _symbols_of(self, quads: NDArray[np.int32]) -> tuple[Symbols, Symbols]:
         digits = quads - (self.rest - 1)
         escaped = ((digits < 0) | (digits > 2)).any(1)
         found = np.where(escaped, ESCAPE, digits @ _PLACES).astype(np.int32)
@@ -116,92 +107,3 @@ def all_pairs(quads: NDArray[Any], pairs: NDArray[Any], rest: int) -> NDArray[np
     total[near, near] += small.sum((2, 3)) + small.sum((0, 1))
     shares: NDArray[np.float64] = total / total.sum()
     return shares
-
-
-class _QuadCoder(LatentCoder):
-    """The bytes do not depend on the quality."""
-
-    def __init__(self, counts: QuadCounts, steps: int, channels: int) -> None:
-        counts.check()
-        super().__init__(steps, channels)
-        self.counts = counts
-
-    @abstractmethod
-    def _write(self, quads: NDArray[np.int32], pairs: NDArray[np.int32]) -> bytes:
-        """Encode all symbols of a frame."""
-
-    @abstractmethod
-    def _read(self, payload: bytes, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Decode `count` quads, and the pairs of the escaped ones."""
-
-    def encode(
-        self, q: NDArray[np.integer], quality: int, past: NDArray[np.integer] | None = None
-    ) -> bytes:
-        self.check_shape(q)
-        if q.min() < 0 or q.max() >= self.counts.levels:
-            raise ValueError(f"latent indices must lie in 0..{self.counts.levels - 1}")
-        return self._write(*self.counts.symbols(q))
-
-    def decode(
-        self,
-        payload: bytes,
-        quality: int,
-        steps: int | None = None,
-        past: NDArray[np.integer] | None = None,
-    ) -> Int8:
-        steps = steps or self.steps
-        with refusing():
-            found = self._read(payload, -(-steps // QUAD) * self.channels)
-        q = self.counts.indices(*found, steps, self.channels)
-        if self._write(*self.counts.symbols(q)) != payload:
-            raise BadStream("payload does not end with the frame")
-        return q
-
-
-class QuadHuffmanCoder(_QuadCoder):
-    """Huffman codes over static counts: frames [S, C] <-> bytes."""
-
-    def __init__(self, counts: QuadCounts, steps: int, channels: int) -> None:
-        super().__init__(counts, steps, channels)
-        huffman = constriction.symbol.huffman
-        tables = [part.reshape(-1).astype(np.float64) for part in (counts.quads, counts.pairs)]
-        self._encoders = [huffman.EncoderHuffmanTree(table) for table in tables]
-        self._decoders = [huffman.DecoderHuffmanTree(table) for table in tables]
-
-    def _write(self, quads: NDArray[np.int32], pairs: NDArray[np.int32]) -> bytes:
-        coder = constriction.symbol.QueueEncoder()
-        for symbols, table in zip((quads, pairs), self._encoders, strict=True):
-            for symbol in symbols.tolist():
-                coder.encode_symbol(symbol, table)
-        return huffman_bytes(coder)
-
-    def _read(self, payload: bytes, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        decoder = huffman_decoder(payload)
-
-        def read(number: int, table: constriction.symbol.huffman.DecoderHuffmanTree) -> Any:
-            return np.array([decoder.decode_symbol(table) for _ in range(number)], np.int32)
-
-        quads = read(count, self._decoders[0])
-        return quads, read(2 * int((quads == ESCAPE).sum()), self._decoders[1])
-
-
-class QuadRangeCoder(_QuadCoder):
-    """Range coder over static counts: frames [S, C] <-> bytes."""
-
-    def __init__(self, counts: QuadCounts, steps: int, channels: int) -> None:
-        super().__init__(counts, steps, channels)
-        self._models = []
-        for part in (counts.quads, counts.pairs):
-            shares = table_of(part.reshape(-1)) / float(1 << TABLE_BITS)
-            self._models.append(constriction.stream.model.Categorical(shares, perfect=False))
-
-    def _write(self, quads: NDArray[np.int32], pairs: NDArray[np.int32]) -> bytes:
-        coder = constriction.stream.queue.RangeEncoder()
-        for symbols, model in zip((quads, pairs), self._models, strict=True):
-            coder.encode(symbols, model)
-        return range_bytes(coder)
-
-    def _read(self, payload: bytes, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        decoder = range_decoder(payload)
-        quads: NDArray[np.int32] = decoder.decode(self._models[0], count)
-        return quads, decoder.decode(self._models[1], 2 * int((quads == ESCAPE).sum()))

@@ -1,14 +1,15 @@
-"""Entropy coders with one static table for all latents: Huffman and range coding.
+"""Entropy coders with the same static tables for all frames: Huffman and range coding.
 
 Liu et al. (2020) use Huffman codes over the quantiser's levels, Chaulagain & Bhattarai (2023)
-arithmetic coding; both coders here use the same integer counts over training frames. A frame has a
-fixed number of symbols, so it needs no end marker. A decoder accepts only the bytes that its
-encoder would write and raises BadStream for any others.
+arithmetic coding; both coders here use the same integer counts over training frames. How many
+symbols a frame has follows from its size and the symbols before, so it needs no end marker. A
+decoder accepts only the bytes that its encoder would write and raises BadStream for any others.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import constriction
@@ -30,15 +31,43 @@ from codec.errors import BadStream
 TABLE_BITS = 16
 MAX_COUNT = 1 << 40
 
+Symbols = NDArray[np.int32]
+Read = Callable[[int, int], Symbols]  # the next symbols by their table and number
+
+
+class StaticCounts(ABC):
+    """Counts over training frames, and which symbols of their tables a frame has."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise ValueError unless the counts are usable."""
+
+    @property
+    @abstractmethod
+    def levels(self) -> int:
+        """Latent indices lie in 0..levels-1."""
+
+    @property
+    @abstractmethod
+    def tables(self) -> tuple[NDArray[np.int64], ...]:
+        """The counts of each table's symbols, flat."""
+
+    @abstractmethod
+    def symbols(self, q: NDArray[np.integer]) -> tuple[Symbols, ...]:
+        """Those of indices [S, C] in each table."""
+
+    @abstractmethod
+    def indices(self, read: Read, steps: int, channels: int) -> Int8:
+        """Inverse of `symbols`: [steps, channels]."""
+
 
 @dataclass(frozen=True)
-class SymbolCounts:
+class SymbolCounts(StaticCounts):
     """How often each level occurred on training data: int64 [levels], all positive."""
 
     counts: NDArray[np.int64]
 
     def check(self) -> None:
-        """Raise ValueError unless the counts are usable."""
         counts = self.counts
         if counts.ndim != 1 or counts.dtype != np.int64 or not 2 <= len(counts) <= MAX_LEVELS:
             raise ValueError("symbol counts must be int64 [levels]")
@@ -48,6 +77,16 @@ class SymbolCounts:
     @property
     def levels(self) -> int:
         return len(self.counts)
+
+    @property
+    def tables(self) -> tuple[NDArray[np.int64], ...]:
+        return (self.counts,)
+
+    def symbols(self, q: NDArray[np.integer]) -> tuple[Symbols, ...]:
+        return (np.ascontiguousarray(q, np.int32).reshape(-1),)
+
+    def indices(self, read: Read, steps: int, channels: int) -> Int8:
+        return read(0, steps * channels).astype(np.int8).reshape(steps, channels)
 
     def bits(self) -> NDArray[np.float64]:
         """Ideal code lengths in bits, [levels]."""
@@ -70,28 +109,28 @@ def table_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class _StaticCoder(LatentCoder):
-    """Codes all latents with the same table; the bytes do not depend on the quality."""
+    """The bytes do not depend on the quality."""
 
-    def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
+    def __init__(self, counts: StaticCounts, steps: int, channels: int) -> None:
         counts.check()
         super().__init__(steps, channels)
-        self.levels = counts.levels
+        self.counts = counts
 
     @abstractmethod
-    def _write(self, symbols: NDArray[np.int32]) -> bytes:
-        """Encode all symbols of a frame."""
+    def _write(self, symbols: tuple[Symbols, ...]) -> bytes:
+        """Encode the symbols of a frame, table by table."""
 
     @abstractmethod
-    def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
-        """Decode `count` symbols."""
+    def _reader(self, payload: bytes) -> Read:
+        """Decodes what `_write` encoded."""
 
     def encode(
         self, q: NDArray[np.integer], quality: int, past: NDArray[np.integer] | None = None
     ) -> bytes:
         self.check_shape(q)
-        if q.min() < 0 or q.max() >= self.levels:
-            raise ValueError(f"latent indices must lie in 0..{self.levels - 1}")
-        return self._write(np.ascontiguousarray(q, np.int32).reshape(-1))
+        if q.min() < 0 or q.max() >= self.counts.levels:
+            raise ValueError(f"latent indices must lie in 0..{self.counts.levels - 1}")
+        return self._write(self.counts.symbols(q))
 
     def decode(
         self,
@@ -101,21 +140,44 @@ class _StaticCoder(LatentCoder):
         past: NDArray[np.integer] | None = None,
     ) -> Int8:
         with refusing():
-            symbols = self._read(payload, (steps or self.steps) * self.channels)
-        if self._write(symbols) != payload:
+            q = self.counts.indices(self._reader(payload), steps or self.steps, self.channels)
+        if self._write(self.counts.symbols(q)) != payload:
             raise BadStream("payload does not end with the frame")
-        return symbols.astype(np.int8).reshape(-1, self.channels)
+        return q
 
 
 class StaticHuffmanCoder(_StaticCoder):
-    """Huffman code over static counts: frames [S, C] <-> bytes."""
+    """Huffman codes over static counts: frames [S, C] <-> bytes."""
+
+    def __init__(self, counts: StaticCounts, steps: int, channels: int) -> None:
+        super().__init__(counts, steps, channels)
+        huffman = constriction.symbol.huffman
+        tables = [table.astype(np.float64) for table in counts.tables]
+        self._encoders = [huffman.EncoderHuffmanTree(table) for table in tables]
+        self._decoders = [huffman.DecoderHuffmanTree(table) for table in tables]
+
+    def _write(self, symbols: tuple[Symbols, ...]) -> bytes:
+        coder = constriction.symbol.QueueEncoder()
+        for part, tree in zip(symbols, self._encoders, strict=True):
+            for symbol in part.tolist():
+                coder.encode_symbol(symbol, tree)
+        return huffman_bytes(coder)
+
+    def _reader(self, payload: bytes) -> Read:
+        decoder = huffman_decoder(payload)
+
+        def read(table: int, count: int) -> Symbols:
+            tree = self._decoders[table]
+            return np.array([decoder.decode_symbol(tree) for _ in range(count)], np.int32)
+
+        return read
+
+
+class LevelHuffmanCoder(StaticHuffmanCoder):
+    """A Huffman code over the levels, which knows its overhead and its lengths [levels] in bits."""
 
     def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
         super().__init__(counts, steps, channels)
-        huffman = constriction.symbol.huffman
-        weights = counts.counts.astype(np.float64)
-        self._encoder = huffman.EncoderHuffmanTree(weights)
-        self._decoder = huffman.DecoderHuffmanTree(weights)
         self.lengths = np.array([self._length(symbol) for symbol in range(counts.levels)])
         share = counts.counts / counts.counts.sum()
         # Mean code length relative to the entropy of the same counts.
@@ -123,33 +185,33 @@ class StaticHuffmanCoder(_StaticCoder):
 
     def _length(self, symbol: int) -> int:
         coder = constriction.symbol.QueueEncoder()
-        coder.encode_symbol(symbol, self._encoder)
+        coder.encode_symbol(symbol, self._encoders[0])
         return int(coder.get_compressed()[1])
-
-    def _write(self, symbols: NDArray[np.int32]) -> bytes:
-        coder = constriction.symbol.QueueEncoder()
-        for symbol in symbols.tolist():
-            coder.encode_symbol(symbol, self._encoder)
-        return huffman_bytes(coder)
-
-    def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
-        decoder = huffman_decoder(payload)
-        return np.array([decoder.decode_symbol(self._decoder) for _ in range(count)], np.int32)
 
 
 class StaticRangeCoder(_StaticCoder):
     """Range coder over static counts: frames [S, C] <-> bytes."""
 
-    def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
+    def __init__(self, counts: StaticCounts, steps: int, channels: int) -> None:
         super().__init__(counts, steps, channels)
-        probabilities = table_of(counts.counts) / float(1 << TABLE_BITS)
-        self._model = constriction.stream.model.Categorical(probabilities, perfect=False)
+        self._models = [
+            constriction.stream.model.Categorical(
+                table_of(table) / float(1 << TABLE_BITS), perfect=False
+            )
+            for table in counts.tables
+        ]
 
-    def _write(self, symbols: NDArray[np.int32]) -> bytes:
+    def _write(self, symbols: tuple[Symbols, ...]) -> bytes:
         coder = constriction.stream.queue.RangeEncoder()
-        coder.encode(symbols, self._model)
+        for part, model in zip(symbols, self._models, strict=True):
+            coder.encode(part, model)
         return range_bytes(coder)
 
-    def _read(self, payload: bytes, count: int) -> NDArray[np.int32]:
-        symbols: NDArray[np.int32] = range_decoder(payload).decode(self._model, count)
-        return symbols
+    def _reader(self, payload: bytes) -> Read:
+        decoder = range_decoder(payload)
+
+        def read(table: int, count: int) -> Symbols:
+            symbols: Symbols = decoder.decode(self._models[table], count)
+            return symbols
+
+        return read

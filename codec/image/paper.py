@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.entropy.latent_coder import LatentCoder
-from codec.entropy.quads import QuadHuffmanCoder, QuadRangeCoder
+from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder
 from codec.errors import BadInput
 from codec.image.base import ImageCodec, Job
 from codec.image.container import Area, ImageFile, Payload
@@ -114,7 +114,7 @@ class PaperCodec(ImageCodec):
         return self._coder_of(kind, rows * columns)
 
     def _new_coder(self, kind: Entropy, cells: int) -> LatentCoder:
-        made = QuadHuffmanCoder if kind is Entropy.HUFFMAN else QuadRangeCoder
+        made = StaticHuffmanCoder if kind is Entropy.HUFFMAN else StaticRangeCoder
         return made(self.model.counts, cells, self._channels)
 
     def _search(self, job: Job) -> Tensor:

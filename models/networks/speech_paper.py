@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.entropy.quantiser import Quantiser
-from codec.entropy.static import StaticHuffmanCoder, StaticRangeCoder, SymbolCounts
+from codec.entropy.static import LevelHuffmanCoder, StaticRangeCoder, SymbolCounts
 from models.networks.common import start_at_zero
 from models.networks.paper import StaticModel, check_levels
 
@@ -188,5 +188,5 @@ class PaperModel(StaticModel):
         self.generator = PaperGenerator(shape)
         self.coders = {
             "range": StaticRangeCoder(counts, shape.steps, shape.channels),
-            "huffman": StaticHuffmanCoder(counts, shape.steps, shape.channels),
+            "huffman": LevelHuffmanCoder(counts, shape.steps, shape.channels),
         }

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -30,17 +29,13 @@ from models.networks.discriminator import (
     generator_loss,
     matching_loss,
 )
-from models.networks.speech import SpeechModel
 from models.networks.speech_distance import SCALE
 from models.training import sliding
-from models.training.distributed import Team
 from models.training.disturbance import Disturbance
-from models.training.frames import FrameSource, amplitudes, log_amplitudes, moved, rate_points
-from models.training.held_out import HeldOut
+from models.training.frames import amplitudes, log_amplitudes, moved, rate_points
 from models.training.log import Number
-from models.training.loop import Task, adamw, learning_rate
-from models.training.objectives import Prices, SpeechDistance
-from models.training.speech import SpeechSettings, compile_blocks, seeded
+from models.training.loop import adamw
+from models.training.speech import SpeechStage, StageInputs, compile_blocks, seeded
 
 _CRITICS_RATE = 4e-4
 _MATCHING = 10.0
@@ -52,30 +47,16 @@ _RELAXED_HZ = 2000.0
 _RELAXED = 0.5  # share of the squared error above that is of the envelope alone
 
 
-class DrawingTask(Task):
+class DrawingTask(SpeechStage):
     """Stage three."""
 
     name = "three"
-    final = True
-    settings: SpeechSettings
-    average: SpeechModel
 
-    def __init__(
-        self,
-        model: SpeechModel,
-        source: FrameSource,
-        team: Team,
-        distance: SpeechDistance,
-        prices: Prices,
-        settings: SpeechSettings,
-        held_out: HeldOut | None = None,
-    ) -> None:
-        """model: what stage one or two made; held_out: as for these."""
-        super().__init__(team)
-        self.source, self.settings = source, settings
-        self.prices, self._held_out = prices, held_out
-        self.distance = distance.to(self.device)
-        self.given = model.to(self.device).eval().requires_grad_(False)
+    def __init__(self, inputs: StageInputs) -> None:
+        """The model is what stage one or two made."""
+        super().__init__(inputs)
+        settings = inputs.settings
+        self.given = inputs.model.to(self.device).eval().requires_grad_(False)
         self.model, self.average = copy.deepcopy(self.given), copy.deepcopy(self.given)
         self.model.generator.train().requires_grad_(True)
         if settings.compile:
@@ -84,11 +65,9 @@ class DrawingTask(Task):
         torch.manual_seed(settings.seed)  # the same critics in every process
         self.critics = Critics(planes=4).to(self.device).requires_grad_(False)
         self._ears = Ears(self.device)
-        self._disturb = Disturbance(self.device)
         self.log_weight = torch.tensor(
             math.log(max(settings.adversarial, _WEIGHTS[0])), device=self.device
         )
-        self.amount = settings.batch
         self.modules = {"model": self.model, "average": self.average, "critics": self.critics}
         generator = self.model.generator
         optimiser = adamw(
@@ -134,9 +113,7 @@ class DrawingTask(Task):
             adversarial = torch.stack([generator_loss(each[-1]) for each in maps]).mean()
             matching = matching_loss(real_maps, maps)
         weight = min(1.0, (self.steps + 1) / _RISE) * self.log_weight.exp()
-        now = learning_rate(
-            fraction, self.steps, s.rate, warmup=s.warmup, hold=s.hold, floor=s.floor
-        )
+        now = self.learning_rate(fraction)
         total = loss + weight * (adversarial + _MATCHING * matching)
         norm = self._learn("moments", now, total)
         self.critics.requires_grad_(True)
@@ -174,18 +151,8 @@ class DrawingTask(Task):
                     self.team.sum(parameter.grad).div_(self.team.size)
         return self.descend(name, rate)
 
-    def held_out(self) -> dict[str, float]:
-        return {} if self._held_out is None else self._held_out.figures(self.average)
-
-    def identity(self) -> dict[str, Any]:
-        return {"stage": self.name, "seed": self.settings.seed}
-
     def numbers(self) -> dict[str, Any]:
-        return {
-            "log_prices": self.prices.log_prices.cpu().tolist(),
-            "log_weight": float(self.log_weight),
-            "shape": asdict(self.model.shape),
-        }
+        return super().numbers() | {"log_weight": float(self.log_weight)}
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         (weight,) = finite([numbers["log_weight"]], 1)

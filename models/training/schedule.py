@@ -36,7 +36,7 @@ from models.training.linear_start import start_speech
 from models.training.loop import Run, train
 from models.training.objectives import Prices, SpeechDistance
 from models.training.prepare import prepare
-from models.training.speech import SpeechSettings, SpeechTask
+from models.training.speech import SpeechSettings, SpeechStage, SpeechTask, StageInputs
 
 # Shares of the total time; without the feature network the other two split its share.
 _SHARES = {"features": 0.15, "one": 0.6, "two": 0.25, "three": 0.25}
@@ -200,7 +200,7 @@ class SpeechTraining:
         """Train stage one, two or three; False if stopped early."""
         return train(self.task(name, minutes), self.schedule.work / name, self.run)
 
-    def task(self, name: str, minutes: float | None) -> SpeechTask | DrawingTask:
+    def task(self, name: str, minutes: float | None) -> SpeechStage:
         """The task of stage one, two or three."""
         schedule = self.schedule
         settings = replace(schedule.stage, minutes=minutes, steps=schedule.steps)
@@ -223,10 +223,10 @@ class SpeechTraining:
         held_out = None
         if schedule.dev is not None and self.team.leads:
             held_out = HeldOut(held_out_frames(schedule.dev, self.run.note), distance, prices)
-        shared = (model, self.source, self.team, distance, prices, settings, held_out)
+        inputs = StageInputs(model, self.source, self.team, distance, prices, settings, held_out)
         if name == "three":
-            return DrawingTask(*shared)
-        return SpeechTask("one" if name == "one" else "two", *shared)
+            return DrawingTask(inputs)
+        return SpeechTask("one" if name == "one" else "two", inputs)
 
     def _newest(self) -> SpeechModel:
         """The networks of the last stage before three that has run."""

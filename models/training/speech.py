@@ -58,31 +58,65 @@ class SpeechSettings(LoopSettings):
     compile: bool = False
 
 
-class SpeechTask(Task):
-    """One of the two stages."""
+@dataclass(frozen=True)
+class StageInputs:
+    """What a stage trains, and with what.
+
+    distance: F; held_out: frames that training never sees, measured with each checkpoint.
+    """
+
+    model: SpeechModel
+    source: FrameSource
+    team: Team
+    distance: SpeechDistance
+    prices: Prices
+    settings: SpeechSettings
+    held_out: HeldOut | None = None
+
+
+class SpeechStage(Task):
+    """What the stages have in common; subclasses set `model`, `average` and their optimisers."""
 
     final = True
     settings: SpeechSettings
+    model: SpeechModel
     average: SpeechModel
 
-    def __init__(
-        self,
-        name: StageName,
-        model: SpeechModel,
-        source: FrameSource,
-        team: Team,
-        distance: SpeechDistance,
-        prices: Prices,
-        settings: SpeechSettings,
-        held_out: HeldOut | None = None,
-    ) -> None:
-        """held_out: frames that training never sees, measured with each checkpoint."""
-        super().__init__(team)
-        self.name, self.source, self.settings = name, source, settings
-        self.prices, self._held_out = prices.to(self.device), held_out
-        self.distance = distance.to(self.device)
+    def __init__(self, inputs: StageInputs) -> None:
+        super().__init__(inputs.team)
+        self.source, self.settings = inputs.source, inputs.settings
+        self.prices, self._held_out = inputs.prices.to(self.device), inputs.held_out
+        self.distance = inputs.distance.to(self.device)
         self._disturb = Disturbance(self.device)
-        self.model = model.to(self.device).train().requires_grad_(True)
+        self.amount = inputs.settings.batch
+
+    def learning_rate(self, fraction: float) -> float:
+        """That of the next step, at this share of the training."""
+        s = self.settings
+        return learning_rate(
+            fraction, self.steps, s.rate, warmup=s.warmup, hold=s.hold, floor=s.floor
+        )
+
+    def held_out(self) -> dict[str, float]:
+        return {} if self._held_out is None else self._held_out.figures(self.average)
+
+    def identity(self) -> dict[str, Any]:
+        return {"stage": self.name, "seed": self.settings.seed}
+
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "log_prices": self.prices.log_prices.cpu().tolist(),
+            "shape": asdict(self.model.shape),
+        }
+
+
+class SpeechTask(SpeechStage):
+    """Stage one or two."""
+
+    def __init__(self, name: StageName, inputs: StageInputs) -> None:
+        super().__init__(inputs)
+        self.name, settings = name, inputs.settings
+        self.model = inputs.model.to(self.device).train().requires_grad_(True)
         torch.manual_seed(settings.seed)  # the same discriminator in every process
         self.discriminator = PatchDiscriminator().to(self.device).requires_grad_(False)
         # Gains change by only a few per cent per step, and have far to go.
@@ -94,9 +128,8 @@ class SpeechTask(Task):
         )  # fmt: skip
         if settings.compile:
             compile_blocks(self.model)
-        self.objective = team.wrap(Objective(self.model))
+        self.objective = self.team.wrap(Objective(self.model))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.amount = settings.batch
         self.modules = {"model": self.model, "average": self.average, "critic": self.discriminator}
         self.optimisers = {
             "moments": (optimiser, self.model),
@@ -134,9 +167,7 @@ class SpeechTask(Task):
                 adversarial_loss = generator_loss(self.discriminator(y))
             loss = loss + s.adversarial * adversarial_loss
             values["generator_loss"] = adversarial_loss.detach()
-        now = learning_rate(
-            fraction, self.steps, s.rate, warmup=s.warmup, hold=s.hold, floor=s.floor
-        )
+        now = self.learning_rate(fraction)
         norm = self.descend("moments", now, loss)
         if adversarial:
             values["discriminator"] = self.train_discriminator("critic_moments", x, y)
@@ -159,18 +190,6 @@ class SpeechTask(Task):
             settings = SearchSettings(iterations=steps, check_every=max(steps, 1))
             problem = Problem(networks, self.distance, x, rate, price)
             return search(problem, settings).indices
-
-    def held_out(self) -> dict[str, float]:
-        return {} if self._held_out is None else self._held_out.figures(self.average)
-
-    def identity(self) -> dict[str, Any]:
-        return {"stage": self.name, "seed": self.settings.seed}
-
-    def numbers(self) -> dict[str, Any]:
-        return {
-            "log_prices": self.prices.log_prices.cpu().tolist(),
-            "shape": asdict(self.model.shape),
-        }
 
     def take(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         prices = finite(numbers["log_prices"], len(self.prices.log_prices))

@@ -35,8 +35,9 @@ from stream.call.over_files import OverFiles
 from stream.call.receiver import Receiver
 from stream.call.recorder import FRAME_BYTES, MAX_FRAMES, Recorder
 from stream.call.remote_stream import RemoteStream
-from stream.call.sender import SWITCH_SECONDS, Sender
+from stream.call.sender import Sender
 from stream.call.snapshot import FrontEndState, Snapshot
+from stream.call.switching import SWITCH_SECONDS
 from stream.call.volume import Volume
 from stream.link.events import (
     FAULT,

@@ -22,7 +22,8 @@ from stream.audio.slots import DeviceSlot
 from stream.audio.sources import Microphone, Silence, Source
 from stream.call.receiver import Receiver, split
 from stream.call.remote_stream import RemoteStream
-from stream.call.sender import SWITCH_SECONDS, Sender
+from stream.call.sender import Sender
+from stream.call.switching import SWITCH_SECONDS
 from stream.link.events import AudioArrived, Joined
 
 if TYPE_CHECKING:

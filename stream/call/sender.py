@@ -39,8 +39,6 @@ _EARLY = POLL + 0.001
 _BACKLOG = 0.4  # seconds of samples waiting, beyond the source's own latency, that mean overload
 _HURRY = 0.15  # seconds of them with which blocks are searched for less time
 _HURRIED = 0.25  # of it
-# The interpreter's default lets one thread keep it for 5 ms: too long for sound.
-SWITCH_SECONDS = 0.001
 _NICENESS = 5  # the search yields to sound, network and screen
 
 

@@ -24,6 +24,7 @@ from textual.driver import Driver
 
 from codec.errors import SottoError
 from stream.call.snapshot import FrontEndState, Latency, Party, Snapshot, Talker
+from stream.call.switching import SWITCH_SECONDS
 from stream.call.volume import Volume
 from stream.link.events import CallState, Rings
 from stream.link.ringing import Answer as RingAnswer
@@ -59,9 +60,6 @@ POLL_HZ = 8
 IDLE_DIVISOR = 4
 # On a slow terminal, whoever speaks.
 PLAIN_DIVISOR = 8
-# How long a thread of the call may keep the interpreter from the one that answers keys. A key takes
-# some ten turns; at Python's 5 ms each of them waits that long behind every busy thread.
-SWITCH_SECONDS = 0.001
 # Who has pressed a key so lately goes on typing, whatever has come up on the screen since.
 _TYPING_SECONDS = 1.0
 _AUDIBLE_DB = -50.0

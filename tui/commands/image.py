@@ -136,15 +136,15 @@ def run_encode(args: argparse.Namespace) -> int:
         with Bar("encode") as bar:
             data = codec.encode(picture, settings, progress=lambda now: show_search(bar, now))
         file.write(data)
-        asked = settings.bpp is not None or settings.ratio is not None
-        allowed = settings.allowed_bytes(picture)
-        if asked and allowed and len(data) < _MUCH_LESS * allowed:
-            note(
-                f"the file takes {len(data)} of the {allowed} bytes allowed: this preset has "
-                "nothing closer for this picture"
-            )
         if shown:
             shown.write(preview_png(picture, codec.decode(data)))
+    asked = settings.bpp is not None or settings.ratio is not None
+    allowed = settings.allowed_bytes(picture)
+    if asked and allowed and len(data) < _MUCH_LESS * allowed:
+        note(
+            f"the file takes {len(data)} of the {allowed} bytes allowed: this preset has "
+            "nothing closer for this picture"
+        )
     return 0
 
 
