@@ -34,7 +34,8 @@ class Timing:
     mixer, reader, card: (stalls a second, their mean length in seconds) of the thread that plays,
     of the one that reads, and of the sound system's own; jitter: seconds by which the card's time
     stamps err; unknown: seconds of delay that they do not tell; apart: ppm by which the
-    microphone's clock is faster than the loudspeaker's.
+    microphone's clock is faster than the loudspeaker's; early: samples that are written beyond the
+    room there is.
     """
 
     mixer: tuple[float, float] = (0.0, 0.0)
@@ -43,6 +44,7 @@ class Timing:
     jitter: float = 0.003
     unknown: float = 0.02
     apart: float = 0.0
+    early: int = 0
 
 
 class Clock:
@@ -188,6 +190,7 @@ class _Room:
             if mixer.due(passed):
                 room = self._loudspeaker.room()
                 if room >= 64:
+                    room += timing.early
                     at, silence = self._loudspeaker.play_time(), self._loudspeaker.silence()
                     said = np.zeros(room, np.float32)
                     said[: len(far) - given] = far[given : given + room]

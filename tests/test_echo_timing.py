@@ -17,6 +17,7 @@ TIMINGS = {
     "playing stalls": Timing(mixer=STALLS),
     "reading stalls": Timing(reader=(1.0, 0.2)),
     "stamps err": Timing(mixer=STALLS, jitter=0.01),
+    "written early": Timing(mixer=STALLS, early=1000),
 }
 
 

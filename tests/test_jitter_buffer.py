@@ -67,7 +67,8 @@ class Simulation:
     """A network, a decoder that takes time and a loudspeaker with its own clock.
 
     drift: how much faster the loudspeaker's clock runs. Columns are labels, and what is queued is
-    counted in samples as the real synthesiser does it. undecodable: of which packets.
+    counted in samples as the real synthesiser does it. undecodable: of which packets; early: how
+    many samples are pulled before their time at most.
     """
 
     drift: float = 0.0
@@ -76,6 +77,7 @@ class Simulation:
     pull_size: int = 96
     stands_still: tuple[float, float] = (0.0, 0.0)  # from when to when the loudspeaker does
     undecodable: Callable[[Packet], bool] = lambda packet: False
+    early: int = 0
     buffer: JitterBuffer = field(default_factory=lambda: JitterBuffer(HELD))
     now: float = 0.0
     columns: list[Label] = field(default_factory=list)  # all that were queued and not cut
@@ -89,6 +91,8 @@ class Simulation:
     keys: list[float] = field(default_factory=list)  # when a key packet was asked for
     lengths: dict[int, int] = field(default_factory=dict)  # steps of the packets that were heard
     credit: float = 0.0
+    pulls: list[tuple[float, int]] = field(default_factory=list)  # when, and how much
+    pulled: float = 0.0  # when the last one was
 
     def run(self, arrivals: Iterable[Sent], until: float) -> None:
         waiting = list(arrivals)
@@ -99,10 +103,15 @@ class Simulation:
             while waiting and waiting[0].at <= self.now:
                 sent = heapq.heappop(waiting)
                 buffer.arrive(sent.packet, sent.said, sent.at)
+            buffer.passed(round((self.now - self.pulled) * RATE))
             begin, end = self.stands_still
             stood = min(max(self.now - begin, 0.0), end - begin)
             while buffer.played + self.pull_size <= (self.now - stood) * RATE * (1 + self.drift):
-                self.unheard -= buffer.pull(self.pull_size)
+                early = min(max(buffer.spare - self.pull_size, 0), self.early)
+                early -= early % self.pull_size
+                self.unheard -= buffer.pull(self.pull_size + early, early)
+                self.pulls.append((self.now, self.pull_size + early))
+                self.pulled = self.now
             self._work()
 
     _busy: tuple[float, Task] | None = None
@@ -183,7 +192,7 @@ class Simulation:
         self.lengths[step] = packet.steps
         self.at = max(end, self.at) if task.skip else end
         # Everything before the packet's own columns is yet to be played.
-        start = self.now + (self.unheard - len(labels) * HOP) / RATE
+        start = self.now + (buffer.early + self.unheard - len(labels) * HOP) / RATE
         self.delays.append((self.now, start - task.skip * HOP / RATE - step * STEP))
 
     # --- what it shows ---
@@ -668,6 +677,80 @@ def test_a_shift_and_pauses(steps, shift):
     assert counters.concealed <= shift + max(0.6, 2 * length) + 0.3, late
 
 
+# --- what is pulled early -------------------------------------------------------------------------
+
+
+@every_length
+@pytest.mark.parametrize("jittery", [0.02, 0.3])
+def test_what_is_pulled_early_in_a_pause_changes_nothing_else(steps, jittery):
+    """Every task is the same at the same time, and so is what is counted."""
+    pull = round(TICK * RATE)
+    usual, early = Simulation(pull_size=pull), Simulation(pull_size=pull, early=1000)
+    for simulation in (usual, early):
+        simulation.run(sentences(40, steps, jitter(jittery)), 40)
+    early.check()
+    assert early.tasks == usual.tasks
+    assert early.delays == usual.delays
+    assert early.buffer.counters == usual.buffer.counters
+    assert len(early.pulls) < 0.7 * len(usual.pulls)
+
+
+@every_length
+def test_only_in_a_pause_is_anything_pulled_early(steps):
+    simulation, arrivals = Simulation(early=1000), sentences(20, steps)
+    simulation.run(arrivals, 20)
+    larger = [at for at, count in simulation.pulls if count > simulation.pull_size]
+    latest = [max(sent for sent in arrivals if sent.at <= at) for at in larger]
+    assert len(latest) > 20
+    assert all(sent.packet.pause for sent in latest)
+
+
+def test_nothing_is_pulled_early_while_something_waits_or_nothing_is_played():
+    buffer = JitterBuffer(HELD)
+    assert buffer.spare == 0  # nothing is played
+    buffer.arrive(packet_of(0, 4, pause=True), 0.0, 0.0)
+    assert buffer.spare == 0
+    task = buffer.next()
+    assert isinstance(task, Decode)
+    buffer.decoded(task, 4 * HOPS, 4 * HOPS * HOP, 0.01)
+    spare = buffer.spare
+    assert HOPS * HOP < spare < buffer.queued
+    buffer.arrive(packet_of(16, 4), 0.0, 0.0)
+    assert buffer.spare == 0
+
+
+def test_time_goes_on_by_usual_pulls_after_an_early_one():
+    buffer = JitterBuffer(HELD)
+    buffer.arrive(packet_of(0, 4, pause=True), 0.0, 0.0)
+    task = buffer.next()
+    assert isinstance(task, Decode)
+    buffer.decoded(task, 4 * HOPS, 4 * HOPS * HOP, 0.01)
+    buffer.pull(80)
+    queued = buffer.queued
+    assert buffer.pull(80 + 400, early=400) == 480
+    assert (buffer.queued, buffer.early) == (queued - 480, 400)
+    for passed, early in ((79, 400), (80, 320), (399, 80), (400, 0), (9999, 0)):
+        buffer.passed(passed)
+        assert buffer.early == early
+    assert buffer.counters.underruns == 0
+
+
+def test_pulls_before_their_time_and_after_such_are_no_usual_ones():
+    buffer = JitterBuffer(HELD)
+    buffer.arrive(packet_of(0, 4, pause=True), 0.0, 0.0)
+    task = buffer.next()
+    assert isinstance(task, Decode)
+    buffer.decoded(task, 4 * HOPS, 4 * HOPS * HOP, 0.01)
+    buffer.pull(80)
+    spare = buffer.spare
+    for pulled, early in ((80 + 160, 160), (230, 0)):
+        buffer.pull(pulled, early)
+        spare -= pulled
+        assert buffer.spare == spare + early
+    buffer.pull(160)
+    assert buffer.spare < spare - 160  # larger pulls are usual
+
+
 # --- lengths that change --------------------------------------------------------------------------
 
 
@@ -790,10 +873,11 @@ SHORT_GAP = [
         max_size=40,
     ),
     st.sampled_from([160, 37, 640]),
+    st.sampled_from([0, 1000]),
 )
 @settings(max_examples=60)
-@example([*((0.0, "once", steps, False) for steps in (1, 8, 16)), *SHORT_GAP], 37)
-def test_any_network(network, pull):
+@example([*((0.0, "once", steps, False) for steps in (1, 8, 16)), *SHORT_GAP], 37, 0)
+def test_any_network(network, pull, early):
     """Whatever the network does, columns are played once and in order and queues stay bounded."""
     arrivals: list[Sent] = []
     step = 0
@@ -804,7 +888,7 @@ def test_any_network(network, pull):
             for k in range({"once": 1, "never": 0, "twice": 2}[fate])
         ]
         step += steps
-    simulation = Simulation(pull_size=pull)
+    simulation = Simulation(pull_size=pull, early=early)
     simulation.run(arrivals, step * STEP + 11)
     simulation.check()
     buffer, counters = simulation.buffer, simulation.buffer.counters

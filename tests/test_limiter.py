@@ -198,7 +198,7 @@ class Shouting(RemoteStream):
     def work(self) -> bool:
         return False
 
-    def pull(self, n: int, play_time: float) -> FloatArray:
+    def pull(self, n: int, play_time: float, early: int = 0) -> FloatArray:
         return self._random.standard_normal(n).astype(np.float32)
 
 

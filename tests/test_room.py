@@ -87,7 +87,10 @@ class Tone:
         self._left = int((SPAN + TAIL) * SAMPLE_RATE)
         return True
 
-    def pull(self, n: int, play_time: float) -> FloatArray:
+    def spare(self) -> int:
+        return 0
+
+    def pull(self, n: int, play_time: float, early: int = 0) -> FloatArray:
         at = np.arange(self._at, self._at + n)
         self._at += n
         sounding = np.arange(n) < self._left

@@ -48,7 +48,8 @@ class SampleRing:
         start = self.written % self.capacity
         first = min(count, self.capacity - start)
         self._samples[start : start + first] = samples[:first]
-        self._samples[: count - first] = samples[first:count]
+        if first < count:
+            self._samples[: count - first] = samples[first:count]
         self.dropped += len(samples) - count
         self.written += count
         return count
@@ -59,7 +60,8 @@ class SampleRing:
         start = self.taken % self.capacity
         first = min(count, self.capacity - start)
         out[:first] = self._samples[start : start + first]
-        out[first:count] = self._samples[: count - first]
+        if first < count:
+            out[first:count] = self._samples[: count - first]
         self.taken += count
         return count
 

@@ -270,8 +270,8 @@ class Loudspeaker(Sink):
         return more
 
     def _callback(self, outdata: FloatArray, times: Any, status: Any, now: float) -> None:
-        frames = len(outdata)
-        out = self._mono[:frames]
+        frames, channels = outdata.shape
+        out = outdata[:, 0] if channels == 1 else self._mono[:frames]
         # At first PortAudio calls several times at once, to fill its buffers: with silence, or
         # the ring would be empty before the first sample is heard.
         self._calls += 1
@@ -282,7 +282,7 @@ class Loudspeaker(Sink):
         # Silence takes its time as well: so much later is what comes after it, to the sample.
         self._card_clock.stamp(self._passed[1], now + delay)
         if count:
-            self._ring.read_into(out[:count])
+            self._ring.read_into(out if count == frames else out[:count])
             self._last = out[count - 1]
             if self._dry:
                 ramp = min(count, _FADE)
@@ -303,7 +303,8 @@ class Loudspeaker(Sink):
             self.gaps += 1
             self._flagged += 1
         self._passed = (self._ring.taken, self._passed[1] + frames)
-        outdata[:] = out[:, None]
+        if channels > 1:
+            outdata[:] = out[:, None]
 
     def _reopened(self) -> bool:
         """Whether the sound system kept underflowing, and has been opened again for that."""

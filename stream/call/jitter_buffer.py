@@ -20,6 +20,10 @@ when the talker changes their length. Differences between the wanted delay and t
 become columns to insert or remove, which also follows the drift between two clocks. In a pause, of
 which nothing is sent, the delay is set at once.
 
+In a pause, what is queued may be pulled before its time (see `JitterBuffer.spare`), so that whoever
+pulls sleeps for longer. Nothing is decided otherwise for that: until they would have been pulled,
+such samples count as queued, and time as it was.
+
 Where several packets in a row are late by much the same, the talker's clock has jumped, or the way
 to us is another: from then on that is when its packets are due. Where for two seconds all needed
 less than any before, as after the sound card stood still, what was before says nothing any more.
@@ -220,8 +224,8 @@ class JitterBuffer:
 
     synthesis_delay: samples that the synthesiser keeps until more columns come. Attributes:
     counters; restarts; idle (nothing is played); queued (samples ready to be pulled); played
-    (samples pulled, silence included); key_wanted (a packet needs one that is missing; whoever
-    sees to that clears it).
+    (samples pulled, silence included); early (of these, whose time has not come); key_wanted (a
+    packet needs one that is missing; whoever sees to that clears it).
     """
 
     def __init__(self, synthesis_delay: int) -> None:
@@ -230,6 +234,7 @@ class JitterBuffer:
         self.idle = True
         self.queued = 0
         self.played = 0
+        self.early = 0
         self.key_wanted = False
         self._delay = synthesis_delay
         self._next = 0  # the first step that was neither played nor given up
@@ -252,6 +257,7 @@ class JitterBuffer:
         self._recent: dict[int, bytes] = {}  # payloads by their numbers, oldest first
         self._needs: deque[_Need] = deque()
         self._reserve = float(_RESERVE_LEAST)
+        self._pulled_early = 0  # by the last pull
         self._pull = 0  # the usual one, in samples
         self._pulls: deque[int] = deque(maxlen=_PULLS)
         self._starved = False
@@ -274,7 +280,7 @@ class JitterBuffer:
         self.counters.received += 1
         step = unwrap_sequence(self._next, packet.sequence)
         prompt = STEP_HOPS * step <= self._at and not self._store
-        frame = Arrived(step, packet, captured, arrived, self.played, prompt)
+        frame = Arrived(step, packet, captured, arrived, self._now, prompt)
         back, self._back = self._back, False
         ahead = step - self._next
         if not self.idle and not -BEHIND <= ahead < AHEAD:
@@ -322,19 +328,51 @@ class JitterBuffer:
             self._pause_left = 0
             self._run = CONCEAL_LIMIT  # as if that much had been concealed
 
-    def pull(self, count: int) -> int:
-        """The loudspeaker takes `count` samples; returns how many there are for it."""
+    def pull(self, count: int, early: int = 0) -> int:
+        """The loudspeaker takes `count` samples; returns how many there are for it.
+
+        early: how many of these it takes before their time, no more than it can `spare`.
+        """
         ready = min(count, self.queued)
         self.queued -= ready
         self.played += count
         self._work = min(self._work + WORK_RATE * count, WORK_AHEAD)
-        starved = ready < count and not self.idle and not self._starting
+        usual = not (early or self._pulled_early)  # how long it sleeps after those is no habit
+        self.early = self._pulled_early = early
+        starved = ready < count - early and not self.idle and not self._starting
         if starved and not self._starved:
             self.counters.underruns += 1
             self._reserve = min(self._reserve + _RESERVE_STEP, _RESERVE_MOST)
         self._starved = starved
-        self._note_pull(min(count, _PULL_LIMIT))
+        if usual:
+            self._note_pull(min(count, _PULL_LIMIT))
         return ready
+
+    def passed(self, count: int) -> None:
+        """So many samples have been played since the last pull: the usual ones have become due."""
+        usual = max(self._pull, 1)
+        self.early = max(self._pulled_early - count // usual * usual, 0)
+
+    @property
+    def spare(self) -> int:
+        """How many samples may be pulled now, those whose time has come included.
+
+        More than these only in a pause, while nothing has come that ends it, and then no more than
+        are queued before there is something to do.
+        """
+        if self.idle or not self._pause_left or self.ahead():
+            return 0
+        return max(int(self._ready - self._pull - self._cover), 0)
+
+    @property
+    def _ready(self) -> int:
+        """Samples that are queued, or were pulled early."""
+        return self.queued + self.early
+
+    @property
+    def _now(self) -> int:
+        """Samples whose time has come."""
+        return self.played - self.early
 
     def _note_pull(self, count: int) -> None:
         pulls = self._pulls
@@ -373,7 +411,7 @@ class JitterBuffer:
             skip = min(late, STEP_HOPS * frame.steps)
         left = (STEP_HOPS * frame.steps - skip) * HOP
         cost = min(self._decode_cost.value, _COST_LIMIT) + max(self._cover - left, 0.0)
-        if self.queued < self._pull + cost:
+        if self._ready < self._pull + cost:
             if self._run >= CONCEAL_LIMIT and self._work > 0:
                 return self._restart(newest)  # concealing has not got ahead of what is pulled
             # It would come too late for its first columns: just so many are put before it that it
@@ -458,7 +496,7 @@ class JitterBuffer:
     def _lacking(self, cost: float) -> int:
         """Columns to conceal now so that a packet can be decoded next, at a cost in samples, even
         if a pull comes first."""
-        lacking = 2 * self._pull + cost + self._conceal_cost.value - self.queued
+        lacking = 2 * self._pull + cost + self._conceal_cost.value - self._ready
         return math.ceil(lacking / HOP)
 
     @property
@@ -499,8 +537,8 @@ class JitterBuffer:
         self._needs.clear()
         self._late.clear()
         keep = self._pull + self._reserve + min(self._decode_cost.value, _COST_LIMIT)
-        if self.queued > keep and not self.idle:
-            self.queued = int(keep)
+        if self._ready > keep and not self.idle:
+            self.queued = max(int(keep) - self.early, 0)
             self.counters.partly_late += 1
         self.idle = False
         self._starting = True
@@ -522,11 +560,11 @@ class JitterBuffer:
         if not frame.packet.pause:  # which costs a fraction
             self._decode_cost.push(cost)
         # One that had to wait for its turn might have been ready earlier.
-        self._note_need(frame, self.played if frame.prompt else frame.position + cost)
+        self._note_need(frame, self._now if frame.prompt else frame.position + cost)
         silence = 0
         if task.fresh:
             wanted = int(self._pull + self._reserve + _START_EXTRA) + self._delay
-            silence = max(wanted - self.queued, 0)
+            silence = max(wanted - self._ready, 0)
         self.queued += silence + samples
         recovered = _RESERVE_RECOVERY * frame.steps * STEP_SAMPLES / SAMPLE_RATE
         self._reserve = max(self._reserve - recovered, _RESERVE_LEAST)
@@ -642,7 +680,7 @@ class JitterBuffer:
 
     def _wait(self, frame: Arrived) -> int:
         """Samples from now until a stored packet's turn."""
-        return self.queued + self._delay + (STEP_HOPS * frame.step - self._at) * HOP
+        return self._ready + self._delay + (STEP_HOPS * frame.step - self._at) * HOP
 
     def _backlog(self, newest: Arrived) -> float:
         """The longest that a packet may have to wait, in samples."""
@@ -690,7 +728,7 @@ class JitterBuffer:
     @property
     def low(self) -> bool:
         """Whether so little is queued that something is to be done, whatever has come."""
-        return not self.idle and self.queued < self._pull + self._cover
+        return not self.idle and self._ready < self._pull + self._cover
 
     def ahead(self) -> bool:
         """Whether packets that have arrived are still to be decoded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from codec.errors import SottoError
-from codec.signal.samples import FloatArray
+from codec.signal.samples import SAMPLE_RATE, FloatArray
 from stream.audio.frontend import FrontEnd
 from stream.audio.limiter import Limiter
 from stream.audio.sinks import Sink
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _IDLE_SECONDS, _REST_SECONDS = 0.01, 0.1
 _MIX_SECONDS = 0.005
 _LEAST_BLOCK = 64
+# Samples given to a sink before it wants them. In whole blocks of any sound card, or it would want
+# more at once after them than it usually does.
+_EARLY_BLOCK = SAMPLE_RATE // 100
+_MOST_EARLY = 6 * _EARLY_BLOCK
 _LOOK_SECONDS = 0.5  # between looks whether there is time for all parties
 _MOST_VOLUMES = 64  # remembered
 _FAILED_SECONDS = 5.0  # in which a voice that could not be decoded is not tried again
@@ -50,7 +54,8 @@ class Receiver:
     """Decodes what arrives from every party and plays the mix, in two threads.
 
     The decoder thread does the heavy work; the mixer thread only moves samples, so that a frame
-    which takes long to decode never starves the loudspeaker. played(samples, time_of_first): all
+    which takes long to decode never starves the loudspeaker. While all that is heard is pauses, it
+    moves some before their time, and sleeps meanwhile. played(samples, time_of_first): all
     that is played; key_missed(party): a party has to be asked for a key packet; stream(codec,
     party): makes a party's stream; decoded_late(over, name, samples): what comes late, once all of
     it is decoded; heard(party, name, samples, active, time_of_first): what is heard of each party,
@@ -351,16 +356,19 @@ class Receiver:
             time.sleep(_MIX_SECONDS)  # half of what it takes to wait for an event
             return
         play_time = sink.play_time()
-        mix = nothing = np.zeros(room, np.float32)
         streams = self._sound()
+        early = early_of(room, (self._guarded(stream, stream.spare, 0) for stream in streams))
+        count = room + early
+        mix = nothing = np.zeros(count, np.float32)
         for stream in streams:
-            mix = mix + self._guarded(stream, partial(stream.pull, room, play_time), nothing)
+            pull = partial(stream.pull, count, play_time, early)
+            mix = mix + self._guarded(stream, pull, nothing)
         if any(stream.low for stream in streams):
             self._something.set()
         if self._late is not None:
             quiet = not any(stream.active for stream in streams)
-            mix = mix + self._late.pull(room, quiet=quiet, gain=self._volume_of)
-        own = self._own_sounds(room) if self._sounds else None
+            mix = mix + self._late.pull(count, quiet=quiet, gain=self._volume_of)
+        own = self._own_sounds(count) if self._sounds else None
         mix = self._limiter.process(mix if own is None else mix + own)
         silence = sink.silence()
         sink.write(mix)
@@ -368,6 +376,8 @@ class Receiver:
             self.front_end.render(mix, play_time, silence)
         if self._played is not None:
             self._played(mix if own is None else mix - own, play_time)
+        if early:
+            time.sleep(early / SAMPLE_RATE)
 
     def _own_sounds(self, count: int) -> FloatArray:
         """The next samples of what `play` was given, [count]."""
@@ -381,6 +391,15 @@ class Receiver:
             if len(part) < len(sound):
                 self._sounds.appendleft(sound[len(part) :])
         return samples
+
+
+def early_of(room: int, spares: Iterable[int]) -> int:
+    """How many samples to give a sink beyond the `room` it has, before it wants them.
+
+    spares: how many may be pulled from each stream.
+    """
+    spare = max(min(spares, default=room + _MOST_EARLY) - room, 0)
+    return min(spare // _EARLY_BLOCK * _EARLY_BLOCK, _MOST_EARLY)
 
 
 def split(latency: Latency, one_way: float | None, capture: float | None) -> Latency:

@@ -130,6 +130,7 @@ class RemoteStream:
         self._broken = False  # the last pull ended in silence
         self._limiter = Limiter()
         self._gain = self.volume.gain  # at the end of the last pull
+        self._pulled = clock()  # when that was
         self._active = False
         self._history = ColumnHistory()
         self._level = LevelMeter()
@@ -156,6 +157,7 @@ class RemoteStream:
                 self._jitter_buffer.counters.rejected += 1
             return
         with self._lock:
+            self._let_pass()
             if self._jitter_buffer.arrive(unpacked, captured, arrived):
                 self._measure(len(packet), unpacked)
 
@@ -186,6 +188,7 @@ class RemoteStream:
     def work(self) -> bool:
         """Decode a packet or conceal a few columns, if that is due; returns whether it was."""
         with self._lock:
+            self._let_pass()
             buffer = self._jitter_buffer
             task = buffer.next()
             if isinstance(task, Decode) and task.fresh:
@@ -232,6 +235,7 @@ class RemoteStream:
             samples = fade_in(samples)
         wait = self._clock() - begun
         with self._lock:
+            self._let_pass()
             silence = self._jitter_buffer.decoded(task, len(columns), len(samples), wait)
             self._append(np.zeros(silence, np.float32))
             self._enqueue(head, samples, 0 if task.fresh else SYNTHESIS_DELAY)
@@ -303,15 +307,24 @@ class RemoteStream:
 
     # --- the mixer's thread --------------------------------------------------------------------
 
-    def pull(self, n: int, play_time: float) -> FloatArray:
+    def spare(self) -> int:
+        """How many samples may be pulled now; more than their time has come for only in a pause."""
+        with self._lock:
+            self._let_pass()
+            return self._jitter_buffer.spare
+
+    def pull(self, n: int, play_time: float, early: int = 0) -> FloatArray:
         """The next `n` samples; silence where there are none. Never waits for decoding.
 
         No louder than speech at full scale, whatever came (see `Limiter`).
-        play_time: monotonic seconds at which the first of them will be in the air.
+        play_time: monotonic seconds at which the first of them will be in the air; early: how many
+        are taken before the loudspeaker needs them, which no more is done than it can `spare`.
         """
-        device = play_time - self._clock()
+        now = self._clock()
+        device = play_time - now
         with self._lock:
-            ready = self._jitter_buffer.pull(n)
+            ready = self._jitter_buffer.pull(n, early)
+            self._pulled = now
             samples, self._queue = self._queue[:ready], self._queue[ready:]
             before = self._taken
             self._taken += ready
@@ -338,6 +351,11 @@ class RemoteStream:
             self._history.push(shown)
         self._level.push(out)
         return out
+
+    def _let_pass(self) -> None:
+        """Let time go on to now, which pulls tell of only where none is early."""
+        if self._jitter_buffer.early:
+            self._jitter_buffer.passed(round((self._clock() - self._pulled) * SAMPLE_RATE))
 
     def _as_loud_as_wanted(self, samples: FloatArray) -> FloatArray:
         """The samples by the volume, which changes gradually."""

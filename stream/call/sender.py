@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _CHUNK = SAMPLE_RATE // 8  # at most this much is read at once
 _PATIENCE = 0.02  # seconds to wait for samples
 _GATHER = 0.04  # seconds of samples to gather while a packet is far from whole: bites cost more
+_BITE = 0.005  # seconds of samples that sound cards give at once
 # Seconds before the last one can be here, to wait for what completes a packet. Longer than a source
 # waits between two looks, or each wait would make the next one longer.
 _EARLY = POLL + 0.001
@@ -284,11 +285,9 @@ class Sender:
         """How long samples may gather without making the packet late."""
         if self._backlog > _HURRY:
             return 0.0
-        # What there is of a block is searched while its next step is being said.
-        wanted = (self._wanted() - 1) % STEP_SAMPLES + 1
-        left = wanted / SAMPLE_RATE - (time.monotonic() - self._latest_sample)
-        left += min(self._arrival_seconds, default=0.0)
-        return min(max(left - _EARLY, 0.0), _GATHER)
+        age = time.monotonic() - self._latest_sample - min(self._arrival_seconds, default=0.0)
+        pause = self._latest is not None and not self._latest.active
+        return gathering(self._wanted(), self._missing, age, pause=pause)
 
     def _take(self, samples: FloatArray, when: float) -> None:
         """Encode samples whose last one was in the air at `when`."""
@@ -355,6 +354,20 @@ class Sender:
         self.source_ended.set()
         self._journal.info(f"{self._slot.name} has ended")
         self._slot.replace(Silence())
+
+
+def gathering(wanted: int, missing: int, age: float, *, pause: bool) -> float:
+    """Seconds for which samples may gather before the next are read.
+
+    wanted: samples to be read until a packet is whole, of which the last ones may be read apart;
+    missing: samples that it lacks; age: seconds since the last one that was read could be; pause:
+    whether the packet before was one of a pause.
+    """
+    # What there is of a block is searched while its next step is being said.
+    until_step = ((wanted - 1) % STEP_SAMPLES + 1) / SAMPLE_RATE - age
+    if pause and missing > STEP_SAMPLES:
+        return max(until_step + _BITE, 0.0)  # at once, as there is most likely nothing to search
+    return min(max(until_step - _EARLY, 0.0), _GATHER)
 
 
 def median(values: deque[float]) -> float | None:
