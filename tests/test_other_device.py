@@ -194,7 +194,7 @@ def test_training_of_the_papers_speech_system(
 ) -> None:
     settings = PaperSettings(
         minutes=None, steps=6, batch=2, start_frames=40, table_batches=1, search_every=2,
-        search_steps=2, shape=paper_shape,
+        search_steps=2, shape=paper_shape, start=None,
     )  # fmt: skip
     shards, work, target = FrameShards(packed), tmp_path / "work", tmp_path / "model"
     for steps in (2, 3):  # the second of them ends in stage two

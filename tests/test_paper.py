@@ -15,28 +15,32 @@ from codec.container import ContainerReader, scan
 from codec.entropy.quantiser import Quantiser
 from codec.entropy.static import SymbolCounts
 from codec.errors import BadInput, BadStream
-from codec.packet import HEADER_BYTES, Entropy, Packet, pack, short_id
+from codec.packet import FRAME_STEPS, HEADER_BYTES, Entropy, Packet, pack, short_id
 from codec.search.engine import search
 from codec.search.problem import Problem, SearchSettings
 from codec.signal import analysis
 from codec.signal.samples import FloatArray
+from codec.speech.block_coder import BlockCoder
 from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import PacketDecoder
 from codec.speech.encoder import EncodedPacket
 from codec.speech.presets import PRESETS
 from models.evaluation.scores import score
-from models.folder import load_speech_model, save_model, search_networks
+from models.folder import WEIGHTS, load_speech_model, save_model, search_networks
+from models.networks.speech import Generator, SpeechModel
 from models.networks.speech_distance import FrameDistance
-from models.networks.speech_paper import PaperModel, PaperShape
+from models.networks.speech_paper import PaperEncoder, PaperModel, PaperShape
 from models.training.checkpoints import latest_checkpoint
 from models.training.frames import FrameShards
+from models.training.linear_start import take_speech_networks
 from models.training.loop import Run
 from models.training.paper import train_two_stages
 from models.training.speech_paper import PaperSettings, PaperTask
+from tests.tiny_training import SHAPE as SPEECH_SHAPE
 from tests.tiny_training import pack as pack_frames
 
 FAST = 3
-TINY = PaperShape(encoder_widths=(8, 8, 8), generator_widths=(8, 8, 8), generator_blocks=(1, 1, 1))
+TINY = PaperShape(width=8, hidden=8, encoder_blocks=1, generator_blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def test_speech_survives(codec: SpeechCodec, clip: FloatArray) -> None:
     assert result["stoi"] > FLOOR_STOI
 
 
-FLOOR_PESQ_NB, FLOOR_STOI = 1.9, 0.75
+FLOOR_PESQ_NB, FLOOR_STOI = 2.5, 0.85
 
 
 def test_huffman_is_the_default_and_both_coders_carry_the_same_latents(
@@ -174,8 +178,9 @@ def test_model_folder_round_trip(tmp_path: Path) -> None:
         lambda d: d["shape"].update(channels=100_000),
         lambda d: d["shape"].update(reach=float("nan")),
         lambda d: d["shape"].update(extra=1),
-        lambda d: d["shape"].update(generator_blocks=[1, 1]),
+        lambda d: d["shape"].update(generator_blocks=[1]),
         lambda d: d.pop("penalty"),
+        lambda d: d.update(price="dear"),
         lambda d: d.update(model_id="0" * 16),
     ],
 )
@@ -199,6 +204,59 @@ def test_changed_weights_are_noticed(tmp_path: Path) -> None:
         load_speech_model("paper", tmp_path)
 
 
+def test_the_quick_generator_draws_nearly_the_same(codec: SpeechCodec, clip: FloatArray) -> None:
+    packet = packets_of(codec.encode(clip, 16_000, search=False))[1]
+    indices = codec.coders["huffman"].decode(packet.payload, 0)
+    exact, quick = (
+        generator.draw(generator.latents_of(indices)[None], 0.0, len(indices))
+        for generator in (codec.generator, codec.quick_generator)
+    )
+    assert exact.shape == (1, analysis.FRAME_HOPS, analysis.N_MELS)
+    assert 0.0 < np.abs(exact - quick).mean() < 0.01
+
+
+def test_a_search_may_take_the_average(codec: SpeechCodec) -> None:
+    """There is one rate point: what a cheap warm start leaves cannot go into a higher quality."""
+    coder = BlockCoder(codec, None, None)
+    plan = coder.plan(np.array([500.0]), FRAME_STEPS)
+    assert plan.allowed == pytest.approx(coder.control.rate * 1.024)
+    dear = coder.plan(np.array([1.02 * plan.allowed]), FRAME_STEPS)
+    assert plan.allowed < dear.allowed < 1.1 * plan.allowed
+
+
+def test_networks_taken_with_all_latents_draw_the_same_but_for_a_constant() -> None:
+    torch.manual_seed(3)
+    speech = SpeechModel(SPEECH_SHAPE)
+    for parameter in speech.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    speech.requires_grad_(False)
+    shape = PaperShape(
+        channels=2 * SPEECH_SHAPE.channels, width=SPEECH_SHAPE.width, hidden=SPEECH_SHAPE.hidden,
+        encoder_blocks=1, generator_blocks=1, reach=15.0,
+    )  # fmt: skip
+    encoder, generator = PaperEncoder(shape), Generator(shape)
+    x = torch.rand(24, 128, 128) * 2.0 - 1.0
+    take_speech_networks(encoder, generator, speech, x)
+    finest, none = torch.full((24,), 2.0), torch.zeros(24)
+    z = encoder(x, none)
+    assert 3.0 < z.std() < 6.0
+    expected = speech.generator(speech.encoder(x, finest), finest)
+    within = z.abs().amax((1, 2)) < 15.0
+    assert within.sum() >= 8
+    error = (generator(z, none) - expected)[within]
+    assert (error - error.mean(0)).abs().max() < 1e-3 * expected.std()
+    with pytest.raises(ValueError, match="cannot start from"):
+        take_speech_networks(PaperEncoder(TINY), Generator(TINY), speech, x)
+
+
+def test_it_does_not_start_from_itself(tmp_path: Path) -> None:
+    pack_frames(tmp_path)
+    settings = PaperSettings(steps=1, start=WEIGHTS / "paper")
+    task = PaperTask(FrameShards(tmp_path), settings, Run(), torch.device("cpu"))
+    with pytest.raises(BadInput, match="is the paper's system"):
+        task.start()
+
+
 def train_paper(
     shards: FrameShards, work: Path, target: Path, settings: PaperSettings, run: Run | None = None
 ) -> str | None:
@@ -220,6 +278,7 @@ def test_training_in_small_goes_on_after_a_pause_and_exports(tmp_path: Path) -> 
         search_every=1,
         search_steps=1,
         shape=TINY,
+        start=None,
     )
     work, target = tmp_path / "work", tmp_path / "model"
     paused = Run(pause=1e-6)
@@ -243,7 +302,7 @@ def test_training_goes_on_between_two_searches_of_stage_two(tmp_path: Path) -> N
     pack_frames(tmp_path)
     settings = PaperSettings(
         minutes=None, steps=4, batch=2, start_frames=16, table_batches=1, search_every=100,
-        search_steps=1, first_share=0.2, shape=TINY,
+        search_steps=1, first_share=0.2, shape=TINY, start=None,
     )  # fmt: skip
     work, target = tmp_path / "work", tmp_path / "model"
     cut = Run(3, clock=count(step=60).__next__)

@@ -91,7 +91,7 @@ def test_moments_that_do_not_fit_are_refused(name: str):
 
 def two_stages(folder: Path) -> PaperTask:
     pack(folder)
-    settings = PaperSettings(steps=2, shape=PAPER_SHAPE)
+    settings = PaperSettings(steps=2, shape=PAPER_SHAPE, start=None)
     task = PaperTask(FrameShards(folder), settings, Run(), torch.device("cpu"))
     task.quantiser = Quantiser(np.arange(PAPER_SHAPE.levels) - 7.5)
     return task

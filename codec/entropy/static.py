@@ -174,14 +174,11 @@ class StaticHuffmanCoder(_StaticCoder):
 
 
 class LevelHuffmanCoder(StaticHuffmanCoder):
-    """A Huffman code over the levels, which knows its overhead and its lengths [levels] in bits."""
+    """A Huffman code over the levels, which knows its lengths [levels] in bits."""
 
     def __init__(self, counts: SymbolCounts, steps: int, channels: int) -> None:
         super().__init__(counts, steps, channels)
         self.lengths = np.array([self._length(symbol) for symbol in range(counts.levels)])
-        share = counts.counts / counts.counts.sum()
-        # Mean code length relative to the entropy of the same counts.
-        self.overhead = float((share * self.lengths).sum() / (share * counts.bits()).sum())
 
     def _length(self, symbol: int) -> int:
         coder = constriction.symbol.QueueEncoder()

@@ -112,6 +112,9 @@ class BlockCoder:
     def plan(self, bits: Bits, steps: int) -> Plan:
         """Plan the first block of a packet, which is expected to take `bits` [qualities]."""
         certain = (bits + 2 * TAIL_BITS) * _CERTAINTY
+        if self._codec.qualities == 1:
+            # What the warm start leaves of the average is for the search, as no quality can use it.
+            certain = np.maximum(certain, self.control.rate * steps * STEP_SECONDS)
         return self.control.plan(bits + TAIL_BITS, certain, steps, self.most)
 
     def target(self, plans: list[Plan], steps: int) -> Target:

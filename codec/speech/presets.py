@@ -42,7 +42,7 @@ PRESETS: dict[str, Preset] = {
         Preset("1k2", "speech", 1262.5, 0),
         Preset("2k", "speech", 1998.5, 8),
         Preset("3k6", "speech", 3592.5, 16),
-        Preset("paper", "paper", 2062.5, 0, entropy="huffman", method="admm"),
+        Preset("paper", "paper", 2062.5, 0, price=1.0, entropy="huffman", method="admm"),
     )
 }
 DEFAULT_PRESET = "2k"

@@ -63,9 +63,10 @@ class Prepared:
     @cached_property
     def quick_generator(self) -> FrameGenerator:
         """The same some thousandths off, in less time."""
-        if self._written is None:
-            return ModelGenerator(self._model, self._rough)
-        return SpeechGenerator(self._model.model_id, self._model.coders, self._written)
+        model = self._model
+        if self._written is None or not isinstance(model, SpeechModel):
+            return ModelGenerator(model, self._rough)
+        return SpeechGenerator(model.model_id, model.coders, self._written)
 
     @cached_property
     def networks(self) -> Networks:

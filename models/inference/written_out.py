@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from codec.entropy.speech_context import MAX_INDEX
 from codec.signal.samples import FloatArray
 from models.inference.kernels import gelu, gelu_ahead, normalise, normalise_ahead
-from models.networks.speech_shape import ANCHORS, SpeechShape
+from models.networks.speech_shape import ANCHORS, FrameShape
 
 
 class Product(Protocol):
@@ -187,7 +187,7 @@ class WrittenGenerator:
     def __init__(
         self,
         state: Mapping[str, NDArray[Any]],
-        shape: SpeechShape,
+        shape: FrameShape,
         product: Products = PlainProduct,
         passes: Passes = AHEAD,
     ) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from codec.entropy.quads import QuadCounts
 from codec.entropy.quantiser import MAX_LEVELS, Quantiser
-from codec.entropy.static import SymbolCounts
+from codec.entropy.static import LevelHuffmanCoder, SymbolCounts
 from codec.search.problem import RateModel
 from models.model import FrameModel
 from models.stored import Arrays, finite, sizes
@@ -30,15 +30,18 @@ def check_levels(levels: int, reach: float, largest_reach: float) -> None:
 
 
 class OrderZeroPrior(nn.Module):
-    """Ideal code lengths under the static table, linear between the centres."""
+    """Lengths of the Huffman codes of the static table, linear between the centres.
+
+    Not the ideal ones: a frame that takes a bit more than was counted may not be sent.
+    """
 
     lengths: Tensor
 
     def __init__(self, quantiser: Quantiser, counts: SymbolCounts) -> None:
         super().__init__()
         self.quantiser = quantiser
-        lengths = torch.from_numpy(counts.bits().astype(np.float32))
-        self.register_buffer("lengths", lengths, persistent=False)
+        lengths = LevelHuffmanCoder(counts, 1, 1).lengths
+        self.register_buffer("lengths", torch.from_numpy(lengths).float(), persistent=False)
 
     def bits(self, z: Tensor, rate: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits of each latent of z [B, S, C], exact at the centres: [B, S, C]."""
@@ -112,13 +115,14 @@ def static_arrays(quantiser: Quantiser, counts: SymbolCounts) -> Arrays:
 class StaticModel(FrameModel):
     """A system of the paper: one quantiser and one static table for all latents.
 
-    Subclasses set `encoder` and `generator`.
+    Subclasses set `encoder` and `generator`. price: what a bit costs in the search, in units of F.
     """
 
     hashed: ClassVar[tuple[str, ...] | None] = ("centres", "counts")
     shape_type: ClassVar[type[Any]]
     qualities = 1
     penalty: float
+    price: float
 
     def __init__(self, shape: Any, quantiser: Quantiser, counts: Any) -> None:
         super().__init__()
@@ -127,7 +131,7 @@ class StaticModel(FrameModel):
         self.counts = counts
         self.prior = self.prior_of(quantiser, counts)
         self.reach = shape.reach
-        self.penalty = 2e-3
+        self.penalty, self.price = 5e-4, 1e-4
 
     @classmethod
     def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
@@ -135,12 +139,12 @@ class StaticModel(FrameModel):
         model = cls(shape, *cls.read_tables(tables))
         if model.counts.levels != shape.levels:
             raise ValueError("counts and description disagree about the number of levels")
-        (model.penalty,) = finite([description["penalty"]], 1)
+        model.penalty, model.price = finite([description["penalty"], description["price"]], 2)
         channels_last(model)
         return model
 
     def described(self) -> dict[str, Any]:
-        return {"penalty": self.penalty}
+        return {"penalty": self.penalty, "price": self.price}
 
     @staticmethod
     def prior_of(quantiser: Quantiser, counts: Any) -> RateModel:
@@ -156,8 +160,8 @@ class StaticModel(FrameModel):
         return static_arrays(self.quantiser, self.counts)
 
     def rate_weight(self, rate: float) -> float:
-        """Zero: there is no rate term, the number of levels bounds the rate."""
-        return 0.0
+        """The price of a bit."""
+        return self.price
 
     def quantise(self, z: Tensor, dead_zone: float = 0.0) -> Tensor:
         """Q: nearest centre. The dead zone is for rounding quantisers and has no meaning here."""

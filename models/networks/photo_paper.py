@@ -9,7 +9,7 @@ most, conditioned on one rate point. Most latents are zero, so the tables are of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from codec.entropy.quantiser import Quantiser
 from codec.search.problem import RateModel
 from models.networks.paper import PairPrior, StaticModel, check_levels
 from models.networks.photo import PhotoEncoder, PhotoGenerator, PhotoModel, TransformShape
-from models.stored import Arrays, finite
+from models.stored import Arrays
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from codec.image.presets import Tune
     from models.networks.image_distance import PaperDistance
 
@@ -72,10 +70,7 @@ class PaperImageGenerator(PhotoGenerator):
 
 
 class PaperImageModel(StaticModel):
-    """The image networks with quantiser and table, as the codec and its search use them.
-
-    price: what a bit costs in the search, in units of `picture_distance`.
-    """
+    """The image networks with quantiser and table, as the codec and its search use them."""
 
     kind = "image-paper"
     title = "photo-paper"
@@ -94,12 +89,6 @@ class PaperImageModel(StaticModel):
         self.encoder.gains = self.generator.gains
         self.penalty, self.price = 1e-2, 5e-3
 
-    @classmethod
-    def restored(cls, description: dict[str, Any], tables: Arrays) -> Self:
-        model = super().restored(description, tables)
-        (model.price,) = finite([description["price"]], 1)
-        return model
-
     @staticmethod
     def prior_of(quantiser: Quantiser, counts: QuadCounts) -> RateModel:
         return PairPrior(quantiser, counts)
@@ -117,13 +106,6 @@ class PaperImageModel(StaticModel):
     def tables(self) -> Arrays:
         centres = np.ascontiguousarray(self.quantiser.centres.cpu().numpy())
         return {"centres": centres, "quads": self.counts.quads, "pairs": self.counts.pairs}
-
-    def described(self) -> dict[str, Any]:
-        return {**super().described(), "price": self.price}
-
-    def rate_weight(self, rate: float) -> float:
-        """The price of a bit."""
-        return self.price
 
     def price_for(self, alpha: float) -> float:
         """The price of a bit where the squared error has another weight, for about as many bits."""

@@ -24,7 +24,7 @@ from codec.entropy.speech_context import MAX_INDEX, QUALITIES, SpeechContext
 from models.model import FrameModel, PriorModel
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
 from models.networks.speech_shape import ANCHORS as ANCHORS
-from models.networks.speech_shape import HASHED, SpeechTables
+from models.networks.speech_shape import HASHED, FrameShape, SpeechTables
 from models.networks.speech_shape import SpeechShape as SpeechShape
 from models.stored import Arrays, arrays_of
 
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, shape: SpeechShape) -> None:
+    def __init__(self, shape: FrameShape) -> None:
         super().__init__()
         self.shape = shape
         patch_size = shape.patch * shape.mels
@@ -98,7 +98,7 @@ class Generator(nn.Module):
     mean: Tensor
     centres: Tensor
 
-    def __init__(self, shape: SpeechShape) -> None:
+    def __init__(self, shape: FrameShape) -> None:
         super().__init__()
         self.shape = shape
         self.fold = shape.fold

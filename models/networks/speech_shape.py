@@ -16,8 +16,11 @@ HASHED = names_of("context", SpeechContext) + names_of("huffman", RunModel)
 
 
 @dataclass(frozen=True)
-class SpeechShape:
-    """Sizes of the networks; stored with the weights."""
+class FrameShape:
+    """Sizes of an encoder and a generator of log-mel frames.
+
+    patch: hops of a latent step; width: of the residual stream, of which a row is four hops.
+    """
 
     hops: int = 128
     mels: int = 128
@@ -27,8 +30,6 @@ class SpeechShape:
     hidden: int = 576
     encoder_blocks: int = 4
     generator_blocks: int = 8
-    prior_unit: int = 48
-    prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 8, 16, 16, 32, 32, 64)
 
     @property
     def steps(self) -> int:
@@ -53,11 +54,23 @@ class SpeechShape:
         """Raise ValueError unless the sizes fit together and are bounded."""
         if (self.hops, self.mels) != (128, 128) or self.patch not in (4, 8, 16, 32):
             raise ValueError("speech networks are made for 128x128 frames and patches of 4 to 32")
-        sizes = (self.channels, self.width, self.hidden, self.prior_unit, *self.prior_groups)
-        if not all(1 <= size <= 2048 for size in sizes):
+        if not all(1 <= size <= 2048 for size in (self.channels, self.width, self.hidden)):
             raise ValueError("speech network sizes are out of range")
         if not all(0 <= n <= 32 for n in (self.encoder_blocks, self.generator_blocks)):
             raise ValueError("speech network depths are out of range")
+
+
+@dataclass(frozen=True)
+class SpeechShape(FrameShape):
+    """Sizes of the networks; stored with the weights."""
+
+    prior_unit: int = 48
+    prior_groups: tuple[int, ...] = (2, 2, 4, 8, 8, 8, 16, 16, 32, 32, 64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(1 <= size <= 2048 for size in (self.prior_unit, *self.prior_groups)):
+            raise ValueError("speech network sizes are out of range")
         # More hidden units could sum beyond the 32 bits of `codec.entropy.context_model`.
         if not 1 <= self.prior_unit * len(self.prior_groups) <= 1000:
             raise ValueError("the prior's hidden units are out of range")

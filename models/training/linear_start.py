@@ -1,7 +1,8 @@
 """Linear starts: networks begin as a linear transform that already is a working codec.
 
 Speech starts from the principal components of patches, images from a lapped transform of the
-principal colours, sorted by variance.
+principal colours, sorted by variance. The paper's speech networks may start from those of the other
+presets instead, with a linear transform of their latents.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ from torch import Tensor
 from codec.image.container import STRIDE
 from models.networks.photo import COLOURS, PhotoModel, lapped_analysis, mean_channels
 from models.networks.photo_paper import PaperImageEncoder, PaperImageGenerator
-from models.networks.speech import SpeechModel
-from models.networks.speech_paper import PaperEncoder, PaperGenerator, compress, expand
+from models.networks.speech import Encoder, Generator, SpeechModel, anchor_weights
+from models.networks.speech_paper import PaperEncoder, PaperShape
+from models.networks.speech_shape import FrameShape
 
 _MOST_OF_REACH = 0.95
+_SPREAD = 0.3  # deviation of each of the paper's latents, as a share of their reach
+_FINEST = 2.0  # the rate point of the speech networks that others start from
+_METRIC_FRAMES, _PROJECTIONS = 256, 4
+_AT_ONCE = 16  # frames
 _CORRELATION = 0.95  # of neighbouring pixels, for which the transform is optimal
 
 
@@ -135,26 +141,119 @@ def start_image(model: PhotoModel, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def start_paper_speech(encoder: PaperEncoder, generator: PaperGenerator, x: Tensor) -> None:
-    """Set both linear parts from training frames x [N, T, M], to principal components.
-
-    The generator's inverse is a least-squares fit on the encoder's bounded latents.
-    """
-    s = encoder.shape
+def start_paper_speech(encoder: PaperEncoder, generator: Generator, x: Tensor) -> None:
+    """Set both linear parts from training frames x [N, T, M], to principal components of
+    patches."""
     mean = x.mean((0, 1))
-    patches = (x - mean).reshape(-1, s.patch * s.mels)
-    variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-    order = torch.arange(len(variances) - 1, len(variances) - 1 - s.channels, -1)
-    scale, rotation = _mixing(variances[order].clamp_min(1e-8).sqrt(), 0.4 * s.reach)
-    encoder.mean.copy_(mean)
-    encoder.basis.copy_(vectors[:, order] * scale @ rotation)
-    noise = len(patches) / 12.0  # of rounding to steps of one
-    z = expand(compress(patches @ encoder.basis, s.reach), s.reach)
-    inverse = torch.linalg.solve(z.T @ z + noise * torch.eye(s.channels), z.T @ patches)
-    home = inverse.reshape(s.channels, s.patch, s.mels).transpose(1, 2)
-    generator.mean.copy_(mean)
-    generator.basis.zero_()
-    generator.basis[:, :, s.patch // 2 : s.patch // 2 + s.patch] = home
+    patches = (x - mean).reshape(-1, encoder.shape.patch * encoder.shape.mels).double()
+    down, up = _mixed(patches.T @ patches / len(patches), encoder.shape)
+    _at_one_rate(encoder, generator)
+    for part in (encoder, generator):
+        part.mean.copy_(mean)
+    encoder.basis.copy_(down)
+    generator.basis.copy_(up)
+
+
+@torch.no_grad()
+def take_speech_networks(
+    encoder: PaperEncoder, generator: Generator, speech: SpeechModel, x: Tensor
+) -> None:
+    """Take the networks of a `speech` model, with fewer latents in longer steps.
+
+    Those are made of the principal components of the speech model's latents of the steps joined,
+    for training frames x [N, T, M], in the metric in which the drawn frames change with these.
+    Raises ValueError for networks of other sizes.
+    """
+    own, old = encoder.shape, speech.shape
+    joined = own.patch // old.patch
+    fitting = own.patch % old.patch == 0 and own.channels <= joined * old.channels
+    if not fitting or _inner(own) != _inner(old):
+        raise ValueError(f"networks of {_inner(own)} cannot start from those of {_inner(old)}")
+    rate = torch.tensor([_FINEST])
+    latents = torch.cat([speech.encoder(part, rate) for part in x.split(_AT_ONCE)])
+    metric = torch.block_diag(*[_metric(speech, latents[:_METRIC_FRAMES], rate)] * joined)
+    values, vectors = torch.linalg.eigh(metric)
+    root = vectors * values.clamp_min(1e-9 * values[-1]).sqrt() @ vectors.T
+    flat = latents.double().reshape(-1, joined * old.channels)
+    middle = flat.mean(0)
+    flat = (flat - middle) @ root
+    down, up = _mixed(flat.T @ flat / len(flat), own)
+    down, up = root @ down, up @ torch.linalg.inv(root)  # from joined latents, and to them
+    _at_one_rate(encoder, generator)
+    for part, other in ((encoder, speech.encoder), (generator, speech.generator)):
+        part.blocks.load_state_dict(other.blocks.state_dict())
+        part.mean.copy_(other.mean)
+
+    def together(weight: Tensor) -> Tensor:
+        return torch.block_diag(*[weight.double()] * joined)
+
+    def conditioned(part: Encoder | Generator) -> Tensor:
+        return (anchor_weights(rate) @ part.condition.weight.T)[0]
+
+    source, gains = speech.encoder, speech.encoder.gains(rate)[0, 0]
+    encoder.basis.copy_(together(source.basis * gains) @ down)
+    encoder.enter.weight.copy_(source.enter.weight)
+    encoder.enter.bias.copy_(source.enter.bias + conditioned(source))
+    encoder.leave.weight.copy_((together(source.leave.weight.T * gains) @ down).T)
+    offset = (source.leave.bias * gains).double().repeat(joined) - middle
+    encoder.leave.bias.copy_(offset @ down)
+
+    drawn, gains = speech.generator, speech.generator.gains(rate)[0, 0]
+    basis = together(drawn.basis / gains[:, None])
+    generator.basis.copy_(up @ basis)
+    enter = together(drawn.enter.weight.T / gains[:, None])
+    generator.enter.weight.copy_((up @ enter).T)
+    bias = drawn.enter.bias.repeat(joined) + conditioned(drawn).repeat(own.fold)
+    generator.enter.bias.copy_(bias + middle @ enter)
+    generator.norm.load_state_dict(drawn.norm.state_dict())
+    generator.leave.weight.copy_(drawn.leave.weight)
+    # The linear part has no bias: what the mean latents draw is left to the residual, row by row.
+    rows = (middle @ basis).reshape(own.fold, -1).mean(0)
+    generator.leave.bias.copy_(drawn.leave.bias + rows)
+
+
+def _inner(shape: FrameShape) -> tuple[int, ...]:
+    """The sizes on which the latents have no bearing."""
+    return shape.width, shape.hidden, shape.encoder_blocks, shape.generator_blocks
+
+
+def _at_one_rate(encoder: Encoder, generator: Generator) -> None:
+    """Let the rate point make no difference."""
+    for part in (encoder, generator):
+        part.gains.log_gain.zero_()
+        part.condition.weight.zero_()
+
+
+def _mixed(covariance: Tensor, shape: PaperShape) -> tuple[Tensor, Tensor]:
+    """Transform [N, C] to latents that are equally important, as equal levels for all of them
+    require, and its inverse [C, N] on the principal components that it keeps.
+
+    The components are scaled to powers proportional to their deviations, the optimum against white
+    noise, and mixed by a rotation.
+    """
+    variances, vectors = torch.linalg.eigh(covariance)
+    kept = variances.flip(0)[: shape.channels].clamp_min(1e-8 * float(variances[-1]))
+    directions, deviations = vectors.flip(1)[:, : shape.channels], kept.sqrt()
+    scale = _SPREAD * shape.reach / (deviations * deviations.mean()).sqrt()
+    random = torch.randn(len(kept), len(kept), generator=torch.Generator().manual_seed(0))
+    rotation = torch.linalg.qr(random.to(scale))[0]
+    return directions * scale @ rotation, rotation.T @ (directions / scale).T
+
+
+def _metric(speech: SpeechModel, latents: Tensor, rate: Tensor) -> Tensor:
+    """How drawn frames change with the latents of a step, [C, C]: the mean product of the slopes of
+    their random projections."""
+    channels = latents.shape[2]
+    total = torch.zeros(channels, channels, dtype=torch.float64)
+    for part in latents.split(_AT_ONCE):
+        z = part.clone().requires_grad_(True)
+        with torch.enable_grad():
+            y = speech.generator(z, rate)
+            for _ in range(_PROJECTIONS):
+                projected = (y * torch.randn_like(y)).sum()
+                (slope,) = torch.autograd.grad(projected, z, retain_graph=True)
+                total += torch.einsum("bsc,bsd->cd", slope, slope)
+    return total
 
 
 @torch.no_grad()
@@ -171,17 +270,6 @@ def start_paper_image(
         part.spread.copy_(channels.spread)
         part.gains.log_gain[:, means] = part.gains.log_gain[:, means].clamp_max(most)
     generator.signs.copy_(channels.signs)
-
-
-def _mixing(deviations: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Scales [C] and a rotation [C, C] that make latents of given deviations equally important.
-
-    Scaled, their powers are proportional to their deviations, the optimum against white noise;
-    level: the root of the mean power.
-    """
-    power = level**2 * deviations / deviations.mean()
-    random = torch.randn(len(power), len(power), generator=torch.Generator().manual_seed(0))
-    return power.sqrt() / deviations, torch.linalg.qr(random)[0]
 
 
 def _as_cells(kernels: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def _paper(subjects: Subparsers) -> None:
     title = "the speech preset paper"
     description = "Train the networks of the paper preset."
     parser = _subject(subjects, "paper", title, description, data=_RECORDINGS)
-    _add_training(parser, 20.0, 32, "frames per step", whole(2, 4096))
+    _add_training(parser, 60.0, 16, "frames per step", whole(2, 4096))
     _add_processes(parser)
     _add_result(parser)
 
