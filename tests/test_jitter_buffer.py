@@ -705,14 +705,19 @@ def test_only_in_a_pause_is_anything_pulled_early(steps):
     assert all(sent.packet.pause for sent in latest)
 
 
-def test_nothing_is_pulled_early_while_something_waits_or_nothing_is_played():
-    buffer = JitterBuffer(HELD)
-    assert buffer.spare == 0  # nothing is played
+def begin_a_pause(buffer: JitterBuffer) -> None:
+    """Let it play a packet of a pause; nothing is to spare while that waits to be decoded."""
     buffer.arrive(packet_of(0, 4, pause=True), 0.0, 0.0)
     assert buffer.spare == 0
     task = buffer.next()
     assert isinstance(task, Decode)
     buffer.decoded(task, 4 * HOPS, 4 * HOPS * HOP, 0.01)
+
+
+def test_nothing_is_pulled_early_while_something_waits_or_nothing_is_played():
+    buffer = JitterBuffer(HELD)
+    assert buffer.spare == 0  # nothing is played
+    begin_a_pause(buffer)
     spare = buffer.spare
     assert HOPS * HOP < spare < buffer.queued
     buffer.arrive(packet_of(16, 4), 0.0, 0.0)
@@ -721,10 +726,7 @@ def test_nothing_is_pulled_early_while_something_waits_or_nothing_is_played():
 
 def test_time_goes_on_by_usual_pulls_after_an_early_one():
     buffer = JitterBuffer(HELD)
-    buffer.arrive(packet_of(0, 4, pause=True), 0.0, 0.0)
-    task = buffer.next()
-    assert isinstance(task, Decode)
-    buffer.decoded(task, 4 * HOPS, 4 * HOPS * HOP, 0.01)
+    begin_a_pause(buffer)
     buffer.pull(80)
     queued = buffer.queued
     assert buffer.pull(80 + 400, early=400) == 480
@@ -737,10 +739,7 @@ def test_time_goes_on_by_usual_pulls_after_an_early_one():
 
 def test_pulls_before_their_time_and_after_such_are_no_usual_ones():
     buffer = JitterBuffer(HELD)
-    buffer.arrive(packet_of(0, 4, pause=True), 0.0, 0.0)
-    task = buffer.next()
-    assert isinstance(task, Decode)
-    buffer.decoded(task, 4 * HOPS, 4 * HOPS * HOP, 0.01)
+    begin_a_pause(buffer)
     buffer.pull(80)
     spare = buffer.spare
     for pulled, early in ((80 + 160, 160), (230, 0)):

@@ -153,7 +153,8 @@ def test_search_returns_centres_only() -> None:
     model = tiny_model()
     x = torch.rand(2, 128, 128) * 2.0 - 1.0
     settings = SearchSettings(iterations=4, check_every=2, penalty=model.penalty)
-    found = search(Problem.without_bits(search_networks(model), FrameDistance(), x), settings)
+    free = x.new_zeros(len(x))
+    found = search(Problem(search_networks(model), FrameDistance(), x, free, free), settings)
     assert torch.isin(found.indices, model.quantiser.centres).all()
     assert (found.cost <= found.start_cost).all()
     symbols = model.indices_of(found.indices)

@@ -98,12 +98,6 @@ class Problem:
     weight: Tensor
     allowed_bits: Tensor | None = None
 
-    @classmethod
-    def without_bits(cls, networks: Networks, distance: Distance, x: Tensor) -> Problem:
-        """That of a model with one rate, whose latents cost the same whatever they are."""
-        none = x.new_zeros(len(x))
-        return cls(networks, distance, x, none, none)
-
 
 @dataclass(frozen=True)
 class SearchSettings:
