@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from ctypes.util import find_library
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from codec.errors import BadInput
 from codec.signal.samples import SAMPLE_RATE
 from stream.audio import devices
+from stream.audio.callbacks import RingCallback
 from stream.audio.devices import AudioDeviceError, DeviceInfo, choose, refresh
 from stream.audio.pacing import Pacer, SampleClock
 from stream.audio.sinks import BUFFER, Cushion, Loudspeaker, NullSink
@@ -384,7 +386,7 @@ class Flags:
 class Sound:
     """PortAudio with one card of 48 kHz, whose blocks are asked for by hand.
 
-    It loses samples below a latency of `needed` seconds.
+    It loses samples below a latency of `needed` seconds, and calls nothing but Python.
     """
 
     class PortAudioError(Exception):
@@ -451,9 +453,20 @@ class Sound:
             clock.now += 0.01
 
 
-def test_a_card_that_cannot_be_closed_is_not_waited_for(monkeypatch):
+@pytest.fixture
+def use(monkeypatch) -> Callable[[Sound], None]:
+    """Have a simulated PortAudio in place of the real one."""
+
+    def use(sound: Sound) -> None:
+        monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+        monkeypatch.setattr(RingCallback, "compiled", lambda callback, channels: None)
+
+    return use
+
+
+def test_a_card_that_cannot_be_closed_is_not_waited_for(monkeypatch, use):
     sound, answers = Sound(0.0), threading.Event()
-    monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+    use(sound)
     monkeypatch.setattr(Sound.Stream, "abort", lambda stream: answers.wait(30.0))
     left: list[object] = []
     monkeypatch.setattr("atexit.unregister", left.append)
@@ -481,9 +494,9 @@ def test_a_card_that_cannot_be_closed_is_not_waited_for(monkeypatch):
         (9.0, [0.01, 0.02, 0.04, 0.08, 0.16]),
     ],
 )
-def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch, needed, asked):
+def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(use, needed, asked):
     sound, clock = Sound(needed), Time()
-    monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+    use(sound)
     loudspeaker = Loudspeaker(clock=clock)
     loudspeaker.start()
     sound.turn(20.0, loudspeaker, clock)
@@ -494,10 +507,10 @@ def test_a_sound_system_that_keeps_underflowing_gets_a_longer_buffer(monkeypatch
     assert loudspeaker.latency < asked[-1] + 0.05
 
 
-def test_a_loudspeaker_that_runs_dry_says_for_how_long(monkeypatch):
+def test_a_loudspeaker_that_runs_dry_says_for_how_long(use):
     """What is played after that comes as much later, to the sample, whatever the stamps say."""
     sound, clock = Sound(0.0), Time()
-    monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+    use(sound)
     loudspeaker = Loudspeaker(clock=clock)
     loudspeaker.start()
     sound.turn(1.0, loudspeaker, clock)
@@ -505,7 +518,7 @@ def test_a_loudspeaker_that_runs_dry_says_for_how_long(monkeypatch):
     sound.turn(1.0, loudspeaker, clock)
     assert loudspeaker.silence() == 0
     before, stream = loudspeaker.play_time(), sound.streams[-1]
-    waiting = loudspeaker._ring.available
+    waiting = loudspeaker._playing.ring.available
     for _ in range(5):  # nobody writes
         stream.callback(np.zeros((480, 1), np.float32), 480, Flags(False), Flags(False))
         clock.now += 0.01
@@ -516,9 +529,9 @@ def test_a_loudspeaker_that_runs_dry_says_for_how_long(monkeypatch):
 
 
 @pytest.mark.parametrize(("needed", "asked"), [(0.01, [0.01]), (0.02, [0.01, 0.02])])
-def test_a_microphone_that_keeps_losing_samples_gets_a_longer_buffer(monkeypatch, needed, asked):
+def test_a_microphone_that_keeps_losing_samples_gets_a_longer_buffer(use, needed, asked):
     sound, clock = Sound(needed), Time()
-    monkeypatch.setattr("stream.audio.devices.sound_system", lambda: sound)
+    use(sound)
     microphone = Microphone(clock=clock)
     microphone.start()
     taken = 0

@@ -102,11 +102,14 @@ def _argument(described: str | Record) -> _Argument:
 
 
 class AheadOfTime:
-    """A kernel for arguments of known types; compiled, or read, when it is first called."""
+    """A kernel for arguments of known types; compiled, or read, when it is first called.
 
-    def __init__(self, kernel: Kernel, types: Sequence[str | Record]) -> None:
+    beside: further functions in LLVM's language, which may call it as `@kernel(ptr %slots)`.
+    """
+
+    def __init__(self, kernel: Kernel, types: Sequence[str | Record], beside: str = "") -> None:
         functools.update_wrapper(self, kernel)
-        self.kernel, self.name = kernel, kernel.function.__name__
+        self.kernel, self.name, self.beside = kernel, kernel.function.__name__, beside
         self.arguments = [_argument(each) for each in types]
 
     def __call__(self, *values: Any) -> None:
@@ -120,6 +123,11 @@ class AheadOfTime:
     def load(self) -> None:
         """Compile or read the kernel now, before it has to be quick."""
         self.native  # noqa: B018
+
+    def address(self, function: str) -> int:
+        """Where one of the functions beside the kernel is, for as long as this object lives."""
+        self.load()
+        return int(self._engine.get_function_address(function))
 
     @cached_property
     def native(self) -> Callable[[int], int]:
@@ -153,6 +161,11 @@ class Bound:
         self._pack = slots.pack_into
         given.pack_into(self._memory, 0, *_unpacked(arguments[: len(first)], first))
 
+    @property
+    def address(self) -> int:
+        """Where its slots are, for as long as this object lives."""
+        return self._at
+
     def __call__(self, *values: Any) -> None:
         self._pack(self._memory, self._begin, *_unpacked(self._rest, values))
         if self._native(self._at):
@@ -170,9 +183,19 @@ def _unpacked(arguments: Sequence[_Argument], values: tuple[Any, ...]) -> list[A
     return into
 
 
-def ahead_of_time(*types: str | Record) -> Callable[[Kernel], AheadOfTime]:
-    """A decorator that has a `Kernel` compiled ahead of time for arguments of these types."""
-    return lambda kernel: AheadOfTime(kernel, types)
+def ahead_of_time(*types: str | Record, beside: str = "") -> Callable[[Kernel], AheadOfTime]:
+    """A decorator that has a `Kernel` compiled ahead of time for arguments of these types.
+
+    beside: as `AheadOfTime` takes it.
+    """
+    return lambda kernel: AheadOfTime(kernel, types, beside)
+
+
+def first_slots(types: Sequence[str | Record]) -> list[int]:
+    """The number of the first slot of each argument. An array has, one after another: two that are
+    0, how many values there are, bytes of one, where they are, its shape and its strides."""
+    sizes = [_packing([_argument(each)]).size // _SLOT_BYTES for each in types]
+    return [sum(sizes[:k]) for k in range(len(sizes))]
 
 
 def _machine() -> llvm.TargetMachine:
@@ -203,6 +226,8 @@ def _compiled(ahead: AheadOfTime, name: str) -> bytes:
     if len(taken) - 2 != _packing(ahead.arguments).size // _SLOT_BYTES:
         raise RuntimeError(f"kernel {ahead.name} takes other arguments than it is given")
     module.link_in(llvm.parse_assembly(_from_slots(entry, taken)))
+    if ahead.beside:
+        module.link_in(llvm.parse_assembly(ahead.beside))
     if any(function.name == _FREE for function in module.functions):
         module.link_in(llvm.parse_assembly(f"define void @{_FREE}(ptr %owner) {{ ret void }}"))
     foreign = [
@@ -243,7 +268,8 @@ def _file_name(ahead: AheadOfTime) -> str:
     """Under which object code lies in a cache: by what it is for, and what it was made from."""
     kernel, types = ahead.kernel, [argument.described for argument in ahead.arguments]
     place = _digest(f"{_compiler()} {kernel.function.__code__.co_filename} {types}")
-    return f"{kernel.__module__}.{ahead.name}.{place}.{_digest(kernel.recipe())}.o"
+    recipe = _digest(kernel.recipe() + ahead.beside)
+    return f"{kernel.__module__}.{ahead.name}.{place}.{recipe}.o"
 
 
 def _digest(text: str) -> str:

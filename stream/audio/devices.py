@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -43,7 +43,6 @@ _CALLED_LATELY = 0.1  # seconds: one that has need not be asked for
 _CLOSING_SECONDS = 1.0
 
 Direction = Literal["input", "output"]
-Callback = Callable[[FloatArray, Any, Any, float], None]
 AnyDevice = TypeVar("AnyDevice", bound="Device")
 
 _LOOK_SECONDS = 20.0
@@ -134,6 +133,25 @@ class Device(ABC):
         self.stop()
 
 
+class CardCallback(ABC):
+    """What a sound card calls for every block. It may only copy."""
+
+    @property
+    @abstractmethod
+    def calls(self) -> int:
+        """How many times it has been called."""
+
+    @abstractmethod
+    def __call__(self, block: FloatArray, times: Any, status: Any, now: float) -> None:
+        """Take samples [n, channels], or fill them; times, status: as sounddevice gives them;
+        now: seconds of the stream's clock."""
+
+    def compiled(self, channels: int) -> tuple[int, int] | None:
+        """Addresses of what PortAudio itself can call instead (a PaStreamCallback for float32
+        samples) and of its user data, if there is such a thing."""
+        return None
+
+
 class CardStream:
     """A stream of 32-bit samples from or to a sound card.
 
@@ -169,38 +187,51 @@ class CardStream:
             why = refusal
         raise AudioDeviceError(f"cannot open {self._direction} device {self.info.name}: {why}")
 
-    def open(self, rate: int, channels: int, callback: Callback) -> None:
+    def open(self, rate: int, channels: int, callback: CardCallback) -> None:
         """Start blocks of 10 ms, or of half of what the sound system is asked for if that is less.
 
-        callback(samples [n, channels], PortAudio's times, its flags, now) may only copy.
         Raises AudioDeviceError.
         """
-
-        def called(samples: FloatArray, frames: int, times: Any, status: Any) -> None:
-            self._called = self._clock()
-            callback(samples, times, status, self._called)
-
         sound = sound_system()
-        recording = self._direction == "input"
-        kind = sound.InputStream if recording else sound.OutputStream
-        self._called, self.latency = self._clock(), self._buffer
+        self._callback, self._called, self._calls = callback, self._clock(), callback.calls
         self._looked, self._lost = self._called, 0
+        self.latency = self._buffer
         try:
-            self._stream = kind(
-                device=self.info.index,
-                samplerate=rate,
-                channels=channels,
-                blocksize=int(rate * min(0.01, 0.5 * self._buffer)),
-                latency=self._buffer,
-                dtype="float32",
-                callback=called,
-            )
+            self._stream = self._made(sound, rate, channels, callback)
             self.latency = float(self._stream.latency)
             self._stream.start()
         except sound.PortAudioError as error:
             self.close()
-            what = "record from" if recording else "play on"
+            what = "record from" if self._direction == "input" else "play on"
             raise AudioDeviceError(f"cannot {what} {self.info.name}: {one_line(error)}") from error
+
+    def _made(self, sound: Any, rate: int, channels: int, callback: CardCallback) -> Any:
+        """The stream, which keeps the callback for as long as it may call."""
+
+        def called(samples: FloatArray, frames: int, times: Any, status: Any) -> None:
+            callback(samples, times, status, self._clock())
+
+        settings = {
+            "device": self.info.index,
+            "samplerate": rate,
+            "channels": channels,
+            "blocksize": int(rate * min(0.01, 0.5 * self._buffer)),
+            "latency": self._buffer,
+            "dtype": "float32",
+        }
+        if (compiled := callback.compiled(channels)) is None:
+            kind = sound.InputStream if self._direction == "input" else sound.OutputStream
+            return kind(callback=called, **settings)
+        function, data = compiled
+        # The class that sounddevice has for callbacks in other languages.
+        stream = sound._StreamBase(
+            self._direction,
+            callback=sound._ffi.cast("PaStreamCallback *", function),
+            userdata=sound._ffi.cast("void *", data),
+            **settings,
+        )
+        stream.kept = callback
+        return stream
 
     def close(self) -> None:
         """Stop at once; may be called twice."""
@@ -228,7 +259,10 @@ class CardStream:
         """Whether the card no longer calls."""
         if (stream := self._stream) is None:
             return True
-        silent = self._clock() - self._called
+        now, calls = self._clock(), self._callback.calls
+        if calls != self._calls:
+            self._called, self._calls = now, calls
+        silent = now - self._called
         return silent > STALLED or (silent > _CALLED_LATELY and not stream.active)
 
 

@@ -11,7 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from codec.signal.samples import SAMPLE_RATE
+
+# What a time stamp of a `SampleClock` consists of: the number of a sample, when it was or will be
+# in the air, and whether the clock has to begin anew with it.
+POSITION, WHEN, RESTART = range(3)
 
 Clock = Callable[[], float]
 
@@ -64,27 +71,45 @@ class SampleClock:
 
     rate: Hz. gain: the share of the error taken up per stamp; drift of r seconds per second leaves
     an offset of r · interval / gain, a few tenths of a millisecond for 200 ppm. jump: seconds.
+    stamped: array of one int64 that counts the stamps, where not `stamp` makes them but who writes
+    rows of POSITION, WHEN and RESTART into `stamps`, each at its number modulo their number.
     """
 
     # Almost all of the last stamps off by more than so many seconds, and to one side, are no noise.
     _STEP = 0.004
     _LAST, _EXCEPT = 15, 2
+    _ROWS = 256
 
-    def __init__(self, rate: float, *, gain: float = 0.02, jump: float = 0.05) -> None:
+    def __init__(
+        self,
+        rate: float,
+        *,
+        gain: float = 0.02,
+        jump: float = 0.05,
+        stamped: NDArray[np.int64] | None = None,
+    ) -> None:
         self._rate, self._gain, self._jump = float(rate), gain, jump
-        self._stamps: deque[tuple[int, float, bool]] = deque(maxlen=256)
+        self.stamps = np.zeros((self._ROWS, 3))
+        self._stamped = np.zeros(1, np.int64) if stamped is None else stamped
+        self._followed = 0
         self._errors: deque[float] = deque(maxlen=self._LAST)
         self._position = 0
         self._time: float | None = None
 
     def stamp(self, position: int, when: float, restart: bool = False) -> None:
         """Sample number `position` was (or will be) in the air at `when` seconds."""
-        self._stamps.append((position, when, restart))
+        self.stamps[int(self._stamped[0]) % self._ROWS] = position, when, restart
+        self._stamped += 1
 
     def time_of(self, position: float) -> float | None:
         """When the sample at `position` was (or will be) in the air; None before any stamp."""
-        while self._stamps:
-            self._follow(*self._stamps.popleft())
+        stamped = int(self._stamped[0])
+        # Of the oldest ones some may be written over while they are read.
+        self._followed = max(self._followed, stamped - self._ROWS // 2)
+        while self._followed < stamped:
+            stamp = self.stamps[self._followed % self._ROWS].tolist()
+            self._follow(int(stamp[POSITION]), stamp[WHEN], stamp[RESTART] != 0.0)
+            self._followed += 1
         if self._time is None:
             return None
         return self._time + (position - self._position) / self._rate

@@ -14,7 +14,7 @@ import select
 import threading
 import time
 from abc import abstractmethod
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soxr
@@ -22,17 +22,15 @@ import soxr
 from codec.files import wav
 from codec.files.paths import PIPE, atomic_output, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.callbacks import Playing
 from stream.audio.devices import DEVICE_BUFFER, AudioDeviceError, CardStream, Device
-from stream.audio.pacing import Clock, Pacer, SampleClock
+from stream.audio.pacing import Clock, Pacer
 from stream.audio.ring import SampleRing
 
 # Seconds between writing and air, of a machine that is not overloaded: the sound card's share, and
 # ours, three of its blocks. Where the mixer wakes too late for that, our cushion grows.
 BUFFER = DEVICE_BUFFER + 0.015
 _HELD = int(BUFFER * SAMPLE_RATE)
-_FADE = 48
-_FILLING = 5
-_LONGEST_DELAY = 0.5
 _PIPE_SECONDS = 2
 # Less than PIPE_BUF (4096 bytes, POSIX at least 512): a pipe that is writable takes it at once.
 _PIPE_BYTES = 512
@@ -193,8 +191,8 @@ class Loudspeaker(Sink):
     dry gets up to 0.1 s more until it is calm again (see `Cushion`). A sound system that keeps
     underflowing is opened again with twice its share, as often as is needed.
 
-    The callback only moves samples out of a ring. Where they run out it fades from the last one
-    instead of stepping to zero, and fades in again when they return. All channels get the same.
+    The callback (`stream.audio.callbacks`) only moves samples out of a ring, and fades out and in
+    where they run out and return. All channels get the same.
     Raises AudioDeviceError when made (no such device) or started (busy, unplugged).
     """
 
@@ -211,24 +209,16 @@ class Loudspeaker(Sink):
         self.rate, channels = self._card.settings()
         least, step = int((BUFFER - DEVICE_BUFFER) * self.rate), self.rate // 100
         self._cushion = Cushion(least, least + 10 * step, step)
-        self._ring = SampleRing(self.rate)
-        self._card_clock = SampleClock(self.rate)
+        self._playing = Playing(self.rate)
+        self._playing.expect(self._card.latency)
         self._resample = None
         if self.rate != SAMPLE_RATE:
             self._resample = soxr.ResampleStream(SAMPLE_RATE, self.rate, 1, "float32", "MQ")
         self._taken16 = 0
-        self._mono = np.zeros(self.rate, np.float32)
-        self._fade_out = np.cos(np.linspace(0.0, np.pi / 2, _FADE + 1)[1:]).astype(np.float32) ** 2
-        self._calls = 0
-        # Samples of ours that the card has taken, and all it was given since, silence included.
-        self._passed = (0, 0)
         self._silence = 0  # told already
-        self._playing = False
-        self._dry = True
-        self._last = np.float32(0.0)
-        self._faded = _FADE
-        self._flagged = self._ran_dry = 0
-        self._card.open(self.rate, channels, self._callback)
+        self._gaps_before = self.gaps
+        self._card.open(self.rate, channels, self._playing)
+        self._playing.expect(self._card.latency)
         self.latency = self._card.latency + least / self.rate
 
     def stop(self) -> None:
@@ -239,10 +229,12 @@ class Loudspeaker(Sink):
             return self._instead.room()
         if self._reopened():
             return self.room()
+        ran_dry, ring = self._playing.ran_dry, self._playing.ring
+        self.gaps = self._gaps_before + ran_dry + self._playing.lost
         # What the sound system lost by itself, more samples of ours would not have saved.
-        hold = self._cushion.update(self._ran_dry, self._clock())
+        hold = self._cushion.update(ran_dry, self._clock())
         self.latency = self._card.latency + hold / self.rate
-        return max(0, (hold - self._ring.available) * SAMPLE_RATE // self.rate)
+        return max(0, (hold - ring.available) * SAMPLE_RATE // self.rate)
 
     def write(self, samples: FloatArray) -> None:
         if self._broken():
@@ -252,63 +244,27 @@ class Loudspeaker(Sink):
         clean = np.asarray(samples, np.float32)
         if not (len(clean) and np.abs(clean).max() <= 1.0):  # that is false with NaN
             clean = np.clip(np.nan_to_num(clean), -1.0, 1.0)
-        self._ring.write(clean if self._resample is None else self._resample.resample_chunk(clean))
+        if self._resample is not None:
+            clean = self._resample.resample_chunk(clean)
+        self._playing.ring.write(clean)
 
     def play_time(self) -> float:
         if self._broken():
             return self._instead.play_time()
+        playing, ring = self._playing, self._playing.ring
         # What the resampler holds back has its place after what is in the ring.
-        held = self._taken16 * self.rate / SAMPLE_RATE - self._ring.written - self._ring.dropped
-        taken, given = self._passed
-        when = self._card_clock.time_of(given + self._ring.written - taken + held)
+        held = self._taken16 * self.rate / SAMPLE_RATE - ring.written - ring.dropped
+        when = playing.clock.time_of(ring.written + playing.silent + held)
         return self._clock() + self._card.latency if when is None else max(when, self._clock())
 
     def silence(self) -> int:
-        taken, given = self._passed
-        silence = (given - taken) * SAMPLE_RATE // self.rate
+        silence = self._playing.silent * SAMPLE_RATE // self.rate
         more, self._silence = silence - self._silence, silence
         return more
 
-    def _callback(self, outdata: FloatArray, times: Any, status: Any, now: float) -> None:
-        frames, channels = outdata.shape
-        out = outdata[:, 0] if channels == 1 else self._mono[:frames]
-        # At first PortAudio calls several times at once, to fill its buffers: with silence, or
-        # the ring would be empty before the first sample is heard.
-        self._calls += 1
-        count = min(frames, self._ring.available) if self._calls > _FILLING else 0
-        delay = times.outputBufferDacTime - times.currentTime
-        if not 0.0 < delay < _LONGEST_DELAY:
-            delay = self._card.latency
-        # Silence takes its time as well: so much later is what comes after it, to the sample.
-        self._card_clock.stamp(self._passed[1], now + delay)
-        if count:
-            self._ring.read_into(out if count == frames else out[:count])
-            self._last = out[count - 1]
-            if self._dry:
-                ramp = min(count, _FADE)
-                out[:ramp] *= self._fade_out[::-1][:ramp]
-            self._playing, self._dry, self._faded = True, False, 0
-        if count < frames:
-            ramp = min(frames - count, _FADE - self._faded)
-            fade = self._fade_out[self._faded : self._faded + ramp]
-            out[count : count + ramp] = self._last * fade
-            out[count + ramp :] = 0.0
-            self._faded += ramp
-            # Counted once per gap, and not before there was anything to play.
-            fresh = self._playing and not self._dry
-            self.gaps += fresh
-            self._ran_dry += fresh
-            self._dry = True
-        elif status.output_underflow and self._playing:
-            self.gaps += 1
-            self._flagged += 1
-        self._passed = (self._ring.taken, self._passed[1] + frames)
-        if channels > 1:
-            outdata[:] = out[:, None]
-
     def _reopened(self) -> bool:
         """Whether the sound system kept underflowing, and has been opened again for that."""
-        if not self._card.wants_more(self._flagged):
+        if not self._card.wants_more(self._playing.lost):
             return False
         self.stop()
         try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from codec.signal.analysis import cleaned
 from codec.signal.samples import SAMPLE_RATE, FloatArray
-from stream.audio.devices import AudioDeviceError, CardStream
+from stream.audio.devices import AudioDeviceError, CardCallback, CardStream
 from stream.audio.frontend import BLOCK, NOISY_DB, GainControl, HighPass, TalkerLevel
 from stream.audio.pacing import Clock
 from stream.audio.sources import Source
@@ -174,6 +174,22 @@ def tones(rate: int, channels: int) -> FloatArray:
     return np.concatenate(parts)
 
 
+class _Playback(CardCallback):
+    """Plays samples [n, channels] once; `at` is how many it has played."""
+
+    calls = 0
+
+    def __init__(self, samples: FloatArray) -> None:
+        self.samples, self.at = samples, 0
+
+    def __call__(self, block: FloatArray, times: Any, status: Any, now: float) -> None:
+        part = self.samples[self.at : self.at + len(block)]
+        block[: len(part)] = part
+        block[len(part) :] = 0.0
+        self.at += len(part)
+        self.calls += 1
+
+
 class TonePlayer:
     """Plays the tones on a sound card.
 
@@ -197,24 +213,16 @@ class TonePlayer:
         """
         rate, channels = self._card.settings(len(TONES))
         samples = tones(rate, channels)
-        at = 0
-
-        def callback(outdata: FloatArray, times: Any, status: Any, now: float) -> None:
-            nonlocal at
-            part = samples[at : at + len(outdata)]
-            outdata[: len(part)] = part
-            outdata[len(part) :] = 0.0
-            at += len(part)
-
+        playback = _Playback(samples)
         turn = len(samples) / len(TONES)
-        self._card.open(rate, channels, callback)
+        self._card.open(rate, channels, playback)
         try:
             latest = -1
             deadline = self._clock() + len(samples) / rate + _MARGIN
-            while at < len(samples) and not stop.is_set():
+            while playback.at < len(samples) and not stop.is_set():
                 if self._card.gone() or self._clock() > deadline:
                     raise AudioDeviceError(f"the loudspeaker {self.name} takes no sound")
-                now = int(at / turn)
+                now = int(playback.at / turn)
                 if now != latest:
                     latest = now
                     playing(TONES[now][0])

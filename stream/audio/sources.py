@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soxr
@@ -25,8 +25,9 @@ from codec.errors import BadInput, SottoError
 from codec.files.audio import AudioReader, begins_like_audio, is_audio
 from codec.files.paths import PIPE, display_name, open_input, reason
 from codec.signal.samples import SAMPLE_RATE, FloatArray
+from stream.audio.callbacks import Recording
 from stream.audio.devices import AudioDeviceError, CardStream, Device
-from stream.audio.pacing import Clock, Pacer, SampleClock
+from stream.audio.pacing import Clock, Pacer
 from stream.audio.ring import SampleRing
 
 Sleep = Callable[[float], None]
@@ -36,8 +37,6 @@ POLL = 0.002
 BLOCK = SAMPLE_RATE // 100
 # How far whoever reads may fall behind before samples are lost (microphone) or wait (others).
 BEHIND = 4.0
-# Time stamps of capture older than this are nonsense (PulseAudio's are, for the first second).
-_OLDEST_STAMP = 0.25
 # As much of a pipe as is looked at before a call.
 _CHECKED = 1 << 16
 _MOST_NOTES = 20
@@ -291,7 +290,7 @@ class Microphone(Source):
 
     wanted: index, name, part of a name, None for the default. All channels are averaged.
 
-    The callback copies into a ring and notes the card's time stamp; all else happens in `read`.
+    The callback (`stream.audio.callbacks`) copies into a ring; all else happens in `read`.
     Raises AudioDeviceError when made (no such device) or started (busy, unplugged).
     """
 
@@ -305,57 +304,41 @@ class Microphone(Source):
 
     def start(self) -> None:
         self.rate, channels = self._card.settings()
-        self._ring = SampleRing(int(BEHIND * self.rate))
-        self._card_clock = SampleClock(self.rate)
-        self._flagged = 0
+        self._recording = Recording(self.rate, BEHIND)
         self._gaps_before = self.gaps
-        self._mono = np.zeros(self.rate, np.float32)
         self._resample = None
         if self.rate != SAMPLE_RATE:
             # MQ: beyond 16 bits exact, and holds back 15 ms where HQ holds back 21.
             self._resample = soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32", "MQ")
         self._left = _NOTHING[0]
         self._given = 0
-        self._card.open(self.rate, channels, self._callback)
+        self._card.open(self.rate, channels, self._recording)
         self.latency = self._card.latency
 
     def stop(self) -> None:
         self._card.close()
 
-    def _callback(self, indata: FloatArray, times: Any, status: Any, now: float) -> None:
-        frames = len(indata)
-        if indata.shape[1] == 1:
-            block = indata[:, 0]
-        else:
-            block = np.mean(indata, axis=1, out=self._mono[:frames])
-        lost = self._ring.write(block) < frames or bool(status.input_overflow)
-        self._flagged += lost
-        # PortAudio's clock is not ours (on some systems it even follows the wall clock): only
-        # the age of the first sample is taken from it.
-        age = times.currentTime - times.inputBufferAdcTime
-        if not 0.0 < age < _OLDEST_STAMP:
-            age = frames / self.rate
-        self._card_clock.stamp(self._ring.written, now - age + frames / self.rate, lost)
-
     def _take(self, most: int) -> tuple[FloatArray, float]:
         if self.error is not None:
             return self._silence._take(most)
-        self.gaps = self._gaps_before + self._flagged
-        if self._card.wants_more(self._flagged):
+        recording = self._recording
+        lost, ring = recording.lost, recording.ring
+        self.gaps = self._gaps_before + lost
+        if self._card.wants_more(lost):
             return self._reopened()
-        if not self._ring.available:
+        if not ring.available:
             if self._card.gone():
                 self.error = f"the microphone {self.name} has stopped: silence is sent instead"
                 self._silence.start()
             return _NOTHING
         if self._resample is None:
-            samples = self._ring.read(most)
+            samples = ring.read(most)
         else:
-            more = self._resample.resample_chunk(self._ring.read(most * self.rate // SAMPLE_RATE))
+            more = self._resample.resample_chunk(ring.read(most * self.rate // SAMPLE_RATE))
             samples = np.concatenate([self._left, more])
             samples, self._left = samples[:most], samples[most:]
         self._given += len(samples)
-        when = self._card_clock.time_of(self._given * (self.rate / SAMPLE_RATE))
+        when = recording.clock.time_of(self._given * (self.rate / SAMPLE_RATE))
         # Never in the future, whatever the card says.
         now = self._clock()
         return samples, now if when is None else min(when, now)
