@@ -49,7 +49,6 @@ def step_bits_around(
     with torch.no_grad():
         inverse = torch.exp(-log_scale)
         half = 0.5 * inverse
-        inside = torch.log1p(-torch.exp(-inverse))
         offset = (u - location) * inverse
         top, bottom = offset + half, offset - half
         over, under = torch.sigmoid(-top), torch.sigmoid(bottom)
@@ -61,16 +60,21 @@ def step_bits_around(
         weighed = (location * slopes[0]).sum() + (log_scale * slopes[1]).sum()
     (others,) = torch.autograd.grad(weighed, context)
     location = location.detach()
+    return lambda u: effects(u - location, inverse, others)
 
-    @torch.no_grad()
-    def found(u: Tensor) -> Effects:
-        # Neighbouring integers share an end of their intervals, and with it a logarithm.
-        offset = (u - location) * inverse
-        top, bottom = offset + half, offset - half
-        above, below = F.softplus(-top), F.softplus(bottom)
-        lower = F.softplus(bottom - inverse) - bottom - above
-        higher = F.softplus(-top - inverse) + top - below
-        own = _PER_NAT * (above + below - inside)
-        return own, _PER_NAT * lower - others, _PER_NAT * higher + others
 
-    return found
+@torch.no_grad()
+def effects(offset: Tensor, inverse: Tensor, others: Tensor) -> Effects:
+    """Bits of integers `offset` away from their locations, and what one step down or up adds.
+
+    inverse: of the scale; others: what a step up adds to the bits of others. All of one shape.
+    """
+    half, scaled = 0.5 * inverse, offset * inverse
+    inside = torch.log1p(-torch.exp(-inverse))
+    # Neighbouring integers share an end of their intervals, and with it a logarithm.
+    top, bottom = scaled + half, scaled - half
+    above, below = F.softplus(-top), F.softplus(bottom)
+    lower = F.softplus(bottom - inverse) - bottom - above
+    higher = F.softplus(-top - inverse) + top - below
+    own = _PER_NAT * (above + below - inside)
+    return own, _PER_NAT * lower - others, _PER_NAT * higher + others

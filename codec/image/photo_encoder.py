@@ -38,8 +38,9 @@ _LOG_PRICE_PER_QUALITY = 0.0325  # about how the trained price of a bit falls (n
 # Most changes of the price of a bit beyond the coarsest and the finest quality (natural log).
 _DEAREST, _CHEAPEST = 13.0, 1.4
 _DEAD_ZONE = 0.15  # rounding with it takes about the bits of searched latents
-_ROUNDS = 1  # of RDOQ, and one more for every _STEPS_PER_ROUND steps of the search
-_STEPS_PER_ROUND = 6
+_ROUNDS = 1  # of RDOQ, and one more for every so many steps of the search
+# What mean-field rounding ends with is nearly whole, and RDOQ finds little in it.
+_STEPS_PER_ROUND, _STEPS_PER_ROUND_ADMM = 25, 6
 _MOST_ROUNDS = 6
 _FITS = 12  # most rounds of moving single indices to meet the allowance
 _SLACK = 0.004  # share of the allowance that may be left unused
@@ -48,7 +49,7 @@ _MOVED = 0.08  # largest share of the bits to change by moves that are estimated
 _NEARBY = 40  # qualities between which the encoder's output differs by little more than the gains
 _FEWEST_IN_TWO = 4  # steps of a search whose rate point is chosen again
 _CHECK_EVERY = 16  # steps between scorings of the candidates
-_WAY = 2.25  # quantisation steps that a latent could go if all its steps were of the first's size
+_WAY = 1.7  # quantisation steps that a latent could go if all its steps were of the first's size
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Tuning:
     prices: of a bit in the search at the rate anchors, in units of the trained price; saves: bits
     after the search relative to the encoder's latents rounded with the dead zone; later: the same,
     relative to the latents after a third and after two thirds of the search; steps: first step size
-    of long and of short searches, in quantisation steps; firmness, moves: of mean-field rounding;
-    rdoq: whether RDOQ helps. For MS-SSIM it does not, since the latents move far from the encoder's
-    output; and it is too curved for more than one move.
+    of long and of short searches, in quantisation steps; firmness, moves, looks: of mean-field
+    rounding; rdoq: whether RDOQ helps. For MS-SSIM it does not, since the latents move far from the
+    encoder's output; and it is too curved for more than one move.
     """
 
     prices: tuple[float, float, float, float]
@@ -93,6 +94,7 @@ class Tuning:
     steps: tuple[float, float] = (0.04, 0.1)
     firmness: tuple[float, float] = (0.3, 1.0)
     moves: int = 1
+    looks: int = 1
     rdoq: bool = True
     landing: Landing = BY_MOVES
 
@@ -104,7 +106,8 @@ class Tuning:
 
 TUNINGS: dict[Tune, Tuning] = {
     "psnr": Tuning(
-        (1.75, 1.15, 0.8, 0.8), saves=0.95, later=(1.03, 0.98), firmness=(0.15, 0.8), moves=2
+        (1.75, 1.15, 0.8, 0.8), saves=0.95, later=(1.03, 0.98), firmness=(0.15, 0.8), moves=3,
+        looks=2,
     ),
     "ms-ssim": Tuning(
         (1.2, 1.2, 1.2, 1.2), saves=0.9, later=(0.95, 0.98), steps=(0.3, 0.45), rdoq=False,
@@ -123,7 +126,9 @@ TUNINGS: dict[Tune, Tuning] = {
 # same PSNR; and another fifth less without a round of RDOQ before the moves that fill the file.
 _BRIEF = 5  # steps
 _BRIEFLY = {
-    "psnr": replace(TUNINGS["psnr"], later=(0.99, 0.945), landing=replace(BY_MOVES, rounds=0)),
+    "psnr": replace(
+        TUNINGS["psnr"], later=(0.99, 0.945), moves=2, landing=replace(BY_MOVES, rounds=0)
+    ),
     "ms-ssim": replace(TUNINGS["ms-ssim"], steps=(0.1, 0.1), landing=BY_MOVES),
 }
 
@@ -436,7 +441,8 @@ class PhotoEncoder:
         if not last:
             return found.z, candidate, None
         rounds = _ROUNDS if self.allowed is None else self._tuning.landing.rounds
-        rounds = min(_MOST_ROUNDS, rounds + (until - done) // _STEPS_PER_ROUND)
+        each = _STEPS_PER_ROUND if isinstance(found, MeanField) else _STEPS_PER_ROUND_ADMM
+        rounds = min(_MOST_ROUNDS, rounds + (until - done) // each)
         rdoq = _rdoq(task, distance, rate, candidate)
         moves = self._tuning.rdoq and plan.settings.method in ("mean-field", "rdoq")
         for _ in range(rounds if moves else 0):
@@ -651,8 +657,9 @@ def search_settings(
     long, short = tuning.steps
     step = min(short, max(long, _WAY / max(iterations, 1)))
     return SearchSettings(
-        method, iterations, step=step, coupling=5.0, firmness=tuning.firmness, moves=tuning.moves
-    )
+        method, iterations, step=step, coupling=5.0, firmness=tuning.firmness,
+        moves=tuning.moves, looks=tuning.looks,
+    )  # fmt: skip
 
 
 def _rdoq(task: PhotoTask, distance: Distance, rate: Tensor, latents: Tensor) -> Rdoq:

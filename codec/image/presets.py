@@ -30,7 +30,7 @@ class ImagePreset:
 IMAGE_PRESETS: dict[str, ImagePreset] = {
     preset.name: preset
     for preset in (
-        ImagePreset("photo", 0, "photo", iterations=16, fast=4),
+        ImagePreset("photo", 0, "photo", iterations=20, fast=4),
         ImagePreset("paper", 1, "photo-paper", iterations=16, fast=6, one_rate=True),
         ImagePreset("ganz", 2, "ganz", iterations=15, fast=5),
     )

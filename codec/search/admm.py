@@ -30,7 +30,7 @@ class Descent:
     slowing = 0.9
 
     @staticmethod
-    def first_step(iterations: int) -> float:
+    def first_step(iterations: int, moves: int = 1) -> float:
         """The size of the first of so many steps, in quantisation steps, where none is given."""
         return 0.04
 
@@ -40,7 +40,7 @@ class Descent:
         self.rate, self.weight, self.allowed_bits = (
             problem.rate, problem.weight, problem.allowed_bits,
         )  # fmt: skip
-        self._size = settings.step or self.first_step(settings.iterations)
+        self._size = settings.step or self.first_step(settings.iterations, settings.moves)
         with torch.no_grad():
             self._reference = self._distance.reference(self._x)
         networks, weight = self._networks, self.weight

@@ -24,6 +24,9 @@ from codec.search.problem import Networks, Problem, SearchResult, SearchSettings
 
 _RDOQ = 0.25  # share of the iterations, or of the time, that is for RDOQ
 _FEWEST_WITH_RDOQ = 8  # iterations
+# In a hurry, two moves of the latents in each iteration and a look at the prior in every other one
+# find in the same time what would take half as many iterations more. In two they find less.
+_MOVES, _LOOKS, _FEWEST_WITH_MOVES = 2, 2, 3
 
 
 def by_mean_field(networks: Networks, settings: SearchSettings) -> bool:
@@ -145,7 +148,10 @@ def refine(
     if settings.budget is not None and pace > 0.0:
         planned = int(min(planned, settings.budget / pace))
     planned = max(planned, 1)
-    found = MeanField(problem, replace(settings, iterations=planned), start)
+    several = planned >= _FEWEST_WITH_MOVES
+    moves, looks = (_MOVES, _LOOKS) if several else (1, 1)
+    own = replace(settings, iterations=planned, moves=moves, looks=looks)
+    found = MeanField(problem, own, start)
     found.step(0.0)
     first, done = found.cost, 1
     while done < planned:

@@ -16,9 +16,12 @@ compares relaxed bits, every step already knows what the rounding to come will c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from codec.entropy.logistic import Effects
 from codec.search.admm import Descent
 from codec.search.rdoq import curvature
 
@@ -36,11 +39,15 @@ class MeanField(Descent):
     moments = (0.6, 0.8)
     slowing = 0.7
 
+    _near: Callable[[Tensor], Effects] | None = None  # bits of latents near those last looked at
+    _steps = 0
+
     @staticmethod
-    def first_step(iterations: int) -> float:
+    def first_step(iterations: int, moves: int = 1) -> float:
         # Few steps cannot make good what the first ones, all of this size, do wrong; many need not
         # be large to get as far.
-        return min(0.05 + 0.035 * iterations, 0.18, max(0.05, 3.0 / max(iterations, 1)))
+        one = min(0.05 + 0.035 * iterations, 0.18, max(0.05, 3.0 / max(iterations, 1)))
+        return one * moves**-0.6
 
     def step(self, done: float) -> None:
         networks, model = self._networks, self._networks.steps
@@ -54,9 +61,8 @@ class MeanField(Descent):
         z = z.detach()
         stiff = curvature(model, y.detach() - self._x, along, self.rate)
         whole = networks.quantise(z, 0.0)
-        moves = self._settings.moves
-        around = model.around(whole, self.rate) if moves > 1 and model.around else None
-        bits, lower, higher = around(whole) if around else model.bits(whole, self.rate)
+        near = self._look(whole)
+        bits, lower, higher = near(whole) if near else model.bits(whole, self.rate)
         self._steer(bits.sum((1, 2)))
         offset = z - whole
         towards, kink = _between(offset, lower, higher)
@@ -67,14 +73,25 @@ class MeanField(Descent):
         first, last = self._settings.firmness
         firm = (first + (last - first) * done) * stiff
         self._move(slope + price * towards + firm * kink, done)
-        if around:
-            for _ in range(moves - 1):
+        if near:
+            for _ in range(self._settings.moves - 1):
                 whole = networks.quantise(self.z, 0.0)
-                _, lower, higher = around(whole)
+                _, lower, higher = near(whole)
                 towards, kink = _between(self.z - whole, lower, higher)
                 here = slope + stiff * (self.z - z)
                 self._move(here + price * towards + firm * kink, done)
         self.candidates = [networks.quantise(self.z, self._settings.dead_zone)]
+
+    def _look(self, whole: Tensor) -> Callable[[Tensor], Effects] | None:
+        """Bits of latents near whole ones, by a prior that was asked lately; None if the model does
+        not tell them, or they serve for one move only."""
+        model, settings = self._networks.steps, self._settings
+        if model is None or model.around is None or settings.moves * settings.looks == 1:
+            return None
+        if self._near is None or self._steps % settings.looks == 0:
+            self._near = model.around(whole, self.rate)
+        self._steps += 1
+        return self._near
 
 
 def _between(offset: Tensor, lower: Tensor, higher: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,9 +104,10 @@ class SearchSettings:
     """Settings of a search. Steps are in units of one quantisation step.
 
     method: "mean-field" is mean-field rounding followed by RDOQ where the model's latents are whole
-    numbers, else ADMM; "rdoq" is ADMM followed by RDOQ. firmness: of mean-field rounding at its
-    beginning and its end, in units of the curvature that the model tells; moves: of the
-    latents by it in each iteration, one where the model does not tell bits `around`.
+    numbers, else ADMM; "rdoq" is ADMM followed by RDOQ. Of mean-field rounding: firmness, at its
+    beginning and its end, in units of the curvature that the model tells; moves, of the latents in
+    each iteration; looks, iterations from one look at the prior to the next. Where the model does
+    not tell bits `around`, moves and looks are one.
     """
 
     method: Method = "mean-field"
@@ -115,6 +116,7 @@ class SearchSettings:
     step: float | None = None  # the first; None: as the method has it
     firmness: tuple[float, float] = (2.0, 2.0)
     moves: int = 1
+    looks: int = 1
     coupling: float = 12.0  # μ / λ
     penalty: float | None = None  # μ itself, where there is no λ
     check_every: int = 20

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from codec.entropy.logistic import Effects
 from codec.search.problem import Distance, Networks, RateModel, StepModel
 
 
@@ -61,7 +62,7 @@ def following(networks: Networks, past: Past) -> Networks:
 
     steps = networks.steps
     if steps is not None and context.shape[1]:
-        steps = replace(steps, bits=_step_bits(steps, context))
+        steps = _after(steps, context)
 
     def fast(z: Tensor, rate: Tensor) -> Tensor:
         return newest(networks.fast_generator(before(latents, z), rate), z.shape[1])
@@ -75,17 +76,25 @@ def following(networks: Networks, past: Past) -> Networks:
     )
 
 
-def _step_bits(
-    steps: StepModel, context: Tensor
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """`StepModel.bits` of latents that follow a context [1, K, C]."""
+def _after(steps: StepModel, context: Tensor) -> StepModel:
+    """A model of the effects of steps, for latents that follow a context [1, K, C]."""
     known = context.shape[1]
 
-    def bits(u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own, lower, higher = steps.bits(before(context, u), rate)
+    def newest(effects: Effects) -> Effects:
+        own, lower, higher = effects
         return own[:, known:], lower[:, known:], higher[:, known:]
 
-    return bits
+    def bits(u: Tensor, rate: Tensor) -> Effects:
+        return newest(steps.bits(before(context, u), rate))
+
+    if (whole := steps.around) is None:
+        return replace(steps, bits=bits)
+
+    def around(u: Tensor, rate: Tensor) -> Callable[[Tensor], Effects]:
+        found = whole(before(context, u), rate)
+        return lambda u: newest(found(before(context, u)))
+
+    return replace(steps, bits=bits, around=around)
 
 
 class NewestDistance(Distance):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.entropy.logistic import Effects, effects
 from models.inference.kernels import features, features_back
 from models.inference.packed import Product
 from models.networks.speech import ANCHORS, Prior, anchor_weights
@@ -56,14 +58,18 @@ class FastPrior:
         offset = z - location.clamp(-_FARTHEST, _FARTHEST)
         return _logistic_bits(offset, inverse), (context, first, middle, out, offset, inverse)
 
-    @torch.no_grad()
-    def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step_bits(self, u: Tensor, rate: Tensor) -> Effects:
         """`models.networks.speech.Prior.step_bits`, written out."""
+        return self.step_bits_around(u, rate)(u)
+
+    @torch.no_grad()
+    def step_bits_around(self, u: Tensor, rate: Tensor) -> Callable[[Tensor], Effects]:
+        """`models.networks.speech.Prior.step_bits_around`, written out."""
         own, traces = self.draw(u, u, rate)
         offset, inverse = traces[-2:]
         _, others = self.slopes(torch.ones_like(own), traces)
-        below, above = (_logistic_bits(offset + d, inverse) - own for d in (-1.0, 1.0))
-        return own, below - others, above + others
+        location = u - offset
+        return lambda u: effects(u - location, inverse, others)
 
     def slopes(self, gradient: Tensor, traces: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Gradients with respect to z and context of what has `gradient` with respect to bits."""

@@ -36,6 +36,7 @@ def step_model(generator: nn.Module, prior: RateModel) -> StepModel | None:
         prior.step_bits,
         lambda rate: drawn / generator.gains(rate).square(),
         lambda x: x.reshape(len(x), x.shape[1] // patch, -1).sum(2, keepdim=True),
+        prior.step_bits_around,
     )
 
 

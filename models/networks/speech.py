@@ -11,6 +11,7 @@ latents channel by channel (log-linear between three trained anchors) and condit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.entropy.huffman import RunModel
-from codec.entropy.logistic import step_bits
+from codec.entropy.logistic import Effects, step_bits, step_bits_around
 from codec.entropy.speech_context import MAX_INDEX, QUALITIES, SpeechContext
 from models.model import FrameModel, PriorModel
 from models.networks.common import Gains, MaskedPrior, hats, start_at_zero
@@ -177,9 +178,13 @@ class Prior(MaskedPrior):
         location, log_scale = self.predicted(past, features)
         return location, (log_scale - 1.0).clamp(-2.6, 1.8)
 
-    def step_bits(self, u: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step_bits(self, u: Tensor, rate: Tensor) -> Effects:
         """`codec.entropy.logistic.step_bits` by this prior: [B, S, C] each."""
         return step_bits(self, u, rate)
+
+    def step_bits_around(self, u: Tensor, rate: Tensor) -> Callable[[Tensor], Effects]:
+        """`codec.entropy.logistic.step_bits_around` by this prior."""
+        return step_bits_around(self, u, rate)
 
 
 class SpeechModel(PriorModel, FrameModel):
