@@ -228,6 +228,18 @@ def test_fast_prior_prices_moves_as_the_prior(prior: Prior) -> None:
         assert off(ours, true) < 1e-4
 
 
+def test_fast_prior_prices_moves_nearby_as_the_prior(prior: Prior) -> None:
+    u = latents(2.0).round()
+    near = u + torch.randint(-1, 2, u.shape, generator=torch.Generator().manual_seed(8))
+    fast = FastPrior(prior, packed(prior))
+    found, wanted = (n.step_bits_around(u, RATE)(near) for n in (fast, prior))
+    for ours, true in zip(found, wanted, strict=True):
+        assert off(ours, true) < 1e-4
+    here, there = fast.step_bits(u, RATE)[0], found[0]
+    assert torch.equal(here[near == u], there[near == u])
+    assert not torch.equal(here, there)
+
+
 def test_bits_are_exact_where_no_gradient_is_wanted(prior: Prior) -> None:
     exact = packed(prior)
     z = latents(1.0).round()

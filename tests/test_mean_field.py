@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from codec.entropy.logistic import Effects
 from codec.search.engine import descent, refine, search
 from codec.search.mean_field import MeanField
 from codec.search.problem import Problem, SearchResult, SearchSettings
@@ -65,11 +67,33 @@ def test_a_second_move_needs_no_second_look_at_the_networks() -> None:
     of its own."""
     x = targets(1)
     start = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-    often, once = (toy_descent(x, start, replace(SETTINGS, moves=n)) for n in (1, 3))
+    often, once = (toy_descent(x, start, replace(SETTINGS, moves=n, step=0.1)) for n in (1, 3))
     once.step(0.0)
     for _ in range(3):
         often.step(0.0)
     torch.testing.assert_close(once.z, often.z)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_look_at_the_prior_serves_for_several_steps(looks: int) -> None:
+    """Where every index has bits of its own, nothing is lost by that."""
+    x = targets(1)
+    start = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    always, seldom = (toy_descent(x, start, replace(SETTINGS, looks=n)) for n in (1, looks))
+    looked, model = [], seldom._networks.steps
+    assert model is not None
+
+    def counted(u: Tensor, rate: Tensor) -> Callable[[Tensor], Effects]:
+        looked.append(u)
+        assert model.around is not None
+        return model.around(u, rate)
+
+    seldom._networks = replace(seldom._networks, steps=replace(model, around=counted))
+    for k in range(6):
+        always.step(k / 6)
+        seldom.step(k / 6)
+    assert len(looked) == (0 if looks == 1 else 6 // looks)
+    torch.testing.assert_close(always.z, seldom.z)
 
 
 def test_it_finds_more_than_admm_in_a_quarter_of_the_steps() -> None:

@@ -26,6 +26,7 @@ from codec.packet import (
 )
 from codec.search.engine import search
 from codec.search.problem import Problem, SearchResult
+from codec.search.sliding import Past, following
 from codec.signal import analysis
 from codec.signal.analysis import STEP_HOPS, STEP_SAMPLES
 from codec.signal.samples import FloatArray
@@ -109,6 +110,30 @@ def test_networks_see_no_more_of_the_past_than_they_are_given(
                                        atol=1e-4, rtol=0)  # fmt: skip
             alone = network(window[:, seen * unit :], rate)[:, of_newest]
             assert (alone - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("known", [1, 4])
+def test_effects_of_steps_count_what_comes_before(codec: SpeechCodec, known: int) -> None:
+    """Those of latents after a context are the last of all, near them as exactly there."""
+    draw = torch.Generator().manual_seed(known)
+    whole = torch.randn(1, known + 3, codec.channels, generator=draw).mul(2.0).round()
+    near = whole.clone()
+    near[:, known:] += torch.randint(-1, 2, near[:, known:].shape, generator=draw)
+    context, rate = whole[:, :known], torch.tensor([1.5])
+    networks = codec.searchable
+    after = following(networks, Past(context, context)).steps
+    assert networks.steps is not None and networks.steps.around is not None
+    assert after is not None and after.around is not None
+    pairs = (
+        (after.bits(whole[:, known:], rate), networks.steps.bits(whole, rate)),
+        (
+            after.around(whole[:, known:], rate)(near[:, known:]),
+            networks.steps.around(whole, rate)(near),
+        ),
+    )
+    for found, wanted in pairs:
+        for ours, all_ in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, all_[:, known:])
 
 
 @pytest.mark.parametrize("steps", STEPS)
