@@ -151,6 +151,14 @@ def test_a_compiled_callback_tells_our_time():
 
 
 @compiled_here
+@pytest.mark.parametrize("callback", [Recording(RATE, 1.0), Playing(RATE)])
+def test_a_block_that_is_not_there_is_passed_over(callback):
+    function, data = callback.compiled(1)
+    assert CALLED(function)(None, None, 80, np.zeros(3).ctypes.data, 0, data) == 0
+    assert callback.calls == 0
+
+
+@compiled_here
 def test_samples_are_in_place_when_their_number_is_told():
     """With a card that calls from a thread of its own, as fast as it can."""
     recording = Recording(RATE, 0.1)

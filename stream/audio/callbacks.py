@@ -65,6 +65,11 @@ declare i32 @kernel(ptr)
 declare i32 @clock_gettime(i32, ptr)
 define i32 @{_ENTRY}(ptr %in, ptr %out, i64 %frames, ptr %times, i64 %flags, ptr %slots) {{
 %time = alloca [2 x i64]
+%plays = icmp eq ptr %in, null
+%samples = select i1 %plays, ptr %out, ptr %in
+%nothing = icmp eq ptr %samples, null
+br i1 %nothing, label %end, label %there
+there:
 %told = call i32 @clock_gettime(i32 {_CLOCK_MONOTONIC}, ptr %time)
 %fraction = getelementptr i64, ptr %time, i64 1
 %whole = load i64, ptr %time
@@ -79,8 +84,6 @@ store double %now, ptr %now_at
 store i64 %flags, ptr %flags_at
 %times_at = getelementptr i64, ptr %slots, i64 {times + 4}
 store ptr %times, ptr %times_at
-%plays = icmp eq ptr %in, null
-%samples = select i1 %plays, ptr %out, ptr %in
 %samples_at = getelementptr i64, ptr %slots, i64 {block + 4}
 store ptr %samples, ptr %samples_at
 %frames_at = getelementptr i64, ptr %slots, i64 {block + 5}
@@ -95,6 +98,8 @@ store i64 %count, ptr %count_at
 %state = load ptr, ptr %state_at
 fence release
 {shown}
+br label %end
+end:
 ret i32 0
 }}
 """
