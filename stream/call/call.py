@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ from stream.call.recorder import FRAME_BYTES, MAX_FRAMES, Recorder
 from stream.call.remote_stream import RemoteStream
 from stream.call.sender import Sender
 from stream.call.snapshot import FrontEndState, Snapshot
-from stream.call.switching import SWITCH_SECONDS
+from stream.call.switching import short_turns
 from stream.call.volume import Volume
 from stream.link.events import (
     FAULT,
@@ -173,10 +173,11 @@ class Call:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sotto-call", daemon=True)
         self._closing = threading.Lock()
+        self._turns = contextlib.ExitStack()
 
     def start(self) -> None:
         """Open the sink and the connection. Raises SottoError when either is refused."""
-        sys.setswitchinterval(SWITCH_SECONDS)
+        self._turns.enter_context(short_turns())
         if self._cards.input.card is not None:
             self._have_front_end()
         self._receiver.start()
@@ -184,6 +185,7 @@ class Call:
             self._endpoint.start()
         except SottoError:
             self._receiver.stop()
+            self._turns.close()
             raise
         self._sender.start()
         self._cards.start()
@@ -206,6 +208,7 @@ class Call:
             self.set_recording(None)
             self.record_overs(None)
             self._journal.close(_LOG_SECONDS)
+            self._turns.close()
 
     # --- what a screen shows ------------------------------------------------------------------
 

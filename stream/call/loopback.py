@@ -7,7 +7,6 @@ would be in one.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from stream.audio.sources import Microphone, Silence, Source
 from stream.call.receiver import Receiver, split
 from stream.call.remote_stream import RemoteStream
 from stream.call.sender import Sender
-from stream.call.switching import SWITCH_SECONDS
+from stream.call.switching import short_turns
 from stream.link.events import AudioArrived, Joined
 
 if TYPE_CHECKING:
@@ -109,9 +108,10 @@ def loop_back(
     receiver.join(Joined(_PARTY, "", codec.preset, ""))
     totals: list[float] = []
     late: int | None = None
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(short_turns())
+        stack.callback(receiver.stop)
+        stack.callback(sender.stop)
         receiver.start()
         sender.call(True)
         sender.start()
@@ -135,10 +135,6 @@ def loop_back(
                     late = _late(streams[-1])
                 if now >= drained_by or receiver.drained(_PARTY):
                     break
-    finally:
-        sys.setswitchinterval(before)
-        sender.stop()
-        receiver.stop()
     talker = sender.snapshot(time.monotonic(), 0, 0)
     return Heard(
         packets=talker.frames,
