@@ -166,10 +166,10 @@ def run_decode(args: argparse.Namespace) -> int:
         codec = ImageCodec.load(preset, args.device, args.model)
     picture: Picture = codec.decode_file(file)
     image = picture.image()
-    for line in [*picture.notes, *left_out(image, form)]:
-        note(line)
     with atomic_output(args.output, force=args.force) as target:
         target.write(picture_bytes(image, form))
+    for line in [*picture.notes, *left_out(image, form)]:
+        note(line)
     return 0
 
 

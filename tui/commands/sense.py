@@ -90,11 +90,11 @@ def run_sense(args: argparse.Namespace) -> int:
             rgb = sensor.sense(picture.rgb, lambda now: show_search(bar, now))
         spent = time.perf_counter() - begun
         image = Picture(rgb).image()
-        for line in left_out(image, form):
-            note(line)
         file.write(picture_bytes(image, form))
         if shown:
             shown.write(preview_png(picture, rgb))
+    for line in left_out(image, form):
+        note(line)
     line = (
         f"{settings.measurements} measurements of every {_PIXELS} numbers "
         f"(M/N = {settings.share:.3f}): PSNR {psnr(picture.rgb, rgb):.2f} dB in {spent:.1f} s"
