@@ -2,9 +2,9 @@
 takes Python's time.
 
 PortAudio calls two hundred times a second in either direction. In Python each of these calls would
-wait for the interpreter's lock, which keeps others waiting in turn, and take thirty times as long.
-The compiled form is called by PortAudio itself (PaStreamCallback in portaudio.h); where it cannot
-be, the same functions run in Python.
+wait for the interpreter's lock, and keep others waiting for it in turn. The compiled form is called
+by PortAudio itself (PaStreamCallback in portaudio.h); where it cannot be, the same functions run in
+Python.
 """
 
 from __future__ import annotations
