@@ -60,17 +60,23 @@ def step_bits_around(
         weighed = (location * slopes[0]).sum() + (log_scale * slopes[1]).sum()
     (others,) = torch.autograd.grad(weighed, context)
     location = location.detach()
-    return lambda u: effects(u - location, inverse, others)
+    inside = mass_inside(inverse)
+    return lambda u: effects(u - location, inverse, inside, others)
+
+
+def mass_inside(inverse: Tensor) -> Tensor:
+    """What `effects` needs of inverse scales besides themselves: log(1 - exp(-1 / scale))."""
+    return torch.log1p(-torch.exp(-inverse))
 
 
 @torch.no_grad()
-def effects(offset: Tensor, inverse: Tensor, others: Tensor) -> Effects:
+def effects(offset: Tensor, inverse: Tensor, inside: Tensor, others: Tensor) -> Effects:
     """Bits of integers `offset` away from their locations, and what one step down or up adds.
 
-    inverse: of the scale; others: what a step up adds to the bits of others. All of one shape.
+    inverse: of the scale; inside: its `mass_inside`; others: what a step up adds to the bits of
+    others. All of one shape.
     """
     half, scaled = 0.5 * inverse, offset * inverse
-    inside = torch.log1p(-torch.exp(-inverse))
     # Neighbouring integers share an end of their intervals, and with it a logarithm.
     top, bottom = scaled + half, scaled - half
     above, below = F.softplus(-top), F.softplus(bottom)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.entropy.logistic import Effects, effects
+from codec.entropy.logistic import Effects, effects, mass_inside
 from models.inference.kernels import features, features_back
 from models.inference.packed import Product
 from models.networks.speech import ANCHORS, Prior, anchor_weights
@@ -68,8 +68,8 @@ class FastPrior:
         own, traces = self.draw(u, u, rate)
         offset, inverse = traces[-2:]
         _, others = self.slopes(torch.ones_like(own), traces)
-        location = u - offset
-        return lambda u: effects(u - location, inverse, others)
+        location, inside = u - offset, mass_inside(inverse)
+        return lambda u: effects(u - location, inverse, inside, others)
 
     def slopes(self, gradient: Tensor, traces: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Gradients with respect to z and context of what has `gradient` with respect to bits."""
