@@ -24,12 +24,12 @@ from codec.signal.samples import FloatArray
 from codec.speech.codec import SpeechCodec
 from codec.speech.decoder import PacketDecoder
 from codec.speech.encoder import (
-    AHEAD,
     AHEAD_STEPS,
     BLOCK,
     LONGEST_TAIL,
     EncodedPacket,
     SpeechEncoder,
+    ahead_of,
     live_encoder,
     tail_of,
 )
@@ -203,7 +203,7 @@ def test_searches_keep_their_time(
         before = clock.now
         encoded = encoder.push(samples[start : start + 800])
         # The looks that are no step: around the search, its last step, and the packet.
-        assert clock.now - before <= (budget if encoded else AHEAD) + 10 * tick
+        assert clock.now - before <= (budget if encoded else ahead_of(steps)) + 10 * tick
         searched += sum(each.iterations for each in encoded)
     assert searched > 0 or tick > 0.003
 

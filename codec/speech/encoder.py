@@ -54,11 +54,14 @@ if TYPE_CHECKING:
     from codec.speech.engine import SpeechEngine
 
 BLOCK = 4  # the most latent steps that a call searches at once
-# Of the search in a call: seconds, and share of its block.
+# Of the search in a call: seconds, and share of its block. In packets of several blocks only the
+# last one is waited for, and so a shorter search of it costs little.
 LONGEST_TAIL, TAIL_SHARE = 0.02, 0.3
+LAST_TAIL = 0.01
 # Seconds that what there is of a full block may be searched while its next step is being said, from
 # AHEAD_STEPS before it is whole: nothing is late for it, as long as it ends before the next step.
-AHEAD, AHEAD_STEPS = 0.045, 2
+# Packets of several blocks have less of it, as they search all but the last once more in such time.
+AHEAD, LONG_AHEAD, AHEAD_STEPS = 0.055, 0.045, 2
 CHAINED_BELOW = 4  # packets of fewer steps look back, where nothing is lost
 KEY_SECONDS = 4.0  # the longest that a receiver without the past has to wait for a key packet
 UNCHAINED_SECONDS = 8.0  # how long packets stay independent once one was lost
@@ -154,7 +157,7 @@ class SpeechEncoder:
         if iterations is None and budget is not None:
             iterations = 10_000
         self._codec, self._activity, self._clock = codec, activity, clock
-        self._iterations, self._budget, self._ahead = iterations, budget, AHEAD
+        self._iterations, self._budget, self._share = iterations, budget, 1.0
         self._settings = SearchSettings(
             method=check_method(codec, method), penalty=codec.networks.penalty
         )
@@ -202,12 +205,12 @@ class SpeechEncoder:
         """Put another number of latent steps into packets from the next one on. Raises BadInput."""
         self._next_steps = check_steps(self._codec, steps)
 
-    def set_budget(self, seconds: float | None, ahead: float = AHEAD) -> None:
+    def set_budget(self, seconds: float | None, share: float = 1.0) -> None:
         """Search blocks for so many seconds, from when they are whole; None: without a limit.
 
-        ahead: seconds of search of what there is of a full block, each time before it is whole.
+        share: of the usual time (`ahead_of`) for each search before that.
         """
-        self._budget, self._ahead = seconds, ahead
+        self._budget, self._share = seconds, share
 
     def want_key(self, lost: bool = False) -> None:
         """Let the next packet be one that needs none before it; after a loss, several seconds of
@@ -519,7 +522,8 @@ class SpeechEncoder:
         if not last and self._activity is not None and not self._activity.frame_active():
             return replace(settings, method="none")  # most likely part of a pause
         if self._budget is not None:
-            left = (self._budget if last else self._ahead) - (self._clock() - begun)
+            budget = self._budget if last else self._share * ahead_of(self._steps)
+            left = budget - (self._clock() - begun)
             # A little late rather than without the round that pays most: others are as late.
             grace = _GRACE if last else 0.0
             if left + grace <= self._round:
@@ -688,7 +692,13 @@ def _differ(before: bytes, after: bytes) -> bool:
 
 def tail_of(steps: int) -> float:
     """Seconds that a call may search a block of packets of so many latent steps."""
-    return min(LONGEST_TAIL, TAIL_SHARE * min(steps, BLOCK) * STEP_SECONDS)
+    return LAST_TAIL if steps > BLOCK else min(LONGEST_TAIL, TAIL_SHARE * steps * STEP_SECONDS)
+
+
+def ahead_of(steps: int) -> float:
+    """Seconds that a call may search a block of packets of so many latent steps, each time before
+    the packet is whole."""
+    return AHEAD if steps <= BLOCK else LONG_AHEAD
 
 
 def live_encoder(

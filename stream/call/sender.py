@@ -92,14 +92,13 @@ class Sender:
         send_over: SendOver | None = None,
         end_over: Callable[[int, float], None] = lambda over, ended: None,
     ) -> None:
-        from codec.speech.encoder import AHEAD, live_encoder, tail_of
+        from codec.speech.encoder import live_encoder, tail_of
 
         self.muted = self.talking = False
         self.push_to_talk = push_to_talk
         self.front_end: FrontEnd | None = None
         self._front_end_failed = False
         self._tail = tail_of if tail is None else lambda steps: tail
-        self._ahead = AHEAD
         self._encoder = live_encoder(
             codec, steps_of(delay), iterations=iterations, tail=tail, most_bytes=most_bytes
         )
@@ -317,7 +316,7 @@ class Sender:
         # What is left of the tail: so packets leave at the same age, however the sound card's
         # blocks lie in them. Where they do not, all of them have to be waited for.
         left = max(haste * self._tail(self._encoder.steps) - lag, 0.0)
-        self._encoder.set_budget(left, haste * self._ahead)
+        self._encoder.set_budget(left, haste)
         first, self._pushed = self._pushed, self._pushed + len(samples)
         if self._marks.push(first, self._pushed, down=down):
             self._encoder.want_key()  # it may have to be understood without what was before
