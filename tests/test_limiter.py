@@ -176,6 +176,9 @@ class LoudDecoder:
     def feed(self, packet: Packet) -> None:
         pass
 
+    def prepare(self) -> bool:
+        return False
+
     def conceal(self, steps: int) -> FloatArray:
         return np.ones((STEP_HOPS * steps, N_MELS), np.float32)
 

@@ -72,6 +72,7 @@ class ClipDecoder:
         self._clock, self._seconds = clock, seconds
         self._known = 0
         self.fed: list[int] = []
+        self.prepared: list[int] = []  # behind these packets
 
     def decode(self, packet: Packet) -> Frame:
         self._learn(packet)
@@ -94,6 +95,10 @@ class ClipDecoder:
         if packet.quality == 255 or (packet.chained and packet.sequence != self._known):
             raise BadStream("cannot be decoded")
         self._known = packet.sequence + packet.steps
+
+    def prepare(self) -> bool:
+        self.prepared.append(self._known)
+        return True
 
     def conceal(self, steps: int) -> FloatArray:
         """The last column, fading by 2 dB every 8 ms."""
@@ -619,3 +624,35 @@ def test_another_delay_in_mid_stream(codec, clip, clock, change):
     counted = ear.stream.snapshot().arrivals
     assert (counted.lost, counted.rejected, counted.underruns) == (0, 0, 0)
     assert ear.stream.snapshot().delay == 64 * change[1]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 16])
+def test_concealing_is_prepared_for_once_a_packet_is_missed(clip: FloatArray, steps: int) -> None:
+    """While there is sound left; and once for each packet, however long the next one takes."""
+    clock, decoder, block = Clock(), ClipDecoder(clip), 80
+    stream = stream_of(decoder, clock)
+    packets = said(2.0, steps)
+    for step, packet in packets:
+        stream.arrive(packet, step, None, clock.now)
+        for _ in range(steps * STEP_SAMPLES // block):
+            while stream.work():
+                pass
+            clock.now += block / SAMPLE_RATE
+            stream.pull(block, clock.now)
+    decoder.prepared.clear()
+    stream.arrive(numbered(len(packets) * steps, steps)[1], len(packets) * steps, None, clock.now)
+    stream.work()
+    woken = False
+    while not decoder.prepared:
+        clock.now += block / SAMPLE_RATE
+        stream.pull(block, clock.now)
+        woken = stream.low
+        concealed = stream.snapshot().arrivals.concealed
+        stream.work()
+    assert woken and stream.snapshot().arrivals.concealed == concealed
+    for _ in range(40):
+        clock.now += block / SAMPLE_RATE
+        stream.pull(block, clock.now)
+        stream.work()
+    assert decoder.prepared == [(len(packets) + 1) * steps]
+    assert stream.snapshot().arrivals.concealed > concealed

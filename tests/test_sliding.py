@@ -444,6 +444,8 @@ def test_concealed_steps_are_the_same_one_by_one(
     if speech:
         for packet in packets_of(sent(4))[:3]:
             at_once.decode(packet), singly.decode(packet)
+    assert singly.prepare() == speech
+    assert not singly.prepare()
     expected = at_once.conceal(20)
     found = np.concatenate([singly.conceal(1) for _ in range(20)])
     assert np.allclose(found, expected, atol=1e-5)

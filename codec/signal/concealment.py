@@ -64,6 +64,7 @@ class Concealer:
         self._rate = rate
         self.ending = Ending(columns[-_TAIL_HOPS:].mean(axis=0), 0.0)
         self._lost = 0  # columns
+        self._prepared = False
 
     def note_noise(self, levels: FloatArray) -> None:
         """Note a pause of these log-mel levels [N_MELS], which may be silence."""
@@ -77,6 +78,15 @@ class Concealer:
         """Whether it is a pause that goes on."""
         return self._latents is None
 
+    def prepare(self) -> bool:
+        """Find out how the sound would go on, as `conceal` otherwise does first, which makes it
+        take several times as long; returns whether there was anything to do."""
+        if self._latents is None or self._prepared:
+            return False
+        self._prepare(self._latents, self._rate)
+        self._prepared = True
+        return True
+
     def conceal(
         self, steps: int, *, smooth: bool = False
     ) -> tuple[FloatArray, tuple[FloatArray, float] | None]:
@@ -89,8 +99,7 @@ class Concealer:
         levels = np.repeat(self._background[None], count, axis=0)
         guess = None
         if self._latents is not None:
-            if not self._lost:
-                self._prepare(self._latents, self._rate)
+            self.prepare()
             course = np.minimum((hops + 1.0) / FADE_HOPS, 1.0)
             sound = (0.5 + 0.5 * np.cos(np.pi * course)).astype(np.float32)
             held = self._held[np.minimum(hops[:, 0].astype(int), len(self._held) - 1)]

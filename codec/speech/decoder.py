@@ -91,6 +91,11 @@ class PacketDecoder:
         if not packet.pause and not self._beyond(packet):
             self._learn(packet)
 
+    def prepare(self) -> bool:
+        """Do what can be done now for `conceal` to take less time, should it come to that; returns
+        whether there was anything to do."""
+        return self._concealer.prepare()
+
     def conceal(self, steps: int = FRAME_STEPS) -> FloatArray:
         """Columns [STEP_HOPS * steps, N_MELS] in place of the next steps, which are missing."""
         self.smooth = self._leave_smooth and self._concealer.resting

@@ -77,6 +77,9 @@ QUEUE_LIMIT = 400 * MILLISECOND  # nothing is decoded while so much waits to be 
 SHIFT_SECONDS = 0.5  # speech that is late in a row, in SHIFT_PACKETS or more, before that is usual
 SHIFT_PACKETS = 2
 SHIFT_SAMPLES = 16 * MILLISECOND  # by which all of the latest needed less than any before
+# Sound that is left beyond what concealing takes when it is prepared for, as the next packet is not
+# here. More of it would prepare for packets that are in time, and that costs as much as decoding.
+WARY = 20 * MILLISECOND
 KEY_PAUSE = SAMPLE_RATE // 2  # samples between requests for a key packet
 
 # Sound that must be queued, beyond one pull, for scheduling: grows after underruns, then recovers.
@@ -729,6 +732,13 @@ class JitterBuffer:
     def low(self) -> bool:
         """Whether so little is queued that something is to be done, whatever has come."""
         return not self.idle and self._ready < self._pull + self._cover
+
+    @property
+    def wary(self) -> bool:
+        """Whether it is time to prepare for concealing the next packet."""
+        if self.idle or self._store or self._pause_left or self._run:
+            return False
+        return self._ready < self._pull + self._cover + WARY
 
     def ahead(self) -> bool:
         """Whether packets that have arrived are still to be decoded."""

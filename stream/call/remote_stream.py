@@ -139,6 +139,7 @@ class RemoteStream:
         # Only the decoder thread touches these.
         self._synthesiser = SpeechSynthesiser(variable=True)
         self._timescale = Timescale()
+        self._prepared = False  # for concealing what follows the latest packet
         self._stand_in = _NO_COLUMNS  # what is left of the concealment of a step
 
     # --- the network's thread ------------------------------------------------------------------
@@ -191,6 +192,7 @@ class RemoteStream:
             self._let_pass()
             buffer = self._jitter_buffer
             task = buffer.next()
+            wary = task is None and buffer.wary
             if isinstance(task, Decode) and task.fresh:
                 self._cut(buffer.queued)
         if isinstance(task, Decode):
@@ -207,6 +209,9 @@ class RemoteStream:
             wanted, buffer.key_wanted = buffer.key_wanted, False
         if wanted:
             self.key_missed()
+        if wary and not self._prepared:
+            self._prepared = True
+            return self._decoder.prepare()
         return task is not None
 
     def _decode(self, task: Decode) -> None:
@@ -223,7 +228,7 @@ class RemoteStream:
                 self._jitter_buffer.counters.rejected += 1
                 self._jitter_buffer.failed(task)
             return
-        self._stand_in = _NO_COLUMNS
+        self._stand_in, self._prepared = _NO_COLUMNS, False
         columns = frame.columns[task.skip :]
         if task.correction:
             columns = self._timescale.scale(columns, task.correction, frame.active)
@@ -337,7 +342,8 @@ class RemoteStream:
             while self._columns and self._columns[0][0] <= self._taken:
                 shown.append(self._columns.popleft()[1])
             lacking = ready < n and not self._jitter_buffer.idle
-            self.low = self._jitter_buffer.low
+            buffer = self._jitter_buffer
+            self.low = buffer.low or (buffer.wary and not self._prepared)
         if self._broken and ready:
             samples = fade_in(samples)
         if lacking and ready:
