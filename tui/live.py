@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import math
 import os
 import socket
@@ -493,6 +494,10 @@ def _load(args: argparse.Namespace) -> tuple[SpeechCodec, dict[int, float]]:
         check_steps(codec, args.delay // STEP_MS)
         check_fits(args.packet_limit, args.delay // STEP_MS)
         measured = warm_up(codec, args.delay)
+    # What is loaded by now stays. To look through all of it for garbage would take a fifth of a
+    # second of the call, in which no thread runs.
+    gc.collect()
+    gc.freeze()
     return codec, measured
 
 
