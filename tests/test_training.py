@@ -31,7 +31,7 @@ from models.training.loop import Run
 from models.training.objectives import Objective, noise_like
 from models.training.schedule import Schedule, SpeechTraining, train_speech, trained_model
 from models.training.speech_paper import PaperTask
-from tests.tiny_training import SETTINGS, SHAPE, pack, synthetic_columns, training
+from tests.tiny_training import FEATURE_SHAPE, SETTINGS, SHAPE, pack, synthetic_columns, training
 from tui.cli import main
 
 
@@ -274,6 +274,28 @@ def one_feature_step(packed: Path, tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("features")
     assert training(packed, work, 1).features(None) is not None
     return work
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_the_feature_network_goes_on_from_another(
+    packed: Path, one_feature_step: Path, tmp_path: Path, layers: int
+):
+    """Of fewer layers, perhaps: what follows those it lacks is new."""
+    from models.networks.features import load_features
+    from models.training.features import FeatureSettings, FeatureTask
+
+    start = one_feature_step / "features" / "model"
+    shape = replace(FEATURE_SHAPE, layers=layers)
+    settings = FeatureSettings(steps=1, columns=1200, shape=shape, start=start)
+    task = FeatureTask(FrameShards(packed), [], settings, torch.device("cpu"))
+    before, after = load_features(start).state_dict(), task.average.state_dict()
+    new = {key for key in after if not torch.equal(after[key], before.get(key, torch.tensor(0)))}
+    new = {key.split(".")[0] for key in new if not key.startswith("spread")}
+    assert new == ({"recurrent", "leave"} if layers > FEATURE_SHAPE.layers else set())
+    torch.testing.assert_close(after["recurrent.weight_hh_l1"], before["recurrent.weight_hh_l1"])
+    assert task.average.shape == shape
+    with pytest.raises(BadInput, match=r"features\.json"):
+        FeatureTask(FrameShards(packed), [], replace(settings, start=tmp_path), task.device)
 
 
 @pytest.mark.parametrize("key", ["step", "epoch", "place", "spent"])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from codec.device import choose_device
 from models.evaluation.tables import finite
+from models.folder import model_folder
 from models.networks.ganz import SIDE, GanzShape
 from models.training.distributed import join
 from models.training.evaluate import evaluate, write_scores
@@ -65,6 +66,8 @@ def _speech(args: argparse.Namespace) -> int:
     stages: tuple[str, ...] = (args.stage,)
     if args.stage == "all":
         stages = tuple(s for s in args.stages if s != "features" or args.feature_weight > 0)
+    # Whatever else trains on from a model takes one of speech.
+    of_features = args.stage == "features" and args.start is not None
     schedule = Schedule(
         **args.length,
         work=args.work,
@@ -82,7 +85,9 @@ def _speech(args: argparse.Namespace) -> int:
             seed=args.seed,
             compile=args.compile,
         ),
-        features=FeatureSettings(seed=args.seed),
+        features=FeatureSettings(
+            seed=args.seed, start=model_folder(args.start) if of_features else None
+        ),
         processes=args.processes,
     )
     team = join(args.device)

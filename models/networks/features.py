@@ -39,9 +39,9 @@ class FeatureShape:
     """Sizes of the network; stored with its weights."""
 
     mels: int = N_MELS
-    widths: tuple[int, ...] = (64, 128)
-    projection: int = 384
-    hidden: int = 256
+    widths: tuple[int, ...] = (32, 64)
+    projection: int = 256
+    hidden: int = 192
     layers: int = 3
 
     def __post_init__(self) -> None:
@@ -88,6 +88,16 @@ class PhoneRecogniser(nn.Module):
             dropout=_DROPOUT if shape.layers > 1 else 0.0,
         )  # fmt: skip
         self.leave = nn.Linear(2 * shape.hidden, len(phones) + 1)
+
+    def begin_with(self, other: PhoneRecogniser) -> None:
+        """Take the weights of a network of this shape, but perhaps of fewer layers of BLSTM.
+
+        What follows the layers that it lacks stays as it is, and so does what tells other phones.
+        """
+        taken = {k: v for k, v in other.state_dict().items() if not k.startswith("spread")}
+        if (other.shape, other.phones) != (self.shape, self.phones):
+            taken = {k: v for k, v in taken.items() if not k.startswith("leave")}
+        self.load_state_dict({**self.state_dict(), **taken})
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps of both stages for x [B, T, M] in [-1, 1]: [B, width, T / k, M / k], k = 2 and 4."""

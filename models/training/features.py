@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from models.networks.features import (
     FeatureShape,
     PhoneRecogniser,
     greedy_phones,
+    load_features,
     save_features,
 )
 from models.phones import PHONES, TIMIT_PHONES
@@ -52,13 +53,15 @@ class FeatureSettings(LoopSettings):
     """How the recogniser is trained.
 
     columns: of a batch, 8 ms each, padding included; None for what suits the device; attention:
-    weight of the attention decoder's loss, CTC has the rest.
+    weight of the attention decoder's loss, CTC has the rest; start: the folder of a network to go
+    on from, which then gives the shape but for layers of BLSTM that it lacks.
     """
 
-    rate: float = 1.5e-3
+    rate: float = 1e-3
     columns: int | None = None
-    attention: float = 0.4
+    attention: float = 0.3
     shape: FeatureShape = field(default_factory=FeatureShape)
+    start: Path | None = None
 
 
 class JointRecogniser(nn.Module):
@@ -109,7 +112,7 @@ class FeatureTask(Task):
         super().__init__(alone(device))
         torch.manual_seed(settings.seed)
         self.shards, self.utterances, self.settings = shards, utterances, settings
-        self.joint = JointRecogniser(settings.shape, phones).to(device)
+        self.joint = _joint(settings, phones).to(device)
         self.average = copy.deepcopy(self.joint.recogniser).eval().requires_grad_(False)
         parameters = self.joint.parameters()
         optimiser = adamw(parameters, settings.rate, (0.9, 0.98), decay=1e-2, device=device)
@@ -159,6 +162,17 @@ class FeatureTask(Task):
         self.epoch, self.place = int(numbers["epoch"]), int(numbers["place"])
 
 
+def _joint(settings: FeatureSettings, phones: tuple[str, ...]) -> JointRecogniser:
+    """The networks as their training begins. Raises BadInput if there is nothing to start from."""
+    if settings.start is None:
+        return JointRecogniser(settings.shape, phones)
+    start = load_features(settings.start)
+    layers = max(start.shape.layers, settings.shape.layers)
+    joint = JointRecogniser(replace(start.shape, layers=layers), phones)
+    joint.recogniser.begin_with(start)
+    return joint
+
+
 def train_features(
     shards: FrameShards, folder: Path, device: torch.device, settings: FeatureSettings, run: Run
 ) -> float | None:
@@ -166,7 +180,7 @@ def train_features(
 
     On labelled utterances of TIMIT if there are any, and else on transcribed ones. Returns the
     phone error rate on the held-out speakers (TIMIT's core test set), or None if the run ended
-    early.
+    early. Raises BadInput for unusable data, and if the network to start from is.
     """
     training, held, held_shards, phones = _utterances(shards)
     task = FeatureTask(shards, training, settings, device, phones)

@@ -72,7 +72,7 @@ def _speech(subjects: Subparsers) -> None:
     add = parser.add_argument
     _add_stages(parser, (*SPEECH_STAGES, "three"))
     parser.set_defaults(stages=SPEECH_STAGES)
-    _add_start(parser, "speech")
+    _add_start(parser, "speech; of --stage features: features")
     _add_training(parser, 60.0, 48, "frames per process", note="; `all` shares it out")
     _add_rate(parser, 1.2e-3)
     add("--sliding", type=between(0, 1), default=0.5, metavar="SHARE",
