@@ -136,10 +136,11 @@ class RemoteStream:
         self._level = LevelMeter()
         self._rate = RateMeter()
         self._growth = Growth()
+        # Set by the decoder's thread, which the mixer's wakes for it.
+        self._prepared = False  # for concealing what follows the latest packet
         # Only the decoder thread touches these.
         self._synthesiser = SpeechSynthesiser(variable=True)
         self._timescale = Timescale()
-        self._prepared = False  # for concealing what follows the latest packet
         self._stand_in = _NO_COLUMNS  # what is left of the concealment of a step
 
     # --- the network's thread ------------------------------------------------------------------
@@ -341,8 +342,8 @@ class RemoteStream:
             shown = []
             while self._columns and self._columns[0][0] <= self._taken:
                 shown.append(self._columns.popleft()[1])
-            lacking = ready < n and not self._jitter_buffer.idle
             buffer = self._jitter_buffer
+            lacking = ready < n and not buffer.idle
             self.low = buffer.low or (buffer.wary and not self._prepared)
         if self._broken and ready:
             samples = fade_in(samples)
